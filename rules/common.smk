@@ -1,0 +1,201 @@
+# Helpers of the rules: the config after its checks, paths that follow from the lineage graph, and what jobs ask for.
+# Nothing heavy is imported here, for every job on a cluster reads this file again.
+
+import os
+import re
+import sys
+
+sys.path.append(os.path.join(workflow.basedir, "workflow", "scripts"))
+
+from saelineage import graph
+from saelineage.code_digest import code_digest
+from saelineage.config import check_files, load_config, read_yaml
+from saelineage.corpora_files import find_files
+
+SPLITS = ["train", "validation", "probe"]
+
+
+def checked_config(given):
+    """The config with defaults, after all checks; its files are read once more, for duplicate keys."""
+    for path in workflow.configfiles:
+        read_yaml(path)
+    schema = read_yaml(os.path.join(workflow.basedir, "config", "config.schema.yaml"))
+    return check_files(load_config(dict(given), schema))
+
+
+def any_of(names):
+    """A wildcard constraint that matches these names alone, and nothing where there are none."""
+    return "|".join(re.escape(name) for name in names) or "(?!)"
+
+
+def gpus():
+    """GPUs a training or measuring job asks for here: one where there is one. Cluster profiles decide for their nodes."""
+    return 1 if os.path.exists("/dev/nvidiactl") else 0
+
+
+def corpus_settings(wildcards):
+    """The config block of one corpus."""
+    return config["corpora"][wildcards.corpus]
+
+
+def most_tokens(wildcards):
+    """Tokens that a split is cut off at."""
+    return config["tokens"]["max_tokens"][wildcards.split]
+
+
+def corpus_files(wildcards):
+    """The user's own files that a corpus is read from."""
+    settings = config["corpora"][wildcards.corpus]
+    return find_files(wildcards.corpus, settings, config["corpora_dir"]) if settings["source"] == "files" else []
+
+
+def tokenizer_corpora(wildcards):
+    """Train splits that the tokenizer is trained on."""
+    corpora = config["tokenizer"].get("corpora", [])
+    return expand("results/{run}/corpora/{corpus}/train.parquet", run=wildcards.run, corpus=corpora)
+
+
+def model_settings(wildcards):
+    """The config block of one model, without the way it is made."""
+    return config["models"][wildcards.model][graph.kind(config, wildcards.model)]
+
+
+def model_files(wildcards, model):
+    """What of another model's folder a job reads."""
+    names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    return expand("results/{run}/models/{model}/{name}", run=wildcards.run, model=model, name=names)
+
+
+def own_model_files(wildcards):
+    """The folder of the job's own model."""
+    return model_files(wildcards, wildcards.model)
+
+
+def parent_files(wildcards):
+    """The folder of the model that a fine-tune starts from."""
+    return model_files(wildcards, graph.parents(config, wildcards.model)[0])
+
+
+def merged_parent_files(wildcards):
+    """The folders of the two models that are merged."""
+    return [path for parent in graph.parents(config, wildcards.model) for path in model_files(wildcards, parent)]
+
+
+def training_tokens(wildcards):
+    """Token rows that a model is trained on."""
+    return token_rows(wildcards, graph.training_corpora(config, wildcards.model), "train")
+
+
+def token_rows(wildcards, corpora, split):
+    """Token arrays of some corpora."""
+    return expand("results/{run}/tokens/{corpus}/{split}.npy", run=wildcards.run, corpus=corpora, split=split)
+
+
+def all_token_rows(split):
+    """An input function: token arrays of all corpora."""
+
+    def of_run(wildcards):
+        return token_rows(wildcards, config["corpora"], split)
+
+    return of_run
+
+
+def sae_corpora():
+    """Corpora that any SAE is trained on, in the config's order."""
+    trained_on = {corpus for sae in graph.all_saes(config) for corpus in graph.sae_settings(config, *sae)["corpora"]}
+    return [corpus for corpus in config["corpora"] if corpus in trained_on]
+
+
+def sae_token_rows(wildcards):
+    """Token arrays of the train splits that SAEs are trained on."""
+    return token_rows(wildcards, sae_corpora(), "train")
+
+
+def sae_dump(wildcards):
+    """Shards of the train-split activations that an SAE is trained on."""
+    return expand(
+        "results/{run}/activations/{model}/{corpus}/train/shard-{shard}.safetensors",
+        run=wildcards.run,
+        model=wildcards.model,
+        corpus=sae_settings(wildcards)["corpora"],
+        shard=graph.shard_names(config["activations"]["n_shards"]),
+    )
+
+
+def sae_settings(wildcards):
+    """The settings of one SAE, overrides applied."""
+    return graph.sae_settings(config, wildcards.model, wildcards.sae)
+
+
+def pair_features(side):
+    """An input function: feature shards of one SAE of a pair, all corpora, of one shard number."""
+
+    def of_pair(wildcards):
+        model, sae = getattr(wildcards, side).split(".")
+        path = "results/{run}/features/{model}/{sae}/{corpus}/shard-{shard}.safetensors"
+        return expand(path, run=wildcards.run, model=model, sae=sae, corpus=config["corpora"], shard=wildcards.shard)
+
+    return of_pair
+
+
+def pair_sums(wildcards):
+    """Raw sums of a pair, all shards."""
+    path = "results/{run}/correlations/{a}__{b}/sums-{shard}.safetensors"
+    shards = graph.shard_names(config["activations"]["n_probe_shards"])
+    return expand(path, run=wildcards.run, a=wildcards.a, b=wildcards.b, shard=shards)
+
+
+def all_correlations(wildcards):
+    """The correlation of every pair: edges and seed pairs."""
+    path = "results/{run}/correlations/{pair}/correlation.safetensors"
+    return expand(path, run=wildcards.run, pair=[f"{a}__{b}" for a, b in graph.all_pairs(config)])
+
+
+def edge_names():
+    """Names of the edges' tables: {parent}__{child}."""
+    return [f"{parent}__{child}" for parent, child in graph.edges(config)]
+
+
+def edge_pairs():
+    """For each edge, the pair of SAEs that its verdicts rest on."""
+    return {
+        f"{edge.parent}__{edge.child}": "__".join(map(str, graph.edge_pair(config, edge)))
+        for edge in graph.edges(config)
+    }
+
+
+def seed_pairs():
+    """For each model, the pairs of its SAEs of different seeds."""
+    return {model: [f"{a}__{b}" for a, b in graph.seed_pairs(config, model)] for model in config["models"]}
+
+
+def swept_model(wildcards):
+    """The merged model of a sweep."""
+    return config["sweeps"][wildcards.sweep]["model"]
+
+
+def swept_coefficients(wildcards):
+    """The coefficients of a sweep."""
+    return config["sweeps"][wildcards.sweep]["t"]
+
+
+def swept_dtype(wildcards):
+    """Number format of the merged weights, as in the merge itself."""
+    return config["models"][swept_model(wildcards)]["merge"]["dtype"]
+
+
+def swept_parent_files(wildcards):
+    """The folders of the two models that a sweep merges."""
+    return [path for parent in graph.parents(config, swept_model(wildcards)) for path in model_files(wildcards, parent)]
+
+
+def swept_base_metrics(wildcards):
+    """Metrics of the model that both parents descend from, where there is one."""
+    base = graph.common_ancestor(config, swept_model(wildcards))
+    return expand("results/{run}/models/{base}/metrics.json", run=wildcards.run, base=[base] if base else [])
+
+
+def swept_token_rows(wildcards):
+    """Validation rows that a sweep is measured on: those of its config, of the parents' fine-tunes, or all."""
+    corpora = config["sweeps"][wildcards.sweep].get("corpora") or graph.training_corpora(config, swept_model(wildcards))
+    return token_rows(wildcards, corpora or list(config["corpora"]), "validation")

@@ -1,0 +1,158 @@
+# models: language models, however they are made, and how well they predict. Config: models, batch_rows, threads.models.
+
+
+rule pretrain_model:
+    """
+    Train a Mistral model from random weights.
+
+    Output: a Hugging Face folder. Checkpoints lie under results/{run}/checkpoints/ while it runs, for resuming.
+    """
+    input:
+        tokens=training_tokens,
+        tokenizer="results/{run}/tokenizer/tokenizer.json",
+        tokenizer_config="results/{run}/tokenizer/tokenizer_config.json",
+    output:
+        config="results/{run}/models/{model}/config.json",
+        weights="results/{run}/models/{model}/model.safetensors",
+        tokenizer="results/{run}/models/{model}/tokenizer.json",
+        tokenizer_config="results/{run}/models/{model}/tokenizer_config.json",
+        manifest="results/{run}/models/{model}/manifest.json",
+    log:
+        "results/{run}/logs/models/{model}.log",
+    benchmark:
+        "results/{run}/benchmarks/models/{model}.tsv"
+    wildcard_constraints:
+        model=any_of(graph.models_of_kind(config, "pretrain")),
+    conda:
+        "../envs/train.yaml"
+    threads: config["threads"]["models"]
+    resources:
+        gpu=gpus(),
+    params:
+        model=model_settings,
+        n_ctx=config["tokens"]["n_ctx"],
+        code=code_digest("pretrain_model"),
+    script:
+        "../workflow/scripts/pretrain_model.py"
+
+
+rule finetune_model:
+    """
+    Train another model of this run on from its weights.
+
+    Output: a Hugging Face folder. Checkpoints lie under results/{run}/checkpoints/ while it runs, for resuming.
+    """
+    input:
+        tokens=training_tokens,
+        parent=parent_files,
+    output:
+        config="results/{run}/models/{model}/config.json",
+        weights="results/{run}/models/{model}/model.safetensors",
+        tokenizer="results/{run}/models/{model}/tokenizer.json",
+        tokenizer_config="results/{run}/models/{model}/tokenizer_config.json",
+        manifest="results/{run}/models/{model}/manifest.json",
+    log:
+        "results/{run}/logs/models/{model}.log",
+    benchmark:
+        "results/{run}/benchmarks/models/{model}.tsv"
+    wildcard_constraints:
+        model=any_of(graph.models_of_kind(config, "finetune")),
+    conda:
+        "../envs/train.yaml"
+    threads: config["threads"]["models"]
+    resources:
+        gpu=gpus(),
+    params:
+        model=model_settings,
+        code=code_digest("finetune_model"),
+    script:
+        "../workflow/scripts/finetune_model.py"
+
+
+rule merge_models:
+    """
+    Merge two models tensor by tensor.
+
+    Output: a Hugging Face folder, and the cosine and branch (slerp, lerp, parent) of each tensor.
+    """
+    input:
+        parents=merged_parent_files,
+    output:
+        config="results/{run}/models/{model}/config.json",
+        weights="results/{run}/models/{model}/model.safetensors",
+        tokenizer="results/{run}/models/{model}/tokenizer.json",
+        tokenizer_config="results/{run}/models/{model}/tokenizer_config.json",
+        merge="results/{run}/models/{model}/merge.json",
+        manifest="results/{run}/models/{model}/manifest.json",
+    log:
+        "results/{run}/logs/models/{model}.log",
+    benchmark:
+        "results/{run}/benchmarks/models/{model}.tsv"
+    wildcard_constraints:
+        model=any_of(graph.models_of_kind(config, "merge")),
+    conda:
+        "../envs/train.yaml"
+    params:
+        model=model_settings,
+        code=code_digest("merge_models"),
+    script:
+        "../workflow/scripts/merge_models.py"
+
+
+rule import_model:
+    """
+    Take over a model from the hub or a folder.
+
+    Output: the same model as a Hugging Face folder of this run, in safetensors.
+    """
+    input:
+        tokenizer="results/{run}/tokenizer/tokenizer.json",
+        tokenizer_config="results/{run}/tokenizer/tokenizer_config.json",
+    output:
+        config="results/{run}/models/{model}/config.json",
+        weights="results/{run}/models/{model}/model.safetensors",
+        tokenizer="results/{run}/models/{model}/tokenizer.json",
+        tokenizer_config="results/{run}/models/{model}/tokenizer_config.json",
+        manifest="results/{run}/models/{model}/manifest.json",
+    log:
+        "results/{run}/logs/models/{model}.log",
+    benchmark:
+        "results/{run}/benchmarks/models/{model}.tsv"
+    wildcard_constraints:
+        model=any_of(graph.models_of_kind(config, "hub", "path")),
+    conda:
+        "../envs/train.yaml"
+    params:
+        model=model_settings,
+        code=code_digest("import_model"),
+    script:
+        "../workflow/scripts/import_model.py"
+
+
+rule evaluate_model:
+    """
+    Measure loss and next-token accuracy on every corpus's validation split, beside a unigram model's loss.
+
+    Output: metrics.json in the model's folder.
+    """
+    input:
+        model=own_model_files,
+        train=all_token_rows("train"),
+        validation=all_token_rows("validation"),
+    output:
+        metrics="results/{run}/models/{model}/metrics.json",
+        manifest="results/{run}/models/{model}/metrics.manifest.json",
+    log:
+        "results/{run}/logs/models/evaluate.{model}.log",
+    benchmark:
+        "results/{run}/benchmarks/models/evaluate.{model}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: config["threads"]["activations"]
+    resources:
+        gpu=gpus(),
+    params:
+        batch_rows=config["batch_rows"],
+        code=code_digest("evaluate_model"),
+    script:
+        "../workflow/scripts/evaluate_model.py"

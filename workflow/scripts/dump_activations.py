@@ -1,0 +1,61 @@
+"""Read one shard of a model's activations on one or more corpora."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saelineage.activations import dump_shard
+from saelineage.devices import pick_device, set_threads
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+from saelineage.models import load_model, require_vocabulary
+from saelineage.tokens import TokenRows
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def dump_activations(
+    folder: Path,
+    paths_to_tokens: list[str],
+    paths_to_shards: list[str],
+    shard: str,
+    hookpoint: str,
+    dtype: str,
+    max_tokens: int | None,
+    batch_rows: int,
+    gpus: int,
+) -> None:
+    """Write one shard for each token array, in the same order.
+
+    Args:
+        folder: the model.
+        paths_to_tokens: token arrays.
+        paths_to_shards: a shard for each.
+        shard: which part, as `00000-of-00004`.
+        hookpoint, dtype, max_tokens, batch_rows: as in the config's `activations` block.
+        gpus: GPUs given to the job.
+    """
+    number, n_shards = map(int, shard.split("-of-"))
+    rows = {path: TokenRows(path) for path in paths_to_tokens}
+    model = load_model(folder).to(pick_device(gpus))
+    require_vocabulary(model, rows, folder.name)
+    for path_to_tokens, path_to_shard in zip(paths_to_tokens, paths_to_shards, strict=True):
+        found = rows[path_to_tokens].shard(number, n_shards, max_tokens)
+        dump_shard(model, hookpoint, rows[path_to_tokens], found, path_to_shard, batch_rows, dtype)
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        set_threads(snakemake.threads)
+        dump_activations(
+            folder=Path(snakemake.input.model[0]).parent,
+            paths_to_tokens=list(snakemake.input.tokens),
+            paths_to_shards=list(snakemake.output.shards),
+            shard=snakemake.wildcards.shard,
+            hookpoint=snakemake.params.hookpoint,
+            dtype=snakemake.params.dtype,
+            max_tokens=snakemake.params.max_tokens,
+            batch_rows=snakemake.params.batch_rows,
+            gpus=snakemake.resources.get("gpu", 0),
+        )
+        record_job(snakemake)

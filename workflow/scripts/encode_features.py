@@ -1,0 +1,53 @@
+"""Encode one shard of the probe with one SAE."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from saelineage.activations import ActivationShard
+from saelineage.features import save_shard
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+from saelineage.saes import Sae, load_sae
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+CHUNK_TOKENS = 2048
+
+
+def encode_features(model: str, sae_folder: Path, paths_to_activations: list[str], paths_to_shards: list[str]) -> None:
+    """Write one shard of sparse rows for each shard of activations `{corpus}/probe/shard-*`, in the same order."""
+    sae = load_sae(sae_folder)
+    for path_to_activations, path_to_shard in zip(paths_to_activations, paths_to_shards, strict=True):
+        shard = ActivationShard(path_to_activations)
+        corpus = Path(path_to_activations).parent.parent.name
+        tokens = {key: shard.header[key] for key in ("ids_sha256", "first_row", "stop_row", "n_ctx")}
+        header = {"model": model, "sae": sae_folder.name, "corpus": corpus, "d_sae": sae.d_sae} | tokens
+        save_shard(path_to_shard, *encode(sae, shard), shard.positions().numpy(), header)
+
+
+def encode(sae: Sae, shard: ActivationShard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compressed sparse rows of a whole shard, encoded a chunk at a time."""
+    chunks = [sae.encode_sparse(acts) for acts in shard.chunks(CHUNK_TOKENS)]
+    counts = torch.cat([chunk.indptr.diff() for chunk in chunks]).numpy()
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    return (
+        indptr,
+        torch.cat([chunk.indices for chunk in chunks]).numpy(),
+        torch.cat([chunk.values for chunk in chunks]).numpy(),
+    )
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        torch.set_num_threads(snakemake.threads)
+        encode_features(
+            model=snakemake.wildcards.model,
+            sae_folder=Path(snakemake.input.weights).parent,
+            paths_to_activations=list(snakemake.input.activations),
+            paths_to_shards=list(snakemake.output.shards),
+        )
+        record_job(snakemake)

@@ -1,0 +1,40 @@
+"""Train a language model on from another one's weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saelineage.devices import set_threads
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+from saelineage.models import load_model, require_vocabulary
+from saelineage.tokens import read_token_rows
+from saelineage.training import checkpoint_folder, save_model, train_on
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def finetune_model(
+    settings: dict, paths_to_tokens: list[str], parent_folder: Path, folder: Path, checkpoints: Path, gpus: int
+) -> None:
+    """Train and write a model folder."""
+    rows = read_token_rows(paths_to_tokens)
+    model = load_model(parent_folder)
+    require_vocabulary(model, rows, settings["parent"])
+    train_on(model, rows, settings, checkpoints, gpus)
+    save_model(model, parent_folder, folder)
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        set_threads(snakemake.threads)
+        with checkpoint_folder(snakemake) as checkpoints:
+            finetune_model(
+                settings=snakemake.params.model,
+                paths_to_tokens=snakemake.input.tokens,
+                parent_folder=Path(snakemake.input.parent[0]).parent,
+                folder=Path(snakemake.output.weights).parent,
+                checkpoints=checkpoints,
+                gpus=snakemake.resources.get("gpu", 0),
+            )
+        record_job(snakemake)

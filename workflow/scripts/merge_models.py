@@ -1,0 +1,27 @@
+"""Merge two language models tensor by tensor."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+from saelineage.merges import merge_folders
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def merge_models(parent_folders: list[Path], t: float, dtype: str | None, folder: Path) -> None:
+    """Write the merged model's folder; the first parent's tokenizer and config go with it."""
+    merge_folders(parent_folders[0], parent_folders[1], t, dtype, folder)
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        merge_models(
+            parent_folders=list(dict.fromkeys(Path(path).parent for path in snakemake.input.parents)),
+            t=snakemake.params.model["t"],
+            dtype=snakemake.params.model["dtype"],
+            folder=Path(snakemake.output.weights).parent,
+        )
+        record_job(snakemake)

@@ -1,0 +1,38 @@
+"""Read a corpus from its source and deal its documents to splits."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saelineage.corpora import hub_commit, read_documents, write_splits
+from saelineage.files import write_json
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def prepare_corpus(
+    corpus: str, settings: dict, fractions: dict, files: list[str], paths: dict[str, Path], path_to_counts: str
+) -> dict:
+    """Write the three splits of a corpus and its counts; returns what was found out on the way."""
+    found = {}
+    if settings["source"] == "hub":
+        found["commit"] = hub_commit(settings["repo"], settings["revision"], "dataset", f"corpora.{corpus}")
+        settings = settings | {"revision": found["commit"]}
+    counts = write_splits(read_documents(corpus, settings, files), fractions, paths, corpus)
+    write_json(path_to_counts, counts)
+    return found
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        found = prepare_corpus(
+            corpus=snakemake.wildcards.corpus,
+            settings=snakemake.params.corpus,
+            fractions=snakemake.params.splits,
+            files=list(snakemake.input),
+            paths={split: Path(snakemake.output[split]) for split in ("train", "validation", "probe")},
+            path_to_counts=snakemake.output.counts,
+        )
+        record_job(snakemake, **found)

@@ -1,0 +1,45 @@
+"""Train a language model from random weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saelineage.devices import set_threads
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+from saelineage.tokens import load_tokenizer, read_token_rows, special_ids
+from saelineage.training import checkpoint_folder, new_mistral, save_model, train_on
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def pretrain_model(
+    settings: dict,
+    n_ctx: int,
+    paths_to_tokens: list[str],
+    tokenizer_folder: Path,
+    folder: Path,
+    checkpoints: Path,
+    gpus: int,
+) -> None:
+    """Train and write a model folder."""
+    d_vocab = load_tokenizer(tokenizer_folder).get_vocab_size()
+    model = new_mistral(settings, d_vocab, n_ctx, special_ids(tokenizer_folder))
+    train_on(model, read_token_rows(paths_to_tokens), settings, checkpoints, gpus)
+    save_model(model, tokenizer_folder, folder)
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        set_threads(snakemake.threads)
+        with checkpoint_folder(snakemake) as checkpoints:
+            pretrain_model(
+                settings=snakemake.params.model,
+                n_ctx=snakemake.params.n_ctx,
+                paths_to_tokens=snakemake.input.tokens,
+                tokenizer_folder=Path(snakemake.input.tokenizer).parent,
+                folder=Path(snakemake.output.weights).parent,
+                checkpoints=checkpoints,
+                gpus=snakemake.resources.get("gpu", 0),
+            )
+        record_job(snakemake)

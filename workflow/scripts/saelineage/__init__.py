@@ -1,0 +1,1 @@
+"""The library behind saelineage's workflow: one module per stage, importable without Snakemake."""

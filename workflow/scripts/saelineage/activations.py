@@ -1,0 +1,177 @@
+"""Activations: reading, replacing and storing what flows through one module of a model.
+
+A shard is a safetensors file with `acts` [token, d_in] and `positions` [token] (row x n_ctx + place in the row) for text tokens
+only: BOS and EOS are masked out. Its header says which tokens it was read from.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from saelineage.errors import InputError
+from saelineage.files import atomic_path, decode_header, encode_header
+from saelineage.tokens import TokenRows
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Hookpoint(NamedTuple):
+    """A module by its dotted name, and whether its `input` or its `output` is meant."""
+
+    module: str
+    side: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Hookpoint":
+        """Read `model.layers.0.mlp.down_proj.input`."""
+        module, _, side = text.rpartition(".")
+        return cls(module, side)
+
+
+@contextmanager
+def hooked(model: nn.Module, hookpoint: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """While the block runs, pass the activations at `hookpoint` [..., d_in] to `change` and use what it returns, if anything.
+
+    A module whose first positional input or output is a tuple is read at the tuple's first tensor, as Hugging Face blocks are.
+
+    Raises:
+        InputError: if the model has no such module.
+    """
+    point = Hookpoint.parse(hookpoint)
+    modules = dict(model.named_modules())
+    if point.module not in modules:
+        raise InputError(
+            f"activations.hookpoint: the model has no module '{point.module}'; {_nearest(point.module, modules)}"
+        )
+
+    def on_input(module: nn.Module, args: tuple) -> tuple | None:
+        changed = change(args[0])
+        return None if changed is None else (changed, *args[1:])
+
+    def on_output(module: nn.Module, args: tuple, output: object) -> object:
+        first = output[0] if isinstance(output, tuple) else output
+        changed = change(first)
+        if changed is None:
+            return None
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    module = modules[point.module]
+    handle = (
+        module.register_forward_pre_hook(on_input) if point.side == "input" else module.register_forward_hook(on_output)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.inference_mode()
+def read_activations(
+    model: nn.Module, hookpoint: str, ids: Integer[Tensor, "row n_ctx"]
+) -> Float[Tensor, "row n_ctx d_in"]:
+    """The activations at a hookpoint for a batch of rows."""
+    caught: list[Tensor] = []
+    with hooked(model, hookpoint, lambda acts: caught.append(acts)):
+        model(input_ids=ids, use_cache=False)
+    return caught[0]
+
+
+def dump_shard(
+    model: nn.Module, hookpoint: str, rows: TokenRows, within: range, path: Path | str, batch_rows: int, dtype: str
+) -> int:
+    """Write the activations of some rows as one shard.
+
+    Args:
+        model: the language model.
+        hookpoint: where to read.
+        rows: the token rows of one split.
+        within: which rows.
+        path: the shard.
+        batch_rows: rows in a forward pass.
+        dtype: number format of the file.
+
+    Returns:
+        The number of tokens written.
+
+    Raises:
+        InputError: if an activation is not finite, or not in the format chosen.
+    """
+    acts, positions = [], []
+    n_ctx = rows.info["n_ctx"]
+    for numbers, ids in rows.batches(batch_rows, within):
+        mask = rows.text_mask(numbers)
+        read = read_activations(model, hookpoint, torch.from_numpy(ids).to(model.device))
+        read = read[torch.from_numpy(mask).to(read.device)]
+        stored = read.to(DTYPES[dtype]).cpu()
+        if not bool(torch.isfinite(stored).all()):
+            reason = (
+                f"are too large for {dtype}; set activations.dtype to float32"
+                if bool(torch.isfinite(read).all())
+                else "are not finite"
+            )
+            raise InputError(f"'{path}': activations at {hookpoint} {reason}")
+        acts.append(stored)
+        positions.append(np.flatnonzero(mask) + numbers.start * n_ctx)
+    header = {
+        "hookpoint": hookpoint,
+        "ids_sha256": rows.digest,
+        "first_row": within.start,
+        "stop_row": within.stop,
+        "n_ctx": n_ctx,
+    }
+    with atomic_path(path) as temporary:
+        tensors = {"acts": torch.cat(acts), "positions": torch.from_numpy(np.concatenate(positions))}
+        save_file(tensors, temporary, metadata=encode_header(header))
+    return len(tensors["positions"])
+
+
+class ActivationShard:
+    """One shard of a dump, memory-mapped.
+
+    Attributes:
+        header: hookpoint, ids_sha256, first_row, stop_row, n_ctx.
+        n_tokens, d_in: its shape.
+    """
+
+    def __init__(self, path: Path | str):
+        """Open a shard.
+
+        Raises:
+            InputError: if it is not a whole safetensors file with activations.
+        """
+        self.path = Path(path)
+        try:
+            self._file = safe_open(path, framework="pt")
+            self.header = decode_header(self._file.metadata())
+            self._acts = self._file.get_slice("acts")
+            self.n_tokens, self.d_in = self._acts.get_shape()
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"'{path}' is not a whole activation shard ({error}); delete it and run again") from error
+
+    def acts(self) -> Float[Tensor, "token d_in"]:
+        """The activations, in the file's dtype; pages are read from disk as they are touched."""
+        return self._file.get_tensor("acts")
+
+    def positions(self) -> Integer[Tensor, " token"]:
+        """Where each token stands: row x n_ctx + place in the row."""
+        return self._file.get_tensor("positions")
+
+    def chunks(self, chunk_tokens: int) -> Iterator[Float[Tensor, "token d_in"]]:
+        """float32 activations, `chunk_tokens` at a time, in file order."""
+        for start in range(0, self.n_tokens, chunk_tokens):
+            yield self._acts[start : start + chunk_tokens].float()
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, [module for module in known if module], n=3, cutoff=0.5)
+    return f"nearest are {', '.join(close)}" if close else "look at model.named_modules()"

@@ -1,0 +1,291 @@
+"""The config file: read strictly, checked against the schema and against itself, defaults filled in.
+
+Every mistake is reported before the first job, in one sentence that names the key.
+"""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from saelineage import graph
+from saelineage.corpora_files import find_files
+from saelineage.errors import InputError
+
+SUM_TOLERANCE = 1e-6
+SHAPE_KEYS = ("n_layers", "d_model", "d_mlp", "n_heads", "n_kv_heads", "tie_embeddings")
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML without duplicate keys, which plain loaders pass over in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        doubled = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if doubled:
+            line = node.start_mark.line + 1
+            raise InputError(
+                f"'{node.start_mark.name}': key '{doubled[0]}' stands twice in the mapping at line {line}; keep one"
+            )
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path | str) -> dict:
+    """Read a YAML mapping, refusing duplicate keys.
+
+    Raises:
+        InputError: if the file is missing, not YAML, not a mapping, or holds a key twice.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = yaml.load(file, Loader=StrictLoader)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError as error:
+        raise InputError(f"config file '{path}' does not exist; look at the name given to --configfile") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config file '{path}' must be YAML in UTF-8, but: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"config file '{path}' must be a mapping of keys, not {type(value).__name__}")
+    return value
+
+
+def load_config(config: dict, schema: dict) -> dict:
+    """The config with every default filled in, after all checks.
+
+    Args:
+        config: what the user wrote.
+        schema: the parsed `config.schema.yaml`.
+
+    Raises:
+        InputError: on the first mistake, saying which key, what must hold and what was met.
+    """
+    validator = Draft202012Validator(schema)
+    errors = sorted(validator.iter_errors(config), key=_relevance)
+    if errors:
+        raise InputError(_sentence(errors[0]))
+    filled = deepcopy(config)
+    fill_defaults(filled, schema, validator)
+    check_lineage(filled)
+    check_corpora(filled)
+    check_training(filled)
+    check_saes(filled)
+    check_sweeps(filled)
+    return filled
+
+
+def fill_defaults(instance: object, schema: dict, validator: Draft202012Validator) -> None:
+    """Put the schema's `default:` values where the config is silent, in place, except under `overrides: true`."""
+    if not isinstance(instance, dict) or schema.get("overrides"):
+        return
+    if "$ref" in schema:
+        fill_defaults(instance, _resolve(schema["$ref"], validator.schema), validator)
+    for part in schema.get("allOf", []):
+        if "if" not in part:
+            fill_defaults(instance, part, validator)
+        elif validator.evolve(schema=part["if"]).is_valid(instance):
+            fill_defaults(instance, part["then"], validator)
+    named = schema.get("properties", {})
+    for key, subschema in named.items():
+        if key not in instance and "default" in (found := _with_reference(subschema, validator.schema)):
+            instance[key] = deepcopy(found["default"])
+        if key in instance:
+            fill_defaults(instance[key], subschema, validator)
+    if isinstance(schema.get("additionalProperties"), dict):
+        for key in instance.keys() - named.keys():
+            fill_defaults(instance[key], schema["additionalProperties"], validator)
+
+
+def check_lineage(config: dict) -> None:
+    """Parents exist, there is no cycle, and models that are merged have one shape."""
+    models = config["models"]
+    for model in models:
+        for parent in graph.parents(config, model):
+            key = f"models.{model}.{graph.kind(config, model)}"
+            _require_known(parent, models, f"{key}: parent", "models")
+            if parent == model:
+                raise InputError(f"{key}: a model cannot be its own parent; name another model")
+    try:
+        ordered = graph.ordered_models(config)
+    except ValueError as error:
+        raise InputError(f"models: {error}; the lineage must be acyclic, so change one of their parents") from error
+    shapes = {}
+    for model in ordered:
+        shapes[model] = _shape(config, model, shapes)
+        if graph.kind(config, model) == "merge":
+            _require_one_shape(model, graph.parents(config, model), shapes)
+
+
+def check_corpora(config: dict) -> None:
+    """Corpora that stages name are defined, shares sum to 1, and files are where they are said to be."""
+    corpora = config["corpora"]
+    for corpus in config["tokenizer"].get("corpora", []):
+        _require_known(corpus, corpora, "tokenizer.corpora", "corpora")
+    for model in graph.models_of_kind(config, "pretrain", "finetune"):
+        key = f"models.{model}.{graph.kind(config, model)}.corpora"
+        shares = config["models"][model][graph.kind(config, model)]["corpora"]
+        for corpus in shares:
+            _require_known(corpus, corpora, key, "corpora")
+        if abs(sum(shares.values()) - 1) > SUM_TOLERANCE:
+            raise InputError(f"{key}: shares must sum to 1, but {shares} sum to {sum(shares.values()):g}")
+    if config["splits"]["validation"] + config["splits"]["probe"] >= 1:
+        raise InputError("splits: validation and probe must leave documents to train on; make their sum less than 1")
+
+
+def check_training(config: dict) -> None:
+    """Each training says how long it lasts, once; heads divide the width; the hookpoint's layer exists."""
+    for model in graph.models_of_kind(config, "pretrain", "finetune"):
+        key = f"models.{model}.{graph.kind(config, model)}"
+        settings = config["models"][model][graph.kind(config, model)]
+        if (settings["n_tokens"] is None) == (settings["epochs"] is None):
+            raise InputError(f"{key}: give one of n_tokens and epochs, to say how long the training lasts")
+        if (
+            settings["n_tokens"] is not None
+            and settings["n_tokens"] < settings["batch_rows"] * config["tokens"]["n_ctx"]
+        ):
+            raise InputError(
+                f"{key}.n_tokens: must fill one step of batch_rows x n_ctx tokens; {settings['n_tokens']} does not"
+            )
+    for model in graph.models_of_kind(config, "pretrain"):
+        settings, key = config["models"][model]["pretrain"], f"models.{model}.pretrain"
+        if settings["d_model"] % (2 * settings["n_heads"]):
+            raise InputError(
+                f"{key}: d_model ({settings['d_model']}) must be divisible by 2 x n_heads ({settings['n_heads']})"
+            )
+        if settings["n_heads"] % settings["n_kv_heads"]:
+            raise InputError(
+                f"{key}: n_heads ({settings['n_heads']}) must be divisible by n_kv_heads ({settings['n_kv_heads']})"
+            )
+        layer = _hooked_layer(config["activations"]["hookpoint"])
+        if layer is not None and layer >= settings["n_layers"]:
+            raise InputError(
+                f"activations.hookpoint: '{config['activations']['hookpoint']}' needs layer {layer}, "
+                f"but {key} has n_layers {settings['n_layers']}; name a layer from 0 to {settings['n_layers'] - 1}"
+            )
+
+
+def check_saes(config: dict) -> None:
+    """Overrides name models and seeds that exist, corpora that exist, and a k that the SAE has latents for."""
+    for model, overrides in config["saes"]["models"].items():
+        _require_known(model, config["models"], "saes.models", "models")
+        names = [sae.sae for sae in graph.saes(config, model)]
+        for key in overrides:
+            if key.startswith(graph.OVERRIDES_OF_ONE_SAE):
+                _require_known(key, names, f"saes.models.{model}", "saes.seeds")
+    for sae in graph.all_saes(config):
+        settings = graph.sae_settings(config, *sae)
+        for corpus in settings["corpora"]:
+            _require_known(corpus, config["corpora"], f"saes.corpora (for {sae})", "corpora")
+
+
+def check_sweeps(config: dict) -> None:
+    """A sweep's model is a merge, and its corpora exist."""
+    for sweep, settings in config["sweeps"].items():
+        _require_known(settings["model"], config["models"], f"sweeps.{sweep}.model", "models")
+        if graph.kind(config, settings["model"]) != "merge":
+            raise InputError(
+                f"sweeps.{sweep}.model: must be a merged model, but '{settings['model']}' is not; name a merge"
+            )
+        for corpus in settings.get("corpora", []):
+            _require_known(corpus, config["corpora"], f"sweeps.{sweep}.corpora", "corpora")
+
+
+def check_files(config: dict) -> dict:
+    """The config again, once every file and folder it names is found where it says.
+
+    Raises:
+        InputError: naming the key of the first that is not.
+    """
+    for corpus, settings in config["corpora"].items():
+        if settings["source"] == "files":
+            find_files(corpus, settings, config["corpora_dir"])
+    folders = {
+        f"models.{model}.path.folder": config["models"][model]["path"]["folder"]
+        for model in graph.models_of_kind(config, "path")
+    }
+    if config["tokenizer"]["source"] == "path":
+        folders["tokenizer.path"] = config["tokenizer"]["path"]
+    for key, folder in folders.items():
+        if not Path(folder).is_dir():
+            raise InputError(f"{key}: '{folder}' is not a folder; correct the path")
+    return config
+
+
+def _shape(config: dict, model: str, shapes: dict) -> dict | None:
+    """The sizes of a model as far as the config tells: its own, or those it takes over from its parent."""
+    if graph.kind(config, model) == "pretrain":
+        return {key: config["models"][model]["pretrain"][key] for key in SHAPE_KEYS}
+    if graph.kind(config, model) in ("finetune", "merge"):
+        return shapes[graph.parents(config, model)[0]]
+    return None
+
+
+def _require_one_shape(model: str, parents: list[str], shapes: dict) -> None:
+    known = [(parent, shapes[parent]) for parent in parents if shapes[parent] is not None]
+    for parent, shape in known[1:]:
+        first, expected = known[0]
+        differing = next((key for key in SHAPE_KEYS if shape[key] != expected[key]), None)
+        if differing:
+            raise InputError(
+                f"models.{model}.merge: parents must have one shape, but {differing} is {expected[differing]} in '{first}' "
+                f"and {shape[differing]} in '{parent}'; merge models of one base"
+            )
+
+
+def _hooked_layer(hookpoint: str) -> int | None:
+    """The first number in a hookpoint's dotted name: the layer, in every Hugging Face model."""
+    return next((int(part) for part in hookpoint.split(".") if part.isdigit()), None)
+
+
+def _require_known(name: str, known: Iterable[str], key: str, where: str) -> None:
+    if name not in known:
+        raise InputError(
+            f"{key}: '{name}' is not among {where} ({', '.join(sorted(known))}); correct the name or add it there"
+        )
+
+
+def _resolve(reference: str, root: dict) -> dict:
+    found = root
+    for part in reference.removeprefix("#/").split("/"):
+        found = found[part]
+    return found
+
+
+def _with_reference(schema: dict, root: dict) -> dict:
+    """A subschema with what its `$ref` says beneath what it says itself."""
+    return (_with_reference(_resolve(schema["$ref"], root), root) if "$ref" in schema else {}) | schema
+
+
+def _relevance(error: ValidationError) -> tuple:
+    """Unknown keys come after other errors, for a wrong value makes its whole block look unevaluated; then deep first."""
+    return (error.validator == "unevaluatedProperties", -len(error.absolute_path), str(list(error.absolute_path)))
+
+
+def _sentence(error: ValidationError) -> str:
+    """One sentence for a schema error: the key, what must hold, the value met."""
+    key = ".".join(str(part) for part in error.absolute_path) or "config"
+    value = repr(error.instance)
+    value = value if len(value) < 80 else f"{value[:77]}..."
+    if error.validator in ("additionalProperties", "unevaluatedProperties"):
+        names = [name for name in error.instance if f"'{name}'" in error.message.split(" were ")[0].split(" was ")[0]]
+        return f"{key}: unknown key {', '.join(map(repr, names))}; config/config.schema.yaml lists the keys there are"
+    if error.validator == "required":
+        return f"{key}: {error.message}; config/config.schema.yaml says what it means"
+    if error.validator in ("minProperties", "maxProperties") and "pretrain" in error.schema.get("properties", {}):
+        return f"{key}: must be made in exactly one way ({', '.join(error.schema['properties'])}), got {sorted(error.instance)}"
+    hint = ""
+    if isinstance(error.instance, str) and error.validator == "type" and _is_number(error.instance):
+        hint = f" (YAML reads {error.instance} as text; write {float(error.instance)!r})"
+    meaning = f"; it is: {error.schema['description']}" if "description" in error.schema else ""
+    if error.validator == "pattern":
+        return f"{key}: {value} does not match {error.validator_value}{meaning}"
+    return f"{key}: {error.message if len(error.message) < 200 else f'{value} breaks {error.validator}'}{hint}{meaning}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

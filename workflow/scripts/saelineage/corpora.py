@@ -1,0 +1,321 @@
+"""Corpora: documents from four sources, without exact duplicates, dealt to splits by a hash of each document."""
+
+import gzip
+import hashlib
+import json
+import logging
+import sysconfig
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from saelineage.errors import InputError
+from saelineage.files import atomic_path
+from saelineage.samples import sample_documents
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "probe")
+SCHEMA = pyarrow.schema([("document", pyarrow.string()), ("text", pyarrow.large_string())])
+STDLIB_SKIPPED_FOLDERS = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__"}
+STDLIB_BYTES_PER_FILE = range(200, 100_001)
+WRITE_DOCUMENTS = 1000
+RETRY_SECONDS = 2.0
+
+
+def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[str]:
+    """Documents of a corpus in a fixed order, as its source gives them, until `max_bytes` of text.
+
+    Args:
+        corpus: the corpus's name, for error messages.
+        settings: its block in the config.
+        files: for a `files` corpus, the files to read, from `corpora_files.find_files`.
+
+    Raises:
+        InputError: if a file, column or encoding is not what the config says.
+    """
+    source = settings["source"]
+    if source == "sample":
+        return sample_documents(settings["kind"], settings["max_bytes"], settings["seed"])
+    if source == "stdlib":
+        documents = stdlib_documents()
+    elif source == "files":
+        documents = (text for file in files for text in file_documents(corpus, Path(file), settings))
+    else:
+        documents = hub_documents(corpus, settings)
+    return up_to_bytes(documents, settings["max_bytes"])
+
+
+def write_splits(documents: Iterable[str], fractions: dict, paths: dict[str, Path], corpus: str) -> dict:
+    """Write documents to one parquet file per split, dropping empty ones and exact duplicates.
+
+    Args:
+        documents: the texts.
+        fractions: share of documents in `validation` and in `probe`; the rest is `train`.
+        paths: where each split goes.
+        corpus: the corpus's name, for error messages.
+
+    Returns:
+        Counts: documents and UTF-8 bytes per split, documents dropped as duplicates and as empty.
+
+    Raises:
+        InputError: if a split stays empty, or a text cannot be written as UTF-8.
+    """
+    counts = {"duplicates": 0, "empty": 0, "splits": {split: {"documents": 0, "bytes": 0} for split in SPLITS}}
+    seen: set[bytes] = set()
+    with ExitStack() as stack:
+        temporary = {split: stack.enter_context(atomic_path(paths[split])) for split in SPLITS}
+        writers = {
+            split: stack.enter_context(pyarrow.parquet.ParquetWriter(temporary[split], SCHEMA)) for split in SPLITS
+        }
+        waiting = {split: [] for split in SPLITS}
+        for text in documents:
+            if not text.strip():
+                counts["empty"] += 1
+                continue
+            digest = document_digest(text, corpus)
+            if digest in seen:
+                counts["duplicates"] += 1
+                continue
+            seen.add(digest)
+            split = split_of(digest, fractions)
+            waiting[split].append((digest.hex(), text))
+            counts["splits"][split]["documents"] += 1
+            counts["splits"][split]["bytes"] += len(text.encode())
+            if len(waiting[split]) == WRITE_DOCUMENTS:
+                _write_rows(writers[split], waiting[split])
+        for split in SPLITS:
+            _write_rows(writers[split], waiting[split])
+        _require_documents(counts, corpus)
+    return counts
+
+
+def document_digest(text: str, corpus: str) -> bytes:
+    """The first 16 bytes of the sha256 of a document's UTF-8 text.
+
+    Raises:
+        InputError: if the text holds lone surrogates, which no UTF-8 file can.
+    """
+    try:
+        return hashlib.sha256(text.encode()).digest()[:16]
+    except UnicodeEncodeError as error:
+        start = text[max(0, error.start - 20) : error.start].encode("ascii", "backslashreplace").decode()
+        raise InputError(
+            f"corpus '{corpus}': a document holds a lone surrogate (after '{start}'), which is not text; mend that document"
+        ) from error
+
+
+def split_of(digest: bytes, fractions: dict) -> str:
+    """The split a document belongs to: a function of its content alone, so equal texts never part."""
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    if position < fractions["probe"]:
+        return "probe"
+    return "validation" if position < fractions["probe"] + fractions["validation"] else "train"
+
+
+def read_split(path: Path | str) -> Iterator[str]:
+    """The texts of one split, in file order, a batch at a time."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=WRITE_DOCUMENTS, columns=["text"]):
+            yield from batch.column("text").to_pylist()
+
+
+def up_to_bytes(documents: Iterable[str], max_bytes: int | None) -> Iterator[str]:
+    """Documents until at least `max_bytes` of UTF-8 text has passed; None passes all."""
+    passed = 0
+    for text in documents:
+        yield text
+        passed += len(text.encode("utf-8", "surrogatepass"))
+        if max_bytes is not None and passed >= max_bytes:
+            return
+
+
+def stdlib_documents() -> Iterator[str]:
+    """Source files of the running interpreter's standard library, in an order that mixes its packages."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = [path for path in root.rglob("*.py") if not STDLIB_SKIPPED_FOLDERS & set(path.relative_to(root).parts)]
+    for path in sorted(found, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()):
+        if path.is_file() and path.stat().st_size in STDLIB_BYTES_PER_FILE:
+            yield path.read_text(encoding="utf-8")
+
+
+def file_documents(corpus: str, path: Path, settings: dict) -> Iterator[str]:
+    """The documents of one file; in folders, a file with another ending (.lua, .py, .md ...) is one document of plain text.
+
+    Raises:
+        InputError: naming corpus, file and key, if the file cannot be read as what its name says.
+    """
+    try:
+        if path.name.endswith(".parquet"):
+            yield from _parquet_documents(corpus, path, settings["text_column"])
+        elif path.name.endswith((".jsonl", ".jsonl.gz")):
+            yield from _jsonl_documents(corpus, path, settings["text_column"])
+        else:
+            text = path.read_text(encoding="utf-8")
+            yield from text.split(settings["separator"]) if settings["separator"] else [text]
+    except FileNotFoundError as error:
+        raise InputError(f"corpora.{corpus}.path: '{path}' is not there; correct the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"corpus '{corpus}': '{path}' must be UTF-8, but byte {error.start} is not; convert it (iconv -t UTF-8) "
+            f"or take it out of corpora.{corpus}.path"
+        ) from error
+    except (gzip.BadGzipFile, EOFError, pyarrow.ArrowInvalid) as error:
+        raise InputError(
+            f"corpus '{corpus}': '{path}' is damaged ({error}); fetch it again or correct corpora.{corpus}.path"
+        ) from error
+
+
+def hub_documents(corpus: str, settings: dict) -> Iterator[str]:
+    """Stream a text column from the hub; a lost connection is tried again from the row it was lost at.
+
+    Raises:
+        InputError: if the dataset, split or column does not exist, or the connection stays lost.
+    """
+    import datasets  # here, for it costs a second that the other sources need not pay
+
+    rows_read, failures = 0, 0
+    while True:
+        try:
+            stream = datasets.load_dataset(
+                settings["repo"],
+                settings["config"],
+                split=settings["split"],
+                revision=settings["revision"],
+                streaming=True,
+            )
+            for row in stream.skip(rows_read):
+                if rows_read == settings["max_rows"]:
+                    return
+                rows_read += 1
+                failures = 0
+                yield _text_of(row, settings["text_column"], corpus, settings["repo"])
+            return
+        except (
+            datasets.exceptions.DatasetNotFoundError,
+            datasets.exceptions.DataFilesNotFoundError,
+            ValueError,
+        ) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"corpus '{corpus}': hub dataset '{settings['repo']}' at revision '{settings['revision']}' cannot be read "
+                f"({_first_line(error)}); correct corpora.{corpus}.repo, .revision, .config or .split"
+            ) from error
+        except Exception as error:
+            if not _is_connection_error(error):
+                raise
+            failures += 1
+            if failures > settings["retries"]:
+                raise InputError(
+                    f"corpus '{corpus}': the connection to hub dataset '{settings['repo']}' was lost at row {rows_read} and "
+                    f"{settings['retries']} retries failed ({_first_line(error)}); run again, or raise corpora.{corpus}.retries"
+                ) from error
+            logger.warning("connection lost at row %d (%s); trying again", rows_read, _first_line(error))
+            time.sleep(RETRY_SECONDS * failures)
+
+
+def hub_commit(repo: str, revision: str, repo_type: str, key: str) -> str:
+    """The commit that a revision of a hub repository stands for now.
+
+    Raises:
+        InputError: naming `key`, if the hub does not know it or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return HfApi().repo_info(repo, revision=revision, repo_type=repo_type).sha
+    except HfHubHTTPError as error:
+        raise InputError(
+            f"{key}: the hub has no {repo_type} '{repo}' at revision '{revision}', or it needs a token (HF_TOKEN): "
+            f"{_first_line(error)}; correct {key}.repo or .revision"
+        ) from error
+    except Exception as error:
+        if not _is_connection_error(error):
+            raise
+        raise InputError(
+            f"{key}: the hub cannot be reached ({_first_line(error)}); check the network or HF_ENDPOINT"
+        ) from error
+
+
+def _jsonl_documents(corpus: str, path: Path, column: str) -> Iterator[str]:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"corpus '{corpus}': line {number} of '{path}' is not JSON ({error}); mend that line"
+                ) from error
+            yield _text_of(row, column, corpus, f"{path}, line {number}")
+
+
+def _parquet_documents(corpus: str, path: Path, column: str) -> Iterator[str]:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        if column not in file.schema_arrow.names:
+            raise InputError(_missing_column(corpus, str(path), column, file.schema_arrow.names))
+        for batch in file.iter_batches(batch_size=WRITE_DOCUMENTS, columns=[column]):
+            for text in batch.column(column).to_pylist():
+                yield _text_of({column: text}, column, corpus, str(path))
+
+
+def _text_of(row: object, column: str, corpus: str, where: str) -> str:
+    if not isinstance(row, dict) or column not in row:
+        raise InputError(_missing_column(corpus, where, column, sorted(row) if isinstance(row, dict) else []))
+    if not isinstance(row[column], str):
+        raise InputError(
+            f"corpus '{corpus}': '{column}' in {where} must be text, not {type(row[column]).__name__}; "
+            f"mend it or correct corpora.{corpus}.text_column"
+        )
+    return row[column]
+
+
+def _missing_column(corpus: str, where: str, column: str, found: list[str]) -> str:
+    return f"corpus '{corpus}': {where} has no '{column}', only {found}; set corpora.{corpus}.text_column to the one that holds the text"
+
+
+def _write_rows(writer: pyarrow.parquet.ParquetWriter, rows: list[tuple[str, str]]) -> None:
+    if rows:
+        writer.write_table(
+            pyarrow.Table.from_arrays([[row[0] for row in rows], [row[1] for row in rows]], schema=SCHEMA)
+        )
+        rows.clear()
+
+
+def _require_documents(counts: dict, corpus: str) -> None:
+    documents = {split: entry["documents"] for split, entry in counts["splits"].items()}
+    if not any(documents.values()):
+        raise InputError(
+            f"corpus '{corpus}' is empty ({counts['empty']} blank documents); correct its block corpora.{corpus}"
+        )
+    for split, count in documents.items():
+        if count == 0:
+            raise InputError(
+                f"corpus '{corpus}': its {sum(documents.values())} documents leave the {split} split empty; "
+                f"add documents (or set corpora.{corpus}.separator for one large .txt), or raise splits.{split}"
+            )
+
+
+def _is_connection_error(error: Exception) -> bool:
+    """Whether an exception, or one that caused it, is a lost or refused connection rather than a wrong request."""
+    names = {"ConnectionError", "Timeout", "TimeoutException", "TransportError", "ClientError", "FSTimeoutError"}
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, ConnectionError | TimeoutError) or names & {base.__name__ for base in type(chain).__mro__}:
+            return True
+        if getattr(getattr(chain, "response", None), "status_code", 0) >= 500:
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

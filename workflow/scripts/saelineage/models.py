@@ -1,0 +1,105 @@
+"""Language models: opening them from any source and measuring them on token rows."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from saelineage.errors import InputError
+from saelineage.logs import on_terminal
+from saelineage.tokens import TokenRows
+
+
+def load_model(
+    source: Path | str, revision: str | None = None, dtype: torch.dtype | str = torch.float32
+) -> PreTrainedModel:
+    """Open a causal language model from a folder or the hub, in evaluation mode, from safetensors only.
+
+    Args:
+        source: a folder, or a hub repository.
+        revision: commit of the hub repository.
+        dtype: number format of the weights in memory; "auto" keeps the file's. Measuring is done in float32 by default,
+            whatever the file holds.
+
+    Raises:
+        InputError: if it is no such model, or needs code of its own to run.
+    """
+    quiet_off_terminal()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            low_cpu_mem_usage=True,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"'{source}' cannot be opened as a causal language model from safetensors: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return model.eval()
+
+
+def quiet_off_terminal() -> None:
+    """No progress bars of transformers where nobody would see them move."""
+    if not on_terminal():
+        transformers_logging.disable_progress_bar()
+
+
+def next_token_loss(logits: Tensor, ids: Tensor) -> tuple[float, int, int]:
+    """Summed cross-entropy in nats, correct greedy predictions, and predictions, of ids from the ids before them.
+
+    Args:
+        logits: [row, n_ctx, d_vocab].
+        ids: [row, n_ctx].
+    """
+    predicted, targets = logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten()
+    losses = torch.nn.functional.cross_entropy(predicted, targets, reduction="none")
+    return float(losses.double().sum()), int((predicted.argmax(-1) == targets).sum()), targets.numel()
+
+
+@torch.inference_mode()
+def evaluate(model: PreTrainedModel, rows: TokenRows, batch_rows: int) -> dict:
+    """Mean next-token loss in nats and accuracy in [0, 1] over all positions but each row's first.
+
+    Returns:
+        `loss`, `accuracy` and `n_predictions` they rest on.
+    """
+    loss, correct, n_predictions = 0.0, 0, 0
+    for _, batch in rows.batches(batch_rows):
+        ids = torch.from_numpy(batch).to(model.device)
+        sums = next_token_loss(model(input_ids=ids, use_cache=False).logits, ids)
+        loss, correct, n_predictions = loss + sums[0], correct + sums[1], n_predictions + sums[2]
+    return {"loss": loss / n_predictions, "accuracy": correct / n_predictions, "n_predictions": n_predictions}
+
+
+def unigram_loss(train: TokenRows, validation: TokenRows, d_vocab: int) -> float:
+    """Loss in nats of predicting each validation token from its frequency in the train split, one added to each count."""
+    counts = np.bincount(np.asarray(train.ids).ravel(), minlength=d_vocab).astype(np.float64) + 1
+    log_probabilities = np.log(counts / counts.sum())
+    return float(-log_probabilities[np.asarray(validation.ids)[:, 1:]].mean())
+
+
+def require_vocabulary(model: PreTrainedModel, rows: Mapping[str, TokenRows], source: str) -> None:
+    """Refuse a model whose embedding has no row for some id of the run's tokenizer.
+
+    Raises:
+        InputError: naming the model and the sizes.
+    """
+    d_vocab = model.get_input_embeddings().weight.shape[0]
+    highest = max(int(np.asarray(found.ids).max()) for found in rows.values())
+    if highest >= d_vocab:
+        raise InputError(
+            f"model '{source}' knows ids 0 to {d_vocab - 1}, but the run's tokens hold id {highest}; "
+            "set tokenizer: to the tokenizer this model was trained with"
+        )
+
+
+def n_parameters(model: PreTrainedModel) -> int:
+    """Parameters of a model, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())

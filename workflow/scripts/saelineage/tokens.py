@@ -1,0 +1,249 @@
+"""Tokens: a byte-level BPE tokenizer, and rows of n_ctx token ids in memory-mappable arrays.
+
+A row is BOS followed by n_ctx - 1 ids of the stream `document EOS document EOS ...`; the tail that fills no row is dropped.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from jaxtyping import Bool, Int, Integer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from saelineage.errors import InputError
+from saelineage.files import atomic_path, read_json, sha256_file, write_json
+
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+ENCODE_DOCUMENTS = 256
+COPY_ROWS = 65_536
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train a byte-level BPE tokenizer (as GPT-2's) with <s>, </s> and <pad>.
+
+    Raises:
+        InputError: if the texts are too few to learn `vocab_size` ids.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS, EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise InputError(
+            f"tokenizer.vocab_size: the corpora yield {tokenizer.get_vocab_size()} ids, not {vocab_size}; lower it or add text"
+        )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, n_ctx: int) -> None:
+    """Save as a folder that `AutoTokenizer.from_pretrained` loads."""
+    from transformers import PreTrainedTokenizerFast  # here, for reading token rows needs no transformers
+
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        model_max_length=n_ctx,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """The fast tokenizer of a Hugging Face folder.
+
+    Raises:
+        InputError: if the folder has no tokenizer.json.
+    """
+    path = Path(folder, "tokenizer.json")
+    if not path.exists():
+        raise InputError(
+            f"'{folder}' must hold a fast tokenizer (tokenizer.json); convert it with AutoTokenizer and save_pretrained"
+        )
+    return Tokenizer.from_file(str(path))
+
+
+def special_ids(folder: Path | str) -> dict[str, int]:
+    """Ids of BOS and EOS in a tokenizer folder; where one is missing the other serves for both.
+
+    Raises:
+        InputError: if the tokenizer has neither.
+    """
+    config = read_json(Path(folder, "tokenizer_config.json"))
+    tokenizer = load_tokenizer(folder)
+    found = {name: _token_id(tokenizer, config.get(f"{name}_token")) for name in ("bos", "eos")}
+    if found["bos"] is None and found["eos"] is None:
+        raise InputError(
+            f"the tokenizer in '{folder}' has neither a BOS nor an EOS token, which part documents; use one that has"
+        )
+    return {
+        "bos": found["bos"] if found["bos"] is not None else found["eos"],
+        "eos": found["eos"] if found["eos"] is not None else found["bos"],
+    }
+
+
+def write_rows(
+    documents: Iterable[str], tokenizer_folder: Path | str, n_ctx: int, max_tokens: int | None, path: Path | str
+) -> dict:
+    """Tokenize documents into rows and write them as a .npy array [n_rows, n_ctx]; memory does not grow with the text.
+
+    Args:
+        documents: texts of one split.
+        tokenizer_folder: a folder with tokenizer.json and tokenizer_config.json.
+        n_ctx: ids in a row.
+        max_tokens: at most this many ids are written (whole rows); None writes all.
+        path: the .npy file.
+
+    Returns:
+        `n_rows`, `n_ctx`, `n_tokens`, `bos_id`, `eos_id`, `tokenizer_sha256`, `ids_sha256`.
+
+    Raises:
+        InputError: if the text fills no row.
+    """
+    tokenizer, special = load_tokenizer(tokenizer_folder), special_ids(tokenizer_folder)
+    dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
+    max_rows = None if max_tokens is None else max(1, max_tokens // n_ctx)
+    digest = hashlib.sha256()
+    n_rows = 0
+    with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=Path(path).parent) as raw:
+        for rows in _row_blocks(_id_stream(documents, tokenizer, special["eos"]), n_ctx, special["bos"], dtype):
+            rows = rows if max_rows is None else rows[: max_rows - n_rows]
+            raw.write(rows.tobytes())
+            digest.update(rows.tobytes())
+            n_rows += len(rows)
+            if n_rows == max_rows:
+                break
+        raw.flush()
+        if n_rows == 0:
+            raise InputError(
+                f"'{path}': the documents do not fill one row of n_ctx = {n_ctx} tokens; add text or lower tokens.n_ctx"
+            )
+        _copy_to_npy(raw, temporary, dtype, (n_rows, n_ctx))
+    return {
+        "n_rows": n_rows,
+        "n_ctx": n_ctx,
+        "n_tokens": n_rows * n_ctx,
+        "bos_id": special["bos"],
+        "eos_id": special["eos"],
+        "tokenizer_sha256": sha256_file(Path(tokenizer_folder, "tokenizer.json")),
+        "ids_sha256": digest.hexdigest(),
+    }
+
+
+class TokenRows:
+    """Rows of token ids, memory-mapped, with what their sidecar says of them.
+
+    Attributes:
+        ids: [n_rows, n_ctx] unsigned ids.
+        info: the sidecar (see `write_rows`).
+    """
+
+    def __init__(self, path: Path | str):
+        """Open `{split}.npy` and the `{split}.json` beside it.
+
+        Raises:
+            InputError: if the two do not fit together.
+        """
+        self.path = Path(path)
+        self.info = read_json(self.path.with_suffix(".json"))
+        try:
+            self.ids = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise InputError(f"'{path}' is not a whole .npy file ({error}); delete it and run again") from error
+        if self.ids.shape != (self.info["n_rows"], self.info["n_ctx"]):
+            raise InputError(
+                f"'{path}' has shape {self.ids.shape}, its sidecar says {self.info['n_rows']} x {self.info['n_ctx']}; delete it and run again"
+            )
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the ids: what ties activations and features to these very tokens."""
+        return self.info["ids_sha256"]
+
+    def shard(self, shard: int, n_shards: int, max_tokens: int | None = None) -> range:
+        """The rows of one of `n_shards` nearly equal parts of all rows, or of the first rows that hold `max_tokens`.
+
+        Raises:
+            InputError: if there are fewer rows than shards.
+        """
+        n_rows = len(self.ids) if max_tokens is None else min(len(self.ids), max_tokens // self.info["n_ctx"])
+        if n_rows < n_shards:
+            raise InputError(
+                f"'{self.path}' has {n_rows} rows to read, too few for {n_shards} shards; lower activations.n_shards or add text"
+            )
+        return range(n_rows * shard // n_shards, n_rows * (shard + 1) // n_shards)
+
+    def batches(
+        self, batch_rows: int, within: range | None = None
+    ) -> Iterator[tuple[range, Int[np.ndarray, "row n_ctx"]]]:
+        """Row numbers and ids, `batch_rows` at a time, over all rows or `within` a part of them."""
+        within = range(len(self.ids)) if within is None else within
+        for start in range(within.start, within.stop, batch_rows):
+            numbers = range(start, min(start + batch_rows, within.stop))
+            yield numbers, self.ids[numbers.start : numbers.stop].astype(np.int64)
+
+    def text_mask(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
+        """True where a token is text, False at BOS and EOS."""
+        ids = self.ids[rows.start : rows.stop]
+        return (ids != self.info["bos_id"]) & (ids != self.info["eos_id"])
+
+
+def write_sidecar(path: Path | str, info: dict) -> None:
+    """Write the JSON beside a token array."""
+    write_json(Path(path).with_suffix(".json"), info)
+
+
+def read_token_rows(paths: Iterable[Path | str]) -> dict[str, TokenRows]:
+    """Token rows by corpus, from paths `tokens/{corpus}/{split}.npy`."""
+    return {Path(path).parent.name: TokenRows(path) for path in paths}
+
+
+def _token_id(tokenizer: Tokenizer, token: str | dict | None) -> int | None:
+    content = token["content"] if isinstance(token, dict) else token
+    return None if content is None else tokenizer.token_to_id(content)
+
+
+def _id_stream(documents: Iterable[str], tokenizer: Tokenizer, eos_id: int) -> Iterator[list[int]]:
+    """Lists of ids, one per document, each ending in EOS."""
+    waiting = iter(documents)
+    while texts := list(islice(waiting, ENCODE_DOCUMENTS)):
+        for encoding in tokenizer.encode_batch(texts, add_special_tokens=False):
+            yield [*encoding.ids, eos_id]
+
+
+def _row_blocks(
+    stream: Iterable[list[int]], n_ctx: int, bos_id: int, dtype: type
+) -> Iterator[Integer[np.ndarray, "row n_ctx"]]:
+    """Cut a stream of ids into blocks of full rows, BOS first in each."""
+    waiting: list[int] = []
+    for ids in stream:
+        waiting.extend(ids)
+        n_rows = len(waiting) // (n_ctx - 1)
+        if n_rows:
+            used = n_rows * (n_ctx - 1)
+            rows = np.empty((n_rows, n_ctx), dtype=dtype)
+            rows[:, 0] = bos_id
+            rows[:, 1:] = np.asarray(waiting[:used]).reshape(n_rows, n_ctx - 1)
+            del waiting[:used]
+            yield rows
+
+
+def _copy_to_npy(raw: IO[bytes], path: Path, dtype: type, shape: tuple[int, int]) -> None:
+    source = np.memmap(raw, dtype=dtype, mode="r", shape=shape)
+    target = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    for start in range(0, shape[0], COPY_ROWS):
+        target[start : start + COPY_ROWS] = source[start : start + COPY_ROWS]
+    target.flush()

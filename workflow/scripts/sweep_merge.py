@@ -1,0 +1,64 @@
+"""Measure merges of two models over a grid of coefficients."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from saelineage.devices import pick_device, set_threads
+from saelineage.files import atomic_path, read_json
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+from saelineage.merges import merge_state, read_state
+from saelineage.models import evaluate, load_model
+from saelineage.tokens import read_token_rows
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def sweep_merge(
+    parent_folders: list[Path],
+    coefficients: list[float],
+    dtype: str | None,
+    paths_to_base_metrics: list[str],
+    paths_to_validation: list[str],
+    batch_rows: int,
+    path_to_sweep: str,
+    gpus: int,
+) -> None:
+    """Write a row per coefficient and corpus (`t`, `corpus`, `loss`, `accuracy`, `n_predictions`); the base's rows have t NaN."""
+    validation = read_token_rows(paths_to_validation)
+    states = [read_state(folder, dtype) for folder in parent_folders]
+    names = tuple(folder.name for folder in parent_folders)
+    model = load_model(parent_folders[0]).to(pick_device(gpus))
+    rows = []
+    for t in coefficients:
+        merged, _ = merge_state(*states, t, names)
+        model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in merged.items()}, strict=False)
+        rows += [
+            {"t": t, "corpus": corpus} | evaluate(model, found, batch_rows) for corpus, found in validation.items()
+        ]
+    for path in paths_to_base_metrics:
+        metrics = read_json(path)["corpora"]
+        rows += [{"t": None, "corpus": corpus} | metrics[corpus] for corpus in validation]
+    with atomic_path(path_to_sweep) as temporary:
+        table = pd.DataFrame(rows)[["t", "corpus", "loss", "accuracy", "n_predictions"]]
+        table.astype({"t": float}).to_parquet(temporary, index=False)
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        set_threads(snakemake.threads)
+        sweep_merge(
+            parent_folders=list(dict.fromkeys(Path(path).parent for path in snakemake.input.parents)),
+            coefficients=snakemake.params.t,
+            dtype=snakemake.params.dtype,
+            paths_to_base_metrics=list(snakemake.input.base),
+            paths_to_validation=list(snakemake.input.validation),
+            batch_rows=snakemake.params.batch_rows,
+            path_to_sweep=snakemake.output.sweep,
+            gpus=snakemake.resources.get("gpu", 0),
+        )
+        record_job(snakemake)
