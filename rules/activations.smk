@@ -27,7 +27,7 @@ rule dump_activations:
         "../envs/train.yaml"
     threads: config["threads"]["activations"]
     resources:
-        gpu=gpus(),
+        gpu=visible_gpus(),
     params:
         hookpoint=config["activations"]["hookpoint"],
         dtype=config["activations"]["dtype"],
@@ -64,7 +64,7 @@ rule dump_probe:
         "../envs/train.yaml"
     threads: config["threads"]["activations"]
     resources:
-        gpu=gpus(),
+        gpu=visible_gpus(),
     params:
         hookpoint=config["activations"]["hookpoint"],
         dtype=config["activations"]["dtype"],

@@ -11,6 +11,7 @@ from saelineage import graph
 from saelineage.code_digest import code_digest
 from saelineage.config import check_files, load_config, read_yaml
 from saelineage.corpora_files import find_files
+from saelineage.machine import visible_gpus
 
 SPLITS = ["train", "validation", "probe"]
 
@@ -28,11 +29,6 @@ def any_of(names):
     return "|".join(re.escape(name) for name in names) or "(?!)"
 
 
-def gpus():
-    """GPUs a training or measuring job asks for here: one where there is one. Cluster profiles decide for their nodes."""
-    return 1 if os.path.exists("/dev/nvidiactl") else 0
-
-
 def corpus_settings(wildcards):
     """The config block of one corpus."""
     return config["corpora"][wildcards.corpus]
@@ -47,6 +43,22 @@ def corpus_files(wildcards):
     """The user's own files that a corpus is read from."""
     settings = config["corpora"][wildcards.corpus]
     return find_files(wildcards.corpus, settings, config["corpora_dir"]) if settings["source"] == "files" else []
+
+
+def folder_files(folder):
+    """The files of a model or tokenizer folder that decide what it is, so that a change to them is noticed."""
+    names = sorted(os.listdir(folder))
+    return [os.path.join(folder, name) for name in names if name.endswith((".json", ".safetensors", ".model"))]
+
+
+def tokenizer_files(wildcards):
+    """The files of a tokenizer taken from a folder."""
+    return folder_files(config["tokenizer"]["path"]) if config["tokenizer"]["source"] == "path" else []
+
+
+def imported_files(wildcards):
+    """The files of a model taken from a folder."""
+    return folder_files(model_settings(wildcards)["folder"]) if "folder" in model_settings(wildcards) else []
 
 
 def tokenizer_corpora(wildcards):

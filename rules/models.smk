@@ -27,7 +27,7 @@ rule pretrain_model:
         "../envs/train.yaml"
     threads: config["threads"]["models"]
     resources:
-        gpu=gpus(),
+        gpu=visible_gpus(),
     params:
         model=model_settings,
         n_ctx=config["tokens"]["n_ctx"],
@@ -61,7 +61,7 @@ rule finetune_model:
         "../envs/train.yaml"
     threads: config["threads"]["models"]
     resources:
-        gpu=gpus(),
+        gpu=visible_gpus(),
     params:
         model=model_settings,
         code=code_digest("finetune_model"),
@@ -150,7 +150,7 @@ rule evaluate_model:
         "../envs/train.yaml"
     threads: config["threads"]["activations"]
     resources:
-        gpu=gpus(),
+        gpu=visible_gpus(),
     params:
         batch_rows=config["batch_rows"],
         code=code_digest("evaluate_model"),

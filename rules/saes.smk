@@ -22,7 +22,7 @@ rule train_sae:
         "../envs/train.yaml"
     threads: config["threads"]["saes"]
     resources:
-        gpu=gpus(),
+        gpu=visible_gpus(),
     params:
         sae=sae_settings,
         code=code_digest("train_sae"),
@@ -52,7 +52,7 @@ rule evaluate_sae:
         "../envs/train.yaml"
     threads: config["threads"]["saes"]
     resources:
-        gpu=gpus(),
+        gpu=visible_gpus(),
     params:
         hookpoint=config["activations"]["hookpoint"],
         batch_rows=config["batch_rows"],

@@ -22,7 +22,7 @@ rule sweep_merge:
         "../envs/train.yaml"
     threads: config["threads"]["activations"]
     resources:
-        gpu=gpus(),
+        gpu=visible_gpus(),
     params:
         t=swept_coefficients,
         dtype=swept_dtype,

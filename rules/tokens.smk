@@ -9,6 +9,7 @@ rule make_tokenizer:
     """
     input:
         corpora=tokenizer_corpora,
+        files=tokenizer_files,
     output:
         tokenizer="results/{run}/tokenizer/tokenizer.json",
         config="results/{run}/tokenizer/tokenizer_config.json",

@@ -53,7 +53,7 @@ if __name__ == "__main__":
         found = make_tokenizer(
             settings=snakemake.params.tokenizer,
             n_ctx=snakemake.params.n_ctx,
-            paths_to_corpora=list(snakemake.input),
+            paths_to_corpora=list(snakemake.input.corpora),
             folder=Path(snakemake.output.tokenizer).parent,
         )
         record_job(snakemake, **found)

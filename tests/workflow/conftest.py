@@ -1,0 +1,57 @@
+"""A copy of the workflow that has run once, for all tests of this folder."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("Snakefile", "rules", "envs", "profiles", "workflow", "config")
+TINY = Path(__file__).with_name("tiny.yaml")
+
+
+class Checkout:
+    """A copy of the workflow in a folder of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.config = folder / "tiny.yaml"
+        for part in PARTS:
+            source = ROOT / part
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, folder / part)
+        shutil.copy(TINY, self.config)
+
+    def snakemake(self, *arguments: str, config: Path | None = None) -> subprocess.CompletedProcess:
+        """Run snakemake on the tiny config."""
+        command = [sys.executable, "-m", "snakemake", "--configfile", str(config or self.config), *arguments]
+        environment = os.environ | {"NO_COLOR": "1"}
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+
+    def stale_jobs(self, config: Path | None = None) -> set[tuple[str, str]]:
+        """What a dry run would do: (rule, what it is for) without `all`, from the log's file name."""
+        done = self.snakemake("--dry-run", config=config)
+        assert done.returncode == 0, done.stderr + done.stdout
+        text = done.stdout + done.stderr
+        found = re.findall(r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    log: \S*/logs/\w+/(\S+)\.log", text, flags=re.MULTILINE)
+        return set(found)
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Replace a piece of text that must be there."""
+        file = self.folder / path
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout whose tiny run is complete."""
+    checkout = Checkout(tmp_path_factory.mktemp("finished"))
+    done = checkout.snakemake("--cores", "2")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return checkout

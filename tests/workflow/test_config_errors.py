@@ -1,0 +1,41 @@
+"""Mistakes in a config end before the first job, in one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import TINY, Checkout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    return Checkout(tmp_path_factory.mktemp("mistakes"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("parent: base", "parent: bass", "models.left.finetune: parent: 'bass' is not among models"),
+        ("run: tiny", "run: ../tiny", "run: '../tiny' does not match"),
+        ("run: tiny", "run: tiny\nrun: other", "key 'run' stands twice"),
+        ("k: 8", "kk: 8", "saes: unknown key 'kk'"),
+        ("lua: 1.0", "luau: 1.0", "models.left.finetune.corpora: 'luau' is not among corpora"),
+        ("kind: lua", "kind: ruby", "corpora.lua.kind: 'ruby' is not one of"),
+    ],
+)
+def test_a_mistake_is_named_before_any_job(checkout: Checkout, tmp_path: Path, old: str, new: str, message: str):
+    config = tmp_path / "config.yaml"
+    text = TINY.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new, 1))
+    done = checkout.snakemake("--cores", "1", config=config)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (checkout.folder / "results").exists()
+
+
+def test_a_config_given_by_hand_replaces_the_default_lineage(checkout: Checkout):
+    done = checkout.snakemake("-n", "--quiet", "rules")
+    assert done.returncode == 0
+    assert "baby_python" not in done.stdout + done.stderr

@@ -1,0 +1,90 @@
+"""The tiny lineage from nothing to the report, twice."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from saelineage.files import sha256_file
+from saelineage.manifests import check_manifest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.workflow.conftest import Checkout
+
+TIMED = ("benchmarks", "logs")  # say how long things took, so they differ between runs
+NAMES_TIMES = ("report/index.html", "report/tables/", "report/manifest.json")
+
+
+def files_of(checkout: Checkout) -> dict[str, str]:
+    """sha256 of every result whose bytes are promised, by path."""
+    root = checkout.folder / "results" / "tiny"
+    paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        name: sha256_file(path)
+        for name, path in paths.items()
+        if name.split("/")[0] not in TIMED and not name.startswith(NAMES_TIMES)
+    }
+
+
+def test_a_second_run_from_nothing_gives_the_same_bytes(finished: Checkout, tmp_path: Path):
+    again = Checkout(tmp_path)
+    done = again.snakemake("--cores", "2")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    first, second = files_of(finished), files_of(again)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_the_summary_counts_every_feature_of_every_edge(finished: Checkout):
+    summary = json.loads((finished.folder / "results/tiny/lineage/summary.json").read_text())
+    edges = {(edge["parent"], edge["child"]) for edge in summary["edges"]}
+    assert edges == {("base", "left"), ("base", "right"), ("left", "merged"), ("right", "merged")}
+    for edge in summary["edges"]:
+        # d_mlp 32 x expansion_factor 4 = 128 latents in each model
+        assert edge["persists"] + edge["disappears"] + edge["untestable_parent"] == edge["n_parent"] == 128
+        assert edge["inherited"] + edge["emerges"] + edge["untestable_child"] == edge["n_child"] == 128
+        assert edge["persist_share_n"] == edge["persists"] + edge["disappears"]
+        assert edge["seed_floor_share"] is not None
+
+
+def test_the_tables_hold_what_the_summary_says(finished: Checkout):
+    lineage = finished.folder / "results/tiny/lineage"
+    summary = json.loads((lineage / "summary.json").read_text())
+    for edge in summary["edges"]:
+        table = pd.read_parquet(lineage / "edges" / f"{edge['parent']}__{edge['child']}.parquet")
+        assert (table["verdict"] == "persists").sum() == edge["persists"]
+        assert (table["verdict"] == "emerges").sum() == edge["emerges"]
+    features = pd.read_parquet(lineage / "features.parquet")
+    assert features.groupby("model").size().to_dict() == {"base": 128, "left": 128, "right": 128, "merged": 128}
+
+
+def test_every_model_opens_with_transformers(finished: Checkout):
+    for model in ("base", "left", "right", "merged"):
+        folder = finished.folder / "results/tiny/models" / model
+        ids = AutoTokenizer.from_pretrained(folder)("local x = 1", return_tensors="pt")["input_ids"]
+        assert AutoModelForCausalLM.from_pretrained(folder)(ids).logits.shape == (1, ids.shape[1], 384)
+
+
+def test_every_manifest_describes_the_files_beside_it(finished: Checkout):
+    manifests = sorted((finished.folder / "results/tiny").rglob("*manifest.json"))
+    assert len(manifests) > 50
+    assert [problem for path in manifests for problem in check_manifest(path)] == []
+
+
+def test_the_report_is_one_page_with_nothing_to_fetch(finished: Checkout):
+    page = (finished.folder / "results/tiny/report/index.html").read_text(encoding="utf-8")
+    assert "<html" in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page.replace('href="https://arxiv.org', "")
+
+
+def test_verify_passes_on_a_whole_run_and_names_a_damaged_file(finished: Checkout):
+    assert finished.snakemake("--cores", "1", "verify").returncode == 0
+    damaged = finished.folder / "results/tiny/sweeps/merged.parquet"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + b"?")
+    try:
+        done = finished.snakemake("--cores", "1", "--ignore-incomplete", "verify")
+        assert done.returncode != 0
+        assert "results/tiny/sweeps/merged.parquet" in done.stderr + done.stdout
+    finally:
+        damaged.write_bytes(whole)
