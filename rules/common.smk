@@ -5,12 +5,15 @@ import os
 import re
 import sys
 
+from snakemake.exceptions import WorkflowError
+
 sys.path.append(os.path.join(workflow.basedir, "workflow", "scripts"))
 
 from saelineage import graph
 from saelineage.code_digest import code_digest
 from saelineage.config import check_files, load_config, read_yaml
 from saelineage.corpora_files import find_files
+from saelineage.errors import InputError
 from saelineage.machine import visible_gpus
 
 SPLITS = ["train", "validation", "probe"]
@@ -18,10 +21,13 @@ SPLITS = ["train", "validation", "probe"]
 
 def checked_config(given):
     """The config with defaults, after all checks; its files are read once more, for duplicate keys."""
-    for path in workflow.configfiles:
-        read_yaml(path)
-    schema = read_yaml(os.path.join(workflow.basedir, "config", "config.schema.yaml"))
-    return check_files(load_config(dict(given), schema))
+    try:
+        for path in workflow.configfiles:
+            read_yaml(path)
+        schema = read_yaml(os.path.join(workflow.basedir, "config", "config.schema.yaml"))
+        return check_files(load_config(dict(given), schema))
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def any_of(names):

@@ -36,7 +36,8 @@ def sweep_merge(
     rows = []
     for t in coefficients:
         merged, _ = merge_state(*states, t, names)
-        model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in merged.items()}, strict=False)
+        tensors = {name: tensor.to(torch.float32) for name, tensor in merged.items()}
+        model.load_state_dict(tensors, strict=not model.config.tie_word_embeddings)
         rows += [
             {"t": t, "corpus": corpus} | evaluate(model, found, batch_rows) for corpus, found in validation.items()
         ]

@@ -32,11 +32,12 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Merged:
     """Interpolate between two tensors along the arc between their directions.
 
     The whole tensor is one vector. With theta the angle between the vectors, the result is
-    sin((1 - t) theta) / sin(theta) a + sin(t theta) / sin(theta) b. Where |cos theta| > 0.9995, or a vector is zero, it is
-    (1 - t) a + t b. At t = 0 and t = 1 it is the parent itself, bit for bit. Computed in float64, returned in a's dtype.
+    sin((1 - t) theta) / sin(theta) a + sin(t theta) / sin(theta) b. Where |cos theta| > 0.9995, or a vector is zero, it
+    is (1 - t) a + t b. At t = 0 and t = 1 it is the parent itself, bit for bit. Computed in float64, returned in a's
+    dtype.
     """
     if t in (0, 1):
-        return Merged((b if t else a).clone(), _cos(a, b), "parent")
+        return Merged((b if t else a).to(a.dtype, copy=True), _cos(a, b), "parent")
     cos = _cos(a, b)
     a64, b64 = a.double(), b.double()
     if cos is None or abs(cos) > LERP_ABOVE_COS:

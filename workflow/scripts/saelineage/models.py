@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -12,6 +14,8 @@ from transformers.utils import logging as transformers_logging
 from saelineage.errors import InputError
 from saelineage.logs import on_terminal
 from saelineage.tokens import TokenRows
+
+COUNT_ROWS = 65_536
 
 
 def load_model(
@@ -26,22 +30,27 @@ def load_model(
             whatever the file holds.
 
     Raises:
-        InputError: if it is no such model, or needs code of its own to run.
+        InputError: if it is no such model, lacks some of its weights, or needs code of its own to run.
     """
     quiet_off_terminal()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             low_cpu_mem_usage=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"'{source}' cannot be opened as a causal language model from safetensors: {reason}") from error
+    if loaded["missing_keys"]:  # transformers would draw them at random
         raise InputError(
-            f"'{source}' cannot be opened as a causal language model from safetensors: {' '.join(str(error).split())[:300]}"
-        ) from error
+            f"'{source}' lacks weights of its architecture: {', '.join(sorted(loaded['missing_keys'])[:5])}; "
+            "take a complete checkpoint of a causal language model"
+        )
     return model.eval()
 
 
@@ -79,10 +88,14 @@ def evaluate(model: PreTrainedModel, rows: TokenRows, batch_rows: int) -> dict:
 
 
 def unigram_loss(train: TokenRows, validation: TokenRows, d_vocab: int) -> float:
-    """Loss in nats of predicting each validation token from its frequency in the train split, one added to each count."""
-    counts = np.bincount(np.asarray(train.ids).ravel(), minlength=d_vocab).astype(np.float64) + 1
-    log_probabilities = np.log(counts / counts.sum())
-    return float(-log_probabilities[np.asarray(validation.ids)[:, 1:]].mean())
+    """Loss in nats of predicting each validation token from its frequency in the train split, one added to each count.
+
+    As in `evaluate`, the first id of a row (BOS) is neither counted nor predicted.
+    """
+    counts = _counts(train, d_vocab)
+    log_probabilities = np.log((counts + 1) / (counts + 1).sum())
+    predicted = _counts(validation, d_vocab)
+    return float(-(predicted @ log_probabilities) / predicted.sum())
 
 
 def require_vocabulary(model: PreTrainedModel, rows: Mapping[str, TokenRows], source: str) -> None:
@@ -103,3 +116,11 @@ def require_vocabulary(model: PreTrainedModel, rows: Mapping[str, TokenRows], so
 def n_parameters(model: PreTrainedModel) -> int:
     """Parameters of a model, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _counts(rows: TokenRows, d_vocab: int) -> Int[np.ndarray, " d_vocab"]:
+    """How often each id stands in a place that is predicted, a block of rows at a time."""
+    counts = np.zeros(d_vocab, dtype=np.int64)
+    for _, ids in rows.batches(COUNT_ROWS):
+        counts += np.bincount(ids[:, 1:].ravel(), minlength=d_vocab)
+    return counts

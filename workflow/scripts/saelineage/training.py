@@ -15,13 +15,12 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
-    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_callback import TrainerState
 
 from saelineage.errors import InputError
 from saelineage.files import sha256_file, sha256_json, write_text
@@ -39,7 +38,8 @@ WHOLE = "1000TB"  # one safetensors file, whatever the model's size
 class Mixture(torch.utils.data.Dataset):
     """Token rows of several corpora in one fixed, shuffled order.
 
-    Each corpus gives its share of the rows. A corpus that is too short for its share is repeated, in a new order each time.
+    Each corpus gives its share of the rows. A corpus that is too short for its share is repeated, in a new order each
+    time.
     """
 
     def __init__(self, rows: Mapping[str, TokenRows], shares: Mapping[str, float], n_rows: int, seed: int):
@@ -56,7 +56,10 @@ class Mixture(torch.utils.data.Dataset):
 
 
 def mixture_order(lengths: list[int], shares: list[float], n_rows: int, seed: int) -> Int[np.ndarray, "row 2"]:
-    """Pairs (corpus, row) in training order: whole passes over a corpus, each shuffled, then all corpora shuffled together."""
+    """Pairs (corpus, row) in training order.
+
+    Whole passes over a corpus, each in a new order, cut off at its share; then all corpora shuffled together.
+    """
     random = np.random.default_rng(seed)
     picks = []
     for corpus, (length, wanted) in enumerate(zip(lengths, _apportion(shares, n_rows), strict=True)):
@@ -81,7 +84,8 @@ def rows_to_train(settings: Mapping, rows: Mapping[str, TokenRows], n_ctx: int) 
     n_steps = wanted // settings["batch_rows"]
     if n_steps == 0:
         raise InputError(
-            f"the training lasts {wanted} rows, less than one step of batch_rows = {settings['batch_rows']}; train longer"
+            f"the training lasts {wanted} rows, less than one step of batch_rows = {settings['batch_rows']}; "
+            "train longer"
         )
     return n_steps * settings["batch_rows"]
 
@@ -147,11 +151,27 @@ def train(model: PreTrainedModel, mixture: Mixture, settings: Mapping, checkpoin
     trainer = Trainer(
         model=model, args=arguments, train_dataset=mixture, data_collator=collate, callbacks=[LogToFile()]
     )
-    last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
+    last = last_whole_checkpoint(checkpoints)
     if last:
         logger.info("resuming from %s", last)
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     return model.eval()
+
+
+def last_whole_checkpoint(checkpoints: Path) -> Path | None:
+    """The latest checkpoint that was written to its end, or None; one that a kill cut short is passed over.
+
+    The Trainer writes `trainer_state.json` last.
+    """
+    found = [path for path in checkpoints.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+        try:
+            TrainerState.load_from_json(str(path / "trainer_state.json"))
+        except (OSError, ValueError):
+            logger.warning("%s was not written to its end and is passed over", path)
+        else:
+            return path
+    return None
 
 
 def train_on(
@@ -182,7 +202,8 @@ def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> 
 def checkpoint_folder(snakemake: object) -> Iterator[Path]:
     """The folder where a training job keeps its checkpoints; removed when the job ends well, kept when it is killed.
 
-    Its name holds a digest of everything that decides the training, so that a job never goes on from another one's checkpoint.
+    Its name holds a digest of everything that decides the training, so that a job never goes on from another one's
+    checkpoint.
     """
     inputs = {str(path): recorded_sha256(path) or sha256_file(path) for path in sorted(map(str, snakemake.input))}
     digest = sha256_json([dict(snakemake.params.items()), inputs, snakemake.threads])[:12]
@@ -215,7 +236,7 @@ def native_bf16(gpus: int) -> bool:
 
 def _apportion(shares: list[float], total: int) -> list[int]:
     """Split `total` by shares into whole numbers that sum to it (largest remainders first)."""
-    exact = [share * total for share in shares]
+    exact = [share * total / sum(shares) for share in shares]
     counts = [int(value) for value in exact]
     by_remainder = sorted(range(len(shares)), key=lambda index: (counts[index] - exact[index], index))
     for index in by_remainder[: total - sum(counts)]:
