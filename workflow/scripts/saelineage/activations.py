@@ -1,7 +1,7 @@
 """Activations: reading, replacing and storing what flows through one module of a model.
 
-A shard is a safetensors file with `acts` [token, d_in] and `positions` [token] (row x n_ctx + place in the row) for text tokens
-only: BOS and EOS are masked out. Its header says which tokens it was read from.
+A shard is a safetensors file with `acts` [token, d_in] and `positions` [token] (row x n_ctx + place in the row) of text
+tokens: BOS and EOS are masked out. Its header says which tokens it was read from.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -38,12 +38,13 @@ class Hookpoint(NamedTuple):
 
 @contextmanager
 def hooked(model: nn.Module, hookpoint: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """While the block runs, pass the activations at `hookpoint` [..., d_in] to `change` and use what it returns, if anything.
+    """While the block runs, pass activations [row, n_ctx, d_in] to `change`, and use what it returns, if anything.
 
-    A module whose first positional input or output is a tuple is read at the tuple's first tensor, as Hugging Face blocks are.
+    A module's input is its first argument, however passed. Where that, or the output, is a tuple, its first tensor is
+    meant, as in Hugging Face blocks.
 
     Raises:
-        InputError: if the model has no such module.
+        InputError: if the model has no such module, or there flow no activations [row, n_ctx, d_in].
     """
     point = Hookpoint.parse(hookpoint)
     modules = dict(model.named_modules())
@@ -52,20 +53,36 @@ def hooked(model: nn.Module, hookpoint: str, change: Callable[[Tensor], Tensor |
             f"activations.hookpoint: the model has no module '{point.module}'; {_nearest(point.module, modules)}"
         )
 
-    def on_input(module: nn.Module, args: tuple) -> tuple | None:
-        changed = change(args[0])
-        return None if changed is None else (changed, *args[1:])
+    if point.side not in ("input", "output"):
+        raise InputError(f"activations.hookpoint must end in .input or .output, got '{hookpoint}'")
 
-    def on_output(module: nn.Module, args: tuple, output: object) -> object:
-        first = output[0] if isinstance(output, tuple) else output
+    def replaced(value: object) -> object:
+        """`value` with its first tensor changed."""
+        first = value[0] if isinstance(value, tuple) else value
+        if not (isinstance(first, Tensor) and first.ndim == 3 and first.is_floating_point()):
+            raise InputError(
+                f"activations.hookpoint: at '{hookpoint}' there are no activations [row, n_ctx, d_in], "
+                f"but {_kind(first)}; take the input or output of a layer or of a module in it"
+            )
         changed = change(first)
         if changed is None:
-            return None
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+            return value
+        return (changed, *value[1:]) if isinstance(value, tuple) else changed
+
+    def on_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if args:
+            return (replaced(args[0]), *args[1:]), kwargs
+        name = next(iter(kwargs))
+        return args, kwargs | {name: replaced(kwargs[name])}
+
+    def on_output(module: nn.Module, args: tuple, output: object) -> object:
+        return replaced(output)
 
     module = modules[point.module]
     handle = (
-        module.register_forward_pre_hook(on_input) if point.side == "input" else module.register_forward_hook(on_output)
+        module.register_forward_pre_hook(on_input, with_kwargs=True)
+        if point.side == "input"
+        else module.register_forward_hook(on_output)
     )
     try:
         yield
@@ -78,10 +95,24 @@ def read_activations(
     model: nn.Module, hookpoint: str, ids: Integer[Tensor, "row n_ctx"]
 ) -> Float[Tensor, "row n_ctx d_in"]:
     """The activations at a hookpoint for a batch of rows."""
+    return read_with_logits(model, hookpoint, ids)[0]
+
+
+@torch.inference_mode()
+def read_with_logits(
+    model: nn.Module, hookpoint: str, ids: Integer[Tensor, "row n_ctx"]
+) -> tuple[Float[Tensor, "row n_ctx d_in"], Float[Tensor, "row n_ctx d_vocab"]]:
+    """The activations at a hookpoint for a batch of rows, and what the model made of them.
+
+    Raises:
+        InputError: if nothing flows through the hookpoint.
+    """
     caught: list[Tensor] = []
-    with hooked(model, hookpoint, lambda acts: caught.append(acts)):
-        model(input_ids=ids, use_cache=False)
-    return caught[0]
+    with hooked(model, hookpoint, caught.append):
+        logits = model(input_ids=ids, use_cache=False).logits
+    if not caught:
+        raise InputError(f"activations.hookpoint: the model never runs '{hookpoint}'; take a module inside it")
+    return caught[0], logits
 
 
 def dump_shard(
@@ -168,6 +199,10 @@ class ActivationShard:
         """float32 activations, `chunk_tokens` at a time, in file order."""
         for start in range(0, self.n_tokens, chunk_tokens):
             yield self._acts[start : start + chunk_tokens].float()
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -54,7 +54,7 @@ def _read(path: Path) -> tuple[str, tuple[Path, ...]]:
 
 
 def _imported_files(node: ast.AST) -> set[Path]:
-    """Files of this library that an import statement names (`from saelineage.saes import x`, `import saelineage.saes`)."""
+    """Files of this library that an import names (`from saelineage.saes import x`, `import saelineage.saes`)."""
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:

@@ -5,11 +5,13 @@ Every mistake is reported before the first job, in one sentence that names the k
 
 from collections.abc import Iterable
 from copy import deepcopy
+from math import isfinite
 from pathlib import Path
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, TypeChecker
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
 
 from saelineage import graph
 from saelineage.corpora_files import find_files
@@ -51,6 +53,22 @@ def read_yaml(path: Path | str) -> dict:
     return value
 
 
+def is_integer(_checker: TypeChecker, value: object) -> bool:
+    """Whether a value is a whole number that Python can count with; JSON Schema would take 128.0 for one."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(_checker: TypeChecker, value: object) -> bool:
+    """Whether a value is a finite number; NaN would pass every limit, for no comparison with it holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": is_integer, "number": is_number}),
+)
+
+
 def load_config(config: dict, schema: dict) -> dict:
     """The config with every default filled in, after all checks.
 
@@ -61,7 +79,7 @@ def load_config(config: dict, schema: dict) -> dict:
     Raises:
         InputError: on the first mistake, saying which key, what must hold and what was met.
     """
-    validator = Draft202012Validator(schema)
+    validator = Validator(schema)
     errors = sorted(validator.iter_errors(config), key=_relevance)
     if errors:
         raise InputError(_sentence(errors[0]))
@@ -69,13 +87,14 @@ def load_config(config: dict, schema: dict) -> dict:
     fill_defaults(filled, schema, validator)
     check_lineage(filled)
     check_corpora(filled)
+    check_tokens(filled)
     check_training(filled)
     check_saes(filled)
     check_sweeps(filled)
     return filled
 
 
-def fill_defaults(instance: object, schema: dict, validator: Draft202012Validator) -> None:
+def fill_defaults(instance: object, schema: dict, validator: Validator) -> None:
     """Put the schema's `default:` values where the config is silent, in place, except under `overrides: true`."""
     if not isinstance(instance, dict) or schema.get("overrides"):
         return
@@ -131,6 +150,20 @@ def check_corpora(config: dict) -> None:
             raise InputError(f"{key}: shares must sum to 1, but {shares} sum to {sum(shares.values()):g}")
     if config["splits"]["validation"] + config["splits"]["probe"] >= 1:
         raise InputError("splits: validation and probe must leave documents to train on; make their sum less than 1")
+
+
+def check_tokens(config: dict) -> None:
+    """Limits on tokens leave at least one row, and one for every shard of a dump."""
+    n_ctx, n_shards = config["tokens"]["n_ctx"], config["activations"]["n_shards"]
+    for split, most in config["tokens"]["max_tokens"].items():
+        if most is not None and most < n_ctx:
+            raise InputError(f"tokens.max_tokens.{split}: must hold a row of n_ctx ({n_ctx}) tokens; {most} does not")
+    most = config["activations"]["max_tokens"]
+    if most is not None and most < n_shards * n_ctx:
+        raise InputError(
+            f"activations.max_tokens: must hold a row of n_ctx ({n_ctx}) tokens for each of n_shards ({n_shards}); "
+            f"{most} does not"
+        )
 
 
 def check_training(config: dict) -> None:
@@ -228,8 +261,8 @@ def _require_one_shape(model: str, parents: list[str], shapes: dict) -> None:
         differing = next((key for key in SHAPE_KEYS if shape[key] != expected[key]), None)
         if differing:
             raise InputError(
-                f"models.{model}.merge: parents must have one shape, but {differing} is {expected[differing]} in '{first}' "
-                f"and {shape[differing]} in '{parent}'; merge models of one base"
+                f"models.{model}.merge: parents must have one shape, but {differing} is {expected[differing]} "
+                f"in '{first}' and {shape[differing]} in '{parent}'; merge models of one base"
             )
 
 
@@ -258,7 +291,7 @@ def _with_reference(schema: dict, root: dict) -> dict:
 
 
 def _relevance(error: ValidationError) -> tuple:
-    """Unknown keys come after other errors, for a wrong value makes its whole block look unevaluated; then deep first."""
+    """Unknown keys come last, for a wrong value makes its whole block look unevaluated; of the rest deep ones first."""
     return (error.validator == "unevaluatedProperties", -len(error.absolute_path), str(list(error.absolute_path)))
 
 
@@ -273,10 +306,13 @@ def _sentence(error: ValidationError) -> str:
     if error.validator == "required":
         return f"{key}: {error.message}; config/config.schema.yaml says what it means"
     if error.validator in ("minProperties", "maxProperties") and "pretrain" in error.schema.get("properties", {}):
-        return f"{key}: must be made in exactly one way ({', '.join(error.schema['properties'])}), got {sorted(error.instance)}"
+        ways = ", ".join(error.schema["properties"])
+        return f"{key}: must be made in exactly one way ({ways}), got {sorted(error.instance)}"
     hint = ""
     if isinstance(error.instance, str) and error.validator == "type" and _is_number(error.instance):
-        hint = f" (YAML reads {error.instance} as text; write {float(error.instance)!r})"
+        hint = f" (YAML reads {error.instance} as text; write {_plain(float(error.instance))!r})"
+    elif isinstance(error.instance, float) and error.instance.is_integer():
+        hint = f" (write {int(error.instance)})"
     meaning = f"; it is: {error.schema['description']}" if "description" in error.schema else ""
     if error.validator == "pattern":
         return f"{key}: {value} does not match {error.validator_value}{meaning}"
@@ -285,7 +321,11 @@ def _sentence(error: ValidationError) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return isfinite(float(text))
     except ValueError:
         return False
-    return True
+
+
+def _plain(number: float) -> float | int:
+    """A whole number as an integer, for integers are what most keys hold and any number may be written as one."""
+    return int(number) if number.is_integer() else number

@@ -5,7 +5,9 @@ import hashlib
 import json
 import logging
 import sysconfig
+import tempfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +27,7 @@ STDLIB_SKIPPED_FOLDERS = {"test", "tests", "idlelib", "lib2to3", "site-packages"
 STDLIB_BYTES_PER_FILE = range(200, 100_001)
 WRITE_DOCUMENTS = 1000
 RETRY_SECONDS = 2.0
+TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 
 
 def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[str]:
@@ -105,7 +108,8 @@ def document_digest(text: str, corpus: str) -> bytes:
     except UnicodeEncodeError as error:
         start = text[max(0, error.start - 20) : error.start].encode("ascii", "backslashreplace").decode()
         raise InputError(
-            f"corpus '{corpus}': a document holds a lone surrogate (after '{start}'), which is not text; mend that document"
+            f"corpus '{corpus}': a document holds a lone surrogate (after '{start}'), which is not text; "
+            "mend that document"
         ) from error
 
 
@@ -144,7 +148,7 @@ def stdlib_documents() -> Iterator[str]:
 
 
 def file_documents(corpus: str, path: Path, settings: dict) -> Iterator[str]:
-    """The documents of one file; in folders, a file with another ending (.lua, .py, .md ...) is one document of plain text.
+    """The documents of one file; in folders, a file with another ending (.lua, .py, .md ...) is read like a .txt.
 
     Raises:
         InputError: naming corpus, file and key, if the file cannot be read as what its name says.
@@ -155,18 +159,14 @@ def file_documents(corpus: str, path: Path, settings: dict) -> Iterator[str]:
         elif path.name.endswith((".jsonl", ".jsonl.gz")):
             yield from _jsonl_documents(corpus, path, settings["text_column"])
         else:
-            text = path.read_text(encoding="utf-8")
+            text = _plain_text(corpus, path)
             yield from text.split(settings["separator"]) if settings["separator"] else [text]
     except FileNotFoundError as error:
         raise InputError(f"corpora.{corpus}.path: '{path}' is not there; correct the path") from error
-    except UnicodeDecodeError as error:
+    except (OSError, EOFError, zlib.error, pyarrow.ArrowInvalid, UnicodeDecodeError) as error:
         raise InputError(
-            f"corpus '{corpus}': '{path}' must be UTF-8, but byte {error.start} is not; convert it (iconv -t UTF-8) "
-            f"or take it out of corpora.{corpus}.path"
-        ) from error
-    except (gzip.BadGzipFile, EOFError, pyarrow.ArrowInvalid) as error:
-        raise InputError(
-            f"corpus '{corpus}': '{path}' is damaged ({error}); fetch it again or correct corpora.{corpus}.path"
+            f"corpus '{corpus}': '{path}' cannot be read ({_first_line(error)}); fetch it again or correct "
+            f"corpora.{corpus}.path"
         ) from error
 
 
@@ -176,46 +176,39 @@ def hub_documents(corpus: str, settings: dict) -> Iterator[str]:
     Raises:
         InputError: if the dataset, split or column does not exist, or the connection stays lost.
     """
-    import datasets  # here, for it costs a second that the other sources need not pay
+    from datasets.exceptions import DatasetsError  # here, for it costs a second that the other sources need not pay
+    from huggingface_hub.errors import HfHubHTTPError
 
+    wrong_requests = (DatasetsError, HfHubHTTPError, FileNotFoundError, RuntimeError, ValueError)
+    repo, revision = settings["repo"], settings["revision"]
     rows_read, failures = 0, 0
     while True:
         try:
-            stream = datasets.load_dataset(
-                settings["repo"],
-                settings["config"],
-                split=settings["split"],
-                revision=settings["revision"],
-                streaming=True,
-            )
-            for row in stream.skip(rows_read):
-                if rows_read == settings["max_rows"]:
-                    return
+            for row in _hub_rows(settings, rows_read):
                 rows_read += 1
                 failures = 0
-                yield _text_of(row, settings["text_column"], corpus, settings["repo"])
+                yield _text_of(row, settings["text_column"], corpus, f"row {rows_read} of '{repo}'")
+                if rows_read == settings["max_rows"]:
+                    return
             return
-        except (
-            datasets.exceptions.DatasetNotFoundError,
-            datasets.exceptions.DataFilesNotFoundError,
-            ValueError,
-        ) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"corpus '{corpus}': hub dataset '{settings['repo']}' at revision '{settings['revision']}' cannot be read "
-                f"({_first_line(error)}); correct corpora.{corpus}.repo, .revision, .config or .split"
-            ) from error
+        except InputError:
+            raise
         except Exception as error:
             if not _is_connection_error(error):
-                raise
+                if not isinstance(error, wrong_requests):
+                    raise
+                raise InputError(
+                    f"corpus '{corpus}': hub dataset '{repo}' at revision '{revision}' cannot be read "
+                    f"({_first_line(error)}); correct corpora.{corpus}.repo, .revision, .config or .split"
+                ) from error
             failures += 1
             if failures > settings["retries"]:
                 raise InputError(
-                    f"corpus '{corpus}': the connection to hub dataset '{settings['repo']}' was lost at row {rows_read} and "
-                    f"{settings['retries']} retries failed ({_first_line(error)}); run again, or raise corpora.{corpus}.retries"
+                    f"corpus '{corpus}': the connection to hub dataset '{repo}' was lost after {rows_read} rows and "
+                    f"{settings['retries']} retries failed ({_first_line(error)}); "
+                    f"run again, or raise corpora.{corpus}.retries"
                 ) from error
-            logger.warning("connection lost at row %d (%s); trying again", rows_read, _first_line(error))
+            logger.warning("connection lost after %d rows (%s); trying again", rows_read, _first_line(error))
             time.sleep(RETRY_SECONDS * failures)
 
 
@@ -226,31 +219,66 @@ def hub_commit(repo: str, revision: str, repo_type: str, key: str) -> str:
         InputError: naming `key`, if the hub does not know it or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return HfApi().repo_info(repo, revision=revision, repo_type=repo_type).sha
-    except HfHubHTTPError as error:
-        raise InputError(
-            f"{key}: the hub has no {repo_type} '{repo}' at revision '{revision}', or it needs a token (HF_TOKEN): "
-            f"{_first_line(error)}; correct {key}.repo or .revision"
-        ) from error
     except Exception as error:
-        if not _is_connection_error(error):
+        if _is_connection_error(error):
+            raise InputError(
+                f"{key}: the hub cannot be reached ({_first_line(error)}); check the network or HF_ENDPOINT"
+            ) from error
+        if not isinstance(error, HfHubHTTPError | HFValidationError):
             raise
         raise InputError(
-            f"{key}: the hub cannot be reached ({_first_line(error)}); check the network or HF_ENDPOINT"
+            f"{key}: the hub has no {repo_type} '{repo}' at revision '{revision}', or it needs a token (HF_TOKEN): "
+            f"{_first_line(error).rstrip('.')}; correct {key}.repo or .revision"
+        ) from error
+
+
+def _hub_rows(settings: dict, start: int) -> Iterable[dict]:
+    """The rows of a hub dataset from row `start` on, streamed."""
+    import datasets
+
+    # Its own 20 rounds of retries would neither count as `retries` nor show in the job's log.
+    datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 1
+    datasets.config.STREAMING_OPEN_RETRY_INTERVAL = datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
+    # An empty cache, for without the hub it takes whichever revision it has; and hf://, for it prefers local folders.
+    with tempfile.TemporaryDirectory() as empty_cache:
+        stream = datasets.load_dataset(
+            f"hf://datasets/{settings['repo']}",
+            settings["config"],
+            split=settings["split"],
+            revision=settings["revision"],
+            streaming=True,
+            cache_dir=empty_cache,
+        )
+    return stream.skip(start)
+
+
+def _plain_text(corpus: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"corpus '{corpus}': '{path}' must be UTF-8, but byte {error.start} is not; convert it (iconv -t UTF-8) "
+            f"or take it out of corpora.{corpus}.path"
         ) from error
 
 
 def _jsonl_documents(corpus: str, path: Path, column: str) -> Iterator[str]:
     opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as lines:
+    with opener(path, "rb") as lines:  # bytes, to tell in which line an undecodable one stands
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"corpus '{corpus}': line {number} of '{path}' must be UTF-8, but byte {error.start} of it is not; "
+                    "mend that line or convert the file (iconv -t UTF-8)"
+                ) from error
             except json.JSONDecodeError as error:
                 raise InputError(
                     f"corpus '{corpus}': line {number} of '{path}' is not JSON ({error}); mend that line"
@@ -279,7 +307,10 @@ def _text_of(row: object, column: str, corpus: str, where: str) -> str:
 
 
 def _missing_column(corpus: str, where: str, column: str, found: list[str]) -> str:
-    return f"corpus '{corpus}': {where} has no '{column}', only {found}; set corpora.{corpus}.text_column to the one that holds the text"
+    return (
+        f"corpus '{corpus}': {where} has no '{column}', only {found}; "
+        f"set corpora.{corpus}.text_column to the one that holds the text"
+    )
 
 
 def _write_rows(writer: pyarrow.parquet.ParquetWriter, rows: list[tuple[str, str]]) -> None:
@@ -311,7 +342,8 @@ def _is_connection_error(error: Exception) -> bool:
     while chain is not None:
         if isinstance(chain, ConnectionError | TimeoutError) or names & {base.__name__ for base in type(chain).__mro__}:
             return True
-        if getattr(getattr(chain, "response", None), "status_code", 0) >= 500:
+        status = getattr(getattr(chain, "response", None), "status_code", 0)
+        if status == TOO_MANY_REQUESTS or status >= SERVER_ERROR:
             return True
         chain = chain.__cause__ or chain.__context__
     return False

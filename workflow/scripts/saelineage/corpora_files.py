@@ -22,7 +22,7 @@ def find_files(corpus: str, settings: dict, corpora_dir: str) -> list[str]:
     if root.is_file():
         files = [root]
     else:
-        files = sorted(path for path in root.glob(settings["glob"]) if path.is_file() and not path.name.startswith("."))
+        files = sorted(path for path in root.glob(settings["glob"]) if path.is_file() and not _is_hidden(path, root))
     if not files:
         raise InputError(f"{key}: no file in '{root}' matches '{settings['glob']}'; correct corpora.{corpus}.glob")
     unknown = [path for path in files if root.is_file() and not path.name.endswith(TEXT_SUFFIXES)]
@@ -31,3 +31,8 @@ def find_files(corpus: str, settings: dict, corpora_dir: str) -> list[str]:
             f"{key}: '{unknown[0]}' must be one of {', '.join(TEXT_SUFFIXES)}; convert it or correct the path"
         )
     return [str(path) for path in files]
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    """Whether a file or a folder on the way to it has a dot before its name, as .git has."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)

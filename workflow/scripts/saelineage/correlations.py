@@ -1,7 +1,7 @@
 """Correlations: Pearson r between the features of two SAEs over all aligned tokens, zeros included.
 
-Raw float64 sums per corpus are added shard by shard from sparse products; r falls out at the end. No tokens x features array is
-ever made. In the order of a study: `PairSums.of_shard`, `PairSums.add`, `correlate`.
+Raw float64 sums per corpus are added shard by shard from sparse products; r falls out at the end. No tokens x features
+array is ever made. In the order of a study: `PairSums.of_shard`, `PairSums.add`, `correlate`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -114,8 +114,8 @@ def pool(sums: Sequence[PairSums]) -> PairSums:
 def pearson_block(sums: PairSums, columns: range, min_firings: int) -> Float[np.ndarray, "d_sae_a column"]:
     """Pearson r of every feature of side a with a block of side b's, from raw sums.
 
-    r = (n sum(ab) - sum(a) sum(b)) / sqrt((n sum(a^2) - sum(a)^2) (n sum(b^2) - sum(b)^2)), in [-1, 1]; NaN where a feature does
-    not vary or fires on fewer than `min_firings` tokens.
+    r = (n sum(ab) - sum(a) sum(b)) / sqrt((n sum(a^2) - sum(a)^2) (n sum(b^2) - sum(b)^2)), in [-1, 1]; NaN where a
+    feature does not vary or fires on fewer than `min_firings` tokens.
     """
     n = sums.n_tokens
     block = slice(columns.start, columns.stop)
@@ -210,13 +210,7 @@ class _Best:
     ) -> None:
         """Take in r of features `rows` with some candidates, whose latents ascend from call to call."""
         top_matches = self.r.shape[1]
-        taken = min(top_matches, r.shape[1])
-        filled = np.where(np.isnan(r), -np.inf, r)
-        near = (
-            np.argpartition(-filled, taken - 1, axis=1)[:, :taken]
-            if taken < r.shape[1]
-            else np.tile(np.arange(taken), (len(r), 1))
-        )
+        near = _nearest(r, min(top_matches, r.shape[1]))
         r = np.concatenate([self.r[rows], np.take_along_axis(r, near, axis=1)], axis=1)
         partner = np.concatenate([self.partner[rows], candidates[near]], axis=1)
         order = np.lexsort((partner, np.where(np.isnan(r), np.inf, -r)), axis=1)[:, :top_matches]
@@ -226,6 +220,15 @@ class _Best:
     def offer_rows(self, rows: range, r: Float[np.ndarray, "row candidate"]) -> None:
         """Take in all candidates of some features at once."""
         self.offer(r, np.arange(r.shape[1]), slice(rows.start, rows.stop))
+
+
+def _nearest(r: Float[np.ndarray, "row candidate"], n: int) -> Int[np.ndarray, "row n"]:
+    """Columns of the n largest r of each row, ascending; of equal ones the lower columns, and NaN below everything."""
+    below = np.where(np.isnan(r), np.inf, -r)
+    last = np.partition(below, n - 1, axis=1)[:, n - 1 : n]
+    nearer, level = below < last, below == last
+    wanted = n - nearer.sum(axis=1, keepdims=True)
+    return np.nonzero(nearer | (level & (np.cumsum(level, axis=1, dtype=np.int32) <= wanted)))[1].reshape(len(r), n)
 
 
 def save_sums(sums: Mapping[str, PairSums], path: Path | str) -> None:
@@ -249,13 +252,7 @@ def load_sums(path: Path | str) -> dict[str, PairSums]:
     Raises:
         InputError: if the file is damaged.
     """
-    try:
-        with safe_open(path, framework="np") as file:
-            header, tensors = decode_header(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"'{path}' is not a whole file of correlation sums ({error}); delete it and run again"
-        ) from error
+    header, tensors = _read(path, "file of correlation sums")
     return {
         corpus: PairSums(
             names=tuple(header["names"]),
@@ -301,11 +298,7 @@ def load_correlation(path: Path | str) -> Correlation:
     Raises:
         InputError: if the file is damaged.
     """
-    try:
-        with safe_open(path, framework="np") as file:
-            header, tensors = decode_header(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"'{path}' is not a whole correlation file ({error}); delete it and run again") from error
+    header, tensors = _read(path, "correlation file")
     return Correlation(
         names=tuple(header["names"]),
         n_tokens=header["n_tokens"],
@@ -318,6 +311,15 @@ def load_correlation(path: Path | str) -> Correlation:
         histogram=tensors["histogram"],
         n_undefined=header["n_undefined"],
     )
+
+
+def _read(path: Path | str, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """Header and tensors of one of the files here."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return decode_header(file.metadata()), {name: file.get_tensor(name) for name in file.offset_keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"'{path}' is not a whole {kind} ({error}); delete it and run again") from error
 
 
 def _spread(sums: PairSums, side: int, min_firings: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Features: the sparse latents of one SAE over the probe tokens of one corpus, in shards.
 
-A shard is a safetensors file with compressed sparse rows (`indptr` [token + 1], `indices` and `values` [entry]) and the `positions`
-[token] of its tokens. Its header names the SAE, the corpus and the tokens.
+A shard is a safetensors file with compressed sparse rows (`indptr` [token + 1], `indices` and `values` [entry]) and the
+`positions` [token] of its tokens. Its header names the SAE, the corpus and the tokens.
 """
 
 from collections.abc import Iterable
@@ -51,11 +51,14 @@ class FeatureShard:
                 (values.astype(np.float64), indices, indptr), shape=(len(self.positions), d_sae)
             )
             self.latents.check_format(full_check=True)
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            if not self.latents.has_canonical_format:
+                raise ValueError("latents do not ascend within each token")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"'{path}' is not a whole feature shard ({error}); delete it and run again") from error
-        if not np.isfinite(values).all():
+        if not (np.isfinite(values) & (values > 0)).all():
             raise InputError(
-                f"'{path}' holds activations that are not finite; look at the SAE '{self.model}.{self.sae}'"
+                f"'{path}' holds activations that are not finite and above zero; "
+                f"look at the SAE '{self.model}.{self.sae}'"
             )
 
     @property

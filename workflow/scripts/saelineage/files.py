@@ -50,12 +50,15 @@ def read_json(path: Path | str) -> dict:
     """Read a JSON file that another step wrote.
 
     Raises:
-        InputError: if the file is not JSON, naming it.
+        InputError: if the file is not a JSON mapping, naming it.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"'{path}' must be JSON, but {error}; delete it and run again") from error
+    if not isinstance(value, dict):
+        raise InputError(f"'{path}' must be a JSON mapping, not {type(value).__name__}; delete it and run again")
+    return value
 
 
 def sha256_file(path: Path | str) -> str:

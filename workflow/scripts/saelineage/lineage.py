@@ -1,4 +1,7 @@
-"""Lineage: which features persist, disappear and emerge along the edges, beside the share that two seeds of one model agree on."""
+"""Lineage: which features persist, disappear and emerge along the edges.
+
+Beside every share stands the seed floor: the share that two SAE seeds of one model agree on.
+"""
 
 from collections.abc import Iterable, Mapping
 from math import sqrt
@@ -20,7 +23,10 @@ class Share(NamedTuple):
     """None where there is nothing to take a share of."""
     n: int
     interval: tuple[float, float] | None
-    """Wilson's 95 % interval, taking features as independent draws; it does not cover the choice of corpus, model or SAE seed."""
+    """Wilson's 95 % interval.
+
+    It takes features as independent draws, and does not cover the choice of corpus, model or SAE seed.
+    """
 
 
 def share(count: int, n: int) -> Share:
@@ -111,7 +117,7 @@ def edge_summary(parent: str, child: str, table: pd.DataFrame, parent_floor: Sha
 
 
 def feature_statistics(correlations: Iterable[Correlation], models: Iterable[str]) -> dict[str, pd.DataFrame]:
-    """Per model, for the SAE that comes first among its pairs: `sae`, `latent`, `firings` and `density` on the probe."""
+    """Per model, of the SAE that comes first among its pairs: `sae`, `latent`, `firings`, `density` on the probe."""
     found: dict[str, pd.DataFrame] = {}
     for correlation in correlations:
         for side, name in enumerate(correlation.names):
@@ -139,8 +145,9 @@ def feature_table(
         statistics: per model, from `feature_statistics`.
 
     Returns:
-        Columns `model`, `sae`, `latent`, `firings`, `density`; `origin`, the farthest ancestor in which it is found by going from
-        match to match; and per model M `in_M` (the latent there, -1 where it is not found) and `r_M` (the least r on the way).
+        Columns `model`, `sae`, `latent`, `firings`, `density`; `origin`, the farthest ancestor in which it is found by
+        going from match to match; and per model M `in_M` (the latent there, -1 where it is not found) and `r_M` (the
+        least r on the way).
     """
     models = [model for model in models if model in statistics]
     found = {model: statistics[model].assign(model=model) for model in models}
@@ -163,7 +170,10 @@ def feature_table(
 def _walk(
     start: str, reached: dict, edges: Mapping[tuple[str, str], pd.DataFrame], towards: str, order: list[str]
 ) -> None:
-    """Follow matches from `start` towards parents or children, keeping for each model the line with the largest least r."""
+    """Follow matches from `start` towards parents or children.
+
+    Where several lines lead to a model, the one with the largest least r is kept.
+    """
     upwards = towards == "parent"
     allowed = _related(start, edges, upwards)
     for model in order:

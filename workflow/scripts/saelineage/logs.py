@@ -16,7 +16,7 @@ logger = logging.getLogger("saelineage")
 def job_log(path: Path | str) -> Iterator[None]:
     """Send log records and warnings of a job to its log file.
 
-    An `InputError` ends the job with its message alone, in the log and on stderr; other exceptions keep their traceback.
+    An `InputError` ends the job with its message alone, in the log and on stderr; others keep their traceback.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, mode="w", encoding="utf-8")

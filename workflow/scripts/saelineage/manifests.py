@@ -1,6 +1,7 @@
 """Manifests: what each job wrote, from what, with which settings, code and versions.
 
-A job that fills a folder writes `manifest.json` in it; one that writes single files writes `{stem}.manifest.json` beside each.
+A job that fills a folder writes `manifest.json` in it; one that writes single files writes `{stem}.manifest.json`
+beside each.
 """
 
 import platform
@@ -23,9 +24,9 @@ def manifest_path(path: Path | str) -> Path:
 def recorded_sha256(path: Path | str) -> str | None:
     """The sha256 that a manifest beside or above `path` holds for it, or None where no manifest names it."""
     path = Path(path)
-    for manifest in (manifest_path(path), path.with_name("manifest.json"), path.parent.with_name("manifest.json")):
+    for manifest in (manifest_path(path), path.parent / "manifest.json", path.parent.parent / "manifest.json"):
         if manifest.exists():
-            entry = read_json(manifest)["files"].get(path.relative_to(manifest.parent).as_posix())
+            entry = _recorded_files(manifest).get(_name(path, manifest))
             if entry is not None:
                 return entry["sha256"]
     return None
@@ -82,6 +83,12 @@ def require_intact(path: Path | str) -> None:
     recorded = recorded_sha256(path)
     if recorded is not None and sha256_file(path) != recorded:
         raise InputError(f"'{path}' is not the file its manifest describes (sha256 differs); delete it and run again")
+
+
+def _recorded_files(manifest: Path) -> dict:
+    """The files that a manifest names; none where it is somebody else's, such as one that came with a user's corpus."""
+    found = read_json(manifest)
+    return found["files"] if "code_sha256" in found else {}
 
 
 def _nearest(path: Path, manifests: list[Path]) -> Path:

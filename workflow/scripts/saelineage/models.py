@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Int
 from safetensors import SafetensorError
 from torch import Tensor
@@ -15,7 +16,9 @@ from saelineage.errors import InputError
 from saelineage.logs import on_terminal
 from saelineage.tokens import TokenRows
 
-COUNT_ROWS = 65_536
+COUNT_ROWS = 8_192
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
+"""What transformers raises over damaged or foreign files."""
 
 
 def load_model(
@@ -43,9 +46,9 @@ def load_model(
             low_cpu_mem_usage=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"'{source}' cannot be opened as a causal language model from safetensors: {reason}") from error
+        raise InputError(f"'{source}' cannot be opened as a causal model from safetensors: {reason}") from error
     if loaded["missing_keys"]:  # transformers would draw them at random
         raise InputError(
             f"'{source}' lacks weights of its architecture: {', '.join(sorted(loaded['missing_keys'])[:5])}; "

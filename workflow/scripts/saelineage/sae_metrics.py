@@ -1,7 +1,7 @@
 """How good an SAE is: every metric defined once, as sums in float64 that add over batches and corpora.
 
-acts: activations [token, d_in]; recons: reconstructions; latent_acts: latents [token, d_sae]. Tokens are text tokens: BOS and EOS
-are neither measured nor replaced.
+acts: activations [token, d_in]; recons: reconstructions; latents: sparse latents of the same tokens. Tokens are text
+tokens: BOS and EOS are neither measured nor replaced.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from saelineage.activations import hooked
+from saelineage.activations import hooked, read_with_logits
 from saelineage.models import next_token_loss
-from saelineage.saes import Sae
+from saelineage.saes import Sae, SparseLatents
 from saelineage.tokens import TokenRows
 
 DENSITY_BINS = np.linspace(-7, 0, 57)
@@ -76,11 +76,11 @@ class SaeSums:
 
 
 def reconstruction_sums(
-    acts: Float[Tensor, "token d_in"], recons: Float[Tensor, "token d_in"], latent_acts: Float[Tensor, "token d_sae"]
+    acts: Float[Tensor, "token d_in"], recons: Float[Tensor, "token d_in"], latents: SparseLatents, d_sae: int
 ) -> SaeSums:
     """The sums that need no language model."""
     residual = float((acts.double() - recons.double()).square().sum())
-    firings = (latent_acts > 0).sum(0).cpu().numpy().astype(np.int64)
+    firings = torch.bincount(latents.indices, minlength=d_sae).cpu().numpy()
     return SaeSums(Moments.of(acts), residual, firings)
 
 
@@ -103,9 +103,10 @@ def dead_fraction(sums: SaeSums) -> float:
 
 
 def ce_recovered(sums: SaeSums) -> float | None:
-    """(CE_ablated - CE_spliced) / (CE_ablated - CE_clean), ablation being zero at the hookpoint; None where ablation changes nothing.
+    """(CE_ablated - CE_spliced) / (CE_ablated - CE_clean), ablation being zero at the hookpoint.
 
-    1 is perfect, 0 is no better than zeros. It saturates near 1: read `ce_difference` beside it.
+    1 is perfect, 0 is no better than zeros, None where ablation changes nothing. It saturates near 1: read
+    `ce_difference` beside it.
     """
     loss = sums.ce_ablated - sums.ce_clean
     return (sums.ce_ablated - sums.ce_spliced) / loss if loss else None
@@ -117,9 +118,13 @@ def ce_difference(sums: SaeSums) -> float:
 
 
 def density_histogram(sums: SaeSums) -> dict[str, list]:
-    """Latents by log10 of the share of tokens they fire on; latents that never fire are in no bin (see `dead_fraction`)."""
+    """Latents by log10 of the share of tokens they fire on.
+
+    Those that never fire are in no bin (see `dead_fraction`), rarer ones than the lowest edge in the lowest bin.
+    """
     firings = np.asarray(sums.firings)
-    counts, _ = np.histogram(np.log10(firings[firings > 0] / sums.moments.n), bins=DENSITY_BINS)
+    densities = np.log10(firings[firings > 0] / sums.moments.n)
+    counts, _ = np.histogram(np.maximum(densities, DENSITY_BINS[0]), bins=DENSITY_BINS)
     return {"log10_edges": DENSITY_BINS.tolist(), "counts": counts.tolist()}
 
 
@@ -141,19 +146,17 @@ def report(sums: SaeSums) -> dict:
 
 @torch.inference_mode()
 def measure(model: PreTrainedModel, sae: Sae, hookpoint: str, rows: TokenRows, batch_rows: int) -> SaeSums:
-    """Run a model three times over token rows, as it is, with the SAE's reconstructions in place, and with zeros in place."""
+    """Run a model over token rows as it is, with the SAE's reconstructions in place, and with zeros in place."""
     sums = SaeSums()
     for numbers, batch in rows.batches(batch_rows):
         ids = torch.from_numpy(batch).to(model.device)
         mask = torch.from_numpy(rows.text_mask(numbers)).to(model.device)
-        caught: list[Tensor] = []
-        with hooked(model, hookpoint, caught.append):
-            clean = next_token_loss(model(input_ids=ids, use_cache=False).logits, ids)
-        acts = caught[0][mask]
-        latent_acts = sae.encode(acts)
-        recons = sae.decode(latent_acts)
-        found = reconstruction_sums(acts, recons, latent_acts)
-        found.ce_clean, _, found.n_predictions = clean
+        acts, logits = read_with_logits(model, hookpoint, ids)
+        acts = acts[mask]
+        latents = sae.encode_sparse(acts)
+        recons = sae.decode_sparse(latents)
+        found = reconstruction_sums(acts, recons, latents, sae.d_sae)
+        found.ce_clean, _, found.n_predictions = next_token_loss(logits, ids)
         found.ce_spliced = _loss_with(model, hookpoint, ids, mask, recons)
         found.ce_ablated = _loss_with(model, hookpoint, ids, mask, torch.zeros_like(recons))
         sums = sums.add(found)

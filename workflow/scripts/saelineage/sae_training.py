@@ -1,7 +1,7 @@
 """Training SAEs from activation dumps.
 
-A TopK step touches k of d_sae latents per token, so only the encoder's product is dense: decoding and all gradients are sparse
-products, equal to the dense ones (tests compare them).
+A TopK step touches k of d_sae latents per token, so only the encoder's product is dense: decoding and all gradients are
+sparse products, equal to the dense ones (tests compare them).
 """
 
 import logging
@@ -60,7 +60,7 @@ class Dump:
 
 
 def token_batches(n_tokens: int, wanted: int, batch_tokens: int, seed: int) -> Iterator[Int[np.ndarray, " token"]]:
-    """Full batches of token numbers: whole passes over all tokens, each in a new order, until `wanted` tokens have passed."""
+    """Full batches of token numbers, `wanted` tokens in all: whole passes over all tokens, each in a new order."""
     random = np.random.default_rng(seed)
     waiting = np.empty(0, dtype=np.int64)
     for _ in range(wanted // batch_tokens):
@@ -114,8 +114,8 @@ def fold_scale(sae: Sae, scale: float) -> None:
 class TopKStep(torch.autograd.Function):
     """Reconstructions of a TopK SAE, with sparse products wherever a latent is zero.
 
-    Takes `W_enc_rows` [d_sae, d_in], the encoder's transpose, so that both weight gradients are products of one sparse matrix
-    [d_sae, token] with a dense one.
+    Takes `W_enc_rows` [d_sae, d_in], the encoder's transpose, so that both weight gradients are products of one sparse
+    matrix [d_sae, token] with a dense one.
     """
 
     @staticmethod
@@ -131,7 +131,7 @@ class TopKStep(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_recons, *_):
-        """Gradients of the dense computation; the choice of the k latents is taken as fixed, as autograd's topk does."""
+        """Gradients of the dense computation; the choice of the k latents is taken as fixed, as by autograd."""
         centred, W_enc_rows, W_dec, values, indices = ctx.saved_tensors
         d_sae = len(W_dec)
         grad_values = _sampled_product(grad_recons, W_dec, indices) * (values > 0)
@@ -157,9 +157,10 @@ class StepFigures(NamedTuple):
 class SaeTrainer:
     """Adam on one SAE, in scaled activations.
 
-    TopK: mean squared error plus the auxiliary loss of arXiv 2406.04093 (appendix A.2): dead latents reconstruct what is left over;
-    decoder rows are kept at unit norm. ReLU: mean squared error plus l1_coefficient x sum over latents of activation x decoder
-    norm (Anthropic, "Update on how we train SAEs", April 2024), which needs no constraint on the norms.
+    TopK: mean squared error plus the auxiliary loss of arXiv 2406.04093 (appendix A.2): dead latents reconstruct what
+    is left over; decoder rows are kept at unit norm. ReLU: mean squared error plus l1_coefficient x sum over latents of
+    activation x decoder norm (Anthropic, "Update on how we train SAEs", April 2024), which needs no constraint on the
+    norms.
     """
 
     def __init__(self, sae: Sae, settings: Mapping, n_steps: int):

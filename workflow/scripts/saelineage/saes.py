@@ -19,6 +19,13 @@ from saelineage.files import atomic_path, read_json, write_json
 
 SAELENS_ARCHITECTURES = {"topk": "topk", "relu": "standard"}
 SAELENS_VERSION = "6.54.12"  # the version whose format this is; its loader rewrites what claims to be older than 6
+SAELENS_SETTINGS = {
+    "apply_b_dec_to_input": True,
+    "normalize_activations": "none",
+    "reshape_activations": "none",
+    "rescale_acts_by_decoder_norm": False,  # topk only
+}
+"""What SAELens can do to activations on their way, and the SAEs here do not; the values are its defaults as well."""
 WEIGHTS_FILE, CONFIG_FILE = "sae_weights.safetensors", "cfg.json"
 
 
@@ -58,7 +65,7 @@ class Sae(nn.Module):
         pre_acts = self.pre_activations(acts)
         if self.architecture == "relu":
             return pre_acts.relu()
-        values, indices = pre_acts.topk(self.k, dim=-1)
+        values, indices = pre_acts.topk(self.k, dim=-1, sorted=False)
         return torch.zeros_like(pre_acts).scatter_(-1, indices, values.relu())
 
     def pre_activations(self, acts: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
@@ -68,6 +75,14 @@ class Sae(nn.Module):
     def decode(self, latent_acts: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
         """Reconstructions from latent activations."""
         return latent_acts @ self.W_dec + self.b_dec
+
+    def decode_sparse(self, latents: "SparseLatents") -> Float[Tensor, "token d_in"]:
+        """Reconstructions from sparse latent activations: a product for each entry, not for each latent."""
+        shape = (len(latents.indptr) - 1, self.d_sae)
+        rows = torch.sparse_csr_tensor(
+            latents.indptr, latents.indices.long(), latents.values, shape, check_invariants=False
+        )
+        return rows @ self.W_dec + self.b_dec
 
     def forward(self, acts: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """Reconstructions of activations."""
@@ -115,19 +130,18 @@ def save_sae(sae: Sae, folder: Path | str, metadata: dict) -> None:
     """
     with atomic_path(Path(folder, WEIGHTS_FILE)) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}, temporary)
-    config = {
+    config = SAELENS_SETTINGS | {
         "architecture": SAELENS_ARCHITECTURES[sae.architecture],
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
         "metadata": {"sae_lens_version": SAELENS_VERSION, "model_class_name": "AutoModelForCausalLM", **metadata},
     }
     if sae.architecture == "topk":
-        config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
+        config["k"] = sae.k
+    else:
+        del config["rescale_acts_by_decoder_norm"]
     write_json(Path(folder, CONFIG_FILE), config)
 
 
@@ -143,6 +157,12 @@ def load_sae(folder: Path | str) -> Sae:
         raise InputError(
             f"'{folder}/{CONFIG_FILE}': architecture must be one of {sorted(names)}, not {config.get('architecture')!r}"
         )
+    for key, value in SAELENS_SETTINGS.items():
+        if config.get(key, value) != value:
+            raise InputError(f"'{folder}/{CONFIG_FILE}': {key} must be {value!r}, not {config[key]!r}, to be read here")
+    sizes = [config.get(key) for key in ("d_in", "d_sae", "k")[: 3 if config["architecture"] == "topk" else 2]]
+    if not all(type(size) is int and 0 < size < 2**31 for size in sizes):
+        raise InputError(f"'{folder}/{CONFIG_FILE}': d_in, d_sae and k must be whole numbers above 0, got {sizes}")
     try:
         tensors = load_file(Path(folder, WEIGHTS_FILE))
     except (SafetensorError, OSError) as error:
@@ -150,7 +170,7 @@ def load_sae(folder: Path | str) -> Sae:
             f"'{folder}/{WEIGHTS_FILE}' is not a whole safetensors file ({error}); delete it and run again"
         ) from error
     with torch.device("meta"):  # nothing is allocated for what the config claims
-        sae = Sae(names[config["architecture"]], config["d_in"], config["d_sae"], config.get("k"))
+        sae = Sae(names[config["architecture"]], *sizes)
     expected = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:

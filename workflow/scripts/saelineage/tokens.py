@@ -1,6 +1,7 @@
 """Tokens: a byte-level BPE tokenizer, and rows of n_ctx token ids in memory-mappable arrays.
 
-A row is BOS followed by n_ctx - 1 ids of the stream `document EOS document EOS ...`; the tail that fills no row is dropped.
+A row is BOS followed by n_ctx - 1 ids of the stream `document EOS document EOS ...`; the tail that fills no row is
+dropped.
 """
 
 import hashlib
@@ -40,7 +41,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() < vocab_size:
         raise InputError(
-            f"tokenizer.vocab_size: the corpora yield {tokenizer.get_vocab_size()} ids, not {vocab_size}; lower it or add text"
+            f"tokenizer.vocab_size: the corpora yield {tokenizer.get_vocab_size()} ids, not {vocab_size}; "
+            "lower it or add text"
         )
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
@@ -111,11 +113,14 @@ def write_rows(
         `n_rows`, `n_ctx`, `n_tokens`, `bos_id`, `eos_id`, `tokenizer_sha256`, `ids_sha256`.
 
     Raises:
-        InputError: if the text fills no row.
+        InputError: if the text or `max_tokens` fills no row.
     """
+    if max_tokens is not None and max_tokens < n_ctx:
+        raise InputError(f"'{path}': max_tokens ({max_tokens}) must hold a row of n_ctx ({n_ctx}) tokens; raise it")
     tokenizer, special = load_tokenizer(tokenizer_folder), special_ids(tokenizer_folder)
-    dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
-    max_rows = None if max_tokens is None else max(1, max_tokens // n_ctx)
+    largest_id = max(tokenizer.get_vocab().values())  # not the number of ids, for a vocabulary may have holes
+    dtype = np.uint16 if largest_id < 2**16 else np.uint32
+    max_rows = None if max_tokens is None else max_tokens // n_ctx
     digest = hashlib.sha256()
     n_rows = 0
     with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=Path(path).parent) as raw:
@@ -161,11 +166,12 @@ class TokenRows:
         self.info = read_json(self.path.with_suffix(".json"))
         try:
             self.ids = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             raise InputError(f"'{path}' is not a whole .npy file ({error}); delete it and run again") from error
         if self.ids.shape != (self.info["n_rows"], self.info["n_ctx"]):
             raise InputError(
-                f"'{path}' has shape {self.ids.shape}, its sidecar says {self.info['n_rows']} x {self.info['n_ctx']}; delete it and run again"
+                f"'{path}' has shape {self.ids.shape}, its sidecar says {self.info['n_rows']} x {self.info['n_ctx']}; "
+                "delete it and run again"
             )
 
     @property
@@ -182,7 +188,8 @@ class TokenRows:
         n_rows = len(self.ids) if max_tokens is None else min(len(self.ids), max_tokens // self.info["n_ctx"])
         if n_rows < n_shards:
             raise InputError(
-                f"'{self.path}' has {n_rows} rows to read, too few for {n_shards} shards; lower activations.n_shards or add text"
+                f"'{self.path}' has {n_rows} rows to read, too few for {n_shards} shards; "
+                "lower activations.n_shards or add text"
             )
         return range(n_rows * shard // n_shards, n_rows * (shard + 1) // n_shards)
 

@@ -15,6 +15,7 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -67,8 +68,7 @@ def mixture_order(lengths: list[int], shares: list[float], n_rows: int, seed: in
         rows = np.concatenate([*passes, np.empty(0, dtype=np.int64)])[:wanted]
         picks.append(np.stack([np.full(wanted, corpus), rows], axis=1))
     order = np.concatenate(picks)
-    random.shuffle(order)
-    return order
+    return order[random.permutation(len(order))]
 
 
 def rows_to_train(settings: Mapping, rows: Mapping[str, TokenRows], n_ctx: int) -> int:
@@ -148,9 +148,11 @@ def train(model: PreTrainedModel, mixture: Mixture, settings: Mapping, checkpoin
         dataloader_pin_memory=bool(gpus),
         remove_unused_columns=False,
     )
+    quiet_off_terminal()
     trainer = Trainer(
         model=model, args=arguments, train_dataset=mixture, data_collator=collate, callbacks=[LogToFile()]
     )
+    trainer.remove_callback(PrinterCallback)
     last = last_whole_checkpoint(checkpoints)
     if last:
         logger.info("resuming from %s", last)

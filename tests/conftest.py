@@ -1,0 +1,176 @@
+"""What tests share: a tiny model with its tokenizer and token rows on disk, and writers of small files."""
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from saelineage.files import encode_header, write_json
+
+N_CTX = 16
+VOCABULARY = 300
+ANIMALS = ("cat", "dog", "owl", "hen", "fox")
+PLACES = ("mat", "wall", "roof", "road")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tests that use torch use one thread of it; the others do not import it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    yield
+
+
+def _documents(corpus: str, n: int) -> Iterator[str]:
+    """`words`: little sentences; `sums`: little sums."""
+    random = np.random.default_rng(0 if corpus == "words" else 1)
+    for _ in range(n):
+        if corpus == "words":
+            yield f"The {random.choice(ANIMALS)} and the {random.choice(ANIMALS)} sat on the {random.choice(PLACES)}.\n"
+        else:
+            a, b = random.integers(0, 50, 2)
+            yield f"local sum = {a} + {b} -- {a + b}\n"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Folders made once, to be read only.
+
+    `tokenizer`; `tokens[corpus][split]` for the corpora `words` and `sums`; `models`, two Mistrals `a` and `b` of different
+    random weights, 2 layers, width 32; `n_ctx`, `d_vocab`, and the `settings` that the models were made with.
+    """
+    from saelineage.tokens import save_tokenizer, special_ids, train_tokenizer, write_rows, write_sidecar
+    from saelineage.training import new_mistral, save_model
+
+    root = tmp_path_factory.mktemp("tiny")
+    texts = [text for corpus in ("words", "sums") for text in _documents(corpus, 200)]
+    save_tokenizer(train_tokenizer(texts, VOCABULARY), root / "tokenizer", N_CTX)
+    tokens: dict[str, dict[str, Path]] = {}
+    for corpus in ("words", "sums"):
+        for split, n in {"train": 150, "validation": 30, "probe": 60}.items():
+            path = root / "tokens" / corpus / f"{split}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_sidecar(path, write_rows(_documents(corpus, n), root / "tokenizer", N_CTX, None, path))
+            tokens.setdefault(corpus, {})[split] = path
+    settings = {
+        "n_layers": 2,
+        "d_model": 32,
+        "d_mlp": 48,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "tie_embeddings": False,
+    }
+    models = {}
+    for seed, name in enumerate(("a", "b")):
+        model = new_mistral(settings | {"seed": seed}, VOCABULARY, N_CTX, special_ids(root / "tokenizer"))
+        models[name] = root / "models" / name
+        save_model(model, root / "tokenizer", models[name])
+    return SimpleNamespace(
+        tokenizer=root / "tokenizer", tokens=tokens, models=models, n_ctx=N_CTX, d_vocab=VOCABULARY, settings=settings
+    )
+
+
+@pytest.fixture(scope="session")
+def model(tiny: SimpleNamespace):
+    """The tiny model `a`, not to be changed; deepcopy it first."""
+    from saelineage.models import load_model
+
+    return load_model(tiny.models["a"])
+
+
+@pytest.fixture
+def write_tokens(tmp_path: Path) -> Callable:
+    """Write token rows from a nested list, BOS 0 and EOS 1, and open them."""
+    from saelineage.tokens import TokenRows
+
+    def write(ids: list[list[int]], name: str = "tokens"):
+        rows = np.array(ids, dtype=np.uint16)
+        digest = hashlib.sha256(rows.tobytes()).hexdigest()
+        np.save(tmp_path / f"{name}.npy", rows)
+        shape = {"n_rows": rows.shape[0], "n_ctx": rows.shape[1]}
+        write_json(tmp_path / f"{name}.json", shape | {"bos_id": 0, "eos_id": 1, "ids_sha256": digest})
+        return TokenRows(tmp_path / f"{name}.npy")
+
+    return write
+
+
+@pytest.fixture
+def write_acts(tmp_path: Path) -> Callable:
+    """Write an activation shard that holds just these activations."""
+    import torch
+    from safetensors.torch import save_file
+
+    def write(acts: "torch.Tensor", name: str = "acts", hookpoint: str = "layer.output") -> Path:
+        header = {"hookpoint": hookpoint, "ids_sha256": "0" * 8, "first_row": 0, "stop_row": len(acts), "n_ctx": 1}
+        path = tmp_path / f"{name}.safetensors"
+        tensors = {"acts": acts.contiguous(), "positions": torch.arange(len(acts))}
+        save_file(tensors, path, metadata=encode_header(header))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_features(tmp_path: Path) -> Callable:
+    """Write a feature shard from a dense array [token, d_sae], and open it."""
+    import scipy.sparse
+
+    from saelineage.features import FeatureShard, save_shard
+
+    def write(dense: np.ndarray, name: str = "features", first_row: int = 0, **header: str | int) -> FeatureShard:
+        rows = scipy.sparse.csr_array(dense)
+        named = {"model": "m", "sae": "seed0", "corpus": "words", "ids_sha256": "0" * 8, "n_ctx": 1}
+        covered = {"d_sae": dense.shape[1], "first_row": first_row, "stop_row": first_row + len(dense)}
+        path = tmp_path / f"{name}.safetensors"
+        positions = first_row + np.arange(len(dense))
+        save_shard(path, rows.indptr, rows.indices, rows.data, positions, named | covered | header)
+        return FeatureShard(path)
+
+    return write
+
+
+@pytest.fixture
+def training_settings() -> dict:
+    """A config's `training` block, of 20 steps of 4 rows on the tiny rows."""
+    return {
+        "corpora": {"words": 1.0},
+        "n_tokens": 20 * 4 * N_CTX,
+        "epochs": None,
+        "batch_rows": 4,
+        "learning_rate": 0.01,
+        "warmup_steps": 2,
+        "scheduler": "cosine",
+        "weight_decay": 0.1,
+        "adam_betas": [0.9, 0.999],
+        "max_grad_norm": 1.0,
+        "seed": 3,
+        "save_steps": 5,
+        "bf16": False,
+    }
+
+
+@pytest.fixture
+def sae_settings() -> dict:
+    """One SAE's settings, small."""
+    return {
+        "architecture": "topk",
+        "expansion_factor": 3,
+        "k": 3,
+        "l1_coefficient": 0.01,
+        "aux_coefficient": 0.03125,
+        "dead_after_tokens": 2000,
+        "n_tokens": None,
+        "batch_tokens": 256,
+        "learning_rate": 0.01,
+        "adam_betas": [0.9, 0.999],
+        "warmup_fraction": 0.05,
+        "decay_fraction": 0.2,
+        "corpora": ["words"],
+        "seed": 7,
+    }

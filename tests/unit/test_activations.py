@@ -1,0 +1,255 @@
+"""Reading, replacing and storing activations."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from saelineage.activations import ActivationShard, Hookpoint, dump_shard, hooked, read_activations
+from saelineage.errors import InputError
+from saelineage.tokens import TokenRows
+
+HOOKPOINT = "model.layers.0.mlp.down_proj.input"
+
+
+@pytest.fixture
+def rows(tiny):
+    return TokenRows(tiny.tokens["words"]["validation"])
+
+
+@pytest.fixture
+def ids(rows):
+    return torch.from_numpy(rows.ids[:3].astype(np.int64))
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(input_ids=ids).logits
+
+
+class Halves(nn.Module):
+    """Returns its input and half of it; is called by keyword."""
+
+    def forward(self, *, wide):
+        return wide, wide / 2
+
+
+class Toy(nn.Module):
+    """Doubles, then halves: looks like a language model from outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice = nn.Linear(2, 2, bias=False)
+        self.twice.weight = nn.Parameter(2 * torch.eye(2))
+        self.halves = Halves()
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, input_ids, use_cache=False):
+        acts = input_ids.unsqueeze(-1).float() * torch.tensor([1.0, 10.0])
+        whole, half = self.halves(wide=self.twice(acts))
+        return SimpleNamespace(logits=whole + half)
+
+
+TOY_IDS = torch.tensor([[1, 2]])
+# [1, 2] -> [[1, 10], [2, 20]], doubled [[2, 20], [4, 40]]; whole plus half of it [[3, 30], [6, 60]].
+
+
+@pytest.mark.parametrize(
+    ("hookpoint", "expected"),
+    [
+        ("twice.input", [[1, 10], [2, 20]]),
+        ("twice.output", [[2, 20], [4, 40]]),
+        ("halves.input", [[2, 20], [4, 40]]),  # passed by keyword
+        ("halves.output", [[2, 20], [4, 40]]),  # the first of a tuple
+    ],
+)
+def test_inputs_and_outputs_are_read(hookpoint, expected):
+    assert read_activations(Toy(), hookpoint, TOY_IDS)[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("hookpoint", "expected"),
+    [
+        ("twice.input", [[6, 60], [9, 90]]),  # 1 + 1 doubled is 4, plus its half 6
+        ("twice.output", [[4.5, 31.5], [7.5, 61.5]]),  # (2 + 1) x 1.5
+        ("halves.input", [[4.5, 31.5], [7.5, 61.5]]),
+        ("halves.output", [[4, 31], [7, 61]]),  # only the first of the tuple: 2 + 1, plus 1
+    ],
+)
+def test_what_replaces_them_flows_on(hookpoint, expected):
+    add = torch.tensor([1.0, 10.0]) if hookpoint == "twice.input" else 1.0
+    model = Toy()
+    with hooked(model, hookpoint, lambda acts: acts + add):
+        assert model(TOY_IDS).logits[0].tolist() == expected
+    assert model(TOY_IDS).logits[0].tolist() == [[3, 30], [6, 60]]
+
+
+def test_a_hookpoint_is_a_module_and_a_side():
+    assert Hookpoint.parse(HOOKPOINT) == ("model.layers.0.mlp.down_proj", "input")
+
+
+def test_the_mlp_s_activations_are_gate_times_up(model, ids):
+    mlp = model.model.layers[0].mlp
+    acts = read_activations(model, "model.layers.0.mlp.input", ids)
+    with torch.inference_mode():
+        gate, up = acts @ mlp.gate_proj.weight.T, acts @ mlp.up_proj.weight.T
+        by_hand = gate * gate.sigmoid() * up
+        down = by_hand @ mlp.down_proj.weight.T
+    assert torch.allclose(read_activations(model, HOOKPOINT, ids), by_hand, atol=1e-6)
+    assert torch.allclose(read_activations(model, "model.layers.0.mlp.down_proj.output", ids), down, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "hookpoint", ["model.layers.1.self_attn.input", "model.layers.1.self_attn.output", "model.layers.1.output"]
+)
+def test_attention_and_whole_layers_can_be_read(model, ids, hookpoint):
+    assert read_activations(model, hookpoint, ids).shape == (*ids.shape, 32)
+
+
+def test_replacing_by_the_same_changes_nothing_and_by_zeros_removes_the_module_s_work(model, ids):
+    clean = logits(model, ids)
+    with hooked(model, HOOKPOINT, lambda acts: acts.clone()):
+        assert torch.equal(logits(model, ids), clean)
+    without = copy.deepcopy(model)
+    with torch.no_grad():
+        without.model.layers[0].mlp.down_proj.weight.zero_()
+    with hooked(model, HOOKPOINT, torch.zeros_like):
+        zeroed = logits(model, ids)
+    assert torch.equal(zeroed, logits(without, ids))
+    assert not torch.equal(zeroed, clean)
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_hooks_are_gone_afterwards_even_after_an_error(model, ids, side):
+    clean = logits(model, ids)
+    with pytest.raises(ZeroDivisionError), hooked(model, f"model.layers.0.mlp.{side}", torch.zeros_like):
+        raise ZeroDivisionError
+    module = model.model.layers[0].mlp
+    assert not module._forward_hooks
+    assert not module._forward_pre_hooks
+    assert torch.equal(logits(model, ids), clean)
+
+
+def test_unknown_modules_are_refused_with_the_nearest_names(model):
+    with (
+        pytest.raises(InputError, match=r"no module 'model\.layers\.0\.mlp\.downproj'; nearest are .*mlp\.down_proj"),
+        hooked(model, "model.layers.0.mlp.downproj.input", lambda acts: None),
+    ):
+        pass
+    with (
+        pytest.raises(InputError, match=r"no module 'zzz'; look at model\.named_modules"),
+        hooked(model, "zzz.input", lambda acts: None),
+    ):
+        pass
+
+
+def test_a_hookpoint_without_a_side_is_refused(model):
+    with (
+        pytest.raises(InputError, match=r"must end in \.input or \.output, got 'model\.layers\.0\.mlp'"),
+        hooked(model, "model.layers.0.mlp", lambda acts: None),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("hookpoint", ["model.embed_tokens.input", "model.output", "lm_head.weight.input"])
+def test_places_without_activations_are_refused(model, ids, hookpoint):
+    with pytest.raises(InputError, match=r"activations\.hookpoint"):
+        read_activations(model, hookpoint, ids)
+
+
+def test_modules_that_are_never_run_are_refused(model, ids):
+    with pytest.raises(InputError, match=r"never runs 'model\.layers\.output'"):
+        read_activations(model, "model.layers.output", ids)
+    with pytest.raises(InputError, match=r"never runs 'unused\.input'"):
+        read_activations(Toy(), "unused.input", TOY_IDS)
+
+
+def test_a_shard_holds_text_tokens_only_each_with_its_position(model, rows, tmp_path):
+    n_tokens = dump_shard(model, HOOKPOINT, rows, range(2, 7), tmp_path / "shard.safetensors", 2, "float32")
+    shard = ActivationShard(tmp_path / "shard.safetensors")
+    expected = [
+        (row * 16 + pos, row, pos)
+        for row in range(2, 7)
+        for pos in range(16)
+        if rows.ids[row, pos] not in (rows.info["bos_id"], rows.info["eos_id"])
+    ]
+    assert shard.positions().tolist() == [position for position, _, _ in expected]
+    assert n_tokens == shard.n_tokens == len(expected) < 5 * 15
+    acts = read_activations(model, HOOKPOINT, torch.from_numpy(rows.ids[:7].astype(np.int64)))
+    assert torch.allclose(shard.acts(), torch.stack([acts[row, pos] for _, row, pos in expected]), atol=1e-7)
+    assert shard.header == {
+        "hookpoint": HOOKPOINT,
+        "ids_sha256": rows.digest,
+        "first_row": 2,
+        "stop_row": 7,
+        "n_ctx": 16,
+    }
+
+
+def test_shards_one_after_the_other_are_the_one_shard(model, rows, tmp_path):
+    dump_shard(model, HOOKPOINT, rows, range(len(rows.ids)), tmp_path / "whole.safetensors", 1, "float32")
+    whole = ActivationShard(tmp_path / "whole.safetensors")
+    parts = []
+    for shard in range(3):
+        path = tmp_path / f"{shard}.safetensors"
+        dump_shard(model, HOOKPOINT, rows, rows.shard(shard, 3), path, 1, "float32")
+        parts.append(ActivationShard(path))
+    assert torch.equal(torch.cat([part.acts() for part in parts]), whole.acts())
+    assert torch.equal(torch.cat([part.positions() for part in parts]), whole.positions())
+
+
+def test_two_dumps_are_equal_bytes(model, rows, tmp_path):
+    for name in ("first", "second"):
+        dump_shard(model, HOOKPOINT, rows, range(4), tmp_path / name, 2, "float16")
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+def test_chunks_are_the_activations_in_float32(model, rows, tmp_path):
+    dump_shard(model, HOOKPOINT, rows, range(4), tmp_path / "shard.safetensors", 2, "float16")
+    shard = ActivationShard(tmp_path / "shard.safetensors")
+    chunks = list(shard.chunks(25))
+    assert shard.acts().dtype == torch.float16
+    assert [len(chunk) for chunk in chunks[:-1]] == [25] * (len(chunks) - 1)
+    assert torch.equal(torch.cat(chunks), shard.acts().float())
+
+
+def test_activations_too_large_for_float16_are_refused_and_nothing_is_written(model, rows, tmp_path):
+    loud = copy.deepcopy(model)
+    with torch.no_grad():
+        loud.model.layers[0].mlp.up_proj.weight.mul_(1e9)
+    with pytest.raises(InputError, match=r"too large for float16; set activations\.dtype to float32"):
+        dump_shard(loud, HOOKPOINT, rows, range(4), tmp_path / "shard.safetensors", 2, "float16")
+    assert not list(tmp_path.iterdir())
+    dump_shard(loud, HOOKPOINT, rows, range(4), tmp_path / "shard.safetensors", 2, "float32")
+
+
+def test_activations_that_are_no_numbers_are_refused(model, rows, tmp_path):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match="are not finite"):
+        dump_shard(broken, HOOKPOINT, rows, range(4), tmp_path / "shard.safetensors", 2, "float32")
+
+
+@pytest.mark.parametrize("n_bytes", [0, 7, 200, -1])
+def test_cut_off_shards_are_refused(write_acts, n_bytes):
+    path = write_acts(torch.ones(10, 4))
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with pytest.raises(InputError, match=r"acts\.safetensors' is not a whole activation shard.*delete it"):
+        ActivationShard(path)
+
+
+def test_files_of_another_kind_are_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(b"text, and enough of it to be read as a header's length")
+    with pytest.raises(InputError, match="not a whole activation shard"):
+        ActivationShard(path)
+    save_file({"acts": torch.ones(2, 2)}, path)
+    with pytest.raises(InputError, match="its header does not say what it holds"):
+        ActivationShard(path)
+    with pytest.raises(InputError, match="not a whole activation shard"):
+        ActivationShard(tmp_path / "nowhere.safetensors")
