@@ -52,6 +52,7 @@ include: "rules/checks.smk"
 rule all:
     default_target: True
     input:
+        f"results/{config['run']}/report/index.html",
         f"results/{config['run']}/lineage/summary.json",
         expand("results/{run}/sweeps/{s}.parquet", run=config["run"], s=config["sweeps"]),
         expand("results/{run}/models/{s}/metrics.json", run=config["run"], s=config["models"]),

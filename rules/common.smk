@@ -13,6 +13,7 @@ from saelineage import graph
 from saelineage.code_digest import code_digest
 from saelineage.config import check_files, load_config, read_yaml
 from saelineage.corpora_files import find_files
+from saelineage.files import sha256_file, sha256_json
 from saelineage.errors import InputError
 from saelineage.machine import visible_gpus
 
@@ -220,3 +221,54 @@ def swept_token_rows(wildcards):
     """Validation rows that a sweep is measured on: those of its config, of the parents' fine-tunes, or all."""
     corpora = config["sweeps"][wildcards.sweep].get("corpora") or graph.training_corpora(config, swept_model(wildcards))
     return token_rows(wildcards, corpora or list(config["corpora"]), "validation")
+
+
+# The report.
+
+
+def root_models():
+    """Models without parents."""
+    return [model for model in graph.ordered_models(config) if not graph.parents(config, model)]
+
+
+def root_edge_tables(wildcards):
+    """Verdicts of every edge that starts at a model without parents."""
+    edges = [f"{edge.parent}__{edge.child}" for edge in graph.edges(config) if edge.parent in root_models()]
+    return expand("results/{run}/lineage/edges/{edge}.parquet", run=wildcards.run, edge=edges)
+
+
+def root_seed_correlations(wildcards):
+    """For each model without parents that has two SAEs, the correlation of its first with its second."""
+    pairs = ["__".join(map(str, pair)) for model in root_models() for pair in graph.seed_pairs(config, model)[:1]]
+    return expand("results/{run}/correlations/{pair}/correlation.safetensors", run=wildcards.run, pair=pairs)
+
+
+def shown_features(wildcards):
+    """Feature shards of the SAEs that examples are taken from, all in one order of corpora and shards."""
+    shown = [graph.saes(config, model)[0] for model in config["models"]]
+    shown += [pair[1] for model in root_models() for pair in graph.seed_pairs(config, model)[:1]]
+    return expand(
+        "results/{run}/features/{s.model}/{s.sae}/{corpus}/shard-{shard}.safetensors",
+        run=wildcards.run,
+        s=shown,
+        corpus=config["corpora"],
+        shard=graph.shard_names(config["activations"]["n_probe_shards"]),
+    )
+
+
+def edge_correlations(wildcards):
+    """The correlation behind each edge, in the order of `edge_names`."""
+    path = "results/{run}/correlations/{pair}/correlation.safetensors"
+    return expand(path, run=wildcards.run, pair=edge_pairs().values())
+
+
+def report_file(name):
+    """A file of the page's own, as seen from the working directory."""
+    return os.path.relpath(os.path.join(workflow.basedir, "workflow", "report", name))
+
+
+def rules_digest():
+    """A digest of the Snakefile and all rules, which decide what the graph of jobs looks like."""
+    folder = os.path.join(workflow.basedir, "rules")
+    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.endswith(".smk")]
+    return sha256_json([sha256_file(path) for path in [os.path.join(workflow.basedir, "Snakefile"), *paths]])

@@ -1,0 +1,167 @@
+# report: the page of a run, and the pictures of the workflow. Config: report.
+
+
+rule collect_examples:
+    """
+    Choose features that persist and features that disappear, with text on which they fire.
+
+    Output: a JSON file that the page draws.
+    """
+    input:
+        features="results/{run}/lineage/features.parquet",
+        edges=root_edge_tables,
+        seed_correlations=root_seed_correlations,
+        shards=shown_features,
+        probe=all_token_rows("probe"),
+        tokenizer="results/{run}/tokenizer/tokenizer.json",
+    output:
+        examples="results/{run}/report/examples.json",
+        manifest="results/{run}/report/examples.manifest.json",
+    log:
+        "results/{run}/logs/report/examples.log",
+    benchmark:
+        "results/{run}/benchmarks/report/examples.tsv"
+    conda:
+        "../envs/report.yaml"
+    params:
+        models=graph.ordered_models(config),
+        roots=root_models(),
+        threshold=config["lineage"]["threshold"],
+        report=config["report"],
+        code=code_digest("collect_examples"),
+    script:
+        "../workflow/scripts/collect_examples.py"
+
+
+rule draw_dag:
+    """
+    Draw the graph of all jobs and the graph of all rules, as Snakemake plans them.
+
+    Output: two SVG files. No graphviz is needed.
+    """
+    output:
+        dag=report(
+            "results/{run}/report/dag.svg",
+            caption="../workflow/report/dag.rst",
+            category="Graphs",
+            labels={"picture": "jobs"},
+        ),
+        rulegraph=report(
+            "results/{run}/report/rulegraph.svg",
+            caption="../workflow/report/rulegraph.rst",
+            category="Graphs",
+            labels={"picture": "rules"},
+        ),
+        manifest="results/{run}/report/dag.manifest.json",
+    log:
+        "results/{run}/logs/report/dag.log",
+    benchmark:
+        "results/{run}/benchmarks/report/dag.tsv"
+    conda:
+        "../envs/report.yaml"
+    params:
+        config=config,
+        rules=rules_digest(),
+        code=code_digest("draw_dag"),
+    script:
+        "../workflow/scripts/draw_dag.py"
+
+
+rule write_report:
+    """
+    Put tables, figures, examples and provenance on one page.
+
+    Output: an HTML file that opens without a network, and the table behind each figure as CSV.
+    """
+    input:
+        summary="results/{run}/lineage/summary.json",
+        model_metrics=expand("results/{{run}}/models/{model}/metrics.json", model=config["models"]),
+        sae_metrics=expand("results/{{run}}/saes/{s.model}/{s.sae}/metrics.json", s=graph.all_saes(config)),
+        curves=expand("results/{{run}}/saes/{s.model}/{s.sae}/training.csv", s=graph.all_saes(config)),
+        sweeps=expand("results/{{run}}/sweeps/{sweep}.parquet", sweep=config["sweeps"]),
+        merges=expand("results/{{run}}/models/{model}/merge.json", model=graph.models_of_kind(config, "merge")),
+        correlations=edge_correlations,
+        examples="results/{run}/report/examples.json",
+        dag="results/{run}/report/dag.svg",
+        rulegraph="results/{run}/report/rulegraph.svg",
+        manifests=[
+            "results/{run}/lineage/manifest.json",
+            expand("results/{{run}}/models/{model}/manifest.json", model=config["models"]),
+            expand("results/{{run}}/saes/{s.model}/{s.sae}/manifest.json", s=graph.all_saes(config)),
+        ],
+        template=report_file("page.html.jinja"),
+        stylesheet=report_file("page.css"),
+    output:
+        page=report(
+            "results/{run}/report/index.html",
+            caption="../workflow/report/index.rst",
+            category="Report",
+            labels={"run": "{run}"},
+        ),
+        edges=report(
+            "results/{run}/report/tables/edges.csv",
+            caption="../workflow/report/edges.rst",
+            category="Tables",
+            labels={"table": "edges"},
+        ),
+        flows=report(
+            "results/{run}/report/tables/flows.csv",
+            caption="../workflow/report/flows.rst",
+            category="Tables",
+            labels={"table": "flows"},
+        ),
+        models=report(
+            "results/{run}/report/tables/models.csv",
+            caption="../workflow/report/models.rst",
+            category="Tables",
+            labels={"table": "models"},
+        ),
+        sweeps=report(
+            "results/{run}/report/tables/sweeps.csv",
+            caption="../workflow/report/sweeps.rst",
+            category="Tables",
+            labels={"table": "sweeps"},
+        ),
+        saes=report(
+            "results/{run}/report/tables/saes.csv",
+            caption="../workflow/report/saes.rst",
+            category="Tables",
+            labels={"table": "saes"},
+        ),
+        densities=report(
+            "results/{run}/report/tables/densities.csv",
+            caption="../workflow/report/densities.rst",
+            category="Tables",
+            labels={"table": "densities"},
+        ),
+        training=report(
+            "results/{run}/report/tables/training.csv",
+            caption="../workflow/report/training.rst",
+            category="Tables",
+            labels={"table": "training"},
+        ),
+        merges=report(
+            "results/{run}/report/tables/merges.csv",
+            caption="../workflow/report/merges.rst",
+            category="Tables",
+            labels={"table": "merges"},
+        ),
+        correlations=report(
+            "results/{run}/report/tables/correlations.csv",
+            caption="../workflow/report/correlations.rst",
+            category="Tables",
+            labels={"table": "correlations"},
+        ),
+        manifest="results/{run}/report/manifest.json",
+    log:
+        "results/{run}/logs/report/page.log",
+    benchmark:
+        "results/{run}/benchmarks/report/page.tsv"
+    conda:
+        "../envs/report.yaml"
+    params:
+        config=config,
+        edges=edge_names(),
+        code=code_digest("write_report"),
+    script:
+        "../workflow/scripts/write_report.py"

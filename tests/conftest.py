@@ -160,7 +160,7 @@ def sae_settings() -> dict:
     """One SAE's settings, small."""
     return {
         "architecture": "topk",
-        "expansion_factor": 3,
+        "expansion_factor": 3.0,
         "k": 3,
         "l1_coefficient": 0.01,
         "aux_coefficient": 0.03125,

@@ -318,9 +318,7 @@ def first_byte(request: str) -> int:
 
 
 @pytest.mark.parametrize("step", ["/revision/", "/tree/", "README.md"])
-def test_a_hub_that_is_out_of_order_when_the_dataset_is_looked_up_is_tried_again(
-    hub: Hub, reader: Reader, step: str
-):
+def test_a_hub_that_is_out_of_order_when_the_dataset_is_looked_up_is_tried_again(hub: Hub, reader: Reader, step: str):
     repo = f"own/lookup-{step.strip('/').lower()}"
     commit = hub.push(repo, two_files())
     hub.fault = failing(1, step, 500)

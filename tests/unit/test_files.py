@@ -59,9 +59,7 @@ def test_text_is_written_as_utf8(tmp_path: Path):
 
 def test_json_has_sorted_keys_and_keeps_its_letters(tmp_path: Path):
     write_json(tmp_path / "a.json", {"b": [1, None], "a": "ï"})
-    assert (tmp_path / "a.json").read_text(encoding="utf-8") == (
-        '{\n "a": "ï",\n "b": [\n  1,\n  null\n ]\n}\n'
-    )
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == ('{\n "a": "ï",\n "b": [\n  1,\n  null\n ]\n}\n')
     assert read_json(tmp_path / "a.json") == {"a": "ï", "b": [1, None]}
 
 

@@ -42,7 +42,9 @@ def test_edges_follow_the_order_of_their_children():
 def test_a_circle_is_named_without_the_models_outside_it():
     config = lineage()
     config["models"]["base"] = {"finetune": {"parent": "polished", "corpora": {}}}
-    with pytest.raises(ValueError, match=r"^models \['base', 'lua', 'merged', 'polished', 'stories'\] descend from each"):
+    with pytest.raises(
+        ValueError, match=r"^models \['base', 'lua', 'merged', 'polished', 'stories'\] descend from each"
+    ):
         graph.ordered_models(config)
 
 

@@ -17,13 +17,6 @@ SHA256_OF_ONE = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431e
 SHA256_OF_TWO = hashlib.sha256(b"two").hexdigest()
 
 
-def job(inputs: list[Path | str], outputs: list[Path], **params: object) -> SimpleNamespace:
-    """What a script gets to see of its rule."""
-    return SimpleNamespace(
-        input=inputs, output=outputs, params={"code": "c0de", **params}, wildcards={"run": "demo"}, threads=2
-    )
-
-
 class Params(dict):
     """Snakemake's params: items by name, and as attributes."""
 
@@ -31,8 +24,9 @@ class Params(dict):
 
 
 def record(inputs: list[Path | str], outputs: list[Path], *, found: dict | None = None, **params: object) -> None:
-    finished = job(inputs, outputs)
-    finished.params = Params(code="c0de", **params)
+    """Record a finished job, given what a script gets to see of its rule."""
+    params = Params(code="c0de", **params)
+    finished = SimpleNamespace(input=inputs, output=outputs, params=params, wildcards={"run": "demo"}, threads=2)
     record_job(finished, **(found or {}))
 
 

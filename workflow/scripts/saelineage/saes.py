@@ -153,7 +153,7 @@ def load_sae(folder: Path | str) -> Sae:
     """
     config = read_json(Path(folder, CONFIG_FILE))
     names = {saelens: ours for ours, saelens in SAELENS_ARCHITECTURES.items()}
-    if config.get("architecture") not in names:
+    if config.get("architecture") not in list(names):
         raise InputError(
             f"'{folder}/{CONFIG_FILE}': architecture must be one of {sorted(names)}, not {config.get('architecture')!r}"
         )

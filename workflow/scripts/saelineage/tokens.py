@@ -118,6 +118,7 @@ def write_rows(
     if max_tokens is not None and max_tokens < n_ctx:
         raise InputError(f"'{path}': max_tokens ({max_tokens}) must hold a row of n_ctx ({n_ctx}) tokens; raise it")
     tokenizer, special = load_tokenizer(tokenizer_folder), special_ids(tokenizer_folder)
+    tokenizer.encode_special_tokens = True  # as text: a </s> that stands in a document does not end it
     largest_id = max(tokenizer.get_vocab().values())  # not the number of ids, for a vocabulary may have holes
     dtype = np.uint16 if largest_id < 2**16 else np.uint32
     max_rows = None if max_tokens is None else max_tokens // n_ctx

@@ -1,0 +1,378 @@
+"""The script functions from models to lineage, called one after the other as the rules call them."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from correlate_features import correlate_features
+from dump_activations import dump_activations
+from encode_features import encode_features
+from evaluate_model import evaluate_model
+from evaluate_sae import evaluate_sae
+from finetune_model import finetune_model
+from import_model import import_model
+from merge_models import merge_models
+from pretrain_model import pretrain_model
+from safetensors.torch import load_file
+from sum_products import sum_products
+from sweep_merge import sweep_merge
+from trace_lineage import trace_lineage
+from train_sae import train_and_save
+
+from saelineage.activations import ActivationShard
+from saelineage.correlations import load_correlation, load_sums
+from saelineage.errors import InputError
+from saelineage.features import FeatureShard
+from saelineage.saes import load_sae
+
+HOOKPOINT = "model.layers.0.mlp.down_proj.input"
+D_MLP = 48
+CORPORA = ("words", "sums")
+MODELS = ("base", "lua", "stories", "merged")
+SHARDS = ("00000-of-00002", "00001-of-00002")
+EDGES = (("base", "lua"), ("base", "stories"), ("lua", "merged"), ("stories", "merged"))
+
+
+def make_models(tiny, root: Path) -> None:
+    """A diamond: base, two fine-tunes, their merge; and a model from a folder."""
+    training = {
+        "n_tokens": 30 * 4 * tiny.n_ctx,
+        "epochs": None,
+        "batch_rows": 4,
+        "learning_rate": 0.01,
+        "warmup_steps": 0,
+        "scheduler": "cosine",
+        "weight_decay": 0.1,
+        "adam_betas": [0.9, 0.999],
+        "max_grad_norm": 1.0,
+        "seed": 0,
+        "save_steps": 500,
+        "bf16": False,
+    }
+    tokens = {corpus: str(tiny.tokens[corpus]["train"]) for corpus in CORPORA}
+    pretrain_model(
+        settings=tiny.settings | training | {"corpora": {"words": 0.5, "sums": 0.5}},
+        n_ctx=tiny.n_ctx,
+        paths_to_tokens=list(tokens.values()),
+        tokenizer_folder=tiny.tokenizer,
+        folder=root / "models/base",
+        checkpoints=root / "checkpoints/base",
+        gpus=0,
+    )
+    for model, corpus in (("lua", "sums"), ("stories", "words")):
+        finetune_model(
+            settings=training | {"parent": "base", "corpora": {corpus: 1.0}},
+            paths_to_tokens=[tokens[corpus]],
+            parent_folder=root / "models/base",
+            folder=root / "models" / model,
+            checkpoints=root / "checkpoints" / model,
+            gpus=0,
+        )
+    merge_models([root / "models/lua", root / "models/stories"], 0.58, None, root / "models/merged")
+    import_model({"folder": str(tiny.models["a"])}, "models.imported", tiny.tokenizer, root / "models/imported")
+
+
+def measure_models(tiny, root: Path) -> None:
+    """Metrics of all models, and a sweep of the merge."""
+    paths = {split: [str(tiny.tokens[corpus][split]) for corpus in CORPORA] for split in ("train", "validation")}
+    for model in (*MODELS, "imported"):
+        path_to_metrics = str(root / "models" / model / "metrics.json")
+        evaluate_model(root / "models" / model, paths["train"], paths["validation"], 8, path_to_metrics, gpus=0)
+    sweep_merge(
+        parent_folders=[root / "models/lua", root / "models/stories"],
+        coefficients=[0.0, 0.58, 1.0],
+        dtype=None,
+        paths_to_base_metrics=[str(root / "models/base/metrics.json")],
+        paths_to_validation=paths["validation"],
+        batch_rows=8,
+        path_to_sweep=str(root / "sweep.parquet"),
+        gpus=0,
+    )
+
+
+def dump(tiny, root: Path, model: str, split: str) -> None:
+    """Both shards of a split's activations."""
+    for shard in SHARDS:
+        dump_activations(
+            folder=root / "models" / model,
+            paths_to_tokens=[str(tiny.tokens[corpus][split]) for corpus in CORPORA],
+            paths_to_shards=[shard_path(root / "activations" / model, corpus, split, shard) for corpus in CORPORA],
+            shard=shard,
+            hookpoint=HOOKPOINT,
+            dtype="float16",
+            max_tokens=None,
+            batch_rows=8,
+            gpus=0,
+        )
+
+
+def shard_path(*parts: object) -> str:
+    return str(Path(*map(str, parts[:-1]), f"shard-{parts[-1]}.safetensors"))
+
+
+def make_saes(tiny, root: Path, sae_settings: dict) -> None:
+    """Two SAEs of every model, measured, and their features."""
+    for number, model in enumerate(MODELS):
+        for split in ("train", "probe"):
+            dump(tiny, root, model, split)
+        for seed in range(2):
+            folder = root / "saes" / model / f"seed{seed}"
+            train_and_save(
+                model=model,
+                sae=f"seed{seed}",
+                settings=sae_settings | {"n_tokens": 8192, "seed": 10 * number + seed},
+                paths_to_shards=[
+                    shard_path(root / "activations" / model, corpus, "train", shard)
+                    for corpus in CORPORA
+                    for shard in SHARDS
+                ],
+                folder=folder,
+                path_to_curve=str(folder / "training.csv"),
+                gpus=0,
+            )
+            evaluate_sae(
+                model_folder=root / "models" / model,
+                sae_folder=folder,
+                hookpoint=HOOKPOINT,
+                paths_to_validation=[str(tiny.tokens[corpus]["validation"]) for corpus in CORPORA],
+                batch_rows=8,
+                path_to_metrics=str(folder / "metrics.json"),
+                gpus=0,
+            )
+            for shard in SHARDS:
+                probes = [shard_path(root / "activations" / model, corpus, "probe", shard) for corpus in CORPORA]
+                encode_features(model, folder, probes, feature_paths(root, f"{model}.seed{seed}", shard))
+
+
+def feature_paths(root: Path, sae: str, shard: str) -> list[str]:
+    return [shard_path(root / "features", *sae.split("."), corpus, shard) for corpus in CORPORA]
+
+
+def compare(root: Path, correlation_settings: dict) -> None:
+    """Correlations of all edges and seed pairs, and the lineage."""
+    edge_pairs = {f"{parent}__{child}": f"{parent}.seed0__{child}.seed0" for parent, child in EDGES}
+    seed_pairs = {model: [f"{model}.seed0__{model}.seed1"] for model in MODELS}
+    pairs = [*edge_pairs.values(), *(pair for found in seed_pairs.values() for pair in found)]
+    for pair in pairs:
+        sums = [str(root / "correlations" / pair / f"sums-{shard}.safetensors") for shard in SHARDS]
+        for shard, path in zip(SHARDS, sums, strict=True):
+            sum_products(*(feature_paths(root, sae, shard) for sae in pair.split("__")), path)
+        correlate_features(sums, correlation_settings, str(root / "correlations" / pair / "correlation.safetensors"))
+    trace_lineage(
+        run="tiny",
+        correlations={pair: load_correlation(root / "correlations" / pair / "correlation.safetensors") for pair in pairs},
+        threshold=0.8,
+        models=list(MODELS),
+        edge_pairs=edge_pairs,
+        seed_pairs=seed_pairs,
+        folder=root / "lineage",
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tiny, tmp_path_factory) -> Path:
+    """Everything made once."""
+    root = tmp_path_factory.mktemp("run")
+    make_models(tiny, root)
+    measure_models(tiny, root)
+    sae_settings = {
+        "architecture": "topk",
+        "expansion_factor": 2.0,
+        "k": 4,
+        "l1_coefficient": 0.01,
+        "aux_coefficient": 0.03125,
+        "dead_after_tokens": 2000,
+        "batch_tokens": 256,
+        "learning_rate": 0.01,
+        "adam_betas": [0.9, 0.999],
+        "warmup_fraction": 0.05,
+        "decay_fraction": 0.2,
+        "corpora": list(CORPORA),
+    }
+    make_saes(tiny, root, sae_settings)
+    settings = {"min_firings": 5, "top_matches": 4, "keep_above": 0.3, "n_bins": 20, "block_features": 30}
+    compare(root, settings)
+    return root
+
+
+@pytest.mark.parametrize("model", [*MODELS, "imported"])
+def test_every_model_s_folder_loads_with_transformers(tiny, root, model):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = root / "models" / model
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("local sum = 1 + 2", return_tensors="pt").input_ids
+    assert ids[0, 0] == loaded.config.bos_token_id
+    assert loaded(input_ids=ids).logits.shape == (*ids.shape, tiny.d_vocab)
+    with torch.no_grad():
+        text = tokenizer.decode(loaded.generate(input_ids=ids, max_new_tokens=2, do_sample=False, pad_token_id=2)[0])
+    assert "local sum = 1 + 2" in text
+
+
+@pytest.mark.parametrize("model", [*MODELS, "imported"])
+def test_every_model_s_metrics_have_their_keys(root, model):
+    metrics = json.loads((root / "models" / model / "metrics.json").read_text())
+    assert metrics.keys() == {"model", "n_parameters", "corpora"}
+    assert metrics["model"] == model
+    assert metrics["corpora"].keys() == set(CORPORA)
+    for figures in metrics["corpora"].values():
+        assert figures.keys() == {"loss", "accuracy", "n_predictions", "unigram_loss"}
+
+
+def test_training_helps_on_what_was_trained_on(root):
+    losses = {}
+    for model in (*MODELS, "imported"):
+        metrics = json.loads((root / "models" / model / "metrics.json").read_text())
+        losses[model] = {corpus: figures["loss"] for corpus, figures in metrics["corpora"].items()}
+        unigram = {corpus: figures["unigram_loss"] for corpus, figures in metrics["corpora"].items()}
+    assert all(losses["base"][corpus] < unigram[corpus] < losses["imported"][corpus] for corpus in CORPORA)
+    assert losses["lua"]["sums"] < losses["base"]["sums"]
+    assert losses["stories"]["words"] < losses["base"]["words"]
+
+
+def test_an_imported_model_is_the_same_model(tiny, root):
+    imported = load_file(root / "models/imported/model.safetensors")
+    original = load_file(tiny.models["a"] / "model.safetensors")
+    assert imported.keys() == original.keys()
+    assert all(torch.equal(imported[name], original[name]) for name in original)
+
+
+def test_the_sweep_s_ends_are_the_parents_and_the_chosen_point_is_the_merge(root):
+    sweep = pd.read_parquet(root / "sweep.parquet")
+    assert sweep.columns.tolist() == ["t", "corpus", "loss", "accuracy", "n_predictions"]
+    assert len(sweep) == 8
+    for t, model in ((0.0, "lua"), (0.58, "merged"), (1.0, "stories"), (None, "base")):
+        metrics = json.loads((root / "models" / model / "metrics.json").read_text())["corpora"]
+        rows = sweep[sweep["t"].isna() if t is None else sweep["t"] == t].set_index("corpus")
+        for corpus in CORPORA:
+            assert rows.loc[corpus, "loss"] == pytest.approx(metrics[corpus]["loss"], abs=1e-6)
+            assert rows.loc[corpus, "accuracy"] == metrics[corpus]["accuracy"]
+
+
+def test_a_finetune_on_ids_that_its_parent_lacks_is_refused(tiny, root, write_tokens, tmp_path):
+    write_tokens([[0, 400] * 8] * 8, "train")
+    with pytest.raises(InputError, match=r"'base' knows ids 0 to 299, but the run's tokens hold id 400"):
+        finetune_model(
+            settings={"parent": "base"},
+            paths_to_tokens=[str(tmp_path / "train.npy")],
+            parent_folder=root / "models/base",
+            folder=tmp_path / "model",
+            checkpoints=tmp_path / "checkpoints",
+            gpus=0,
+        )
+
+
+def test_shards_of_activations_cover_the_split(tiny, root):
+    for split in ("train", "probe"):
+        shards = [ActivationShard(shard_path(root / "activations/lua/sums", split, shard)) for shard in SHARDS]
+        ids = np.load(tiny.tokens["sums"][split])
+        assert sum(shard.n_tokens for shard in shards) == int((ids > 1).sum())
+        assert [shard.header["first_row"] for shard in shards] == [0, len(ids) // 2]
+        assert shards[1].header["stop_row"] == len(ids)
+        assert {shard.d_in for shard in shards} == {D_MLP}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_sae_s_folder_loads_and_its_metrics_have_their_keys(root, model):
+    for seed in range(2):
+        folder = root / "saes" / model / f"seed{seed}"
+        sae = load_sae(folder)
+        assert (sae.d_in, sae.d_sae, sae.k) == (D_MLP, 2 * D_MLP, 4)
+        metadata = json.loads((folder / "cfg.json").read_text())["metadata"]
+        assert (metadata["model_name"], metadata["hook_name"], metadata["context_size"]) == (model, HOOKPOINT, 16)
+        assert pd.read_csv(folder / "training.csv")["tokens"].iloc[-1] == 8192
+        metrics = json.loads((folder / "metrics.json").read_text())
+        shape = {"model": model, "sae": f"seed{seed}", "architecture": "topk", "d_in": 48, "d_sae": 96, "k": 4}
+        assert {key: metrics[key] for key in shape} == shape
+        assert metrics.keys() - shape.keys() == {"pooled", "corpora", "density_histogram"}
+        for figures in (metrics["pooled"], *metrics["corpora"].values()):
+            assert figures.keys() == {
+                *("fvu", "l0", "dead_fraction", "ce_clean", "ce_spliced", "ce_ablated", "ce_recovered"),
+                *("ce_difference", "n_tokens", "n_predictions"),
+            }
+        assert metrics["pooled"]["fvu"] < 0.5
+        assert metrics["pooled"]["l0"] <= 4
+
+
+def test_features_are_the_sae_s_latents_of_the_dump(root):
+    sae = load_sae(root / "saes/lua/seed1")
+    shard = FeatureShard(feature_paths(root, "lua.seed1", SHARDS[1])[1])
+    acts = ActivationShard(shard_path(root / "activations/lua/sums/probe", SHARDS[1]))
+    assert (shard.model, shard.sae, shard.corpus) == ("lua", "seed1", "sums")
+    assert shard.token_range == f"{acts.header['ids_sha256']} rows {acts.header['first_row']} to {acts.header['stop_row']}"
+    with torch.no_grad():
+        dense = sae.encode(acts.acts().float()).numpy()
+    assert np.allclose(shard.latents.toarray(), dense, atol=1e-5)
+    assert shard.positions.tolist() == acts.positions().tolist()
+
+
+def test_correlations_equal_numpy_s_over_all_shards_and_corpora(root):
+    found = load_correlation(root / "correlations/base.seed0__lua.seed0/correlation.safetensors")
+    dense = [
+        np.concatenate(
+            [FeatureShard(path).latents.toarray() for shard in SHARDS for path in feature_paths(root, sae, shard)]
+        )
+        for sae in ("base.seed0", "lua.seed0")
+    ]
+    assert (found.names, found.n_tokens, found.corpora) == (("base.seed0", "lua.seed0"), len(dense[0]), sorted(CORPORA))
+    fires = [(side > 0).sum(0) for side in dense]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = np.corrcoef(dense[0].T, dense[1].T)[:96, 96:]
+    r[fires[0] < 5] = np.nan
+    r[:, fires[1] < 5] = np.nan
+    testable = fires[0] >= 5
+    assert np.array_equal(found.testable[0], testable)
+    assert 10 < testable.sum()
+    assert np.allclose(found.best_r[0][testable, 0], np.nanmax(r[testable], axis=1), atol=1e-9)
+    sums = load_sums(root / f"correlations/base.seed0__lua.seed0/sums-{SHARDS[0]}.safetensors")
+    assert sums.keys() == set(CORPORA)
+
+
+def test_the_lineage_has_a_table_per_edge_all_features_and_a_summary(root):
+    summary = json.loads((root / "lineage/summary.json").read_text())
+    assert {key: summary[key] for key in ("run", "threshold", "models")} == {
+        "run": "tiny",
+        "threshold": 0.8,
+        "models": list(MODELS),
+    }
+    assert [(edge["parent"], edge["child"]) for edge in summary["edges"]] == list(EDGES)
+    for edge in summary["edges"]:
+        table = pd.read_parquet(root / "lineage/edges" / f"{edge['parent']}__{edge['child']}.parquet")
+        assert len(table) == 2 * 96
+        assert edge["persists"] + edge["disappears"] + edge["untestable_parent"] == edge["n_parent"] == 96
+        assert edge["inherited"] + edge["emerges"] + edge["untestable_child"] == edge["n_child"] == 96
+        assert int((table["verdict"] == "persists").sum()) == edge["persists"]
+        assert edge["seed_floor_share_n"] > 0
+    features = pd.read_parquet(root / "lineage/features.parquet")
+    assert features["model"].value_counts().to_dict() == dict.fromkeys(MODELS, 96)
+    assert set(features["sae"]) == {"seed0"}
+
+
+def test_running_a_script_again_gives_equal_bytes(tiny, root, tmp_path):
+    for name in ("features.parquet", "summary.json"):
+        assert (root / "lineage" / name).is_file()
+    merge_models([root / "models/lua", root / "models/stories"], 0.58, None, tmp_path / "merged")
+    settings = SimpleNamespace(**json.loads((root / "saes/lua/seed0/cfg.json").read_text())["metadata"]["saelineage"])
+    train_and_save(
+        model="lua",
+        sae="seed0",
+        settings=settings.settings,
+        paths_to_shards=[
+            shard_path(root / "activations/lua", corpus, "train", shard) for corpus in CORPORA for shard in SHARDS
+        ],
+        folder=tmp_path / "seed0",
+        path_to_curve=str(tmp_path / "seed0/training.csv"),
+        gpus=0,
+    )
+    for first, again in (
+        ("models/merged/model.safetensors", "merged/model.safetensors"),
+        ("models/merged/merge.json", "merged/merge.json"),
+        ("saes/lua/seed0/sae_weights.safetensors", "seed0/sae_weights.safetensors"),
+        ("saes/lua/seed0/cfg.json", "seed0/cfg.json"),
+        ("saes/lua/seed0/training.csv", "seed0/training.csv"),
+    ):
+        assert (root / first).read_bytes() == (tmp_path / again).read_bytes(), first

@@ -1,0 +1,338 @@
+"""Tokens: a tokenizer that loads everywhere, and rows that hold the stream of documents and nothing else."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+import saelineage
+from saelineage.errors import InputError
+from saelineage.files import read_json, sha256_file, write_json
+from saelineage.tokens import (
+    BOS,
+    EOS,
+    PAD,
+    TokenRows,
+    load_tokenizer,
+    read_token_rows,
+    save_tokenizer,
+    special_ids,
+    train_tokenizer,
+    write_rows,
+    write_sidecar,
+)
+
+TEXTS = ["the cat sat on the mat", "local function f(x) return x + 1 end", "naïve café ✓ 😀 日本語"] * 20
+UNICODE = "naïve 😀\t日本語\n\n  e\u0301 \x00 ﷽ <s> end"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(train_tokenizer(TEXTS, 300), folder, n_ctx=16)
+    return folder
+
+
+def word_tokenizer(folder: Path, vocabulary: dict[str, int], special: dict[str, object]) -> Path:
+    """A tokenizer folder with one id per word, so that rows can be worked out by hand."""
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))  # noqa: S106 - a token of text
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", special)
+    return folder
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """Ids: <s> 0, </s> 1, ? 2, a 3, b 4 ... g 9."""
+    vocabulary = {"<s>": 0, "</s>": 1, "?": 2} | {word: 3 + number for number, word in enumerate("abcdefg")}
+    return word_tokenizer(tmp_path / "words", vocabulary, {"bos_token": "<s>", "eos_token": "</s>"})
+
+
+def written(folder: Path, tokenizer: Path, documents: list[str], n_ctx: int = 4, max_tokens: int | None = None):
+    """Rows on disk with their sidecar, as the workflow leaves them."""
+    path = folder / "tokens" / "lua" / "train.npy"
+    info = write_rows(documents, tokenizer, n_ctx, max_tokens, path)
+    write_sidecar(path, info)
+    return path, info
+
+
+# --- the tokenizer ---
+
+
+def test_the_tokenizer_has_the_size_asked_for_with_every_byte_and_three_special_tokens():
+    tokenizer = train_tokenizer(TEXTS, 300)
+    vocabulary = tokenizer.get_vocab()
+    assert sorted(vocabulary.values()) == list(range(300))
+    assert [vocabulary[token] for token in (BOS, EOS, PAD)] == [0, 1, 2]
+    assert set(pre_tokenizers.ByteLevel.alphabet()) < set(vocabulary)
+
+
+@pytest.mark.parametrize("text", ["", " ", UNICODE, "".join(map(chr, range(1, 256)))])
+def test_any_text_survives_the_tokenizer(trained: Path, text: str):
+    tokenizer = load_tokenizer(trained)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_encoding_puts_bos_first(trained: Path):
+    tokenizer = load_tokenizer(trained)
+    plain = tokenizer.encode("the cat", add_special_tokens=False).ids
+    assert tokenizer.encode("the cat").ids == [0, *plain]
+
+
+def test_training_twice_gives_the_same_bytes_in_another_process_too(trained: Path, tmp_path: Path):
+    train_tokenizer(iter(TEXTS), 300).save(str(tmp_path / "same.json"))
+    command = (
+        "import json, sys; from saelineage.tokens import train_tokenizer; "
+        "train_tokenizer(json.load(sys.stdin), 300).save('other.json')"
+    )
+    environment = {"PYTHONPATH": str(Path(saelineage.__file__).parent.parent), "PYTHONHASHSEED": "7"}
+    subprocess.run(
+        [sys.executable, "-c", command], input=json.dumps(TEXTS), cwd=tmp_path, env=environment, text=True, check=True
+    )
+    same, other = (Tokenizer.from_file(str(tmp_path / name)).to_str() for name in ("same.json", "other.json"))
+    assert same == other
+    # What save_pretrained adds is the same each time, and no more than the special tokens' flags.
+    assert json.loads(same)["model"] == read_json(trained / "tokenizer.json")["model"]
+
+
+def test_too_little_text_for_the_vocabulary_is_named():
+    # 3 special tokens and 256 bytes are there before any text, which adds `ab` and ` ab`.
+    with pytest.raises(InputError) as raised:
+        train_tokenizer(["ab ab"], 300)
+    assert str(raised.value) == ("tokenizer.vocab_size: the corpora yield 261 ids, not 300; lower it or add text")
+
+
+def test_transformers_loads_the_folder_and_agrees(trained: Path):
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(trained)
+    ours = load_tokenizer(trained)
+    assert (loaded.bos_token_id, loaded.eos_token_id, loaded.pad_token_id) == (0, 1, 2)
+    assert loaded.model_max_length == 16
+    for text in ("the cat sat", UNICODE):
+        assert loaded(text)["input_ids"] == ours.encode(text).ids
+        assert loaded.decode(loaded(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_a_folder_without_a_fast_tokenizer_is_named(tmp_path: Path):
+    with pytest.raises(InputError) as raised:
+        load_tokenizer(tmp_path)
+    assert str(raised.value) == (
+        f"'{tmp_path}' must hold a fast tokenizer (tokenizer.json); convert it with AutoTokenizer and save_pretrained"
+    )
+
+
+@pytest.mark.parametrize(
+    ("special", "ids"),
+    [
+        ({"bos_token": "<s>", "eos_token": "</s>"}, {"bos": 0, "eos": 1}),
+        ({"bos_token": {"content": "<s>"}, "eos_token": {"content": "</s>"}}, {"bos": 0, "eos": 1}),
+        ({"eos_token": "</s>"}, {"bos": 1, "eos": 1}),
+        ({"bos_token": None, "eos_token": "</s>"}, {"bos": 1, "eos": 1}),
+        ({"bos_token": "<s>"}, {"bos": 0, "eos": 0}),
+        ({"bos_token": "<not-there>", "eos_token": "</s>"}, {"bos": 1, "eos": 1}),
+    ],
+)
+def test_where_bos_or_eos_is_missing_the_other_serves_for_both(tmp_path: Path, special: dict, ids: dict):
+    assert special_ids(word_tokenizer(tmp_path, {"<s>": 0, "</s>": 1, "?": 2}, special)) == ids
+
+
+def test_a_tokenizer_with_neither_is_named(tmp_path: Path):
+    word_tokenizer(tmp_path, {"?": 0}, {"pad_token": "?"})
+    with pytest.raises(InputError) as raised:
+        special_ids(tmp_path)
+    assert str(raised.value) == (
+        f"the tokenizer in '{tmp_path}' has neither a BOS nor an EOS token, which part documents; use one that has"
+    )
+
+
+# --- rows ---
+
+
+def test_rows_begin_with_bos_and_hold_the_stream_in_order_without_its_tail(tmp_path: Path, words: Path):
+    path, info = written(tmp_path, words, ["a b c d", "e", "f g"])
+    # The stream is a b c d </s> e </s> f g </s> = 3 4 5 6 1 7 1 8 9 1: three rows of 3, and the last 1 is dropped.
+    expected = np.array([[0, 3, 4, 5], [0, 6, 1, 7], [0, 1, 8, 9]], dtype=np.uint16)
+    ids = np.load(path)
+    assert ids.dtype == np.uint16
+    np.testing.assert_array_equal(ids, expected)
+    assert info == {
+        "n_rows": 3,
+        "n_ctx": 4,
+        "n_tokens": 12,
+        "bos_id": 0,
+        "eos_id": 1,
+        "tokenizer_sha256": sha256_file(words / "tokenizer.json"),
+        "ids_sha256": hashlib.sha256(expected.tobytes()).hexdigest(),
+    }
+
+
+def test_special_tokens_that_stand_in_a_document_are_text(tmp_path: Path, trained: Path):
+    html = "a <s>b</s> c <pad>"
+    path, _ = written(tmp_path, trained, [html] * 2, n_ctx=8)
+    stream = np.load(path)[:, 1:].ravel().tolist()
+    tokenizer = load_tokenizer(trained)
+    # EOS is where the documents end and nowhere else.
+    first = stream[: stream.index(1)]
+    assert tokenizer.decode(first, skip_special_tokens=False) == html
+    assert not {0, 2} & set(stream)
+
+
+@pytest.mark.parametrize(("max_tokens", "n_rows"), [(4, 1), (7, 1), (8, 2), (12, 3), (1000, 3), (None, 3)])
+def test_max_tokens_cuts_after_whole_rows(tmp_path: Path, words: Path, max_tokens: int | None, n_rows: int):
+    path, info = written(tmp_path, words, ["a b c d", "e", "f g"], max_tokens=max_tokens)
+    whole = np.array([[0, 3, 4, 5], [0, 6, 1, 7], [0, 1, 8, 9]])
+    np.testing.assert_array_equal(np.load(path), whole[:n_rows])
+    assert (info["n_rows"], info["n_tokens"]) == (n_rows, 4 * n_rows)
+    assert info["ids_sha256"] == hashlib.sha256(np.load(path).tobytes()).hexdigest()
+
+
+def test_no_more_documents_are_read_than_max_tokens_needs(tmp_path: Path, words: Path):
+    def endless() -> Iterator[str]:
+        while True:
+            yield "a b c"
+
+    assert written(tmp_path, words, endless(), max_tokens=40)[1]["n_rows"] == 10
+
+
+def test_many_documents_are_cut_as_one_stream(tmp_path: Path, words: Path):
+    # More documents than are encoded at once (256), of 1 to 7 words.
+    documents = [" ".join("abcdefg"[: 1 + number % 7]) for number in range(1000)]
+    path, info = written(tmp_path, words, documents, n_ctx=9)
+    stream = list(chain.from_iterable([*range(3, 4 + number % 7), 1] for number in range(1000)))
+    n_rows = len(stream) // 8
+    ids = np.load(path)
+    assert info["n_rows"] == n_rows
+    assert (ids[:, 0] == 0).all()
+    np.testing.assert_array_equal(ids[:, 1:].ravel(), stream[: 8 * n_rows])
+
+
+def test_documents_too_short_for_a_row_are_named_and_leave_no_file(tmp_path: Path, words: Path):
+    path = tmp_path / "tokens" / "train.npy"
+    with pytest.raises(InputError) as raised:
+        write_rows(["a b"], words, 8, None, path)
+    assert str(raised.value) == (
+        f"'{path}': the documents do not fill one row of n_ctx = 8 tokens; add text or lower tokens.n_ctx"
+    )
+    assert list(path.parent.iterdir()) == []
+
+
+def test_max_tokens_too_few_for_a_row_are_named(tmp_path: Path, words: Path):
+    path = tmp_path / "train.npy"
+    with pytest.raises(InputError) as raised:
+        write_rows(["a b c d e f"], words, 4, 3, path)
+    assert str(raised.value) == f"'{path}': max_tokens (3) must hold a row of n_ctx (4) tokens; raise it"
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(65_535, np.uint16), (65_536, np.uint32), (200_000, np.uint32)])
+def test_ids_too_large_for_16_bits_are_kept_in_32_though_the_vocabulary_has_holes(
+    tmp_path: Path, largest: int, dtype: type
+):
+    vocabulary = {"<s>": 0, "</s>": 1, "?": 2, "a": largest}
+    folder = word_tokenizer(tmp_path / "words", vocabulary, {"bos_token": "<s>", "eos_token": "</s>"})
+    path, _ = written(tmp_path, folder, ["a a a"])
+    assert np.load(path).dtype == dtype
+    np.testing.assert_array_equal(np.load(path), [[0, largest, largest, largest]])
+
+
+def test_an_added_token_counts_as_an_id(tmp_path: Path):
+    folder = word_tokenizer(tmp_path / "words", {"<s>": 0, "?": 65_535}, {"bos_token": "<s>"})
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens([AddedToken("<new>"), AddedToken("<newer>")])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    path, _ = written(tmp_path, folder, ["<newer> <newer> <newer>"])
+    assert np.load(path)[0, 1] == tokenizer.token_to_id("<newer>")
+
+
+def test_the_same_documents_are_the_same_bytes(tmp_path: Path, trained: Path):
+    paths = [written(tmp_path / name, trained, TEXTS, n_ctx=16)[0] for name in ("a", "b")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+# --- reading rows ---
+
+
+def test_rows_are_memory_mapped_and_known_by_the_digest_of_their_ids(tmp_path: Path, words: Path):
+    path, info = written(tmp_path, words, ["a b c d", "e", "f g"])
+    rows = TokenRows(path)
+    assert isinstance(rows.ids, np.memmap)
+    assert not rows.ids.flags.writeable
+    assert rows.digest == info["ids_sha256"]
+    assert rows.info == info
+
+
+def test_batches_cover_the_rows_in_order(tmp_path: Path, words: Path):
+    rows = TokenRows(written(tmp_path, words, ["a b c d", "e", "f g"])[0])
+    batches = list(rows.batches(2))
+    assert [numbers for numbers, _ in batches] == [range(0, 2), range(2, 3)]
+    assert [ids.dtype for _, ids in batches] == [np.int64, np.int64]
+    np.testing.assert_array_equal(batches[0][1], [[0, 3, 4, 5], [0, 6, 1, 7]])
+    np.testing.assert_array_equal(batches[1][1], [[0, 1, 8, 9]])
+    assert [numbers for numbers, _ in rows.batches(1, range(1, 3))] == [range(1, 2), range(2, 3)]
+
+
+def test_text_is_what_is_neither_bos_nor_eos(tmp_path: Path, words: Path):
+    rows = TokenRows(written(tmp_path, words, ["a b c d", "e", "f g"])[0])
+    # [0 6 1 7] and [0 1 8 9]
+    np.testing.assert_array_equal(rows.text_mask(range(1, 3)), [[False, True, False, True], [False, False, True, True]])
+
+
+@pytest.mark.parametrize(
+    ("n_shards", "max_tokens", "shards"),
+    [
+        (1, None, [range(0, 10)]),
+        # 10 rows in 3 parts: bounds at 10/3 and 20/3, rounded down.
+        (3, None, [range(0, 3), range(3, 6), range(6, 10)]),
+        (10, None, [range(row, row + 1) for row in range(10)]),
+        # 23 tokens hold 5 whole rows of 4.
+        (2, 23, [range(0, 2), range(2, 5)]),
+        (2, 4000, [range(0, 5), range(5, 10)]),
+    ],
+)
+def test_shards_part_the_rows(tmp_path: Path, words: Path, n_shards: int, max_tokens: int | None, shards: list[range]):
+    rows = TokenRows(written(tmp_path, words, ["a b c d e f g a b c d e f g a"] * 2, max_tokens=40)[0])
+    assert len(rows.ids) == 10
+    assert [rows.shard(shard, n_shards, max_tokens) for shard in range(n_shards)] == shards
+
+
+@pytest.mark.parametrize(("n_shards", "max_tokens", "n_rows"), [(4, None, 3), (3, 11, 2), (1, 3, 0)])
+def test_more_shards_than_rows_are_refused(
+    tmp_path: Path, words: Path, n_shards: int, max_tokens: int | None, n_rows: int
+):
+    path, _ = written(tmp_path, words, ["a b c d", "e", "f g"])
+    with pytest.raises(InputError) as raised:
+        TokenRows(path).shard(0, n_shards, max_tokens)
+    assert str(raised.value) == (
+        f"'{path}' has {n_rows} rows to read, too few for {n_shards} shards; lower activations.n_shards or add text"
+    )
+
+
+def test_rows_of_another_sidecar_are_refused(tmp_path: Path, words: Path):
+    path, info = written(tmp_path, words, ["a b c d", "e", "f g"])
+    write_sidecar(path, info | {"n_rows": 2})
+    with pytest.raises(InputError) as raised:
+        TokenRows(path)
+    assert str(raised.value) == f"'{path}' has shape (3, 4), its sidecar says 2 x 4; delete it and run again"
+
+
+@pytest.mark.parametrize("left", [0, 5, 100, -1])
+def test_a_truncated_file_is_refused(tmp_path: Path, words: Path, left: int):
+    path, _ = written(tmp_path, words, ["a b c d", "e", "f g"])
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(InputError, match=r"^'.*train\.npy' is not a whole \.npy file \(.*\); delete it and run again$"):
+        TokenRows(path)
+
+
+def test_token_rows_are_read_by_corpus(tmp_path: Path, words: Path):
+    path, info = written(tmp_path, words, ["a b c d"])
+    assert {corpus: rows.info for corpus, rows in read_token_rows([path]).items()} == {"lua": info}

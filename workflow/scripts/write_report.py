@@ -1,0 +1,126 @@
+"""Write the page of a run: tables, figures, examples, and what it all rests on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from saelineage.correlations import load_correlation
+from saelineage.files import read_json, write_text
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+from saelineage.report import (
+    Results,
+    correlation_table,
+    density_table,
+    edge_table,
+    flow_table,
+    merge_table,
+    model_table,
+    render_page,
+    sae_table,
+    sweep_table,
+    timing_table,
+    training_table,
+)
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def write_report(results: Results, template: str, stylesheet: str, path_to_page: str, table_folder: Path) -> None:
+    """Write the page, and the table behind each figure.
+
+    Args:
+        results: everything the page shows.
+        template: text of the Jinja template.
+        stylesheet: text of the style sheet.
+        path_to_page: where to.
+        table_folder: where the tables go, as CSV.
+    """
+    for name, table in results.tables.items():
+        write_text(table_folder / f"{name}.csv", table.to_csv(index=False))
+    write_text(path_to_page, render_page(results, template, stylesheet))
+
+
+def read_tables(
+    config: dict,
+    summary: dict,
+    model_metrics: list[str],
+    sae_metrics: list[str],
+    curves: list[str],
+    sweeps: list[str],
+    merges: list[str],
+    correlations: dict[str, str],
+) -> dict[str, pd.DataFrame]:
+    """Every table of the page, by name.
+
+    Args:
+        config: the config with its defaults.
+        summary: `lineage/summary.json`.
+        model_metrics: paths `models/{model}/metrics.json`.
+        sae_metrics: paths `saes/{model}/{sae}/metrics.json`.
+        curves: paths `saes/{model}/{sae}/training.csv`.
+        sweeps: paths `sweeps/{sweep}.parquet`.
+        merges: paths `models/{model}/merge.json`.
+        correlations: path of the correlation behind each edge.
+    """
+    metrics = [read_json(path) for path in sae_metrics]
+    return {
+        "edges": edge_table(summary),
+        "flows": flow_table(summary),
+        "models": model_table(config, [read_json(path) for path in model_metrics]),
+        "sweeps": sweep_table({Path(path).stem: pd.read_parquet(path) for path in sweeps}),
+        "saes": sae_table(metrics),
+        "densities": density_table(metrics),
+        "training": training_table({Path(path).parts[-3:-1]: pd.read_csv(path) for path in curves}),
+        "merges": merge_table({Path(path).parent.name: read_json(path) for path in merges}),
+        "correlations": correlation_table(
+            {edge: load_correlation(path).histogram for edge, path in correlations.items()}
+        ),
+    }
+
+
+def read_benchmarks(folder: Path) -> pd.DataFrame:
+    """Snakemake's benchmarks `{stage}/{job}.tsv`, one row per job."""
+    found = [
+        pd.read_csv(path, sep="\t", na_values=["-", "NA"]).assign(stage=path.parent.name)
+        for path in sorted(folder.glob("*/*.tsv"))
+    ]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        summary = read_json(snakemake.input.summary)
+        tables = read_tables(
+            config=snakemake.params.config,
+            summary=summary,
+            model_metrics=snakemake.input.model_metrics,
+            sae_metrics=snakemake.input.sae_metrics,
+            curves=snakemake.input.curves,
+            sweeps=snakemake.input.sweeps,
+            merges=snakemake.input.merges,
+            correlations=dict(zip(snakemake.params.edges, snakemake.input.correlations, strict=True)),
+        )
+        page = Path(snakemake.output.page)
+        # Benchmarks are no inputs, for Snakemake writes them after a job's outputs: what is there by now is listed.
+        benchmarks = read_benchmarks(page.parent.parent / "benchmarks")
+        results = Results(
+            config=snakemake.params.config,
+            summary=summary,
+            tables=tables,
+            examples=read_json(snakemake.input.examples),
+            timings=timing_table(benchmarks),
+            manifests=[read_json(path) for path in snakemake.input.manifests],
+            dag_svg=Path(snakemake.input.dag).read_text(encoding="utf-8"),
+            rulegraph_svg=Path(snakemake.input.rulegraph).read_text(encoding="utf-8"),
+        )
+        write_report(
+            results=results,
+            template=Path(snakemake.input.template).read_text(encoding="utf-8"),
+            stylesheet=Path(snakemake.input.stylesheet).read_text(encoding="utf-8"),
+            path_to_page=snakemake.output.page,
+            table_folder=page.parent / "tables",
+        )
+        record_job(snakemake)
