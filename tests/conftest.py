@@ -18,11 +18,10 @@ PLACES = ("mat", "wall", "roof", "road")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread() -> None:
     """Tests that use torch use one thread of it; the others do not import it."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    yield
 
 
 def _documents(corpus: str, n: int) -> Iterator[str]:
@@ -40,8 +39,8 @@ def _documents(corpus: str, n: int) -> Iterator[str]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Folders made once, to be read only.
 
-    `tokenizer`; `tokens[corpus][split]` for the corpora `words` and `sums`; `models`, two Mistrals `a` and `b` of different
-    random weights, 2 layers, width 32; `n_ctx`, `d_vocab`, and the `settings` that the models were made with.
+    `tokenizer`; `tokens[corpus][split]` for the corpora `words` and `sums`; `models`, two Mistrals `a` and `b` of
+    different random weights, 2 layers, width 32; `n_ctx`, `d_vocab`, and the `settings` that the models were made with.
     """
     from saelineage.tokens import save_tokenizer, special_ids, train_tokenizer, write_rows, write_sidecar
     from saelineage.training import new_mistral, save_model

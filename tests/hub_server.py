@@ -94,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._answer_file(asked, cut=fault == "cut")
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_GET  # noqa: N815 - names that http.server calls
 
     def log_message(self, *_args: object) -> None:
         """Say nothing on the console."""

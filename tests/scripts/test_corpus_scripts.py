@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+
 from make_tokenizer import make_tokenizer
 from prepare_corpus import prepare_corpus
-from tokenize_split import tokenize_split
-
 from saelineage.corpora import read_split
 from saelineage.errors import InputError
 from saelineage.files import read_json, sha256_file
 from saelineage.samples import sample_documents
 from saelineage.tokens import BOS, EOS, TokenRows, load_tokenizer, special_ids
 from tests.hub_server import running_hub
+from tokenize_split import tokenize_split
 
 SPLITS = ("train", "validation", "probe")
 FRACTIONS = {"validation": 0.08, "probe": 0.12}

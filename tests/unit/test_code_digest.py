@@ -151,7 +151,7 @@ def test_the_digest_does_not_depend_on_where_the_project_lies(scripts: Path, tmp
 
 
 def test_a_script_that_is_not_there_is_an_error(scripts: Path):
-    with pytest.raises(FileNotFoundError, match="nobody.py"):
+    with pytest.raises(FileNotFoundError, match=r"nobody\.py"):
         code_digest("nobody")
 
 

@@ -238,7 +238,8 @@ def test_models_from_elsewhere_may_stand_in_the_lineage():
             "run",
             "../elsewhere",
             "run: '../elsewhere' does not match ^[a-z0-9]+([_-][a-z0-9]+)*$; "
-            "it is: A name, in lower-case letters, digits and single _ or - between them, for it becomes part of paths.",
+            "it is: A name, in lower-case letters, digits and single _ or - between them, "
+            "for it becomes part of paths.",
         ),
         (
             "models/lua__english",

@@ -1,10 +1,9 @@
-"""Corpora from the hub: pinned, in order, and whole in spite of lost connections. The hub is a small one on loopback."""
+"""Corpora from the hub: pinned, in order, whole in spite of lost connections. The hub is a small one on loopback."""
 
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet

@@ -137,7 +137,9 @@ def test_corpora_are_summed_apart_and_pooled(pair):
 
 
 # Six tokens. a0 = b0; a1 is b1 doubled; a2 fires once; a3 never; a4 is always 1. b2 is a0 with its last firing moved.
-TOY_A = np.array([[1, 0, 0, 0, 1], [2, 0, 0, 0, 1], [3, 0, 5, 0, 1], [0, 2, 0, 0, 1], [0, 4, 0, 0, 1], [0, 0, 0, 0, 1.0]])
+TOY_A = np.array(
+    [[1, 0, 0, 0, 1], [2, 0, 0, 0, 1], [3, 0, 5, 0, 1], [0, 2, 0, 0, 1], [0, 4, 0, 0, 1], [0, 0, 0, 0, 1.0]]
+)
 TOY_B = np.array([[1, 0, 1], [2, 0, 2], [3, 0, 0], [0, 1, 0], [0, 2, 0], [0, 0, 3.0]])
 
 

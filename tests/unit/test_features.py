@@ -27,7 +27,8 @@ def test_a_shard_of_nothing_but_empty_rows_keeps_its_shape(write_features):
 def test_the_header_says_whose_features_on_which_tokens(write_features):
     shard = write_features(DENSE, first_row=8, model="lua", sae="seed1", corpus="python", ids_sha256="ab", n_ctx=4)
     assert (shard.model, shard.sae, shard.corpus, shard.n_ctx) == ("lua", "seed1", "python", 4)
-    assert shard.token_range == "ab rows 8 to 12"
+    covered = shard.token_range
+    assert covered == "ab rows 8 to 12"
 
 
 def test_writing_twice_gives_equal_bytes(write_features):

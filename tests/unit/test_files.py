@@ -39,11 +39,19 @@ def test_the_temporary_name_is_hidden_beside_the_final_one_and_that_of_this_proc
 
 def test_what_stood_there_is_left_when_the_block_raises(tmp_path: Path):
     (tmp_path / "a.txt").write_text("before")
-    with pytest.raises(RuntimeError, match="half-way"), atomic_path(tmp_path / "a.txt") as temporary:
+    with pytest.raises(RuntimeError, match="half-way"), atomic_path(tmp_path / "a.txt") as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise RuntimeError("half-way")
     assert (tmp_path / "a.txt").read_text() == "before"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda _: calls.append("sync"))
+    monkeypatch.setattr(os, "replace", lambda *_: calls.append("rename"))
+    write_text(tmp_path / "a.txt", "whole")
+    assert calls == ["sync", "rename"]
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path):
@@ -114,5 +122,5 @@ def test_a_header_survives_its_one_json_text():
 
 @pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])
 def test_a_file_without_our_header_is_refused(metadata: dict | None):
-    with pytest.raises(ValueError, match="^its header does not say what it holds$"):
+    with pytest.raises(ValueError, match=r"^its header does not say what it holds$"):
         decode_header(metadata)

@@ -43,7 +43,8 @@ def correlation(r: list[list[float]], names=("lua.seed0", "stories.seed0"), firi
 
 
 NAN = float("nan")
-# Parent 0 is child 1 (0.9); parent 1 has 0.79 at most; parent 2 is untestable. Child 0 takes parent 1, child 2 parent 0 (0.8).
+# Parent 0 is child 1 (0.9); parent 1 has 0.79 at most; parent 2 is untestable. Child 0's best is parent 1, child 2's
+# parent 0 (0.8).
 TOY = [[0.1, 0.9, 0.8], [0.79, 0.2, 0.3], [NAN, NAN, NAN]]
 
 
@@ -223,7 +224,9 @@ def trajectory(table: pd.DataFrame, model: str, latent: int) -> dict:
     """Where a feature is found, and the least r on the way, leaving out where it is not."""
     row = table[(table["model"] == model) & (table["latent"] == latent)].iloc[0]
     models = ["base", "lua", "stories", "merged"]
-    return {name: (int(row[f"in_{name}"]), round(float(row[f"r_{name}"]), 6)) for name in models if row[f"in_{name}"] >= 0}
+    return {
+        name: (int(row[f"in_{name}"]), round(float(row[f"r_{name}"]), 6)) for name in models if row[f"in_{name}"] >= 0
+    }
 
 
 def test_trajectories_through_a_diamond_by_hand():
@@ -239,7 +242,12 @@ def test_trajectories_through_a_diamond_by_hand():
     assert trajectory(table, "base", 2) == {"base": (2, 1)}
     # Brothers are not compared: what lua's feature is in stories nobody measured.
     assert trajectory(table, "lua", 1) == {"base": (0, 0.9), "lua": (1, 1), "merged": (2, 0.95)}
-    assert trajectory(table, "merged", 2) == {"base": (0, 0.9), "lua": (1, 0.95), "stories": (0, 0.99), "merged": (2, 1)}
+    assert trajectory(table, "merged", 2) == {
+        "base": (0, 0.9),
+        "lua": (1, 0.95),
+        "stories": (0, 0.99),
+        "merged": (2, 1),
+    }
     assert trajectory(table, "merged", 0) == {"lua": (0, 0.88), "merged": (0, 1)}
 
 
@@ -267,6 +275,8 @@ def test_the_table_has_a_row_for_every_feature_and_two_columns_for_every_model()
 
 
 def test_models_without_a_correlation_are_left_out():
-    table = feature_table({}, ["base", "other"], {"base": pd.DataFrame({"sae": ["s"], "latent": [0], "firings": [1], "density": [0.1]})})
+    table = feature_table(
+        {}, ["base", "other"], {"base": pd.DataFrame({"sae": ["s"], "latent": [0], "firings": [1], "density": [0.1]})}
+    )
     assert table["model"].tolist() == ["base"]
     assert (table["origin"].tolist(), table["in_base"].tolist()) == (["base"], [0])

@@ -26,7 +26,8 @@ def rows(tiny):
 
 
 def test_next_token_loss_of_two_predictions_by_hand():
-    # Softmax of (0, ln 3) is (1/4, 3/4). Id 1 after 0: 3/4, right. Id 0 after 1: 1/4, wrong. The last logits predict nothing.
+    # Softmax of (0, ln 3) is (1/4, 3/4). Id 1 after 0: 3/4, right. Id 0 after 1: 1/4, wrong. The last logits predict
+    # nothing.
     logits = torch.tensor([[[0.0, log(3)], [0.0, log(3)], [50.0, 0.0]]])
     loss, correct, n_predictions = next_token_loss(logits, torch.tensor([[0, 1, 0]]))
     assert loss == pytest.approx(log(4 / 3) + log(4))

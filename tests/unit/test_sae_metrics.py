@@ -25,7 +25,9 @@ def sums_of(acts: torch.Tensor, recons: torch.Tensor, *parts: slice) -> SaeSums:
     added = SaeSums()
     for part in parts or (slice(None),):
         n = len(acts[part])
-        nothing = SparseLatents(torch.zeros(n + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int32), torch.empty(0))
+        nothing = SparseLatents(
+            torch.zeros(n + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int32), torch.empty(0)
+        )
         added = added.add(reconstruction_sums(acts[part], recons[part], nothing, 2))
     return added
 
@@ -88,7 +90,9 @@ def test_l0_and_dead_fraction_by_hand():
 
 
 def test_a_latent_that_fires_in_one_part_only_is_not_dead():
-    assert sae_metrics.dead_fraction(firing(1, 0, 0, n_tokens=5).add(firing(0, 3, 0, n_tokens=5))) == pytest.approx(1 / 3)
+    assert sae_metrics.dead_fraction(firing(1, 0, 0, n_tokens=5).add(firing(0, 3, 0, n_tokens=5))) == pytest.approx(
+        1 / 3
+    )
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,12 @@ def test_the_order_of_tokens_follows_from_the_seed():
 
 def test_a_dump_reads_across_shards_in_the_order_asked_for(write_acts):
     acts = torch.arange(20.0).view(10, 2)
-    paths = [write_acts(acts[:3], "0"), write_acts(acts[3:3], "1"), write_acts(acts[3:8], "2"), write_acts(acts[8:], "3")]
+    paths = [
+        write_acts(acts[:3], "0"),
+        write_acts(acts[3:3], "1"),
+        write_acts(acts[3:8], "2"),
+        write_acts(acts[8:], "3"),
+    ]
     dump = Dump(paths)
     assert (len(dump), dump.d_in) == (10, 2)
     for tokens in ([9, 0, 3, 2, 7, 8, 0], list(range(10)), [5]):

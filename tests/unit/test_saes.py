@@ -188,9 +188,14 @@ def changed(tmp_path):
 
 
 def test_a_config_that_claims_a_billion_latents_is_refused_without_making_them(changed):
-    # On the CPU such an SAE would take 2 x 6 x 10^9 x 4 bytes = 48 GB.
+    # 2 x 10^6 x 10^9 x 4 bytes = 8 PB, more than a process can address.
     with pytest.raises(InputError, match=r"its config needs tensors .*1000000000"):
-        load_sae(changed(d_sae=10**9))
+        load_sae(changed(d_in=10**6, d_sae=10**9))
+
+
+def test_the_largest_sizes_are_refused_alike(changed):
+    with pytest.raises(InputError, match=r"its config needs tensors .*2147483647"):
+        load_sae(changed(d_in=2**31 - 1, d_sae=2**31 - 1))
 
 
 @pytest.mark.parametrize(

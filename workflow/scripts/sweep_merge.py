@@ -28,7 +28,7 @@ def sweep_merge(
     path_to_sweep: str,
     gpus: int,
 ) -> None:
-    """Write `t`, `corpus`, `loss`, `accuracy`, `n_predictions` per coefficient and corpus; the base's rows have t NaN."""
+    """Write `t`, `corpus`, `loss`, `accuracy`, `n_predictions` by coefficient and corpus; the base has t NaN."""
     validation = read_token_rows(paths_to_validation)
     states = [read_state(folder, dtype) for folder in parent_folders]
     names = tuple(folder.name for folder in parent_folders)

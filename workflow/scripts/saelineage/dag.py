@@ -132,7 +132,7 @@ def jobs_svg(graph: Graph, stages: Mapping[str, str]) -> str:
     """
     if len(graph.labels) > MAX_JOBS:
         text = f"{len(graph.labels)} jobs are too many to draw one by one; the graph of rules shows them together."
-        return _svg(720, 40, [f'<text x="8" y="24">{escape(text)}</text>'], "The jobs of this run")
+        return _svg(720.0, 40.0, [f'<text x="8" y="24">{escape(text)}</text>'], "The jobs of this run")
     details, graph = _details(graph), without_shortcuts(graph)
     width, height, gap = 146.0, 28.0, 40.0
     found = arrange(graph, height + 6)
@@ -281,19 +281,25 @@ def _title(graph: Graph, before: list[list[int]], node: int) -> str:
 def _details(graph: Graph) -> list[str]:
     """What tells each job apart.
 
-    Snakemake names a wildcard only where it first comes up, so it is handed on from job to job until two ways disagree.
+    Snakemake names a wildcard where it first comes up. It is handed on: from the labels of the jobs that one needs,
+    otherwise from what was handed to them, as long as they agree.
     """
-    before, found = _predecessors(graph), [dict[str, str | None]() for _ in graph.labels]
+    before = _predecessors(graph)
+    own = [dict(part.split(": ", 1) for part in label[1:] if ": " in part) for label in graph.labels]
+    found = [dict[str, str | None]() for _ in graph.labels]
     for node in _in_order(len(graph.labels), graph.arrows):
-        own = dict(part.split(": ", 1) for part in graph.labels[node][1:] if ": " in part)
-        handed = {key: {found[other][key] for other in before[node] if key in found[other]} for key in HANDED_ON}
-        agreed = {key: values.pop() if len(values) == 1 else None for key, values in handed.items() if values}
-        found[node] = agreed | own
+        for key in HANDED_ON:
+            named = {own[other][key] for other in before[node] if key in own[other]}
+            values = named or {found[other][key] for other in before[node] if key in found[other]}
+            if values:
+                found[node][key] = values.pop() if len(values) == 1 else None
+        found[node] |= own[node]
     return [_joined([value for key, value in wildcards.items() if value and key != "run"]) for wildcards in found]
 
 
 def _joined(values: list[str]) -> str:
     """Values side by side, without models that stand before their SAE as well."""
+    values = list(dict.fromkeys(values))
     return " · ".join(value for value in values if not any(other.startswith(f"{value}.") for other in values))
 
 
@@ -308,7 +314,7 @@ def _used_stages(stages: Mapping[str, str], rules: Sequence[str]) -> list[str]:
 
 def _legend(stages: Mapping[str, str], rules: Sequence[str]) -> list[str]:
     """A row of coloured squares with the stages' names."""
-    parts, x = [], 8.0
+    parts, x = [], MARGIN
     for stage in _used_stages(stages, rules):
         rule = next(rule for rule in rules if stages.get(rule) == stage)
         parts.append(f'<rect x="{x:g}" y="6" width="10" height="10" rx="2" fill="{_colour(stages, rule)}"/>')
@@ -318,7 +324,7 @@ def _legend(stages: Mapping[str, str], rules: Sequence[str]) -> list[str]:
 
 
 def _legend_width(stages: Mapping[str, str], rules: Sequence[str]) -> float:
-    return 8 + sum(30 + 6.6 * len(stage) for stage in _used_stages(stages, rules))
+    return MARGIN + sum(30 + 6.6 * len(stage) for stage in _used_stages(stages, rules))
 
 
 def _box(

@@ -34,6 +34,10 @@ UNSEEN = re.compile(
 )
 PICTURES = {"\n": "↵", "\t": "⇥", "\x7f": "␡"}
 CARD_WIDTH, CARD_GAP, LINE_HEIGHT, EDGE_HEIGHT = 236.0, 46.0, 15.0, 92.0
+TIP = (
+    '<defs><marker id="lineage-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+    '<path d="M0 0L8 4L0 8z" class="tip"/></marker></defs>'
+)
 
 
 def visible(text: str) -> str:
@@ -79,9 +83,9 @@ def lineage_svg(models: pd.DataFrame, edges: pd.DataFrame) -> str:
     for corner, name in zip(corners, names, strict=True):
         parts.append(_card(corner, height, models[models["model"] == name]))
     bottom = max(y for _, y in corners) + height + 6
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="lineage" role="img" aria-label="The lineage of models" viewBox="0 0 {found.extent:g} {bottom:g}" style="max-width:{found.extent:g}px">'  # noqa: E501
-    marker = '<defs><marker id="lineage-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" class="tip"/></marker></defs>'  # noqa: E501
-    return "\n".join([head, marker, *parts, "</svg>"])
+    size = f'viewBox="0 0 {found.extent:g} {bottom:g}" style="max-width:{found.extent:g}px"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="lineage" role="img" aria-label="The lineage" {size}>'
+    return "\n".join([head, TIP, *parts, "</svg>"])
 
 
 def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
@@ -109,7 +113,10 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
             "source": [number[name] for name in drawn["source"]],
             "target": [number[name] for name in drawn["target"]],
             "value": drawn["n_features"].tolist(),
-            "color": [_faint(VERDICT_COLOURS[verdict]) for verdict in drawn["verdict"]],
+            "color": [
+                VERDICT_COLOURS[verdict] if verdict in ("persists", "inherited") else _faint(VERDICT_COLOURS[verdict])
+                for verdict in drawn["verdict"]
+            ],
             "customdata": [plain(f"{row.verdict}, {row.edge}") for row in drawn.itertuples()],
             "hovertemplate": "%{customdata}: %{value:,} features<extra></extra>",
         },
@@ -118,7 +125,7 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
 
 
 def sweep_figure(table: pd.DataFrame, measure: str, chosen: float) -> go.Figure:
-    """A measure against the merge coefficient, a line per corpus; the common ancestor's value dashed, the chosen t marked.
+    """A measure against the merge coefficient, a line per corpus; the ancestor's value dashed, the chosen t marked.
 
     Args:
         table: `t` (NaN for the common ancestor), `corpus` and the measure.
@@ -248,7 +255,7 @@ def _styled(figure: go.Figure, height: int, margin: dict | None = None) -> go.Fi
 def _faint(colour: str) -> str:
     """A colour of which what lies beneath shows through."""
     red, green, blue = (int(colour[index : index + 2], 16) for index in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.45)"
+    return f"rgba({red},{green},{blue},0.5)"
 
 
 def _card(corner: tuple[float, float], height: float, rows: pd.DataFrame) -> str:

@@ -200,7 +200,7 @@ def flow_nodes(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = pd.DataFrame.from_dict(nodes, orient="index").rename_axis("name").reset_index()
     table["size"] = [max(inflow.get(name, 0), outflow.get(name, 0)) for name in table["name"]]
     table = table[table["size"] > 0].reset_index(drop=True)
-    table["x"] = (table["column"] / max(table["column"].max(), 1)).clip(0.001, 0.999)
+    table["x"] = (table["column"] / max(table["column"].max(), 1)).clip(0.01, 0.985)
     table["y"] = _stacked(table)
     return table[["name", "label", "x", "y", "colour"]], flows
 
@@ -376,17 +376,17 @@ def merges_view(merges: pd.DataFrame) -> list[dict]:
     ]
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: float | int | None, digits: int = 3) -> str:
     """A number with a fixed number of digits after the point."""
     return NOT_MEASURED if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
-def count(value: float | None) -> str:
+def count(value: float | int | None) -> str:
     """A whole number with commas between thousands."""
     return NOT_MEASURED if value is None or np.isnan(value) else f"{value:,.0f}"
 
 
-def percent(value: float | None, digits: int = 1) -> str:
+def percent(value: float | int | None, digits: int = 1) -> str:
     """A share in percent."""
     return NOT_MEASURED if value is None or np.isnan(value) else f"{100 * value:.{digits}f} %"
 
@@ -425,7 +425,7 @@ def _together(readings: Sequence[str]) -> str:
     if n == 0:
         return "The lineage has no edge, so there is nothing to compare."
     if readings.count(NO_FLOOR) == n:
-        return "Without a second SAE seed there is no floor, and these shares cannot be told from the noise of training SAEs."
+        return "Without a second SAE seed there is no floor: the shares cannot be told from the noise of SAE training."
     if at_floor == n:
         return "No share is above its floor, so by themselves they say nothing about what fine-tuning or merging did."
     above = readings.count(ABOVE)
@@ -457,16 +457,13 @@ def _feature_view(feature: dict) -> dict:
     """A feature with a line per member and passage: token, activation, share of the member's largest activation."""
     names = [f"{member['model']}.{member['sae']} / {member['latent']}" for member in feature["members"]]
     largest = [member["max_activation"] for member in feature["members"]]
-    passages = [
-        passage
-        | {
-            "rows": [
-                (name, [(token, a, a / most if most else 0.0) for token, a in zip(passage["tokens"], own, strict=True)])
-                for name, most, own in zip(names, largest, passage["activations"], strict=True)
-            ]
-        }
-        for passage in feature["passages"]
-    ]
+    passages = []
+    for passage in feature["passages"]:
+        rows = [
+            (name, [(token, a, a / most if most else 0.0) for token, a in zip(passage["tokens"], own, strict=True)])
+            for name, most, own in zip(names, largest, passage["activations"], strict=True)
+        ]
+        passages.append(passage | {"rows": rows})
     return feature | {"names": names, "passages": passages}
 
 

@@ -1,0 +1,126 @@
+"""Figures draw what their table holds, and hostile labels stay labels."""
+
+import xml.etree.ElementTree as ElementTree
+
+import pandas as pd
+import plotly.io
+import pytest
+
+from saelineage.figures import (
+    correlation_figure,
+    density_figure,
+    flows_figure,
+    fvu_figure,
+    lineage_svg,
+    plain,
+    sweep_figure,
+    training_figure,
+    visible,
+)
+
+EVIL = "</script><script>alert(1)</script>"
+
+
+def models(name: str = "base", child: str = "tuned") -> pd.DataFrame:
+    rows = [(name, "pretrained here", "lua", 3.0, 0.25), (child, f"fine-tuned from {name}", "lua", 2.0, 0.5)]
+    return pd.DataFrame(rows, columns=["model", "made", "corpus", "loss", "accuracy"])
+
+
+def edges(parent: str = "base", child: str = "tuned") -> pd.DataFrame:
+    return pd.DataFrame(
+        [(parent, child, "2.1 % persist", "floor 4.7 %")], columns=["parent", "child", "label", "floor"]
+    )
+
+
+def sweep(corpus: str = "lua") -> pd.DataFrame:
+    rows = [(1.0, corpus, 4.0, 0.1), (0.0, corpus, 2.0, 0.4), (None, corpus, 3.0, 0.2)]
+    return pd.DataFrame(rows, columns=["t", "corpus", "loss", "accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\nb\tc", "a↵b⇥c"),
+        ("\x00\x1b", "␀␛"),
+        ("\x85", "\\u0085"),
+        ("\u202eabc\u2066", "\\u202eabc\\u2066"),
+        ("\ud800", "\\ud800"),
+        ("héllo 🎉 مرحبا", "héllo 🎉 مرحبا"),
+    ],
+)
+def test_what_could_not_be_seen_is_shown(text, shown):
+    assert visible(text) == shown
+
+
+def test_plotly_labels_have_no_markup():
+    assert plain("<b>&") == "&lt;b&gt;&amp;"
+
+
+def test_the_lineage_shows_every_model_and_the_share_of_every_edge():
+    svg = lineage_svg(models(), edges())
+    ElementTree.fromstring(svg)  # noqa: S314
+    assert all(text in svg for text in ("base", "tuned", "2.1 % persist", "floor 4.7 %", "25.0%"))
+
+
+def test_a_lineage_of_one_model_has_no_edge():
+    svg = lineage_svg(models().head(1), edges().head(0))
+    assert 'class="edge"' not in svg
+
+
+def test_a_hostile_model_name_stays_text():
+    svg = lineage_svg(models(EVIL, "\u202e\x00"), edges(EVIL, "\u202e\x00"))
+    assert "<script" not in svg
+    assert "\u202e" not in svg
+    ElementTree.fromstring(svg)  # noqa: S314
+
+
+def test_a_sweep_is_drawn_in_order_of_t_with_the_ancestor_dashed():
+    figure = sweep_figure(sweep(), "accuracy", 0.58)
+    assert list(figure.data[0].x) == [0.0, 1.0]
+    assert list(figure.data[0].y) == [0.4, 0.1]
+    ancestor, chosen = figure.layout.shapes
+    assert (ancestor.y0, ancestor.line.dash) == (0.2, "dash")
+    assert chosen.x0 == 0.58
+
+
+def test_flows_of_nothing_are_not_drawn():
+    nodes = pd.DataFrame(
+        {"name": ["a", "b"], "label": ["a", "b"], "x": [0.1, 0.9], "y": [0.5, 0.5], "colour": ["#000000"] * 2}
+    )
+    flows = pd.DataFrame(
+        {
+            "source": ["a", "a"],
+            "target": ["b", "b"],
+            "n_features": [3, 0],
+            "verdict": ["persists", "untestable"],
+            "edge": ["a → b"] * 2,
+        }
+    )
+    assert list(flows_figure(nodes, flows).data[0].link.value) == [3]
+
+
+def test_each_sae_is_a_line():
+    table = pd.DataFrame(
+        {"model": ["a", "a"], "sae": ["seed0", "seed1"], "log10_density": [-2.0, -2.0], "n_latents": [3, 4]}
+    )
+    assert [trace.name for trace in density_figure(table).data] == ["a.seed0", "a.seed1"]
+    curves = pd.DataFrame({"model": ["a", "a"], "sae": ["seed0", "seed0"], "tokens": [1, 2], "fvu": [0.9, 0.3]})
+    assert list(training_figure(curves).data[0].y) == [0.9, 0.3]
+
+
+def test_each_corpus_is_a_row_of_points():
+    table = pd.DataFrame({"model": ["a", "a"], "sae": ["seed0"] * 2, "corpus": ["pooled", "lua"], "fvu": [0.2, 0.3]})
+    assert [trace.name for trace in fvu_figure(table).data] == ["pooled", "lua"]
+
+
+def test_empty_bins_are_left_out_of_the_logarithmic_axis():
+    table = pd.DataFrame({"edge": ["a → b"] * 3, "r": [-1.0, 0.0, 0.5], "n_pairs": [0, 5, 1]})
+    assert list(correlation_figure(table, 0.8).data[0].y) == [5, 1]
+
+
+def test_a_label_cannot_end_the_script_it_stands_in():
+    html = plotly.io.to_html(
+        sweep_figure(sweep(EVIL), "loss", 0.5), full_html=False, include_plotlyjs=False, div_id="x"
+    )
+    assert html.count("</script>") == 1
+    assert "<script>alert" not in html
