@@ -84,9 +84,8 @@ def test_a_sweep_is_drawn_in_order_of_t_with_the_ancestor_dashed():
 
 
 def test_flows_of_nothing_are_not_drawn():
-    nodes = pd.DataFrame(
-        {"name": ["a", "b"], "label": ["a", "b"], "x": [0.1, 0.9], "y": [0.5, 0.5], "colour": ["#000000"] * 2}
-    )
+    nodes = pd.DataFrame({"name": ["a", "b"], "label": ["a", "b"], "column": [0.0, 1.0], "size": [3, 3]})
+    nodes = nodes.assign(colour="#000000")
     flows = pd.DataFrame(
         {
             "source": ["a", "a"],
@@ -97,6 +96,19 @@ def test_flows_of_nothing_are_not_drawn():
         }
     )
     assert list(flows_figure(nodes, flows).data[0].link.value) == [3]
+
+
+def test_nodes_of_a_column_stand_above_each_other_within_the_picture():
+    nodes = pd.DataFrame({"name": list("abcd"), "label": list("abcd"), "column": [0.0, 1.0, 1.0, 1.0]})
+    nodes = nodes.assign(size=[10, 5, 0.1, 5], colour="#000000")
+    flows = pd.DataFrame(columns=["source", "target", "n_features", "verdict", "edge"])
+    sankey = flows_figure(nodes, flows).data[0]
+    pad = sankey.node.pad / 590
+    # the second column is the fullest: 10.1 features and two pads fill the height
+    height = (1 - 2 * pad) / 10.1
+    expected = [5 * height / 2, 5 * height + pad + 0.1 * height / 2, 1 - 5 * height / 2]
+    assert list(sankey.node.y)[1:] == pytest.approx(expected, abs=1e-3)
+    assert sankey.node.y[0] == 0.5
 
 
 def test_each_sae_is_a_line():

@@ -298,9 +298,11 @@ def _details(graph: Graph) -> list[str]:
 
 
 def _joined(values: list[str]) -> str:
-    """Values side by side, without models that stand before their SAE as well."""
+    """Values side by side, without models and SAEs that stand in a `{model}.{sae}` as well."""
     values = list(dict.fromkeys(values))
-    return " · ".join(value for value in values if not any(other.startswith(f"{value}.") for other in values))
+    return " · ".join(
+        value for value in values if not any(value in other.split(".")[:2] for other in values if "." in other)
+    )
 
 
 def _colour(stages: Mapping[str, str], rule: str) -> str:

@@ -34,6 +34,7 @@ UNSEEN = re.compile(
 )
 PICTURES = {"\n": "↵", "\t": "⇥", "\x7f": "␡"}
 CARD_WIDTH, CARD_GAP, LINE_HEIGHT, EDGE_HEIGHT = 236.0, 46.0, 15.0, 92.0
+FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE, FLOW_PAD = 590.0, 60.0, 22.0
 TIP = (
     '<defs><marker id="lineage-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     '<path d="M0 0L8 4L0 8z" class="tip"/></marker></defs>'
@@ -83,7 +84,7 @@ def lineage_svg(models: pd.DataFrame, edges: pd.DataFrame) -> str:
     for corner, name in zip(corners, names, strict=True):
         parts.append(_card(corner, height, models[models["model"] == name]))
     bottom = max(y for _, y in corners) + height + 6
-    size = f'viewBox="0 0 {found.extent:g} {bottom:g}" style="max-width:{found.extent:g}px"'
+    size = f'width="{found.extent:g}" height="{bottom:g}" viewBox="0 0 {found.extent:g} {bottom:g}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="lineage" role="img" aria-label="The lineage" {size}>'
     return "\n".join([head, TIP, *parts, "</svg>"])
 
@@ -92,19 +93,20 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
     """Sankey of every class on every edge.
 
     Args:
-        nodes: `name`, `label`, `x` and `y` in (0, 1), `colour`.
+        nodes: `name`, `label`, `column` (0 is the leftmost), `size` (features that flow through it), `colour`.
         flows: `source` and `target` (names of nodes), `n_features`, `verdict`, `edge`.
     """
     number = {name: index for index, name in enumerate(nodes["name"])}
     drawn = flows[flows["n_features"] > 0]
+    height = max(FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE * nodes["column"].value_counts().max())
     sankey = go.Sankey(
         arrangement="snap",
         node={
             "label": [plain(label) for label in nodes["label"]],
-            "x": nodes["x"].tolist(),
-            "y": nodes["y"].tolist(),
+            "x": (nodes["column"] / max(nodes["column"].max(), 1)).clip(0.01, 0.985).tolist(),
+            "y": _stacked(nodes, FLOW_PAD / height),
             "color": nodes["colour"].tolist(),
-            "pad": 22,
+            "pad": FLOW_PAD,
             "thickness": 14,
             "line": {"width": 0},
             "hovertemplate": "%{label}<extra></extra>",
@@ -121,7 +123,7 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
             "hovertemplate": "%{customdata}: %{value:,} features<extra></extra>",
         },
     )
-    return _styled(go.Figure(sankey), height=620, margin={"l": 10, "r": 10, "t": 10, "b": 20})
+    return _styled(go.Figure(sankey), height=int(height + 30), margin={"l": 10, "r": 10, "t": 15, "b": 15})
 
 
 def sweep_figure(table: pd.DataFrame, measure: str, chosen: float) -> go.Figure:
@@ -250,6 +252,22 @@ def _styled(figure: go.Figure, height: int, margin: dict | None = None) -> go.Fi
         yaxis=grid,
     )
     return figure
+
+
+def _stacked(nodes: pd.DataFrame, pad: float) -> list[float]:
+    """Centres, in (0, 1), of nodes above each other in their columns: Plotly's own heights, what is left shared out.
+
+    Args:
+        nodes: `column` and `size`.
+        pad: what Plotly keeps free between two nodes, as a share of the height.
+    """
+    columns = nodes.groupby("column")["size"]
+    n, total = columns.transform("size"), columns.transform("sum")
+    heights = nodes["size"] * ((1 - (n - 1) * pad) / total).min()
+    left = 1 - heights.groupby(nodes["column"]).transform("sum") - (n - 1) * pad
+    number = columns.cumcount()
+    ends = heights.groupby(nodes["column"]).cumsum() + number * pad + left * (number + 1) / (n + 1)
+    return (ends - heights / 2).round(4).clip(0.001, 0.999).tolist()
 
 
 def _faint(colour: str) -> str:

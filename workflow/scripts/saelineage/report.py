@@ -177,7 +177,7 @@ def flow_nodes(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Nodes and flows of the Sankey: models, and between two of them what is matched, lost, new and untestable.
 
     Returns:
-        `name`, `label`, `x`, `y`, `colour` of the nodes; the flows with `source`, `target` and `edge`.
+        `name`, `label`, `column`, `size`, `colour` of the nodes; the flows with `source`, `target` and `edge`.
     """
     flows = flows.assign(edge=flows["parent"] + " → " + flows["child"])
     middles = flows["edge"] + flows["verdict"].replace({"inherited": "persists"}).map(" {}".format)
@@ -200,9 +200,7 @@ def flow_nodes(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = pd.DataFrame.from_dict(nodes, orient="index").rename_axis("name").reset_index()
     table["size"] = [max(inflow.get(name, 0), outflow.get(name, 0)) for name in table["name"]]
     table = table[table["size"] > 0].reset_index(drop=True)
-    table["x"] = (table["column"] / max(table["column"].max(), 1)).clip(0.01, 0.985)
-    table["y"] = _stacked(table)
-    return table[["name", "label", "x", "y", "colour"]], flows
+    return table[["name", "label", "column", "size", "colour"]], flows
 
 
 def model_table(config: dict, metrics: Sequence[dict]) -> pd.DataFrame:
@@ -442,15 +440,6 @@ def _model_ranks(flows: pd.DataFrame) -> dict[str, int]:
     pairs = flows[["parent", "child"]].drop_duplicates().itertuples(index=False)
     found = arrange(Graph([(name,) for name in names], [(numbers[a], numbers[b]) for a, b in pairs]), 1.0)
     return dict(zip(names, found.rank, strict=True))
-
-
-def _stacked(nodes: pd.DataFrame) -> np.ndarray:
-    """Centres of nodes, in (0, 1), that stand above each other in their columns in the order given."""
-    room = nodes.groupby("column")["size"].sum().max() * 0.04
-    taken = nodes["size"] + room
-    below = taken.groupby(nodes["column"]).cumsum()
-    centres = (below - taken / 2) / taken.groupby(nodes["column"]).transform("sum")
-    return centres.clip(0.01, 0.99).to_numpy()
 
 
 def _feature_view(feature: dict) -> dict:

@@ -161,7 +161,7 @@ def load_sae(folder: Path | str) -> Sae:
         if config.get(key, value) != value:
             raise InputError(f"'{folder}/{CONFIG_FILE}': {key} must be {value!r}, not {config[key]!r}, to be read here")
     sizes = [config.get(key) for key in ("d_in", "d_sae", "k")[: 3 if config["architecture"] == "topk" else 2]]
-    if not all(type(size) is int and 0 < size < 2**31 for size in sizes):
+    if not all(type(size) is int and 0 < size <= 2**30 for size in sizes):
         raise InputError(f"'{folder}/{CONFIG_FILE}': d_in, d_sae and k must be whole numbers above 0, got {sizes}")
     try:
         tensors = load_file(Path(folder, WEIGHTS_FILE))

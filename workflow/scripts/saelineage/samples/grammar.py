@@ -118,8 +118,8 @@ class Writer:
         """Return True with this probability."""
         return self.random() < probability
 
-    def bind(self, **words: Word | list[Word] | str | int) -> None:
-        """Give names to words (or pools of words) for the rest of the document."""
+    def bind(self, **words: "Word | list[Word] | Rule | str | int") -> None:
+        """Give names to words, pools of words or rules for the rest of the document."""
         for name, word in words.items():
             self.bound[name] = str(word) if isinstance(word, int) else word
 
