@@ -193,29 +193,29 @@ def test_statistics_are_those_of_each_model_s_first_sae():
 
 
 def diamond() -> pd.DataFrame:
-    """base -> lua, stories -> merged, three features each.
+    """base -> lua, stories -> merged, four features each.
 
     Matches, both ways: base 0 = lua 1 (0.9) = merged 2 (0.95) and base 0 = stories 0 (0.85) = merged 2 (0.99).
     base 1 = stories 2 (0.81), which is lost in the merge. lua 0 = merged 0 (0.88) is not in base. merged 1 is new.
-    base 2 is lost in both.
+    base 2 is lost in both. base 3 = lua 3 (0.82) = merged 3 (0.9) and base 3 = stories 3 (0.93) = merged 3 (0.97).
     """
     weak = 0.1
 
     def edge(parent: str, child: str, matches: dict[tuple[int, int], float]) -> pd.DataFrame:
-        r = np.full((3, 3), weak)
+        r = np.full((4, 4), weak)
         for pair, value in matches.items():
             r[pair] = value
-        return edge_table(correlation(r.tolist(), (f"{parent}.seed0", f"{child}.seed0")), 0.8)
+        return edge_table(correlation(r.tolist(), (f"{parent}.seed0", f"{child}.seed0"), ([50] * 4, [50] * 4)), 0.8)
 
     matches = {
-        ("base", "lua"): {(0, 1): 0.9},
-        ("base", "stories"): {(0, 0): 0.85, (1, 2): 0.81},
-        ("lua", "merged"): {(1, 2): 0.95, (0, 0): 0.88},
-        ("stories", "merged"): {(0, 2): 0.99},
+        ("base", "lua"): {(0, 1): 0.9, (3, 3): 0.82},
+        ("base", "stories"): {(0, 0): 0.85, (1, 2): 0.81, (3, 3): 0.93},
+        ("lua", "merged"): {(1, 2): 0.95, (0, 0): 0.88, (3, 3): 0.9},
+        ("stories", "merged"): {(0, 2): 0.99, (3, 3): 0.97},
     }
     models = ["base", "lua", "stories", "merged"]
     statistics = {
-        model: pd.DataFrame({"sae": "seed0", "latent": range(3), "firings": 50, "density": 0.05}) for model in models
+        model: pd.DataFrame({"sae": "seed0", "latent": range(4), "firings": 50, "density": 0.05}) for model in models
     }
     return feature_table({key: edge(*key, value) for key, value in matches.items()}, models, statistics)
 
@@ -238,6 +238,9 @@ def test_trajectories_through_a_diamond_by_hand():
         # Through lua the least r is 0.9, through stories 0.85: the better line is kept.
         "merged": (2, 0.9),
     }
+    # Here the line through stories, 0.93, is better than 0.82 through lua.
+    assert trajectory(table, "base", 3) == {"base": (3, 1), "lua": (3, 0.82), "stories": (3, 0.93), "merged": (3, 0.93)}
+    assert trajectory(table, "merged", 3)["base"] == (3, 0.93)
     assert trajectory(table, "base", 1) == {"base": (1, 1), "stories": (2, 0.81)}
     assert trajectory(table, "base", 2) == {"base": (2, 1)}
     # Brothers are not compared: what lua's feature is in stories nobody measured.
@@ -254,16 +257,16 @@ def test_trajectories_through_a_diamond_by_hand():
 def test_the_origin_is_the_farthest_ancestor_that_has_the_feature():
     table = diamond()
     assert table.groupby("model", sort=False)["origin"].apply(list).to_dict() == {
-        "base": ["base", "base", "base"],
-        "lua": ["lua", "base", "lua"],
-        "stories": ["base", "stories", "base"],
-        "merged": ["lua", "merged", "base"],
+        "base": ["base", "base", "base", "base"],
+        "lua": ["lua", "base", "lua", "base"],
+        "stories": ["base", "stories", "base", "base"],
+        "merged": ["lua", "merged", "base", "base"],
     }
 
 
 def test_the_table_has_a_row_for_every_feature_and_two_columns_for_every_model():
     table = diamond()
-    assert len(table) == 12
+    assert len(table) == 16
     assert table.columns.tolist() == [
         *("model", "sae", "latent", "firings", "density", "origin"),
         *("in_base", "r_base", "in_lua", "r_lua", "in_stories", "r_stories", "in_merged", "r_merged"),

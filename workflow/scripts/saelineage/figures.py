@@ -34,7 +34,7 @@ UNSEEN = re.compile(
 )
 PICTURES = {"\n": "↵", "\t": "⇥", "\x7f": "␡"}
 CARD_WIDTH, CARD_GAP, LINE_HEIGHT, EDGE_HEIGHT = 236.0, 46.0, 15.0, 92.0
-FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE, FLOW_PAD = 590.0, 60.0, 22.0
+FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE, FLOW_PAD = 590.0, 60.0, 14.0
 TIP = (
     '<defs><marker id="lineage-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     '<path d="M0 0L8 4L0 8z" class="tip"/></marker></defs>'
@@ -98,7 +98,10 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
     """
     number = {name: index for index, name in enumerate(nodes["name"])}
     drawn = flows[flows["n_features"] > 0]
-    height = max(FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE * nodes["column"].value_counts().max())
+    n_stacked = int(nodes["column"].value_counts().max())
+    height = max(FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE * n_stacked)
+    # Plotly scales nodes by columns of its own, which may hold fewer of them: the room between ours is kept free below.
+    below = 15 + FLOW_PAD * (n_stacked - 1)
     sankey = go.Sankey(
         arrangement="snap",
         node={
@@ -123,7 +126,7 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
             "hovertemplate": "%{customdata}: %{value:,} features<extra></extra>",
         },
     )
-    return _styled(go.Figure(sankey), height=int(height + 30), margin={"l": 10, "r": 10, "t": 15, "b": 15})
+    return _styled(go.Figure(sankey), height=int(height + 15 + below), margin={"l": 10, "r": 10, "t": 15, "b": below})
 
 
 def sweep_figure(table: pd.DataFrame, measure: str, chosen: float) -> go.Figure:
