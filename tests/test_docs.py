@@ -52,7 +52,9 @@ def test_the_readme_has_exactly_two_set_up_commands_of_one_line():
 def test_every_file_a_rule_writes_is_in_the_list_of_artifacts():
     listed = (ROOT / "docs" / "artifacts.md").read_text(encoding="utf-8")
     for path in sorted((ROOT / "rules").glob("*.smk")):
-        outputs = re.findall(r"^    output:\n(.*?)^    (?:log|wildcard)", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+        outputs = re.findall(
+            r"^    output:\n(.*?)^    (?:log|wildcard)", path.read_text(), flags=re.MULTILINE | re.DOTALL
+        )
         for name in re.findall(r'"results/\S*/([^/"]+)"', "\n".join(outputs)):
             if not name.endswith("manifest.json"):
                 assert as_listed(name) in listed, (path.name, name)

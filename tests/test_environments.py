@@ -24,7 +24,9 @@ def test_an_environment_pins_what_requirements_pin(path: Path):
 
 def test_every_required_package_is_in_some_environment():
     required = pins((ROOT / "requirements.txt").read_text().split())
-    found = {name for path in ENVIRONMENTS for name in pins(yaml.safe_load(path.read_text())["dependencies"][-1]["pip"])}
+    found = {
+        name for path in ENVIRONMENTS for name in pins(yaml.safe_load(path.read_text())["dependencies"][-1]["pip"])
+    }
     assert set(required) == found
 
 

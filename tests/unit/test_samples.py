@@ -106,7 +106,7 @@ def test_template_syntax_never_leaks_into_the_text(kind):
 
 
 def test_unknown_kind_is_refused_with_the_allowed_ones():
-    with pytest.raises(ValueError, match="english, stories, lua.*'python'"):
+    with pytest.raises(ValueError, match=r"english, stories, lua.*'python'"):
         sample_documents("python", 10, 0)
 
 

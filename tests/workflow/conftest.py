@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "rules", "envs", "profiles", "workflow", "config")
 TINY = Path(__file__).with_name("tiny.yaml")
+DRY_JOB = r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    log: \S*/logs/\w+/(\S+)\.log"
 
 
 class Checkout:
@@ -36,9 +37,7 @@ class Checkout:
         """What a dry run would do: (rule, what it is for) without `all`, from the log's file name."""
         done = self.snakemake("--dry-run", config=config)
         assert done.returncode == 0, done.stderr + done.stdout
-        text = done.stdout + done.stderr
-        found = re.findall(r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    log: \S*/logs/\w+/(\S+)\.log", text, flags=re.MULTILINE)
-        return set(found)
+        return set(re.findall(DRY_JOB, done.stdout + done.stderr, flags=re.MULTILINE))
 
     def edit(self, path: str, old: str, new: str) -> None:
         """Replace a piece of text that must be there."""

@@ -13,7 +13,9 @@ SCRIPTS = "workflow/scripts/saelineage"
 @pytest.fixture
 def edited(finished: Checkout) -> Iterator[Checkout]:
     """The finished checkout, whose edits are taken back after the test."""
-    before = {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file() and "results" not in path.parts}
+    before = {
+        path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file() and "results" not in path.parts
+    }
     yield finished
     for path, content in before.items():
         if path.exists() and ".snakemake" not in path.parts and path.read_bytes() != content:
@@ -31,7 +33,10 @@ def test_nothing_is_stale_after_a_run(finished: Checkout):
 def test_one_saes_k_concerns_that_sae_and_what_follows(edited: Checkout):
     edited.edit("tiny.yaml", "batch_tokens: 512", "batch_tokens: 512, models: {left: {seed1: {k: 9}}}")
     jobs = edited.stale_jobs()
-    assert {name for rule, name in jobs if rule in ("train_sae", "evaluate_sae")} == {"left.seed1", "evaluate.left.seed1"}
+    assert {name for rule, name in jobs if rule in ("train_sae", "evaluate_sae")} == {
+        "left.seed1",
+        "evaluate.left.seed1",
+    }
     assert {name for rule, name in jobs if rule == "encode_features"} == {
         "left.seed1.00000-of-00002",
         "left.seed1.00001-of-00002",
@@ -58,13 +63,19 @@ def test_the_saes_code_retrains_saes_and_no_language_model(edited: Checkout):
     path.write_text(path.read_text() + "\n\nUNUSED = 1\n")
     jobs = edited.stale_jobs()
     assert len([rule for rule, _ in jobs if rule == "train_sae"]) == 8
-    assert rules(jobs) & {"pretrain_model", "finetune_model", "merge_models", "evaluate_model", "dump_activations"} == set()
+    assert (
+        rules(jobs) & {"pretrain_model", "finetune_model", "merge_models", "evaluate_model", "dump_activations"}
+        == set()
+    )
 
 
 def test_a_fine_tunes_learning_rate_concerns_it_the_merge_and_what_follows(edited: Checkout):
     edited.edit("tiny.yaml", "left: {finetune: {parent: base,", "left: {finetune: {learning_rate: 0.002, parent: base,")
     jobs = edited.stale_jobs()
-    assert {name for rule, name in jobs if rule in ("pretrain_model", "finetune_model", "merge_models")} == {"left", "merged"}
+    assert {name for rule, name in jobs if rule in ("pretrain_model", "finetune_model", "merge_models")} == {
+        "left",
+        "merged",
+    }
     assert {name.split(".")[0] for rule, name in jobs if rule == "train_sae"} == {"left", "merged"}
     assert "prepare_corpus" not in rules(jobs)
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from saelineage.files import sha256_file
-from saelineage.manifests import check_manifest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from saelineage.files import sha256_file
+from saelineage.manifests import check_manifest
 from tests.workflow.conftest import Checkout
 
 TIMED = ("benchmarks", "logs")  # say how long things took, so they differ between runs
