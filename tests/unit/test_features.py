@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from saelineage.errors import InputError
-from saelineage.features import FeatureShard, activation_columns, require_aligned
+from saelineage.features import FeatureShard, require_aligned
 from saelineage.files import encode_header
 
 # Three latents; the first and last token are empty, and so is the second latent.
@@ -118,9 +118,3 @@ def test_features_of_other_positions_are_refused(write_features):
 
 def test_features_of_other_saes_on_the_same_tokens_are_aligned(write_features):
     require_aligned(write_features(DENSE, "first"), write_features(DENSE[:, :2], "second", model="lua", sae="seed1"))
-
-
-def test_columns_of_a_few_latents_run_over_all_shards(write_features):
-    shards = [write_features(DENSE, "first"), write_features(DENSE + 1, "second", first_row=4)]
-    columns = activation_columns(shards, [2, 0])
-    assert np.array_equal(columns, np.concatenate([DENSE, DENSE + 1])[:, [2, 0]])

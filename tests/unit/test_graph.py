@@ -83,6 +83,12 @@ def test_the_common_ancestor_is_the_nearest_model_that_all_parents_descend_from(
     assert graph.common_ancestor(config, "siblings") == "lua"
 
 
+def test_a_model_merged_with_its_own_fine_tune_has_itself_for_a_base():
+    config = lineage()
+    config["models"]["soup"] = {"merge": {"parents": ["base", "lua"]}}
+    assert graph.common_ancestor(config, "soup") == "base"
+
+
 def test_there_may_be_no_common_ancestor():
     config = lineage()
     config["models"]["strange"] = {"merge": {"parents": ["lua", "foreign"]}}

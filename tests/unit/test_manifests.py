@@ -8,9 +8,8 @@ from types import SimpleNamespace
 import numpy
 import pytest
 
-from saelineage.errors import InputError
 from saelineage.files import read_json, write_json
-from saelineage.manifests import check_manifest, manifest_path, record_job, recorded_sha256, require_intact
+from saelineage.manifests import check_manifest, manifest_path, record_job, recorded_sha256
 
 # printf one | sha256sum
 SHA256_OF_ONE = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
@@ -132,16 +131,3 @@ def test_every_damaged_file_is_a_sentence(tmp_path: Path):
         f"'{tmp_path}/lost' is missing",
         f"'{tmp_path}/short' has 2 bytes, its manifest says 3",
     ]
-
-
-def test_a_damaged_file_is_refused_and_an_intact_or_unrecorded_one_is_not(tmp_path: Path):
-    one = written(tmp_path / "one", "one")
-    require_intact(one)
-    record([], [one, tmp_path / "manifest.json"])
-    require_intact(one)
-    one.write_text("eno")
-    with pytest.raises(InputError) as raised:
-        require_intact(one)
-    assert str(raised.value) == (
-        f"'{one}' is not the file its manifest describes (sha256 differs); delete it and run again"
-    )

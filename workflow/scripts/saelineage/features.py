@@ -4,7 +4,6 @@ A shard is a safetensors file with compressed sparse rows (`indptr` [token + 1],
 `positions` [token] of its tokens. Its header names the SAE, the corpus and the tokens.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +108,3 @@ def require_aligned(a: FeatureShard, b: FeatureShard) -> None:
             f"features must come from the same tokens, but '{a.path}' ({a.corpus}, {a.token_range}) and "
             f"'{b.path}' ({b.corpus}, {b.token_range}) do not; delete both and run again"
         )
-
-
-def activation_columns(shards: Iterable[FeatureShard], latents: list[int]) -> Float[np.ndarray, "token latent"]:
-    """The activations of a few latents over all tokens of some shards, dense."""
-    return np.concatenate([shard.latents[:, latents].toarray() for shard in shards])

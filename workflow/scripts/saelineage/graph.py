@@ -76,8 +76,8 @@ def ancestors(config: dict, model: str) -> list[str]:
 
 
 def common_ancestor(config: dict, model: str) -> str | None:
-    """The nearest model that all of `model`'s parents descend from, or None."""
-    lines = [ancestors(config, parent) for parent in parents(config, model)]
+    """The nearest model that all of `model`'s parents are or descend from, or None."""
+    lines = [[parent, *ancestors(config, parent)] for parent in parents(config, model)]
     return next((name for name in lines[0] if all(name in line for line in lines)), None) if lines else None
 
 

@@ -9,10 +9,21 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from saelineage.errors import InputError
 from saelineage.files import read_json, sha256_file, sha256_json, write_json
 
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "safetensors", "numpy", "scipy", "pandas", "pyarrow")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "plotly",
+    "jinja2",
+)
 
 
 def manifest_path(path: Path | str) -> Path:
@@ -71,18 +82,6 @@ def check_manifest(path: Path | str) -> list[str]:
         elif sha256_file(file) != entry["sha256"]:
             problems.append(f"'{file}' does not have the sha256 of its manifest")
     return problems
-
-
-def require_intact(path: Path | str) -> None:
-    """Refuse a file that is not what its manifest says.
-
-    Raises:
-        InputError: naming the damaged file.
-    """
-    path = Path(path)
-    recorded = recorded_sha256(path)
-    if recorded is not None and sha256_file(path) != recorded:
-        raise InputError(f"'{path}' is not the file its manifest describes (sha256 differs); delete it and run again")
 
 
 def _recorded_files(manifest: Path) -> dict:
