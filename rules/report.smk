@@ -60,7 +60,7 @@ rule draw_dag:
     conda:
         "../envs/report.yaml"
     params:
-        config=config,
+        shape=graph.job_shape(config),
         rules=rules_digest(),
         code=code_digest("draw_dag"),
     script:

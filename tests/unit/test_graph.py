@@ -54,6 +54,17 @@ def test_a_model_has_one_kind_and_models_are_listed_by_kind():
     assert graph.models_of_kind(lineage(), "pretrain", "hub", "path") == ["base", "foreign"]
 
 
+def test_the_shape_of_a_run_knows_its_jobs_and_not_their_settings():
+    config = lineage() | {"tokenizer": {}, "activations": {"n_shards": 1, "n_probe_shards": 2}, "sweeps": {}}
+    shape = graph.job_shape(config)
+    assert shape["models"]["merged"] == ["merge", ["lua", "stories"], ["lua", "stories"]]
+    assert shape["shards"] == [1, 2]
+    config["saes"]["k"] = 48
+    assert graph.job_shape(config) == shape
+    config["saes"]["seeds"] = [3]
+    assert graph.job_shape(config) != shape
+
+
 def test_parents_come_in_the_order_of_the_config():
     assert {model: graph.parents(lineage(), model) for model in lineage()["models"]} == {
         "polished": ["merged"],

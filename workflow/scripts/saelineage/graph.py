@@ -135,6 +135,21 @@ def all_pairs(config: dict) -> list[tuple[Sae, Sae]]:
     return pairs + [pair for model in config["models"] for pair in seed_pairs(config, model)]
 
 
+def job_shape(config: dict) -> dict:
+    """What decides which jobs a run has and how they hang together; everything else only changes what they do."""
+    return {
+        "corpora": list(config["corpora"]),
+        "tokenizer": config["tokenizer"].get("corpora", []),
+        "models": {
+            model: [kind(config, model), parents(config, model), training_corpora(config, model)]
+            for model in config["models"]
+        },
+        "saes": {str(sae): sae_settings(config, *sae)["corpora"] for sae in all_saes(config)},
+        "shards": [config["activations"]["n_shards"], config["activations"]["n_probe_shards"]],
+        "sweeps": {sweep: [settings["model"], settings.get("corpora")] for sweep, settings in config["sweeps"].items()},
+    }
+
+
 def shard_names(n_shards: int) -> list[str]:
     """`00000-of-00002`, `00001-of-00002` ..."""
     return [f"{shard:05d}-of-{n_shards:05d}" for shard in range(n_shards)]
