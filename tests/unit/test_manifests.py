@@ -120,6 +120,15 @@ def test_an_intact_folder_has_no_problems(tmp_path: Path):
     assert check_manifest(tmp_path / "manifest.json") == []
 
 
+def test_files_in_folders_below_a_manifest_are_checked_too(tmp_path: Path):
+    (tmp_path / "edges").mkdir()
+    below = written(tmp_path / "edges" / "one", "one")
+    record([], [below, tmp_path / "manifest.json"])
+    assert check_manifest(tmp_path / "manifest.json") == []
+    below.write_text("eno")
+    assert check_manifest(tmp_path / "manifest.json") == [f"'{below}' does not have the sha256 of its manifest"]
+
+
 def test_every_damaged_file_is_a_sentence(tmp_path: Path):
     files = [written(tmp_path / name, "one") for name in ("altered", "intact", "lost", "short")]
     record([], [*files, tmp_path / "manifest.json"])

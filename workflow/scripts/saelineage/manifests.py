@@ -74,7 +74,7 @@ def check_manifest(path: Path | str) -> list[str]:
     path = Path(path)
     problems = []
     for name, entry in sorted(read_json(path)["files"].items()):
-        file = path.with_name(name)
+        file = path.parent / name
         if not file.exists():
             problems.append(f"'{file}' is missing")
         elif file.stat().st_size != entry["bytes"]:
