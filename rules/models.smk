@@ -106,6 +106,7 @@ rule import_model:
     Output: the same model as a Hugging Face folder of this run, in safetensors.
     """
     input:
+        files=imported_files,
         tokenizer="results/{run}/tokenizer/tokenizer.json",
         tokenizer_config="results/{run}/tokenizer/tokenizer_config.json",
     output:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from saelineage.config import _with_reference, load_config, read_yaml
+from saelineage.config import load_config, read_yaml, with_reference
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = read_yaml(ROOT / "config" / "config.schema.yaml")
@@ -12,11 +12,11 @@ SCHEMA = read_yaml(ROOT / "config" / "config.schema.yaml")
 
 def keys(schema: dict, path: str = "") -> Iterator[tuple[str, dict]]:
     """Every key that the schema names, with its subschema."""
-    schema = _with_reference(schema, SCHEMA)
+    schema = with_reference(schema, SCHEMA)
     for part in schema.get("allOf", []):
         yield from keys(part.get("then", part), path)
     for name, subschema in schema.get("properties", {}).items():
-        found = _with_reference(subschema, SCHEMA)
+        found = with_reference(subschema, SCHEMA)
         yield f"{path}.{name}".lstrip("."), found
         yield from keys(found, f"{path}.{name}")
     for group in ("additionalProperties", "items"):

@@ -39,3 +39,17 @@ def test_a_config_given_by_hand_replaces_the_default_lineage(checkout: Checkout)
     done = checkout.snakemake("-n", "--quiet", "rules")
     assert done.returncode == 0
     assert "baby_python" not in done.stdout + done.stderr
+
+
+def test_a_model_from_a_folder_is_made_from_that_folders_files(checkout: Checkout):
+    theirs = checkout.folder / "theirs"
+    theirs.mkdir()
+    for name in ("config.json", "model.safetensors", "training.log"):
+        (theirs / name).write_text("{}")
+    config = checkout.folder / "own.yaml"
+    text = TINY.read_text()
+    config.write_text(text.replace("  left:", "  theirs: {path: {folder: theirs, parents: [base]}}\n  left:", 1))
+    done = checkout.snakemake("-n", "results/tiny/models/theirs/model.safetensors", config=config)
+    assert done.returncode == 0, done.stderr
+    # The log that lies beside is no part of the model, so a change to it makes nothing stale.
+    assert "input: theirs/config.json, theirs/model.safetensors, results/tiny/tokenizer" in done.stdout + done.stderr

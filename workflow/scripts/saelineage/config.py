@@ -107,7 +107,7 @@ def fill_defaults(instance: object, schema: dict, validator: Validator) -> None:
             fill_defaults(instance, part["then"], validator)
     named = schema.get("properties", {})
     for key, subschema in named.items():
-        if key not in instance and "default" in (found := _with_reference(subschema, validator.schema)):
+        if key not in instance and "default" in (found := with_reference(subschema, validator.schema)):
             instance[key] = deepcopy(found["default"])
         if key in instance:
             fill_defaults(instance[key], subschema, validator)
@@ -285,9 +285,9 @@ def _resolve(reference: str, root: dict) -> dict:
     return found
 
 
-def _with_reference(schema: dict, root: dict) -> dict:
+def with_reference(schema: dict, root: dict) -> dict:
     """A subschema with what its `$ref` says beneath what it says itself."""
-    return (_with_reference(_resolve(schema["$ref"], root), root) if "$ref" in schema else {}) | schema
+    return (with_reference(_resolve(schema["$ref"], root), root) if "$ref" in schema else {}) | schema
 
 
 def _relevance(error: ValidationError) -> tuple:
