@@ -1,8 +1,11 @@
 """Sparse autoencoders: what they compute, and their folder on disk, which is SAELens's own format.
 
-Architectures:
+Architectures, by what they compute once trained (`sae_objectives` says how each is trained):
+    `relu`: ReLU, Bricken et al., "Towards Monosemanticity" (2023); SAELens calls it `standard`.
     `topk`: Gao et al., "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093), equation 1.
-    `relu`: ReLU with an L1 penalty, Bricken et al., "Towards Monosemanticity" (2023); SAELens calls it `standard`.
+    `jumprelu`: Rajamanoharan et al., "Jumping Ahead" (arXiv 2407.14435), equation 4. BatchTopK and Matryoshka SAEs are this, with
+        one threshold for all latents.
+    `gated`: Rajamanoharan et al., "Improving dictionary learning with gated sparse autoencoders" (arXiv 2404.16014), equation 5.
 """
 
 from pathlib import Path
@@ -17,7 +20,14 @@ from torch import Tensor, nn
 from saelineage.errors import InputError
 from saelineage.files import atomic_path, read_json, write_json
 
-SAELENS_ARCHITECTURES = {"topk": "topk", "relu": "standard"}
+SAELENS_ARCHITECTURES = {"relu": "standard", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
+PER_LATENT = {
+    "relu": ("b_enc",),
+    "topk": ("b_enc",),
+    "jumprelu": ("b_enc", "threshold"),
+    "gated": ("b_gate", "b_mag", "r_mag"),
+}
+"""The tensors [d_sae] of each architecture."""
 SAELENS_VERSION = "6.54.12"  # the version whose format this is; its loader rewrites what claims to be older than 6
 SAELENS_SETTINGS = {
     "apply_b_dec_to_input": True,
@@ -30,47 +40,48 @@ WEIGHTS_FILE, CONFIG_FILE = "sae_weights.safetensors", "cfg.json"
 
 
 class Sae(nn.Module):
-    """A sparse autoencoder with SAELens's names and shapes.
+    """A trained sparse autoencoder with SAELens's names and shapes.
 
-    latent_acts = activation((acts - b_dec) W_enc + b_enc), recons = latent_acts W_dec + b_dec,
-    where the activation is ReLU, followed for `topk` by keeping the k largest values of each token.
+    raw = (acts - b_dec) W_enc, recons = latent_acts W_dec + b_dec, and latent_acts by architecture:
+        relu: ReLU(raw + b_enc).
+        topk: the k largest values of raw + b_enc of each token, those above zero.
+        jumprelu: ReLU(raw + b_enc) where raw + b_enc > threshold, else zero.
+        gated: ReLU(raw exp(r_mag) + b_mag) where raw + b_gate > 0, else zero.
 
     Attributes:
         W_enc: [d_in, d_sae].
-        b_enc: [d_sae].
         W_dec: [d_sae, d_in].
         b_dec: [d_in].
+        b_enc, threshold, b_gate, b_mag, r_mag: [d_sae], as `PER_LATENT` says.
     """
 
     def __init__(self, architecture: str, d_in: int, d_sae: int, k: int | None = None):
-        """All weights zero; see `sae_training.initialise` and `load_sae` for weights.
+        """All weights zero; see `sae_training.train_saes` and `load_sae` for weights.
 
         Raises:
             InputError: if k is not between 1 and d_sae (topk).
         """
         super().__init__()
-        if architecture == "topk" and not 1 <= (k or 0) <= d_sae:
-            raise InputError(
-                f"saes.k must be between 1 and d_sae = {d_sae} (d_in {d_in} x expansion_factor), got {k}; lower it"
-            )
+        if architecture == "topk":
+            check_k(k, d_in, d_sae)
         self.architecture, self.d_in, self.d_sae = architecture, d_in, d_sae
         self.k = k if architecture == "topk" else None
         self.W_enc = nn.Parameter(torch.zeros(d_in, d_sae))
-        self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_in))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
+        for name in PER_LATENT[architecture]:
+            self.register_parameter(name, nn.Parameter(torch.zeros(d_sae)))
 
     def encode(self, acts: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Latent activations, dense."""
-        pre_acts = self.pre_activations(acts)
-        if self.architecture == "relu":
-            return pre_acts.relu()
-        values, indices = pre_acts.topk(self.k, dim=-1, sorted=False)
-        return torch.zeros_like(pre_acts).scatter_(-1, indices, values.relu())
-
-    def pre_activations(self, acts: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """What the activation function is applied to."""
-        return (acts - self.b_dec) @ self.W_enc + self.b_enc
+        raw = (acts - self.b_dec) @ self.W_enc
+        if self.architecture == "gated":
+            return (raw * self.r_mag.exp() + self.b_mag).relu() * (raw + self.b_gate > 0)
+        pre_acts = raw + self.b_enc
+        if self.architecture == "topk":
+            values, indices = pre_acts.topk(self.k, dim=-1, sorted=False)
+            return torch.zeros_like(pre_acts).scatter_(-1, indices, values.relu())
+        return pre_acts.relu() * (pre_acts > self.threshold) if self.architecture == "jumprelu" else pre_acts.relu()
 
     def decode(self, latent_acts: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
         """Reconstructions from latent activations."""
@@ -91,14 +102,15 @@ class Sae(nn.Module):
     @torch.inference_mode()
     def encode_sparse(self, acts: Float[Tensor, "token d_in"]) -> "SparseLatents":
         """Latent activations as compressed sparse rows, latents in ascending order within a token."""
-        pre_acts = self.pre_activations(acts)
-        if self.architecture == "relu":
-            token, latent = (pre_acts > 0).nonzero(as_tuple=True)
-            values = pre_acts[token, latent]
-        else:
+        if self.architecture == "topk":
+            pre_acts = (acts - self.b_dec) @ self.W_enc + self.b_enc
             kept = pre_acts.topk(self.k, dim=1, sorted=False).indices.sort(dim=1).values
             fires = (kept_acts := pre_acts.gather(1, kept)) > 0
             token, latent, values = fires.nonzero(as_tuple=True)[0], kept[fires], kept_acts[fires]
+        else:
+            latent_acts = self.encode(acts)
+            token, latent = latent_acts.nonzero(as_tuple=True)
+            values = latent_acts[token, latent]
         counts = torch.bincount(token, minlength=len(acts))
         indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return SparseLatents(indptr, latent.int(), values)
@@ -118,6 +130,18 @@ class SparseLatents(NamedTuple):
 def n_latents(d_in: int, expansion_factor: float) -> int:
     """d_sae for an input width."""
     return max(1, round(d_in * expansion_factor))
+
+
+def check_k(k: int | None, d_in: int, d_sae: int) -> None:
+    """Refuse a k that an SAE of this size cannot have.
+
+    Raises:
+        InputError: if k is not between 1 and d_sae.
+    """
+    if not 1 <= (k or 0) <= d_sae:
+        raise InputError(
+            f"saes.k must be between 1 and d_sae = {d_sae} (d_in {d_in} x expansion_factor), got {k}; lower it"
+        )
 
 
 def save_sae(sae: Sae, folder: Path | str, metadata: dict) -> None:
