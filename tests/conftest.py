@@ -108,7 +108,8 @@ def write_acts(tmp_path: Path) -> Callable:
     def write(acts: "torch.Tensor", name: str = "acts", hookpoint: str = "layer.output") -> Path:
         header = {"hookpoint": hookpoint, "ids_sha256": "0" * 8, "first_row": 0, "stop_row": len(acts), "n_ctx": 1}
         path = tmp_path / f"{name}.safetensors"
-        tensors = {"acts": acts.contiguous(), "positions": torch.arange(len(acts))}
+        norms = acts.float().norm(dim=1)
+        tensors = {"acts": acts.contiguous(), "norms": norms, "positions": torch.arange(len(acts))}
         save_file(tensors, path, metadata=encode_header(header))
         return path
 
@@ -128,7 +129,8 @@ def write_features(tmp_path: Path) -> Callable:
         covered = {"d_sae": dense.shape[1], "first_row": first_row, "stop_row": first_row + len(dense)}
         path = tmp_path / f"{name}.safetensors"
         positions = first_row + np.arange(len(dense))
-        save_shard(path, rows.indptr, rows.indices, rows.data, positions, named | covered | header)
+        compared = np.ones(len(dense), dtype=bool)
+        save_shard(path, rows.indptr, rows.indices, rows.data, positions, compared, named | covered | header)
         return FeatureShard(path)
 
     return write
@@ -161,15 +163,24 @@ def sae_settings() -> dict:
         "architecture": "topk",
         "expansion_factor": 3.0,
         "k": 3,
-        "l1_coefficient": 0.01,
+        "matryoshka_fractions": [0.25, 0.5],
+        "sparsity_coefficient": 0.1,
+        "target_l0": None,
+        "sparsity_warmup_fraction": 0.0,
+        "bandwidth": 0.001,
         "aux_coefficient": 0.03125,
         "dead_after_tokens": 2000,
+        "resample_every_tokens": None,
         "n_tokens": None,
         "batch_tokens": 256,
         "learning_rate": 0.01,
         "adam_betas": [0.9, 0.999],
         "warmup_fraction": 0.05,
         "decay_fraction": 0.2,
+        "precision": "float32",
+        "max_norm_ratio": None,
+        "shuffle_seed": None,
+        "checkpoint_steps": 1000,
         "corpora": ["words"],
         "seed": 7,
     }

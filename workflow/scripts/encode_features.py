@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from saelineage.activations import ActivationShard
+from saelineage.devices import prepare_cpu
 from saelineage.features import save_shard
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
@@ -26,24 +29,29 @@ def encode_features(model: str, sae_folder: Path, paths_to_activations: list[str
         corpus = Path(path_to_activations).parent.parent.name
         tokens = {key: shard.header[key] for key in ("ids_sha256", "first_row", "stop_row", "n_ctx")}
         header = {"model": model, "sae": sae_folder.name, "corpus": corpus, "d_sae": sae.d_sae} | tokens
-        save_shard(path_to_shard, *encode(sae, shard), shard.positions().numpy(), header)
+        compared = shard.norms() <= sae.max_norm
+        rows = encode(sae, shard, compared)
+        save_shard(path_to_shard, *rows, shard.positions().numpy(), compared.numpy(), header)
 
 
-def encode(sae: Sae, shard: ActivationShard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compressed sparse rows of a whole shard, encoded a chunk at a time."""
-    chunks = [sae.encode_sparse(acts) for acts in shard.chunks(CHUNK_TOKENS)]
-    counts = torch.cat([chunk.indptr.diff() for chunk in chunks]).numpy()
-    indptr = np.concatenate([[0], np.cumsum(counts)])
-    return (
-        indptr,
-        torch.cat([chunk.indices for chunk in chunks]).numpy(),
-        torch.cat([chunk.values for chunk in chunks]).numpy(),
-    )
+def encode(
+    sae: Sae, shard: ActivationShard, compared: Bool[Tensor, " token"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compressed sparse rows of a whole shard, encoded a chunk at a time; those of tokens not compared are empty."""
+    counts, indices, values = torch.zeros(shard.n_tokens, dtype=torch.int64), [], []
+    for start, acts in zip(range(0, shard.n_tokens, CHUNK_TOKENS), shard.chunks(CHUNK_TOKENS), strict=True):
+        inside = compared[start : start + CHUNK_TOKENS]
+        latents = sae.encode_sparse(acts[inside])
+        counts[start : start + CHUNK_TOKENS][inside] = latents.indptr.diff()
+        indices.append(latents.indices)
+        values.append(latents.values)
+    indptr = np.concatenate([[0], np.cumsum(counts.numpy())])
+    return indptr, torch.cat(indices).numpy(), torch.cat(values).numpy()
 
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        torch.set_num_threads(snakemake.threads)
+        prepare_cpu(snakemake.threads)
         encode_features(
             model=snakemake.wildcards.model,
             sae_folder=Path(snakemake.input.weights).parent,

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.devices import set_threads
+from saelineage.devices import prepare_cpu
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
 from saelineage.models import load_model, require_vocabulary
 from saelineage.tokens import read_token_rows
-from saelineage.training import checkpoint_folder, save_model, train_on
+from saelineage.checkpoints import checkpoint_folder
+from saelineage.training import save_model, train_on
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -27,8 +28,8 @@ def finetune_model(
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        set_threads(snakemake.threads)
-        with checkpoint_folder(snakemake) as checkpoints:
+        prepare_cpu(snakemake.threads)
+        with checkpoint_folder(snakemake, "models", snakemake.wildcards.model) as checkpoints:
             finetune_model(
                 settings=snakemake.params.model,
                 paths_to_tokens=snakemake.input.tokens,

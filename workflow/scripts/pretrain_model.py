@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.devices import set_threads
+from saelineage.devices import prepare_cpu
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
 from saelineage.tokens import load_tokenizer, read_token_rows, special_ids
-from saelineage.training import checkpoint_folder, new_mistral, save_model, train_on
+from saelineage.checkpoints import checkpoint_folder
+from saelineage.training import new_mistral, save_model, train_on
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -31,8 +32,8 @@ def pretrain_model(
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        set_threads(snakemake.threads)
-        with checkpoint_folder(snakemake) as checkpoints:
+        prepare_cpu(snakemake.threads)
+        with checkpoint_folder(snakemake, "models", snakemake.wildcards.model) as checkpoints:
             pretrain_model(
                 settings=snakemake.params.model,
                 n_ctx=snakemake.params.n_ctx,

@@ -1,13 +1,17 @@
-"""Train one SAE on one model's activations."""
+"""Train SAEs on one model's activations: one, or all of the model's off one pass over them."""
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.devices import pick_device, set_threads
+from saelineage.checkpoints import checkpoint_folder
+from saelineage.devices import pick_device, prepare_cpu
+from saelineage.errors import InputError
 from saelineage.files import write_text
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
-from saelineage.sae_training import Dump, train_sae
+from saelineage.sae_training import Dump, train_saes
 from saelineage.saes import save_sae
 
 if TYPE_CHECKING:
@@ -15,27 +19,74 @@ if TYPE_CHECKING:
 
 
 def train_and_save(
-    model: str, sae: str, settings: dict, paths_to_shards: list[str], folder: Path, path_to_curve: str, gpus: int
+    model: str,
+    settings: dict[str, dict],
+    paths_to_shards: list[str],
+    folder: Path,
+    checkpoint: Path,
+    events: Path | None,
+    gpus: int,
 ) -> None:
-    """Write the SAE's folder and its training curve."""
-    dump = Dump(paths_to_shards)
-    trained, curve = train_sae(dump, settings, pick_device(gpus))
+    """Write each SAE's folder and its training curve.
+
+    Args:
+        model: the model's name.
+        settings: by the SAEs' names.
+        paths_to_shards: the model's activations.
+        folder: the model's folder of SAEs.
+        checkpoint: file that an interrupted training goes on from.
+        events: folder for TensorBoard's files, or None.
+        gpus: 0 trains on the CPU.
+    """
+    saes = list(settings)
+    dump = Dump(paths_to_shards, settings[saes[0]]["max_norm_ratio"])
     header = dump.shards[0].header
-    provenance = {"model_name": model, "hook_name": header["hookpoint"], "context_size": header["n_ctx"]}
-    save_sae(trained, folder, provenance | {"saelineage": {"model": model, "sae": sae, "settings": settings}})
-    write_text(path_to_curve, curve.to_csv(index=False))
+    with ExitStack() as stack:
+        watch = board(stack, [events / sae for sae in saes]) if events else lambda number, point: None
+        trained = train_saes(dump, list(settings.values()), pick_device(gpus), checkpoint, watch)
+    for sae, found in zip(saes, trained, strict=True):
+        provenance = {"model_name": model, "hook_name": header["hookpoint"], "context_size": header["n_ctx"]}
+        training = {"settings": settings[sae], "n_tokens_left_out": dump.n_left_out}
+        save_sae(found.sae, folder / sae, provenance | {"saelineage": {"model": model, "sae": sae} | training})
+        write_text(folder / sae / "training.csv", found.curve.to_csv(index=False))
+
+
+def board(stack: ExitStack, folders: list[Path]) -> Callable[[int, dict], None]:
+    """A function that writes points of training curves for TensorBoard, one folder for each SAE.
+
+    Raises:
+        InputError: if TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "saes.tensorboard needs the package tensorboard, which is not installed; "
+            "install the version in requirements-dev.txt, or set saes.tensorboard to false"
+        ) from error
+    writers = [stack.enter_context(SummaryWriter(str(folder))) for folder in folders]
+
+    def write(number: int, point: dict) -> None:
+        for name, value in point.items():
+            writers[number].add_scalar(name, value, point["tokens"])
+
+    return write
 
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        set_threads(snakemake.threads)
-        train_and_save(
-            model=snakemake.wildcards.model,
-            sae=snakemake.wildcards.sae,
-            settings=snakemake.params.sae,
-            paths_to_shards=list(snakemake.input.shards),
-            folder=Path(snakemake.output.weights).parent,
-            path_to_curve=snakemake.output.curve,
-            gpus=snakemake.resources.get("gpu", 0),
-        )
+        prepare_cpu(snakemake.threads)
+        wildcards = snakemake.wildcards
+        name = ".".join([wildcards.model, *([wildcards.sae] if "sae" in wildcards.keys() else [])])  # noqa: SIM118
+        tensorboard = snakemake.config["saes"]["tensorboard"]  # no param: watching a training does not make it another
+        with checkpoint_folder(snakemake, "saes", name) as checkpoints:
+            train_and_save(
+                model=wildcards.model,
+                settings=snakemake.params.saes,
+                paths_to_shards=list(snakemake.input.shards),
+                folder=Path(snakemake.output.weights[0]).parent.parent,
+                checkpoint=checkpoints / "state.safetensors",
+                events=Path("results", wildcards.run, "logs", "tensorboard", wildcards.model) if tensorboard else None,
+                gpus=snakemake.resources.get("gpu", 0),
+            )
         record_job(snakemake)

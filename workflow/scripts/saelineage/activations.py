@@ -1,7 +1,7 @@
 """Activations: reading, replacing and storing what flows through one module of a model.
 
-A shard is a safetensors file with `acts` [token, d_in] and `positions` [token] (row x n_ctx + place in the row) of text
-tokens: BOS and EOS are masked out. Its header says which tokens it was read from.
+A shard is a safetensors file with `acts` [token, d_in], their Euclidean `norms` [token] and `positions` [token] (row x n_ctx +
+place in the row) of text tokens: BOS and EOS are masked out. Its header says which tokens it was read from.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -159,7 +159,11 @@ def dump_shard(
         "n_ctx": n_ctx,
     }
     with atomic_path(path) as temporary:
-        tensors = {"acts": torch.cat(acts), "positions": torch.from_numpy(np.concatenate(positions))}
+        tensors = {
+            "acts": torch.cat(acts),
+            "norms": torch.cat([chunk.float().norm(dim=1) for chunk in acts]),
+            "positions": torch.from_numpy(np.concatenate(positions)),
+        }
         save_file(tensors, temporary, metadata=encode_header(header))
     return len(tensors["positions"])
 
@@ -190,6 +194,10 @@ class ActivationShard:
     def acts(self) -> Float[Tensor, "token d_in"]:
         """The activations, in the file's dtype; pages are read from disk as they are touched."""
         return self._file.get_tensor("acts")
+
+    def norms(self) -> Float[Tensor, " token"]:
+        """Euclidean norms of the activations."""
+        return self._file.get_tensor("norms")
 
     def positions(self) -> Integer[Tensor, " token"]:
         """Where each token stands: row x n_ctx + place in the row."""

@@ -50,21 +50,22 @@ class PairSums:
 
     @classmethod
     def of_shard(cls, a: FeatureShard, b: FeatureShard) -> "PairSums":
-        """The sums over one shard of each SAE.
+        """The sums over one shard of each SAE: over the tokens that are to be compared in both.
 
         Raises:
             InputError: if the two shards are not of the same tokens.
         """
         require_aligned(a, b)
-        sides = (a.latents, b.latents)
+        compared = a.compared & b.compared
+        sides = tuple(shard.latents if compared.all() else shard.latents[compared] for shard in (a, b))
         return cls(
             names=(f"{a.model}.{a.sae}", f"{b.model}.{b.sae}"),
             corpus=a.corpus,
-            n_tokens=a.latents.shape[0],
+            n_tokens=int(compared.sum()),
             totals=tuple(np.asarray(side.sum(axis=0)).ravel() for side in sides),
             squares=tuple(np.asarray(side.multiply(side).sum(axis=0)).ravel() for side in sides),
             firings=tuple(np.bincount(side.indices, minlength=side.shape[1]) for side in sides),
-            products=(a.latents.T.tocsr() @ b.latents).tocsr(),
+            products=(sides[0].T.tocsr() @ sides[1]).tocsr(),
             covered=frozenset({a.token_range}),
         )
 

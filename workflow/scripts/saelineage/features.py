@@ -1,14 +1,15 @@
 """Features: the sparse latents of one SAE over the probe tokens of one corpus, in shards.
 
-A shard is a safetensors file with compressed sparse rows (`indptr` [token + 1], `indices` and `values` [entry]) and the
-`positions` [token] of its tokens. Its header names the SAE, the corpus and the tokens.
+A shard is a safetensors file with compressed sparse rows (`indptr` [token + 1], `indices` and `values` [entry]), the
+`positions` [token] of its tokens, and which of them are `compared` [token]: not those whose activations are so long that they
+were left out of the SAE's training, whose rows are empty. Its header names the SAE, the corpus and the tokens.
 """
 
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -25,6 +26,7 @@ class FeatureShard:
         ids_sha256, first_row, stop_row, n_ctx: the token rows it covers.
         latents: [token, d_sae] compressed sparse rows of float64 activations, all > 0.
         positions: [token] row x n_ctx + place in the row.
+        compared: [token] False for tokens that mean nothing to the SAE.
     """
 
     def __init__(self, path: Path | str):
@@ -37,8 +39,8 @@ class FeatureShard:
         try:
             with safe_open(path, framework="np") as file:
                 header = decode_header(file.metadata())
-                indptr, indices, values, self.positions = (
-                    file.get_tensor(name) for name in ("indptr", "indices", "values", "positions")
+                indptr, indices, values, self.positions, self.compared = (
+                    file.get_tensor(name) for name in ("indptr", "indices", "values", "positions", "compared")
                 )
             self.model, self.sae, self.corpus, self.ids_sha256 = (
                 header[key] for key in ("model", "sae", "corpus", "ids_sha256")
@@ -77,6 +79,7 @@ def save_shard(
     indices: Integer[np.ndarray, " entry"],
     values: Float[np.ndarray, " entry"],
     positions: Integer[np.ndarray, " token"],
+    compared: Bool[np.ndarray, " token"],
     header: dict[str, str | int],
 ) -> None:
     """Write one shard.
@@ -85,6 +88,7 @@ def save_shard(
         path: where to.
         indptr, indices, values: compressed sparse rows.
         positions: where each token stands.
+        compared: whether each token is to be compared.
         header: model, sae, corpus, d_sae, ids_sha256, first_row, stop_row, n_ctx.
     """
     tensors = {
@@ -92,6 +96,7 @@ def save_shard(
         "indices": indices.astype(np.int32),
         "values": values.astype(np.float32),
         "positions": positions.astype(np.int64),
+        "compared": compared,
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=encode_header(header))

@@ -1,7 +1,8 @@
 """How good an SAE is: every metric defined once, as sums in float64 that add over batches and corpora.
 
 acts: activations [token, d_in]; recons: reconstructions; latents: sparse latents of the same tokens. Tokens are text
-tokens: BOS and EOS are neither measured nor replaced.
+tokens: BOS and EOS are neither measured nor replaced, nor are tokens whose activations are so long that they were left out of
+the SAE's training (`Sae.max_norm`).
 """
 
 from collections.abc import Mapping
@@ -10,11 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from saelineage.activations import hooked, read_with_logits
-from saelineage.models import next_token_loss
+from saelineage.losses import next_token_loss
 from saelineage.saes import Sae, SparseLatents
 from saelineage.tokens import TokenRows
 
@@ -61,6 +61,8 @@ class SaeSums:
     ce_spliced: float = 0.0
     ce_ablated: float = 0.0
     n_predictions: int = 0
+    n_left_out: int = 0
+    """Text tokens whose activations are too long to be measured."""
 
     def add(self, other: "SaeSums") -> "SaeSums":
         """The sums over both sets."""
@@ -72,6 +74,7 @@ class SaeSums:
             self.ce_spliced + other.ce_spliced,
             self.ce_ablated + other.ce_ablated,
             self.n_predictions + other.n_predictions,
+            self.n_left_out + other.n_left_out,
         )
 
 
@@ -141,21 +144,24 @@ def report(sums: SaeSums) -> dict:
         "ce_difference": ce_difference(sums),
         "n_tokens": sums.moments.n,
         "n_predictions": sums.n_predictions,
+        "n_left_out": sums.n_left_out,
     }
 
 
 @torch.inference_mode()
-def measure(model: PreTrainedModel, sae: Sae, hookpoint: str, rows: TokenRows, batch_rows: int) -> SaeSums:
+def measure(model: nn.Module, sae: Sae, hookpoint: str, rows: TokenRows, batch_rows: int) -> SaeSums:
     """Run a model over token rows as it is, with the SAE's reconstructions in place, and with zeros in place."""
     sums = SaeSums()
     for numbers, batch in rows.batches(batch_rows):
         ids = torch.from_numpy(batch).to(model.device)
-        mask = torch.from_numpy(rows.text_mask(numbers)).to(model.device)
+        is_text = torch.from_numpy(rows.text_mask(numbers)).to(model.device)
         acts, logits = read_with_logits(model, hookpoint, ids)
+        mask = is_text & (acts.norm(dim=-1) <= sae.max_norm)
         acts = acts[mask]
         latents = sae.encode_sparse(acts)
         recons = sae.decode_sparse(latents)
         found = reconstruction_sums(acts, recons, latents, sae.d_sae)
+        found.n_left_out = int(is_text.sum() - mask.sum())
         found.ce_clean, _, found.n_predictions = next_token_loss(logits, ids)
         found.ce_spliced = _loss_with(model, hookpoint, ids, mask, recons)
         found.ce_ablated = _loss_with(model, hookpoint, ids, mask, torch.zeros_like(recons))
@@ -163,9 +169,7 @@ def measure(model: PreTrainedModel, sae: Sae, hookpoint: str, rows: TokenRows, b
     return sums
 
 
-def measure_corpora(
-    model: PreTrainedModel, sae: Sae, hookpoint: str, rows: Mapping[str, TokenRows], batch_rows: int
-) -> dict:
+def measure_corpora(model: nn.Module, sae: Sae, hookpoint: str, rows: Mapping[str, TokenRows], batch_rows: int) -> dict:
     """The metrics of an SAE on each corpus and on all of them together (`pooled`), and the pooled density histogram."""
     sums = {corpus: measure(model, sae, hookpoint, found, batch_rows) for corpus, found in sorted(rows.items())}
     pooled = SaeSums()
@@ -178,7 +182,7 @@ def measure_corpora(
     }
 
 
-def _loss_with(model: PreTrainedModel, hookpoint: str, ids: Tensor, mask: Tensor, replacement: Tensor) -> float:
+def _loss_with(model: nn.Module, hookpoint: str, ids: Tensor, mask: Tensor, replacement: Tensor) -> float:
     """Summed next-token loss with `replacement` at the text tokens."""
 
     def replace(acts: Tensor) -> Tensor:

@@ -1,37 +1,61 @@
-"""Training SAEs from activation dumps.
+"""Training SAEs from activation dumps: batches, the optimizer step, and going on after an interruption.
 
-A TopK step touches k of d_sae latents per token, so only the encoder's product is dense: decoding and all gradients are
-sparse products, equal to the dense ones (tests compare them).
+What an architecture minimises is in `sae_objectives`, the products that make a step quick in `sparse_products`.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from saelineage.activations import ActivationShard
+from saelineage.devices import native_bf16
 from saelineage.errors import InputError
+from saelineage.files import atomic_path, decode_header, encode_header
 from saelineage.logs import on_terminal
+from saelineage.sae_objectives import OBJECTIVES, Loss, SomeEntries, Weights, auxiliary_loss
 from saelineage.saes import Sae, n_latents
+from saelineage.sparse_products import AllEntries, screen
 
 logger = logging.getLogger(__name__)
 
 SCALE_TOKENS = 65_536
 LOG_EVERY_STEPS = 25
+DENSE_TOKENS = 1024
+"""Tokens for which all latents are held at once, where too many fire for sparse products."""
+THRESHOLD_BATCHES = 20
+"""Batches over which BatchTopK's threshold is averaged."""
+CONTROLLER_RATE = 0.02
+"""How fast the penalty's coefficient follows l0: its relative change in a step, per factor of e that l0 is off."""
+RESAMPLED_NORM = 0.2
+"""Norm of a resampled latent's encoder, as a share of the others' mean ("Towards Monosemanticity", 2023)."""
 
 
 class Dump:
-    """The shards of a dump as one long array of tokens, memory-mapped, read in any order."""
+    """The shards of a dump as one long array of tokens, memory-mapped, read in any order.
 
-    def __init__(self, paths: Sequence[Path | str]):
+    Attributes:
+        d_in: width.
+        max_norm: tokens whose activations are longer than this are left out: they are few, alike, and would dominate the loss.
+        n_left_out: how many.
+    """
+
+    def __init__(self, paths: Sequence[Path | str], max_norm_ratio: float | None = None):
         """Open shards.
+
+        Args:
+            paths: the shards.
+            max_norm_ratio: leave out tokens whose norm is more than this many times the median norm; None keeps all.
 
         Raises:
             InputError: if they were read at different hookpoints, or have different widths.
@@ -43,30 +67,49 @@ class Dump:
                 f"activation shards differ in (hookpoint, width): {sorted(kinds)}; delete the dump and run again"
             )
         self.d_in = self.shards[0].d_in
-        self.starts = np.cumsum([0, *(shard.n_tokens for shard in self.shards)])
+        self._starts = np.cumsum([0, *(shard.n_tokens for shard in self.shards)])
         self._acts = [shard.acts() for shard in self.shards]
+        self.max_norm, self._kept, self.n_left_out = math.inf, None, 0
+        if max_norm_ratio is not None:
+            norms = np.concatenate([shard.norms().numpy() for shard in self.shards])
+            self.max_norm = max_norm_ratio * float(np.median(norms))
+            self._kept = np.flatnonzero(norms <= self.max_norm)
+            self.n_left_out = len(norms) - len(self._kept)
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return int(self._starts[-1]) - self.n_left_out
 
     def __getitem__(self, tokens: Int[np.ndarray, " token"]) -> Float[Tensor, "token d_in"]:
         """float32 activations of the tokens, in the order asked for."""
+        if self._kept is not None:
+            tokens = self._kept[tokens]
         found = torch.empty(len(tokens), self.d_in)
-        shards = np.searchsorted(self.starts, tokens, side="right") - 1
+        shards = np.searchsorted(self._starts, tokens, side="right") - 1
         for shard in np.unique(shards):
             mine = np.flatnonzero(shards == shard)
-            found[mine] = self._acts[shard][tokens[mine] - self.starts[shard]].float()
+            found[mine] = self._acts[shard][tokens[mine] - self._starts[shard]].float()
         return found
 
 
-def token_batches(n_tokens: int, wanted: int, batch_tokens: int, seed: int) -> Iterator[Int[np.ndarray, " token"]]:
-    """Full batches of token numbers, `wanted` tokens in all: whole passes over all tokens, each in a new order."""
+def token_batches(
+    n_tokens: int, wanted: int, batch_tokens: int, seed: int, first: int = 0
+) -> Iterator[Int[np.ndarray, " token"]]:
+    """Full batches of token numbers, `wanted` tokens in all: whole passes over all tokens, each in a new order.
+
+    Args:
+        n_tokens: tokens there are.
+        wanted: tokens to give out; what does not fill a batch is left.
+        batch_tokens: tokens in a batch.
+        seed: of the orders.
+        first: batches to pass over.
+    """
     random = np.random.default_rng(seed)
     waiting = np.empty(0, dtype=np.int64)
-    for _ in range(wanted // batch_tokens):
+    for number in range(wanted // batch_tokens):
         while len(waiting) < batch_tokens:
             waiting = np.concatenate([waiting, random.permutation(n_tokens)])
-        yield waiting[:batch_tokens]
+        if number >= first:
+            yield waiting[:batch_tokens]
         waiting = waiting[batch_tokens:]
 
 
@@ -94,13 +137,10 @@ def measure_scaling(acts: Float[Tensor, "token d_in"]) -> Scaling:
     return Scaling(mean.float(), mean_square**-0.5)
 
 
-def initialise(sae: Sae, mean: Float[Tensor, " d_in"], seed: int) -> None:
-    """Random unit decoder directions, the encoder their transpose (arXiv 2406.04093, section 2.3), b_dec the mean."""
-    directions = torch.randn(sae.d_sae, sae.d_in, generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        sae.W_dec.copy_(directions / directions.norm(dim=1, keepdim=True))
-        sae.W_enc.copy_(sae.W_dec.T)
-        sae.b_dec.copy_(mean)
+def initial_directions(d_in: int, d_sae: int, norm: float, seed: int) -> Float[Tensor, "d_sae d_in"]:
+    """Random directions of one length; decoder and encoder both start from them (arXiv 2406.04093, section 2.3)."""
+    directions = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed))
+    return directions * (norm / directions.norm(dim=1, keepdim=True))
 
 
 def fold_scale(sae: Sae, scale: float) -> None:
@@ -111,128 +151,145 @@ def fold_scale(sae: Sae, scale: float) -> None:
         sae.b_dec.div_(scale)
 
 
-class TopKStep(torch.autograd.Function):
-    """Reconstructions of a TopK SAE, with sparse products wherever a latent is zero.
-
-    Takes `W_enc_rows` [d_sae, d_in], the encoder's transpose, so that both weight gradients are products of one sparse
-    matrix [d_sae, token] with a dense one.
-    """
-
-    @staticmethod
-    def forward(ctx, acts, W_enc_rows, b_enc, W_dec, b_dec, k):
-        """Returns recons [token, d_in], values [token, k] and indices [token, k]; only recons carries gradients."""
-        centred = acts - b_dec
-        values, indices = torch.addmm(b_enc, centred, W_enc_rows.T).topk(k, dim=1, sorted=False)
-        values = values.relu()
-        recons = _rows(values, indices, len(b_enc)) @ W_dec + b_dec
-        ctx.save_for_backward(centred, W_enc_rows, W_dec, values, indices)
-        ctx.mark_non_differentiable(values, indices)
-        return recons, values, indices
-
-    @staticmethod
-    def backward(ctx, grad_recons, *_):
-        """Gradients of the dense computation; the choice of the k latents is taken as fixed, as by autograd."""
-        centred, W_enc_rows, W_dec, values, indices = ctx.saved_tensors
-        d_sae = len(W_dec)
-        grad_values = _sampled_product(grad_recons, W_dec, indices) * (values > 0)
-        grad_W_dec = _columns(values, indices, d_sae) @ grad_recons
-        grad_W_enc_rows = _columns(grad_values, indices, d_sae) @ centred
-        grad_b_enc = torch.zeros(d_sae, dtype=values.dtype, device=values.device)
-        grad_b_enc.index_add_(0, indices.flatten(), grad_values.flatten())
-        grad_b_dec = grad_recons.sum(0) - grad_b_enc @ W_enc_rows
-        grad_acts = _rows(grad_values, indices, d_sae) @ W_enc_rows if ctx.needs_input_grad[0] else None
-        return grad_acts, grad_W_enc_rows, grad_b_enc, grad_W_dec, grad_b_dec, None
-
-
 class StepFigures(NamedTuple):
     """What one optimizer step reports."""
 
     loss: Tensor
+    """Without the auxiliary loss."""
     fvu: Tensor
+    """Of the batch, against the batch's own mean: for the progress bar and the curve only."""
     l0: Tensor
-    fired: Tensor
-    """[d_sae], True for latents that fired in the batch."""
+    fired: Bool[Tensor, " d_sae"]
 
 
 class SaeTrainer:
     """Adam on one SAE, in scaled activations.
 
-    TopK: mean squared error plus the auxiliary loss of arXiv 2406.04093 (appendix A.2): dead latents reconstruct what
-    is left over; decoder rows are kept at unit norm. ReLU: mean squared error plus l1_coefficient x sum over latents of
-    activation x decoder norm (Anthropic, "Update on how we train SAEs", April 2024), which needs no constraint on the
-    norms.
+    Attributes:
+        weights: see `sae_objectives`.
+        coefficient: of the sparsity penalty, as it stands.
+        silent_tokens: [d_sae], tokens since each latent fired.
+        step_number: steps made.
     """
 
-    def __init__(self, sae: Sae, settings: Mapping, n_steps: int):
-        """Take over an initialised SAE.
+    def __init__(
+        self, settings: Mapping, mean: Float[Tensor, " d_in"], n_steps: int, device: torch.device | str = "cpu"
+    ):
+        """Start an SAE.
 
         Args:
-            sae: its weights are moved into the trainer; `finish` moves them back.
-            settings: one SAE's settings (`graph.sae_settings`).
+            settings: one SAE's settings (`graph.sae_settings`), with its `seed`.
+            mean: of the scaled activations, where b_dec starts.
             n_steps: how many steps there will be, which the learning-rate schedule needs.
+            device: where to train.
+
+        Raises:
+            InputError: if the settings do not fit the size.
         """
-        self.sae, self.settings, self.n_steps = sae, settings, n_steps
-        self.W_enc_rows = sae.W_enc.detach().T.contiguous().requires_grad_()
-        parameters = [self.W_enc_rows, sae.b_enc, sae.W_dec, sae.b_dec]
+        self.settings, self.n_steps, self.device = settings, n_steps, torch.device(device)
+        d_in, d_sae = len(mean), n_latents(len(mean), settings["expansion_factor"])
+        self.objective = OBJECTIVES[settings["architecture"]](settings, d_in, d_sae)
+        directions = initial_directions(d_in, d_sae, self.objective.decoder_norm, settings["seed"])
+        weights = {"W_enc": directions, "W_dec": directions.clone(), "b_dec": mean.clone()}
+        weights |= self.objective.own_tensors()
+        self.weights: Weights = {
+            name: tensor.to(self.device).requires_grad_() for name, tensor in sorted(weights.items())
+        }
         self.optimizer = torch.optim.Adam(
-            parameters, lr=settings["learning_rate"], betas=tuple(settings["adam_betas"]), fused=True
+            list(self.weights.values()), lr=settings["learning_rate"], betas=tuple(settings["adam_betas"]), fused=True
         )
-        self.silent_tokens = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.b_dec.device)
+        self.low_precision = settings["precision"] == "bfloat16" or (
+            settings["precision"] == "auto" and native_bf16(self.device.type == "cuda")
+        )
+        self.coefficient = settings["sparsity_coefficient"]
+        self.silent_tokens = torch.zeros(d_sae, dtype=torch.int64, device=self.device)
         self.step_number = 0
+        self._buffer = torch.empty(0)
 
     def step(self, acts: Float[Tensor, "token d_in"]) -> StepFigures:
         """One optimizer step on a batch of scaled activations."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings["learning_rate"] * self._schedule()
         self.optimizer.zero_grad()
-        figures = self._topk(acts) if self.sae.architecture == "topk" else self._relu(acts)
-        figures.loss.backward()
-        self.optimizer.step()
-        if self.sae.architecture == "topk":
-            with torch.no_grad():
-                self.sae.W_dec.div_(self.sae.W_dec.norm(dim=1, keepdim=True))
-        self.silent_tokens = torch.where(figures.fired, 0, self.silent_tokens + len(acts))
+        entries, known = self.choose(acts)
+        found = self._backward(acts, entries, known)
+        with torch.no_grad():
+            if self.objective.unit_norm:
+                _leave_out_parallel(self.weights["W_dec"].grad, self.weights["W_dec"])
+            self.optimizer.step()
+            if self.objective.unit_norm:
+                self.weights["W_dec"].div_(self.weights["W_dec"].norm(dim=1, keepdim=True))
+            self.silent_tokens = torch.where(found.fired, 0, self.silent_tokens + len(acts))
         self.step_number += 1
-        return figures
+        self._control(found.l0)
+        self._resample(acts, found.error)
+        variance = (acts - acts.mean(0)).square().sum()
+        return StepFigures(found.loss, found.error.square().sum() / variance, found.l0, found.fired)
 
-    def dead(self) -> Tensor:
-        """[d_sae], True for latents that have not fired for `dead_after_tokens`."""
+    @torch.no_grad()
+    def choose(self, acts: Float[Tensor, "token d_in"]) -> tuple[SomeEntries, Float[Tensor, " entry"] | None]:
+        """The entries that the loss of a batch needs, and their pre-activations."""
+        weights, shape = self.weights, (len(self.silent_tokens), len(acts))
+        dtype = torch.bfloat16 if self.low_precision else torch.float32
+        if self._buffer.shape != shape:
+            self._buffer = torch.empty(shape, dtype=dtype, device=self.device)
+        bias = self.objective.bias(weights)
+        screened = screen(acts, weights["W_enc"], weights["b_dec"], bias, self.low_precision, self._buffer)
+        return self.objective.choose(screened, acts, weights)
+
+    def dead(self) -> Bool[Tensor, " d_sae"]:
+        """Latents that have not fired for `dead_after_tokens`."""
         return self.silent_tokens >= self.settings["dead_after_tokens"]
 
-    def finish(self) -> Sae:
-        """The trained SAE, still in scaled activations."""
+    def smallest_kept(self, acts: Float[Tensor, "token d_in"]) -> float | None:
+        """The smallest activation above zero that is kept of a batch (BatchTopK); None where there is none."""
+        known = self.choose(acts)[1]
+        kept = known[known > 0]
+        return float(kept.min()) if len(kept) else None
+
+    def state(self) -> tuple[dict[str, Tensor], dict]:
+        """Everything that decides how training goes on: tensors, and the rest as JSON."""
+        tensors = {f"weights.{name}": tensor.detach() for name, tensor in self.weights.items()}
+        for number, found in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{number}.{name}": tensor for name, tensor in found.items()}
+        tensors["silent_tokens"] = self.silent_tokens
+        return tensors, {"step_number": self.step_number, "coefficient": self.coefficient}
+
+    def restore(self, tensors: Mapping[str, Tensor], rest: Mapping) -> None:
+        """Go on from what `state` gave."""
+        adam: dict[int, dict[str, Tensor]] = {}
         with torch.no_grad():
-            self.sae.W_enc.copy_(self.W_enc_rows.T)
-        return self.sae
+            for key, tensor in tensors.items():
+                kind, _, name = key.partition(".")
+                if kind == "weights":
+                    self.weights[name].copy_(tensor)
+                elif kind == "adam":
+                    number, _, name = name.partition(".")
+                    adam.setdefault(int(number), {})[name] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": adam})
+        self.silent_tokens = tensors["silent_tokens"].to(self.device)
+        self.step_number, self.coefficient = rest["step_number"], rest["coefficient"]
 
-    def _topk(self, acts: Tensor) -> StepFigures:
-        sae = self.sae
-        recons, values, indices = TopKStep.apply(acts, self.W_enc_rows, sae.b_enc, sae.W_dec, sae.b_dec, sae.k)
-        error = acts - recons
-        loss = error.square().mean()
-        fired = torch.zeros(sae.d_sae, dtype=torch.bool, device=acts.device)
-        fired[indices[values > 0]] = True
-        fvu = _batch_fvu(acts, error)
-        return StepFigures(loss + self._auxiliary(acts, error.detach()), fvu, (values > 0).sum() / len(acts), fired)
-
-    def _auxiliary(self, acts: Tensor, error: Tensor) -> Tensor:
-        dead = self.dead().nonzero().flatten()
-        if not len(dead) or not self.settings["aux_coefficient"]:
-            return acts.new_zeros(())
-        k = min(len(dead), max(1, self.sae.d_in // 2))
-        pre_acts = (acts - self.sae.b_dec.detach()) @ self.W_enc_rows[dead].T + self.sae.b_enc[dead]
-        values, indices = pre_acts.topk(k, dim=1)
-        latent_acts = torch.zeros_like(pre_acts).scatter(1, indices, values.relu())
-        return self.settings["aux_coefficient"] * (error - latent_acts @ self.sae.W_dec[dead]).square().mean()
-
-    def _relu(self, acts: Tensor) -> StepFigures:
-        sae = self.sae
-        latent_acts = torch.relu((acts - sae.b_dec) @ self.W_enc_rows.T + sae.b_enc)
-        error = acts - sae.decode(latent_acts)
-        penalty = (latent_acts @ sae.W_dec.norm(dim=1)).mean()
-        fired = (latent_acts > 0).any(0)
-        loss = error.square().mean() + self.settings["l1_coefficient"] * penalty
-        return StepFigures(loss, _batch_fvu(acts, error), (latent_acts > 0).sum() / len(acts), fired)
+    def _backward(self, acts: Tensor, entries: SomeEntries, known: Tensor | None) -> Loss:
+        """Gradients of the whole loss. Where all latents are needed, tokens are taken a chunk at a time: losses are means."""
+        coefficient = self.coefficient * self._penalty_warmup()
+        chunks = [acts] if known is not None else acts.split(DENSE_TOKENS)
+        parts = []
+        for chunk in chunks:
+            part = self.objective.loss(entries, chunk, self.weights, known, coefficient)
+            share = len(chunk) / len(acts)
+            (part.loss * share).backward()
+            parts.append(part._replace(loss=part.loss.detach() * share, l0=part.l0 * share))
+        found = Loss(
+            loss=torch.stack([part.loss for part in parts]).sum(),
+            error=torch.cat([part.error for part in parts]),
+            fired=torch.stack([part.fired for part in parts]).any(0),
+            l0=torch.stack([part.l0 for part in parts]).sum(),
+        )
+        if self.objective.revives and self.settings["aux_coefficient"] and bool((dead := self.dead()).any()):
+            auxiliary = auxiliary_loss(acts, found.error, dead, self.weights)
+            (self.settings["aux_coefficient"] * auxiliary).backward()
+        return found
 
     def _schedule(self) -> float:
         """The learning rate's factor: a linear rise, a plateau, a linear fall to zero."""
@@ -242,84 +299,181 @@ class SaeTrainer:
         falling = (self.n_steps - self.step_number) / decay if decay else 1.0
         return min(1.0, rising, falling)
 
+    def _penalty_warmup(self) -> float:
+        """The penalty's factor: a linear rise to 1, where no target decides."""
+        warmup = self.settings["sparsity_warmup_fraction"] * self.n_steps
+        return min(1.0, (self.step_number + 1) / warmup) if warmup and not self.settings["target_l0"] else 1.0
 
-def train_sae(dump: Dump, settings: Mapping, device: torch.device) -> tuple[Sae, pd.DataFrame]:
-    """Train one SAE on a dump.
+    def _control(self, l0: Tensor) -> None:
+        """Move the penalty's coefficient towards the one that gives `target_l0`: an integral controller of log l0.
+
+        l0 follows the coefficient with a delay, so the change in a step is small, and bounded while l0 is far off.
+        """
+        if self.objective.has_penalty and self.settings["target_l0"]:
+            off = math.log(max(float(l0), 1e-3) / self.settings["target_l0"])
+            self.coefficient *= math.exp(CONTROLLER_RATE * max(-1.0, min(1.0, off)))
+
+    @torch.no_grad()
+    def _resample(self, acts: Tensor, error: Tensor) -> None:
+        """Give dead latents new directions ("Towards Monosemanticity", 2023): those of tokens drawn by their squared loss.
+
+        Every `resample_every_tokens` of the first half of training. Decoder rows get the others' mean norm, encoders a fifth of
+        it, biases zero, and Adam forgets them.
+        """
+        every, dead = self.settings["resample_every_tokens"], self.dead()
+        seen = self.step_number * len(acts)
+        due = every and seen % every < len(acts) and 2 * self.step_number <= self.n_steps
+        if not due or self.objective.revives or not bool(dead.any()) or bool(dead.all()):
+            return
+        generator = torch.Generator().manual_seed((self.settings["seed"] + self.step_number) % 2**32)
+        losses = error.square().sum(1).square().cpu()
+        drawn = torch.multinomial(losses, int(dead.sum()), replacement=True, generator=generator).to(self.device)
+        directions = acts[drawn] - self.weights["b_dec"]
+        directions = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        numbers = dead.nonzero().flatten()
+        fresh = self.objective.own_tensors()
+        for name, tensor in self.weights.items():
+            if name in ("W_enc", "W_dec"):
+                share = RESAMPLED_NORM if name == "W_enc" else 1.0
+                tensor[numbers] = directions * (share * tensor[~dead].norm(dim=1).mean())
+            elif name in fresh:
+                tensor[numbers] = fresh[name].to(self.device)[numbers]
+            if name != "b_dec":
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    self.optimizer.state[tensor][moment][numbers] = 0
+        self.silent_tokens[numbers] = 0
+        logger.info("step %d: resampled %d dead latents", self.step_number, len(numbers))
+
+
+class Trained(NamedTuple):
+    """One SAE that was trained."""
+
+    sae: Sae
+    """It takes unscaled activations."""
+    curve: pd.DataFrame
+    """step, tokens, loss, fvu, l0, dead_fraction, coefficient; one row every `LOG_EVERY_STEPS` steps."""
+
+
+def train_saes(
+    dump: Dump,
+    settings: Sequence[Mapping],
+    device: torch.device,
+    checkpoint: Path | None = None,
+    watch: Callable[[int, dict], None] = lambda number, point: None,
+) -> list[Trained]:
+    """Train SAEs on a dump, all on the same batches; an interrupted training goes on from its last checkpoint.
 
     Args:
         dump: the activations.
-        settings: one SAE's settings, with its `seed` (`graph.sae_settings`).
+        settings: of each SAE, with its `seed`; they agree on `n_tokens`, `batch_tokens` and `checkpoint_steps`, and the first
+            one's `shuffle_seed` (or `seed`) orders the tokens.
         device: where to train.
-
-    Returns:
-        The SAE, taking unscaled activations, and its training curve.
+        checkpoint: the file that the state is kept in; None keeps none.
+        watch: told each new point of a curve and whose it is.
 
     Raises:
-        InputError: if the dump is smaller than a batch.
+        InputError: if the dump is smaller than a batch, or a loss is no longer finite.
     """
-    wanted = settings["n_tokens"] or len(dump)
-    n_steps = wanted // settings["batch_tokens"]
+    common = settings[0]
+    batch_tokens, wanted = common["batch_tokens"], common["n_tokens"] or len(dump)
+    n_steps = wanted // batch_tokens
     if n_steps == 0:
-        raise InputError(
-            f"saes.batch_tokens ({settings['batch_tokens']}) must not exceed the {wanted} training tokens; lower it"
-        )
-    sae = Sae(settings["architecture"], dump.d_in, n_latents(dump.d_in, settings["expansion_factor"]), settings["k"])
-    sample = np.random.default_rng(settings["seed"]).permutation(len(dump))[:SCALE_TOKENS]
+        raise InputError(f"saes.batch_tokens ({batch_tokens}) must not exceed the {wanted} training tokens; lower it")
+    order_seed = common["seed"] if common["shuffle_seed"] is None else common["shuffle_seed"]
+    sample = np.random.default_rng(order_seed).permutation(len(dump))[:SCALE_TOKENS]
     scaling = measure_scaling(dump[np.sort(sample)])
-    initialise(sae, scaling.mean * scaling.scale, settings["seed"])
-    trainer = SaeTrainer(sae.to(device), settings, n_steps)
-    curve = []
-    batches = token_batches(len(dump), wanted, settings["batch_tokens"], settings["seed"])
-    with tqdm(batches, total=n_steps, unit="step", disable=not on_terminal()) as bar:
-        for step, tokens in enumerate(bar, start=1):
-            figures = trainer.step(dump[tokens].to(device) * scaling.scale)
+    trainers = [SaeTrainer(one, scaling.mean * scaling.scale, n_steps, device) for one in settings]
+    curves = _restore(checkpoint, trainers)
+    first = trainers[0].step_number
+    batches = token_batches(len(dump), wanted, batch_tokens, order_seed, first)
+    with tqdm(
+        total=n_steps * batch_tokens,
+        initial=first * batch_tokens,
+        unit="token",
+        unit_scale=True,
+        disable=not on_terminal(),
+    ) as bar:
+        for step, tokens in enumerate(batches, start=first + 1):
+            acts = dump[tokens].to(device) * scaling.scale
+            figures = [trainer.step(acts) for trainer in trainers]
+            bar.update(batch_tokens)
             if step % LOG_EVERY_STEPS == 0 or step == n_steps:
-                curve.append(_curve_point(step, settings["batch_tokens"], figures, trainer))
-                bar.set_postfix(
-                    {name: f"{value:.3g}" for name, value in curve[-1].items() if name not in ("step", "tokens")}
-                )
-    logger.info("trained %d steps of %d tokens: %s", n_steps, settings["batch_tokens"], curve[-1])
-    sae = trainer.finish().cpu()
+                for number, (trainer, found) in enumerate(zip(trainers, figures, strict=True)):
+                    point = _curve_point(batch_tokens, found, trainer)
+                    curves[number].append(point)
+                    watch(number, point)
+                bar.set_postfix({name: f"{point[name]:.3g}" for name in ("loss", "l0", "fvu", "dead_fraction")})
+            if checkpoint and step % common["checkpoint_steps"] == 0 and step < n_steps:
+                _save(checkpoint, trainers, curves)
+    trained = []
+    for trainer, curve in zip(trainers, curves, strict=True):
+        logger.info("trained %d steps of %d tokens: %s", n_steps, batch_tokens, curve[-1])
+        sae = _finished(trainer, dump, scaling, order_seed)
+        trained.append(Trained(sae, pd.DataFrame(curve)))
+    return trained
+
+
+def _finished(trainer: SaeTrainer, dump: Dump, scaling: Scaling, order_seed: int) -> Sae:
+    """The SAE for unscaled activations, with BatchTopK's threshold measured on tokens it was trained on."""
+    threshold = None
+    if trainer.objective.needs_threshold:
+        batch_tokens = trainer.settings["batch_tokens"]
+        batches = token_batches(len(dump), THRESHOLD_BATCHES * batch_tokens, batch_tokens, order_seed)
+        smallest = [trainer.smallest_kept(dump[tokens].to(trainer.device) * scaling.scale) for tokens in batches]
+        found = [value for value in smallest if value is not None]
+        threshold = float(np.mean(found)) if found else 0.0
+    sae = trainer.objective.trained(
+        {name: tensor.detach().cpu() for name, tensor in trainer.weights.items()}, threshold
+    )
     fold_scale(sae, scaling.scale)
-    return sae.eval(), pd.DataFrame(curve)
+    sae.max_norm = dump.max_norm
+    return sae.eval()
 
 
-def _curve_point(step: int, batch_tokens: int, figures: StepFigures, trainer: SaeTrainer) -> dict:
+def _save(path: Path, trainers: Sequence[SaeTrainer], curves: list[list[dict]]) -> None:
+    """Write the state of a training, whole or not at all."""
+    tensors, rest = {}, []
+    for number, trainer in enumerate(trainers):
+        own, others = trainer.state()
+        tensors |= {f"{number}.{name}": tensor.cpu().contiguous() for name, tensor in own.items()}
+        rest.append(others)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=encode_header({"trainers": rest, "curves": curves}))
+
+
+def _restore(path: Path | None, trainers: Sequence[SaeTrainer]) -> list[list[dict]]:
+    """Bring trainers to the state in a file, if there is one, and give the curves so far."""
+    if path is None or not path.exists():
+        return [[] for _ in trainers]
+    with safe_open(path, framework="pt") as file:
+        header = decode_header(file.metadata())
+        for number, (trainer, rest) in enumerate(zip(trainers, header["trainers"], strict=True)):
+            prefix = f"{number}."
+            mine = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            trainer.restore({name.removeprefix(prefix): file.get_tensor(name) for name in mine}, rest)
+    logger.info("going on from step %d, from '%s'", trainers[0].step_number, path)
+    return header["curves"]
+
+
+def _curve_point(batch_tokens: int, figures: StepFigures, trainer: SaeTrainer) -> dict:
+    step, loss = trainer.step_number, float(figures.loss)
+    if not math.isfinite(loss):
+        raise InputError(
+            f"the loss is {loss} at step {step}; lower saes.learning_rate ({trainer.settings['learning_rate']}), "
+            "and look at the activations"
+        )
     return {
         "step": step,
         "tokens": step * batch_tokens,
-        "loss": float(figures.loss),
+        "loss": loss,
         "fvu": float(figures.fvu),
         "l0": float(figures.l0),
         "dead_fraction": float(trainer.dead().double().mean()),
+        "coefficient": trainer.coefficient if trainer.objective.has_penalty else 0.0,
     }
 
 
-def _batch_fvu(acts: Tensor, error: Tensor) -> Tensor:
-    """The fvu of one batch, against the batch's own mean: for the progress bar and curve only."""
-    return (error.detach().square().sum() / (acts - acts.mean(0)).square().sum()).detach()
-
-
-def _rows(values: Tensor, indices: Tensor, d_sae: int) -> Tensor:
-    """[token, d_sae] compressed sparse rows with k entries each."""
-    n_tokens, k = indices.shape
-    indptr = torch.arange(0, n_tokens * k + 1, k, device=values.device)
-    return torch.sparse_csr_tensor(
-        indptr, indices.flatten(), values.flatten(), (n_tokens, d_sae), check_invariants=False
-    )
-
-
-def _columns(values: Tensor, indices: Tensor, d_sae: int) -> Tensor:
-    """The transpose of `_rows`, [d_sae, token], as compressed sparse rows."""
-    n_tokens, k = indices.shape
-    order = torch.argsort(indices.flatten(), stable=True)
-    counts = torch.bincount(indices.flatten(), minlength=d_sae)
-    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    token = torch.div(order, k, rounding_mode="floor")
-    return torch.sparse_csr_tensor(indptr, token, values.flatten()[order], (d_sae, n_tokens), check_invariants=False)
-
-
-def _sampled_product(left: Tensor, right: Tensor, indices: Tensor) -> Tensor:
-    """[token, k]: for each token and each of its latents j, left[token] . right[j]."""
-    pattern = _rows(torch.zeros_like(indices, dtype=left.dtype), indices, len(right))
-    return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values().view(indices.shape)
+def _leave_out_parallel(grad: Tensor, W_dec: Tensor) -> None:
+    """Take from each row's gradient what would only change the row's length (arXiv 2406.04093, appendix A.2)."""
+    along = torch.bmm(grad[:, None, :], W_dec[:, :, None]).flatten()
+    grad.addcmul_(W_dec, -along[:, None])

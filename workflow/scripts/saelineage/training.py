@@ -2,10 +2,8 @@
 
 import logging
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +21,10 @@ from transformers import (
 )
 from transformers.trainer_callback import TrainerState
 
+from saelineage.devices import native_bf16
 from saelineage.errors import InputError
-from saelineage.files import sha256_file, sha256_json, write_text
+from saelineage.files import write_text
 from saelineage.logs import on_terminal
-from saelineage.manifests import recorded_sha256
 from saelineage.models import quiet_off_terminal
 from saelineage.tokens import TokenRows
 
@@ -200,20 +198,6 @@ def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> 
         write_text(folder / name, (tokenizer_folder / name).read_text(encoding="utf-8"))
 
 
-@contextmanager
-def checkpoint_folder(snakemake: object) -> Iterator[Path]:
-    """The folder where a training job keeps its checkpoints; removed when the job ends well, kept when it is killed.
-
-    Its name holds a digest of everything that decides the training, so that a job never goes on from another one's
-    checkpoint.
-    """
-    inputs = {str(path): recorded_sha256(path) or sha256_file(path) for path in sorted(map(str, snakemake.input))}
-    digest = sha256_json([dict(snakemake.params.items()), inputs, snakemake.threads])[:12]
-    folder = Path("results", snakemake.wildcards.run, "checkpoints", snakemake.wildcards.model)
-    yield folder / digest
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 class LogToFile(TrainerCallback):
     """Sends the Trainer's figures to the job's log, where its own printer would send them to the console."""
 
@@ -227,13 +211,6 @@ def collate(rows: list[np.ndarray]) -> dict[str, torch.Tensor]:
     """A batch for a causal model: the ids are their own labels, shifted inside the model."""
     ids = torch.from_numpy(np.stack(rows).astype(np.int64))
     return {"input_ids": ids, "labels": ids}
-
-
-def native_bf16(gpus: int) -> bool:
-    """Whether the device computes bfloat16 products in hardware; emulated ones are many times slower than float32."""
-    if gpus and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _apportion(shares: list[float], total: int) -> list[int]:

@@ -1,0 +1,362 @@
+"""Products with latent activations that touch only the entries [token, latent] that matter.
+
+An SAE's latents are sparse, so of its five large products (encoding, decoding, and the gradients of the latents and of both
+weights) only the encoder's is dense. Gradients here equal the dense ones; tests compare them. Which entries matter is found
+exactly, even from a product in bfloat16: its rounding error is bounded (`screen`), every entry that could win within the bound
+is computed again, and the winners are taken from those.
+"""
+
+from functools import cached_property
+from math import gcd
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+GROUP = 16
+"""Latents whose maximum is taken first when the largest are looked for: few maxima instead of all latents are ranked."""
+DENSE_ABOVE = 0.6
+"""Share of groups with a member above zero from which computing all entries is quicker; reached at one entry in 16 or so."""
+BF16_UNIT = 2.0**-8
+"""Largest relative error of rounding to bfloat16."""
+
+
+class Entries:
+    """Which latents are computed for which tokens, as compressed sparse rows.
+
+    Attributes:
+        indptr: [token + 1]; token i's entries are indptr[i] to indptr[i + 1].
+        latents: [entry], the latent of each.
+        d_sae: how many latents there are.
+    """
+
+    def __init__(self, indptr: Int[Tensor, " token_plus_1"], latents: Int[Tensor, " entry"], d_sae: int):
+        """Take over compressed sparse rows."""
+        self.indptr, self.latents, self.d_sae = indptr, latents, d_sae
+
+    @classmethod
+    def of_equal_rows(cls, latents: Int[Tensor, "token k"], d_sae: int) -> "Entries":
+        """k entries for each token."""
+        n_tokens, k = latents.shape
+        return cls(torch.arange(0, n_tokens * k + 1, k, device=latents.device), latents.reshape(-1), d_sae)
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of rows."""
+        return len(self.indptr) - 1
+
+    @cached_property
+    def tokens(self) -> Int[Tensor, " entry"]:
+        """The token of each entry."""
+        counts = self.indptr.diff()
+        return torch.repeat_interleave(counts, output_size=len(self.latents))
+
+    @cached_property
+    def by_latent(self) -> tuple[Int[Tensor, " entry"], Int[Tensor, " d_sae_plus_1"], Int[Tensor, " entry"]]:
+        """The transpose: the entries' order by latent, where each latent's begin, and their tokens in that order."""
+        order = torch.argsort(self.latents, stable=True)
+        counts = torch.bincount(self.latents, minlength=self.d_sae)
+        return order, torch.cat([counts.new_zeros(1), counts.cumsum(0)]), self.tokens[order]
+
+    def pre_activations(
+        self,
+        acts: Float[Tensor, "token d_in"],
+        W_enc: Float[Tensor, "d_sae d_in"],
+        b_dec: Float[Tensor, " d_in"],
+        bias: Float[Tensor, " d_sae"],
+        known: Float[Tensor, " entry"] | None = None,
+    ) -> Float[Tensor, " entry"]:
+        """(acts[token] - b_dec) . W_enc[latent] + bias[latent] at each entry; `known` are these values where already computed."""
+        return _PreActivations.apply(acts, W_enc, b_dec, bias, known, self)
+
+    def decode(
+        self, values: Float[Tensor, " entry"], W_dec: Float[Tensor, "d_sae d_in"]
+    ) -> Float[Tensor, "token d_in"]:
+        """The sum over each token's entries of value x W_dec[latent]."""
+        return _Decode.apply(values, W_dec, self)
+
+    def per_latent(self, values: Float[Tensor, " d_sae"]) -> Float[Tensor, " entry"]:
+        """The value of each entry's latent."""
+        return values.index_select(0, self.latents)
+
+    def fired(self, values: Float[Tensor, " entry"]) -> tuple[Tensor, Tensor]:
+        """Whether each latent [d_sae] has an entry above zero, and how many such entries there are."""
+        above = values > 0
+        found = torch.zeros(self.d_sae, dtype=torch.bool, device=values.device)
+        found[self.latents[above]] = True
+        return found, above.sum()
+
+
+class AllEntries:
+    """The same operations with every latent computed for every token: what is right where too many latents fire."""
+
+    def __init__(self, d_sae: int):
+        """Nothing needs to be known but the number of latents."""
+        self.d_sae = d_sae
+
+    def pre_activations(
+        self,
+        acts: Float[Tensor, "token d_in"],
+        W_enc: Float[Tensor, "d_sae d_in"],
+        b_dec: Float[Tensor, " d_in"],
+        bias: Float[Tensor, " d_sae"],
+        known: None = None,
+    ) -> Float[Tensor, "token d_sae"]:
+        """(acts - b_dec) W_enc + bias."""
+        return (acts - b_dec) @ W_enc.T + bias
+
+    def decode(
+        self, values: Float[Tensor, "token d_sae"], W_dec: Float[Tensor, "d_sae d_in"]
+    ) -> Float[Tensor, "token d_in"]:
+        """Values times W_dec."""
+        return values @ W_dec
+
+    def per_latent(self, values: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
+        """The values themselves, which broadcast over tokens."""
+        return values
+
+    def fired(self, values: Float[Tensor, "token d_sae"]) -> tuple[Tensor, Tensor]:
+        """Whether each latent [d_sae] is above zero anywhere, and how many values are."""
+        above = values > 0
+        return above.any(0), above.sum()
+
+
+class Screen(NamedTuple):
+    """Pre-activations, dense, as exact as needed to tell which entries matter."""
+
+    pre_acts: Float[Tensor, "d_sae token"]
+    slack: Float[Tensor, " token"] | None
+    """None where `pre_acts` are exact (to float32's rounding). Otherwise an entry of value v is off by at most
+    slack[token] + 2 BF16_UNIT |v|."""
+
+
+def screen(
+    acts: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_sae d_in"],
+    b_dec: Float[Tensor, " d_in"],
+    bias: Float[Tensor, " d_sae"],
+    low_precision: bool,
+    buffer: Float[Tensor, "d_sae token"] | None = None,
+) -> Screen:
+    """The one dense product of a step.
+
+    The product lies transposed, [d_sae, token], which the matrix product of CPUs is quicker at.
+
+    Args:
+        acts, W_enc, b_dec, bias: as in `Entries.pre_activations`.
+        low_precision: multiply in bfloat16, with a bound on what that changes: for rounded x' and w',
+            |x.w - x'.w'| <= |x - x'| |w| + |x'| |w - w'| (Cauchy-Schwarz), and the result is rounded twice.
+        buffer: where the result goes, of the product's number format.
+    """
+    centred = acts - b_dec
+    if not low_precision:
+        pre_acts = torch.mm(W_enc, centred.T, out=buffer)
+        return Screen(pre_acts.add_(bias[:, None]), None)
+    rounded, rounded_W = centred.bfloat16(), W_enc.bfloat16()
+    pre_acts = torch.mm(rounded_W, rounded.T, out=buffer)
+    of_acts = (centred - rounded.float()).norm(dim=1) * W_enc.norm(dim=1).max()
+    of_weights = centred.norm(dim=1) * (W_enc - rounded_W.float()).norm(dim=1).max()
+    # 1.02 covers |x'| against |x|, and the sums' own rounding in float32
+    slack = 1.02 * (of_acts + of_weights) + 2 * BF16_UNIT * bias.abs().max()
+    return Screen(pre_acts.add_(bias[:, None].bfloat16()), slack)
+
+
+def top_of_each_token(
+    screened: Screen,
+    k: int,
+    acts: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_sae d_in"],
+    b_dec: Float[Tensor, " d_in"],
+    bias: Float[Tensor, " d_sae"],
+) -> tuple[Entries, Float[Tensor, " entry"]]:
+    """Each token's k largest pre-activations (TopK)."""
+    values, latents = _largest_of_each_token(screened.pre_acts, k)
+    d_sae = len(W_enc)
+    if screened.slack is None:
+        return Entries.of_equal_rows(latents, d_sae), values.flatten()
+    least = values.amin(1).to(acts.dtype).clamp_min(0)
+    bound = least - 2 * (screened.slack + 2 * BF16_UNIT * least)
+    candidates = entries_above(screened.pre_acts, _just_below(bound))
+    exact = candidates.pre_activations(acts, W_enc, b_dec, bias)
+    within = torch.arange(len(exact), device=exact.device) - candidates.indptr[candidates.tokens]
+    padded = exact.new_full((candidates.n_tokens, max(k, int(candidates.indptr.diff().max()))), -torch.inf)
+    padded[candidates.tokens, within] = exact
+    latent_of = torch.zeros(padded.shape, dtype=candidates.latents.dtype, device=exact.device)
+    latent_of[candidates.tokens, within] = candidates.latents
+    values, places = padded.topk(k, dim=1, sorted=False)
+    return Entries.of_equal_rows(latent_of.gather(1, places), d_sae), values.clamp_min(0).flatten()
+
+
+def top_of_all_tokens(
+    screened: Screen,
+    n: int,
+    acts: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_sae d_in"],
+    b_dec: Float[Tensor, " d_in"],
+    bias: Float[Tensor, " d_sae"],
+) -> tuple[Entries, Float[Tensor, " entry"]]:
+    """The n largest pre-activations of all tokens together, those above zero (BatchTopK)."""
+    maxima = _group_maxima(screened.pre_acts)
+    # the n-th largest maximum is at most the n-th largest value, for each group's maximum is a value
+    known = n <= maxima.numel()
+    least = maxima.flatten().topk(n, sorted=False).values.amin() if known else maxima.new_zeros(())
+    least = least.to(acts.dtype).clamp_min(0)
+    slack = 0.0 if screened.slack is None else screened.slack.max() + 2 * BF16_UNIT * least
+    candidates = entries_above(screened.pre_acts, _just_below(least - 2 * slack).expand(len(acts)), maxima)
+    values = _values_at(screened, candidates, acts, W_enc, b_dec, bias)
+    kept = values.topk(min(n, len(values)), sorted=False).indices.sort().values
+    kept = kept[values[kept] > 0]
+    return _subset(candidates, kept), values[kept]
+
+
+def all_above_zero(
+    screened: Screen,
+    acts: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_sae d_in"],
+    b_dec: Float[Tensor, " d_in"],
+    bias: Float[Tensor, " d_sae"],
+) -> tuple[Entries | AllEntries, Float[Tensor, " entry"] | None]:
+    """All pre-activations above zero (ReLU and what is built on it); all entries where those would be too many."""
+    maxima = _group_maxima(screened.pre_acts)
+    if int((maxima > 0).sum()) > DENSE_ABOVE * maxima.numel():
+        return AllEntries(len(W_enc)), None
+    zero = screened.pre_acts.new_zeros(len(acts), dtype=acts.dtype)
+    candidates = entries_above(screened.pre_acts, zero if screened.slack is None else -screened.slack, maxima)
+    values = _values_at(screened, candidates, acts, W_enc, b_dec, bias)
+    if screened.slack is None:
+        return candidates, values
+    kept = (values > 0).nonzero().flatten()
+    return _subset(candidates, kept), values[kept]
+
+
+def entries_above(
+    pre_acts: Float[Tensor, "d_sae token"],
+    bound: Float[Tensor, " token"],
+    maxima: Float[Tensor, "group token"] | None = None,
+) -> Entries:
+    """The entries whose pre-activation is above their token's bound; `maxima` are those of `GROUP`s where already known."""
+    d_sae, n_tokens = pre_acts.shape
+    group = gcd(d_sae, GROUP)
+    rounded = bound.to(pre_acts.dtype)
+    bound = torch.where(rounded.to(bound.dtype) > bound, _just_below(rounded), rounded)
+    maxima = _group_maxima(pre_acts) if maxima is None else maxima
+    groups, tokens = (maxima > bound).nonzero(as_tuple=True)
+    members = pre_acts.view(d_sae // group, group, n_tokens)[groups, :, tokens]
+    found, member = (members > bound[tokens, None]).nonzero(as_tuple=True)
+    latents, tokens = groups[found] * group + member, tokens[found]
+    order = torch.argsort(tokens, stable=True)
+    counts = torch.bincount(tokens, minlength=n_tokens)
+    return Entries(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), latents[order], d_sae)
+
+
+def _largest_of_each_token(
+    pre_acts: Float[Tensor, "d_sae token"], k: int
+) -> tuple[Float[Tensor, "token k"], Int[Tensor, "token k"]]:
+    """The k largest values of each column, and where they stand.
+
+    They lie in the k groups with the largest maxima, so only maxima and those groups' members are ranked.
+    """
+    d_sae, n_tokens = pre_acts.shape
+    group = gcd(d_sae, GROUP)
+    if k * group >= d_sae:
+        return pre_acts.T.topk(k, dim=1, sorted=False)
+    groups = _group_maxima(pre_acts).T.contiguous().topk(k, dim=1, sorted=False).indices
+    tokens = torch.arange(n_tokens, device=pre_acts.device)[:, None]
+    members = pre_acts.view(d_sae // group, group, n_tokens)[groups, :, tokens].flatten(1)
+    values, places = members.topk(k, dim=1, sorted=False)
+    return values, groups.gather(1, places // group) * group + places % group
+
+
+def _group_maxima(pre_acts: Float[Tensor, "d_sae token"]) -> Float[Tensor, "group token"]:
+    d_sae, n_tokens = pre_acts.shape
+    group = gcd(d_sae, GROUP)
+    return pre_acts.view(d_sae // group, group, n_tokens).amax(1)
+
+
+def _just_below(values: Tensor) -> Tensor:
+    """The next smaller numbers, so that "above" them includes the values themselves."""
+    return torch.nextafter(values, values.new_full((), -torch.inf))
+
+
+def _values_at(screened: Screen, entries: Entries, acts: Tensor, W_enc: Tensor, b_dec: Tensor, bias: Tensor) -> Tensor:
+    """Exact pre-activations at entries: as screened where that was exact, else computed."""
+    if screened.slack is None:
+        return screened.pre_acts[entries.latents, entries.tokens]
+    return entries.pre_activations(acts, W_enc, b_dec, bias)
+
+
+def _subset(entries: Entries, kept: Int[Tensor, " kept"]) -> Entries:
+    """Some of the entries, given in ascending order."""
+    counts = torch.bincount(entries.tokens[kept], minlength=entries.n_tokens)
+    return Entries(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), entries.latents[kept], entries.d_sae)
+
+
+class _PreActivations(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, acts, W_enc, b_dec, bias, known, entries):
+        centred = acts - b_dec
+        ctx.save_for_backward(centred, W_enc)
+        ctx.entries = entries
+        if known is not None:
+            return known.clone()
+        return _sampled_products(centred, W_enc, entries) + bias[entries.latents]
+
+    @staticmethod
+    def backward(ctx, grad):
+        centred, W_enc = ctx.saved_tensors
+        entries = ctx.entries
+        order, starts, tokens = entries.by_latent
+        grad_W_enc = _weighted_sums(centred, tokens, starts, grad[order])
+        grad_bias = grad.new_zeros(entries.d_sae).index_add_(0, entries.latents, grad)
+        grad_acts = None
+        if ctx.needs_input_grad[0]:
+            grad_acts = _weighted_sums(W_enc, entries.latents, entries.indptr, grad)
+        # sum over tokens of the gradient of (acts - b_dec), without that gradient
+        grad_b_dec = -(grad_bias @ W_enc) if ctx.needs_input_grad[2] else None
+        return grad_acts, grad_W_enc, grad_b_dec, grad_bias, None, None
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, W_dec, entries):
+        ctx.save_for_backward(values, W_dec)
+        ctx.entries = entries
+        return _weighted_sums(W_dec, entries.latents, entries.indptr, values)
+
+    @staticmethod
+    def backward(ctx, grad):
+        values, W_dec = ctx.saved_tensors
+        entries = ctx.entries
+        grad_values = _sampled_products(grad, W_dec, entries) if ctx.needs_input_grad[0] else None
+        grad_W_dec = None
+        if ctx.needs_input_grad[1]:
+            order, starts, tokens = entries.by_latent
+            grad_W_dec = _weighted_sums(grad, tokens, starts, values[order])
+        return grad_values, grad_W_dec, None
+
+
+def _weighted_sums(
+    rows: Float[Tensor, "row d_in"],
+    indices: Int[Tensor, " entry"],
+    indptr: Int[Tensor, " sum_plus_1"],
+    weights: Float[Tensor, " entry"],
+) -> Float[Tensor, "sum d_in"]:
+    """For each i the sum over entries e from indptr[i] to indptr[i + 1] of weights[e] x rows[indices[e]]."""
+    return torch.nn.functional.embedding_bag(
+        indices, rows, indptr, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )
+
+
+def _sampled_products(
+    left: Float[Tensor, "token d_in"], right: Float[Tensor, "d_sae d_in"], entries: Entries
+) -> Float[Tensor, " entry"]:
+    """left[token] . right[latent] at each entry."""
+    pattern = torch.sparse_csr_tensor(
+        entries.indptr,
+        entries.latents,
+        left.new_zeros(len(entries.latents)),
+        (entries.n_tokens, entries.d_sae),
+        check_invariants=False,
+    )
+    return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
