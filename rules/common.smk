@@ -17,11 +17,6 @@ from saelineage.files import sha256_file, sha256_json
 from saelineage.errors import InputError
 from saelineage.machine import visible_gpus
 
-# glibc gives large blocks back to the kernel at once, and torch asks for them again at every step; kept, a training step of the
-# default run took 65 ms where it took 80 to 108. Jobs inherit this.
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
-
 
 def checked_config(given):
     """The config with defaults, after all checks; its files are read once more, for duplicate keys."""
@@ -59,6 +54,13 @@ def folder_files(folder):
     """The files of a model or tokenizer folder that decide what it is, so that a change to them is noticed."""
     names = sorted(os.listdir(folder))
     return [os.path.join(folder, name) for name in names if name.endswith((".json", ".safetensors", ".model"))]
+
+
+def sae_files(wildcards):
+    """The files of a folder that an SAE is taken over from."""
+    folder = sae_settings(wildcards)["import"].get("folder")
+    names = sorted(os.listdir(folder)) if folder else []
+    return [os.path.join(folder, name) for name in names if name.endswith((".json", ".safetensors", ".pt"))]
 
 
 def tokenizer_files(wildcards):
@@ -123,9 +125,10 @@ def all_token_rows(split):
 
 
 def sae_corpora():
-    """Corpora that any SAE is trained on, in the config's order."""
-    trained_on = {corpus for sae in graph.all_saes(config) for corpus in graph.sae_settings(config, *sae)["corpora"]}
-    return [corpus for corpus in config["corpora"] if corpus in trained_on]
+    """Corpora that any SAE is trained on, in the config's order; all where none is trained and nothing is dumped."""
+    trained = graph.trained_saes(config)
+    trained_on = {corpus for sae in trained for corpus in graph.sae_settings(config, *sae)["corpora"]}
+    return [corpus for corpus in config["corpora"] if corpus in trained_on or not trained]
 
 
 def sae_token_rows(wildcards):
@@ -139,7 +142,7 @@ def sae_dump(wildcards):
         "results/{run}/activations/{model}/{corpus}/train/shard-{shard}.safetensors",
         run=wildcards.run,
         model=wildcards.model,
-        corpus=sae_settings(wildcards)["corpora"],
+        corpus=graph.sae_settings(config, wildcards.model, wildcards.get("sae", graph.sae_names(config)[0]))["corpora"],
         shard=graph.shard_names(config["activations"]["n_shards"]),
     )
 
@@ -147,6 +150,59 @@ def sae_dump(wildcards):
 def sae_settings(wildcards):
     """The settings of one SAE, overrides applied."""
     return graph.sae_settings(config, wildcards.model, wildcards.sae)
+
+
+def own_sae_settings(wildcards):
+    """The settings of the SAE that is trained, by its name."""
+    return {wildcards.sae: sae_settings(wildcards)}
+
+
+def all_sae_settings(wildcards):
+    """The settings of all SAEs of a model, by their names."""
+    return {sae: graph.sae_settings(config, wildcards.model, sae) for sae in graph.sae_names(config)}
+
+
+def import_settings(wildcards):
+    """Where an SAE is taken over from."""
+    return sae_settings(wildcards)["import"]
+
+
+def max_norm_ratio(wildcards):
+    """How many times the median norm activations may have that mean something to an SAE."""
+    return sae_settings(wildcards)["max_norm_ratio"]
+
+
+def probe_dump(wildcards):
+    """All shards of a model's activations on the probe."""
+    return expand(
+        "results/{run}/activations/{model}/{corpus}/probe/shard-{shard}.safetensors",
+        run=wildcards.run,
+        model=wildcards.model,
+        corpus=config["corpora"],
+        shard=graph.shard_names(config["activations"]["n_probe_shards"]),
+    )
+
+
+def models_followed_by(saes):
+    """A constraint on {model} in .../{model}/{sae}/... that lets only these pairs match."""
+    return "|".join(f"{re.escape(model)}(?=/{re.escape(sae)}/)" for model, sae in saes) or "(?!)"
+
+
+def own_features(wildcards):
+    """All feature shards of one SAE, corpus after corpus."""
+    return expand(
+        "results/{run}/features/{model}/{sae}/{corpus}/shard-{shard}.safetensors",
+        run=wildcards.run,
+        model=wildcards.model,
+        sae=wildcards.sae,
+        corpus=config["corpora"],
+        shard=graph.shard_names(config["activations"]["n_probe_shards"]),
+    )
+
+
+def hooked_module():
+    """The module at which activations are read, without its side."""
+    return config["activations"]["hookpoint"].rpartition(".")[0]
 
 
 def pair_features(side):

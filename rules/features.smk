@@ -1,4 +1,4 @@
-# features: sparse latents over the probe. Config: threads.features.
+# features: sparse latents over the probe, and their export to delphi. Config: threads.features.
 
 
 rule encode_features:
@@ -34,3 +34,30 @@ rule encode_features:
         code=code_digest("encode_features"),
     script:
         "../workflow/scripts/encode_features.py"
+
+
+rule export_latents:
+    """
+    Write one SAE's latents on the probe as delphi caches latents, for explaining them with it; made only when asked for.
+
+    Output: config.json, and beside it a file per range of latents.
+    """
+    input:
+        shards=own_features,
+        probe=all_token_rows("probe"),
+        model=own_model_files,
+    output:
+        config="results/{run}/delphi/{model}/{sae}/{module}/config.json",
+        manifest="results/{run}/delphi/{model}/{sae}/{module}/manifest.json",
+    log:
+        "results/{run}/logs/delphi/{model}.{sae}.{module}.log",
+    benchmark:
+        "results/{run}/benchmarks/delphi/{model}.{sae}.{module}.tsv"
+    wildcard_constraints:
+        module=re.escape(hooked_module()),
+    conda:
+        "../envs/train.yaml"
+    params:
+        code=code_digest("export_latents"),
+    script:
+        "../workflow/scripts/export_latents.py"

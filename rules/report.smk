@@ -77,7 +77,7 @@ rule write_report:
         summary="results/{run}/lineage/summary.json",
         model_metrics=expand("results/{{run}}/models/{model}/metrics.json", model=config["models"]),
         sae_metrics=expand("results/{{run}}/saes/{s.model}/{s.sae}/metrics.json", s=graph.all_saes(config)),
-        curves=expand("results/{{run}}/saes/{s.model}/{s.sae}/training.csv", s=graph.all_saes(config)),
+        curves=expand("results/{{run}}/saes/{s.model}/{s.sae}/training.csv", s=graph.trained_saes(config)),
         sweeps=expand("results/{{run}}/sweeps/{sweep}.parquet", sweep=config["sweeps"]),
         merges=expand("results/{{run}}/models/{model}/merge.json", model=graph.models_of_kind(config, "merge")),
         correlations=edge_correlations,

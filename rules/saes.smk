@@ -1,19 +1,27 @@
 # saes: sparse autoencoders on the dumps, and how good they are. Config: saes, threads.saes.
 
 
+ruleorder: import_sae > train_sae
+
+
+if config["saes"]["one_pass"]:
+
+    ruleorder: train_saes > train_sae
+
+
 rule train_sae:
     """
-    Train one SAE on one model's activations.
+    Train one SAE on one model's activations. Its checkpoint lies under results/{run}/checkpoints/ while it runs, for resuming.
 
     Output: a SAELens folder and the training curve.
     """
     input:
         shards=sae_dump,
     output:
-        weights="results/{run}/saes/{model}/{sae}/sae_weights.safetensors",
-        config="results/{run}/saes/{model}/{sae}/cfg.json",
-        curve="results/{run}/saes/{model}/{sae}/training.csv",
-        manifest="results/{run}/saes/{model}/{sae}/manifest.json",
+        weights=["results/{run}/saes/{model}/{sae}/sae_weights.safetensors"],
+        config=["results/{run}/saes/{model}/{sae}/cfg.json"],
+        curve=["results/{run}/saes/{model}/{sae}/training.csv"],
+        manifest=["results/{run}/saes/{model}/{sae}/manifest.json"],
     log:
         "results/{run}/logs/saes/{model}.{sae}.log",
     benchmark:
@@ -24,10 +32,71 @@ rule train_sae:
     resources:
         gpu=visible_gpus(),
     params:
-        sae=sae_settings,
+        saes=own_sae_settings,
         code=code_digest("train_sae"),
     script:
         "../workflow/scripts/train_sae.py"
+
+
+if config["saes"]["one_pass"]:
+
+    rule train_saes:
+        """
+        Train all SAEs of one model off one pass over its activations (saes.one_pass); otherwise as train_sae.
+
+        Output: for each a SAELens folder and the training curve.
+        """
+        input:
+            shards=sae_dump,
+        output:
+            weights=expand("results/{{run}}/saes/{{model}}/{sae}/sae_weights.safetensors", sae=graph.sae_names(config)),
+            config=expand("results/{{run}}/saes/{{model}}/{sae}/cfg.json", sae=graph.sae_names(config)),
+            curve=expand("results/{{run}}/saes/{{model}}/{sae}/training.csv", sae=graph.sae_names(config)),
+            manifest=expand("results/{{run}}/saes/{{model}}/{sae}/manifest.json", sae=graph.sae_names(config)),
+        log:
+            "results/{run}/logs/saes/{model}.log",
+        benchmark:
+            "results/{run}/benchmarks/saes/{model}.tsv"
+        conda:
+            "../envs/train.yaml"
+        threads: config["threads"]["saes"]
+        resources:
+            gpu=visible_gpus(),
+        params:
+            saes=all_sae_settings,
+            code=code_digest("train_sae"),
+        script:
+            "../workflow/scripts/train_sae.py"
+
+
+rule import_sae:
+    """
+    Take over an SAE that somebody else trained, from a folder or the hub, if it fits the model's activations on the probe.
+
+    Output: the same SAE as a SAELens folder of this run.
+    """
+    input:
+        files=sae_files,
+        activations=probe_dump,
+    output:
+        weights="results/{run}/saes/{model}/{sae}/sae_weights.safetensors",
+        config="results/{run}/saes/{model}/{sae}/cfg.json",
+        manifest="results/{run}/saes/{model}/{sae}/manifest.json",
+    log:
+        "results/{run}/logs/saes/{model}.{sae}.log",
+    benchmark:
+        "results/{run}/benchmarks/saes/{model}.{sae}.tsv"
+    wildcard_constraints:
+        model=models_followed_by(graph.imported_saes(config)),
+    conda:
+        "../envs/train.yaml"
+    threads: config["threads"]["saes"]
+    params:
+        source=import_settings,
+        max_norm_ratio=max_norm_ratio,
+        code=code_digest("import_sae"),
+    script:
+        "../workflow/scripts/import_sae.py"
 
 
 rule evaluate_sae:

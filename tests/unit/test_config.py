@@ -69,7 +69,7 @@ def test_every_default_is_filled_in():
     }
     shape = {"n_layers": 1, "d_model": 128, "d_mlp": 256, "n_heads": 4, "n_kv_heads": 2}
     shape |= {"rms_norm_eps": 0.000001, "rope_theta": 10000.0, "tie_embeddings": False}
-    sae = {"architecture": "topk", "expansion_factor": 8, "k": 32, "l1_coefficient": 0.0003}
+    sae = {"import": None, "architecture": "topk", "expansion_factor": 8, "k": 32, "l1_coefficient": 0.0003}
     sae |= {"aux_coefficient": 0.03125, "dead_after_tokens": 100000, "n_tokens": None, "batch_tokens": 1024}
     sae |= {"learning_rate": 0.001, "adam_betas": [0.9, 0.999], "warmup_fraction": 0.05, "decay_fraction": 0.2}
     lengths = {"n_tokens": None, "epochs": None}
@@ -383,6 +383,30 @@ def test_models_from_elsewhere_may_stand_in_the_lineage():
             "saes.models: 'luau' is not among models (base, both, english, lua); correct the name or add it there",
         ),
         (
+            "saes/import",
+            {"folder": "a", "repo": "b/c"},
+            "saes.import (for base.seed0): must name a folder, or a repo with its revision (and a subfolder), "
+            "got ['folder', 'repo']; keep one of the two",
+        ),
+        (
+            "saes/models/lua/seed1/import",
+            {"repo": "b/c"},
+            "saes.import (for lua.seed1): must name a folder, or a repo with its revision (and a subfolder), "
+            "got ['repo']; keep one of the two",
+        ),
+        (
+            "saes/models/lua/import",
+            {"folder": "a", "subfolder": "b"},
+            "saes.import (for lua.seed0): must name a folder, or a repo with its revision (and a subfolder), "
+            "got ['folder', 'subfolder']; keep one of the two",
+        ),
+        (
+            "saes/models/lua/import",
+            {"folder": "a", "format": "pickle"},
+            "saes.models.lua.import.format: 'pickle' is not one of ['auto', 'saelens', 'dictionary_learning', "
+            "'sparsify']; it is: The library it was saved by; auto tells by the files that are there.",
+        ),
+        (
             "saes/models/lua/seed2",
             {"k": 8},
             "saes.models.lua: 'seed2' is not among saes.seeds (seed0, seed1); correct the name or add it there",
@@ -391,6 +415,50 @@ def test_models_from_elsewhere_may_stand_in_the_lineage():
 )
 def test_a_mistake_is_one_sentence_with_its_key(path: str, value: object, message: str):
     assert error_of(changed(path, value)) == message
+
+
+@pytest.mark.parametrize("path", ["saes", "saes/models/lua", "saes/models/lua/seed1"])
+def test_an_import_has_its_defaults_wherever_it_stands(path: str):
+    config = changed(f"{path}/import", {"folder": "sae"})
+    config["saes"]["seeds"] = [1]
+    found = filled = load_config(config, SCHEMA)
+    for key in f"{path}/import".split("/"):
+        found = found[key]
+    assert found == {"folder": "sae", "format": "auto", "max_fvu": 0.9}
+    assert filled["saes"]["models"]["lua"]["seed1"].keys() <= {"k", "import"}
+    assert load_config(filled, SCHEMA) == filled
+
+
+def test_saes_that_are_trained_in_one_pass_cannot_be_imported():
+    config = changed("saes/models/lua/seed1/import", {"folder": "sae"})
+    config["saes"]["one_pass"] = True
+    assert error_of(config) == ("saes.one_pass trains all SAEs, but lua.seed1 has `import`; leave out one of the two")
+
+
+def test_an_sae_from_the_hub_needs_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    source = {"repo": "a/b", "revision": "main", "subfolder": "c/d"}
+    config = load_config(changed("saes/models/lua/seed1/import", source), SCHEMA)
+    assert check_files(config) is config
+
+
+def test_two_saes_of_one_model_cannot_be_one_sae():
+    message = (
+        "saes.import: lua.seed0 and lua.seed1 would be one SAE, whose agreement with itself is no noise floor; "
+        "import another for one of them, train one (import: null), or leave one seed in saes.seeds"
+    )
+    config = changed("saes/models/lua/import", {"folder": "a"})
+    assert error_of(config) == message
+    # Another limit does not make it another SAE; another folder, or none, does.
+    config["saes"]["models"]["lua"]["seed1"] = {"import": {"folder": "a", "max_fvu": 0.5}}
+    assert error_of(config) == message
+    for source in ({"folder": "b"}, None):
+        config["saes"]["models"]["lua"]["seed1"] = {"import": source}
+        assert load_config(config, SCHEMA)
+    # Different models may share one.
+    shared = changed("saes/import", {"folder": "a"})
+    shared["saes"] |= {"seeds": [0], "models": {}}
+    assert load_config(shared, SCHEMA)
 
 
 def test_models_of_different_shapes_cannot_be_merged():
@@ -507,6 +575,11 @@ def test_files_that_are_not_where_the_config_says_are_named(tmp_path: Path, corp
             "models/own",
             {"path": {"folder": "nowhere"}},
             "models.own.path.folder: 'nowhere' is not a folder; correct the path",
+        ),
+        (
+            "saes/models/lua/seed1/import",
+            {"folder": "nowhere"},
+            "saes.import.folder (for lua.seed1): 'nowhere' is not a folder; correct the path",
         ),
         (
             "tokenizer",

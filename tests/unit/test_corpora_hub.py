@@ -17,7 +17,7 @@ import faulthandler, json, logging, sys, time, types
 
 faulthandler.dump_traceback_later(100, exit=True)
 import datasets.utils.file_utils, huggingface_hub.utils._http
-from saelineage import corpora
+from saelineage import corpora, hub
 
 def counting(name):
     sleep = lambda seconds: pauses.append([name, seconds])
@@ -39,7 +39,7 @@ for line in sys.stdin:
         if "cache" in request:
             datasets.load_dataset(**request["cache"])
         if "commit" in request:
-            answer["commit"] = corpora.hub_commit(**request["commit"])
+            answer["commit"] = hub.hub_commit(**request["commit"])
         if "read" in request:
             for text in corpora.read_documents("chat", request["read"], []):
                 answer["documents"].append(text)

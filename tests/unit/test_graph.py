@@ -20,7 +20,7 @@ def lineage() -> dict:
             "base": {"pretrain": {"corpora": {"english": 1.0}}},
             "foreign": {"hub": {"repo": "a/b", "revision": "main", "parents": []}},
         },
-        "saes": {"k": 32, "corpora": None, "seeds": [3, 0], "seed_per_model": False, "models": {}},
+        "saes": {"k": 32, "corpora": None, "seeds": [3, 0], "seed_per_model": False, "one_pass": False, "models": {}},
     }
 
 
@@ -63,6 +63,30 @@ def test_the_shape_of_a_run_knows_its_jobs_and_not_their_settings():
     assert graph.job_shape(config) == shape
     config["saes"]["seeds"] = [3]
     assert graph.job_shape(config) != shape
+
+
+def test_an_sae_is_imported_where_its_settings_say_so_and_trained_otherwise():
+    config = lineage()
+    assert graph.imported_saes(config) == []
+    config["saes"]["models"] = {
+        "lua": {"import": {"folder": "a"}, "seed0": {"import": None}},
+        "base": {"seed3": {"k": 1}},
+    }
+    assert graph.imported_saes(config) == [Sae("lua", "seed3")]
+    assert graph.trained_saes(config) == [sae for sae in graph.all_saes(config) if str(sae) != "lua.seed3"]
+    config["saes"] |= {"import": {"folder": "b"}}
+    assert [str(sae) for sae in graph.trained_saes(config)] == ["lua.seed0"]
+
+
+def test_the_shape_of_a_run_knows_which_saes_are_imported_and_not_from_where():
+    config = lineage() | {"tokenizer": {}, "activations": {"n_shards": 1, "n_probe_shards": 2}, "sweeps": {}}
+    trained = graph.job_shape(config)
+    config["saes"]["models"] = {"lua": {"seed0": {"import": {"folder": "a"}}}}
+    shape = graph.job_shape(config)
+    assert (trained["imported_saes"], shape["imported_saes"]) == ([], ["lua.seed0"])
+    assert trained["saes"].keys() - shape["saes"].keys() == {"lua.seed0"}
+    config["saes"]["models"]["lua"]["seed0"]["import"]["folder"] = "b"
+    assert graph.job_shape(config) == shape
 
 
 def test_parents_come_in_the_order_of_the_config():

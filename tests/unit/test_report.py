@@ -340,3 +340,10 @@ def test_the_config_is_shown_and_its_markup_is_text():
     found = page(results(config=config() | {"run": EVIL}))
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in found
     assert EVIL not in found
+
+
+def test_a_run_whose_saes_are_all_imported_has_no_training_curves():
+    found = results()
+    found.tables["training"] = training_table({})
+    assert "Nothing to draw." in page(found)
+    assert "Nothing to draw." not in page(results())

@@ -6,7 +6,8 @@ import torch
 
 from saelineage import sae_metrics
 from saelineage.activations import hooked, read_activations
-from saelineage.models import evaluate, next_token_loss
+from saelineage.losses import next_token_loss
+from saelineage.models import evaluate
 from saelineage.sae_metrics import Moments, SaeSums, measure, measure_corpora, reconstruction_sums
 from saelineage.saes import Sae, SparseLatents
 from saelineage.tokens import TokenRows

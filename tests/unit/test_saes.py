@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saelineage.errors import InputError
-from saelineage.saes import Sae, load_sae, n_latents, save_sae
+from saelineage.saes import PER_LATENT, Sae, load_sae, n_latents, save_sae
 
 D_IN, D_SAE, K = 6, 20, 4
+ARCHITECTURES = tuple(PER_LATENT)
 
 
 def random_sae(architecture: str, bias: float = 0.0) -> Sae:
@@ -18,7 +19,8 @@ def random_sae(architecture: str, bias: float = 0.0) -> Sae:
     with torch.no_grad():
         for parameter in sae.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=random))
-        sae.b_enc.add_(bias)
+        for name in {"b_enc", "b_gate", "b_mag"} & set(PER_LATENT[architecture]):
+            sae.get_parameter(name).add_(bias)
     return sae
 
 
@@ -31,22 +33,45 @@ def by_hand(architecture: str, k: int | None = None) -> Sae:
     sae = Sae(architecture, 2, 3, k)
     with torch.no_grad():
         sae.W_enc.copy_(torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]))
-        sae.b_enc.copy_(torch.tensor([0.0, 0.0, -1.0]))
+        if architecture != "gated":
+            sae.b_enc.copy_(torch.tensor([0.0, 0.0, -1.0]))
         sae.W_dec.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]]))
         sae.b_dec.copy_(torch.tensor([1.0, 1.0]))
     return sae
 
 
-# acts - b_dec = (3, -1): pre-activations 3, -1 and 3 - 1 - 1 = 1.
+# acts - b_dec = (3, -1): raw 3, -1 and 3 - 1 = 2; with the bias, pre-activations 3, -1 and 1.
 ACTS = torch.tensor([[4.0, 0.0]])
 
 
 def test_relu_by_hand():
     sae = by_hand("relu")
-    assert sae.pre_activations(ACTS).tolist() == [[3, -1, 1]]
     assert sae.encode(ACTS).tolist() == [[3, 0, 1]]
     # 3 (1, 0) + 1 (2, 2) + (1, 1)
     assert sae(ACTS).tolist() == [[6, 3]]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "latents"),
+    [([0.0, 0.0, 0.0], [3, 0, 1]), ([2.9, 0.0, 1.0], [3, 0, 0]), ([3.0, -2.0, 0.9], [0, 0, 1])],
+)
+def test_jumprelu_keeps_what_is_above_the_threshold_and_above_zero(threshold, latents):
+    sae = by_hand("jumprelu")
+    with torch.no_grad():
+        sae.threshold.copy_(torch.tensor(threshold))
+    assert sae.encode(ACTS).tolist() == [latents]
+
+
+def test_gated_by_hand():
+    sae = by_hand("gated")
+    with torch.no_grad():
+        # Gates 3 - 3 = 0 (shut), -1 + 2 = 1 and 2 - 1 = 1; magnitudes -, -1 + 0.5 < 0 and 2 x 2 + 1 = 5.
+        sae.b_gate.copy_(torch.tensor([-3.0, 2.0, -1.0]))
+        sae.r_mag.copy_(torch.tensor([0.0, 0.0, 2.0]).clamp(min=1).log())
+        sae.b_mag.copy_(torch.tensor([0.0, 0.5, 1.0]))
+    assert sae.encode(ACTS).tolist() == [[0, 0, 5]]
+    # 5 (2, 2) + (1, 1)
+    assert sae(ACTS).tolist() == [[11, 11]]
 
 
 @pytest.mark.parametrize(("k", "latents"), [(1, [3, 0, 0]), (2, [3, 0, 1]), (3, [3, 0, 1])])
@@ -54,7 +79,7 @@ def test_topk_keeps_the_largest_and_never_what_is_below_zero(k, latents):
     assert by_hand("topk", k).encode(ACTS).tolist() == [latents]
 
 
-@pytest.mark.parametrize("architecture", ["topk", "relu"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_forward_equals_decoding_the_code(architecture):
     sae, acts = random_sae(architecture), random_acts()
     assert torch.equal(sae(acts), sae.decode(sae.encode(acts)))
@@ -64,7 +89,7 @@ def test_forward_equals_decoding_the_code(architecture):
 
 # With a bias of -4 most tokens fire fewer than k latents, and some none at all.
 @pytest.mark.parametrize("bias", [0.0, -4.0])
-@pytest.mark.parametrize("architecture", ["topk", "relu"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_sparse_code_equals_the_dense_one(architecture, bias):
     sae, acts = random_sae(architecture, bias), random_acts()
     dense = sae.encode(acts)
@@ -96,7 +121,7 @@ def test_equal_latents_are_kept_alike_in_both_codes():
 
 
 @pytest.mark.parametrize("bias", [0.0, -4.0])
-@pytest.mark.parametrize("architecture", ["topk", "relu"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_decoding_the_sparse_code_equals_decoding_the_dense_one(architecture, bias):
     sae, acts = random_sae(architecture, bias), random_acts()
     with torch.inference_mode():
@@ -124,7 +149,7 @@ def test_latents_are_the_width_times_the_expansion_factor(factor, expected):
     assert n_latents(D_IN, float(factor)) == expected
 
 
-@pytest.mark.parametrize("architecture", ["topk", "relu"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_saved_sae_has_equal_latents_when_it_is_read_again(architecture, tmp_path):
     sae, acts = random_sae(architecture), random_acts()
     save_sae(sae, tmp_path, {})
@@ -132,6 +157,14 @@ def test_a_saved_sae_has_equal_latents_when_it_is_read_again(architecture, tmp_p
     assert (loaded.architecture, loaded.k, loaded.training) == (sae.architecture, sae.k, False)
     assert torch.equal(loaded.encode(acts), sae.encode(acts))
     assert torch.equal(loaded(acts), sae(acts))
+
+
+@pytest.mark.parametrize("max_norm", [12.5, float("inf")])
+def test_the_longest_activations_that_mean_something_are_saved_with_an_sae(tmp_path, max_norm):
+    sae = random_sae("relu")
+    sae.max_norm = max_norm
+    save_sae(sae, tmp_path, {})
+    assert load_sae(tmp_path).max_norm == max_norm
 
 
 def test_the_config_is_what_saelens_expects(tmp_path):
@@ -150,6 +183,7 @@ def test_the_config_is_what_saelens_expects(tmp_path):
         "metadata": {
             "sae_lens_version": "6.54.12",
             "model_class_name": "AutoModelForCausalLM",
+            "max_norm": None,
             "model_name": "lua",
             "hook_name": "x.input",
             "context_size": 16,
@@ -213,9 +247,9 @@ def test_a_k_above_the_number_of_latents_is_refused(changed):
         load_sae(changed(k=21))
 
 
-@pytest.mark.parametrize("architecture", ["jumprelu", None, ["topk"]])
+@pytest.mark.parametrize("architecture", ["temporal", None, ["topk"]])
 def test_other_architectures_are_refused(changed, architecture):
-    with pytest.raises(InputError, match=r"architecture must be one of \['standard', 'topk'\]"):
+    with pytest.raises(InputError, match=r"architecture must be one of \['gated', 'jumprelu', 'standard', 'topk'\]"):
         load_sae(changed(architecture=architecture))
 
 
@@ -252,6 +286,16 @@ def test_weights_that_do_not_fit_the_config_are_refused(changed, change):
     path = changed() / "sae_weights.safetensors"
     save_file(change(load_file(path)), path)
     with pytest.raises(InputError, match="its config needs tensors"):
+        load_sae(path.parent)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(changed, value):
+    path = changed() / "sae_weights.safetensors"
+    tensors = load_file(path)
+    tensors["b_enc"][3] = value
+    save_file(tensors, path)
+    with pytest.raises(InputError, match="weights must be finite, but b_enc is not"):
         load_sae(path.parent)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.activations import dump_shard
-from saelineage.devices import pick_device, set_threads
+from saelineage.devices import pick_device, prepare_cpu
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
 from saelineage.models import load_model, require_vocabulary
@@ -46,7 +46,7 @@ def dump_activations(
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        set_threads(snakemake.threads)
+        prepare_cpu(snakemake.threads)
         dump_activations(
             folder=Path(snakemake.input.model[0]).parent,
             paths_to_tokens=list(snakemake.input.tokens),

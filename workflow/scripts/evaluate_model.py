@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.devices import pick_device, set_threads
+from saelineage.devices import pick_device, prepare_cpu
 from saelineage.files import write_json
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
@@ -36,7 +36,7 @@ def evaluate_model(
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        set_threads(snakemake.threads)
+        prepare_cpu(snakemake.threads)
         evaluate_model(
             folder=Path(snakemake.input.model[0]).parent,
             paths_to_train=snakemake.input.train,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.corpora import hub_commit
+from saelineage.hub import hub_commit
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
 from saelineage.models import load_model

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.corpora import hub_commit, read_split, up_to_bytes
+from saelineage.corpora import read_split, up_to_bytes
+from saelineage.hub import hub_commit
 from saelineage.errors import InputError
 from saelineage.logs import job_log
 from saelineage.manifests import record_job

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from saelineage.devices import pick_device, set_threads
+from saelineage.devices import pick_device, prepare_cpu
 from saelineage.files import atomic_path, read_json
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
@@ -51,7 +51,7 @@ def sweep_merge(
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        set_threads(snakemake.threads)
+        prepare_cpu(snakemake.threads)
         sweep_merge(
             parent_folders=list(dict.fromkeys(Path(path).parent for path in snakemake.input.parents)),
             coefficients=snakemake.params.t,

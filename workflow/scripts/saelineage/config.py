@@ -3,6 +3,7 @@
 Every mistake is reported before the first job, in one sentence that names the key.
 """
 
+import re
 from collections.abc import Iterable
 from copy import deepcopy
 from math import isfinite
@@ -94,23 +95,32 @@ def load_config(config: dict, schema: dict) -> dict:
     return filled
 
 
-def fill_defaults(instance: object, schema: dict, validator: Validator) -> None:
-    """Put the schema's `default:` values where the config is silent, in place, except under `overrides: true`."""
-    if not isinstance(instance, dict) or schema.get("overrides"):
+def fill_defaults(instance: object, schema: dict, validator: Validator, overrides: bool = False) -> None:
+    """Put the schema's `default:` values where the config is silent, in place.
+
+    Under `overrides: true` silence means that another block's setting holds; blocks within are given whole.
+    """
+    if not isinstance(instance, dict):
         return
+    overrides = overrides or schema.get("overrides", False)
     if "$ref" in schema:
-        fill_defaults(instance, _resolve(schema["$ref"], validator.schema), validator)
+        fill_defaults(instance, _resolve(schema["$ref"], validator.schema), validator, overrides)
     for part in schema.get("allOf", []):
         if "if" not in part:
-            fill_defaults(instance, part, validator)
+            fill_defaults(instance, part, validator, overrides)
         elif validator.evolve(schema=part["if"]).is_valid(instance):
-            fill_defaults(instance, part["then"], validator)
+            fill_defaults(instance, part["then"], validator, overrides)
     named = schema.get("properties", {})
     for key, subschema in named.items():
-        if key not in instance and "default" in (found := with_reference(subschema, validator.schema)):
+        found = with_reference(subschema, validator.schema)
+        if key not in instance and "default" in found and not overrides:
             instance[key] = deepcopy(found["default"])
         if key in instance:
             fill_defaults(instance[key], subschema, validator)
+    for pattern, subschema in schema.get("patternProperties", {}).items():
+        for key in instance:
+            if re.search(pattern, key):
+                fill_defaults(instance[key], subschema, validator)
     if isinstance(schema.get("additionalProperties"), dict):
         for key in instance.keys() - named.keys():
             fill_defaults(instance[key], schema["additionalProperties"], validator)
@@ -210,6 +220,44 @@ def check_saes(config: dict) -> None:
         settings = graph.sae_settings(config, *sae)
         for corpus in settings["corpora"]:
             _require_known(corpus, config["corpora"], f"saes.corpora (for {sae})", "corpora")
+    check_one_pass(config)
+    check_imports(config)
+
+
+def check_one_pass(config: dict) -> None:
+    """SAEs that are trained off one pass see the same batches."""
+    if not config["saes"]["one_pass"]:
+        return
+    if imported := graph.imported_saes(config):
+        raise InputError(f"saes.one_pass trains all SAEs, but {imported[0]} has `import`; leave out one of the two")
+    for model in config["models"]:
+        first, *others = [graph.sae_settings(config, *sae) for sae in graph.saes(config, model)]
+        for key in graph.SAME_IN_ONE_PASS:
+            if any(other[key] != first[key] for other in others):
+                raise InputError(
+                    f"saes.{key} must be the same for all SAEs of '{model}' with saes.one_pass, for they see the same "
+                    "batches; set it for the model, or one_pass to false"
+                )
+
+
+def check_imports(config: dict) -> None:
+    """An imported SAE comes from one place, and is not compared with itself for a noise floor."""
+    sources = {}
+    for sae in graph.imported_saes(config):
+        settings = graph.sae_settings(config, *sae)["import"]
+        source = {key: settings[key] for key in ("folder", "repo", "revision", "subfolder") if key in settings}
+        if set(source) != {"folder"} and set(source) - {"subfolder"} != {"repo", "revision"}:
+            raise InputError(
+                f"saes.import (for {sae}): must name a folder, or a repo with its revision (and a subfolder), "
+                f"got {sorted(source)}; keep one of the two"
+            )
+        twin = next((other for other in sources if other.model == sae.model and sources[other] == source), None)
+        if twin:
+            raise InputError(
+                f"saes.import: {twin} and {sae} would be one SAE, whose agreement with itself is no noise floor; "
+                "import another for one of them, train one (import: null), or leave one seed in saes.seeds"
+            )
+        sources[sae] = source
 
 
 def check_sweeps(config: dict) -> None:
@@ -236,6 +284,10 @@ def check_files(config: dict) -> dict:
     folders = {
         f"models.{model}.path.folder": config["models"][model]["path"]["folder"]
         for model in graph.models_of_kind(config, "path")
+    }
+    folders |= {
+        f"saes.import.folder (for {sae})": graph.sae_settings(config, *sae)["import"].get("folder", ".")
+        for sae in graph.imported_saes(config)
     }
     if config["tokenizer"]["source"] == "path":
         folders["tokenizer.path"] = config["tokenizer"]["path"]

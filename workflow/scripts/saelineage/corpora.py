@@ -17,6 +17,7 @@ import pyarrow.parquet
 
 from saelineage.errors import InputError
 from saelineage.files import atomic_path
+from saelineage.hub import first_line, is_connection_error
 from saelineage.samples import sample_documents
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ STDLIB_SKIPPED_FOLDERS = {"test", "tests", "idlelib", "lib2to3", "site-packages"
 STDLIB_BYTES_PER_FILE = range(200, 100_001)
 WRITE_DOCUMENTS = 1000
 RETRY_SECONDS = 2.0
-TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 
 
 def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[str]:
@@ -165,7 +165,7 @@ def file_documents(corpus: str, path: Path, settings: dict) -> Iterator[str]:
         raise InputError(f"corpora.{corpus}.path: '{path}' is not there; correct the path") from error
     except (OSError, EOFError, zlib.error, pyarrow.ArrowInvalid, UnicodeDecodeError) as error:
         raise InputError(
-            f"corpus '{corpus}': '{path}' cannot be read ({_first_line(error)}); fetch it again or correct "
+            f"corpus '{corpus}': '{path}' cannot be read ({first_line(error)}); fetch it again or correct "
             f"corpora.{corpus}.path"
         ) from error
 
@@ -194,46 +194,22 @@ def hub_documents(corpus: str, settings: dict) -> Iterator[str]:
         except InputError:
             raise
         except Exception as error:
-            if not _is_connection_error(error):
+            if not is_connection_error(error):
                 if not isinstance(error, wrong_requests):
                     raise
                 raise InputError(
                     f"corpus '{corpus}': hub dataset '{repo}' at revision '{revision}' cannot be read "
-                    f"({_first_line(error)}); correct corpora.{corpus}.repo, .revision, .config or .split"
+                    f"({first_line(error)}); correct corpora.{corpus}.repo, .revision, .config or .split"
                 ) from error
             failures += 1
             if failures > settings["retries"]:
                 raise InputError(
                     f"corpus '{corpus}': the connection to hub dataset '{repo}' was lost after {rows_read} rows and "
-                    f"{settings['retries']} retries failed ({_first_line(error)}); "
+                    f"{settings['retries']} retries failed ({first_line(error)}); "
                     f"run again, or raise corpora.{corpus}.retries"
                 ) from error
-            logger.warning("connection lost after %d rows (%s); trying again", rows_read, _first_line(error))
+            logger.warning("connection lost after %d rows (%s); trying again", rows_read, first_line(error))
             time.sleep(RETRY_SECONDS * failures)
-
-
-def hub_commit(repo: str, revision: str, repo_type: str, key: str) -> str:
-    """The commit that a revision of a hub repository stands for now.
-
-    Raises:
-        InputError: naming `key`, if the hub does not know it or cannot be reached.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return HfApi().repo_info(repo, revision=revision, repo_type=repo_type).sha
-    except Exception as error:
-        if _is_connection_error(error):
-            raise InputError(
-                f"{key}: the hub cannot be reached ({_first_line(error)}); check the network or HF_ENDPOINT"
-            ) from error
-        if not isinstance(error, HfHubHTTPError | HFValidationError):
-            raise
-        raise InputError(
-            f"{key}: the hub has no {repo_type} '{repo}' at revision '{revision}', or it needs a token (HF_TOKEN): "
-            f"{_first_line(error).rstrip('.')}; correct {key}.repo or .revision"
-        ) from error
 
 
 def _hub_rows(settings: dict, start: int) -> Iterable[dict]:
@@ -333,21 +309,3 @@ def _require_documents(counts: dict, corpus: str) -> None:
                 f"corpus '{corpus}': its {sum(documents.values())} documents leave the {split} split empty; "
                 f"add documents (or set corpora.{corpus}.separator for one large .txt), or raise splits.{split}"
             )
-
-
-def _is_connection_error(error: Exception) -> bool:
-    """Whether an exception, or one that caused it, is a lost or refused connection rather than a wrong request."""
-    names = {"ConnectionError", "Timeout", "TimeoutException", "TransportError", "ClientError", "FSTimeoutError"}
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, ConnectionError | TimeoutError) or names & {base.__name__ for base in type(chain).__mro__}:
-            return True
-        status = getattr(getattr(chain, "response", None), "status_code", 0)
-        if status == TOO_MANY_REQUESTS or status >= SERVER_ERROR:
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -46,8 +46,8 @@ def write_json(path: Path | str, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str) -> dict:
-    """Read a JSON file that another step wrote.
+def read_json(path: Path | str, remedy: str = "delete it and run again") -> dict:
+    """Read a JSON file, by default one that another step wrote.
 
     Raises:
         InputError: if the file is not a JSON mapping, naming it.
@@ -55,9 +55,9 @@ def read_json(path: Path | str) -> dict:
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"'{path}' must be JSON, but {error}; delete it and run again") from error
+        raise InputError(f"'{path}' must be JSON, but {error}; {remedy}") from error
     if not isinstance(value, dict):
-        raise InputError(f"'{path}' must be a JSON mapping, not {type(value).__name__}; delete it and run again")
+        raise InputError(f"'{path}' must be a JSON mapping, not {type(value).__name__}; {remedy}")
     return value
 
 

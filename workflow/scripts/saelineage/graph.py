@@ -8,6 +8,9 @@ from itertools import combinations
 from typing import NamedTuple
 
 OVERRIDES_OF_ONE_SAE = "seed"
+NOT_OF_ONE_SAE = ("seeds", "seed_per_model", "one_pass", "tensorboard", "models")
+SAME_IN_ONE_PASS = ("corpora", "n_tokens", "batch_tokens", "max_norm_ratio", "checkpoint_steps")
+"""Settings that decide the batches, which all SAEs of a pass see."""
 
 
 class Edge(NamedTuple):
@@ -90,9 +93,14 @@ def training_corpora(config: dict, model: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def sae_names(config: dict) -> list[str]:
+    """Names of the SAEs that every model has, the one that is compared along the lineage first."""
+    return [f"seed{seed}" for seed in config["saes"]["seeds"]]
+
+
 def saes(config: dict, model: str) -> list[Sae]:
     """The SAEs of one model, the one that is compared along the lineage first."""
-    return [Sae(model, f"seed{seed}") for seed in config["saes"]["seeds"]]
+    return [Sae(model, name) for name in sae_names(config)]
 
 
 def all_saes(config: dict) -> list[Sae]:
@@ -102,7 +110,7 @@ def all_saes(config: dict) -> list[Sae]:
 
 def sae_settings(config: dict, model: str, sae: str) -> dict:
     """The settings of one SAE: the stage's, overridden by the model's, overridden by its own."""
-    stage = {key: value for key, value in config["saes"].items() if key not in ("seeds", "seed_per_model", "models")}
+    stage = {key: value for key, value in config["saes"].items() if key not in NOT_OF_ONE_SAE}
     of_model = config["saes"]["models"].get(model, {})
     of_sae = of_model.get(sae, {})
     settings = (
@@ -112,6 +120,17 @@ def sae_settings(config: dict, model: str, sae: str) -> dict:
     settings["corpora"] = settings["corpora"] or list(config["corpora"])
     settings["seed"] = stream_seed(model, seed) if config["saes"]["seed_per_model"] else seed
     return settings
+
+
+def imported_saes(config: dict) -> list[Sae]:
+    """The SAEs that somebody else trained."""
+    return [sae for sae in all_saes(config) if sae_settings(config, *sae).get("import")]
+
+
+def trained_saes(config: dict) -> list[Sae]:
+    """The SAEs that are trained here."""
+    imported = imported_saes(config)
+    return [sae for sae in all_saes(config) if sae not in imported]
 
 
 def stream_seed(model: str, seed: int) -> int:
@@ -144,7 +163,9 @@ def job_shape(config: dict) -> dict:
             model: [kind(config, model), parents(config, model), training_corpora(config, model)]
             for model in config["models"]
         },
-        "saes": {str(sae): sae_settings(config, *sae)["corpora"] for sae in all_saes(config)},
+        "saes": {str(sae): sae_settings(config, *sae)["corpora"] for sae in trained_saes(config)},
+        "one_pass": config["saes"]["one_pass"],
+        "imported_saes": [str(sae) for sae in imported_saes(config)],
         "shards": [config["activations"]["n_shards"], config["activations"]["n_probe_shards"]],
         "sweeps": {sweep: [settings["model"], settings.get("corpora")] for sweep, settings in config["sweeps"].items()},
     }

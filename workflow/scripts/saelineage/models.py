@@ -8,12 +8,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Int
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from saelineage.errors import InputError
 from saelineage.logs import on_terminal
+from saelineage.losses import next_token_loss
 from saelineage.tokens import TokenRows
 
 COUNT_ROWS = 8_192
@@ -61,18 +61,6 @@ def quiet_off_terminal() -> None:
     """No progress bars of transformers where nobody would see them move."""
     if not on_terminal():
         transformers_logging.disable_progress_bar()
-
-
-def next_token_loss(logits: Tensor, ids: Tensor) -> tuple[float, int, int]:
-    """Summed cross-entropy in nats, correct greedy predictions, and predictions, of ids from the ids before them.
-
-    Args:
-        logits: [row, n_ctx, d_vocab].
-        ids: [row, n_ctx].
-    """
-    predicted, targets = logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten()
-    losses = torch.nn.functional.cross_entropy(predicted, targets, reduction="none")
-    return float(losses.double().sum()), int((predicted.argmax(-1) == targets).sum()), targets.numel()
 
 
 @torch.inference_mode()

@@ -35,8 +35,8 @@ DENSE_TOKENS = 1024
 """Tokens for which all latents are held at once, where too many fire for sparse products."""
 THRESHOLD_BATCHES = 20
 """Batches over which BatchTopK's threshold is averaged."""
-CONTROLLER_RATE = 0.02
-"""How fast the penalty's coefficient follows l0: its relative change in a step, per factor of e that l0 is off."""
+CONTROLLER_RATE, CONTROLLER_BAND = 0.02, 0.25
+"""The penalty's coefficient changes by this share in a step while log l0 is off by the band or more, by less within it."""
 RESAMPLED_NORM = 0.2
 """Norm of a resampled latent's encoder, as a share of the others' mean ("Towards Monosemanticity", 2023)."""
 
@@ -311,7 +311,7 @@ class SaeTrainer:
         """
         if self.objective.has_penalty and self.settings["target_l0"]:
             off = math.log(max(float(l0), 1e-3) / self.settings["target_l0"])
-            self.coefficient *= math.exp(CONTROLLER_RATE * max(-1.0, min(1.0, off)))
+            self.coefficient *= math.exp(CONTROLLER_RATE * max(-1.0, min(1.0, off / CONTROLLER_BAND)))
 
     @torch.no_grad()
     def _resample(self, acts: Tensor, error: Tensor) -> None:

@@ -8,6 +8,7 @@ Architectures, by what they compute once trained (`sae_objectives` says how each
     `gated`: Rajamanoharan et al., "Improving dictionary learning with gated sparse autoencoders" (arXiv 2404.16014), equation 5.
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,7 @@ class Sae(nn.Module):
         W_dec: [d_sae, d_in].
         b_dec: [d_in].
         b_enc, threshold, b_gate, b_mag, r_mag: [d_sae], as `PER_LATENT` says.
+        max_norm: tokens with longer activations were left out of training, and mean nothing to it.
     """
 
     def __init__(self, architecture: str, d_in: int, d_sae: int, k: int | None = None):
@@ -66,6 +68,7 @@ class Sae(nn.Module):
             check_k(k, d_in, d_sae)
         self.architecture, self.d_in, self.d_sae = architecture, d_in, d_sae
         self.k = k if architecture == "topk" else None
+        self.max_norm = math.inf
         self.W_enc = nn.Parameter(torch.zeros(d_in, d_sae))
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_in))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
@@ -150,8 +153,9 @@ def save_sae(sae: Sae, folder: Path | str, metadata: dict) -> None:
     Args:
         sae: float32 weights that take activations as the model makes them (any training scale folded in).
         folder: where to.
-        metadata: provenance; SAELens keeps keys it does not know.
+        metadata: provenance; SAELens keeps keys it does not know. The SAE's `max_norm` is written beside it, null for none.
     """
+    max_norm = sae.max_norm if math.isfinite(sae.max_norm) else None
     with atomic_path(Path(folder, WEIGHTS_FILE)) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}, temporary)
     config = SAELENS_SETTINGS | {
@@ -160,7 +164,12 @@ def save_sae(sae: Sae, folder: Path | str, metadata: dict) -> None:
         "d_sae": sae.d_sae,
         "dtype": "float32",
         "device": "cpu",
-        "metadata": {"sae_lens_version": SAELENS_VERSION, "model_class_name": "AutoModelForCausalLM", **metadata},
+        "metadata": {
+            "sae_lens_version": SAELENS_VERSION,
+            "model_class_name": "AutoModelForCausalLM",
+            "max_norm": max_norm,
+            **metadata,
+        },
     }
     if sae.architecture == "topk":
         config["k"] = sae.k
@@ -175,29 +184,84 @@ def load_sae(folder: Path | str) -> Sae:
     Raises:
         InputError: if the folder does not hold such an SAE, or its tensors do not have the shapes its config says.
     """
-    config = read_json(Path(folder, CONFIG_FILE))
+    path = Path(folder, CONFIG_FILE)
+    config = read_json(path)
+    require_settings(config, SAELENS_SETTINGS, path)
+    return sae_of_saelens(config, read_tensors(Path(folder, WEIGHTS_FILE)), folder)
+
+
+def require_settings(config: dict, settings: dict, path: Path | str) -> None:
+    """Refuse a config in which one of these settings is there and differs.
+
+    Raises:
+        InputError: naming the first that does.
+    """
+    for key, value in settings.items():
+        if config.get(key, value) != value:
+            raise InputError(f"'{path}': {key} must be {value!r}, not {config[key]!r}, to be read here")
+
+
+def read_tensors(path: Path | str, remedy: str = "delete it and run again") -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        InputError: if it is not a whole one.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"'{path}' is not a whole safetensors file ({error}); {remedy}") from error
+
+
+def sae_of_saelens(config: dict, tensors: dict[str, Tensor], folder: Path | str) -> Sae:
+    """An SAE with the architecture and sizes of a SAELens config, whatever its other settings.
+
+    Raises:
+        InputError: naming `folder`, if there is no such architecture here, or the tensors are not those of the config.
+    """
     names = {saelens: ours for ours, saelens in SAELENS_ARCHITECTURES.items()}
     if config.get("architecture") not in list(names):
         raise InputError(
             f"'{folder}/{CONFIG_FILE}': architecture must be one of {sorted(names)}, not {config.get('architecture')!r}"
         )
-    for key, value in SAELENS_SETTINGS.items():
-        if config.get(key, value) != value:
-            raise InputError(f"'{folder}/{CONFIG_FILE}': {key} must be {value!r}, not {config[key]!r}, to be read here")
     sizes = [config.get(key) for key in ("d_in", "d_sae", "k")[: 3 if config["architecture"] == "topk" else 2]]
-    if not all(type(size) is int and 0 < size <= 2**30 for size in sizes):
+    if not all(is_size(size) for size in sizes):
         raise InputError(f"'{folder}/{CONFIG_FILE}': d_in, d_sae and k must be whole numbers above 0, got {sizes}")
-    try:
-        tensors = load_file(Path(folder, WEIGHTS_FILE))
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"'{folder}/{WEIGHTS_FILE}' is not a whole safetensors file ({error}); delete it and run again"
-        ) from error
+    sae = sae_of(names[config["architecture"]], *sizes, tensors=tensors, where=folder)
+    max_norm = (config.get("metadata") or {}).get("max_norm")
+    sae.max_norm = math.inf if max_norm is None else float(max_norm)
+    return sae
+
+
+def is_size(value: object) -> bool:
+    """Whether a value from a file can be the number of anything in an SAE."""
+    return type(value) is int and 0 < value <= 2**30
+
+
+def sae_of(
+    architecture: str, d_in: int, d_sae: int, k: int | None = None, *, tensors: dict[str, Tensor], where: Path | str
+) -> Sae:
+    """An SAE with these weights, in float32 and for measuring.
+
+    Args:
+        architecture, d_in, d_sae, k: what it must be, as its config says.
+        tensors: its weights under the names of `Sae`, in any number format.
+        where: what they were read from, for error messages.
+
+    Raises:
+        InputError: naming `where`, if k is none for so many latents, or weights are missing, too many, of another shape
+            or not finite.
+    """
+    if architecture == "topk" and not 1 <= (k or 0) <= d_sae:
+        raise InputError(f"'{where}': k must be between 1 and d_sae = {d_sae}, its config says {k}; correct it")
     with torch.device("meta"):  # nothing is allocated for what the config claims
-        sae = Sae(names[config["architecture"]], *sizes)
+        sae = Sae(architecture, d_in, d_sae, k)
     expected = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
-        raise InputError(f"'{folder}': its config needs tensors {expected}, the weights file holds {found}")
-    sae.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+        raise InputError(f"'{where}': its config needs tensors {expected}, the weights file holds {found}")
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"'{where}': weights must be finite, but {name} is not; take another checkpoint")
+    sae.load_state_dict({name: tensor.float().contiguous() for name, tensor in tensors.items()}, assign=True)
     return sae.eval()

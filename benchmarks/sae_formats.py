@@ -1,0 +1,202 @@
+"""Compare SAEs imported from other libraries' files, and ours opened by SAELens, with what those libraries compute.
+
+Run in an environment of its own, with this project's requirements and benchmarks/requirements.txt:
+    python benchmarks/sae_formats.py [--json FILE]
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "workflow" / "scripts"))
+
+from saelineage.sae_imports import SaeSource, choose_format, read_sae
+from saelineage.saes import PER_LATENT, Sae, save_sae
+
+D_IN, D_SAE, K, N_TOKENS = 16, 64, 6, 512
+THRESHOLD = 0.7
+
+
+class Peer(NamedTuple):
+    """An SAE of another library."""
+
+    library: str
+    name: str
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    save: Callable[[Path], object]
+
+
+class Difference(NamedTuple):
+    """How far two ways to compute one SAE are apart, at most."""
+
+    direction: str
+    library: str
+    name: str
+    latents: float
+    recons: float
+    l0: float
+
+
+def randomise(sae: nn.Module) -> nn.Module:
+    """Draw weights and biases, none zero; thresholds above zero."""
+    with torch.no_grad():
+        for name, parameter in sae.named_parameters():
+            is_matrix = parameter.ndim == 2
+            parameter.copy_(torch.randn(parameter.shape) * (D_IN**-0.5 if is_matrix else 0.3))
+            if name.endswith("threshold"):
+                parameter.abs_()
+    return sae
+
+
+def saelens_peers() -> Iterator[Peer]:
+    """Every architecture that SAELens has for inference and we read, and the training classes that are saved as one."""
+    from sae_lens import saes
+
+    common = {"d_in": D_IN, "d_sae": D_SAE}
+    unsubtracted = {"apply_b_dec_to_input": False}
+    made = [
+        (saes.StandardSAE, saes.StandardSAEConfig, {}),
+        (saes.StandardSAE, saes.StandardSAEConfig, unsubtracted),
+        (saes.TopKSAE, saes.TopKSAEConfig, {"k": K}),
+        (saes.TopKSAE, saes.TopKSAEConfig, {"k": K, "rescale_acts_by_decoder_norm": True}),
+        (saes.TopKSAE, saes.TopKSAEConfig, {"k": K, "rescale_acts_by_decoder_norm": True} | unsubtracted),
+        (saes.JumpReLUSAE, saes.JumpReLUSAEConfig, {}),
+        (saes.JumpReLUSAE, saes.JumpReLUSAEConfig, unsubtracted),
+        (saes.GatedSAE, saes.GatedSAEConfig, {}),
+        (saes.GatedSAE, saes.GatedSAEConfig, unsubtracted),
+    ]
+    for sae_class, config_class, settings in made:
+        sae = randomise(sae_class(config_class(**common, **settings)))
+        name = ", ".join([sae_class.__name__, *(f"{key}={value}" for key, value in settings.items() if key != "k")])
+        yield Peer("sae_lens", name, sae.encode, sae.decode, sae.save_model)
+    trained = [
+        (saes.BatchTopKTrainingSAE, saes.BatchTopKTrainingSAEConfig, {}),
+        (
+            saes.MatryoshkaBatchTopKTrainingSAE,
+            saes.MatryoshkaBatchTopKTrainingSAEConfig,
+            {"matryoshka_widths": [D_SAE]},
+        ),
+    ]
+    for sae_class, config_class, settings in trained:
+        sae = randomise(sae_class(config_class(**common, k=K, **settings)))
+        sae.topk_threshold.fill_(THRESHOLD)
+        with tempfile.TemporaryDirectory() as folder:
+            sae.save_inference_model(folder)
+            inference = saes.SAE.load_from_disk(folder)
+        yield Peer("sae_lens", sae_class.__name__, inference.encode, inference.decode, sae.save_inference_model)
+
+
+def dictionary_learning_peers() -> Iterator[Peer]:
+    """Every dictionary class of dictionary-learning, as `load_dictionary` opens it."""
+    from dictionary_learning import dictionary, utils
+    from dictionary_learning.trainers import batch_top_k, matryoshka_batch_top_k, top_k
+
+    groups = [D_SAE // 4, D_SAE - D_SAE // 4]
+    made = [
+        dictionary.AutoEncoder(D_IN, D_SAE),
+        dictionary.AutoEncoderNew(D_IN, D_SAE),
+        dictionary.GatedAutoEncoder(D_IN, D_SAE),
+        dictionary.JumpReluAutoEncoder(D_IN, D_SAE),
+        top_k.AutoEncoderTopK(D_IN, D_SAE, K),
+        batch_top_k.BatchTopKSAE(D_IN, D_SAE, K),
+        matryoshka_batch_top_k.MatryoshkaBatchTopKSAE(D_IN, D_SAE, K, groups),
+    ]
+    for sae in map(randomise, made):
+        name, buffers = type(sae).__name__, dict(sae.named_buffers())
+        if "threshold" in buffers:
+            sae.threshold.fill_(THRESHOLD)
+        config = {"dict_class": name, "activation_dim": D_IN, "dict_size": D_SAE} | ({"k": K} if "k" in buffers else {})
+
+        def save(folder: Path, sae: nn.Module = sae, config: dict = config) -> None:
+            torch.save(sae.state_dict(), folder / "ae.pt")
+            (folder / "config.json").write_text(json.dumps({"trainer": config}))
+
+        with tempfile.TemporaryDirectory() as folder:
+            save(Path(folder))
+            opened, _ = utils.load_dictionary(folder, "cpu")
+        yield Peer("dictionary_learning", name, opened.encode, opened.decode, save)
+
+
+def sparsify_peers() -> Iterator[Peer]:
+    """A sparse coder of sparsify."""
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    for settings in ({"num_latents": D_SAE}, {"expansion_factor": D_SAE // D_IN, "multi_topk": True}):
+        sae = randomise(SparseCoder(D_IN, SparseCoderConfig(k=K, **settings)))
+
+        def encode(acts: Tensor, sae: nn.Module = sae) -> Tensor:
+            values, indices, _ = sae.encode(acts)
+            return torch.zeros(len(acts), D_SAE).scatter_(1, indices, values)
+
+        def decode(latents: Tensor, sae: nn.Module = sae) -> Tensor:
+            return sae.decode(*latents.topk(K))
+
+        name = ", ".join(["SparseCoder", *(f"{key}={value}" for key, value in settings.items())])
+        yield Peer("sparsify", name, encode, decode, sae.save_to_disk)
+
+
+def imported(peer: Peer, acts: Tensor) -> Difference:
+    """Save an SAE the library's own way, import it, and compare."""
+    with tempfile.TemporaryDirectory() as folder:
+        peer.save(Path(folder))
+        names = [path.name for path in Path(folder).iterdir()]
+        sae = read_sae(SaeSource(Path(folder), choose_format(names, "auto", folder), None)).sae
+    return difference("imported", peer, sae.encode(acts), sae(acts), acts)
+
+
+def exported(architecture: str, acts: Tensor) -> Difference:
+    """Save one of our SAEs, open it with SAELens, and compare."""
+    from sae_lens import SAE
+
+    sae = randomise(Sae(architecture, D_IN, D_SAE, K))
+    assert set(PER_LATENT[architecture]) < set(sae.state_dict())
+    with tempfile.TemporaryDirectory() as folder:
+        save_sae(sae, folder, {})
+        opened = SAE.load_from_disk(folder)
+    peer = Peer("sae_lens", architecture, opened.encode, opened.decode, opened.save_model)
+    return difference("exported", peer, sae.encode(acts), sae(acts), acts)
+
+
+def difference(direction: str, peer: Peer, latents: Tensor, recons: Tensor, acts: Tensor) -> Difference:
+    """The largest differences between our latents and reconstructions and the library's."""
+    theirs = peer.encode(acts)
+    return Difference(
+        direction,
+        peer.library,
+        peer.name,
+        float((latents - theirs).abs().max()),
+        float((recons - peer.decode(theirs)).abs().max()),
+        float((theirs > 0).float().sum(1).mean()),
+    )
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print a row per SAE."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the rows there as well")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    acts = torch.randn(N_TOKENS, D_IN) + 0.5
+    peers = [*saelens_peers(), *dictionary_learning_peers(), *sparsify_peers()]
+    rows = [imported(peer, acts) for peer in peers] + [exported(architecture, acts) for architecture in PER_LATENT]
+    print(f"{'':9} {'library':20} {'SAE':70} {'latents':>9} {'recons':>9} {'l0':>6}")
+    for row in rows:
+        print(f"{row.direction:9} {row.library:20} {row.name:70} {row.latents:9.1e} {row.recons:9.1e} {row.l0:6.2f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Taking over an SAE: one that fits the model's activations passes, others are refused with the likely cause."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from import_sae import import_sae, require_fit
+from saelineage.errors import InputError
+from saelineage.files import sha256_file
+from saelineage.sae_imports import ImportedSae
+from saelineage.sae_metrics import Moments, SaeSums
+from saelineage.saes import Sae, load_sae
+from tests.hub_server import SCRIPTS
+
+D_IN, D_SAE, K = 16, 64, 2
+
+
+def true_latents() -> torch.Tensor:
+    """[token, d_sae]: two features of every token, with values from 1 to 3."""
+    random = torch.Generator().manual_seed(0)
+    latents = torch.rand(600, D_SAE, generator=random).argsort(1)[:, :K]
+    return torch.zeros(600, D_SAE).scatter(1, latents, 1 + 2 * torch.rand(600, K, generator=random))
+
+
+def directions() -> torch.Tensor:
+    """[d_sae, d_in]: a unit vector for each feature."""
+    found = torch.randn(D_SAE, D_IN, generator=torch.Generator().manual_seed(1))
+    return found / found.norm(dim=1, keepdim=True)
+
+
+@pytest.fixture
+def shards(write_acts) -> list[str]:
+    """Activations that two of 64 directions make up, in two corpora."""
+    acts = true_latents() @ directions() + 0.5
+    return [str(write_acts(acts[:400], "words")), str(write_acts(acts[400:], "sums"))]
+
+
+@pytest.fixture
+def write_sae(tmp_path):
+    """A SAELens folder with the true directions, and a config that can be changed."""
+
+    def write(d_in: int = D_IN, threshold: float | None = None, **settings: object) -> Path:
+        W_dec = directions()[:, :d_in]
+        tensors = {"W_enc": W_dec.T, "W_dec": W_dec, "b_enc": torch.zeros(D_SAE), "b_dec": torch.full((d_in,), 0.5)}
+        if threshold is not None:
+            settings |= {"architecture": "jumprelu"}
+            tensors["threshold"] = torch.full((D_SAE,), threshold)
+        folder = tmp_path / "theirs"
+        folder.mkdir()
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "sae_weights.safetensors")
+        config = {"architecture": "topk", "k": K, "d_in": d_in, "d_sae": D_SAE}
+        config |= {"metadata": {"sae_lens_version": "6.54.12"}} | settings
+        (folder / "cfg.json").write_text(json.dumps(config))
+        return folder
+
+    return write
+
+
+def taken_over(
+    source: Path, shards: list[str], folder: Path, max_fvu: float = 0.9, max_norm_ratio: float | None = None
+) -> dict:
+    settings = {"folder": str(source), "format": "auto", "max_fvu": max_fvu}
+    return import_sae("lua", "seed0", settings, max_norm_ratio, shards, folder)
+
+
+def error_of(*arguments: object) -> str:
+    with pytest.raises(InputError) as raised:
+        taken_over(*arguments)
+    return str(raised.value)
+
+
+def test_an_sae_that_fits_is_taken_over_with_what_was_measured(write_sae, shards, tmp_path, caplog):
+    source = write_sae()
+    with caplog.at_level(logging.INFO):
+        found = taken_over(source, shards, tmp_path / "ours")
+    assert found["fvu"] < 0.5
+    assert found["l0"] == K
+    assert found["n_tokens"] == 600
+    assert (found["format"], found["commit"]) == ("saelens", None)
+    assert found["files"] == {name: sha256_file(source / name) for name in ("cfg.json", "sae_weights.safetensors")}
+    assert [record.message for record in caplog.records if record.name == "import_sae"] == [
+        f"'{source}': fvu {found['fvu']}, l0 2 on 600 tokens"
+    ]
+    assert torch.equal(load_sae(tmp_path / "ours").W_enc, load_sae(source).W_enc)
+    metadata = json.loads((tmp_path / "ours" / "cfg.json").read_text())["metadata"]
+    assert (metadata["model_name"], metadata["hook_name"], metadata["context_size"]) == ("lua", "layer.output", 1)
+    assert metadata["saelineage"] == {
+        "model": "lua",
+        "sae": "seed0",
+        "import": {"folder": str(source), "format": "auto", "max_fvu": 0.9},
+        "found": found,
+    }
+
+
+def test_fvu_is_measured_over_the_tokens_of_all_corpora(write_sae, shards, tmp_path):
+    source = write_sae()
+    found = taken_over(source, shards, tmp_path / "ours")
+    sae, acts = load_sae(source), true_latents() @ directions() + 0.5
+    with torch.no_grad():
+        residual = (acts - sae(acts)).double().square().sum()
+    assert found["fvu"] == pytest.approx(float(residual / (acts - acts.mean(0)).double().square().sum()), rel=1e-5)
+
+
+def test_tokens_with_far_too_long_activations_are_left_out_and_on_record(write_sae, write_acts, tmp_path):
+    acts = true_latents() @ directions() + 0.5
+    outliers = torch.zeros(5, D_IN).index_fill(1, torch.tensor([3]), 1000.0)
+    shards = [str(write_acts(torch.cat([acts, outliers]), "outliers"))]
+    found = taken_over(write_sae(), shards, tmp_path / "ours", max_norm_ratio=10)
+    assert (found["n_tokens"], found["n_left_out"]) == (600, 5)
+    median = float(torch.cat([acts, outliers]).norm(dim=1).median())
+    assert load_sae(tmp_path / "ours").max_norm == pytest.approx(10 * median)
+
+
+def test_an_sae_s_own_limit_on_norms_goes_before_the_config_s(write_sae, shards, tmp_path):
+    source = write_sae(metadata={"sae_lens_version": "6.54.12", "max_norm": 4.0})
+    norms = (true_latents() @ directions() + 0.5).norm(dim=1)
+    found = taken_over(source, shards, tmp_path / "ours", max_norm_ratio=10)
+    assert found["n_left_out"] == int((norms > 4).sum()) > 0
+    assert load_sae(tmp_path / "ours").max_norm == 4
+
+
+def test_only_so_many_tokens_are_measured_as_many_of_every_shard(write_sae, shards, tmp_path, monkeypatch):
+    monkeypatch.setattr("import_sae.MEASURED_TOKENS", 301)
+    monkeypatch.setattr("import_sae.CHUNK_TOKENS", 70)
+    assert taken_over(write_sae(), shards, tmp_path / "ours")["n_tokens"] == 300
+
+
+def test_top_k_weights_that_are_read_as_relu_are_refused(write_sae, shards, tmp_path):
+    message = error_of(write_sae(architecture="standard"), shards, tmp_path / "ours")
+    assert "must leave at most 0.9 of the variance unexplained (saes.import.max_fvu), but on 600 probe" in message
+    assert "of 64 latents active per token (l0); most likely it is read as another architecture" in message
+    assert not (tmp_path / "ours").exists()
+
+
+# A threshold of 1 would fit: features have values from 1 to 3.
+@pytest.mark.parametrize(
+    ("threshold", "cause"),
+    [
+        (100.0, "with 0 of 64 latents active per token (l0); most likely its input is too small for it"),
+        (0.01, "(TopK weights as ReLU), or its input is too large"),
+    ],
+)
+def test_an_sae_for_activations_of_another_scale_is_refused(write_sae, shards, tmp_path, threshold, cause):
+    assert cause in error_of(write_sae(threshold=threshold), shards, tmp_path / "ours")
+
+
+def test_far_more_latents_than_k_are_a_sign_of_the_wrong_scale():
+    moments = Moments(n=10, mean=torch.zeros(D_IN), deviation=1.0)
+    # 9 latents per token are below a quarter of 64, and above 4 x 2.
+    sums = SaeSums(moments, residual=2.0, firings=np.array([90] + [0] * 63))
+    sae = Sae("jumprelu", D_IN, D_SAE)
+    with pytest.raises(InputError, match=r"its fvu is 2, with 9 of 64 latents .* or its input is too large$"):
+        require_fit(ImportedSae(sae, "dictionary_learning", 2, []), sums, 0.9, "'sae'")
+    with pytest.raises(InputError, match=r"with 9 of 64 latents .* at another hookpoint or on another model$"):
+        require_fit(ImportedSae(sae, "dictionary_learning", None, []), sums, 0.9, "'sae'")
+
+
+@pytest.mark.parametrize("residual", [float("nan"), float("inf")])
+def test_an_fvu_that_is_no_number_is_refused(residual):
+    sums = SaeSums(Moments(10, torch.zeros(D_IN), 1.0), residual, np.full(D_SAE, 1))
+    with pytest.raises(InputError, match=f"its fvu is {residual}, with 6.4 of 64"):
+        require_fit(ImportedSae(Sae("relu", D_IN, D_SAE), "saelens", None, []), sums, 0.9, "'sae'")
+
+
+def test_an_sae_of_another_place_is_refused(write_sae, write_acts, tmp_path):
+    elsewhere = torch.randn(600, D_IN, generator=torch.Generator().manual_seed(2)) * 0.1 - 3
+    shard = str(write_acts(elsewhere, "elsewhere"))
+    message = error_of(write_sae(), [shard], tmp_path / "ours")
+    assert message.endswith("most likely it was trained at another hookpoint or on another model")
+
+
+def test_an_sae_of_another_width_is_refused(write_sae, shards, tmp_path):
+    source = write_sae(d_in=12)
+    assert error_of(source, shards, tmp_path / "ours") == (
+        f"'{source}': an SAE for 'layer.output' must have d_in 16, but this has 12; "
+        "set activations.hookpoint to the place it was trained at, or import another SAE"
+    )
+
+
+def test_the_limit_is_the_config_s(write_sae, shards, tmp_path):
+    source = write_sae()
+    fvu = taken_over(source, shards, tmp_path / "ours")["fvu"]
+    message = error_of(source, shards, tmp_path / "ours", 0.001)
+    assert "must leave at most 0.001 of the variance unexplained (saes.import.max_fvu), but on 600 probe" in message
+    assert f" tokens its fvu is {fvu:.4g}, with 2 of 64 latents" in message
+
+
+def test_activations_that_do_not_vary_are_refused(write_sae, write_acts, tmp_path):
+    shard = str(write_acts(torch.ones(10, D_IN), "constant"))
+    assert "its fvu is undefined, with" in error_of(write_sae(), [shard], tmp_path / "ours")
+
+
+def test_reading_and_measuring_an_sae_needs_no_transformers():
+    code = "import sys, import_sae; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, check=False).returncode == 0

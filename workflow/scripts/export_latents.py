@@ -1,0 +1,47 @@
+"""Write one SAE's latents on the probe as delphi caches latents."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saelineage.delphi import N_SPLITS, save_cache
+from saelineage.files import sha256_file, write_json
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+from saelineage.tokens import TokenRows
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def export_latents(paths_to_shards: list[str], paths_to_probe: list[str], model_folder: Path, folder: Path) -> dict:
+    """Write the module's folder, its config.json last; returns the digests of its files, whose names follow from d_sae.
+
+    Args:
+        paths_to_shards: feature shards, corpus after corpus.
+        paths_to_probe: token rows `tokens/{corpus}/probe.npy`, in the same order of corpora.
+        model_folder: the model, whose tokenizer delphi opens.
+        folder: where to.
+    """
+    rows = {Path(path).parent.name: TokenRows(path) for path in paths_to_probe}
+    paths = save_cache(paths_to_shards, rows, folder, N_SPLITS)
+    n_ctx = next(iter(rows.values())).info["n_ctx"]
+    config = {
+        "model_name": str(model_folder),
+        "n_splits": len(paths),
+        "n_tokens": sum(found.ids.size for found in rows.values()),
+        "cache_ctx_len": n_ctx,
+        "ctx_len": n_ctx,
+    }
+    write_json(folder / "config.json", config)
+    return {"splits": {path.name: sha256_file(path) for path in paths}}
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        found = export_latents(
+            paths_to_shards=list(snakemake.input.shards),
+            paths_to_probe=list(snakemake.input.probe),
+            model_folder=Path(snakemake.input.model[0]).parent,
+            folder=Path(snakemake.output.config).parent,
+        )
+        record_job(snakemake, **found)

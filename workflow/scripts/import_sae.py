@@ -1,0 +1,147 @@
+"""Take over an SAE that somebody else trained, if it fits the model's activations."""
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from saelineage import sae_metrics
+from saelineage.activations import ActivationShard
+from saelineage.devices import prepare_cpu
+from saelineage.errors import InputError
+from saelineage.files import sha256_file
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+from saelineage.sae_imports import ImportedSae, find_sae, read_sae
+from saelineage.sae_metrics import SaeSums
+from saelineage.saes import Sae, save_sae
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+logger = logging.getLogger(__name__)
+
+MEASURED_TOKENS = 32_768
+CHUNK_TOKENS = 2048
+SILENT_L0 = 1.0
+LOUD_SHARE, LOUD_TIMES_K = 1 / 4, 4
+"""More latents than this share of all, or than this many times k, should not fire on a token."""
+
+
+def import_sae(
+    model: str,
+    sae: str,
+    settings: dict,
+    max_norm_ratio: float | None,
+    paths_to_activations: list[str],
+    folder: Path,
+) -> dict:
+    """Write the SAE's folder; returns what was found out on the way.
+
+    Args:
+        model, sae: whose SAE it becomes.
+        settings: the config's `import` block.
+        max_norm_ratio: tokens with activations this many times as long as the median mean nothing to it, unless its own
+            folder says which; None: all mean something.
+        paths_to_activations: the model's shards on the probe, of all corpora.
+        folder: where to.
+
+    Raises:
+        InputError: if it cannot be read, or does not reconstruct these activations.
+    """
+    source = find_sae(settings, f"saes.import (for {model}.{sae})")
+    imported = read_sae(source)
+    shards = [ActivationShard(path) for path in paths_to_activations]
+    name = f"'{source.folder}'" if source.commit is None else f"'{settings['repo']}' at commit {source.commit}"
+    require_width(imported.sae, shards[0], name)
+    if max_norm_ratio is not None and math.isinf(imported.sae.max_norm):
+        norms = np.concatenate([shard.norms().numpy() for shard in shards])
+        imported.sae.max_norm = max_norm_ratio * float(np.median(norms))
+    sums = measure(imported.sae, shards, MEASURED_TOKENS)
+    found = {
+        "format": imported.format,
+        "commit": source.commit,
+        "files": {path.name: sha256_file(path) for path in imported.files},
+        "fvu": sae_metrics.fvu(sums),
+        "l0": sae_metrics.l0(sums),
+        "n_tokens": sums.moments.n,
+        "n_left_out": sums.n_left_out,
+    }
+    logger.info("%s: fvu %s, l0 %.4g on %d tokens", name, found["fvu"], found["l0"], found["n_tokens"])
+    require_fit(imported, sums, settings["max_fvu"], name)
+    header = shards[0].header
+    provenance = {"model_name": model, "hook_name": header["hookpoint"], "context_size": header["n_ctx"]}
+    imported_from = {"model": model, "sae": sae, "import": settings, "found": found}
+    save_sae(imported.sae, folder, provenance | {"saelineage": imported_from})
+    return found
+
+
+@torch.inference_mode()
+def measure(sae: Sae, shards: list[ActivationShard], most_tokens: int) -> SaeSums:
+    """How well an SAE reconstructs the first tokens of every shard, together at most `most_tokens`."""
+    sums = SaeSums()
+    for shard in shards:
+        left = max(1, most_tokens // len(shards))
+        for chunk in shard.chunks(CHUNK_TOKENS):
+            chunk = chunk[:left]
+            acts = chunk[chunk.norm(dim=1) <= sae.max_norm]
+            latents = sae.encode_sparse(acts)
+            found = sae_metrics.reconstruction_sums(acts, sae.decode_sparse(latents), latents, sae.d_sae)
+            found.n_left_out = len(chunk) - len(acts)
+            sums = sums.add(found)
+            left -= len(chunk)
+            if left == 0:
+                break
+    return sums
+
+
+def require_width(sae: Sae, shard: ActivationShard, name: str) -> None:
+    """Refuse an SAE on activations of another width.
+
+    Raises:
+        InputError: naming both.
+    """
+    if sae.d_in != shard.d_in:
+        raise InputError(
+            f"{name}: an SAE for '{shard.header['hookpoint']}' must have d_in {shard.d_in}, but this has {sae.d_in}; "
+            "set activations.hookpoint to the place it was trained at, or import another SAE"
+        )
+
+
+def require_fit(imported: ImportedSae, sums: SaeSums, max_fvu: float, name: str) -> None:
+    """Refuse an SAE that does not reconstruct the activations.
+
+    Raises:
+        InputError: with what was measured and what is the likely cause.
+    """
+    fvu, l0, d_sae = sae_metrics.fvu(sums), sae_metrics.l0(sums), imported.sae.d_sae
+    if fvu is not None and fvu <= max_fvu:  # NaN is not
+        return
+    if l0 < SILENT_L0:
+        cause = "its input is too small for it (a scaling that was not folded in), or of another hookpoint"
+    elif l0 > LOUD_SHARE * d_sae or (imported.k is not None and l0 > LOUD_TIMES_K * imported.k):
+        cause = "it is read as another architecture than its own (TopK weights as ReLU), or its input is too large"
+    else:
+        cause = "it was trained at another hookpoint or on another model"
+    raise InputError(
+        f"{name}: an imported SAE must leave at most {max_fvu:g} of the variance unexplained (saes.import.max_fvu), "
+        f"but on {sums.moments.n} probe tokens its fvu is {'undefined' if fvu is None else f'{fvu:.4g}'}, with "
+        f"{l0:.4g} of {d_sae} latents active per token (l0); most likely {cause}"
+    )
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        prepare_cpu(snakemake.threads)
+        found = import_sae(
+            model=snakemake.wildcards.model,
+            sae=snakemake.wildcards.sae,
+            settings=snakemake.params.source,
+            max_norm_ratio=snakemake.params.max_norm_ratio,
+            paths_to_activations=list(snakemake.input.activations),
+            folder=Path(snakemake.output.weights).parent,
+        )
+        record_job(snakemake, **found)
