@@ -188,6 +188,16 @@ def models_followed_by(saes):
     return "|".join(f"{re.escape(model)}(?=/{re.escape(sae)}/)" for model, sae in saes) or "(?!)"
 
 
+def trained_alone():
+    """A constraint on {model}: those whose SAE is trained by a job of its own."""
+    return models_followed_by([] if config["saes"]["one_pass"] else graph.trained_saes(config))
+
+
+def trained_together():
+    """A constraint on {model}: those whose SAEs are trained by one job."""
+    return any_of(config["models"] if config["saes"]["one_pass"] else [])
+
+
 def own_features(wildcards):
     """All feature shards of one SAE, corpus after corpus."""
     return expand(

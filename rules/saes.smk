@@ -1,14 +1,6 @@
 # saes: sparse autoencoders on the dumps, and how good they are. Config: saes, threads.saes.
 
 
-ruleorder: import_sae > train_sae
-
-
-if config["saes"]["one_pass"]:
-
-    ruleorder: train_saes > train_sae
-
-
 rule train_sae:
     """
     Train one SAE on one model's activations. Its checkpoint lies under results/{run}/checkpoints/ while it runs, for resuming.
@@ -26,6 +18,8 @@ rule train_sae:
         "results/{run}/logs/saes/{model}.{sae}.log",
     benchmark:
         "results/{run}/benchmarks/saes/{model}.{sae}.tsv"
+    wildcard_constraints:
+        model=trained_alone(),
     conda:
         "../envs/train.yaml"
     threads: config["threads"]["saes"]
@@ -38,35 +32,35 @@ rule train_sae:
         "../workflow/scripts/train_sae.py"
 
 
-if config["saes"]["one_pass"]:
+rule train_saes:
+    """
+    Train all SAEs of one model off one pass over its activations if saes.one_pass; otherwise as train_sae.
 
-    rule train_saes:
-        """
-        Train all SAEs of one model off one pass over its activations (saes.one_pass); otherwise as train_sae.
-
-        Output: for each a SAELens folder and the training curve.
-        """
-        input:
-            shards=sae_dump,
-        output:
-            weights=expand("results/{{run}}/saes/{{model}}/{sae}/sae_weights.safetensors", sae=graph.sae_names(config)),
-            config=expand("results/{{run}}/saes/{{model}}/{sae}/cfg.json", sae=graph.sae_names(config)),
-            curve=expand("results/{{run}}/saes/{{model}}/{sae}/training.csv", sae=graph.sae_names(config)),
-            manifest=expand("results/{{run}}/saes/{{model}}/{sae}/manifest.json", sae=graph.sae_names(config)),
-        log:
-            "results/{run}/logs/saes/{model}.log",
-        benchmark:
-            "results/{run}/benchmarks/saes/{model}.tsv"
-        conda:
-            "../envs/train.yaml"
-        threads: config["threads"]["saes"]
-        resources:
-            gpu=visible_gpus(),
-        params:
-            saes=all_sae_settings,
-            code=code_digest("train_sae"),
-        script:
-            "../workflow/scripts/train_sae.py"
+    Output: for each a SAELens folder and the training curve.
+    """
+    input:
+        shards=sae_dump,
+    output:
+        weights=expand("results/{{run}}/saes/{{model}}/{sae}/sae_weights.safetensors", sae=graph.sae_names(config)),
+        config=expand("results/{{run}}/saes/{{model}}/{sae}/cfg.json", sae=graph.sae_names(config)),
+        curve=expand("results/{{run}}/saes/{{model}}/{sae}/training.csv", sae=graph.sae_names(config)),
+        manifest=expand("results/{{run}}/saes/{{model}}/{sae}/manifest.json", sae=graph.sae_names(config)),
+    log:
+        "results/{run}/logs/saes/{model}.log",
+    benchmark:
+        "results/{run}/benchmarks/saes/{model}.tsv"
+    wildcard_constraints:
+        model=trained_together(),
+    conda:
+        "../envs/train.yaml"
+    threads: config["threads"]["saes"]
+    resources:
+        gpu=visible_gpus(),
+    params:
+        saes=all_sae_settings,
+        code=code_digest("train_sae"),
+    script:
+        "../workflow/scripts/train_sae.py"
 
 
 rule import_sae:

@@ -34,5 +34,5 @@ def test_every_rule_but_all_names_an_environment_that_exists():
     for path in sorted((ROOT / "rules").glob("*.smk")):
         text = path.read_text()
         named = re.findall(r'"\.\./envs/(\w+)\.yaml"', text)
-        assert len(named) == len(re.findall(r"^rule ", text, flags=re.MULTILINE))
+        assert len(named) == len(re.findall(r"^ *rule ", text, flags=re.MULTILINE))
         assert set(named) <= {environment.stem for environment in ENVIRONMENTS}

@@ -1,6 +1,9 @@
 """The script functions from models to lineage, called one after the other as the rules call them."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,29 @@ CORPORA = ("words", "sums")
 MODELS = ("base", "lua", "stories", "merged")
 SHARDS = ("00000-of-00002", "00001-of-00002")
 EDGES = (("base", "lua"), ("base", "stories"), ("lua", "merged"), ("stories", "merged"))
+SAE_SETTINGS = {
+    "architecture": "topk",
+    "expansion_factor": 2.0,
+    "k": 4,
+    "sparsity_coefficient": 1.0,
+    "target_l0": None,
+    "sparsity_warmup_fraction": 0.0,
+    "bandwidth": 0.3,
+    "initial_threshold": 1.0,
+    "aux_coefficient": 0.03125,
+    "dead_after_tokens": 2000,
+    "resample_every_tokens": None,
+    "batch_tokens": 256,
+    "learning_rate": 0.01,
+    "adam_betas": [0.9, 0.999],
+    "warmup_fraction": 0.05,
+    "decay_fraction": 0.2,
+    "precision": "float32",
+    "max_norm_ratio": 10.0,
+    "shuffle_seed": None,
+    "checkpoint_steps": 10,
+    "corpora": list(CORPORA),
+}
 
 
 def make_models(tiny, root: Path) -> None:
@@ -118,21 +144,19 @@ def make_saes(tiny, root: Path, sae_settings: dict) -> None:
     for number, model in enumerate(MODELS):
         for split in ("train", "probe"):
             dump(tiny, root, model, split)
+        train_and_save(
+            model=model,
+            settings={
+                f"seed{seed}": sae_settings | {"n_tokens": 8192, "seed": 10 * number + seed} for seed in range(2)
+            },
+            paths_to_shards=training_shards(root, model),
+            folder=root / "saes" / model,
+            checkpoint=root / "checkpoints" / model / "state.safetensors",
+            events=None,
+            gpus=0,
+        )
         for seed in range(2):
             folder = root / "saes" / model / f"seed{seed}"
-            train_and_save(
-                model=model,
-                sae=f"seed{seed}",
-                settings=sae_settings | {"n_tokens": 8192, "seed": 10 * number + seed},
-                paths_to_shards=[
-                    shard_path(root / "activations" / model, corpus, "train", shard)
-                    for corpus in CORPORA
-                    for shard in SHARDS
-                ],
-                folder=folder,
-                path_to_curve=str(folder / "training.csv"),
-                gpus=0,
-            )
             evaluate_sae(
                 model_folder=root / "models" / model,
                 sae_folder=folder,
@@ -145,6 +169,10 @@ def make_saes(tiny, root: Path, sae_settings: dict) -> None:
             for shard in SHARDS:
                 probes = [shard_path(root / "activations" / model, corpus, "probe", shard) for corpus in CORPORA]
                 encode_features(model, folder, probes, feature_paths(root, f"{model}.seed{seed}", shard))
+
+
+def training_shards(root: Path, model: str) -> list[str]:
+    return [shard_path(root / "activations" / model, corpus, "train", shard) for corpus in CORPORA for shard in SHARDS]
 
 
 def feature_paths(root: Path, sae: str, shard: str) -> list[str]:
@@ -180,21 +208,7 @@ def root(tiny, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("run")
     make_models(tiny, root)
     measure_models(tiny, root)
-    sae_settings = {
-        "architecture": "topk",
-        "expansion_factor": 2.0,
-        "k": 4,
-        "l1_coefficient": 0.01,
-        "aux_coefficient": 0.03125,
-        "dead_after_tokens": 2000,
-        "batch_tokens": 256,
-        "learning_rate": 0.01,
-        "adam_betas": [0.9, 0.999],
-        "warmup_fraction": 0.05,
-        "decay_fraction": 0.2,
-        "corpora": list(CORPORA),
-    }
-    make_saes(tiny, root, sae_settings)
+    make_saes(tiny, root, SAE_SETTINGS)
     settings = {"min_firings": 5, "top_matches": 4, "keep_above": 0.3, "n_bins": 20, "block_features": 30}
     compare(root, settings)
     return root
@@ -285,6 +299,9 @@ def test_every_sae_s_folder_loads_and_its_metrics_have_their_keys(root, model):
         assert (sae.d_in, sae.d_sae, sae.k) == (D_MLP, 2 * D_MLP, 4)
         metadata = json.loads((folder / "cfg.json").read_text())["metadata"]
         assert (metadata["model_name"], metadata["hook_name"], metadata["context_size"]) == (model, HOOKPOINT, 16)
+        trained = metadata["saelineage"]
+        assert (trained["model"], trained["sae"], trained["n_tokens_left_out"]) == (model, f"seed{seed}", 0)
+        assert trained["settings"] == SAE_SETTINGS | {"n_tokens": 8192, "seed": 10 * MODELS.index(model) + seed}
         assert pd.read_csv(folder / "training.csv")["tokens"].iloc[-1] == 8192
         metrics = json.loads((folder / "metrics.json").read_text())
         shape = {"model": model, "sae": f"seed{seed}", "architecture": "topk", "d_in": 48, "d_sae": 96, "k": 4}
@@ -293,7 +310,7 @@ def test_every_sae_s_folder_loads_and_its_metrics_have_their_keys(root, model):
         for figures in (metrics["pooled"], *metrics["corpora"].values()):
             assert figures.keys() == {
                 *("fvu", "l0", "dead_fraction", "ce_clean", "ce_spliced", "ce_ablated", "ce_recovered"),
-                *("ce_difference", "n_tokens", "n_predictions"),
+                *("ce_difference", "n_tokens", "n_left_out", "n_predictions"),
             }
         assert metrics["pooled"]["fvu"] < 0.5
         assert metrics["pooled"]["l0"] <= 4
@@ -360,13 +377,11 @@ def test_running_a_script_again_gives_equal_bytes(root, tmp_path):
     record = json.loads((root / "saes/lua/seed0/cfg.json").read_text())["metadata"]["saelineage"]
     train_and_save(
         model="lua",
-        sae="seed0",
-        settings=record["settings"],
-        paths_to_shards=[
-            shard_path(root / "activations/lua", corpus, "train", shard) for corpus in CORPORA for shard in SHARDS
-        ],
-        folder=tmp_path / "seed0",
-        path_to_curve=str(tmp_path / "seed0/training.csv"),
+        settings={"seed0": record["settings"]},
+        paths_to_shards=training_shards(root, "lua"),
+        folder=tmp_path,
+        checkpoint=tmp_path / "state.safetensors",
+        events=None,
         gpus=0,
     )
     for first, again in (
@@ -377,3 +392,85 @@ def test_running_a_script_again_gives_equal_bytes(root, tmp_path):
         ("saes/lua/seed0/training.csv", "seed0/training.csv"),
     ):
         assert (root / first).read_bytes() == (tmp_path / again).read_bytes(), first
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from saelineage.sae_training import SaeTrainer
+from train_sae import train_and_save
+
+class KilledTrainer(SaeTrainer):
+    def step(self, acts):
+        if self.step_number == 27:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(acts)
+
+import saelineage.sae_training
+saelineage.sae_training.SaeTrainer = KilledTrainer
+arguments = eval(sys.argv[1])
+train_and_save(**arguments | {name: Path(arguments[name]) for name in ("folder", "checkpoint")})
+"""
+
+
+def test_saes_whose_training_is_killed_and_started_again_are_the_same_files(root, tmp_path):
+    common = SAE_SETTINGS | {"n_tokens": 8192}
+    settings = {
+        "seed0": common | {"seed": 0},
+        "seed1": common | {"seed": 1, "architecture": "relu", "target_l0": 6.0},
+        "seed2": common | {"seed": 2, "architecture": "batchtopk"},
+    }
+
+    def arguments(name: str) -> dict:
+        found = {"model": "lua", "settings": settings, "paths_to_shards": training_shards(root, "lua"), "gpus": 0}
+        checkpoint = tmp_path / f"{name}.checkpoints" / "state.safetensors"
+        return found | {"folder": tmp_path / name, "checkpoint": checkpoint, "events": None}
+
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in arguments("killed").items()}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, repr(plain)], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert [path.name for path in (tmp_path / "killed.checkpoints").iterdir()] == ["state.safetensors"]
+    assert not (tmp_path / "killed").exists()
+    for name in ("killed", "undisturbed"):
+        train_and_save(**arguments(name))
+    for sae in settings:
+        for file in ("sae_weights.safetensors", "cfg.json", "training.csv"):
+            again = (tmp_path / "killed" / sae / file).read_bytes()
+            assert again == (tmp_path / "undisturbed" / sae / file).read_bytes(), f"{sae}/{file}"
+
+
+def train_with_events(root: Path, tmp_path: Path) -> None:
+    train_and_save(
+        model="lua",
+        settings={sae: SAE_SETTINGS | {"n_tokens": 27 * 256, "seed": 0} for sae in ("seed0", "seed1")},
+        paths_to_shards=training_shards(root, "lua"),
+        folder=tmp_path / "saes",
+        checkpoint=tmp_path / "state.safetensors",
+        events=tmp_path / "events",
+        gpus=0,
+    )
+
+
+def test_training_curves_can_be_read_by_tensorboard(root, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train_with_events(root, tmp_path)
+    for sae in ("seed0", "seed1"):
+        curve = pd.read_csv(tmp_path / "saes" / sae / "training.csv")
+        events = EventAccumulator(str(tmp_path / "events" / sae)).Reload()
+        assert set(events.Tags()["scalars"]) == set(curve.columns)
+        for name in curve.columns:
+            points = events.Scalars(name)
+            assert [point.step for point in points] == curve["tokens"].tolist() == [25 * 256, 27 * 256]
+            assert [point.value for point in points] == pytest.approx(curve[name].tolist(), rel=1e-6)
+
+
+def test_without_tensorboard_the_setting_is_refused(root, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # what Python does where a package is missing
+    with pytest.raises(InputError, match=r"saes\.tensorboard needs the package tensorboard, which is not installed"):
+        train_with_events(root, tmp_path)
+    assert not (tmp_path / "saes").exists()

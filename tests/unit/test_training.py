@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from saelineage.checkpoints import checkpoint_folder
 from saelineage.errors import InputError
 from saelineage.models import evaluate, load_model
 from saelineage.tokens import TokenRows, read_token_rows
 from saelineage.training import (
     Mixture,
-    checkpoint_folder,
     collate,
     last_whole_checkpoint,
     mixture_order,
@@ -204,53 +204,17 @@ def test_no_checkpoints_are_found_where_there_are_none(tmp_path):
     assert last_whole_checkpoint(tmp_path) is None
 
 
-@pytest.fixture
-def job(tmp_path, monkeypatch):
-    """What a training script is given by Snakemake, run in an empty folder."""
+def test_a_training_with_other_settings_does_not_go_on_from_these_checkpoints(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("rows.npy").write_bytes(b"rows")
 
-    def make(**model: object) -> SimpleNamespace:
-        wildcards = SimpleNamespace(run="demo", model="lua")
-        return SimpleNamespace(params={"model": model}, input=["rows.npy"], threads=2, wildcards=wildcards)
-
-    return make
-
-
-def interrupted(job: SimpleNamespace) -> Path:
-    """The folder of a job that fails when it has written something there."""
-
-    def run() -> None:
-        with checkpoint_folder(job) as folder:
-            (folder / "checkpoint-5").mkdir(parents=True)
-            raise KeyboardInterrupt(folder)
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        run()
-    return caught.value.args[0]
-
-
-def test_checkpoints_outlive_an_interrupted_job_and_go_with_a_finished_one(job):
-    folder = interrupted(job(seed=0))
-    assert (folder / "checkpoint-5").is_dir()
-    with checkpoint_folder(job(seed=0)) as again:
-        assert again == folder
-    assert not Path("results/demo/checkpoints/lua").exists()
-
-
-def test_checkpoints_of_other_settings_inputs_or_threads_are_another_folder(job):
-    folders = [interrupted(job(seed=0)), interrupted(job(seed=1))]
-    more_threads = job(seed=0)
-    more_threads.threads = 3
-    folders.append(interrupted(more_threads))
-    Path("rows.npy").write_bytes(b"other rows")
-    folders.append(interrupted(job(seed=0)))
-    assert len(set(folders)) == 4
-
-
-def test_a_training_with_other_settings_does_not_go_on_from_these_checkpoints(job, trained):
     def start(name: str, learning_rate: float) -> bytes:
-        with checkpoint_folder(job(learning_rate=learning_rate)) as checkpoints:
+        job = SimpleNamespace(
+            params={"model": {"learning_rate": learning_rate}},
+            input=[],
+            threads=1,
+            wildcards=SimpleNamespace(run="demo"),
+        )
+        with checkpoint_folder(job, "models", "lua") as checkpoints:
             weights = trained(name, checkpoints, learning_rate=learning_rate)
             if name == "interrupted":
                 raise KeyboardInterrupt

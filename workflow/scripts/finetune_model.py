@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saelineage.checkpoints import checkpoint_folder
 from saelineage.devices import prepare_cpu
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
 from saelineage.models import load_model, require_vocabulary
 from saelineage.tokens import read_token_rows
-from saelineage.checkpoints import checkpoint_folder
 from saelineage.training import save_model, train_on
 
 if TYPE_CHECKING:

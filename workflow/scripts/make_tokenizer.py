@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.corpora import read_split, up_to_bytes
-from saelineage.hub import hub_commit
 from saelineage.errors import InputError
+from saelineage.hub import hub_commit
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
 from saelineage.tokens import load_tokenizer, save_tokenizer, special_ids, train_tokenizer

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.corpora import read_documents, write_splits
-from saelineage.hub import hub_commit
 from saelineage.files import write_json
+from saelineage.hub import hub_commit
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
 

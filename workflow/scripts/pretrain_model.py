@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saelineage.checkpoints import checkpoint_folder
 from saelineage.devices import prepare_cpu
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
 from saelineage.tokens import load_tokenizer, read_token_rows, special_ids
-from saelineage.checkpoints import checkpoint_folder
 from saelineage.training import new_mistral, save_model, train_on
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Activations: reading, replacing and storing what flows through one module of a model.
 
-A shard is a safetensors file with `acts` [token, d_in], their Euclidean `norms` [token] and `positions` [token] (row x n_ctx +
-place in the row) of text tokens: BOS and EOS are masked out. Its header says which tokens it was read from.
+A shard is a safetensors file with `acts` [token, d_in], their Euclidean `norms` [token] and `positions` [token] (row x
+n_ctx + place in the row) of text tokens: BOS and EOS are masked out. Its header says which tokens it was read from.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -10,9 +10,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 def prepare_cpu(threads: int) -> None:
     """Give torch this many threads, and keep memory that it frees.
 
-    Sums depend on the number of threads in their last bits, so it is never left to the machine. glibc gives large blocks back to
-    the kernel at once, and torch asks for them again at every step: kept, steps of the default run's language models took 65 ms
-    where they took 80 to 108. Other C libraries go without.
+    Sums depend on the number of threads in their last bits, so it is never left to the machine. glibc gives large
+    blocks back to the kernel at once, and torch asks for them again at every step: kept, steps of the default run's
+    language models took 65 ms where they took 80 to 108. Other C libraries go without.
     """
     torch.set_num_threads(threads)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

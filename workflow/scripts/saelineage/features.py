@@ -1,8 +1,9 @@
 """Features: the sparse latents of one SAE over the probe tokens of one corpus, in shards.
 
 A shard is a safetensors file with compressed sparse rows (`indptr` [token + 1], `indices` and `values` [entry]), the
-`positions` [token] of its tokens, and which of them are `compared` [token]: not those whose activations are so long that they
-were left out of the SAE's training, whose rows are empty. Its header names the SAE, the corpus and the tokens.
+`positions` [token] of its tokens, and which of them are `compared` [token]: not those whose activations are so long
+that they were left out of the SAE's training, whose rows are empty. Its header names the SAE, the corpus and the
+tokens.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """How good an SAE is: every metric defined once, as sums in float64 that add over batches and corpora.
 
 acts: activations [token, d_in]; recons: reconstructions; latents: sparse latents of the same tokens. Tokens are text
-tokens: BOS and EOS are neither measured nor replaced, nor are tokens whose activations are so long that they were left out of
-the SAE's training (`Sae.max_norm`).
+tokens: BOS and EOS are neither measured nor replaced, nor are tokens whose activations are so long that they were left
+out of the SAE's training (`Sae.max_norm`).
 """
 
 from collections.abc import Mapping

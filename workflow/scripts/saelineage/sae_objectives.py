@@ -1,8 +1,9 @@
 """What each SAE architecture minimises: its tensors, the entries its loss needs, and the loss.
 
-All losses are means over tokens of |acts - recons|^2 (summed over d_in, for activations of mean square 1 per dimension) plus
-penalties. Weights are a dict with `W_enc` and `W_dec` [d_sae, d_in] (the encoder transposed, for its gradient is a sum of rows),
-`b_dec` [d_in] and the architecture's own [d_sae]. `entries` are `Entries` or `AllEntries` with equal results.
+All losses are means over tokens of |acts - recons|^2 (summed over d_in, for activations of mean square 1 per dimension)
+plus penalties. Weights are a dict with `W_enc` and `W_dec` [d_sae, d_in] (the encoder transposed, for its gradient is a
+sum of rows), `b_dec` [d_in] and the architecture's own [d_sae]. `entries` are `Entries` or `AllEntries` with equal
+results.
 """
 
 import math
@@ -42,9 +43,11 @@ class Objective:
         has_penalty: whether a coefficient decides the sparsity (and `target_l0` can).
         revives: whether dead latents get the auxiliary loss; without it they can be resampled.
         needs_threshold: whether `trained` asks for one.
+        rates: learning rates of single weights, as multiples of the others'.
     """
 
     decoder_norm, unit_norm, has_penalty, revives, needs_threshold = 1.0, True, False, False, False
+    rates: Mapping[str, float] = {}
 
     def __init__(self, settings: Mapping, d_in: int, d_sae: int):
         """Take one SAE's settings (`graph.sae_settings`)."""
@@ -101,8 +104,8 @@ class Objective:
 class ReluL1(Objective):
     """ReLU with an L1 penalty on latent activations times their decoder rows' norms.
 
-    loss = |acts - recons|^2 + coefficient x sum_j f_j |W_dec_j| (Anthropic, "Update on how we train SAEs", April 2024), which
-    needs no constraint on the norms; they start at 0.1 as there.
+    loss = |acts - recons|^2 + coefficient x sum_j f_j |W_dec_j| (Anthropic, "Update on how we train SAEs", April 2024),
+    which needs no constraint on the norms; they start at 0.1 as there.
     """
 
     decoder_norm, unit_norm, has_penalty = 0.1, False, True
@@ -203,7 +206,7 @@ class MatryoshkaBatchTopK(BatchTopK):
     def _decode_segments(
         self, entries: Entries, latent_acts: Float[Tensor, " entry"], W_dec: Tensor
     ) -> Float[Tensor, "segment token d_in"]:
-        """What the latents between one prefix's end and the next add: one decoding, with a row for each segment and token."""
+        """What the latents between two prefixes' ends add: one decoding, with a row for each segment and token."""
         ends = torch.tensor(self.ends, device=W_dec.device)
         rows = torch.bucketize(entries.latents, ends, right=True) * entries.n_tokens + entries.tokens
         order = torch.argsort(rows, stable=True)
@@ -217,25 +220,29 @@ class MatryoshkaBatchTopK(BatchTopK):
 class JumpRelu(Objective):
     """JumpReLU with an L0 penalty (Rajamanoharan et al., arXiv 2407.14435, equations 9 to 12).
 
-    loss = |acts - recons|^2 + coefficient x sum_j [pre_j > threshold_j], whose gradient reaches the thresholds through a
-    rectangle of width `bandwidth` around them. Thresholds are exponentials. They and the bandwidth are 0.001 in the paper, for
-    activations of mean square norm 1; here that norm is sqrt(d_in), and so they are that much larger. The paper's ReLU before the
-    jump is left out: it differs only where a threshold is below half the bandwidth.
+    loss = |acts - recons|^2 + coefficient x sum_j [pre_j > threshold_j], whose gradient reaches the thresholds through
+    a rectangle of width `bandwidth` around them. Thresholds are exponentials, and start at `initial_threshold`. Both
+    are in units of a pre-activation's standard deviation at the start; the paper's 0.001, for activations of norm 1,
+    are 0.001 sqrt(d_in) of these. They are larger here, and thresholds learn ten times as fast as the rest, for
+    thresholds have a long way to go to where few latents fire: the paper's trainings last hundreds of thousands of
+    steps. The paper's ReLU before the jump is left out: it differs only where a threshold is below half the bandwidth.
     """
 
     has_penalty = True
+    rates: Mapping[str, float] = {"log_threshold": 10.0}
 
     def __init__(self, settings: Mapping, d_in: int, d_sae: int):
         """See `Objective`."""
         super().__init__(settings, d_in, d_sae)
-        self.bandwidth = settings["bandwidth"] * math.sqrt(d_in)
+        self.bandwidth = settings["bandwidth"]
 
     def own_tensors(self) -> Weights:
         """See `Objective.own_tensors`."""
-        return super().own_tensors() | {"log_threshold": torch.full((self.d_sae,), math.log(self.bandwidth))}
+        log_threshold = math.log(self.settings["initial_threshold"])
+        return super().own_tensors() | {"log_threshold": torch.full((self.d_sae,), log_threshold)}
 
     def bias(self, weights: Weights) -> Tensor:
-        """Shifted so that entries above zero are those above the rectangle's lower end; thresholds get no gradient here."""
+        """Shifted: entries above zero are those above the rectangle's lower end. Thresholds get no gradient here."""
         return weights["b_enc"] - weights["log_threshold"].detach().exp() + self.bandwidth / 2
 
     def loss(
@@ -258,7 +265,8 @@ class Gated(Objective):
     """Gated SAE (Rajamanoharan et al., arXiv 2404.16014, equations 5 to 8).
 
     Gates: pi = raw + b_gate; magnitudes: raw exp(r_mag) + b_mag; latents: ReLU(magnitude) where pi > 0.
-    loss = |acts - recons|^2 + coefficient x sum_j ReLU(pi_j) + |acts - ReLU(pi) W_dec - b_dec|^2, the last with the decoder held.
+    loss = |acts - recons|^2 + coefficient x sum_j ReLU(pi_j) + |acts - ReLU(pi) W_dec - b_dec|^2, the last with the
+    decoder held.
     """
 
     has_penalty = True

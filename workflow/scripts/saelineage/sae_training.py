@@ -25,7 +25,7 @@ from saelineage.files import atomic_path, decode_header, encode_header
 from saelineage.logs import on_terminal
 from saelineage.sae_objectives import OBJECTIVES, Loss, SomeEntries, Weights, auxiliary_loss
 from saelineage.saes import Sae, n_latents
-from saelineage.sparse_products import AllEntries, screen
+from saelineage.sparse_products import screen
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,17 @@ DENSE_TOKENS = 1024
 """Tokens for which all latents are held at once, where too many fire for sparse products."""
 THRESHOLD_BATCHES = 20
 """Batches over which BatchTopK's threshold is averaged."""
-CONTROLLER_RATE, CONTROLLER_BAND = 0.02, 0.25
-"""The penalty's coefficient changes by this share in a step while log l0 is off by the band or more, by less within it."""
+RAISE_RATE, LOWER_RATE, CONTROL_BAND = 0.02, 0.06, 0.25
+"""The coefficient rises or falls by these shares in a step while log l0 is off by the band or more, by less within it.
+
+It falls faster than it rises, for what too strong a penalty has silenced comes back slowly or never."""
+MOST_AT_ONCE = 3.0
+"""Largest power of e by which the coefficient answers at once to an l0 that is off."""
 RESAMPLED_NORM = 0.2
 """Norm of a resampled latent's encoder, as a share of the others' mean ("Towards Monosemanticity", 2023)."""
+
+
+CURVE_COLUMNS = ("step", "tokens", "loss", "fvu", "l0", "dead_fraction", "coefficient")
 
 
 class Dump:
@@ -46,7 +53,8 @@ class Dump:
 
     Attributes:
         d_in: width.
-        max_norm: tokens whose activations are longer than this are left out: they are few, alike, and would dominate the loss.
+        max_norm: tokens whose activations are longer than this are left out: they are few, alike, and would dominate
+            the loss.
         n_left_out: how many.
     """
 
@@ -58,7 +66,7 @@ class Dump:
             max_norm_ratio: leave out tokens whose norm is more than this many times the median norm; None keeps all.
 
         Raises:
-            InputError: if they were read at different hookpoints, or have different widths.
+            InputError: if they were read at different hookpoints, have different widths, or hold no tokens.
         """
         self.shards = [ActivationShard(path) for path in paths]
         kinds = {(shard.header["hookpoint"], shard.d_in) for shard in self.shards}
@@ -68,6 +76,8 @@ class Dump:
             )
         self.d_in = self.shards[0].d_in
         self._starts = np.cumsum([0, *(shard.n_tokens for shard in self.shards)])
+        if not self._starts[-1]:
+            raise InputError("the activations hold no tokens; look at saes.corpora and the train splits")
         self._acts = [shard.acts() for shard in self.shards]
         self.max_norm, self._kept, self.n_left_out = math.inf, None, 0
         if max_norm_ratio is not None:
@@ -168,6 +178,7 @@ class SaeTrainer:
     Attributes:
         weights: see `sae_objectives`.
         coefficient: of the sparsity penalty, as it stands.
+        control: what the steering towards `target_l0` remembers.
         silent_tokens: [d_sae], tokens since each latent fired.
         step_number: steps made.
     """
@@ -195,8 +206,11 @@ class SaeTrainer:
         self.weights: Weights = {
             name: tensor.to(self.device).requires_grad_() for name, tensor in sorted(weights.items())
         }
+        groups = [
+            {"params": [tensor], "rate": self.objective.rates.get(name, 1.0)} for name, tensor in self.weights.items()
+        ]
         self.optimizer = torch.optim.Adam(
-            list(self.weights.values()), lr=settings["learning_rate"], betas=tuple(settings["adam_betas"]), fused=True
+            groups, lr=settings["learning_rate"], betas=tuple(settings["adam_betas"]), fused=True
         )
         self.low_precision = settings["precision"] == "bfloat16" or (
             settings["precision"] == "auto" and native_bf16(self.device.type == "cuda")
@@ -204,12 +218,13 @@ class SaeTrainer:
         self.coefficient = settings["sparsity_coefficient"]
         self.silent_tokens = torch.zeros(d_sae, dtype=torch.int64, device=self.device)
         self.step_number = 0
+        self.control: dict[str, float] = {}
         self._buffer = torch.empty(0)
 
     def step(self, acts: Float[Tensor, "token d_in"]) -> StepFigures:
         """One optimizer step on a batch of scaled activations."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings["learning_rate"] * self._schedule()
+            group["lr"] = self.settings["learning_rate"] * self._schedule() * group["rate"]
         self.optimizer.zero_grad()
         entries, known = self.choose(acts)
         found = self._backward(acts, entries, known)
@@ -253,7 +268,8 @@ class SaeTrainer:
         for number, found in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{name}": tensor for name, tensor in found.items()}
         tensors["silent_tokens"] = self.silent_tokens
-        return tensors, {"step_number": self.step_number, "coefficient": self.coefficient}
+        rest = {"step_number": self.step_number, "coefficient": self.coefficient, "control": self.control}
+        return tensors, rest
 
     def restore(self, tensors: Mapping[str, Tensor], rest: Mapping) -> None:
         """Go on from what `state` gave."""
@@ -268,11 +284,13 @@ class SaeTrainer:
                     adam.setdefault(int(number), {})[name] = tensor
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": adam})
         self.silent_tokens = tensors["silent_tokens"].to(self.device)
-        self.step_number, self.coefficient = rest["step_number"], rest["coefficient"]
+        self.step_number, self.coefficient, self.control = (
+            rest[name] for name in ("step_number", "coefficient", "control")
+        )
 
     def _backward(self, acts: Tensor, entries: SomeEntries, known: Tensor | None) -> Loss:
-        """Gradients of the whole loss. Where all latents are needed, tokens are taken a chunk at a time: losses are means."""
-        coefficient = self.coefficient * self._penalty_warmup()
+        """Gradients of the whole loss; in chunks of tokens where all latents are needed, for losses are means."""
+        coefficient = self._penalty()
         chunks = [acts] if known is not None else acts.split(DENSE_TOKENS)
         parts = []
         for chunk in chunks:
@@ -299,34 +317,49 @@ class SaeTrainer:
         falling = (self.n_steps - self.step_number) / decay if decay else 1.0
         return min(1.0, rising, falling)
 
-    def _penalty_warmup(self) -> float:
-        """The penalty's factor: a linear rise to 1, where no target decides."""
+    def _warmup(self) -> float:
+        """How much of the penalty's warm-up has passed, from above 0 to 1."""
         warmup = self.settings["sparsity_warmup_fraction"] * self.n_steps
-        return min(1.0, (self.step_number + 1) / warmup) if warmup and not self.settings["target_l0"] else 1.0
+        return min(1.0, (self.step_number + 1) / warmup) if warmup else 1.0
+
+    def _penalty(self) -> float:
+        """The penalty's factor in this step: the coefficient, rising from zero where no target steers it."""
+        return self.coefficient if self.settings["target_l0"] else self.coefficient * self._warmup()
 
     def _control(self, l0: Tensor) -> None:
-        """Move the penalty's coefficient towards the one that gives `target_l0`: an integral controller of log l0.
+        """Move the coefficient towards the one that gives `target_l0`.
 
-        l0 follows the coefficient with a delay, so the change in a step is small, and bounded while l0 is far off.
+        The goal falls from the first batch's l0 to the target over the warm-up (geometrically), for l0 follows the
+        coefficient with a delay, and a coefficient that rises while l0 is far off overshoots. An integral part follows
+        the goal with a bounded change in a step, a proportional part answers at once.
         """
-        if self.objective.has_penalty and self.settings["target_l0"]:
-            off = math.log(max(float(l0), 1e-3) / self.settings["target_l0"])
-            self.coefficient *= math.exp(CONTROLLER_RATE * max(-1.0, min(1.0, off / CONTROLLER_BAND)))
+        target = self.settings["target_l0"]
+        if not self.objective.has_penalty or not target:
+            return
+        log_l0 = math.log(max(float(l0), 1e-3))
+        self.control = self.control or {"log_first": log_l0, "coefficient": self.coefficient}
+        passed = self._warmup()
+        off = log_l0 - (1 - passed) * self.control["log_first"] - passed * math.log(target)
+        rate = RAISE_RATE if off > 0 else LOWER_RATE
+        self.control["coefficient"] *= math.exp(rate * max(-1.0, min(1.0, off / CONTROL_BAND)))
+        self.coefficient = self.control["coefficient"] * math.exp(max(-MOST_AT_ONCE, min(1.0, 3 * off)))
 
     @torch.no_grad()
     def _resample(self, acts: Tensor, error: Tensor) -> None:
-        """Give dead latents new directions ("Towards Monosemanticity", 2023): those of tokens drawn by their squared loss.
+        """Give dead latents directions of tokens drawn by their squared loss ("Towards Monosemanticity", 2023).
 
-        Every `resample_every_tokens` of the first half of training. Decoder rows get the others' mean norm, encoders a fifth of
-        it, biases zero, and Adam forgets them.
+        Every `resample_every_tokens` of the first half of training. Decoder rows get the others' mean norm, encoders a
+        fifth of it, biases zero, and Adam forgets them.
         """
         every, dead = self.settings["resample_every_tokens"], self.dead()
         seen = self.step_number * len(acts)
         due = every and seen % every < len(acts) and 2 * self.step_number <= self.n_steps
         if not due or self.objective.revives or not bool(dead.any()) or bool(dead.all()):
             return
+        losses = error.square().sum(1).double().square().cpu()
+        if not 0 < float(losses.sum()) < math.inf:  # nothing is left to explain, or the training is about to end
+            return
         generator = torch.Generator().manual_seed((self.settings["seed"] + self.step_number) % 2**32)
-        losses = error.square().sum(1).square().cpu()
         drawn = torch.multinomial(losses, int(dead.sum()), replacement=True, generator=generator).to(self.device)
         directions = acts[drawn] - self.weights["b_dec"]
         directions = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -351,7 +384,7 @@ class Trained(NamedTuple):
     sae: Sae
     """It takes unscaled activations."""
     curve: pd.DataFrame
-    """step, tokens, loss, fvu, l0, dead_fraction, coefficient; one row every `LOG_EVERY_STEPS` steps."""
+    """`CURVE_COLUMNS`; one row every `LOG_EVERY_STEPS` steps."""
 
 
 def train_saes(
@@ -365,8 +398,8 @@ def train_saes(
 
     Args:
         dump: the activations.
-        settings: of each SAE, with its `seed`; they agree on `n_tokens`, `batch_tokens` and `checkpoint_steps`, and the first
-            one's `shuffle_seed` (or `seed`) orders the tokens.
+        settings: of each SAE, with its `seed`; they agree on `n_tokens`, `batch_tokens` and `checkpoint_steps`, and the
+            first one's `shuffle_seed` (or `seed`) orders the tokens.
         device: where to train.
         checkpoint: the file that the state is kept in; None keeps none.
         watch: told each new point of a curve and whose it is.
@@ -408,8 +441,17 @@ def train_saes(
     trained = []
     for trainer, curve in zip(trainers, curves, strict=True):
         logger.info("trained %d steps of %d tokens: %s", n_steps, batch_tokens, curve[-1])
+        target = trainer.settings["target_l0"]
+        if trainer.objective.has_penalty and target and abs(curve[-1]["l0"] / target - 1) > 0.1:
+            logger.warning(
+                "l0 ended at %.3g, not within a tenth of saes.target_l0 = %g; train longer, or start with a %s "
+                "saes.sparsity_coefficient",
+                curve[-1]["l0"],
+                target,
+                "smaller" if curve[-1]["l0"] < target else "larger",
+            )
         sae = _finished(trainer, dump, scaling, order_seed)
-        trained.append(Trained(sae, pd.DataFrame(curve)))
+        trained.append(Trained(sae, pd.DataFrame(curve, columns=list(CURVE_COLUMNS))))
     return trained
 
 

@@ -3,9 +3,10 @@
 Architectures, by what they compute once trained (`sae_objectives` says how each is trained):
     `relu`: ReLU, Bricken et al., "Towards Monosemanticity" (2023); SAELens calls it `standard`.
     `topk`: Gao et al., "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093), equation 1.
-    `jumprelu`: Rajamanoharan et al., "Jumping Ahead" (arXiv 2407.14435), equation 4. BatchTopK and Matryoshka SAEs are this, with
-        one threshold for all latents.
-    `gated`: Rajamanoharan et al., "Improving dictionary learning with gated sparse autoencoders" (arXiv 2404.16014), equation 5.
+    `jumprelu`: Rajamanoharan et al., "Jumping Ahead" (arXiv 2407.14435), equation 4. BatchTopK and Matryoshka SAEs are
+        this, with one threshold for all latents.
+    `gated`: Rajamanoharan et al., "Improving dictionary learning with gated sparse autoencoders" (arXiv 2404.16014),
+        equation 5.
 """
 
 import math
@@ -153,7 +154,8 @@ def save_sae(sae: Sae, folder: Path | str, metadata: dict) -> None:
     Args:
         sae: float32 weights that take activations as the model makes them (any training scale folded in).
         folder: where to.
-        metadata: provenance; SAELens keeps keys it does not know. The SAE's `max_norm` is written beside it, null for none.
+        metadata: provenance; SAELens keeps keys it does not know. The SAE's `max_norm` is written beside it, null for
+            none.
     """
     max_norm = sae.max_norm if math.isfinite(sae.max_norm) else None
     with atomic_path(Path(folder, WEIGHTS_FILE)) as temporary:

@@ -1,9 +1,9 @@
 """Products with latent activations that touch only the entries [token, latent] that matter.
 
-An SAE's latents are sparse, so of its five large products (encoding, decoding, and the gradients of the latents and of both
-weights) only the encoder's is dense. Gradients here equal the dense ones; tests compare them. Which entries matter is found
-exactly, even from a product in bfloat16: its rounding error is bounded (`screen`), every entry that could win within the bound
-is computed again, and the winners are taken from those.
+An SAE's latents are sparse, so of its five large products (encoding, decoding, and the gradients of the latents and of
+both weights) only the encoder's is dense. Gradients here equal the dense ones; tests compare them. Which entries matter
+is found exactly, even from a product in bfloat16: its rounding error is bounded (`screen`), every entry that could win
+within the bound is computed again, and the winners are taken from those.
 """
 
 from functools import cached_property
@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 GROUP = 16
-"""Latents whose maximum is taken first when the largest are looked for: few maxima instead of all latents are ranked."""
+"""Latents whose maximum is taken first when the largest are looked for: few maxima are ranked, not all latents."""
 DENSE_ABOVE = 0.6
-"""Share of groups with a member above zero from which computing all entries is quicker; reached at one entry in 16 or so."""
+"""Share of groups with a member above zero from which computing all entries is quicker: one entry in 16 or so."""
 BF16_UNIT = 2.0**-8
 """Largest relative error of rounding to bfloat16."""
 
@@ -67,7 +67,7 @@ class Entries:
         bias: Float[Tensor, " d_sae"],
         known: Float[Tensor, " entry"] | None = None,
     ) -> Float[Tensor, " entry"]:
-        """(acts[token] - b_dec) . W_enc[latent] + bias[latent] at each entry; `known` are these values where already computed."""
+        """(acts[token] - b_dec) . W_enc[latent] + bias[latent] at each entry; `known` are these, if given."""
         return _PreActivations.apply(acts, W_enc, b_dec, bias, known, self)
 
     def decode(
@@ -235,7 +235,7 @@ def entries_above(
     bound: Float[Tensor, " token"],
     maxima: Float[Tensor, "group token"] | None = None,
 ) -> Entries:
-    """The entries whose pre-activation is above their token's bound; `maxima` are those of `GROUP`s where already known."""
+    """The entries whose pre-activation is above their token's bound; `maxima` are those of `GROUP`s, if known."""
     d_sae, n_tokens = pre_acts.shape
     group = gcd(d_sae, GROUP)
     rounded = bound.to(pre_acts.dtype)

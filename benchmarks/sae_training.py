@@ -1,0 +1,306 @@
+"""How fast SAEs are trained here, beside SAELens and dictionary-learning, and how well.
+
+    python benchmarks/sae_training.py [--json FILE]
+
+in an environment with requirements.txt and benchmarks/requirements.txt. Everyone trains on the same tokens in the same
+order, from one dump of real activations (made first, by the workflow, from benchmarks/sae_training.yaml), scaled alike,
+with the same learning rate and batch, in a process of its own. Timed are optimizer steps, without reading activations;
+the first two are left out. fvu and dead latents are measured on tokens that nobody trained on.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "workflow" / "scripts"))
+
+DUMP = "results/benchmark/activations/base/python/train/shard-00000-of-00001.safetensors"
+CONFIG = "benchmarks/sae_training.yaml"
+K, TARGET_L0, LEARNING_RATE, DEAD_AFTER_TOKENS = 32, 64, 1e-3, 10_000_000
+EVALUATED_TOKENS, CHUNK_TOKENS = 16_384, 1024
+UNTIMED_STEPS = 2
+OURS = ("ours topk", "ours topk float32", "ours relu")
+PEERS = ("SAELens topk", "dictionary-learning topk", "SAELens relu", "dictionary-learning relu")
+
+
+class Contender(NamedTuple):
+    """Somebody's trainer."""
+
+    step: Callable
+    """Takes a batch of scaled activations."""
+    trained: Callable
+    """Gives what encodes scaled activations, densely, and what decodes the latents."""
+    l0: Callable = lambda: float("nan")
+    """The last step's, where the trainer tells."""
+
+
+def ours(architecture: str, precision: str, args: argparse.Namespace, d_in: int, n_steps: int) -> Contender:
+    """This project."""
+    import torch
+
+    from saelineage.sae_training import SaeTrainer
+
+    settings = {
+        "architecture": architecture,
+        "expansion_factor": args.expansion_factor,
+        "k": K,
+        "sparsity_coefficient": 1.0,
+        "target_l0": TARGET_L0,
+        "sparsity_warmup_fraction": 0.2,
+        "aux_coefficient": 1 / 32,
+        "dead_after_tokens": DEAD_AFTER_TOKENS,
+        "resample_every_tokens": None,
+        "learning_rate": LEARNING_RATE,
+        "adam_betas": [0.9, 0.999],
+        "warmup_fraction": 0.0,
+        "decay_fraction": 0.0,
+        "precision": precision,
+        "seed": 0,
+    }
+    trainer = SaeTrainer(settings, torch.zeros(d_in), n_steps, args.device)
+    found = {}
+
+    def step(acts: torch.Tensor) -> None:
+        found["l0"] = trainer.step(acts).l0
+
+    def trained() -> tuple[Callable, Callable]:
+        weights = {name: tensor.detach().cpu() for name, tensor in trainer.weights.items()}
+        sae = trainer.objective.trained(weights).to(args.device)
+        return sae.encode, sae.decode
+
+    return Contender(step, trained, lambda: float(found["l0"]))
+
+
+def saelens(architecture: str, args: argparse.Namespace, d_in: int, n_steps: int) -> Contender:
+    """SAELens's SAETrainer."""
+    from sae_lens import StandardTrainingSAE, StandardTrainingSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    shape = {"d_in": d_in, "d_sae": d_in * args.expansion_factor, "device": args.device}
+    if architecture == "topk":
+        sae = TopKTrainingSAE(TopKTrainingSAEConfig(k=K, **shape))
+    else:
+        sae = StandardTrainingSAE(StandardTrainingSAEConfig(l1_coefficient=1.0, **shape))
+    trainer = SAETrainer(
+        SAETrainerConfig(
+            total_training_samples=n_steps * args.batch_tokens,
+            train_batch_size_samples=args.batch_tokens,
+            device=args.device,
+            autocast=False,
+            lr=LEARNING_RATE,
+            lr_end=LEARNING_RATE / 10,
+            lr_scheduler_name="constant",
+            lr_warm_up_steps=0,
+            lr_decay_steps=0,
+            n_restart_cycles=1,
+            adam_beta1=0.9,
+            adam_beta2=0.999,
+            n_checkpoints=0,
+            feature_sampling_window=2000,
+            dead_feature_window=DEAD_AFTER_TOKENS // args.batch_tokens,
+            logger=LoggingConfig(log_to_wandb=False),
+            checkpoint_path=None,
+            save_final_checkpoint=False,
+        ),
+        sae,
+        iter([]),
+    )
+    return Contender(trainer.step, lambda: (sae.encode, sae.decode))
+
+
+def dictionary_learning(architecture: str, args: argparse.Namespace, d_in: int, n_steps: int) -> Contender:
+    """dictionary-learning's trainers."""
+    from dictionary_learning.trainers.standard import StandardTrainer
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    common = {
+        "steps": n_steps + 1,
+        "activation_dim": d_in,
+        "dict_size": d_in * args.expansion_factor,
+        "layer": 0,
+        "lm_name": "base",
+        "lr": LEARNING_RATE,
+        "warmup_steps": 0,
+        "device": args.device,
+        "seed": 0,
+    }
+    if architecture == "topk":
+        trainer = TopKTrainer(k=K, **common)
+        trainer.dead_feature_threshold = DEAD_AFTER_TOKENS
+    else:
+        trainer = StandardTrainer(l1_penalty=1.0, sparsity_warmup_steps=None, resample_steps=None, **common)
+    numbers = iter(range(n_steps + UNTIMED_STEPS + 1))
+    return Contender(lambda acts: trainer.update(next(numbers), acts), lambda: (trainer.ae.encode, trainer.ae.decode))
+
+
+def contender(name: str, args: argparse.Namespace, d_in: int, n_steps: int) -> Contender:
+    """A contender by its name."""
+    who, architecture, *precision = name.split()
+    if who == "ours":
+        return ours(architecture, precision[0] if precision else "auto", args, d_in, n_steps)
+    return {"SAELens": saelens, "dictionary-learning": dictionary_learning}[who](architecture, args, d_in, n_steps)
+
+
+def run_contender(name: str, args: argparse.Namespace) -> dict:
+    """Train with one contender and measure it."""
+    import numpy as np
+    import torch
+
+    from saelineage.devices import prepare_cpu
+    from saelineage.sae_training import Dump, measure_scaling, token_batches
+
+    if name.startswith("ours"):
+        prepare_cpu(args.threads)  # as the workflow's jobs do
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    dump = Dump([ROOT / DUMP])
+    n_train = len(dump) - EVALUATED_TOKENS
+    n_steps = args.relu_steps if name == "ours relu" else (args.speed_steps if "relu" in name else args.steps)
+    scaling = measure_scaling(dump[np.arange(0, n_train, max(1, n_train // 65_536))])
+    centre = scaling.mean * scaling.scale
+    trained = contender(name, args, dump.d_in, n_steps)
+    times = []
+    for tokens in token_batches(n_train, n_steps * args.batch_tokens, args.batch_tokens, seed=0):
+        acts = (dump[tokens] * scaling.scale - centre).to(args.device)
+        start = time.perf_counter()
+        trained.step(acts)
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    timed = times[-args.speed_steps :] if name == "ours relu" else times[UNTIMED_STEPS:]
+    found = {
+        "tokens_per_s": args.batch_tokens / float(np.median(timed)),
+        "peak_rss_gb": peak / 1e9,
+        "n_steps": n_steps,
+        "training_l0": trained.l0(),
+    }
+    if "topk" in name or name.startswith("ours"):
+        held_out = dump[np.arange(n_train, len(dump))] * scaling.scale - centre
+        found |= measure(trained, held_out, args.device)
+    return found
+
+
+def measure(trained: Contender, acts: object, device: str) -> dict:
+    """fvu, l0 and dead latents on held-out activations."""
+    import torch
+
+    total = float((acts.double() - acts.double().mean(0)).square().sum())
+    residual, n_active, fired = 0.0, 0, False
+    encode, decode = trained.trained()
+    with torch.no_grad():
+        for chunk in acts.to(device).split(CHUNK_TOKENS):
+            latents = encode(chunk)
+            residual += float((chunk - decode(latents)).double().square().sum())
+            n_active += int((latents > 0).sum())
+            fired = fired | (latents > 0).any(0)
+    return {
+        "fvu": residual / total,
+        "l0": n_active / len(acts),
+        "dead_fraction": 1 - float(fired.double().mean()),
+    }
+
+
+def encoder_speed(args: argparse.Namespace, d_in: int) -> dict[str, float]:
+    """Tokens per second of the encoder's dense product alone, by number format: what no step can be faster than."""
+    import torch
+
+    from saelineage.devices import native_bf16
+
+    torch.set_num_threads(args.threads)
+    formats = {"float32": torch.float32}
+    if native_bf16(args.device == "cuda"):
+        formats["bfloat16"] = torch.bfloat16
+    found = {}
+    for name, dtype in formats.items():
+        acts = torch.randn(args.batch_tokens, d_in).to(args.device, dtype)
+        W_enc = torch.randn(d_in * args.expansion_factor, d_in).to(args.device, dtype)
+        times = []
+        for _ in range(7):
+            start = time.perf_counter()
+            torch.mm(W_enc, acts.T)
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        found[name] = args.batch_tokens / sorted(times)[len(times) // 2]
+    return found
+
+
+def main() -> None:
+    """Run everybody, print the table, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=50, help="optimizer steps of TopK, for speed and quality")
+    parser.add_argument("--relu-steps", type=int, default=150, help=f"steps of our ReLU, until its l0 is {TARGET_L0}")
+    parser.add_argument("--speed-steps", type=int, default=10, help="timed steps of ReLU: our last, the peers' only")
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--expansion-factor", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--contender", choices=[*OURS, *PEERS], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.contender:
+        print(json.dumps(run_contender(args.contender, args)))
+        return
+    if not (ROOT / DUMP).exists():
+        cores = ["--cores", str(args.threads), "--quiet", "all"]
+        snakemake = [sys.executable, "-m", "snakemake"]
+        subprocess.run([*snakemake, *cores, "--configfile", CONFIG, "--", DUMP], cwd=ROOT, check=True)
+    found = {}
+    for name in (*OURS, *PEERS):
+        command = [sys.executable, __file__, *sys.argv[1:], "--contender", name]
+        print(f"running {name} ...", file=sys.stderr, flush=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+    from saelineage.activations import ActivationShard
+
+    summary = summarise(found, encoder_speed(args, ActivationShard(ROOT / DUMP).d_in))
+    print_table(found, summary)
+    if args.json:
+        args.json.write_text(json.dumps({"contenders": found, **summary}, indent=1) + "\n")
+
+
+def summarise(found: dict[str, dict], encoder: dict[str, float]) -> dict:
+    """Ratios to the faster peer, and quality beside the better peer."""
+
+    def fastest(architecture: str) -> float:
+        return max(found[name]["tokens_per_s"] for name in PEERS if name.endswith(architecture))
+
+    peers = [found[name] for name in PEERS if name.endswith("topk")]
+    return {
+        "topk_ratio": found["ours topk"]["tokens_per_s"] / fastest("topk"),
+        "topk_ratio_fp32": found["ours topk float32"]["tokens_per_s"] / fastest("topk"),
+        "relu_ratio": found["ours relu"]["tokens_per_s"] / fastest("relu"),
+        "fvu_ours": found["ours topk"]["fvu"],
+        "fvu_peer": min(peer["fvu"] for peer in peers),
+        "dead_fraction_ours": found["ours topk"]["dead_fraction"],
+        "dead_fraction_peer": min(peer["dead_fraction"] for peer in peers),
+        "peak_rss_ratio": max(found[name]["peak_rss_gb"] for name in OURS)
+        / min(found[name]["peak_rss_gb"] for name in PEERS),
+        "encoder_tokens_per_s": encoder,
+        "topk_share_of_encoder": found["ours topk"]["tokens_per_s"] / max(encoder.values()),
+        "topk_fp32_share_of_encoder": found["ours topk float32"]["tokens_per_s"] / encoder["float32"],
+        "relu_share_of_encoder": found["ours relu"]["tokens_per_s"] / max(encoder.values()),
+    }
+
+
+def print_table(found: dict[str, dict], summary: dict) -> None:
+    """Everything, for reading."""
+    columns = ("tokens_per_s", "peak_rss_gb", "n_steps", "training_l0", "fvu", "l0", "dead_fraction")
+    print(f"{'':26}" + "".join(f"{column:>14}" for column in columns))
+    for name, row in found.items():
+        print(f"{name:26}" + "".join(f"{row.get(column, float('nan')):>14.4g}" for column in columns))
+    for name, value in summary.items():
+        print(f"{name:28}{value if isinstance(value, dict) else format(value, '.4g')}")
+
+
+if __name__ == "__main__":
+    main()
