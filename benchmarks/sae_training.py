@@ -155,7 +155,7 @@ def run_contender(name: str, args: argparse.Namespace) -> dict:
     import torch
 
     from saelineage.devices import prepare_cpu
-    from saelineage.sae_training import Dump, measure_scaling, token_batches
+    from saelineage.sae_training import SCALE_TOKENS, Dump, measure_scaling, token_batches
 
     if name.startswith("ours"):
         prepare_cpu(args.threads)  # as the workflow's jobs do
@@ -164,7 +164,7 @@ def run_contender(name: str, args: argparse.Namespace) -> dict:
     dump = Dump([ROOT / DUMP])
     n_train = len(dump) - EVALUATED_TOKENS
     n_steps = args.relu_steps if name == "ours relu" else (args.speed_steps if "relu" in name else args.steps)
-    scaling = measure_scaling(dump[np.arange(0, n_train, max(1, n_train // 65_536))])
+    scaling = measure_scaling(dump[next(token_batches(n_train, SCALE_TOKENS, SCALE_TOKENS, seed=0))])
     centre = scaling.mean * scaling.scale
     trained = contender(name, args, dump.d_in, n_steps)
     times = []
@@ -224,9 +224,10 @@ def encoder_speed(args: argparse.Namespace, d_in: int) -> dict[str, float]:
         acts = torch.randn(args.batch_tokens, d_in).to(args.device, dtype)
         W_enc = torch.randn(d_in * args.expansion_factor, d_in).to(args.device, dtype)
         times = []
+        product = torch.mm(W_enc, acts.T)
         for _ in range(7):
             start = time.perf_counter()
-            torch.mm(W_enc, acts.T)
+            torch.mm(W_enc, acts.T, out=product)
             if args.device == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)

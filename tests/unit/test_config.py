@@ -69,8 +69,12 @@ def test_every_default_is_filled_in():
     }
     shape = {"n_layers": 1, "d_model": 128, "d_mlp": 256, "n_heads": 4, "n_kv_heads": 2}
     shape |= {"rms_norm_eps": 0.000001, "rope_theta": 10000.0, "tie_embeddings": False}
-    sae = {"import": None, "architecture": "topk", "expansion_factor": 8, "k": 32, "l1_coefficient": 0.0003}
-    sae |= {"aux_coefficient": 0.03125, "dead_after_tokens": 100000, "n_tokens": None, "batch_tokens": 1024}
+    sae = {"import": None, "architecture": "topk", "expansion_factor": 8, "k": 32}
+    sae |= {"matryoshka_fractions": [0.03125, 0.09375, 0.21875, 0.46875], "bandwidth": 0.3, "initial_threshold": 1.0}
+    sae |= {"sparsity_coefficient": 1.0, "target_l0": None, "sparsity_warmup_fraction": 0.2}
+    sae |= {"aux_coefficient": 0.03125, "dead_after_tokens": 100000, "resample_every_tokens": None}
+    sae |= {"precision": "auto", "max_norm_ratio": 10, "shuffle_seed": None, "checkpoint_steps": 500}
+    sae |= {"n_tokens": None, "batch_tokens": 1024}
     sae |= {"learning_rate": 0.001, "adam_betas": [0.9, 0.999], "warmup_fraction": 0.05, "decay_fraction": 0.2}
     lengths = {"n_tokens": None, "epochs": None}
     assert {key: filled[key] for key in small() | {"tokens": 0, "batch_rows": 0, "splits": 0, "corpora_dir": 0}} == {
@@ -102,6 +106,8 @@ def test_every_default_is_filled_in():
             "corpora": None,
             "seeds": [0, 1],
             "seed_per_model": True,
+            "one_pass": False,
+            "tensorboard": False,
             # Overrides hold what was written and no defaults, which would hide the stage's settings.
             "models": {"lua": {"k": 16, "seed1": {"k": 24}}},
         },
@@ -427,6 +433,21 @@ def test_an_import_has_its_defaults_wherever_it_stands(path: str):
     assert found == {"folder": "sae", "format": "auto", "max_fvu": 0.9}
     assert filled["saes"]["models"]["lua"]["seed1"].keys() <= {"k", "import"}
     assert load_config(filled, SCHEMA) == filled
+
+
+def test_saes_of_one_pass_see_the_same_batches():
+    config = small()
+    config["saes"] = {"one_pass": True, "models": {"lua": {"seed1": {"batch_tokens": 512}}}}
+    assert error_of(config) == (
+        "saes.batch_tokens must be the same for all SAEs of 'lua' with saes.one_pass, for they see the same batches; "
+        "set it for the model, or one_pass to false"
+    )
+
+
+def test_a_target_needs_a_coefficient_to_start_from():
+    config = small()
+    config["saes"] = {"architecture": "relu", "target_l0": 32, "sparsity_coefficient": 0}
+    assert error_of(config).startswith("saes.sparsity_coefficient (for base.seed0) must be above 0 with a target_l0")
 
 
 def test_saes_that_are_trained_in_one_pass_cannot_be_imported():

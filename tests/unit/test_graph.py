@@ -24,6 +24,14 @@ def lineage() -> dict:
     }
 
 
+def test_saes_of_one_pass_share_the_order_of_the_first():
+    config = lineage()
+    config["saes"] |= {"one_pass": True, "shuffle_seed": None}
+    assert [graph.sae_settings(config, "lua", sae)["shuffle_seed"] for sae in ("seed3", "seed0")] == [3, 3]
+    config["saes"]["shuffle_seed"] = 5
+    assert graph.sae_settings(config, "lua", "seed0")["shuffle_seed"] == 5
+
+
 def test_models_are_ordered_parents_first_and_otherwise_as_listed():
     # Each time the first model in the list whose parents are all there is taken.
     assert graph.ordered_models(lineage()) == ["base", "lua", "stories", "merged", "polished", "foreign"]

@@ -64,7 +64,7 @@ def board(stack: ExitStack, folders: list[Path]) -> Callable[[int, dict], None]:
             "saes.tensorboard needs the package tensorboard, which is not installed; "
             "install the version in requirements-dev.txt, or set saes.tensorboard to false"
         ) from error
-    writers = [stack.enter_context(SummaryWriter(str(folder))) for folder in folders]
+    writers = [stack.enter_context(SummaryWriter(str(folder), purge_step=0)) for folder in folders]
 
     def write(number: int, point: dict) -> None:
         for name, value in point.items():

@@ -220,6 +220,11 @@ def check_saes(config: dict) -> None:
         settings = graph.sae_settings(config, *sae)
         for corpus in settings["corpora"]:
             _require_known(corpus, config["corpora"], f"saes.corpora (for {sae})", "corpora")
+        if settings["target_l0"] and not settings["sparsity_coefficient"]:
+            raise InputError(
+                f"saes.sparsity_coefficient (for {sae}) must be above 0 with a target_l0, for it is multiplied until l0 "
+                f"is {settings['target_l0']:g}; leave it out, or give it a small value"
+            )
     check_one_pass(config)
     check_imports(config)
 

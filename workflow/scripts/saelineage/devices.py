@@ -23,7 +23,11 @@ def prepare_cpu(threads: int) -> None:
 
 def pick_device(gpus: int) -> torch.device:
     """The GPU when the job was given one and there is one, else the CPU."""
-    return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
+    if not gpus or not torch.cuda.is_available():
+        return torch.device("cpu")
+    # sums in bfloat16 would be off by more than `sparse_products.screen` allows for
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    return torch.device("cuda")
 
 
 def native_bf16(gpus: int) -> bool:

@@ -118,7 +118,9 @@ def sae_settings(config: dict, model: str, sae: str) -> dict:
     )
     seed = int(sae.removeprefix("seed"))
     settings["corpora"] = settings["corpora"] or list(config["corpora"])
-    settings["seed"] = stream_seed(model, seed) if config["saes"]["seed_per_model"] else seed
+    settings["seed"] = _own_seed(config, model, seed)
+    if config["saes"]["one_pass"] and settings["shuffle_seed"] is None:
+        settings["shuffle_seed"] = _own_seed(config, model, config["saes"]["seeds"][0])
     return settings
 
 
@@ -131,6 +133,10 @@ def trained_saes(config: dict) -> list[Sae]:
     """The SAEs that are trained here."""
     imported = imported_saes(config)
     return [sae for sae in all_saes(config) if sae not in imported]
+
+
+def _own_seed(config: dict, model: str, seed: int) -> int:
+    return stream_seed(model, seed) if config["saes"]["seed_per_model"] else seed
 
 
 def stream_seed(model: str, seed: int) -> int:

@@ -29,7 +29,8 @@ from saelineage.sparse_products import screen
 
 logger = logging.getLogger(__name__)
 
-SCALE_TOKENS = 65_536
+SCALE_TOKENS = 16_384
+"""Tokens that mean and scale are measured on."""
 LOG_EVERY_STEPS = 25
 DENSE_TOKENS = 1024
 """Tokens for which all latents are held at once, where too many fire for sparse products."""
@@ -82,7 +83,7 @@ class Dump:
         self.max_norm, self._kept, self.n_left_out = math.inf, None, 0
         if max_norm_ratio is not None:
             norms = np.concatenate([shard.norms().numpy() for shard in self.shards])
-            self.max_norm = max_norm_ratio * float(np.median(norms))
+            self.max_norm = max_norm_ratio * float(np.median(norms[norms > 0])) if norms.any() else math.inf
             self._kept = np.flatnonzero(norms <= self.max_norm)
             self.n_left_out = len(norms) - len(self._kept)
 
@@ -137,9 +138,9 @@ def measure_scaling(acts: Float[Tensor, "token d_in"]) -> Scaling:
     Raises:
         InputError: if the activations do not vary.
     """
-    acts = acts.double()
-    mean = acts.mean(0)
-    mean_square = float((acts - mean).square().mean())
+    chunks = acts.split(DENSE_TOKENS)  # float64 copies of all of them could be large
+    mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / len(acts)
+    mean_square = sum(float((chunk.double() - mean).square().sum()) for chunk in chunks) / acts.numel()
     if mean_square == 0:
         raise InputError(
             "the activations at activations.hookpoint do not vary at all; look at the hookpoint and the model"
@@ -402,7 +403,7 @@ def train_saes(
             first one's `shuffle_seed` (or `seed`) orders the tokens.
         device: where to train.
         checkpoint: the file that the state is kept in; None keeps none.
-        watch: told each new point of a curve and whose it is.
+        watch: told each point of a curve and whose it is, those from before an interruption again.
 
     Raises:
         InputError: if the dump is smaller than a batch, or a loss is no longer finite.
@@ -417,6 +418,9 @@ def train_saes(
     scaling = measure_scaling(dump[np.sort(sample)])
     trainers = [SaeTrainer(one, scaling.mean * scaling.scale, n_steps, device) for one in settings]
     curves = _restore(checkpoint, trainers)
+    for number, curve in enumerate(curves):
+        for point in curve:
+            watch(number, point)
     first = trainers[0].step_number
     batches = token_batches(len(dump), wanted, batch_tokens, order_seed, first)
     with tqdm(
