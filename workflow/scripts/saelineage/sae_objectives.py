@@ -87,7 +87,7 @@ class Objective:
             weights: as trained.
             threshold: where `needs_threshold`, the mean over batches of the smallest activation kept.
         """
-        return self._sae("relu", weights)
+        raise NotImplementedError
 
     def _pre_acts(self, entries: SomeEntries, acts: Tensor, weights: Weights, known: Tensor | None) -> Tensor:
         return entries.pre_activations(acts, weights["W_enc"], weights["b_dec"], self.bias(weights), known)
@@ -119,6 +119,10 @@ class ReluL1(Objective):
         penalty = (latent_acts * entries.per_latent(weights["W_dec"].norm(dim=1))).sum()
         loss = (error.square().sum() + coefficient * penalty) / len(acts)
         return _as_loss(loss, error, entries, latent_acts)
+
+    def trained(self, weights: Weights, threshold: float | None = None) -> Sae:
+        """See `Objective.trained`."""
+        return self._sae("relu", weights)
 
 
 class TopK(Objective):

@@ -42,10 +42,10 @@ RAISE_RATE, LOWER_RATE, CONTROL_BAND = 0.02, 0.06, 0.25
 It falls faster than it rises, for what too strong a penalty has silenced comes back slowly or never."""
 MOST_AT_ONCE = 3.0
 """Largest power of e by which the coefficient answers at once to an l0 that is off."""
+TARGET_MISSED = 0.1
+"""An l0 that ends farther from its target than this share of it is warned of."""
 RESAMPLED_NORM = 0.2
 """Norm of a resampled latent's encoder, as a share of the others' mean ("Towards Monosemanticity", 2023)."""
-
-
 CURVE_COLUMNS = ("step", "tokens", "loss", "fvu", "l0", "dead_fraction", "coefficient")
 
 
@@ -445,18 +445,23 @@ def train_saes(
     trained = []
     for trainer, curve in zip(trainers, curves, strict=True):
         logger.info("trained %d steps of %d tokens: %s", n_steps, batch_tokens, curve[-1])
-        target = trainer.settings["target_l0"]
-        if trainer.objective.has_penalty and target and abs(curve[-1]["l0"] / target - 1) > 0.1:
-            logger.warning(
-                "l0 ended at %.3g, not within a tenth of saes.target_l0 = %g; train longer, or start with a %s "
-                "saes.sparsity_coefficient",
-                curve[-1]["l0"],
-                target,
-                "smaller" if curve[-1]["l0"] < target else "larger",
-            )
+        _warn_off_target(trainer, curve[-1]["l0"])
         sae = _finished(trainer, dump, scaling, order_seed)
         trained.append(Trained(sae, pd.DataFrame(curve, columns=list(CURVE_COLUMNS))))
     return trained
+
+
+def _warn_off_target(trainer: SaeTrainer, l0: float) -> None:
+    target = trainer.settings["target_l0"]
+    if trainer.objective.has_penalty and target and abs(l0 / target - 1) > TARGET_MISSED:
+        advice = "smaller" if l0 < target else "larger"
+        logger.warning(
+            "l0 ended at %.3g, off saes.target_l0 = %g by more than a tenth; train longer, or start with a %s "
+            "saes.sparsity_coefficient",
+            l0,
+            target,
+            advice,
+        )
 
 
 def _finished(trainer: SaeTrainer, dump: Dump, scaling: Scaling, order_seed: int) -> Sae:
