@@ -222,8 +222,8 @@ def check_saes(config: dict) -> None:
             _require_known(corpus, config["corpora"], f"saes.corpora (for {sae})", "corpora")
         if settings["target_l0"] and not settings["sparsity_coefficient"]:
             raise InputError(
-                f"saes.sparsity_coefficient (for {sae}) must be above 0 with a target_l0, for it is multiplied until l0 "
-                f"is {settings['target_l0']:g}; leave it out, or give it a small value"
+                f"saes.sparsity_coefficient (for {sae}) must be above 0 with a target_l0, for it is multiplied until "
+                f"l0 is {settings['target_l0']:g}; leave it out, or give it a small value"
             )
     check_one_pass(config)
     check_imports(config)
