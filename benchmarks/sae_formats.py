@@ -21,6 +21,10 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "workflow" / "scrip
 from saelineage.sae_imports import SaeSource, choose_format, read_sae
 from saelineage.saes import PER_LATENT, Sae, save_sae
 
+# The libraries compared with import torchvision where it is there, and fail where its build does not match torch's;
+# they need nothing of it.
+sys.modules["torchvision"] = None
+
 D_IN, D_SAE, K, N_TOKENS = 16, 64, 6, 512
 THRESHOLD = 0.7
 

@@ -20,6 +20,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "workflow" / "scripts"))
+# The libraries compared with import torchvision where it is there, and fail where its build does not match torch's;
+# they need nothing of it.
+sys.modules["torchvision"] = None
 
 DUMP = "results/benchmark/activations/base/python/train/shard-00000-of-00001.safetensors"
 CONFIG = "benchmarks/sae_training.yaml"
