@@ -13,6 +13,7 @@ import json
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,26 @@ def dictionary_learning(architecture: str, args: argparse.Namespace, d_in: int, 
     return Contender(lambda acts: trainer.update(next(numbers), acts), lambda: (trainer.ae.encode, trainer.ae.decode))
 
 
+class PeakMemory(threading.Thread):
+    """The most memory that the process held of its own: without pages of the dump, which differ with the steps made."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self._peak, self._done = 0, threading.Event()
+
+    def run(self) -> None:
+        """Look every few milliseconds (Linux)."""
+        while not self._done.wait(0.01):
+            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+            self._peak = max(self._peak, int(status["RssAnon"].split()[0]) * 1024)
+
+    def stop(self) -> int:
+        """Bytes."""
+        self._done.set()
+        self.join()
+        return self._peak
+
+
 def contender(name: str, args: argparse.Namespace, d_in: int, n_steps: int) -> Contender:
     """A contender by its name."""
     who, architecture, *precision = name.split()
@@ -170,7 +191,8 @@ def run_contender(name: str, args: argparse.Namespace) -> dict:
     scaling = measure_scaling(dump[next(token_batches(n_train, SCALE_TOKENS, SCALE_TOKENS, seed=0))])
     centre = scaling.mean * scaling.scale
     trained = contender(name, args, dump.d_in, n_steps)
-    times = []
+    times, memory = [], PeakMemory()
+    memory.start()
     for tokens in token_batches(n_train, n_steps * args.batch_tokens, args.batch_tokens, seed=0):
         acts = (dump[tokens] * scaling.scale - centre).to(args.device)
         start = time.perf_counter()
@@ -178,11 +200,12 @@ def run_contender(name: str, args: argparse.Namespace) -> dict:
         if args.device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     timed = times[-args.speed_steps :] if name == "ours relu" else times[UNTIMED_STEPS:]
     found = {
         "tokens_per_s": args.batch_tokens / float(np.median(timed)),
-        "peak_rss_gb": peak / 1e9,
+        "peak_rss_gb": peak_rss / 1e9,
+        "peak_own_gb": memory.stop() / 1e9,
         "n_steps": n_steps,
         "training_l0": trained.l0(),
     }
@@ -295,8 +318,8 @@ def summarise(found: dict[str, dict], encoder: dict[str, float]) -> dict:
         "fvu_peer": topk["fvu"],
         "dead_fraction_ours": found["ours topk"]["dead_fraction"],
         "dead_fraction_peer": topk["dead_fraction"],
-        "peak_rss_ratio": max(found[name]["peak_rss_gb"] for name in OURS)
-        / min(found[name]["peak_rss_gb"] for name in PEERS),
+        "peak_memory_ratio": max(found[name]["peak_own_gb"] for name in OURS)
+        / min(found[name]["peak_own_gb"] for name in PEERS),
         "encoder_tokens_per_s": encoder,
         "topk_share_of_encoder": found["ours topk"]["tokens_per_s"] / max(encoder.values()),
         "topk_fp32_share_of_encoder": found["ours topk float32"]["tokens_per_s"] / encoder["float32"],
@@ -306,7 +329,7 @@ def summarise(found: dict[str, dict], encoder: dict[str, float]) -> dict:
 
 def print_table(found: dict[str, dict], summary: dict) -> None:
     """Everything, for reading."""
-    columns = ("tokens_per_s", "peak_rss_gb", "n_steps", "training_l0", "fvu", "l0", "dead_fraction")
+    columns = ("tokens_per_s", "peak_rss_gb", "peak_own_gb", "n_steps", "training_l0", "fvu", "l0", "dead_fraction")
     print(f"{'':26}" + "".join(f"{column:>14}" for column in columns))
     for name, row in found.items():
         print(f"{name:26}" + "".join(f"{row.get(column, float('nan')):>14.4g}" for column in columns))
