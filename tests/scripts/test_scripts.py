@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from correlate_features import correlate_features
 from dump_activations import dump_activations
-from encode_features import encode_features
+from encode_features import encode, encode_features
 from evaluate_model import evaluate_model
 from evaluate_sae import evaluate_sae
 from finetune_model import finetune_model
@@ -328,6 +328,19 @@ def test_features_are_the_sae_s_latents_of_the_dump(root):
         dense = sae.encode(acts.acts().float()).numpy()
     assert np.allclose(shard.latents.toarray(), dense, atol=1e-5)
     assert shard.positions.tolist() == acts.positions().tolist()
+    assert shard.compared.all()
+
+
+def test_tokens_too_long_for_the_sae_have_no_latents(root):
+    sae = load_sae(root / "saes/lua/seed1")
+    acts = ActivationShard(shard_path(root / "activations/lua/sums/probe", SHARDS[1]))
+    compared = acts.norms() <= acts.norms().median()
+    indptr, indices, values = encode(sae, acts, compared)
+    with torch.no_grad():
+        dense = sae.encode(acts.acts().float()) * compared[:, None]
+    found = np.zeros(dense.shape)
+    found[np.repeat(np.arange(len(dense)), np.diff(indptr)), indices] = values
+    assert np.allclose(found, dense.numpy(), atol=1e-5)
 
 
 def test_correlations_equal_numpy_s_over_all_shards_and_corpora(root):

@@ -62,6 +62,17 @@ def test_r_equals_numpy_s_with_zeros_included(pair):
     assert np.abs(r - np.corrcoef(a.T, b.T)[:12, 12:]).max() < 1e-9
 
 
+def test_tokens_left_out_on_either_side_are_not_compared(write_features):
+    a, b = sparse_dense(40, 4, 0), sparse_dense(40, 3, 1)
+    shards = write_features(a, "a", model="a"), write_features(b, "b", model="b")
+    shards[0].compared[:5] = False
+    shards[1].compared[3:9] = False
+    sums = PairSums.of_shard(*shards)
+    assert sums.n_tokens == 31
+    kept = PairSums.of_shard(write_features(a[9:], "c", model="a"), write_features(b[9:], "d", model="b"))
+    assert np.allclose(pearson_block(sums, range(3), 1), pearson_block(kept, range(3), 1), equal_nan=True)
+
+
 def test_r_of_large_activations_equals_numpy_s(pair):
     # Nearly constant features: the sums of squares almost cancel.
     a, b = (100 + sparse_dense(400, 3, seed).round(2) for seed in range(2))

@@ -30,7 +30,8 @@ def write_features(path, model, corpus, columns):
     latents = scipy.sparse.csr_array(np.array(columns, dtype=float).T)
     header = {"model": model, "sae": "seed0", "corpus": corpus, "d_sae": latents.shape[1], "ids_sha256": corpus}
     header |= {"first_row": 0, "stop_row": 2, "n_ctx": N_CTX}
-    save_shard(path, latents.indptr, latents.indices, latents.data, POSITIONS, header)
+    compared = np.ones(len(POSITIONS), dtype=bool)
+    save_shard(path, latents.indptr, latents.indices, latents.data, POSITIONS, compared, header)
     return str(path)
 
 

@@ -157,6 +157,20 @@ def test_an_sae_of_zeros_is_an_ablation(model, rows):
     assert (found["ce_recovered"], found["l0"], found["dead_fraction"]) == (0, 0, 1)
 
 
+def test_tokens_too_long_for_the_sae_are_neither_measured_nor_replaced(model, rows):
+    ids = torch.from_numpy(rows.ids.astype(np.int64))
+    text = (ids != rows.info["bos_id"]) & (ids != rows.info["eos_id"])
+    norms = read_activations(model, HOOKPOINT, ids).norm(dim=-1)
+    sae = Sae("relu", D_IN, 10)
+    sae.max_norm = float(norms[text].median())
+    measured = text & (norms <= sae.max_norm)
+    sums = measure(model, sae, HOOKPOINT, rows, 1000)
+    assert 0 < sums.moments.n == int(measured.sum()) < int(text.sum()) == sums.moments.n + sums.n_left_out
+    with torch.no_grad(), hooked(model, HOOKPOINT, lambda acts: acts * ~measured.unsqueeze(-1)):
+        by_hand = next_token_loss(model(input_ids=ids).logits, ids)[0]
+    assert sums.ce_ablated == pytest.approx(by_hand, rel=1e-6)
+
+
 def test_bos_and_eos_are_neither_measured_nor_replaced(model, rows):
     sums = measure(model, Sae("relu", D_IN, 10), HOOKPOINT, rows, 1000)
     ids = torch.from_numpy(rows.ids.astype(np.int64))
