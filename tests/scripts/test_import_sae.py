@@ -20,6 +20,7 @@ from saelineage.saes import Sae, load_sae
 from tests.hub_server import SCRIPTS
 
 D_IN, D_SAE, K = 16, 64, 2
+LIMITS = {"max_fvu": 0.9, "max_l0_fraction": 0.15}
 
 
 def true_latents() -> torch.Tensor:
@@ -66,7 +67,7 @@ def write_sae(tmp_path):
 def taken_over(
     source: Path, shards: list[str], folder: Path, max_fvu: float = 0.9, max_norm_ratio: float | None = None
 ) -> dict:
-    settings = {"folder": str(source), "format": "auto", "max_fvu": max_fvu}
+    settings = {"folder": str(source), "format": "auto", "max_fvu": max_fvu, "max_l0_fraction": 0.15}
     return import_sae("lua", "seed0", settings, max_norm_ratio, shards, folder)
 
 
@@ -94,7 +95,7 @@ def test_an_sae_that_fits_is_taken_over_with_what_was_measured(write_sae, shards
     assert metadata["saelineage"] == {
         "model": "lua",
         "sae": "seed0",
-        "import": {"folder": str(source), "format": "auto", "max_fvu": 0.9},
+        "import": {"folder": str(source), "format": "auto", "max_fvu": 0.9, "max_l0_fraction": 0.15},
         "found": found,
     }
 
@@ -134,7 +135,10 @@ def test_only_so_many_tokens_are_measured_as_many_of_every_shard(write_sae, shar
 
 def test_top_k_weights_that_are_read_as_relu_are_refused(write_sae, shards, tmp_path):
     message = error_of(write_sae(architecture="standard"), shards, tmp_path / "ours")
-    assert "must leave at most 0.9 of the variance unexplained (saes.import.max_fvu), but on 600 probe" in message
+    assert (
+        "must leave at most 0.9 of the variance unexplained (saes.import.max_fvu), with at most 0.15 of its latents"
+        in message
+    )
     assert "of 64 latents active per token (l0); most likely it is read as another architecture" in message
     assert not (tmp_path / "ours").exists()
 
@@ -153,20 +157,26 @@ def test_an_sae_for_activations_of_another_scale_is_refused(write_sae, shards, t
 
 def test_far_more_latents_than_k_are_a_sign_of_the_wrong_scale():
     moments = Moments(n=10, mean=torch.zeros(D_IN), deviation=1.0)
-    # 9 latents per token are below a quarter of 64, and above 4 x 2.
+    # 9 latents per token are below 0.15 of 64, and above 4 x 2.
     sums = SaeSums(moments, residual=2.0, firings=np.array([90] + [0] * 63))
     sae = Sae("jumprelu", D_IN, D_SAE)
     with pytest.raises(InputError, match=r"its fvu is 2, with 9 of 64 latents .* or its input is too large$"):
-        require_fit(ImportedSae(sae, "dictionary_learning", 2, []), sums, 0.9, "'sae'")
+        require_fit(ImportedSae(sae, "dictionary_learning", 2, []), sums, LIMITS, "'sae'")
     with pytest.raises(InputError, match=r"with 9 of 64 latents .* at another hookpoint or on another model$"):
-        require_fit(ImportedSae(sae, "dictionary_learning", None, []), sums, 0.9, "'sae'")
+        require_fit(ImportedSae(sae, "dictionary_learning", None, []), sums, LIMITS, "'sae'")
+
+
+def test_an_sae_that_is_not_sparse_is_refused_however_well_it_reconstructs():
+    sums = SaeSums(Moments(10, torch.zeros(D_IN), 1.0), 0.1, np.array([10] * 10 + [0] * 54))
+    with pytest.raises(InputError, match=r"its fvu is 0.1, with 10 of 64 latents .* \(TopK weights as ReLU\)"):
+        require_fit(ImportedSae(Sae("relu", D_IN, D_SAE), "saelens", None, []), sums, LIMITS, "'sae'")
 
 
 @pytest.mark.parametrize("residual", [float("nan"), float("inf")])
 def test_an_fvu_that_is_no_number_is_refused(residual):
     sums = SaeSums(Moments(10, torch.zeros(D_IN), 1.0), residual, np.full(D_SAE, 1))
     with pytest.raises(InputError, match=f"its fvu is {residual}, with 6.4 of 64"):
-        require_fit(ImportedSae(Sae("relu", D_IN, D_SAE), "saelens", None, []), sums, 0.9, "'sae'")
+        require_fit(ImportedSae(Sae("relu", D_IN, D_SAE), "saelens", None, []), sums, LIMITS, "'sae'")
 
 
 def test_an_sae_of_another_place_is_refused(write_sae, write_acts, tmp_path):
@@ -188,7 +198,10 @@ def test_the_limit_is_the_config_s(write_sae, shards, tmp_path):
     source = write_sae()
     fvu = taken_over(source, shards, tmp_path / "ours")["fvu"]
     message = error_of(source, shards, tmp_path / "ours", 0.001)
-    assert "must leave at most 0.001 of the variance unexplained (saes.import.max_fvu), but on 600 probe" in message
+    assert (
+        "must leave at most 0.001 of the variance unexplained (saes.import.max_fvu), with at most 0.15 of its latents"
+        in message
+    )
     assert f" tokens its fvu is {fvu:.4g}, with 2 of 64 latents" in message
 
 

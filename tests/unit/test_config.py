@@ -430,7 +430,7 @@ def test_an_import_has_its_defaults_wherever_it_stands(path: str):
     found = filled = load_config(config, SCHEMA)
     for key in f"{path}/import".split("/"):
         found = found[key]
-    assert found == {"folder": "sae", "format": "auto", "max_fvu": 0.9}
+    assert found == {"folder": "sae", "format": "auto", "max_fvu": 0.9, "max_l0_fraction": 0.15}
     assert filled["saes"]["models"]["lua"]["seed1"].keys() <= {"k", "import"}
     assert load_config(filled, SCHEMA) == filled
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ logger = logging.getLogger(__name__)
 MEASURED_TOKENS = 32_768
 CHUNK_TOKENS = 2048
 SILENT_L0 = 1.0
-LOUD_SHARE, LOUD_TIMES_K = 1 / 4, 4
-"""More latents than this share of all, or than this many times k, should not fire on a token."""
+LOUD_TIMES_K = 4
+"""More latents than this many times k should not fire on a token."""
 
 
 def import_sae(
@@ -71,7 +72,7 @@ def import_sae(
         "n_left_out": sums.n_left_out,
     }
     logger.info("%s: fvu %s, l0 %.4g on %d tokens", name, found["fvu"], found["l0"], found["n_tokens"])
-    require_fit(imported, sums, settings["max_fvu"], name)
+    require_fit(imported, sums, settings, name)
     header = shards[0].header
     provenance = {"model_name": model, "hook_name": header["hookpoint"], "context_size": header["n_ctx"]}
     imported_from = {"model": model, "sae": sae, "import": settings, "found": found}
@@ -111,25 +112,28 @@ def require_width(sae: Sae, shard: ActivationShard, name: str) -> None:
         )
 
 
-def require_fit(imported: ImportedSae, sums: SaeSums, max_fvu: float, name: str) -> None:
-    """Refuse an SAE that does not reconstruct the activations.
+def require_fit(imported: ImportedSae, sums: SaeSums, settings: Mapping, name: str) -> None:
+    """Refuse an SAE that does not reconstruct the activations, or not sparsely.
 
     Raises:
         InputError: with what was measured and what is the likely cause.
     """
     fvu, l0, d_sae = sae_metrics.fvu(sums), sae_metrics.l0(sums), imported.sae.d_sae
-    if fvu is not None and fvu <= max_fvu:  # NaN is not
+    max_fvu, max_share = settings["max_fvu"], settings["max_l0_fraction"]
+    if fvu is not None and fvu <= max_fvu and l0 <= max_share * d_sae:  # NaN is not
         return
     if l0 < SILENT_L0:
         cause = "its input is too small for it (a scaling that was not folded in), or of another hookpoint"
-    elif l0 > LOUD_SHARE * d_sae or (imported.k is not None and l0 > LOUD_TIMES_K * imported.k):
+    elif l0 > max_share * d_sae or (imported.k is not None and l0 > LOUD_TIMES_K * imported.k):
         cause = "it is read as another architecture than its own (TopK weights as ReLU), or its input is too large"
     else:
         cause = "it was trained at another hookpoint or on another model"
+    measured = "undefined" if fvu is None else f"{fvu:.4g}"
     raise InputError(
         f"{name}: an imported SAE must leave at most {max_fvu:g} of the variance unexplained (saes.import.max_fvu), "
-        f"but on {sums.moments.n} probe tokens its fvu is {'undefined' if fvu is None else f'{fvu:.4g}'}, with "
-        f"{l0:.4g} of {d_sae} latents active per token (l0); most likely {cause}"
+        f"with at most {max_share:g} of its latents active on a token (saes.import.max_l0_fraction), but on "
+        f"{sums.moments.n} probe tokens its fvu is {measured}, with {l0:.4g} of {d_sae} latents active per token (l0); "
+        f"most likely {cause}"
     )
 
 
