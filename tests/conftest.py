@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from saelineage.files import encode_header, write_json
+from tests.sae_settings import SAE_SETTINGS
 
 N_CTX = 16
 VOCABULARY = 300
@@ -159,29 +160,4 @@ def training_settings() -> dict:
 @pytest.fixture
 def sae_settings() -> dict:
     """One SAE's settings, small."""
-    return {
-        "architecture": "topk",
-        "expansion_factor": 3.0,
-        "k": 3,
-        "matryoshka_fractions": [0.25, 0.5],
-        "sparsity_coefficient": 0.1,
-        "target_l0": None,
-        "sparsity_warmup_fraction": 0.0,
-        "bandwidth": 0.3,
-        "initial_threshold": 1.0,
-        "aux_coefficient": 0.03125,
-        "dead_after_tokens": 2000,
-        "resample_every_tokens": None,
-        "n_tokens": None,
-        "batch_tokens": 256,
-        "learning_rate": 0.01,
-        "adam_betas": [0.9, 0.999],
-        "warmup_fraction": 0.05,
-        "decay_fraction": 0.2,
-        "precision": "float32",
-        "max_norm_ratio": None,
-        "shuffle_seed": None,
-        "checkpoint_steps": 1000,
-        "corpora": ["words"],
-        "seed": 7,
-    }
+    return dict(SAE_SETTINGS)

@@ -113,7 +113,7 @@ def test_tokens_with_far_too_long_activations_are_left_out_and_on_record(write_s
     acts = true_latents() @ directions() + 0.5
     outliers = torch.zeros(5, D_IN).index_fill(1, torch.tensor([3]), 1000.0)
     shards = [str(write_acts(torch.cat([acts, outliers]), "outliers"))]
-    found = taken_over(write_sae(), shards, tmp_path / "ours", max_norm_ratio=10)
+    found = taken_over(write_sae(), shards, tmp_path / "ours", max_norm_ratio=10.0)
     assert (found["n_tokens"], found["n_left_out"]) == (600, 5)
     median = float(torch.cat([acts, outliers]).norm(dim=1).median())
     assert load_sae(tmp_path / "ours").max_norm == pytest.approx(10 * median)
@@ -122,7 +122,7 @@ def test_tokens_with_far_too_long_activations_are_left_out_and_on_record(write_s
 def test_an_sae_s_own_limit_on_norms_goes_before_the_config_s(write_sae, shards, tmp_path):
     source = write_sae(metadata={"sae_lens_version": "6.54.12", "max_norm": 4.0})
     norms = (true_latents() @ directions() + 0.5).norm(dim=1)
-    found = taken_over(source, shards, tmp_path / "ours", max_norm_ratio=10)
+    found = taken_over(source, shards, tmp_path / "ours", max_norm_ratio=10.0)
     assert found["n_left_out"] == int((norms > 4).sum()) > 0
     assert load_sae(tmp_path / "ours").max_norm == 4
 

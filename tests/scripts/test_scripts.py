@@ -28,6 +28,7 @@ from saelineage.features import FeatureShard
 from saelineage.saes import load_sae
 from sum_products import sum_products
 from sweep_merge import sweep_merge
+from tests.sae_settings import SAE_SETTINGS
 from trace_lineage import trace_lineage
 from train_sae import train_and_save
 
@@ -37,26 +38,10 @@ CORPORA = ("words", "sums")
 MODELS = ("base", "lua", "stories", "merged")
 SHARDS = ("00000-of-00002", "00001-of-00002")
 EDGES = (("base", "lua"), ("base", "stories"), ("lua", "merged"), ("stories", "merged"))
-SAE_SETTINGS = {
-    "architecture": "topk",
+TRAINING = SAE_SETTINGS | {
     "expansion_factor": 2.0,
     "k": 4,
-    "sparsity_coefficient": 1.0,
-    "target_l0": None,
-    "sparsity_warmup_fraction": 0.0,
-    "bandwidth": 0.3,
-    "initial_threshold": 1.0,
-    "aux_coefficient": 0.03125,
-    "dead_after_tokens": 2000,
-    "resample_every_tokens": None,
-    "batch_tokens": 256,
-    "learning_rate": 0.01,
-    "adam_betas": [0.9, 0.999],
-    "warmup_fraction": 0.05,
-    "decay_fraction": 0.2,
-    "precision": "float32",
     "max_norm_ratio": 10.0,
-    "shuffle_seed": None,
     "checkpoint_steps": 10,
     "corpora": list(CORPORA),
 }
@@ -208,7 +193,7 @@ def root(tiny, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("run")
     make_models(tiny, root)
     measure_models(tiny, root)
-    make_saes(tiny, root, SAE_SETTINGS)
+    make_saes(tiny, root, TRAINING)
     settings = {"min_firings": 5, "top_matches": 4, "keep_above": 0.3, "n_bins": 20, "block_features": 30}
     compare(root, settings)
     return root
@@ -301,7 +286,7 @@ def test_every_sae_s_folder_loads_and_its_metrics_have_their_keys(root, model):
         assert (metadata["model_name"], metadata["hook_name"], metadata["context_size"]) == (model, HOOKPOINT, 16)
         trained = metadata["saelineage"]
         assert (trained["model"], trained["sae"], trained["n_tokens_left_out"]) == (model, f"seed{seed}", 0)
-        assert trained["settings"] == SAE_SETTINGS | {"n_tokens": 8192, "seed": 10 * MODELS.index(model) + seed}
+        assert trained["settings"] == TRAINING | {"n_tokens": 8192, "seed": 10 * MODELS.index(model) + seed}
         assert pd.read_csv(folder / "training.csv")["tokens"].iloc[-1] == 8192
         metrics = json.loads((folder / "metrics.json").read_text())
         shape = {"model": model, "sae": f"seed{seed}", "architecture": "topk", "d_in": 48, "d_sae": 96, "k": 4}
@@ -429,7 +414,7 @@ train_and_save(**arguments | {name: Path(arguments[name]) for name in ("folder",
 
 
 def test_saes_whose_training_is_killed_and_started_again_are_the_same_files(root, tmp_path):
-    common = SAE_SETTINGS | {"n_tokens": 8192}
+    common = TRAINING | {"n_tokens": 8192}
     settings = {
         "seed0": common | {"seed": 0},
         "seed1": common | {"seed": 1, "architecture": "relu", "target_l0": 6.0},
@@ -459,7 +444,7 @@ def test_saes_whose_training_is_killed_and_started_again_are_the_same_files(root
 def train_with_events(root: Path, tmp_path: Path) -> None:
     train_and_save(
         model="lua",
-        settings={sae: SAE_SETTINGS | {"n_tokens": 27 * 256, "seed": 0} for sae in ("seed0", "seed1")},
+        settings={sae: TRAINING | {"n_tokens": 27 * 256, "seed": 0} for sae in ("seed0", "seed1")},
         paths_to_shards=training_shards(root, "lua"),
         folder=tmp_path / "saes",
         checkpoint=tmp_path / "state.safetensors",

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from saelineage.activations import ActivationShard, Hookpoint, dump_shard, hooked, read_activations
+from saelineage.activations import ActivationShard, Hookpoint, dump_shard, hooked, norm_limit, read_activations
 from saelineage.errors import InputError
 from saelineage.tokens import TokenRows
 
@@ -253,3 +253,11 @@ def test_files_of_another_kind_are_refused(tmp_path):
         ActivationShard(path)
     with pytest.raises(InputError, match="not a whole activation shard"):
         ActivationShard(tmp_path / "nowhere.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("norms", "limit"),
+    [([1.0, 2.0, 4.0], 20.0), ([0.0, 0.0, 0.0, 1.0, 3.0], 20.0), ([0.0, 0.0], float("inf")), ([], float("inf"))],
+)
+def test_the_longest_norm_is_a_multiple_of_the_median_of_those_above_zero(norms, limit):
+    assert norm_limit(np.array(norms, np.float32), 10.0) == limit

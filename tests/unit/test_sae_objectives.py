@@ -42,7 +42,7 @@ def random_acts(dtype: torch.dtype = torch.float64) -> torch.Tensor:
 @torch.no_grad()
 def chosen(objective: Objective, acts: torch.Tensor, weights: dict) -> tuple:
     screened = screen(acts, weights["W_enc"], weights["b_dec"], objective.bias(weights), low_precision=False)
-    return objective.choose(screened, acts, weights)
+    return objective.choose(screened)
 
 
 def squared(error: torch.Tensor) -> torch.Tensor:

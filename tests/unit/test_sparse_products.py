@@ -206,7 +206,7 @@ BIASES = pytest.mark.parametrize("bias", [0.0, -4e5, -1e7])
 @pytest.mark.parametrize("k", [1, 2, 7, 34])
 def test_the_top_of_each_token_is_torch_s_own(d_sae, low_precision, bias, k):
     inputs = whole_inputs(20, d_sae, bias, seed=k)
-    found = top_of_each_token(screen(*inputs, low_precision), k, *inputs)
+    found = top_of_each_token(screen(*inputs, low_precision), k)
     assert found[0].indptr.tolist() == list(range(0, 20 * k + 1, k))
     assert_top(*found, dense(*inputs), kept_of_each_token(dense(*inputs), k))
 
@@ -217,7 +217,7 @@ def test_the_top_of_each_token_is_torch_s_own(d_sae, low_precision, bias, k):
 @pytest.mark.parametrize("n", [1, 20, 61, 690])
 def test_the_top_of_all_tokens_is_torch_s_own(d_sae, low_precision, bias, n):
     inputs = whole_inputs(20, d_sae, bias, seed=n)
-    assert_top_of_all(*top_of_all_tokens(screen(*inputs, low_precision), n, *inputs), dense(*inputs), n)
+    assert_top_of_all(*top_of_all_tokens(screen(*inputs, low_precision), n), dense(*inputs), n)
 
 
 @SIZES
@@ -225,7 +225,7 @@ def test_the_top_of_all_tokens_is_torch_s_own(d_sae, low_precision, bias, n):
 @pytest.mark.parametrize("bias", [-4e5, -1e7])
 def test_all_above_zero_are_torch_s_own(d_sae, low_precision, bias):
     inputs = whole_inputs(60, d_sae, bias, seed=0)
-    entries, values = all_above_zero(screen(*inputs, low_precision), *inputs)
+    entries, values = all_above_zero(screen(*inputs, low_precision))
     assert_top(entries, values, dense(*inputs), dense(*inputs) > 0)
     assert bool((values > 0).all())
 
@@ -233,7 +233,7 @@ def test_all_above_zero_are_torch_s_own(d_sae, low_precision, bias):
 @PRECISIONS
 def test_where_too_many_fire_all_entries_are_asked_for(low_precision):
     inputs = whole_inputs(20, 48, 0.0, seed=0)  # half of all entries fire
-    entries, values = all_above_zero(screen(*inputs, low_precision), *inputs)
+    entries, values = all_above_zero(screen(*inputs, low_precision))
     assert isinstance(entries, AllEntries)
     assert values is None
 
@@ -244,8 +244,8 @@ def test_ties_are_broken_one_way_or_the_other_but_never_counted_twice():
     inputs = [acts, W_enc.repeat(3, 1), b_dec, bias.repeat(3)]
     for low_precision in (False, True):
         screened = screen(*inputs, low_precision)
-        assert_top(*top_of_each_token(screened, 2, *inputs), dense(*inputs), kept_of_each_token(dense(*inputs), 2))
-        assert_top_of_all(*top_of_all_tokens(screened, 50, *inputs), dense(*inputs), 50)
+        assert_top(*top_of_each_token(screened, 2), dense(*inputs), kept_of_each_token(dense(*inputs), 2))
+        assert_top_of_all(*top_of_all_tokens(screened, 50), dense(*inputs), 50)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -254,10 +254,10 @@ def test_latents_that_bfloat16_cannot_tell_apart_are_chosen_as_by_float32(seed):
     exact, screened = dense(*inputs), screen(*inputs, low_precision=True)
     wrong = screened.pre_acts.T.float().topk(3).indices.sort().values != exact.topk(3).indices.sort().values
     assert bool(wrong.any()), "the data are not hard enough"
-    assert_top(*top_of_each_token(screened, 3, *inputs), exact, kept_of_each_token(exact, 3))
-    assert_top_of_all(*top_of_all_tokens(screened, 120, *inputs), exact, 120)
+    assert_top(*top_of_each_token(screened, 3), exact, kept_of_each_token(exact, 3))
+    assert_top_of_all(*top_of_all_tokens(screened, 120), exact, 120)
     shifted = [*inputs[:3], inputs[3] - exact.quantile(0.97).round()]  # zero lies within the crowd
-    entries, values = all_above_zero(screen(*shifted, low_precision=True), *shifted)
+    entries, values = all_above_zero(screen(*shifted, low_precision=True))
     assert isinstance(entries, Entries)
     assert_top(entries, values, dense(*shifted), dense(*shifted) > 0)
 
@@ -276,12 +276,12 @@ def test_random_latents_are_chosen_as_by_float32(seed):
     for choose, size in ((top_of_each_token, 5), (top_of_all_tokens, 320)):
         rows = []
         for found in (exact, screened):
-            entries, values = choose(found, size, *inputs)
+            entries, values = choose(found, size)
             rows.append(torch.zeros(64, 96).index_put((entries.tokens, entries.latents), values.clamp_min(0)))
         assert torch.equal(rows[0] > 0, rows[1] > 0)
         assert torch.allclose(*rows, rtol=0, atol=1e-5)
     rarer = [*inputs[:3], inputs[3] - 2]
-    found = all_above_zero(screen(*rarer, low_precision=True), *rarer)
+    found = all_above_zero(screen(*rarer, low_precision=True))
     assert torch.allclose(row_of(*found), dense(*rarer).relu(), rtol=0, atol=1e-5)
 
 
@@ -330,6 +330,6 @@ def test_entries_above_a_bound_that_bfloat16_does_not_have_leave_none_out():
 
 def test_exact_values_of_a_screen_are_handed_on():
     inputs = whole_inputs(4, D_SAE, 0.0, seed=0)
-    screened = Screen(dense(*inputs).T.contiguous(), None)
-    entries, values = top_of_each_token(screened, 3, *inputs)
+    screened = Screen(dense(*inputs).T.contiguous(), None, tuple(inputs))
+    entries, values = top_of_each_token(screened, 3)
     assert torch.equal(values, dense(*inputs)[entries.tokens, entries.latents])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from saelineage import sae_metrics
-from saelineage.activations import ActivationShard
+from saelineage.activations import ActivationShard, norm_limit
 from saelineage.devices import prepare_cpu
 from saelineage.errors import InputError
 from saelineage.files import sha256_file
@@ -60,7 +60,7 @@ def import_sae(
     require_width(imported.sae, shards[0], name)
     if max_norm_ratio is not None and math.isinf(imported.sae.max_norm):
         norms = np.concatenate([shard.norms().numpy() for shard in shards])
-        imported.sae.max_norm = max_norm_ratio * float(np.median(norms))
+        imported.sae.max_norm = norm_limit(norms, max_norm_ratio)
     sums = measure(imported.sae, shards, MEASURED_TOKENS)
     found = {
         "format": imported.format,

@@ -4,6 +4,7 @@ A shard is a safetensors file with `acts` [token, d_in], their Euclidean `norms`
 n_ctx + place in the row) of text tokens: BOS and EOS are masked out. Its header says which tokens it was read from.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -207,6 +208,11 @@ class ActivationShard:
         """float32 activations, `chunk_tokens` at a time, in file order."""
         for start in range(0, self.n_tokens, chunk_tokens):
             yield self._acts[start : start + chunk_tokens].float()
+
+
+def norm_limit(norms: Float[np.ndarray, " token"], ratio: float) -> float:
+    """The longest that activations may be to mean something to an SAE: `ratio` times the median norm, zeros aside."""
+    return ratio * float(np.median(norms[norms > 0])) if norms.any() else math.inf
 
 
 def _kind(value: object) -> str:

@@ -7,6 +7,7 @@ results.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -16,7 +17,15 @@ from torch import Tensor
 
 from saelineage.errors import InputError
 from saelineage.saes import Sae, check_k
-from saelineage.sparse_products import AllEntries, Entries, Screen, all_above_zero, top_of_all_tokens, top_of_each_token
+from saelineage.sparse_products import (
+    AllEntries,
+    Entries,
+    Screen,
+    all_above_zero,
+    row_starts,
+    top_of_all_tokens,
+    top_of_each_token,
+)
 
 Weights = dict[str, Tensor]
 SomeEntries = Entries | AllEntries
@@ -34,7 +43,7 @@ class Loss(NamedTuple):
     """Mean number of latents above zero per token."""
 
 
-class Objective:
+class Objective(ABC):
     """One architecture, for SAEs of one size.
 
     Attributes:
@@ -61,12 +70,11 @@ class Objective:
         """What is added to (acts - b_dec) W_enc before entries are chosen."""
         return weights["b_enc"]
 
-    def choose(
-        self, screened: Screen, acts: Tensor, weights: Weights
-    ) -> tuple[SomeEntries, Float[Tensor, " entry"] | None]:
+    def choose(self, screened: Screen) -> tuple[SomeEntries, Float[Tensor, " entry"] | None]:
         """The entries that the loss needs and their pre-activations (with `bias`); None where all are needed."""
-        return all_above_zero(screened, acts, weights["W_enc"], weights["b_dec"], self.bias(weights))
+        return all_above_zero(screened)
 
+    @abstractmethod
     def loss(
         self, entries: SomeEntries, acts: Tensor, weights: Weights, known: Tensor | None, coefficient: float
     ) -> Loss:
@@ -78,8 +86,8 @@ class Objective:
             weights: with gradients.
             coefficient: of the penalty, where there is one.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def trained(self, weights: Weights, threshold: float | None = None) -> Sae:
         """The SAE, taking scaled activations.
 
@@ -87,7 +95,6 @@ class Objective:
             weights: as trained.
             threshold: where `needs_threshold`, the mean over batches of the smallest activation kept.
         """
-        raise NotImplementedError
 
     def _pre_acts(self, entries: SomeEntries, acts: Tensor, weights: Weights, known: Tensor | None) -> Tensor:
         return entries.pre_activations(acts, weights["W_enc"], weights["b_dec"], self.bias(weights), known)
@@ -142,10 +149,9 @@ class TopK(Objective):
         super().__init__(settings, d_in, d_sae)
         check_k(settings["k"], d_in, d_sae)
 
-    def choose(self, screened: Screen, acts: Tensor, weights: Weights) -> tuple[Entries, Tensor]:
+    def choose(self, screened: Screen) -> tuple[Entries, Tensor]:
         """See `Objective.choose`."""
-        own = (acts, weights["W_enc"], weights["b_dec"], weights["b_enc"])
-        return top_of_each_token(screened, self.settings["k"], *own)
+        return top_of_each_token(screened, self.settings["k"])
 
     def loss(
         self, entries: SomeEntries, acts: Tensor, weights: Weights, known: Tensor | None, coefficient: float
@@ -168,10 +174,9 @@ class BatchTopK(TopK):
 
     needs_threshold = True
 
-    def choose(self, screened: Screen, acts: Tensor, weights: Weights) -> tuple[Entries, Tensor]:
+    def choose(self, screened: Screen) -> tuple[Entries, Tensor]:
         """See `Objective.choose`."""
-        own = (acts, weights["W_enc"], weights["b_dec"], weights["b_enc"])
-        return top_of_all_tokens(screened, self.settings["k"] * len(acts), *own)
+        return top_of_all_tokens(screened, self.settings["k"] * screened.pre_acts.shape[1])
 
     def trained(self, weights: Weights, threshold: float | None = None) -> Sae:
         """See `Objective.trained`."""
@@ -214,9 +219,7 @@ class MatryoshkaBatchTopK(BatchTopK):
         ends = torch.tensor(self.ends, device=W_dec.device)
         rows = torch.bucketize(entries.latents, ends, right=True) * entries.n_tokens + entries.tokens
         order = torch.argsort(rows, stable=True)
-        counts = torch.bincount(rows, minlength=len(ends) * entries.n_tokens)
-        indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        by_segment = Entries(indptr, entries.latents[order], self.d_sae)
+        by_segment = Entries(row_starts(rows, len(ends) * entries.n_tokens), entries.latents[order], self.d_sae)
         recons = by_segment.decode(latent_acts.index_select(0, order), W_dec)
         return recons.view(len(ends), entries.n_tokens, self.d_in)
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from saelineage.activations import ActivationShard
+from saelineage.activations import ActivationShard, norm_limit
 from saelineage.devices import native_bf16
 from saelineage.errors import InputError
 from saelineage.files import atomic_path, decode_header, encode_header
@@ -83,7 +83,7 @@ class Dump:
         self.max_norm, self._kept, self.n_left_out = math.inf, None, 0
         if max_norm_ratio is not None:
             norms = np.concatenate([shard.norms().numpy() for shard in self.shards])
-            self.max_norm = max_norm_ratio * float(np.median(norms[norms > 0])) if norms.any() else math.inf
+            self.max_norm = norm_limit(norms, max_norm_ratio)
             self._kept = np.flatnonzero(norms <= self.max_norm)
             self.n_left_out = len(norms) - len(self._kept)
 
@@ -251,7 +251,7 @@ class SaeTrainer:
             self._buffer = torch.empty(shape, dtype=dtype, device=self.device)
         bias = self.objective.bias(weights)
         screened = screen(acts, weights["W_enc"], weights["b_dec"], bias, self.low_precision, self._buffer)
-        return self.objective.choose(screened, acts, weights)
+        return self.objective.choose(screened)
 
     def dead(self) -> Bool[Tensor, " d_sae"]:
         """Latents that have not fired for `dead_after_tokens`."""
@@ -352,10 +352,12 @@ class SaeTrainer:
         Every `resample_every_tokens` of the first half of training. Decoder rows get the others' mean norm, encoders a
         fifth of it, biases zero, and Adam forgets them.
         """
-        every, dead = self.settings["resample_every_tokens"], self.dead()
-        seen = self.step_number * len(acts)
+        every, seen = self.settings["resample_every_tokens"], self.step_number * len(acts)
         due = every and seen % every < len(acts) and 2 * self.step_number <= self.n_steps
-        if not due or self.objective.revives or not bool(dead.any()) or bool(dead.all()):
+        if not due or self.objective.revives:
+            return
+        dead = self.dead()
+        if not bool(dead.any()) or bool(dead.all()):
             return
         losses = error.square().sum(1).double().square().cpu()
         if not 0 < float(losses.sum()) < math.inf:  # nothing is left to explain, or the training is about to end

@@ -22,6 +22,12 @@ BF16_UNIT = 2.0**-8
 """Largest relative error of rounding to bfloat16."""
 
 
+def row_starts(rows: Int[Tensor, " entry"], n_rows: int) -> Int[Tensor, " row_plus_1"]:
+    """Where each row's entries begin, and the last one's end, once they are sorted by row."""
+    counts = torch.bincount(rows, minlength=n_rows)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
 class Entries:
     """Which latents are computed for which tokens, as compressed sparse rows.
 
@@ -56,8 +62,7 @@ class Entries:
     def by_latent(self) -> tuple[Int[Tensor, " entry"], Int[Tensor, " d_sae_plus_1"], Int[Tensor, " entry"]]:
         """The transpose: the entries' order by latent, where each latent's begin, and their tokens in that order."""
         order = torch.argsort(self.latents, stable=True)
-        counts = torch.bincount(self.latents, minlength=self.d_sae)
-        return order, torch.cat([counts.new_zeros(1), counts.cumsum(0)]), self.tokens[order]
+        return order, row_starts(self.latents, self.d_sae), self.tokens[order]
 
     def pre_activations(
         self,
@@ -129,6 +134,14 @@ class Screen(NamedTuple):
     slack: Float[Tensor, " token"] | None
     """None where `pre_acts` are exact (to float32's rounding). Otherwise an entry of value v is off by at most
     slack[token] + 2 BF16_UNIT |v|."""
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor]
+    """acts, W_enc, b_dec and bias, which they were computed from."""
+
+    def values_at(self, entries: Entries) -> Float[Tensor, " entry"]:
+        """Exact pre-activations at entries: as screened where that was exact, else computed."""
+        if self.slack is None:
+            return self.pre_acts[entries.latents, entries.tokens]
+        return entries.pre_activations(*self.inputs)
 
 
 def screen(
@@ -149,36 +162,29 @@ def screen(
             |x.w - x'.w'| <= |x - x'| |w| + |x'| |w - w'| (Cauchy-Schwarz), and the result is rounded twice.
         buffer: where the result goes, of the product's number format.
     """
-    centred = acts - b_dec
+    centred, inputs = acts - b_dec, (acts, W_enc, b_dec, bias)
     if not low_precision:
         pre_acts = torch.mm(W_enc, centred.T, out=buffer)
-        return Screen(pre_acts.add_(bias[:, None]), None)
+        return Screen(pre_acts.add_(bias[:, None]), None, inputs)
     rounded, rounded_W = centred.bfloat16(), W_enc.bfloat16()
     pre_acts = torch.mm(rounded_W, rounded.T, out=buffer)
     of_acts = (centred - rounded.float()).norm(dim=1) * W_enc.norm(dim=1).max()
     of_weights = centred.norm(dim=1) * (W_enc - rounded_W.float()).norm(dim=1).max()
     # 1.02 covers |x'| against |x|, and the sums' own rounding in float32
     slack = 1.02 * (of_acts + of_weights) + 2 * BF16_UNIT * bias.abs().max()
-    return Screen(pre_acts.add_(bias[:, None].bfloat16()), slack)
+    return Screen(pre_acts.add_(bias[:, None].bfloat16()), slack, inputs)
 
 
-def top_of_each_token(
-    screened: Screen,
-    k: int,
-    acts: Float[Tensor, "token d_in"],
-    W_enc: Float[Tensor, "d_sae d_in"],
-    b_dec: Float[Tensor, " d_in"],
-    bias: Float[Tensor, " d_sae"],
-) -> tuple[Entries, Float[Tensor, " entry"]]:
+def top_of_each_token(screened: Screen, k: int) -> tuple[Entries, Float[Tensor, " entry"]]:
     """Each token's k largest pre-activations (TopK)."""
     values, latents = _largest_of_each_token(screened.pre_acts, k)
-    d_sae = len(W_enc)
+    d_sae = len(screened.pre_acts)
     if screened.slack is None:
         return Entries.of_equal_rows(latents, d_sae), values.flatten()
-    least = values.amin(1).to(acts.dtype).clamp_min(0)
+    least = values.amin(1).to(screened.slack.dtype).clamp_min(0)
     bound = least - 2 * (screened.slack + 2 * BF16_UNIT * least)
     candidates = entries_above(screened.pre_acts, _just_below(bound))
-    exact = candidates.pre_activations(acts, W_enc, b_dec, bias)
+    exact = screened.values_at(candidates)
     within = torch.arange(len(exact), device=exact.device) - candidates.indptr[candidates.tokens]
     padded = exact.new_full((candidates.n_tokens, max(k, int(candidates.indptr.diff().max()))), -torch.inf)
     padded[candidates.tokens, within] = exact
@@ -188,42 +194,29 @@ def top_of_each_token(
     return Entries.of_equal_rows(latent_of.gather(1, places), d_sae), values.clamp_min(0).flatten()
 
 
-def top_of_all_tokens(
-    screened: Screen,
-    n: int,
-    acts: Float[Tensor, "token d_in"],
-    W_enc: Float[Tensor, "d_sae d_in"],
-    b_dec: Float[Tensor, " d_in"],
-    bias: Float[Tensor, " d_sae"],
-) -> tuple[Entries, Float[Tensor, " entry"]]:
+def top_of_all_tokens(screened: Screen, n: int) -> tuple[Entries, Float[Tensor, " entry"]]:
     """The n largest pre-activations of all tokens together, those above zero (BatchTopK)."""
     maxima = _group_maxima(screened.pre_acts)
     # the n-th largest maximum is at most the n-th largest value, for each group's maximum is a value
     known = n <= maxima.numel()
     least = maxima.flatten().topk(n, sorted=False).values.amin() if known else maxima.new_zeros(())
-    least = least.to(acts.dtype).clamp_min(0)
+    least = least.to(screened.inputs[0].dtype).clamp_min(0)
     slack = 0.0 if screened.slack is None else screened.slack.max() + 2 * BF16_UNIT * least
-    candidates = entries_above(screened.pre_acts, _just_below(least - 2 * slack).expand(len(acts)), maxima)
-    values = _values_at(screened, candidates, acts, W_enc, b_dec, bias)
+    candidates = entries_above(screened.pre_acts, _just_below(least - 2 * slack).expand(maxima.shape[1]), maxima)
+    values = screened.values_at(candidates)
     kept = values.topk(min(n, len(values)), sorted=False).indices.sort().values
     kept = kept[values[kept] > 0]
     return _subset(candidates, kept), values[kept]
 
 
-def all_above_zero(
-    screened: Screen,
-    acts: Float[Tensor, "token d_in"],
-    W_enc: Float[Tensor, "d_sae d_in"],
-    b_dec: Float[Tensor, " d_in"],
-    bias: Float[Tensor, " d_sae"],
-) -> tuple[Entries | AllEntries, Float[Tensor, " entry"] | None]:
+def all_above_zero(screened: Screen) -> tuple[Entries | AllEntries, Float[Tensor, " entry"] | None]:
     """All pre-activations above zero (ReLU and what is built on it); all entries where those would be too many."""
     maxima = _group_maxima(screened.pre_acts)
     if int((maxima > 0).sum()) > DENSE_ABOVE * maxima.numel():
-        return AllEntries(len(W_enc)), None
-    zero = screened.pre_acts.new_zeros(len(acts), dtype=acts.dtype)
-    candidates = entries_above(screened.pre_acts, zero if screened.slack is None else -screened.slack, maxima)
-    values = _values_at(screened, candidates, acts, W_enc, b_dec, bias)
+        return AllEntries(len(screened.pre_acts)), None
+    bound = screened.pre_acts.new_zeros(maxima.shape[1]) if screened.slack is None else -screened.slack
+    candidates = entries_above(screened.pre_acts, bound, maxima)
+    values = screened.values_at(candidates)
     if screened.slack is None:
         return candidates, values
     kept = (values > 0).nonzero().flatten()
@@ -246,8 +239,7 @@ def entries_above(
     found, member = (members > bound[tokens, None]).nonzero(as_tuple=True)
     latents, tokens = groups[found] * group + member, tokens[found]
     order = torch.argsort(tokens, stable=True)
-    counts = torch.bincount(tokens, minlength=n_tokens)
-    return Entries(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), latents[order], d_sae)
+    return Entries(row_starts(tokens, n_tokens), latents[order], d_sae)
 
 
 def _largest_of_each_token(
@@ -279,17 +271,9 @@ def _just_below(values: Tensor) -> Tensor:
     return torch.nextafter(values, values.new_full((), -torch.inf))
 
 
-def _values_at(screened: Screen, entries: Entries, acts: Tensor, W_enc: Tensor, b_dec: Tensor, bias: Tensor) -> Tensor:
-    """Exact pre-activations at entries: as screened where that was exact, else computed."""
-    if screened.slack is None:
-        return screened.pre_acts[entries.latents, entries.tokens]
-    return entries.pre_activations(acts, W_enc, b_dec, bias)
-
-
 def _subset(entries: Entries, kept: Int[Tensor, " kept"]) -> Entries:
     """Some of the entries, given in ascending order."""
-    counts = torch.bincount(entries.tokens[kept], minlength=entries.n_tokens)
-    return Entries(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), entries.latents[kept], entries.d_sae)
+    return Entries(row_starts(entries.tokens[kept], entries.n_tokens), entries.latents[kept], entries.d_sae)
 
 
 class _PreActivations(torch.autograd.Function):
