@@ -265,7 +265,7 @@ def main() -> None:
     """Run everybody, print the table, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=50, help="optimizer steps of TopK, for speed and quality")
-    parser.add_argument("--relu-steps", type=int, default=150, help=f"steps of our ReLU, until its l0 is {TARGET_L0}")
+    parser.add_argument("--relu-steps", type=int, default=280, help=f"steps of our ReLU, to come to l0 = {TARGET_L0}")
     parser.add_argument("--speed-steps", type=int, default=10, help="timed steps of ReLU: our last, the peers' only")
     parser.add_argument(
         "--learning-rate",

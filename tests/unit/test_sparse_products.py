@@ -12,6 +12,7 @@ from saelineage.sparse_products import (
     Screen,
     all_above_zero,
     entries_above,
+    group_maxima,
     screen,
     top_of_all_tokens,
     top_of_each_token,
@@ -252,7 +253,7 @@ def test_ties_are_broken_one_way_or_the_other_but_never_counted_twice():
 def test_latents_that_bfloat16_cannot_tell_apart_are_chosen_as_by_float32(seed):
     inputs = crowded_inputs(40, 48, seed)
     exact, screened = dense(*inputs), screen(*inputs, low_precision=True)
-    wrong = screened.pre_acts.T.float().topk(3).indices.sort().values != exact.topk(3).indices.sort().values
+    wrong = screened.pre_acts.float().topk(3).indices.sort().values != exact.topk(3).indices.sort().values
     assert bool(wrong.any()), "the data are not hard enough"
     assert_top(*top_of_each_token(screened, 3), exact, kept_of_each_token(exact, 3))
     assert_top_of_all(*top_of_all_tokens(screened, 120), exact, 120)
@@ -295,7 +296,7 @@ def test_the_screen_s_rounding_error_stays_within_its_bound(scale_of_acts, scale
     inputs = [acts * scale_of_acts, W_enc, b_dec * scale_of_acts, bias * scale_of_bias]
     screened = screen(*inputs, low_precision=True)
     exact = dense(*(tensor.double() for tensor in inputs))
-    error = (screened.pre_acts.T.double() - exact).abs()
+    error = (screened.pre_acts.double() - exact).abs()
     assert bool((error <= screened.slack[:, None] + 2 * BF16_UNIT * exact.abs()).all())
     assert float(error.max()) > 0
 
@@ -303,33 +304,33 @@ def test_the_screen_s_rounding_error_stays_within_its_bound(scale_of_acts, scale
 def test_the_screen_fills_the_buffer_it_is_given():
     inputs = random_tensors((5, D_IN), (D_SAE, D_IN), (D_IN,), (D_SAE,), dtype=torch.float32)
     for dtype, low_precision in ((torch.float32, False), (torch.bfloat16, True)):
-        buffer = torch.empty(D_SAE, 5, dtype=dtype)
+        buffer = torch.empty(5, D_SAE, dtype=dtype)
         assert screen(*inputs, low_precision, buffer).pre_acts.data_ptr() == buffer.data_ptr()
-        assert torch.allclose(buffer.float().T, dense(*inputs), atol=0.2 if low_precision else 1e-5)
+        assert torch.allclose(buffer.float(), dense(*inputs), atol=0.2 if low_precision else 1e-5)
 
 
 @SIZES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_entries_above_a_bound_are_torch_s_own(d_sae, dtype):
-    pre_acts, bound = random_tensors((d_sae, 30), (30,), dtype=dtype)
+    pre_acts, bound = random_tensors((30, d_sae), (30,), dtype=dtype)
     bound[0], bound[1] = -torch.inf, torch.inf
-    pre_acts[3, 4] = bound[4]  # equal is not above
-    entries = entries_above(pre_acts, bound)
+    pre_acts[4, 3] = bound[4]  # equal is not above
+    entries = entries_above(pre_acts, bound, group_maxima(pre_acts))
     found = torch.zeros(30, d_sae, dtype=torch.bool)
     found[entries.tokens, entries.latents] = True
-    assert torch.equal(found, bound[:, None] < pre_acts.T)
+    assert torch.equal(found, bound[:, None] < pre_acts)
     assert len(entries.latents) == int(found.sum())
 
 
 def test_entries_above_a_bound_that_bfloat16_does_not_have_leave_none_out():
-    pre_acts = torch.tensor([[1.0, 1.0], [1.0078125, 1.0078125]]).bfloat16()  # neighbours in bfloat16
-    entries = entries_above(pre_acts, torch.tensor([1.005, 1.003]))  # round to 1.0078 and to 1
+    pre_acts = torch.tensor([[1.0, 1.0078125], [1.0, 1.0078125]]).bfloat16()  # neighbours in bfloat16
+    entries = entries_above(pre_acts, torch.tensor([1.005, 1.003]), group_maxima(pre_acts))  # round to 1.0078 and to 1
     assert list(zip(entries.tokens.tolist(), entries.latents.tolist(), strict=True))[-1] == (1, 1)
     assert (0, 1) in zip(entries.tokens.tolist(), entries.latents.tolist(), strict=True)
 
 
 def test_exact_values_of_a_screen_are_handed_on():
     inputs = whole_inputs(4, D_SAE, 0.0, seed=0)
-    screened = Screen(dense(*inputs).T.contiguous(), None, tuple(inputs))
+    screened = Screen(dense(*inputs), None, tuple(inputs))
     entries, values = top_of_each_token(screened, 3)
     assert torch.equal(values, dense(*inputs)[entries.tokens, entries.latents])

@@ -176,7 +176,7 @@ class BatchTopK(TopK):
 
     def choose(self, screened: Screen) -> tuple[Entries, Tensor]:
         """See `Objective.choose`."""
-        return top_of_all_tokens(screened, self.settings["k"] * screened.pre_acts.shape[1])
+        return top_of_all_tokens(screened, self.settings["k"] * len(screened.pre_acts))
 
     def trained(self, weights: Weights, threshold: float | None = None) -> Sae:
         """See `Objective.trained`."""

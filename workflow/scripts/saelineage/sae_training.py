@@ -25,7 +25,7 @@ from saelineage.files import atomic_path, decode_header, encode_header
 from saelineage.logs import on_terminal
 from saelineage.sae_objectives import OBJECTIVES, Loss, SomeEntries, Weights, auxiliary_loss
 from saelineage.saes import Sae, n_latents
-from saelineage.sparse_products import screen
+from saelineage.sparse_products import CACHED_ROWS, screen
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ MOST_AT_ONCE = 3.0
 """Largest power of e by which the coefficient answers at once to an l0 that is off."""
 TARGET_MISSED = 0.1
 """An l0 that ends farther from its target than this share of it is warned of."""
+GRADIENT_NORM = 1.0
+"""Gradients are scaled down to this norm, so that the first, far larger ones do not slow Adam down for long."""
 RESAMPLED_NORM = 0.2
 """Norm of a resampled latent's encoder, as a share of the others' mean ("Towards Monosemanticity", 2023)."""
 CURVE_COLUMNS = ("step", "tokens", "loss", "fvu", "l0", "dead_fraction", "coefficient")
@@ -232,6 +234,7 @@ class SaeTrainer:
         with torch.no_grad():
             if self.objective.unit_norm:
                 _leave_out_parallel(self.weights["W_dec"].grad, self.weights["W_dec"])
+            torch.nn.utils.clip_grad_norm_(self.weights.values(), GRADIENT_NORM)
             self.optimizer.step()
             if self.objective.unit_norm:
                 self.weights["W_dec"].div_(self.weights["W_dec"].norm(dim=1, keepdim=True))
@@ -245,7 +248,7 @@ class SaeTrainer:
     @torch.no_grad()
     def choose(self, acts: Float[Tensor, "token d_in"]) -> tuple[SomeEntries, Float[Tensor, " entry"] | None]:
         """The entries that the loss of a batch needs, and their pre-activations."""
-        weights, shape = self.weights, (len(self.silent_tokens), len(acts))
+        weights, shape = self.weights, (len(acts), len(self.silent_tokens))
         dtype = torch.bfloat16 if self.low_precision else torch.float32
         if self._buffer.shape != shape:
             self._buffer = torch.empty(shape, dtype=dtype, device=self.device)
@@ -528,5 +531,5 @@ def _curve_point(batch_tokens: int, figures: StepFigures, trainer: SaeTrainer) -
 
 def _leave_out_parallel(grad: Tensor, W_dec: Tensor) -> None:
     """Take from each row's gradient what would only change the row's length (arXiv 2406.04093, appendix A.2)."""
-    along = torch.bmm(grad[:, None, :], W_dec[:, :, None]).flatten()
-    grad.addcmul_(W_dec, -along[:, None])
+    for block, rows in zip(grad.split(CACHED_ROWS), W_dec.split(CACHED_ROWS), strict=True):
+        block.addcmul_(rows, -(block * rows).sum(1, keepdim=True))

@@ -18,6 +18,10 @@ GROUP = 16
 """Latents whose maximum is taken first when the largest are looked for: few maxima are ranked, not all latents."""
 DENSE_ABOVE = 0.6
 """Share of groups with a member above zero from which computing all entries is quicker: one entry in 16 or so."""
+RANKED_WHOLE = 4
+"""Up to this many groups for each of the k largest, ranking all latents is quicker."""
+CACHED_ROWS = 512
+"""Rows of weights that are worked on at once where several passes over them are needed: few enough to stay in cache."""
 BF16_UNIT = 2.0**-8
 """Largest relative error of rounding to bfloat16."""
 
@@ -130,7 +134,7 @@ class AllEntries:
 class Screen(NamedTuple):
     """Pre-activations, dense, as exact as needed to tell which entries matter."""
 
-    pre_acts: Float[Tensor, "d_sae token"]
+    pre_acts: Float[Tensor, "token d_sae"]
     slack: Float[Tensor, " token"] | None
     """None where `pre_acts` are exact (to float32's rounding). Otherwise an entry of value v is off by at most
     slack[token] + 2 BF16_UNIT |v|."""
@@ -140,7 +144,7 @@ class Screen(NamedTuple):
     def values_at(self, entries: Entries) -> Float[Tensor, " entry"]:
         """Exact pre-activations at entries: as screened where that was exact, else computed."""
         if self.slack is None:
-            return self.pre_acts[entries.latents, entries.tokens]
+            return self.pre_acts[entries.tokens, entries.latents]
         return entries.pre_activations(*self.inputs)
 
 
@@ -150,11 +154,9 @@ def screen(
     b_dec: Float[Tensor, " d_in"],
     bias: Float[Tensor, " d_sae"],
     low_precision: bool,
-    buffer: Float[Tensor, "d_sae token"] | None = None,
+    buffer: Float[Tensor, "token d_sae"] | None = None,
 ) -> Screen:
     """The one dense product of a step.
-
-    The product lies transposed, [d_sae, token], which the matrix product of CPUs is quicker at.
 
     Args:
         acts, W_enc, b_dec, bias: as in `Entries.pre_activations`.
@@ -164,26 +166,30 @@ def screen(
     """
     centred, inputs = acts - b_dec, (acts, W_enc, b_dec, bias)
     if not low_precision:
-        pre_acts = torch.mm(W_enc, centred.T, out=buffer)
-        return Screen(pre_acts.add_(bias[:, None]), None, inputs)
-    rounded, rounded_W = centred.bfloat16(), W_enc.bfloat16()
-    pre_acts = torch.mm(rounded_W, rounded.T, out=buffer)
-    of_acts = (centred - rounded.float()).norm(dim=1) * W_enc.norm(dim=1).max()
-    of_weights = centred.norm(dim=1) * (W_enc - rounded_W.float()).norm(dim=1).max()
+        pre_acts = torch.mm(centred, W_enc.T, out=buffer)
+        return Screen(pre_acts.add_(bias), None, inputs)
+    rounded, norms, errors = _rounded(centred)
+    rounded_W, norms_W, errors_W = _rounded(W_enc)
+    pre_acts = torch.mm(rounded, rounded_W.T, out=buffer)
     # 1.02 covers |x'| against |x|, and the sums' own rounding in float32
-    slack = 1.02 * (of_acts + of_weights) + 2 * BF16_UNIT * bias.abs().max()
-    return Screen(pre_acts.add_(bias[:, None].bfloat16()), slack, inputs)
+    slack = 1.02 * (errors * norms_W.max() + norms * errors_W.max()) + 2 * BF16_UNIT * bias.abs().max()
+    return Screen(pre_acts.add_(bias.bfloat16()), slack, inputs)
 
 
 def top_of_each_token(screened: Screen, k: int) -> tuple[Entries, Float[Tensor, " entry"]]:
     """Each token's k largest pre-activations (TopK)."""
-    values, latents = _largest_of_each_token(screened.pre_acts, k)
-    d_sae = len(screened.pre_acts)
-    if screened.slack is None:
+    pre_acts, slack, _ = screened
+    d_sae = pre_acts.shape[1]
+    maxima = group_maxima(pre_acts)
+    by_group = k * RANKED_WHOLE < maxima.shape[1]
+    if slack is None:
+        values, latents = _largest_by_group(pre_acts, maxima, k) if by_group else pre_acts.topk(k, dim=1, sorted=False)
         return Entries.of_equal_rows(latents, d_sae), values.flatten()
-    least = values.amin(1).to(screened.slack.dtype).clamp_min(0)
-    bound = least - 2 * (screened.slack + 2 * BF16_UNIT * least)
-    candidates = entries_above(screened.pre_acts, _just_below(bound))
+    # the k-th largest maximum is at most the k-th largest value, for each group's maximum is a value
+    least = (maxima if by_group else pre_acts).topk(k, dim=1, sorted=False).values.amin(1)
+    least = least.to(slack.dtype).clamp_min(0)
+    bound = least - 2 * (slack + 2 * BF16_UNIT * least)
+    candidates = entries_above(pre_acts, _just_below(bound), maxima)
     exact = screened.values_at(candidates)
     within = torch.arange(len(exact), device=exact.device) - candidates.indptr[candidates.tokens]
     padded = exact.new_full((candidates.n_tokens, max(k, int(candidates.indptr.diff().max()))), -torch.inf)
@@ -196,13 +202,12 @@ def top_of_each_token(screened: Screen, k: int) -> tuple[Entries, Float[Tensor, 
 
 def top_of_all_tokens(screened: Screen, n: int) -> tuple[Entries, Float[Tensor, " entry"]]:
     """The n largest pre-activations of all tokens together, those above zero (BatchTopK)."""
-    maxima = _group_maxima(screened.pre_acts)
-    # the n-th largest maximum is at most the n-th largest value, for each group's maximum is a value
+    maxima = group_maxima(screened.pre_acts)
     known = n <= maxima.numel()
     least = maxima.flatten().topk(n, sorted=False).values.amin() if known else maxima.new_zeros(())
     least = least.to(screened.inputs[0].dtype).clamp_min(0)
     slack = 0.0 if screened.slack is None else screened.slack.max() + 2 * BF16_UNIT * least
-    candidates = entries_above(screened.pre_acts, _just_below(least - 2 * slack).expand(maxima.shape[1]), maxima)
+    candidates = entries_above(screened.pre_acts, _just_below(least - 2 * slack).expand(len(maxima)), maxima)
     values = screened.values_at(candidates)
     kept = values.topk(min(n, len(values)), sorted=False).indices.sort().values
     kept = kept[values[kept] > 0]
@@ -211,10 +216,10 @@ def top_of_all_tokens(screened: Screen, n: int) -> tuple[Entries, Float[Tensor, 
 
 def all_above_zero(screened: Screen) -> tuple[Entries | AllEntries, Float[Tensor, " entry"] | None]:
     """All pre-activations above zero (ReLU and what is built on it); all entries where those would be too many."""
-    maxima = _group_maxima(screened.pre_acts)
+    maxima = group_maxima(screened.pre_acts)
     if int((maxima > 0).sum()) > DENSE_ABOVE * maxima.numel():
-        return AllEntries(len(screened.pre_acts)), None
-    bound = screened.pre_acts.new_zeros(maxima.shape[1]) if screened.slack is None else -screened.slack
+        return AllEntries(screened.pre_acts.shape[1]), None
+    bound = screened.pre_acts.new_zeros(len(maxima)) if screened.slack is None else -screened.slack
     candidates = entries_above(screened.pre_acts, bound, maxima)
     values = screened.values_at(candidates)
     if screened.slack is None:
@@ -224,46 +229,62 @@ def all_above_zero(screened: Screen) -> tuple[Entries | AllEntries, Float[Tensor
 
 
 def entries_above(
-    pre_acts: Float[Tensor, "d_sae token"],
+    pre_acts: Float[Tensor, "token d_sae"],
     bound: Float[Tensor, " token"],
-    maxima: Float[Tensor, "group token"] | None = None,
+    maxima: Float[Tensor, "token group"],
 ) -> Entries:
-    """The entries whose pre-activation is above their token's bound; `maxima` are those of `GROUP`s, if known."""
-    d_sae, n_tokens = pre_acts.shape
-    group = gcd(d_sae, GROUP)
+    """The entries whose pre-activation is above their token's bound, given the maxima of groups (`group_maxima`)."""
     rounded = bound.to(pre_acts.dtype)
     bound = torch.where(rounded.to(bound.dtype) > bound, _just_below(rounded), rounded)
-    maxima = _group_maxima(pre_acts) if maxima is None else maxima
-    groups, tokens = (maxima > bound).nonzero(as_tuple=True)
-    members = pre_acts.view(d_sae // group, group, n_tokens)[groups, :, tokens]
-    found, member = (members > bound[tokens, None]).nonzero(as_tuple=True)
-    latents, tokens = groups[found] * group + member, tokens[found]
-    order = torch.argsort(tokens, stable=True)
-    return Entries(row_starts(tokens, n_tokens), latents[order], d_sae)
+    tokens, groups = (maxima > bound[:, None]).nonzero(as_tuple=True)
+    found, member = (_members(pre_acts, tokens, groups) > bound[tokens, None]).nonzero(as_tuple=True)
+    latents = member * maxima.shape[1] + groups[found]
+    return Entries(row_starts(tokens[found], len(pre_acts)), latents, pre_acts.shape[1])
 
 
-def _largest_of_each_token(
-    pre_acts: Float[Tensor, "d_sae token"], k: int
+def _largest_by_group(
+    pre_acts: Float[Tensor, "token d_sae"], maxima: Float[Tensor, "token group"], k: int
 ) -> tuple[Float[Tensor, "token k"], Int[Tensor, "token k"]]:
-    """The k largest values of each column, and where they stand.
+    """The k largest values of each row, and where they stand.
 
     They lie in the k groups with the largest maxima, so only maxima and those groups' members are ranked.
     """
-    d_sae, n_tokens = pre_acts.shape
-    group = gcd(d_sae, GROUP)
-    if k * group >= d_sae:
-        return pre_acts.T.topk(k, dim=1, sorted=False)
-    groups = _group_maxima(pre_acts).T.contiguous().topk(k, dim=1, sorted=False).indices
+    n_tokens, n_groups = maxima.shape
+    groups = maxima.topk(k, dim=1, sorted=False).indices
     tokens = torch.arange(n_tokens, device=pre_acts.device)[:, None]
-    members = pre_acts.view(d_sae // group, group, n_tokens)[groups, :, tokens].flatten(1)
+    members = _members(pre_acts, tokens, groups).flatten(1)
     values, places = members.topk(k, dim=1, sorted=False)
-    return values, groups.gather(1, places // group) * group + places % group
+    group = members.shape[1] // k
+    return values, places % group * n_groups + groups.gather(1, places // group)
 
 
-def _group_maxima(pre_acts: Float[Tensor, "d_sae token"]) -> Float[Tensor, "group token"]:
-    d_sae, n_tokens = pre_acts.shape
-    group = gcd(d_sae, GROUP)
-    return pre_acts.view(d_sae // group, group, n_tokens).amax(1)
+def group_maxima(pre_acts: Float[Tensor, "token d_sae"]) -> Float[Tensor, "token group"]:
+    """The maxima of groups of `GROUP` latents, group g being latents g, g + n_groups, g + 2 n_groups, ..."""
+    return _by_group(pre_acts).amax(1)
+
+
+def _members(
+    pre_acts: Float[Tensor, "token d_sae"], tokens: Int[Tensor, "..."], groups: Int[Tensor, "..."]
+) -> Float[Tensor, "... member"]:
+    """All values of some tokens' groups."""
+    return _by_group(pre_acts)[tokens, :, groups]
+
+
+def _by_group(pre_acts: Float[Tensor, "token d_sae"]) -> Float[Tensor, "token member group"]:
+    n_tokens, d_sae = pre_acts.shape
+    return pre_acts.view(n_tokens, gcd(d_sae, GROUP), -1)
+
+
+def _rounded(rows: Float[Tensor, "row d_in"]) -> tuple[Tensor, Float[Tensor, " row"], Float[Tensor, " row"]]:
+    """Rows in bfloat16, their norms, and the norms of the rounding errors."""
+    rounded = torch.empty_like(rows, dtype=torch.bfloat16)
+    norms, errors = rows.new_empty(len(rows)), rows.new_empty(len(rows))
+    for own in range(0, len(rows), CACHED_ROWS):
+        block = slice(own, own + CACHED_ROWS)
+        rounded[block] = rows[block]
+        norms[block] = rows[block].norm(dim=1)
+        errors[block] = (rows[block] - rounded[block]).norm(dim=1)
+    return rounded, norms, errors
 
 
 def _just_below(values: Tensor) -> Tensor:
@@ -335,12 +356,12 @@ def _weighted_sums(
 def _sampled_products(
     left: Float[Tensor, "token d_in"], right: Float[Tensor, "d_sae d_in"], entries: Entries
 ) -> Float[Tensor, " entry"]:
-    """left[token] . right[latent] at each entry."""
-    pattern = torch.sparse_csr_tensor(
-        entries.indptr,
-        entries.latents,
-        left.new_zeros(len(entries.latents)),
-        (entries.n_tokens, entries.d_sae),
-        check_invariants=False,
-    )
-    return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
+    """left[token] . right[latent] at each entry.
+
+    By latent, so that `right`, the larger, is read once and in order.
+    """
+    order, starts, tokens = entries.by_latent
+    shape = (entries.d_sae, entries.n_tokens)
+    pattern = torch.sparse_csr_tensor(starts, tokens, left.new_zeros(len(tokens)), shape, check_invariants=False)
+    products = torch.sparse.sampled_addmm(pattern, right, left.T, beta=0.0).values()
+    return torch.empty_like(products).index_copy_(0, order, products)
