@@ -281,7 +281,7 @@ def test_all_latents_are_computed_a_chunk_of_tokens_at_a_time(planted, sae_setti
         return figures, {name: tensor.grad.clone() for name, tensor in trainer.weights.items()}
 
     (whole, gradients), (chunked, others) = stepped(1000), stepped(60)
-    for name in ("loss", "fvu", "l0"):
+    for name in ("loss", "l0"):
         assert float(getattr(whole, name)) == pytest.approx(float(getattr(chunked, name)), rel=1e-5)
     assert torch.equal(whole.fired, chunked.fired)
     for name, gradient in gradients.items():
@@ -345,11 +345,22 @@ def hand_trainer(settings: dict, n_steps: int = 10, **changes: object) -> SaeTra
 
 def test_a_step_reports_the_batch(sae_settings):
     figures = hand_trainer(sae_settings, sparsity_coefficient=0.5).step(torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
-    # (2, 0) is reconstructed; (0, 3) leaves 9. Penalty 0.5 x 2. The mean is (1, 1.5), deviations 1 + 2.25 each.
+    # (2, 0) is reconstructed; (0, 3) leaves 9. Penalty 0.5 x 2.
     assert float(figures.loss) == pytest.approx((9 + 0.5 * 2) / 2)
     assert float(figures.l0) == 0.5
-    assert float(figures.fvu) == pytest.approx(9 / 6.5)
+    assert figures.error.tolist() == [[0.0, 0.0], [0.0, 3.0]]
     assert figures.fired.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(("size", "kept"), [(1e-4, 1.0), (1e4, None)])
+def test_long_gradients_are_shortened_to_norm_1_and_short_ones_left(sae_settings, size, kept):
+    trainer = hand_trainer(sae_settings, sparsity_coefficient=0.0)
+    trainer.step(torch.tensor([[2.0, 1.0], [0.0, 3.0]]) * size)
+    moments = {name: trainer.optimizer.state[tensor]["exp_avg"] for name, tensor in trainer.weights.items()}
+    norm = torch.stack([moment.norm() / (1 - 0.9) for moment in moments.values()]).norm()
+    scale = trainer.optimizer.grad_scale
+    assert float(scale) == (kept or pytest.approx(float(scale)))
+    assert float(norm) == pytest.approx(1.0) if kept is None else float(norm) < 1
 
 
 def test_the_learning_rate_rises_stays_and_falls(sae_settings):

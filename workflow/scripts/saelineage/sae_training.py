@@ -169,8 +169,8 @@ class StepFigures(NamedTuple):
 
     loss: Tensor
     """Without the auxiliary loss."""
-    fvu: Tensor
-    """Of the batch, against the batch's own mean: for the progress bar and the curve only."""
+    error: Float[Tensor, "token d_in"]
+    """acts - recons."""
     l0: Tensor
     fired: Bool[Tensor, " d_sae"]
 
@@ -234,7 +234,8 @@ class SaeTrainer:
         with torch.no_grad():
             if self.objective.unit_norm:
                 _leave_out_parallel(self.weights["W_dec"].grad, self.weights["W_dec"])
-            torch.nn.utils.clip_grad_norm_(self.weights.values(), GRADIENT_NORM)
+            norm = torch.nn.utils.get_total_norm([tensor.grad for tensor in self.weights.values()])
+            self.optimizer.grad_scale = (norm / GRADIENT_NORM).clamp_min(1)  # gradients are divided by it on their way
             self.optimizer.step()
             if self.objective.unit_norm:
                 self.weights["W_dec"].div_(self.weights["W_dec"].norm(dim=1, keepdim=True))
@@ -242,8 +243,7 @@ class SaeTrainer:
         self.step_number += 1
         self._control(found.l0)
         self._resample(acts, found.error)
-        variance = (acts - acts.mean(0)).square().sum()
-        return StepFigures(found.loss, found.error.square().sum() / variance, found.l0, found.fired)
+        return StepFigures(found.loss, found.error, found.l0, found.fired)
 
     @torch.no_grad()
     def choose(self, acts: Float[Tensor, "token d_in"]) -> tuple[SomeEntries, Float[Tensor, " entry"] | None]:
@@ -441,7 +441,7 @@ def train_saes(
             bar.update(batch_tokens)
             if step % LOG_EVERY_STEPS == 0 or step == n_steps:
                 for number, (trainer, found) in enumerate(zip(trainers, figures, strict=True)):
-                    point = _curve_point(batch_tokens, found, trainer)
+                    point = _curve_point(acts, found, trainer)
                     curves[number].append(point)
                     watch(number, point)
                 bar.set_postfix({name: f"{point[name]:.3g}" for name in ("loss", "l0", "fvu", "dead_fraction")})
@@ -511,7 +511,7 @@ def _restore(path: Path | None, trainers: Sequence[SaeTrainer]) -> list[list[dic
     return header["curves"]
 
 
-def _curve_point(batch_tokens: int, figures: StepFigures, trainer: SaeTrainer) -> dict:
+def _curve_point(acts: Tensor, figures: StepFigures, trainer: SaeTrainer) -> dict:
     step, loss = trainer.step_number, float(figures.loss)
     if not math.isfinite(loss):
         raise InputError(
@@ -520,9 +520,9 @@ def _curve_point(batch_tokens: int, figures: StepFigures, trainer: SaeTrainer) -
         )
     return {
         "step": step,
-        "tokens": step * batch_tokens,
+        "tokens": step * len(acts),
         "loss": loss,
-        "fvu": float(figures.fvu),
+        "fvu": float(figures.error.square().sum() / (acts - acts.mean(0)).square().sum()),  # of the batch
         "l0": float(figures.l0),
         "dead_fraction": float(trainer.dead().double().mean()),
         "coefficient": trainer.coefficient if trainer.objective.has_penalty else 0.0,
