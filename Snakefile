@@ -31,7 +31,7 @@ wildcard_constraints:
     model=any_of(config["models"]),
     sae=any_of(f"seed{seed}" for seed in config["saes"]["seeds"]),
     a=any_of(map(str, graph.all_saes(config))),
-    b=any_of(map(str, graph.all_saes(config))),
+    b=any_of(str(b) for b in dict.fromkeys([*graph.all_saes(config), *(b for _, b in graph.all_pairs(config))])),
     shard="[0-9]{5}-of-[0-9]{5}",
     sweep=any_of(config["sweeps"]),
 

@@ -95,6 +95,11 @@ def own_model_files(wildcards):
     return model_files(wildcards, wildcards.model)
 
 
+def like_files(wildcards):
+    """The folder of the model that a re-initialised one is like."""
+    return model_files(wildcards, graph.like(config, wildcards.model))
+
+
 def parent_files(wildcards):
     """The folder of the model that a fine-tune starts from."""
     return model_files(wildcards, graph.parents(config, wildcards.model)[0])
@@ -219,11 +224,16 @@ def pair_features(side):
     """An input function: feature shards of one SAE of a pair, all corpora, of one shard number."""
 
     def of_pair(wildcards):
-        model, sae = getattr(wildcards, side).split(".")
+        model, sae = getattr(wildcards, side).removesuffix("_shifted").split(".")
         path = "results/{run}/features/{model}/{sae}/{corpus}/shard-{shard}.safetensors"
         return expand(path, run=wildcards.run, model=model, sae=sae, corpus=config["corpora"], shard=wildcards.shard)
 
     return of_pair
+
+
+def is_shifted(wildcards):
+    """Whether side b is a null of shifted documents."""
+    return wildcards.b.endswith("_shifted")
 
 
 def pair_sums(wildcards):
@@ -234,7 +244,7 @@ def pair_sums(wildcards):
 
 
 def all_correlations(wildcards):
-    """The correlation of every pair: edges and seed pairs."""
+    """The correlation of every pair: edges, seed pairs, nulls."""
     path = "results/{run}/correlations/{pair}/correlation.safetensors"
     return expand(path, run=wildcards.run, pair=[f"{a}__{b}" for a, b in graph.all_pairs(config)])
 
@@ -248,6 +258,16 @@ def edge_pairs():
     """For each edge, the pair of SAEs that its verdicts rest on."""
     return {
         f"{edge.parent}__{edge.child}": "__".join(map(str, graph.edge_pair(config, edge)))
+        for edge in graph.edges(config)
+    }
+
+
+def null_pairs():
+    """For each edge, the pair of each of its nulls."""
+    return {
+        f"{edge.parent}__{edge.child}": {
+            null: "__".join(map(str, pair)) for null, pair in graph.null_pairs(config, edge).items()
+        }
         for edge in graph.edges(config)
     }
 
@@ -293,8 +313,9 @@ def swept_token_rows(wildcards):
 
 
 def root_models():
-    """Models without parents."""
-    return [model for model in graph.ordered_models(config) if not graph.parents(config, model)]
+    """Models without parents, those that are nulls aside."""
+    nulls = graph.models_of_kind(config, "reinitialise")
+    return [model for model in graph.ordered_models(config) if not graph.parents(config, model) and model not in nulls]
 
 
 def root_edge_tables(wildcards):
@@ -311,7 +332,8 @@ def root_seed_correlations(wildcards):
 
 def shown_features(wildcards):
     """Feature shards of the SAEs that examples are taken from, all in one order of corpora and shards."""
-    shown = [graph.saes(config, model)[0] for model in config["models"]]
+    nulls = graph.models_of_kind(config, "reinitialise")
+    shown = [graph.saes(config, model)[0] for model in config["models"] if model not in nulls]
     shown += [pair[1] for model in root_models() for pair in graph.seed_pairs(config, model)[:1]]
     return expand(
         "results/{run}/features/{s.model}/{s.sae}/{corpus}/shard-{shard}.safetensors",

@@ -31,6 +31,40 @@ rule encode_features:
         "../envs/train.yaml"
     threads: config["threads"]["features"]
     params:
+        rotation_seed=None,
+        code=code_digest("encode_features"),
+    script:
+        "../workflow/scripts/encode_features.py"
+
+
+rule encode_rotated:
+    """
+    Encode one shard of the probe with one SAE after rotating the activations at random, for a null.
+
+    Output: a shard of sparse rows per corpus.
+    """
+    input:
+        activations=rules.encode_features.input.activations,
+        weights=rules.encode_features.input.weights,
+        config=rules.encode_features.input.config,
+    output:
+        shards=expand(
+            "results/{{run}}/features/{{model}}/{{sae}}_rotated/{corpus}/shard-{{shard}}.safetensors",
+            corpus=config["corpora"],
+        ),
+        manifests=expand(
+            "results/{{run}}/features/{{model}}/{{sae}}_rotated/{corpus}/shard-{{shard}}.manifest.json",
+            corpus=config["corpora"],
+        ),
+    log:
+        "results/{run}/logs/features/{model}.{sae}_rotated.{shard}.log",
+    benchmark:
+        "results/{run}/benchmarks/features/{model}.{sae}_rotated.{shard}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: config["threads"]["features"]
+    params:
+        rotation_seed=0,
         code=code_digest("encode_features"),
     script:
         "../workflow/scripts/encode_features.py"

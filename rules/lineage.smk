@@ -25,6 +25,7 @@ rule trace_lineage:
         models=graph.ordered_models(config),
         edge_pairs=edge_pairs(),
         seed_pairs=seed_pairs(),
+        null_pairs=null_pairs(),
         code=code_digest("trace_lineage"),
     script:
         "../workflow/scripts/trace_lineage.py"

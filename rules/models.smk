@@ -130,6 +130,35 @@ rule import_model:
         "../workflow/scripts/import_model.py"
 
 
+rule reinitialise_model:
+    """
+    Make a model like another one, with fresh random weights: a null.
+
+    Output: a Hugging Face folder.
+    """
+    input:
+        like=like_files,
+    output:
+        config="results/{run}/models/{model}/config.json",
+        weights="results/{run}/models/{model}/model.safetensors",
+        tokenizer="results/{run}/models/{model}/tokenizer.json",
+        tokenizer_config="results/{run}/models/{model}/tokenizer_config.json",
+        manifest="results/{run}/models/{model}/manifest.json",
+    log:
+        "results/{run}/logs/models/{model}.log",
+    benchmark:
+        "results/{run}/benchmarks/models/{model}.tsv"
+    wildcard_constraints:
+        model=any_of(graph.models_of_kind(config, "reinitialise")),
+    conda:
+        "../envs/train.yaml"
+    params:
+        seed=lambda wildcards: model_settings(wildcards)["seed"],
+        code=code_digest("reinitialise_model"),
+    script:
+        "../workflow/scripts/reinitialise_model.py"
+
+
 rule evaluate_model:
     """
     Measure loss and next-token accuracy on every corpus's validation split, beside a unigram model's loss.

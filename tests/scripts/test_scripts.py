@@ -22,15 +22,17 @@ from import_model import import_model
 from merge_models import merge_models
 from pretrain_model import pretrain_model
 from saelineage.activations import ActivationShard
-from saelineage.correlations import load_correlation, load_sums
 from saelineage.errors import InputError
 from saelineage.features import FeatureShard
+from saelineage.matches import load_correlation
+from saelineage.pair_sums import load_sums
 from saelineage.saes import load_sae
 from sum_products import sum_products
 from sweep_merge import sweep_merge
 from tests.sae_settings import SAE_SETTINGS
 from trace_lineage import trace_lineage
 from train_sae import train_and_save
+from write_dense_correlation import write_dense_correlation
 
 HOOKPOINT = "model.layers.0.mlp.down_proj.input"
 D_MLP = 48
@@ -154,6 +156,8 @@ def make_saes(tiny, root: Path, sae_settings: dict) -> None:
             for shard in SHARDS:
                 probes = [shard_path(root / "activations" / model, corpus, "probe", shard) for corpus in CORPORA]
                 encode_features(model, folder, probes, feature_paths(root, f"{model}.seed{seed}", shard))
+                rotated = feature_paths(root, f"{model}.seed{seed}_rotated", shard)
+                encode_features(model, folder, probes, rotated, rotation_seed=0)
 
 
 def training_shards(root: Path, model: str) -> list[str]:
@@ -168,12 +172,18 @@ def compare(root: Path, correlation_settings: dict) -> None:
     """Correlations of all edges and seed pairs, and the lineage."""
     edge_pairs = {f"{parent}__{child}": f"{parent}.seed0__{child}.seed0" for parent, child in EDGES}
     seed_pairs = {model: [f"{model}.seed0__{model}.seed1"] for model in MODELS}
+    null_pairs = {
+        edge: {null: f"{pair}_{null}" for null in ("shifted", "rotated")} for edge, pair in edge_pairs.items()
+    }
     pairs = [*edge_pairs.values(), *(pair for found in seed_pairs.values() for pair in found)]
+    pairs += [pair for found in null_pairs.values() for pair in found.values()]
     for pair in pairs:
         sums = [str(root / "correlations" / pair / f"sums-{shard}.safetensors") for shard in SHARDS]
         for shard, path in zip(SHARDS, sums, strict=True):
-            sum_products(*(feature_paths(root, sae, shard) for sae in pair.split("__")), path)
-        correlate_features(sums, correlation_settings, str(root / "correlations" / pair / "correlation.safetensors"))
+            paths = (feature_paths(root, sae.removesuffix("_shifted"), shard) for sae in pair.split("__"))
+            sum_products(*paths, pair.endswith("_shifted"), block_features=30, threads=2, path_to_sums=path)
+        correlation = root / "correlations" / pair / "correlation.safetensors"
+        correlate_features(sums, correlation_settings, threads=2, path_to_correlation=str(correlation))
     trace_lineage(
         run="tiny",
         correlations={
@@ -183,6 +193,7 @@ def compare(root: Path, correlation_settings: dict) -> None:
         models=list(MODELS),
         edge_pairs=edge_pairs,
         seed_pairs=seed_pairs,
+        null_pairs=null_pairs,
         folder=root / "lineage",
     )
 
@@ -194,7 +205,7 @@ def root(tiny, tmp_path_factory) -> Path:
     make_models(tiny, root)
     measure_models(tiny, root)
     make_saes(tiny, root, TRAINING)
-    settings = {"min_firings": 5, "top_matches": 4, "keep_above": 0.3, "n_bins": 20, "block_features": 30}
+    settings = {"min_firings": 5, "top_matches": 4, "keep_above": 0.3, "n_bins": 20}
     compare(root, settings)
     return root
 
@@ -328,6 +339,26 @@ def test_tokens_too_long_for_the_sae_have_no_latents(root):
     assert np.allclose(found, dense.numpy(), atol=1e-5)
 
 
+def test_the_share_under_each_null_stands_beside_an_edge_s(root):
+    summary = json.loads((root / "lineage/summary.json").read_text())
+    for edge in summary["edges"]:
+        assert edge["null_shares"].keys() == {"shifted", "rotated"}
+        for null, found in edge["null_shares"].items():
+            assert found["persist_share_n"] == edge["persist_share_n"], null
+        assert edge["null_shares"]["shifted"]["persist_share"] < 0.05 < edge["persist_share"]
+
+
+def test_the_dense_correlation_is_numpy_s(root, tmp_path):
+    folder = root / "correlations/base.seed0__lua.seed0"
+    paths = [str(folder / f"sums-{shard}.safetensors") for shard in SHARDS]
+    write_dense_correlation(paths, min_firings=5, threads=2, path_to_r=str(tmp_path / "dense.npy"))
+    dense, found = np.load(tmp_path / "dense.npy"), load_correlation(folder / "correlation.safetensors")
+    assert dense.shape == (96, 96)
+    assert np.array_equal(np.isnan(dense).all(axis=1), ~found.testable[0])
+    best = np.nanmax(dense[found.testable[0]], axis=1)
+    assert np.allclose(best, found.pearson.best[0][found.testable[0], 0], atol=1e-6)
+
+
 def test_correlations_equal_numpy_s_over_all_shards_and_corpora(root):
     found = load_correlation(root / "correlations/base.seed0__lua.seed0/correlation.safetensors")
     dense = [
@@ -336,7 +367,8 @@ def test_correlations_equal_numpy_s_over_all_shards_and_corpora(root):
         )
         for sae in ("base.seed0", "lua.seed0")
     ]
-    assert (found.names, found.n_tokens, found.corpora) == (("base.seed0", "lua.seed0"), len(dense[0]), sorted(CORPORA))
+    assert (found.names, found.corpora) == (("base.seed0", "lua.seed0"), sorted(CORPORA))
+    assert sum(found.n_tokens.values()) == len(dense[0])
     fires = [(side > 0).sum(0) for side in dense]
     with np.errstate(invalid="ignore", divide="ignore"):
         r = np.corrcoef(dense[0].T, dense[1].T)[:96, 96:]
@@ -345,7 +377,7 @@ def test_correlations_equal_numpy_s_over_all_shards_and_corpora(root):
     testable = fires[0] >= 5
     assert np.array_equal(found.testable[0], testable)
     assert testable.sum() > 10
-    assert np.allclose(found.best_r[0][testable, 0], np.nanmax(r[testable], axis=1), atol=1e-9)
+    assert np.allclose(found.pearson.best[0][testable, 0], np.nanmax(r[testable], axis=1), atol=1e-9)
     sums = load_sums(root / f"correlations/base.seed0__lua.seed0/sums-{SHARDS[0]}.safetensors")
     assert sums.keys() == set(CORPORA)
 
@@ -399,6 +431,7 @@ import torch
 torch.set_num_threads(1)
 from saelineage.sae_training import SaeTrainer
 from train_sae import train_and_save
+from write_dense_correlation import write_dense_correlation
 
 class KilledTrainer(SaeTrainer):
     def step(self, acts):

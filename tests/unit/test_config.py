@@ -262,13 +262,29 @@ def test_models_from_elsewhere_may_stand_in_the_lineage():
         (
             "models/lua/merge",
             {"parents": ["base", "english"]},
-            "models.lua: must be made in exactly one way (pretrain, finetune, merge, hub, path), "
+            "models.lua: must be made in exactly one way (pretrain, finetune, merge, hub, path, reinitialise), "
             "got ['finetune', 'merge']",
         ),
         (
             "models/lua",
             {},
-            "models.lua: must be made in exactly one way (pretrain, finetune, merge, hub, path), got []",
+            "models.lua: must be made in exactly one way (pretrain, finetune, merge, hub, path, reinitialise), got []",
+        ),
+        (
+            "models/lua",
+            {"reinitialise": {"like": "bass"}},
+            "models.lua.reinitialise: like: 'bass' is not among models (base, both, english, lua); "
+            "correct the name or add it there",
+        ),
+        (
+            "models/lua",
+            {"reinitialise": {"like": "lua"}},
+            "models.lua.reinitialise: 'lua' is re-initialised itself; name a trained model",
+        ),
+        (
+            "corpora/pooled",
+            {"source": "stdlib"},
+            "corpora: 'pooled' is what all corpora together are called; rename that corpus",
         ),
         (
             "models/lua/finetune/parent",

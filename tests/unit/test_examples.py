@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from saelineage.correlations import Correlation
 from saelineage.errors import InputError
 from saelineage.examples import (
     Choice,
@@ -18,6 +17,7 @@ from saelineage.examples import (
     persisting_features,
 )
 from saelineage.features import save_shard
+from saelineage.matches import Correlation, Matches
 from saelineage.tokens import TokenRows, train_tokenizer, write_sidecar
 
 N_CTX = 6
@@ -91,11 +91,9 @@ def edge(rows):
 
 def seeds(r):
     both = (np.array(r)[:, None], np.array(r)[:, None])
-    partner = np.arange(len(r))[:, None] + 10
-    nothing = scipy.sparse.csr_array((1, 1))
-    return Correlation(
-        ("base.seed0", "base.seed1"), 9, [], ((), ()), ((), ()), both, (partner, partner), nothing, (), 0
-    )
+    partners = np.arange(len(r))[:, None] + 10
+    pearson = Matches(both, (partners, partners), scipy.sparse.csr_array((1, 1)), np.zeros(1, dtype=np.int64), 0)
+    return Correlation(("base.seed0", "base.seed1"), {}, ((), ()), ((), ()), pearson, {}, (), pearson)
 
 
 def test_disappearing_features_recur_under_another_seed_fire_often_and_lose_most():

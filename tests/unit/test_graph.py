@@ -21,6 +21,7 @@ def lineage() -> dict:
             "foreign": {"hub": {"repo": "a/b", "revision": "main", "parents": []}},
         },
         "saes": {"k": 32, "corpora": None, "seeds": [3, 0], "seed_per_model": False, "one_pass": False, "models": {}},
+        "correlations": {"nulls": []},
     }
 
 
@@ -65,7 +66,7 @@ def test_a_model_has_one_kind_and_models_are_listed_by_kind():
 def test_the_shape_of_a_run_knows_its_jobs_and_not_their_settings():
     config = lineage() | {"tokenizer": {}, "activations": {"n_shards": 1, "n_probe_shards": 2}, "sweeps": {}}
     shape = graph.job_shape(config)
-    assert shape["models"]["merged"] == ["merge", ["lua", "stories"], ["lua", "stories"]]
+    assert shape["models"]["merged"] == ["merge", None, ["lua", "stories"], ["lua", "stories"]]
     assert shape["shards"] == [1, 2]
     config["saes"]["k"] = 48
     assert graph.job_shape(config) == shape
@@ -167,20 +168,36 @@ def test_every_two_seeds_of_a_model_are_a_pair():
     ]
 
 
-def test_all_pairs_are_the_edges_and_then_the_seed_pairs():
+def test_all_pairs_are_the_edges_then_the_seed_pairs_then_the_nulls():
     config = {
         "models": {
             "base": {"pretrain": {"corpora": {}}},
             "lua": {"finetune": {"parent": "base", "corpora": {}}},
+            "random": {"reinitialise": {"like": "base", "seed": 0}},
         },
         "saes": {"seeds": [0, 1]},
+        "correlations": {"nulls": ["shifted", "rotated"]},
     }
     assert [f"{a}__{b}" for a, b in graph.all_pairs(config)] == [
         "base.seed0__lua.seed0",
         "base.seed0__base.seed1",
         "lua.seed0__lua.seed1",
+        "random.seed0__random.seed1",
+        "base.seed0__lua.seed0_shifted",
+        "base.seed0__lua.seed0_rotated",
+        "base.seed0__random.seed0",
     ]
-    assert [str(sae) for sae in graph.all_saes(config)] == ["base.seed0", "base.seed1", "lua.seed0", "lua.seed1"]
+    assert [str(sae) for sae in graph.saes(config, "lua")] == ["lua.seed0", "lua.seed1"]
+
+
+def test_an_edge_s_nulls_are_those_of_the_config_and_the_models_re_initialised_like_its_parent():
+    config = lineage()
+    config["models"] |= {"random": {"reinitialise": {"like": "lua", "seed": 0}}}
+    config["correlations"]["nulls"] = ["shifted"]
+    lua = {null: f"{a}__{b}" for null, (a, b) in graph.null_pairs(config, Edge("lua", "merged")).items()}
+    assert lua == {"shifted": "lua.seed3__merged.seed3_shifted", "reinitialised (random)": "lua.seed3__random.seed3"}
+    assert graph.null_pairs(config, Edge("base", "lua")).keys() == {"shifted"}
+    assert graph.parents(config, "random") == []
 
 
 def test_an_sae_has_its_own_settings_before_its_models_before_the_stages():

@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse
 
-from saelineage.correlations import Correlation, PairSums, correlate
+from saelineage.correlations import correlate
 from saelineage.lineage import (
     Share,
     edge_summary,
@@ -17,28 +16,24 @@ from saelineage.lineage import (
     share,
     verdicts,
 )
+from saelineage.match_finder import MatchFinder
+from saelineage.matches import Correlation
 
 
 def correlation(r: list[list[float]], names=("lua.seed0", "stories.seed0"), firings=((50, 50, 50), (50, 50, 50))):
     """What `correlate` would find for a 3 x 3 matrix of r; NaN rows and columns are untestable features."""
     r = np.array(r)
-    best, best_r = [], []
-    for side in (r, r.T):
-        filled = np.where(np.isnan(side), -np.inf, side)
-        undefined = np.isinf(filled.max(axis=1))
-        best.append(np.where(undefined, -1, filled.argmax(axis=1))[:, None])
-        best_r.append(np.where(undefined, np.nan, filled.max(axis=1))[:, None])
+    finder = MatchFinder(r.shape, top_matches=1, keep_above=0.3, n_bins=4)
+    finder.offer(0, r)
     return Correlation(
         names=names,
-        n_tokens=1000,
-        corpora=["words"],
+        n_tokens={"words": 1000},
         firings=tuple(np.array([side]) for side in firings),
         testable=(~np.isnan(r).all(axis=1), ~np.isnan(r).all(axis=0)),
-        best_r=tuple(best_r),
-        best=tuple(best),
-        kept=scipy.sparse.csr_array(np.zeros(r.shape)),
-        histogram=np.zeros(4, dtype=np.int64),
-        n_undefined=int(np.isnan(r).sum()),
+        pearson=finder.result(),
+        by_corpus={},
+        one_to_one=np.full(len(r), -1),
+        jaccard=finder.result(),
     )
 
 
@@ -72,11 +67,7 @@ def test_verdicts_of_children_by_hand():
 
 
 def test_a_testable_feature_without_any_testable_partner_disappears():
-    nothing = correlation([[0.5] * 3] * 3)._replace(
-        best_r=(np.full((3, 1), NAN), np.full((3, 1), NAN)),
-        best=(np.full((3, 1), -1), np.full((3, 1), -1)),
-        testable=(np.ones(3, dtype=bool), np.zeros(3, dtype=bool)),
-    )
+    nothing = correlation([[NAN] * 3] * 3)._replace(testable=(np.ones(3, dtype=bool), np.zeros(3, dtype=bool)))
     table = edge_table(nothing, 0.8)
     assert table["verdict"].tolist() == ["disappears"] * 3 + ["untestable"] * 3
     assert (table["match"] == -1).all()
@@ -96,13 +87,11 @@ def test_an_edge_s_table_has_both_sides():
     ]
 
 
-def test_an_sae_paired_with_itself_persists_to_the_last_feature(write_features):
+def test_an_sae_paired_with_itself_persists_to_the_last_feature():
     random = np.random.default_rng(0)
     dense = np.where(random.random((500, 12)) < 0.2, random.random((500, 12)), 0)
     dense[:, 7] = 0
-    shard = write_features(dense)
-    sums = {"words": PairSums.of_shard(shard, shard)}
-    found = correlate(sums, min_firings=20, top_matches=2, keep_above=0.3, n_bins=10, block_features=5)
+    found = correlate(dense, dense, top_matches=2, block_features=5, progress=False)
     table = edge_table(found, 0.8)
     latents = [latent for latent in range(12) if latent != 7]
     for side, yes in (("parent", "persists"), ("child", "inherited")):
@@ -149,7 +138,9 @@ def test_without_seed_pairs_there_is_no_floor():
 
 
 def test_the_summary_of_an_edge_by_hand():
-    summary = edge_summary("lua", "stories", edge_table(correlation(TOY), 0.8), share(3, 4), share(0, 0))
+    summary = edge_summary(
+        "lua", "stories", edge_table(correlation(TOY), 0.8), share(3, 4), share(0, 0), {"shifted": share(1, 50)}
+    )
     assert summary == {
         "parent": "lua",
         "child": "stories",
@@ -173,6 +164,13 @@ def test_the_summary_of_an_edge_by_hand():
         "child_seed_floor_share": None,
         "child_seed_floor_share_n": 0,
         "child_seed_floor_share_interval": None,
+        "null_shares": {
+            "shifted": {
+                "persist_share": 0.02,
+                "persist_share_n": 50,
+                "persist_share_interval": list(share(1, 50).interval),
+            }
+        },
     }
 
 

@@ -11,7 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saelineage.errors import InputError
-from saelineage.models import evaluate, load_model, n_parameters, next_token_loss, require_vocabulary, unigram_loss
+from saelineage.models import (
+    evaluate,
+    load_model,
+    n_parameters,
+    next_token_loss,
+    reinitialised,
+    require_vocabulary,
+    unigram_loss,
+)
 from saelineage.tokens import TokenRows
 
 
@@ -164,3 +172,16 @@ def test_tied_embeddings_are_counted_once(tiny):
         for tied in (False, True)
     ]
     assert counts[0] - counts[1] == tiny.d_vocab * tiny.settings["d_model"]
+
+
+def test_a_re_initialised_model_has_the_shapes_and_none_of_the_weights(tiny, model, rows):
+    null = reinitialised(tiny.models["a"], seed=1)
+    assert {name: tensor.shape for name, tensor in null.named_parameters()} == {
+        name: tensor.shape for name, tensor in model.named_parameters()
+    }
+    assert evaluate(null, rows, 8)["loss"] == pytest.approx(log(tiny.d_vocab), abs=0.3)
+    for name, tensor in null.named_parameters():
+        if tensor.ndim == 2:
+            assert not torch.allclose(tensor, model.get_parameter(name), atol=1e-3)
+    again = reinitialised(tiny.models["a"], seed=1)
+    assert all(torch.equal(one, other) for one, other in zip(null.parameters(), again.parameters(), strict=True))

@@ -23,6 +23,7 @@ from saelineage.report import (
     made,
     merge_table,
     model_table,
+    null_table,
     number,
     percent,
     reading,
@@ -67,6 +68,9 @@ def edge(share=0.25, floor=0.5, parent="base", child="merged") -> dict:
         "seed_floor_share": floor,
         "inherited_share": 0.375,
         "child_seed_floor_share": floor,
+    }
+    found["null_shares"] = {
+        "shifted": {"persist_share": 0.01, "persist_share_n": 8, "persist_share_interval": [0.0, 0.3]}
     }
     for name, value in values.items():
         bounds = None if value is None else [max(0.0, value - 0.1), min(1.0, value + 0.1)]
@@ -124,6 +128,7 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
     merge = {"t": 0.58, "tensors": {"lm_head.weight": {"cos": 0.9, "branch": "slerp"}}}
     tables = {
         "edges": edge_table(found),
+        "nulls": null_table(found),
         "flows": flow_table(found),
         "models": model_table(settings, model_metrics(*found["models"])),
         "sweeps": sweep_table({"merged": sweep}),
@@ -305,7 +310,7 @@ def test_floors_that_were_not_measured_are_named_so():
 def test_a_run_without_edges_sweeps_and_merges_has_a_page():
     empty = results().tables
     tables = dict(empty) | {name: empty[name].head(0) for name in ("sweeps", "merges", "correlations")}
-    tables |= {"edges": edge_table(summary()), "flows": flow_table(summary())}
+    tables |= {"edges": edge_table(summary()), "nulls": null_table(summary()), "flows": flow_table(summary())}
     shown = {"n_models": 1, "persisting": [], "disappearing": []}
     found = page(results(summary(), shown, tables=tables, timings=timing_table(pd.DataFrame())))
     assert "This run sweeps no merge coefficient." in found

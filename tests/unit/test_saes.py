@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saelineage.errors import InputError
-from saelineage.saes import PER_LATENT, Sae, load_sae, n_latents, save_sae
+from saelineage.saes import PER_LATENT, Sae, load_sae, n_latents, rotated, save_sae
 
 D_IN, D_SAE, K = 6, 20, 4
 ARCHITECTURES = tuple(PER_LATENT)
@@ -311,3 +311,22 @@ def test_weights_in_half_precision_are_read_in_float32(changed):
     path = changed() / "sae_weights.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
     assert {parameter.dtype for parameter in load_sae(path.parent).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_rotated_sae_reads_activations_as_if_they_were_rotated_around_b_dec(architecture):
+    sae, acts = random_sae(architecture), random_acts()
+    null = rotated(sae, seed=0)
+    rotation = torch.linalg.lstsq(sae.W_enc.T, null.W_enc.T).solution.T  # null.W_enc = rotation @ W_enc
+    assert torch.allclose(rotation @ rotation.T, torch.eye(D_IN), atol=1e-4)
+    centred = (acts - sae.b_dec) @ rotation
+    assert torch.allclose(null.encode(acts), sae.encode(centred + sae.b_dec), atol=1e-4)
+    assert torch.allclose(centred.norm(dim=1), (acts - sae.b_dec).norm(dim=1), atol=1e-4)
+    assert torch.allclose((null(acts) - sae.b_dec) @ rotation, sae(centred + sae.b_dec) - sae.b_dec, atol=1e-3)
+
+
+def test_rotations_are_drawn_from_their_seed():
+    sae = random_sae("relu")
+    assert torch.equal(rotated(sae, 1).W_enc, rotated(sae, 1).W_enc)
+    assert not torch.allclose(rotated(sae, 1).W_enc, rotated(sae, 2).W_enc, atol=0.1)
+    assert not torch.allclose(rotated(sae, 1).W_enc, sae.W_enc, atol=0.1)

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from saelineage.correlations import Correlation, load_correlation
 from saelineage.examples import Choice, Probe, describe, disappearing_features, persisting_features
 from saelineage.files import write_json
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
+from saelineage.matches import Correlation, load_correlation
 from saelineage.tokens import load_tokenizer, read_token_rows
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from saelineage.devices import prepare_cpu
 from saelineage.features import save_shard
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
-from saelineage.saes import Sae, load_sae
+from saelineage.saes import Sae, load_sae, rotated
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -21,14 +21,26 @@ if TYPE_CHECKING:
 CHUNK_TOKENS = 2048
 
 
-def encode_features(model: str, sae_folder: Path, paths_to_activations: list[str], paths_to_shards: list[str]) -> None:
-    """Write one shard of sparse rows for each shard of activations `{corpus}/probe/shard-*`, in the same order."""
-    sae = load_sae(sae_folder)
+def encode_features(
+    model: str,
+    sae_folder: Path,
+    paths_to_activations: list[str],
+    paths_to_shards: list[str],
+    rotation_seed: int | None = None,
+) -> None:
+    """Write one shard of sparse rows for each shard of activations `{corpus}/probe/shard-*`, in the same order.
+
+    With a `rotation_seed` activations are rotated at random around the SAE's b_dec first: a null that keeps their norms
+    and the SAE, and nothing of how they lie to each other.
+    """
+    sae, name = load_sae(sae_folder), sae_folder.name
+    if rotation_seed is not None:
+        sae, name = rotated(sae, rotation_seed), f"{name}_rotated"
     for path_to_activations, path_to_shard in zip(paths_to_activations, paths_to_shards, strict=True):
         shard = ActivationShard(path_to_activations)
         corpus = Path(path_to_activations).parent.parent.name
         tokens = {key: shard.header[key] for key in ("ids_sha256", "first_row", "stop_row", "n_ctx")}
-        header = {"model": model, "sae": sae_folder.name, "corpus": corpus, "d_sae": sae.d_sae} | tokens
+        header = {"model": model, "sae": name, "corpus": corpus, "d_sae": sae.d_sae} | tokens
         compared = shard.norms() <= sae.max_norm
         rows = encode(sae, shard, compared)
         save_shard(path_to_shard, *rows, shard.positions().numpy(), compared.numpy(), header)
@@ -57,5 +69,6 @@ if __name__ == "__main__":
             sae_folder=Path(snakemake.input.weights).parent,
             paths_to_activations=list(snakemake.input.activations),
             paths_to_shards=list(snakemake.output.shards),
+            rotation_seed=snakemake.params.rotation_seed,
         )
         record_job(snakemake)

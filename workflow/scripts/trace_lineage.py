@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from saelineage.correlations import Correlation, load_correlation
 from saelineage.files import atomic_path, write_json
-from saelineage.lineage import edge_summary, edge_table, feature_statistics, feature_table, seed_floor
+from saelineage.lineage import edge_summary, edge_table, feature_statistics, feature_table, matched_share, seed_floor
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
+from saelineage.matches import Correlation, load_correlation
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -22,6 +22,7 @@ def trace_lineage(
     models: list[str],
     edge_pairs: dict[str, str],
     seed_pairs: dict[str, list[str]],
+    null_pairs: dict[str, dict[str, str]],
     folder: Path,
 ) -> None:
     """Write `edges/*.parquet`, `features.parquet` and `summary.json`.
@@ -33,6 +34,7 @@ def trace_lineage(
         models: parents before children.
         edge_pairs: the pair each edge `{parent}__{child}` rests on.
         seed_pairs: the seed pairs of each model.
+        null_pairs: the pair of each null of each edge.
         folder: where to.
     """
     edges = {tuple(edge.split("__")): correlations[pair] for edge, pair in edge_pairs.items()}
@@ -44,7 +46,13 @@ def trace_lineage(
         write_parquet(table, folder / "edges" / f"{parent}__{child}.parquet")
     statistics = feature_statistics(correlations.values(), models)
     write_parquet(feature_table(tables, models, statistics), folder / "features.parquet")
-    summaries = [edge_summary(*edge, table, floors[edge[0]], floors[edge[1]]) for edge, table in tables.items()]
+    summaries = []
+    for (parent, child), table in tables.items():
+        nulls = {
+            null: matched_share(correlations[pair], 0, threshold)
+            for null, pair in null_pairs[f"{parent}__{child}"].items()
+        }
+        summaries.append(edge_summary(parent, child, table, floors[parent], floors[child], nulls))
     summary = {"run": run, "threshold": threshold, "models": models, "edges": summaries}
     write_json(folder / "summary.json", summary)
 
@@ -65,6 +73,7 @@ if __name__ == "__main__":
             models=snakemake.params.models,
             edge_pairs=snakemake.params.edge_pairs,
             seed_pairs=snakemake.params.seed_pairs,
+            null_pairs=snakemake.params.null_pairs,
             folder=Path(snakemake.output.summary).parent,
         )
         record_job(snakemake)

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from saelineage.correlations import load_correlation
 from saelineage.files import read_json, write_text
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
+from saelineage.matches import load_correlation
 from saelineage.report import (
     Results,
     correlation_table,
@@ -17,6 +17,7 @@ from saelineage.report import (
     flow_table,
     merge_table,
     model_table,
+    null_table,
     render_page,
     sae_table,
     sweep_table,
@@ -68,6 +69,7 @@ def read_tables(
     metrics = [read_json(path) for path in sae_metrics]
     return {
         "edges": edge_table(summary),
+        "nulls": null_table(summary),
         "flows": flow_table(summary),
         "models": model_table(config, [read_json(path) for path in model_metrics]),
         "sweeps": sweep_table({Path(path).stem: pd.read_parquet(path) for path in sweeps}),
@@ -76,7 +78,7 @@ def read_tables(
         "training": training_table({Path(path).parts[-3:-1]: pd.read_csv(path) for path in curves}),
         "merges": merge_table({Path(path).parent.name: read_json(path) for path in merges}),
         "correlations": correlation_table(
-            {edge: load_correlation(path).histogram for edge, path in correlations.items()}
+            {edge: load_correlation(path).pearson.histogram for edge, path in correlations.items()}
         ),
     }
 

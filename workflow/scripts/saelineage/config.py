@@ -135,6 +135,11 @@ def check_lineage(config: dict) -> None:
             _require_known(parent, models, f"{key}: parent", "models")
             if parent == model:
                 raise InputError(f"{key}: a model cannot be its own parent; name another model")
+    for model in graph.models_of_kind(config, "reinitialise"):
+        like = graph.like(config, model)
+        _require_known(like, models, f"models.{model}.reinitialise: like", "models")
+        if graph.kind(config, like) == "reinitialise":
+            raise InputError(f"models.{model}.reinitialise: '{like}' is re-initialised itself; name a trained model")
     try:
         ordered = graph.ordered_models(config)
     except ValueError as error:
@@ -149,6 +154,8 @@ def check_lineage(config: dict) -> None:
 def check_corpora(config: dict) -> None:
     """Corpora that stages name are defined, shares sum to 1, and files are where they are said to be."""
     corpora = config["corpora"]
+    if graph.POOLED in corpora:
+        raise InputError(f"corpora: '{graph.POOLED}' is what all corpora together are called; rename that corpus")
     for corpus in config["tokenizer"].get("corpora", []):
         _require_known(corpus, corpora, "tokenizer.corpora", "corpora")
     for model in graph.models_of_kind(config, "pretrain", "finetune"):

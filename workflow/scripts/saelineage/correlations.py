@@ -1,350 +1,304 @@
-"""Correlations: Pearson r between the features of two SAEs over all aligned tokens, zeros included.
+"""Correlations: how alike the features of two SAEs are over all aligned tokens, zeros included.
 
-Raw float64 sums per corpus are added shard by shard from sparse products; r falls out at the end. No tokens x features
-array is ever made. In the order of a study: `PairSums.of_shard`, `PairSums.add`, `correlate`.
+Pearson r of activations per corpus and over all corpora, and the Jaccard index of the tokens that features fire on, all
+pairs. Raw sums are added shard by shard (`pair_sums`); similarities fall out a block of rows at a time, and what is
+kept of them is `Matches`. In notebooks: `correlate`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import NamedTuple, no_type_check
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from jaxtyping import Float
+from numba import njit
+from tqdm import tqdm
 
+from saelineage.assignments import one_to_one
 from saelineage.errors import InputError
-from saelineage.features import FeatureShard, require_aligned
-from saelineage.files import atomic_path, decode_header, encode_header
+from saelineage.features import FeatureShard
+from saelineage.files import atomic_path
+from saelineage.graph import POOLED
+from saelineage.match_finder import MatchFinder, parts
+from saelineage.matches import Correlation
+from saelineage.pair_sums import PairSums, Products, ShardSums, ahead, load_sums, require_addable, save_sums
 
-SIDES = ("a", "b")
-MIN_VARIANCE = 1e-12
-"""Variances below this share of the mean square are rounding, not variation."""
-
-
-@dataclass
-class PairSums:
-    """Raw sums over the aligned tokens of one corpus; `add` joins disjoint shards.
-
-    Attributes:
-        names: the two SAEs, as `{model}.{sae}`.
-        corpus: the corpus.
-        n_tokens: aligned tokens.
-        totals: per side, [d_sae] sums of activations.
-        squares: per side, [d_sae] sums of squared activations.
-        firings: per side, [d_sae] tokens on which a feature fires.
-        products: [d_sae of a, d_sae of b] sums of products, sparse.
-        covered: the token ranges the sums are over.
-    """
-
-    names: tuple[str, str]
-    corpus: str
-    n_tokens: int
-    totals: tuple[np.ndarray, np.ndarray]
-    squares: tuple[np.ndarray, np.ndarray]
-    firings: tuple[np.ndarray, np.ndarray]
-    products: scipy.sparse.csr_array
-    covered: frozenset[str]
-
-    @classmethod
-    def of_shard(cls, a: FeatureShard, b: FeatureShard) -> "PairSums":
-        """The sums over one shard of each SAE: over the tokens that are to be compared in both.
-
-        Raises:
-            InputError: if the two shards are not of the same tokens.
-        """
-        require_aligned(a, b)
-        compared = a.compared & b.compared
-        sides = tuple(shard.latents if compared.all() else shard.latents[compared] for shard in (a, b))
-        return cls(
-            names=(f"{a.model}.{a.sae}", f"{b.model}.{b.sae}"),
-            corpus=a.corpus,
-            n_tokens=int(compared.sum()),
-            totals=tuple(np.asarray(side.sum(axis=0)).ravel() for side in sides),
-            squares=tuple(np.asarray(side.multiply(side).sum(axis=0)).ravel() for side in sides),
-            firings=tuple(np.bincount(side.indices, minlength=side.shape[1]) for side in sides),
-            products=(sides[0].T.tocsr() @ sides[1]).tocsr(),
-            covered=frozenset({a.token_range}),
-        )
-
-    def add(self, other: "PairSums") -> "PairSums":
-        """The sums over both sets of tokens.
-
-        Raises:
-            InputError: if they are of other SAEs or corpora, or share a shard.
-        """
-        if (self.names, self.corpus) != (other.names, other.corpus):
-            raise InputError(
-                f"sums of {self.names} on '{self.corpus}' cannot be added to those of {other.names} on '{other.corpus}'"
-            )
-        if self.covered & other.covered:
-            raise InputError(
-                f"sums of {self.names} on '{self.corpus}' would count {sorted(self.covered & other.covered)} twice"
-            )
-        return PairSums(
-            self.names,
-            self.corpus,
-            self.n_tokens + other.n_tokens,
-            tuple(mine + theirs for mine, theirs in zip(self.totals, other.totals, strict=True)),
-            tuple(mine + theirs for mine, theirs in zip(self.squares, other.squares, strict=True)),
-            tuple(mine + theirs for mine, theirs in zip(self.firings, other.firings, strict=True)),
-            (self.products + other.products).tocsr(),
-            self.covered | other.covered,
-        )
-
-
-def add_shards(shards: Iterable[Mapping[str, PairSums]]) -> dict[str, PairSums]:
-    """The sums of all shards, by corpus; the order of shards does not matter beyond rounding in the last bit."""
-    added: dict[str, PairSums] = {}
-    for shard in shards:
-        for corpus, sums in shard.items():
-            added[corpus] = added[corpus].add(sums) if corpus in added else sums
-    return added
-
-
-def pool(sums: Sequence[PairSums]) -> PairSums:
-    """Sums over several corpora taken as one."""
-    pooled = sums[0]
-    for other in sums[1:]:
-        pooled = PairSums.add(_renamed(pooled, "pooled"), _renamed(other, "pooled"))
-    return _renamed(pooled, "pooled")
-
-
-def pearson_block(sums: PairSums, columns: range, min_firings: int) -> Float[np.ndarray, "d_sae_a column"]:
-    """Pearson r of every feature of side a with a block of side b's, from raw sums.
-
-    r = (n sum(ab) - sum(a) sum(b)) / sqrt((n sum(a^2) - sum(a)^2) (n sum(b^2) - sum(b)^2)), in [-1, 1]; NaN where a
-    feature does not vary or fires on fewer than `min_firings` tokens.
-    """
-    n = sums.n_tokens
-    block = slice(columns.start, columns.stop)
-    spread = [_spread(sums, side, min_firings) for side in range(2)]
-    covariance = n * sums.products[:, block].toarray() - np.outer(sums.totals[0], sums.totals[1][block])
-    with np.errstate(invalid="ignore"):
-        r = covariance / np.outer(spread[0], spread[1][block])
-    return np.clip(r, -1.0, 1.0)
-
-
-class Correlation(NamedTuple):
-    """What is kept of all pairs of two SAEs' features."""
-
-    names: tuple[str, str]
-    n_tokens: int
-    corpora: list[str]
-    firings: tuple[Int[np.ndarray, "corpus d_sae_a"], Int[np.ndarray, "corpus d_sae_b"]]
-    """Tokens on which each feature fires, by corpus."""
-    testable: tuple[Bool[np.ndarray, " d_sae_a"], Bool[np.ndarray, " d_sae_b"]]
-    """Features that vary and fire often enough to be compared at all."""
-    best_r: tuple[Float[np.ndarray, "d_sae_a rank"], Float[np.ndarray, "d_sae_b rank"]]
-    """Largest r first; NaN where the feature or every partner is untestable."""
-    best: tuple[Int[np.ndarray, "d_sae_a rank"], Int[np.ndarray, "d_sae_b rank"]]
-    """The partner of each `best_r`, a latent of the other side; -1 where there is none."""
-    kept: scipy.sparse.csr_array
-    """[d_sae_a, d_sae_b]: every r at or above the floor chosen."""
-    histogram: Int[np.ndarray, " bin"]
-    """All r that are not NaN, in equal bins from -1 to 1."""
-    n_undefined: int
-    """Pairs whose r is NaN."""
+MIN_VARIANCE = 1e-9
+"""Features whose variance is a smaller share of their mean square do not vary; r is off by 1e-14 over the share."""
+JACCARD = "jaccard index"
+"""Where the Jaccard index stands beside r by corpus; no corpus has a name with a space."""
+Latents = np.ndarray | scipy.sparse.sparray | scipy.sparse.spmatrix
 
 
 def correlate(
-    sums: Mapping[str, PairSums],
+    a: Latents | Path | str,
+    b: Latents | Path | str,
+    *,
+    min_firings: int = 20,
+    top_matches: int = 8,
+    keep_above: float = 0.3,
+    n_bins: int = 200,
+    block_features: int = 1024,
+    threads: int = 1,
+    progress: bool = True,
+) -> Correlation:
+    """Correlate all features of two SAEs over the same tokens.
+
+    Args:
+        a, b: latent activations [token, d_sae], all >= 0, dense or sparse; or the folder of an SAE's feature shards,
+            `results/{run}/features/{model}/{sae}`, whose raw sums are kept in a temporary folder (`TMPDIR`).
+        min_firings, top_matches, keep_above, n_bins, block_features: the config's `correlations` block.
+        threads: how many work at once; it changes no bit.
+        progress: whether to show bars.
+
+    Raises:
+        InputError: if the two are not of the same tokens, or activations are negative or not finite.
+    """
+    kept = {"min_firings": min_firings, "top_matches": top_matches, "keep_above": keep_above, "n_bins": n_bins}
+    if isinstance(a, str | Path) != isinstance(b, str | Path):
+        raise InputError("a and b must both be arrays or both be folders of feature shards; give two of one kind")
+    if not isinstance(a, str | Path):
+        if len({a.ndim, b.ndim, 2}) > 1 or a.shape[0] != b.shape[0]:
+            raise InputError(
+                f"a and b must be [token, d_sae] arrays of the same tokens, but their shapes are {a.shape} and "
+                f"{b.shape}; give the latents of both SAEs on the same tokens"
+            )
+        sums = ShardSums(FeatureShard.of_array(a, "a"), FeatureShard.of_array(b, "b"), block_features)
+        return correlate_sums([sums], **kept, threads=threads, progress=progress)
+    pairs = _shards_of_both(Path(a), Path(b))
+    with TemporaryDirectory() as folder:
+        sums = []
+        for number, (one, other) in enumerate(tqdm(pairs, unit="shard", disable=not progress)):
+            path = Path(folder) / f"{number}.safetensors"
+            computed = ShardSums(FeatureShard(one), FeatureShard(other), block_features)
+            save_sums([computed], path, threads)
+            for saved in load_sums(path).values():
+                saved.source = computed.source  # what a message should name is not the temporary file
+                sums.append(saved)
+        return correlate_sums(sums, **kept, threads=threads, progress=progress)
+
+
+def correlate_sums(
+    sums: Iterable[PairSums],
     *,
     min_firings: int,
     top_matches: int,
     keep_above: float,
     n_bins: int,
-    block_features: int,
+    threads: int = 1,
+    progress: bool = False,
 ) -> Correlation:
-    """Correlate all pairs over all corpora together.
+    """Correlate all pairs from raw sums.
 
     Args:
-        sums: raw sums by corpus.
+        sums: of all shards and corpora, in any order.
         min_firings: features firing on fewer tokens are untestable and are nobody's partner.
         top_matches: partners kept per feature.
-        keep_above: every r at or above this is kept.
-        n_bins: bins of the histogram.
-        block_features: columns held at once; changes memory, not the result.
+        keep_above: every similarity at or above this is kept.
+        n_bins: bins of the histograms.
+        threads: how many work at once; it changes no bit.
+        progress: whether to show a bar.
+
+    Raises:
+        InputError: if the sums cannot be added (`pair_sums.require_addable`).
     """
-    corpora = sorted(sums)
-    pooled = pool([sums[corpus] for corpus in corpora])
-    d_a, d_b = pooled.products.shape
-    best_a, best_b = _Best(d_a, top_matches), _Best(d_b, top_matches)
-    histogram, n_defined, kept = np.zeros(n_bins, dtype=np.int64), 0, []
-    for start in range(0, d_b, block_features):
-        columns = range(start, min(start + block_features, d_b))
-        r = pearson_block(pooled, columns, min_firings)
-        best_a.offer(r, np.arange(columns.start, columns.stop))
-        best_b.offer_rows(columns, r.T)
-        defined = r[~np.isnan(r)]
-        n_defined += defined.size
-        histogram += np.histogram(defined, bins=n_bins, range=(-1, 1))[0]
-        kept.append(scipy.sparse.csr_array(np.where(r >= keep_above, r, 0.0)))
+    by_corpus = added_by_corpus(sums)
+    first = next(iter(by_corpus.values()))[0]
+    names = [*by_corpus, POOLED, JACCARD] if len(by_corpus) > 1 else [POOLED, JACCARD]
+    kept = {"top_matches": top_matches, "keep_above": keep_above, "n_bins": n_bins}
+    finders = {name: MatchFinder(first.shape, **kept, threads=threads) for name in names}
+    blocks = similarity_blocks(by_corpus, min_firings, threads)
+    for rows, similarities in tqdm(blocks, total=len(first.blocks()), unit="block", disable=not progress):
+        for name, finder in finders.items():
+            finder.offer(rows.start, similarities[name])
+    found = {name: finder.result() for name, finder in finders.items()}
+    whole = OneSided.of([one for own in by_corpus.values() for one in own])
     return Correlation(
-        names=pooled.names,
-        n_tokens=pooled.n_tokens,
-        corpora=corpora,
-        firings=tuple(np.stack([sums[corpus].firings[side] for corpus in corpora]) for side in range(2)),
-        testable=tuple(~np.isnan(_spread(pooled, side, min_firings)) for side in range(2)),
-        best_r=(best_a.r, best_b.r),
-        best=(best_a.partner, best_b.partner),
-        kept=scipy.sparse.hstack(kept, format="csr"),
-        histogram=histogram,
-        n_undefined=d_a * d_b - n_defined,
+        names=first.names,
+        n_tokens={corpus: sum(one.n_tokens for one in own) for corpus, own in by_corpus.items()},
+        firings=tuple(
+            np.stack([sum(one.firings[side] for one in own) for own in by_corpus.values()]) for side in range(2)
+        ),
+        testable=tuple(~np.isnan(whole.spread(side, min_firings)) for side in range(2)),
+        pearson=found[POOLED],
+        by_corpus={corpus: found.get(corpus, found[POOLED]) for corpus in by_corpus},
+        one_to_one=one_to_one(found[POOLED].kept),
+        jaccard=found[JACCARD],
     )
 
 
-class _Best:
-    """The best partners of each feature so far: larger r first, of equal ones the lower latent."""
-
-    def __init__(self, d_sae: int, top_matches: int):
-        self.r = np.full((d_sae, top_matches), np.nan)
-        self.partner = np.full((d_sae, top_matches), -1, dtype=np.int64)
-
-    def offer(
-        self,
-        r: Float[np.ndarray, "d_sae candidate"],
-        candidates: Int[np.ndarray, " candidate"],
-        rows: slice = slice(None),
-    ) -> None:
-        """Take in r of features `rows` with some candidates, whose latents ascend from call to call."""
-        top_matches = self.r.shape[1]
-        near = _nearest(r, min(top_matches, r.shape[1]))
-        r = np.concatenate([self.r[rows], np.take_along_axis(r, near, axis=1)], axis=1)
-        partner = np.concatenate([self.partner[rows], candidates[near]], axis=1)
-        order = np.lexsort((partner, np.where(np.isnan(r), np.inf, -r)), axis=1)[:, :top_matches]
-        self.r[rows] = np.take_along_axis(r, order, axis=1)
-        self.partner[rows] = np.where(np.isnan(self.r[rows]), -1, np.take_along_axis(partner, order, axis=1))
-
-    def offer_rows(self, rows: range, r: Float[np.ndarray, "row candidate"]) -> None:
-        """Take in all candidates of some features at once."""
-        self.offer(r, np.arange(r.shape[1]), slice(rows.start, rows.stop))
-
-
-def _nearest(r: Float[np.ndarray, "row candidate"], n: int) -> Int[np.ndarray, "row n"]:
-    """Columns of the n largest r of each row, ascending; of equal ones the lower columns, and NaN below everything."""
-    below = np.where(np.isnan(r), np.inf, -r)
-    last = np.partition(below, n - 1, axis=1)[:, n - 1 : n]
-    nearer, level = below < last, below == last
-    wanted = n - nearer.sum(axis=1, keepdims=True)
-    return np.nonzero(nearer | (level & (np.cumsum(level, axis=1, dtype=np.int32) <= wanted)))[1].reshape(len(r), n)
-
-
-def save_sums(sums: Mapping[str, PairSums], path: Path | str) -> None:
-    """Write the sums of one shard, all corpora, as one safetensors file."""
-    tensors, corpora = {}, {}
-    for corpus, found in sorted(sums.items()):
-        for index, side in enumerate(SIDES):
-            tensors[f"{corpus}/totals_{side}"] = found.totals[index]
-            tensors[f"{corpus}/squares_{side}"] = found.squares[index]
-            tensors[f"{corpus}/firings_{side}"] = found.firings[index].astype(np.int64)
-        tensors |= _sparse_tensors(f"{corpus}/products", found.products)
-        corpora[corpus] = {"n_tokens": found.n_tokens, "covered": sorted(found.covered)}
-        names = found.names
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=encode_header({"names": names, "corpora": corpora}))
-
-
-def load_sums(path: Path | str) -> dict[str, PairSums]:
-    """Read what `save_sums` wrote.
+def dense_pearson(sums: Iterable[PairSums], path: Path | str, min_firings: int, threads: int = 1) -> None:
+    """Write Pearson r over all corpora of every pair, as a NumPy file [d_sae of a, d_sae of b] in float32.
 
     Raises:
-        InputError: if the file is damaged.
+        InputError: if the sums cannot be added.
     """
-    header, tensors = _read(path, "file of correlation sums")
-    return {
-        corpus: PairSums(
-            names=tuple(header["names"]),
-            corpus=corpus,
-            n_tokens=entry["n_tokens"],
-            totals=tuple(tensors[f"{corpus}/totals_{side}"] for side in SIDES),
-            squares=tuple(tensors[f"{corpus}/squares_{side}"] for side in SIDES),
-            firings=tuple(tensors[f"{corpus}/firings_{side}"] for side in SIDES),
-            products=_sparse_array(tensors, f"{corpus}/products"),
-            covered=frozenset(entry["covered"]),
-        )
-        for corpus, entry in sorted(header["corpora"].items())
-    }
+    by_corpus = added_by_corpus(sums)
+    shape = next(iter(by_corpus.values()))[0].shape
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _, similarities in similarity_blocks(by_corpus, min_firings, threads):
+            file.write(similarities[POOLED].astype("<f4").data)
 
 
-def save_correlation(found: Correlation, path: Path | str) -> None:
-    """Write a correlation as one safetensors file (docs/artifacts.md lists its tensors)."""
-    tensors = {"histogram": found.histogram} | _sparse_tensors("kept", found.kept)
-    for index, side in enumerate(SIDES):
-        tensors |= {
-            f"firings_{side}": found.firings[index],
-            f"testable_{side}": found.testable[index],
-            f"best_r_{side}": found.best_r[index],
-            f"best_{side}": found.best[index],
+def added_by_corpus(sums: Iterable[PairSums]) -> dict[str, list[PairSums]]:
+    """Sums that can be added, by corpus; shards in the order of their tokens, whatever came first.
+
+    Raises:
+        InputError: if they cannot be added (`pair_sums.require_addable`).
+    """
+    in_order = sorted(sums, key=lambda one: (one.corpus, one.covered))
+    require_addable(in_order)
+    found: dict[str, list[PairSums]] = {}
+    for one in in_order:
+        found.setdefault(one.corpus, []).append(one)
+    return found
+
+
+class OneSided(NamedTuple):
+    """The sums of single features over several shards."""
+
+    n_tokens: int
+    totals: tuple[np.ndarray, np.ndarray]
+    squares: tuple[np.ndarray, np.ndarray]
+    firings: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, sums: Sequence[PairSums]) -> "OneSided":
+        """Add them."""
+        both = {
+            name: tuple(np.sum([getattr(one, name)[side] for one in sums], axis=0) for side in range(2))
+            for name in ("totals", "squares", "firings")
         }
-    header = {
-        "names": found.names,
-        "n_tokens": found.n_tokens,
-        "corpora": found.corpora,
-        "n_undefined": found.n_undefined,
-    }
-    with atomic_path(path) as temporary:
-        save_file(
-            {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
-            temporary,
-            metadata=encode_header(header),
-        )
+        return cls(n_tokens=sum(one.n_tokens for one in sums), **both)
+
+    def spread(self, side: int, min_firings: int) -> Float[np.ndarray, " d_sae"]:
+        """sqrt(n sum(x^2) - sum(x)^2) for each feature of a side; NaN where it does not vary or hardly fires."""
+        total, square = self.totals[side], self.squares[side]
+        variance = self.n_tokens * square - total**2
+        testable = (variance > MIN_VARIANCE * self.n_tokens * square) & (self.firings[side] >= min_firings)
+        return np.sqrt(np.where(testable, variance, np.nan))
 
 
-def load_correlation(path: Path | str) -> Correlation:
-    """Read what `save_correlation` wrote.
+def similarity_blocks(
+    by_corpus: Mapping[str, Sequence[PairSums]], min_firings: int, threads: int
+) -> Iterator[tuple[range, dict[str, Float[np.ndarray, "row d_sae_b"]]]]:
+    """Rows of all similarities, a block at a time: Pearson r by corpus and under `POOLED`, and `JACCARD`.
 
-    Raises:
-        InputError: if the file is damaged.
+    r = (n sum(ab) - sum(a) sum(b)) / sqrt((n sum(a^2) - sum(a)^2) (n sum(b^2) - sum(b)^2)), in [-1, 1]; NaN where a
+    feature does not vary or fires on fewer than `min_firings` tokens. Of a single corpus only `POOLED` is given. The
+    arrays are used again for the next block.
     """
-    header, tensors = _read(path, "correlation file")
-    return Correlation(
-        names=tuple(header["names"]),
-        n_tokens=header["n_tokens"],
-        corpora=header["corpora"],
-        firings=tuple(tensors[f"firings_{side}"] for side in SIDES),
-        testable=tuple(tensors[f"testable_{side}"] for side in SIDES),
-        best_r=tuple(tensors[f"best_r_{side}"] for side in SIDES),
-        best=tuple(tensors[f"best_{side}"] for side in SIDES),
-        kept=_sparse_array(tensors, "kept"),
-        histogram=tensors["histogram"],
-        n_undefined=header["n_undefined"],
-    )
-
-
-def _read(path: Path | str, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """Header and tensors of one of the files here."""
-    try:
-        with safe_open(path, framework="np") as file:
-            return decode_header(file.metadata()), {name: file.get_tensor(name) for name in file.offset_keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"'{path}' is not a whole {kind} ({error}); delete it and run again") from error
-
-
-def _spread(sums: PairSums, side: int, min_firings: int) -> np.ndarray:
-    """sqrt(n sum(x^2) - sum(x)^2) for each feature of a side; NaN where it does not vary or hardly fires."""
-    total, square = sums.totals[side], sums.squares[side]
-    variance = sums.n_tokens * square - total**2
-    testable = (variance > MIN_VARIANCE * sums.n_tokens * square) & (sums.firings[side] >= min_firings)
-    return np.sqrt(np.where(testable, variance, np.nan))
-
-
-def _renamed(sums: PairSums, corpus: str) -> PairSums:
-    return PairSums(**{**vars(sums), "corpus": corpus})
-
-
-def _sparse_tensors(name: str, array: scipy.sparse.csr_array) -> dict[str, np.ndarray]:
-    array.sort_indices()
-    return {
-        f"{name}/indptr": array.indptr.astype(np.int64),
-        f"{name}/indices": array.indices.astype(np.int32),
-        f"{name}/values": array.data.astype(np.float64),
-        f"{name}/shape": np.array(array.shape, dtype=np.int64),
+    first = next(iter(by_corpus.values()))[0]
+    n_columns = first.shape[1]
+    pooled = OneSided.of([one for own in by_corpus.values() for one in own])
+    singles = {corpus: OneSided.of(own) for corpus, own in by_corpus.items()} if len(by_corpus) > 1 else {}
+    spreads = {
+        name: tuple(sums.spread(side, min_firings) for side in range(2))
+        for name, sums in {**singles, POOLED: pooled}.items()
     }
+    tasks = (partial(one.products, rows) for rows in first.blocks() for own in by_corpus.values() for one in own)
+    found = ahead(tasks, threads)
+    n_rows = len(first.blocks()[0])
+    buffers = {name: np.empty((n_rows, n_columns)) for name in [*singles, POOLED, JACCARD]}
+    together = np.empty((n_rows, n_columns), dtype=np.int64)
+    for rows in first.blocks():
+        block = {name: buffer[: len(rows)] for name, buffer in buffers.items()}
+        for array in (*block.values(), together[: len(rows)]):
+            array.fill(0)
+        for corpus, own in by_corpus.items():
+            products = block[corpus] if corpus in singles else block[POOLED]
+            for _ in own:
+                _add(next(found), products, together[: len(rows)], threads)
+            if corpus in singles:
+                block[POOLED] += products
+                _to_pearson(products, rows, singles[corpus], spreads[corpus], threads)
+        _to_pearson(block[POOLED], rows, pooled, spreads[POOLED], threads)
+        _to_jaccard(block[JACCARD], together[: len(rows)], rows, pooled.firings, min_firings, threads)
+        yield rows, block
 
 
-def _sparse_array(tensors: Mapping[str, np.ndarray], name: str) -> scipy.sparse.csr_array:
-    indptr, indices, values, shape = (tensors[f"{name}/{part}"] for part in ("indptr", "indices", "values", "shape"))
-    return scipy.sparse.csr_array((values, indices, indptr), shape=tuple(shape))
+def _shards_of_both(a: Path, b: Path) -> list[tuple[Path, Path]]:
+    """The feature shards below two folders, by the names they have there."""
+    names = [sorted(path.relative_to(folder) for path in folder.glob("**/shard-*.safetensors")) for folder in (a, b)]
+    if not names[0] or names[0] != names[1]:
+        alone = sorted(set(names[0]) ^ set(names[1]))
+        raise InputError(
+            f"'{a}' and '{b}' must hold feature shards (shard-*.safetensors) of the same names, but hold "
+            f"{len(names[0])} and {len(names[1])}{f', only one of them {str(alone[0])!r}' if alone else ''}; "
+            "give the folders of two SAEs of one run"
+        )
+    return [(a / name, b / name) for name in names[0]]
+
+
+def _in_threads(n_rows: int, threads: int, work: Callable[[slice], None]) -> None:
+    """Do the same with parts of the rows."""
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda part: work(slice(*part)), parts(n_rows, threads)))
+
+
+def _add(found: Products, products: np.ndarray, together: np.ndarray, threads: int) -> None:
+    """Add sparse rows to dense ones."""
+
+    def work(part: slice) -> None:
+        indptr = found.indptr[part.start : part.stop + 1]
+        _add_rows(indptr, found.indices, found.products, found.together, products[part], together[part])
+
+    _in_threads(len(products), threads, work)
+
+
+def _to_pearson(products: np.ndarray, rows: range, sums: OneSided, spreads: tuple, threads: int) -> None:
+    """Turn sums of products into Pearson r, in place."""
+
+    def work(part: slice) -> None:
+        own = slice(rows.start + part.start, rows.start + part.stop)
+        sides = (sums.totals[0][own], spreads[0][own], sums.totals[1], spreads[1])
+        _pearson_rows(products[part], sums.n_tokens, *sides)
+
+    _in_threads(len(rows), threads, work)
+
+
+def _to_jaccard(
+    out: np.ndarray, together: np.ndarray, rows: range, firings: tuple, min_firings: int, threads: int
+) -> None:
+    """Fill in Jaccard indices."""
+
+    def work(part: slice) -> None:
+        own = slice(rows.start + part.start, rows.start + part.stop)
+        _jaccard_rows(out[part], together[part], firings[0][own], firings[1], min_firings)
+
+    _in_threads(len(rows), threads, work)
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _add_rows(indptr, indices, values, counts, products, together):
+    for row in range(len(indptr) - 1):
+        for entry in range(indptr[row], indptr[row + 1]):
+            products[row, indices[entry]] += values[entry]
+            together[row, indices[entry]] += counts[entry]
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _pearson_rows(products, n_tokens, totals_a, spread_a, totals_b, spread_b):
+    for row in range(products.shape[0]):
+        for column in range(products.shape[1]):
+            covariance = n_tokens * products[row, column] - totals_a[row] * totals_b[column]
+            r = covariance / (spread_a[row] * spread_b[column])
+            products[row, column] = min(1.0, max(-1.0, r)) if r == r else np.nan
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _jaccard_rows(out, together, firings_a, firings_b, min_firings):
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            either = firings_a[row] + firings_b[column] - together[row, column]
+            tested = firings_a[row] >= min_firings and firings_b[column] >= min_firings and either > 0
+            out[row, column] = together[row, column] / either if tested else np.nan

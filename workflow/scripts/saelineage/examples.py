@@ -14,10 +14,10 @@ import pandas as pd
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 
-from saelineage.correlations import Correlation
 from saelineage.errors import InputError
 from saelineage.features import FeatureShard
 from saelineage.lineage import DISAPPEARS
+from saelineage.matches import Correlation
 from saelineage.tokens import TokenRows
 
 TOKENS_BEFORE, TOKENS_AFTER = 18, 8
@@ -300,7 +300,7 @@ def _recurrence(
     if seeds is None:
         return np.full(len(latents), np.nan), np.full(len(latents), -1)
     side = seeds.names.index(name)
-    return seeds.best_r[side][latents, 0], seeds.best[side][latents, 0]
+    return seeds.pearson.best[side][latents, 0], seeds.pearson.partners[side][latents, 0]
 
 
 def _other(seeds: Correlation, name: str) -> str:

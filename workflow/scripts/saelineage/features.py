@@ -6,16 +6,20 @@ that they were left out of the SAE's training, whose rows are empty. Its header 
 tokens.
 """
 
+from copy import copy
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, Num
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from saelineage.errors import InputError
 from saelineage.files import atomic_path, decode_header, encode_header
+from saelineage.tensor_files import require_sha256, sha256_tensors
+
+TENSORS = ("indptr", "indices", "values", "positions", "compared")
 
 
 class FeatureShard:
@@ -25,7 +29,7 @@ class FeatureShard:
         path: its file.
         model, sae, corpus: whose latents, on what.
         ids_sha256, first_row, stop_row, n_ctx: the token rows it covers.
-        latents: [token, d_sae] compressed sparse rows of float64 activations, all > 0.
+        latents: [token, d_sae] compressed sparse rows of float32 activations, all > 0.
         positions: [token] row x n_ctx + place in the row.
         compared: [token] False for tokens that mean nothing to the SAE.
     """
@@ -34,33 +38,62 @@ class FeatureShard:
         """Read a shard.
 
         Raises:
-            InputError: if the file is not a whole, consistent feature shard.
+            InputError: if the file is not a whole, consistent feature shard, or holds what are no activations.
         """
         self.path = Path(path)
         try:
             with safe_open(path, framework="np") as file:
                 header = decode_header(file.metadata())
-                indptr, indices, values, self.positions, self.compared = (
-                    file.get_tensor(name) for name in ("indptr", "indices", "values", "positions", "compared")
-                )
+                tensors = {name: file.get_tensor(name) for name in TENSORS}
+            require_sha256(header, tensors)
+            indptr, indices, values, self.positions, self.compared = tensors.values()
             self.model, self.sae, self.corpus, self.ids_sha256 = (
                 header[key] for key in ("model", "sae", "corpus", "ids_sha256")
             )
             self.first_row, self.stop_row, self.n_ctx, d_sae = (
                 header[key] for key in ("first_row", "stop_row", "n_ctx", "d_sae")
             )
-            self.latents = scipy.sparse.csr_array(
-                (values.astype(np.float64), indices, indptr), shape=(len(self.positions), d_sae)
-            )
+            self.latents = scipy.sparse.csr_array((values, indices, indptr), shape=(len(self.positions), d_sae))
             self.latents.check_format(full_check=True)
             if not self.latents.has_canonical_format:
                 raise ValueError("latents do not ascend within each token")
+            if len(self.compared) != len(self.positions):
+                raise ValueError(f"it compares {len(self.compared)} tokens of {len(self.positions)}")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"'{path}' is not a whole feature shard ({error}); delete it and run again") from error
-        if not (np.isfinite(values) & (values > 0)).all():
+        self._require_activations()
+
+    @classmethod
+    def of_array(
+        cls, latents: Num[np.ndarray, "token d_sae"] | scipy.sparse.sparray | scipy.sparse.spmatrix, name: str
+    ) -> "FeatureShard":
+        """Latents that are at hand, as a shard; kept in float32.
+
+        Args:
+            latents: [token, d_sae], dense or sparse.
+            name: what messages call it.
+
+        Raises:
+            InputError: if an activation is negative or not finite.
+        """
+        shard = cls.__new__(cls)
+        shard.path, shard.model, shard.sae, shard.corpus, shard.ids_sha256 = Path(name), name, "sae", "corpus", ""
+        shard.latents = scipy.sparse.csr_array(latents, dtype=np.float32, copy=True)
+        shard.latents.sum_duplicates()
+        shard.latents.eliminate_zeros()
+        n_tokens = shard.latents.shape[0]
+        shard.first_row, shard.stop_row, shard.n_ctx = 0, n_tokens, 1
+        shard.positions, shard.compared = np.arange(n_tokens), np.ones(n_tokens, dtype=bool)
+        shard._require_activations()
+        return shard
+
+    def _require_activations(self) -> None:
+        values = self.latents.data
+        wrong = values[~(np.isfinite(values) & (values > 0))]
+        if len(wrong):
             raise InputError(
-                f"'{path}' holds activations that are not finite and above zero; "
-                f"look at the SAE '{self.model}.{self.sae}'"
+                f"activations in '{self.path}' must be finite and above zero where features fire, but one is "
+                f"{wrong[0]}; look at the SAE '{self.model}.{self.sae}'"
             )
 
     @property
@@ -100,7 +133,7 @@ def save_shard(
         "compared": compared,
     }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=encode_header(header))
+        save_file(tensors, temporary, metadata=encode_header({**header, "sha256": sha256_tensors(header, tensors)}))
 
 
 def require_aligned(a: FeatureShard, b: FeatureShard) -> None:
@@ -114,3 +147,29 @@ def require_aligned(a: FeatureShard, b: FeatureShard) -> None:
             f"features must come from the same tokens, but '{a.path}' ({a.corpus}, {a.token_range}) and "
             f"'{b.path}' ({b.corpus}, {b.token_range}) do not; delete both and run again"
         )
+
+
+def shifted(shard: FeatureShard) -> FeatureShard:
+    """A null: the same tokens with the features of other documents, half of the shard's token rows further on.
+
+    Each feature keeps its own statistics, its place in the row included, and nothing else is kept together. Tokens
+    whose place is masked out in the other row are not compared.
+
+    Raises:
+        InputError: if the shard holds less than two token rows.
+    """
+    n_rows = shard.stop_row - shard.first_row
+    if n_rows < 2:
+        raise InputError(
+            f"documents can be shifted only where a shard has two token rows or more, but '{shard.path}' has {n_rows}; "
+            "lower activations.n_probe_shards or take 'shifted' out of correlations.nulls"
+        )
+    rows, places = np.divmod(shard.positions, shard.n_ctx)
+    others = (rows - shard.first_row + n_rows // 2) % n_rows + shard.first_row
+    wanted = others * shard.n_ctx + places
+    found = np.searchsorted(shard.positions, wanted).clip(max=len(shard.positions) - 1)
+    null = copy(shard)
+    null.sae = f"{shard.sae}_shifted"
+    null.latents = shard.latents[found]
+    null.compared = shard.compared[found] & (shard.positions[found] == wanted)
+    return null

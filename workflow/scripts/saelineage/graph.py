@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 OVERRIDES_OF_ONE_SAE = "seed"
 NOT_OF_ONE_SAE = ("seeds", "seed_per_model", "one_pass", "tensorboard", "models")
+POOLED = "pooled"
+"""What all corpora together are called, so that no corpus can be."""
 SAME_IN_ONE_PASS = ("corpora", "n_tokens", "batch_tokens", "max_norm_ratio", "checkpoint_steps")
 """Settings that decide the batches, which all SAEs of a pass see."""
 
@@ -31,7 +33,7 @@ class Sae(NamedTuple):
 
 
 def kind(config: dict, model: str) -> str:
-    """How a model is made: pretrain, finetune, merge, hub or path."""
+    """How a model is made: pretrain, finetune, merge, hub, path or reinitialise."""
     return next(iter(config["models"][model]))
 
 
@@ -39,6 +41,11 @@ def parents(config: dict, model: str) -> list[str]:
     """The models that `model` descends from, in the config's order."""
     settings = config["models"][model][kind(config, model)]
     return [settings["parent"]] if "parent" in settings else list(settings.get("parents", []))
+
+
+def like(config: dict, model: str) -> str | None:
+    """The model whose architecture and tokenizer a re-initialised one has."""
+    return config["models"][model][kind(config, model)].get("like")
 
 
 def edges(config: dict) -> list[Edge]:
@@ -154,10 +161,25 @@ def seed_pairs(config: dict, model: str) -> list[tuple[Sae, Sae]]:
     return list(combinations(saes(config, model), 2))
 
 
+def null_pairs(config: dict, edge: Edge) -> dict[str, tuple[Sae, Sae]]:
+    """What an edge's parent is compared with where nothing can persist, by the null's name.
+
+    The child's features of other documents (`shifted`) or read on rotated activations (`rotated`), and the features of
+    the models re-initialised like the parent.
+    """
+    parent, child = edge_pair(config, edge)
+    pairs = {null: (parent, Sae(child.model, f"{child.sae}_{null}")) for null in config["correlations"]["nulls"]}
+    for model in models_of_kind(config, "reinitialise"):
+        if config["models"][model]["reinitialise"]["like"] == edge.parent:
+            pairs[f"reinitialised ({model})"] = (parent, saes(config, model)[0])
+    return pairs
+
+
 def all_pairs(config: dict) -> list[tuple[Sae, Sae]]:
-    """Every pair of SAEs that is correlated, edges first."""
+    """Every pair of SAEs that is correlated: edges, seeds, nulls."""
     pairs = [edge_pair(config, edge) for edge in edges(config)]
-    return pairs + [pair for model in config["models"] for pair in seed_pairs(config, model)]
+    pairs += [pair for model in config["models"] for pair in seed_pairs(config, model)]
+    return pairs + [pair for edge in edges(config) for pair in null_pairs(config, edge).values()]
 
 
 def job_shape(config: dict) -> dict:
@@ -166,13 +188,14 @@ def job_shape(config: dict) -> dict:
         "corpora": list(config["corpora"]),
         "tokenizer": config["tokenizer"].get("corpora", []),
         "models": {
-            model: [kind(config, model), parents(config, model), training_corpora(config, model)]
+            model: [kind(config, model), like(config, model), parents(config, model), training_corpora(config, model)]
             for model in config["models"]
         },
         "saes": {str(sae): sae_settings(config, *sae)["corpora"] for sae in trained_saes(config)},
         "one_pass": config["saes"]["one_pass"],
         "imported_saes": [str(sae) for sae in imported_saes(config)],
         "shards": [config["activations"]["n_shards"], config["activations"]["n_probe_shards"]],
+        "nulls": config["correlations"]["nulls"],
         "sweeps": {sweep: [settings["model"], settings.get("corpora")] for sweep, settings in config["sweeps"].items()},
     }
 

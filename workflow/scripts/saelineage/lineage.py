@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from saelineage.correlations import Correlation
+from saelineage.matches import Correlation
 
 PERSISTS, DISAPPEARS, INHERITED, EMERGES, UNTESTABLE = "persists", "disappears", "inherited", "emerges", "untestable"
 Z_95 = 1.959963984540054
@@ -51,9 +51,8 @@ def verdicts(found: Correlation, side: int, threshold: float, yes: str, no: str)
     Returns:
         Columns `latent`, `verdict`, `r` (NaN where untestable), `match` (-1 where there is none), `firings`, `density`.
     """
-    r, match = found.best_r[side][:, 0], found.best[side][:, 0]
+    r, match = found.pearson.best[side][:, 0], found.pearson.partners[side][:, 0]
     testable = found.testable[side]
-    firings = found.firings[side].sum(axis=0)
     verdict = np.where(testable, np.where(np.nan_to_num(r, nan=-1.0) >= threshold, yes, no), UNTESTABLE)
     return pd.DataFrame(
         {
@@ -61,8 +60,8 @@ def verdicts(found: Correlation, side: int, threshold: float, yes: str, no: str)
             "verdict": verdict,
             "r": np.where(testable, r, np.nan),
             "match": np.where(testable, match, -1),
-            "firings": firings,
-            "density": firings / found.n_tokens,
+            "firings": found.firings[side].sum(axis=0),
+            "density": found.density(side),
         }
     )
 
@@ -89,8 +88,15 @@ def seed_floor(pairs: Iterable[Correlation], threshold: float) -> Share:
     return share(round(sum(found.n * (found.value or 0) for found in shares)), sum(found.n for found in shares))
 
 
-def edge_summary(parent: str, child: str, table: pd.DataFrame, parent_floor: Share, child_floor: Share) -> dict:
-    """Counts and shares of one edge, with the seed floors beside them."""
+def edge_summary(
+    parent: str,
+    child: str,
+    table: pd.DataFrame,
+    parent_floor: Share,
+    child_floor: Share,
+    nulls: Mapping[str, Share],
+) -> dict:
+    """Counts and shares of one edge, with the seed floors and the share under each null beside them."""
     counts = table.groupby("side")["verdict"].value_counts()
 
     def count(side: str, verdict: str) -> int:
@@ -113,6 +119,7 @@ def edge_summary(parent: str, child: str, table: pd.DataFrame, parent_floor: Sha
         **_named("seed_floor_share", parent_floor),
         **_named("inherited_share", share(inherited, inherited + emerges)),
         **_named("child_seed_floor_share", child_floor),
+        "null_shares": {null: _named("persist_share", found) for null, found in sorted(nulls.items())},
     }
 
 
@@ -128,7 +135,7 @@ def feature_statistics(correlations: Iterable[Correlation], models: Iterable[str
                     "sae": sae,
                     "latent": np.arange(len(firings)),
                     "firings": firings,
-                    "density": firings / correlation.n_tokens,
+                    "density": correlation.density(side),
                 }
                 found[model] = pd.DataFrame(columns)
     return {model: found[model] for model in models if model in found}

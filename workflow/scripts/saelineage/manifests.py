@@ -18,6 +18,7 @@ PACKAGES = (
     "datasets",
     "safetensors",
     "numpy",
+    "numba",
     "scipy",
     "pandas",
     "pyarrow",

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Int
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
 from saelineage.errors import InputError
@@ -55,6 +55,14 @@ def load_model(
             "take a complete checkpoint of a causal language model"
         )
     return model.eval()
+
+
+def reinitialised(folder: Path | str, seed: int) -> PreTrainedModel:
+    """A model of the architecture in a folder, with the weights that its class starts from, drawn from `seed`."""
+    quiet_off_terminal()
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    set_seed(seed)
+    return AutoModelForCausalLM.from_config(config, trust_remote_code=False).float().eval()
 
 
 def quiet_off_terminal() -> None:

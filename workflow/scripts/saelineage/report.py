@@ -28,6 +28,7 @@ KINDS = {
     "merge": "merged from {parents}, t = {t}",
     "hub": "imported from the hub",
     "path": "imported from a folder",
+    "reinitialise": "like {like}, with random weights",
 }
 AT_FLOOR, OVERLAPS, ABOVE, NO_FLOOR, NOTHING = "at or below the floor", "overlaps the floor", "above the floor", "", "-"
 READINGS = {
@@ -155,6 +156,22 @@ def edge_table(summary: dict) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["parent", "child", *counts, *bounds, "reading"])
 
 
+def null_table(summary: dict) -> pd.DataFrame:
+    """One row per edge and null: the share of the parent's features that persist where nothing can."""
+    rows = []
+    for edge in summary["edges"]:
+        for null, found in edge["null_shares"].items():
+            low, high = found["persist_share_interval"] or (None, None)
+            row = {
+                "parent": edge["parent"],
+                "child": edge["child"],
+                "null": null,
+                "persist_share": found["persist_share"],
+            }
+            rows.append(row | {"n": found["persist_share_n"], "low": low, "high": high})
+    return pd.DataFrame(rows, columns=["parent", "child", "null", "persist_share", "n", "low", "high"])
+
+
 def flow_table(summary: dict) -> pd.DataFrame:
     """One row per edge, side and verdict, with the number of features."""
     kinds = (
@@ -223,7 +240,8 @@ def made(config: dict, model: str) -> str:
     """How a model came to be, in words."""
     settings = config["models"][model][graph.kind(config, model)]
     words = KINDS[graph.kind(config, model)]
-    return words.format(parents=" and ".join(graph.parents(config, model)), t=settings.get("t"))
+    parents = " and ".join(graph.parents(config, model))
+    return words.format(parents=parents, t=settings.get("t"), like=settings.get("like"))
 
 
 def sweep_table(sweeps: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 SCALE_TOKENS = 16_384
 """Tokens that mean and scale are measured on."""
 LOG_EVERY_STEPS = 25
-DENSE_TOKENS = 1024
+DENSE_TOKENS = 256
 """Tokens for which all latents are held at once, where too many fire for sparse products."""
 THRESHOLD_BATCHES = 20
 """Batches over which BatchTopK's threshold is averaged."""

@@ -10,6 +10,7 @@ Architectures, by what they compute once trained (`sae_objectives` says how each
 """
 
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,6 +147,25 @@ def check_k(k: int | None, d_in: int, d_sae: int) -> None:
         raise InputError(
             f"saes.k must be between 1 and d_sae = {d_sae} (d_in {d_in} x expansion_factor), got {k}; lower it"
         )
+
+
+def rotated(sae: Sae, seed: int) -> Sae:
+    """The same SAE for activations rotated around its b_dec by a random rotation, drawn from `seed`.
+
+    Reading it on activations as they are gives the latents that the SAE itself would have on rotated ones: a null, as
+    in Gurnee et al., arXiv 2401.12181, section 3. The rotation is uniform over the orthogonal group (QR of a Gaussian
+    matrix, with signs after Mezzadri 2007, Notices of the AMS 54, 592-604).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    d_in = len(sae.W_enc)
+    gaussian = torch.randn(d_in, d_in, generator=generator, dtype=torch.float64)
+    q, r = torch.linalg.qr(gaussian)
+    rotation = (q * r.diagonal().sign()).to(sae.W_enc.dtype)
+    null = deepcopy(sae)
+    with torch.no_grad():
+        null.W_enc.copy_(rotation @ sae.W_enc)
+        null.W_dec.copy_(sae.W_dec @ rotation.T)
+    return null
 
 
 def save_sae(sae: Sae, folder: Path | str, metadata: dict) -> None:

@@ -1,0 +1,314 @@
+"""How fast features are correlated here, beside dense products and the original study's way.
+
+    python benchmarks/correlations.py [--json FILE]
+
+Latents are drawn at random with realistic densities (log-normal, so that a few features fire often and most rarely), l0
+of them on each token, some shared by both sides. Everyone gets the same ones. The dense side multiplies blocks of
+float32 latents in torch, the original's way (nilq/feature-dynamics) tabulates per token string what a feature does and
+calls a Pearson function on each pair of columns; both are timed on a slice and extrapolated. Ours is timed whole:
+reading feature shards, summing, writing and reading sums, correlating, matching.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+import scipy.stats
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "workflow" / "scripts"))
+
+from saelineage.assignments import one_to_one  # noqa: E402
+from saelineage.correlations import correlate_sums  # noqa: E402
+from saelineage.features import FeatureShard, save_shard  # noqa: E402
+from saelineage.matches import Correlation  # noqa: E402
+from saelineage.pair_sums import ShardSums, load_sums, save_sums  # noqa: E402
+
+SETTINGS = {"min_firings": 20, "top_matches": 8, "keep_above": 0.3, "n_bins": 200}
+DENSITY_SIGMA = 1.5
+"""Standard deviation of a feature's log density."""
+SHARED = 0.75
+"""Share of a token's latents that both sides have in common, with like activations."""
+SHARD_TOKENS, CHECKED_COLUMNS = 262_144, 64
+DENSE_TOKENS, ORIGINAL_TOKENS, ORIGINAL_STRINGS, ORIGINAL_PAIRS = 4096, 200_000, 4096, 2000
+
+
+def draw_shard(shard: int, args: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Latents [token, l0] and activations [token, l0] of both sides."""
+    densities = np.exp(np.random.default_rng(7).normal(0, DENSITY_SIGMA, args.d_sae))
+    ends = np.cumsum(densities / densities.sum())
+    common = np.random.default_rng([shard, 0])
+    n_shared = int(args.l0 * SHARED)
+    shared = np.searchsorted(ends, common.random((SHARD_TOKENS, n_shared)))
+    strengths = common.random((SHARD_TOKENS, n_shared), dtype=np.float32) + 0.1
+    sides = []
+    for side in range(2):
+        own = np.random.default_rng([shard, 1 + side])
+        latents = np.concatenate([shared, np.searchsorted(ends, own.random((SHARD_TOKENS, 2 * args.l0)))], axis=1)
+        acts = np.concatenate([strengths, own.random((SHARD_TOKENS, 2 * args.l0), dtype=np.float32) + 0.1], axis=1)
+        latents, acts = first_distinct(latents.clip(max=args.d_sae - 1), acts, args.l0)
+        sides.append((latents, acts * (1 + 0.1 * own.random(acts.shape, dtype=np.float32))))
+    return sides
+
+
+def first_distinct(latents: np.ndarray, acts: np.ndarray, l0: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first l0 different latents of each row, ascending, with their activations."""
+    order = np.argsort(latents, axis=1, kind="stable")
+    ranked = np.take_along_axis(latents, order, 1)
+    again = np.zeros(latents.shape, dtype=bool)
+    np.put_along_axis(again, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], 1)
+    first = np.argsort(again, axis=1, kind="stable")[:, :l0]
+    chosen = np.take_along_axis(latents, first, 1)
+    by_latent = np.argsort(chosen, axis=1)
+    places = np.take_along_axis(first, by_latent, 1)
+    return np.take_along_axis(chosen, by_latent, 1), np.take_along_axis(acts, places, 1)
+
+
+def write_shards(folder: Path, n_shards: int, args: argparse.Namespace) -> None:
+    """Feature shards of both sides."""
+    for shard in range(n_shards):
+        for side, (latents, acts) in zip("ab", draw_shard(shard, args), strict=True):
+            first = shard * SHARD_TOKENS
+            positions = first + np.arange(SHARD_TOKENS)
+            tokens = {"ids_sha256": "0" * 64, "first_row": first, "stop_row": first + SHARD_TOKENS, "n_ctx": 1}
+            header = {"model": side, "sae": "seed0", "corpus": "drawn", "d_sae": args.d_sae} | tokens
+            indptr = np.arange(0, latents.size + 1, args.l0)
+            compared = np.ones(SHARD_TOKENS, dtype=bool)
+            save_shard(
+                shard_path(folder, side, shard), indptr, latents.ravel(), acts.ravel(), positions, compared, header
+            )
+
+
+def shard_path(folder: Path, side: str, shard: int) -> Path:
+    """Where a shard lies."""
+    return folder / side / f"shard-{shard:05d}.safetensors"
+
+
+class PeakMemory(threading.Thread):
+    """The most memory that this process held of its own, without pages of files (Linux)."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.peak, self._done = 0, threading.Event()
+
+    def run(self) -> None:
+        """Look every few milliseconds."""
+        while not self._done.wait(0.01):
+            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+            self.peak = max(self.peak, int(status["RssAnon"].split()[0]) * 1024)
+
+    def stop(self) -> int:
+        """Bytes."""
+        self._done.set()
+        self.join()
+        return self.peak
+
+
+def sum_shard(folder: Path, shard: int, block_features: int, threads: int) -> float:
+    """The job that sums one shard of a pair; seconds."""
+    start = time.perf_counter()
+    pair = [FeatureShard(shard_path(folder, side, shard)) for side in "ab"]
+    save_sums([ShardSums(*pair, block_features)], folder / f"sums-{shard}.safetensors", threads)
+    return time.perf_counter() - start
+
+
+def correlate_shards(folder: Path, n_shards: int, args: argparse.Namespace) -> Correlation:
+    """The job that adds the sums of all shards and correlates."""
+    sums = [one for shard in range(n_shards) for one in load_sums(folder / f"sums-{shard}.safetensors").values()]
+    return correlate_sums(sums, **SETTINGS, threads=args.threads)
+
+
+def run_ours(folder: Path, n_shards: int, args: argparse.Namespace, check: bool) -> dict:
+    """Both jobs over some shards, with the peak of memory, and what was found checked."""
+    memory = PeakMemory()
+    memory.start()
+    start = time.perf_counter()
+    for shard in range(n_shards):
+        sum_shard(folder, shard, args.block_features, args.threads)
+    summed = time.perf_counter()
+    found = correlate_shards(folder, n_shards, args)
+    ended = time.perf_counter()
+    peak = memory.stop()
+    one_to_one(found.pearson.kept)
+    matched = time.perf_counter()
+    sums_bytes = sum((folder / f"sums-{shard}.safetensors").stat().st_size for shard in range(n_shards))
+    row = {
+        "tokens": n_shards * SHARD_TOKENS,
+        "sum_s": summed - start,
+        "correlate_s": ended - summed,
+        "whole_s": ended - start,
+        "tokens_per_s": n_shards * SHARD_TOKENS / (ended - start),
+        "peak_gib": peak / 2**30,
+        "sums_gb": sums_bytes / 1e9,
+        "one_to_one_s": matched - ended,
+        "n_kept": found.pearson.kept.nnz,
+        "n_assigned": int((found.one_to_one >= 0).sum()),
+    }
+    return row | (exactness(folder, n_shards, found, args) if check else {})
+
+
+def exactness(folder: Path, n_shards: int, found: Correlation, args: argparse.Namespace) -> dict:
+    """The largest difference of r to dense float64 columns, centred before they are multiplied."""
+    columns = np.random.default_rng(0).choice(args.d_sae, CHECKED_COLUMNS, replace=False)
+    shards = [[FeatureShard(shard_path(folder, side, shard)).latents for side in "ab"] for shard in range(n_shards)]
+    n_tokens = n_shards * SHARD_TOKENS
+    a = scipy.sparse.vstack([pair[0] for pair in shards], format="csc").astype(np.float64)
+    b = np.concatenate([pair[1][:, columns].toarray().astype(np.float64) for pair in shards])
+    b -= b.mean(axis=0)
+    mean = np.asarray(a.sum(axis=0)).ravel() / n_tokens
+    squares = np.asarray(a.multiply(a).sum(axis=0)).ravel() - n_tokens * mean**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = (a.T @ b) / np.sqrt(np.outer(squares, (b**2).sum(axis=0)))
+    r[~found.testable[0]] = np.nan
+    off, n = 0.0, 0
+    for number, column in enumerate(columns):
+        if not found.testable[1][column]:
+            continue
+        kept = found.pearson.kept[:, [column]].tocoo()
+        rows = np.concatenate([kept.row, found.pearson.partners[1][column]])
+        values = np.concatenate([kept.data, found.pearson.best[1][column]])
+        off = max(off, float(np.abs(r[rows[rows >= 0], number] - values[rows >= 0]).max(initial=0)))
+        n += int((rows >= 0).sum())
+        same = np.sort(r[np.isfinite(r[:, number]), number])[::-1][: SETTINGS["top_matches"]]
+        off = max(off, float(np.abs(same - found.pearson.best[1][column][: len(same)]).max(initial=0)))
+    return {"largest_error": off, "n_checked": n}
+
+
+def processes_ratio(folder: Path, args: argparse.Namespace) -> float:
+    """How many times faster two processes sum four shards than one does, a thread each."""
+    context = multiprocessing.get_context("spawn")
+    times = []
+    for n_processes in (1, 2):
+        with ProcessPoolExecutor(n_processes, mp_context=context) as pool:
+            list(pool.map(sum_shard, [folder] * 2, range(2), [args.block_features] * 2, [1] * 2))  # start, compile
+            start = time.perf_counter()
+            list(pool.map(sum_shard, [folder] * 4, range(4), [args.block_features] * 4, [1] * 4))
+            times.append(time.perf_counter() - start)
+    return times[0] / times[1]
+
+
+def dense_tokens_per_s(args: argparse.Namespace) -> float:
+    """Products of dense float32 latents in torch, which were made dense beforehand."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    a, b = (
+        torch.from_numpy(
+            scipy.sparse.csr_array(
+                (acts[:DENSE_TOKENS].ravel(), latents[:DENSE_TOKENS].ravel(), np.arange(DENSE_TOKENS + 1) * args.l0),
+                shape=(DENSE_TOKENS, args.d_sae),
+            ).toarray()
+        )
+        for latents, acts in draw_shard(0, args)
+    )
+    sums = torch.zeros(args.d_sae, args.d_sae)
+    start = time.perf_counter()
+    for rows in range(0, args.d_sae, args.block_features):
+        block = slice(rows, rows + args.block_features)
+        sums[block].addmm_(a[:, block].T, b)
+    return DENSE_TOKENS / (time.perf_counter() - start)
+
+
+def original_seconds(args: argparse.Namespace) -> dict[str, float]:
+    """The original study's way: mean activations by token string, then Pearson r pair by pair over common strings."""
+    import pandas as pd
+
+    strings = np.random.default_rng(0).zipf(1.2, ORIGINAL_TOKENS) % ORIGINAL_STRINGS
+    start = time.perf_counter()
+    tables = []
+    for latents, acts in draw_shard(0, args):
+        n = min(ORIGINAL_TOKENS, len(latents))
+        fired = pd.DataFrame(
+            {
+                "string": np.repeat(strings[:n], args.l0),
+                "feature": latents[:n].ravel(),
+                "activation": acts[:n].ravel(),
+            }
+        )
+        tables.append(fired.pivot_table(index="string", columns="feature", values="activation", aggfunc="mean"))
+    tabulated = time.perf_counter() - start
+    strings_of_both = tables[0].index.intersection(tables[1].index)
+    a, b = (table.loc[strings_of_both] for table in tables)
+    random = np.random.default_rng(1)
+    pairs = zip(random.choice(a.columns, ORIGINAL_PAIRS), random.choice(b.columns, ORIGINAL_PAIRS), strict=True)
+    start = time.perf_counter()
+    for one, other in pairs:
+        both = a[one].notna() & b[other].notna()
+        if both.sum() >= 2:
+            scipy.stats.pearsonr(a.loc[both, one], b.loc[both, other])
+    per_pair = (time.perf_counter() - start) / ORIGINAL_PAIRS
+    return {"tabulate_s_per_token": tabulated / n, "s_per_pair": per_pair}
+
+
+def bandwidth() -> float:
+    """Bytes that one thread reads from memory in a second."""
+    values = np.ones(1 << 27)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        values.sum()
+        times.append(time.perf_counter() - start)
+    return values.nbytes / min(times)
+
+
+def in_child(function: Callable, *arguments: object) -> object:
+    """Call in a process of its own, so that memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def main() -> None:
+    """Run everybody, print the table, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, default=4, help=f"of {SHARD_TOKENS} tokens each, at least 4")
+    parser.add_argument("--d-sae", type=int, default=16_384)
+    parser.add_argument("--l0", type=int, default=32)
+    parser.add_argument("--block-features", type=int, default=1024)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_shards(folder, args.shards, args)
+        features_bytes = sum(path.stat().st_size for path in folder.glob("?/*.safetensors"))
+        in_child(run_ours, folder, 1, args, False)  # compile
+        sizes = [args.shards // 4, args.shards // 2, args.shards]
+        rows = [in_child(run_ours, folder, n, args, n == args.shards) for n in sizes]
+        two = processes_ratio(folder, args)
+    whole, n_tokens = rows[-1], rows[-1]["tokens"]
+    dense, original = in_child(dense_tokens_per_s, args), in_child(original_seconds, args)
+    original_s = n_tokens * original["tabulate_s_per_token"] + args.d_sae**2 * original["s_per_pair"]
+    summary = {
+        "dense_tokens_per_s": dense,
+        "dense_ratio": whole["tokens_per_s"] / dense,
+        "original_hours": original_s / 3600,
+        "original_ratio": original_s / whole["whole_s"],
+        "peak_gib": max(row["peak_gib"] for row in rows),
+        "two_processes_ratio": two,
+        "one_to_one_s": whole["one_to_one_s"],
+        "dump_ratio": 2 * n_tokens * args.d_sae * 2 / features_bytes,
+        "floor_s": features_bytes / bandwidth(),
+        "largest_error": whole["largest_error"],
+        "n_checked": whole["n_checked"],
+    }
+    columns = ("tokens", "sum_s", "correlate_s", "whole_s", "tokens_per_s", "peak_gib", "sums_gb")
+    print("".join(f"{column:>14}" for column in columns))
+    for row in rows:
+        print("".join(f"{row[column]:>14.4g}" for column in columns))
+    for key, value in summary.items():
+        print(f"{key:28}{value:.4g}")
+    if args.json:
+        args.json.write_text(json.dumps({"ours": rows, **original, **summary}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Compare the features of two SAEs by their weights, and by what the models' weights make of them."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saelineage.devices import prepare_cpu
+from saelineage.files import write_json
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+from saelineage.matches import Matches
+from saelineage.models import load_model
+from saelineage.saes import Sae, load_sae
+from saelineage.similarities import (
+    NoSimilarityError,
+    best_summary,
+    decoder_cosine,
+    encoder_cosine,
+    logit_effect_cosine,
+    logit_map,
+    none_if_nan,
+    pw_mcc,
+    save_similarities,
+)
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def compare_weights(
+    sae_folders: tuple[Path, Path],
+    model_folders: tuple[Path, Path],
+    hookpoint: str,
+    settings: dict,
+    path_to_similarities: str,
+    path_to_summary: str,
+) -> None:
+    """Write the matches by every measure, and a summary of the best ones.
+
+    A measure that is not defined for these two is left out, and the summary says why.
+
+    Args:
+        sae_folders, model_folders: the SAEs and their models.
+        hookpoint: what the SAEs read.
+        settings: arguments of `similarities.cosines`.
+        path_to_similarities, path_to_summary: where to.
+    """
+    a, b = (load_sae(folder) for folder in sae_folders)
+    measures = {
+        "decoder_cosine": partial(decoder_cosine, a, b, **settings),
+        "encoder_cosine": partial(encoder_cosine, a, b, **settings),
+        "logit_effect_cosine": partial(logit_effects, a, b, model_folders, hookpoint, settings),
+        "pw_mcc": partial(pw_mcc, a, b),
+    }
+    found, left_out = {}, {}
+    for name, measure in measures.items():
+        try:
+            found[name] = measure()
+        except NoSimilarityError as error:
+            left_out[name] = str(error)
+    one_to_one = found.pop("pw_mcc", float("nan"))
+    names = tuple(f"{folder.parent.name}.{folder.name}" for folder in sae_folders)
+    save_similarities(found, names, path_to_similarities)
+    summary = {"a": names[0], "b": names[1], "pw_mcc": none_if_nan(one_to_one), "left_out": left_out}
+    write_json(path_to_summary, summary | {"measures": {name: best_summary(own) for name, own in found.items()}})
+
+
+def logit_effects(a: Sae, b: Sae, model_folders: tuple[Path, Path], hookpoint: str, settings: dict) -> Matches:
+    """The cosine of effects on the logits, of models that are opened one after the other."""
+    maps = [logit_map(load_model(folder), hookpoint) for folder in model_folders]
+    return logit_effect_cosine(a, b, *maps, **settings)
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        prepare_cpu(snakemake.threads)
+        compare_weights(
+            sae_folders=(Path(snakemake.input.sae_a[0]).parent, Path(snakemake.input.sae_b[0]).parent),
+            model_folders=(Path(snakemake.input.model_a[0]).parent, Path(snakemake.input.model_b[0]).parent),
+            hookpoint=snakemake.params.hookpoint,
+            settings=snakemake.params.settings | {"threads": snakemake.threads},
+            path_to_similarities=snakemake.output.similarities,
+            path_to_summary=snakemake.output.summary,
+        )
+        record_job(snakemake)

@@ -1,0 +1,27 @@
+"""Make a model like another one, with fresh random weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+from saelineage.models import reinitialised
+from saelineage.training import save_model
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def reinitialise_model(like: Path, seed: int, folder: Path) -> None:
+    """Write the model's folder, with the other one's tokenizer."""
+    save_model(reinitialised(like, seed), like, folder)
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        reinitialise_model(
+            like=Path(snakemake.input.like[0]).parent,
+            seed=snakemake.params.seed,
+            folder=Path(snakemake.output.weights).parent,
+        )
+        record_job(snakemake)

@@ -1,0 +1,134 @@
+"""Matches: what is kept of the similarities of all pairs of two SAEs' features, whatever the measure, and its file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from saelineage.errors import InputError
+from saelineage.files import atomic_path, decode_header, encode_header
+from saelineage.graph import POOLED
+from saelineage.tensor_files import require_sha256, sha256_tensors
+
+SIDES = ("a", "b")
+
+
+class Matches(NamedTuple):
+    """What is kept of all pairs."""
+
+    best: tuple[Float[np.ndarray, "d_sae_a rank"], Float[np.ndarray, "d_sae_b rank"]]
+    """Per side, each feature's largest similarities, largest first; NaN where there are no more defined ones."""
+    partners: tuple[Int[np.ndarray, "d_sae_a rank"], Int[np.ndarray, "d_sae_b rank"]]
+    """The latent of the other side behind each `best`, of equal ones the lower first; -1 where there is none."""
+    kept: scipy.sparse.csr_array
+    """[d_sae_a, d_sae_b]: every similarity at or above the floor chosen, in float64."""
+    histogram: Int[np.ndarray, " bin"]
+    """All defined similarities, in equal bins from -1 to 1; the last bin holds 1 itself."""
+    n_undefined: int
+    """Pairs whose similarity is NaN."""
+
+
+class Correlation(NamedTuple):
+    """What is kept of all pairs of two SAEs' features."""
+
+    names: tuple[str, str]
+    n_tokens: dict[str, int]
+    """Aligned tokens, by corpus."""
+    firings: tuple[Int[np.ndarray, "corpus d_sae_a"], Int[np.ndarray, "corpus d_sae_b"]]
+    """Tokens on which each feature fires, by corpus (in the order of `n_tokens`)."""
+    testable: tuple[Bool[np.ndarray, " d_sae_a"], Bool[np.ndarray, " d_sae_b"]]
+    """Features that vary and fire often enough, over all corpora, to be compared at all."""
+    pearson: Matches
+    """Pearson r over all corpora together."""
+    by_corpus: dict[str, Matches]
+    """Pearson r over single corpora."""
+    one_to_one: Int[np.ndarray, " d_sae_a"]
+    """Each feature's partner in the assignment, among pairs kept, with the largest sum of pooled r; or -1."""
+    jaccard: Matches
+    """Tokens on which both fire / tokens on which either fires, over all corpora together; in [0, 1]."""
+
+    @property
+    def corpora(self) -> list[str]:
+        """The corpora, sorted."""
+        return list(self.n_tokens)
+
+    def density(self, side: int) -> Float[np.ndarray, " d_sae"]:
+        """The share of all tokens on which each feature of a side fires."""
+        return self.firings[side].sum(axis=0) / sum(self.n_tokens.values())
+
+
+def match_tensors(found: Matches) -> dict[str, np.ndarray]:
+    """Matches as named arrays, for a safetensors file."""
+    tensors = {
+        "histogram": found.histogram,
+        "n_undefined": np.array(found.n_undefined),
+        "kept/indptr": found.kept.indptr.astype(np.int64),
+        "kept/indices": found.kept.indices.astype(np.int32),
+        "kept/values": found.kept.data,
+    }
+    for index, side in enumerate(SIDES):
+        tensors |= {f"best_{side}": found.best[index], f"partners_{side}": found.partners[index]}
+    return tensors
+
+
+def matches_of_tensors(tensors: Mapping[str, np.ndarray]) -> Matches:
+    """What `match_tensors` made of matches, back."""
+    best, partners = (tuple(tensors[f"{name}_{side}"] for side in SIDES) for name in ("best", "partners"))
+    values, indices, indptr = (tensors[f"kept/{name}"] for name in ("values", "indices", "indptr"))
+    kept = scipy.sparse.csr_array((values, indices, indptr), shape=(len(best[0]), len(best[1])))
+    return Matches(best, partners, kept, tensors["histogram"], int(tensors["n_undefined"]))
+
+
+def save_correlation(found: Correlation, path: Path | str) -> None:
+    """Write a correlation as one safetensors file (docs/artifacts.md lists its tensors)."""
+    tensors = {"one_to_one": found.one_to_one}
+    measures = {f"pearson/{POOLED}": found.pearson, "jaccard": found.jaccard}
+    if len(found.corpora) > 1:
+        measures |= {f"pearson/{corpus}": matches for corpus, matches in found.by_corpus.items()}
+    for name, matches in measures.items():
+        tensors |= {f"{name}/{key}": tensor for key, tensor in match_tensors(matches).items()}
+    for index, side in enumerate(SIDES):
+        tensors |= {f"firings_{side}": found.firings[index], f"testable_{side}": found.testable[index]}
+    header = {"names": found.names, "n_tokens": found.n_tokens}
+    with atomic_path(path) as temporary:
+        contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+        save_file(
+            contiguous, temporary, metadata=encode_header({**header, "sha256": sha256_tensors(header, contiguous)})
+        )
+
+
+def load_correlation(path: Path | str) -> Correlation:
+    """Read what `save_correlation` wrote.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            header = decode_header(file.metadata())
+            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+        require_sha256(header, tensors)
+
+        def matches(name: str) -> Matches:
+            keys = (key for key in tensors if key.startswith(f"{name}/"))
+            return matches_of_tensors({key.removeprefix(f"{name}/"): tensors[key] for key in keys})
+
+        corpora = sorted(header["n_tokens"])
+        pooled = matches(f"pearson/{POOLED}")
+        return Correlation(
+            names=tuple(header["names"]),
+            n_tokens={corpus: header["n_tokens"][corpus] for corpus in corpora},
+            firings=tuple(tensors[f"firings_{side}"] for side in SIDES),
+            testable=tuple(tensors[f"testable_{side}"] for side in SIDES),
+            pearson=pooled,
+            by_corpus={corpus: matches(f"pearson/{corpus}") if len(corpora) > 1 else pooled for corpus in corpora},
+            one_to_one=tensors["one_to_one"],
+            jaccard=matches("jaccard"),
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{path}' is not a whole correlation file ({error}); delete it and run again") from error
