@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 import scipy.stats
+from peak_memory import PeakMemory
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "workflow" / "scripts"))
@@ -91,26 +91,6 @@ def write_shards(folder: Path, n_shards: int, args: argparse.Namespace) -> None:
 def shard_path(folder: Path, side: str, shard: int) -> Path:
     """Where a shard lies."""
     return folder / side / f"shard-{shard:05d}.safetensors"
-
-
-class PeakMemory(threading.Thread):
-    """The most memory that this process held of its own, without pages of files (Linux)."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.peak, self._done = 0, threading.Event()
-
-    def run(self) -> None:
-        """Look every few milliseconds."""
-        while not self._done.wait(0.01):
-            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-            self.peak = max(self.peak, int(status["RssAnon"].split()[0]) * 1024)
-
-    def stop(self) -> int:
-        """Bytes."""
-        self._done.set()
-        self.join()
-        return self.peak
 
 
 def sum_shard(folder: Path, shard: int, block_features: int, threads: int) -> float:

@@ -13,11 +13,12 @@ import json
 import resource
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from peak_memory import PeakMemory
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "workflow" / "scripts"))
@@ -143,26 +144,6 @@ def dictionary_learning(architecture: str, args: argparse.Namespace, d_in: int, 
         trainer = StandardTrainer(l1_penalty=1.0, sparsity_warmup_steps=None, resample_steps=None, **common)
     numbers = iter(range(n_steps + UNTIMED_STEPS + 1))
     return Contender(lambda acts: trainer.update(next(numbers), acts), lambda: (trainer.ae.encode, trainer.ae.decode))
-
-
-class PeakMemory(threading.Thread):
-    """The most memory that the process held of its own: without pages of the dump, which differ with the steps made."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self._peak, self._done = 0, threading.Event()
-
-    def run(self) -> None:
-        """Look every few milliseconds (Linux)."""
-        while not self._done.wait(0.01):
-            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-            self._peak = max(self._peak, int(status["RssAnon"].split()[0]) * 1024)
-
-    def stop(self) -> int:
-        """Bytes."""
-        self._done.set()
-        self.join()
-        return self._peak
 
 
 def contender(name: str, args: argparse.Namespace, d_in: int, n_steps: int) -> Contender:

@@ -21,6 +21,7 @@ from finetune_model import finetune_model
 from import_model import import_model
 from merge_models import merge_models
 from pretrain_model import pretrain_model
+from reinitialise_model import reinitialise_model
 from saelineage.activations import ActivationShard
 from saelineage.errors import InputError
 from saelineage.features import FeatureShard
@@ -250,6 +251,17 @@ def test_an_imported_model_is_the_same_model(tiny, root):
     original = load_file(tiny.models["a"] / "model.safetensors")
     assert imported.keys() == original.keys()
     assert all(torch.equal(imported[name], original[name]) for name in original)
+
+
+def test_a_reinitialised_model_has_the_other_s_shape_and_tokenizer_and_none_of_its_weights(root, tmp_path):
+    base = root / "models/base"
+    reinitialise_model(base, 3, tmp_path / "random")
+    weights, others = (load_file(folder / "model.safetensors") for folder in (tmp_path / "random", base))
+    assert {name: tensor.shape for name, tensor in weights.items()} == {name: t.shape for name, t in others.items()}
+    assert not torch.equal(
+        weights["model.layers.0.mlp.down_proj.weight"], others["model.layers.0.mlp.down_proj.weight"]
+    )
+    assert (tmp_path / "random/tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
 
 
 def test_the_sweep_s_ends_are_the_parents_and_the_chosen_point_is_the_merge(root):

@@ -60,7 +60,7 @@ def named_arrays(found: Correlation) -> dict[str, np.ndarray]:
     arrays = {"one_to_one": found.one_to_one, "n_tokens": np.array(list(found.n_tokens.values()))}
     arrays |= {f"{what}{side}": getattr(found, what)[side] for what in ("firings", "testable") for side in range(2)}
     for name, matches in {"pooled": found.pearson, "jaccard": found.jaccard, **found.by_corpus}.items():
-        arrays |= {f"{name}/{key}": array for key, array in match_tensors(matches).items()}
+        arrays |= match_tensors(matches, name)
     return arrays
 
 

@@ -31,7 +31,7 @@ def found_in(similarities: np.ndarray, block_rows: int = 1000, **changes: float)
 def assert_same(one: Matches, other: Matches) -> None:
     """Equal to the last bit."""
     assert one.kept.shape == other.kept.shape
-    mine, theirs = match_tensors(one), match_tensors(other)
+    mine, theirs = match_tensors(one, "r"), match_tensors(other, "r")
     assert mine.keys() == theirs.keys()
     for name, array in mine.items():
         assert array.dtype == theirs[name].dtype, name
@@ -135,7 +135,7 @@ def test_parts_cover_everything_once_and_none_is_empty(n, threads):
 
 def test_matches_are_named_arrays_and_back(similarities):
     found = found_in(similarities)
-    assert_same(matches_of_tensors(match_tensors(found)), found)
+    assert_same(matches_of_tensors(match_tensors(found, "r"), "r"), found)
 
 
 def correlation(*corpora: str) -> Correlation:

@@ -12,12 +12,10 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Integer, Num
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
 from saelineage.errors import InputError
-from saelineage.files import atomic_path, decode_header, encode_header
-from saelineage.tensor_files import require_sha256, sha256_tensors
+from saelineage.tensor_files import read_tensors, write_tensors
 
 TENSORS = ("indptr", "indices", "values", "positions", "compared")
 
@@ -42,11 +40,8 @@ class FeatureShard:
         """
         self.path = Path(path)
         try:
-            with safe_open(path, framework="np") as file:
-                header = decode_header(file.metadata())
-                tensors = {name: file.get_tensor(name) for name in TENSORS}
-            require_sha256(header, tensors)
-            indptr, indices, values, self.positions, self.compared = tensors.values()
+            header, tensors = read_tensors(path)
+            indptr, indices, values, self.positions, self.compared = (tensors[name] for name in TENSORS)
             self.model, self.sae, self.corpus, self.ids_sha256 = (
                 header[key] for key in ("model", "sae", "corpus", "ids_sha256")
             )
@@ -132,8 +127,7 @@ def save_shard(
         "positions": positions.astype(np.int64),
         "compared": compared,
     }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=encode_header({**header, "sha256": sha256_tensors(header, tensors)}))
+    write_tensors(path, header, tensors)
 
 
 def require_aligned(a: FeatureShard, b: FeatureShard) -> None:

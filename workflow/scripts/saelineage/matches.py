@@ -7,13 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
 from saelineage.errors import InputError
-from saelineage.files import atomic_path, decode_header, encode_header
 from saelineage.graph import POOLED
-from saelineage.tensor_files import require_sha256, sha256_tensors
+from saelineage.tensor_files import read_tensors, write_tensors
 
 SIDES = ("a", "b")
 
@@ -62,8 +60,8 @@ class Correlation(NamedTuple):
         return self.firings[side].sum(axis=0) / sum(self.n_tokens.values())
 
 
-def match_tensors(found: Matches) -> dict[str, np.ndarray]:
-    """Matches as named arrays, for a safetensors file."""
+def match_tensors(found: Matches, measure: str) -> dict[str, np.ndarray]:
+    """Matches by some measure as named arrays, for a safetensors file."""
     tensors = {
         "histogram": found.histogram,
         "n_undefined": np.array(found.n_undefined),
@@ -73,15 +71,19 @@ def match_tensors(found: Matches) -> dict[str, np.ndarray]:
     }
     for index, side in enumerate(SIDES):
         tensors |= {f"best_{side}": found.best[index], f"partners_{side}": found.partners[index]}
-    return tensors
+    return {f"{measure}/{name}": tensor for name, tensor in tensors.items()}
 
 
-def matches_of_tensors(tensors: Mapping[str, np.ndarray]) -> Matches:
+def matches_of_tensors(tensors: Mapping[str, np.ndarray], measure: str) -> Matches:
     """What `match_tensors` made of matches, back."""
-    best, partners = (tuple(tensors[f"{name}_{side}"] for side in SIDES) for name in ("best", "partners"))
-    values, indices, indptr = (tensors[f"kept/{name}"] for name in ("values", "indices", "indptr"))
-    kept = scipy.sparse.csr_array((values, indices, indptr), shape=(len(best[0]), len(best[1])))
-    return Matches(best, partners, kept, tensors["histogram"], int(tensors["n_undefined"]))
+
+    def own(*names: str) -> tuple[np.ndarray, ...]:
+        return tuple(tensors[f"{measure}/{name}"] for name in names)
+
+    best, partners = (own(*(f"{name}_{side}" for side in SIDES)) for name in ("best", "partners"))
+    kept = scipy.sparse.csr_array(own("kept/values", "kept/indices", "kept/indptr"), shape=(len(best[0]), len(best[1])))
+    histogram, n_undefined = own("histogram", "n_undefined")
+    return Matches(best, partners, kept, histogram, int(n_undefined))
 
 
 def save_correlation(found: Correlation, path: Path | str) -> None:
@@ -91,15 +93,10 @@ def save_correlation(found: Correlation, path: Path | str) -> None:
     if len(found.corpora) > 1:
         measures |= {f"pearson/{corpus}": matches for corpus, matches in found.by_corpus.items()}
     for name, matches in measures.items():
-        tensors |= {f"{name}/{key}": tensor for key, tensor in match_tensors(matches).items()}
+        tensors |= match_tensors(matches, name)
     for index, side in enumerate(SIDES):
         tensors |= {f"firings_{side}": found.firings[index], f"testable_{side}": found.testable[index]}
-    header = {"names": found.names, "n_tokens": found.n_tokens}
-    with atomic_path(path) as temporary:
-        contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
-        save_file(
-            contiguous, temporary, metadata=encode_header({**header, "sha256": sha256_tensors(header, contiguous)})
-        )
+    write_tensors(path, {"names": found.names, "n_tokens": found.n_tokens}, tensors)
 
 
 def load_correlation(path: Path | str) -> Correlation:
@@ -109,26 +106,20 @@ def load_correlation(path: Path | str) -> Correlation:
         InputError: if the file is damaged.
     """
     try:
-        with safe_open(path, framework="np") as file:
-            header = decode_header(file.metadata())
-            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
-        require_sha256(header, tensors)
-
-        def matches(name: str) -> Matches:
-            keys = (key for key in tensors if key.startswith(f"{name}/"))
-            return matches_of_tensors({key.removeprefix(f"{name}/"): tensors[key] for key in keys})
-
+        header, tensors = read_tensors(path)
         corpora = sorted(header["n_tokens"])
-        pooled = matches(f"pearson/{POOLED}")
+        pooled = matches_of_tensors(tensors, f"pearson/{POOLED}")
+        singles = corpora if len(corpora) > 1 else []
+        by_corpus = {corpus: matches_of_tensors(tensors, f"pearson/{corpus}") for corpus in singles}
         return Correlation(
             names=tuple(header["names"]),
             n_tokens={corpus: header["n_tokens"][corpus] for corpus in corpora},
             firings=tuple(tensors[f"firings_{side}"] for side in SIDES),
             testable=tuple(tensors[f"testable_{side}"] for side in SIDES),
             pearson=pooled,
-            by_corpus={corpus: matches(f"pearson/{corpus}") if len(corpora) > 1 else pooled for corpus in corpora},
+            by_corpus=by_corpus or {corpus: pooled for corpus in corpora},
             one_to_one=tensors["one_to_one"],
-            jaccard=matches("jaccard"),
+            jaccard=matches_of_tensors(tensors, "jaccard"),
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{path}' is not a whole correlation file ({error}); delete it and run again") from error

@@ -14,17 +14,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from saelineage.activations import Hookpoint
 from saelineage.errors import InputError
-from saelineage.files import atomic_path, decode_header, encode_header
 from saelineage.match_finder import MatchFinder
 from saelineage.matches import SIDES, Matches, match_tensors, matches_of_tensors
 from saelineage.saes import Sae
+from saelineage.tensor_files import read_tensors, write_tensors
 
 QUANTILES = (0.05, 0.5, 0.95)
 VOCABULARY_ROWS = 8_192
@@ -267,13 +266,10 @@ def save_similarities(found: Mapping[str, Matches], names: tuple[str, str], path
         names: the two SAEs, `{model}.{sae}`.
         path: where to.
     """
-    tensors = {
-        f"{measure}/{name}": np.asarray(tensor, order="C")  # `ascontiguousarray` would make a number a row of one
-        for measure, matches in found.items()
-        for name, tensor in match_tensors(matches).items()
-    }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=encode_header({"names": names, "measures": sorted(found)}))
+    tensors = {}
+    for measure, matches in found.items():
+        tensors |= match_tensors(matches, measure)
+    write_tensors(path, {"names": names, "measures": sorted(found)}, tensors)
 
 
 def load_similarities(path: Path | str) -> dict[str, Matches]:
@@ -283,17 +279,10 @@ def load_similarities(path: Path | str) -> dict[str, Matches]:
         InputError: if the file is damaged.
     """
     try:
-        with safe_open(path, framework="np") as file:
-            measures = decode_header(file.metadata())["measures"]
-            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
-        return {measure: matches_of_tensors(_of_measure(tensors, measure)) for measure in measures}
+        header, tensors = read_tensors(path)
+        return {measure: matches_of_tensors(tensors, measure) for measure in header["measures"]}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(f"'{path}' is not a whole file of similarities ({error}); delete it and run again") from error
-
-
-def _of_measure(tensors: Mapping[str, np.ndarray], measure: str) -> dict[str, np.ndarray]:
-    prefix = f"{measure}/"
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _mean(values: Float[np.ndarray, " value"]) -> float:

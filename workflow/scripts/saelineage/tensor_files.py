@@ -1,4 +1,4 @@
-"""Safetensors files written one array after the other, for what is too large to be held at once."""
+"""Safetensors files that say their own digest; large ones are written array by array."""
 
 import hashlib
 import json
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from saelineage.files import atomic_path, encode_header, sha256_json
+from saelineage.files import atomic_path, decode_header, encode_header, sha256_json
 
 DTYPE_NAMES = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "uint16": "U16", "bool": "BOOL"}
 """numpy's names of number formats, and those of safetensors."""
@@ -68,6 +70,26 @@ def writing_tensors(path: Path | str, header_bytes: int) -> Iterator[TensorWrite
         writer = TensorWriter(file, header_bytes)
         yield writer
         writer.finish()
+
+
+def write_tensors(path: Path | str, header: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as a safetensors file, with their digest in its header."""
+    whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(whole, temporary, metadata=encode_header({**header, "sha256": sha256_tensors(header, whole)}))
+
+
+def read_tensors(path: Path | str) -> tuple[dict, dict[str, np.ndarray]]:
+    """Header and arrays of what `write_tensors` wrote.
+
+    Raises:
+        SafetensorError, OSError, KeyError, ValueError: if the file is not that.
+    """
+    with safe_open(path, framework="np") as file:
+        header = decode_header(file.metadata())
+        tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+    require_sha256(header, tensors)
+    return header, tensors
 
 
 def sha256_tensors(header: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> str:
