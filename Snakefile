@@ -29,9 +29,9 @@ wildcard_constraints:
     corpus=any_of(config["corpora"]),
     split="train|validation|probe",
     model=any_of(config["models"]),
-    sae=any_of(f"seed{seed}" for seed in config["saes"]["seeds"]),
-    a=any_of(map(str, graph.all_saes(config))),
-    b=any_of(str(b) for b in dict.fromkeys([*graph.all_saes(config), *(b for _, b in graph.all_pairs(config))])),
+    sae=any_of(dict.fromkeys(sae.sae for sae in comparisons.all_saes(config))),
+    a=any_of(map(str, comparisons.all_saes(config))),
+    b=any_of(dict.fromkeys(str(b) for b in [*comparisons.all_saes(config), *compared_saes()])),
     shard="[0-9]{5}-of-[0-9]{5}",
     sweep=any_of(config["sweeps"]),
 
@@ -56,4 +56,6 @@ rule all:
         f"results/{config['run']}/lineage/summary.json",
         expand("results/{run}/sweeps/{s}.parquet", run=config["run"], s=config["sweeps"]),
         expand("results/{run}/models/{s}/metrics.json", run=config["run"], s=config["models"]),
-        expand("results/{run}/saes/{s.model}/{s.sae}/metrics.json", run=config["run"], s=graph.all_saes(config)),
+        expand(
+            "results/{run}/saes/{s.model}/{s.sae}/metrics.json", run=config["run"], s=comparisons.measured_saes(config)
+        ),

@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.append(os.path.join(workflow.basedir, "workflow", "scripts"))
 
-from saelineage import graph
+from saelineage import comparisons, graph
 from saelineage.code_digest import code_digest
 from saelineage.config import check_files, load_config, read_yaml
 from saelineage.corpora_files import find_files
@@ -131,7 +131,7 @@ def all_token_rows(split):
 
 def sae_corpora():
     """Corpora that any SAE is trained on, in the config's order; all where none is trained and nothing is dumped."""
-    trained = graph.trained_saes(config)
+    trained = comparisons.trained_saes(config)
     trained_on = {corpus for sae in trained for corpus in graph.sae_settings(config, *sae)["corpora"]}
     return [corpus for corpus in config["corpora"] if corpus in trained_on or not trained]
 
@@ -157,6 +157,13 @@ def sae_settings(wildcards):
     return graph.sae_settings(config, wildcards.model, wildcards.sae)
 
 
+def sae_starts(wildcards):
+    """The folders of the SAEs that an SAE's training starts from."""
+    path = "results/{run}/saes/{s.model}/{s.sae}/{name}"
+    names = ["cfg.json", "sae_weights.safetensors"]
+    return expand(path, run=wildcards.run, s=graph.starts(config, wildcards.sae), name=names)
+
+
 def own_sae_settings(wildcards):
     """The settings of the SAE that is trained, by its name."""
     return {wildcards.sae: sae_settings(wildcards)}
@@ -178,11 +185,16 @@ def max_norm_ratio(wildcards):
 
 
 def probe_dump(wildcards):
-    """All shards of a model's activations on the probe."""
+    """All shards of the job's own model's activations on the probe."""
+    return probe_shards(wildcards, wildcards.model)
+
+
+def probe_shards(wildcards, model):
+    """All shards of a model's activations on the probe, corpus after corpus."""
     return expand(
         "results/{run}/activations/{model}/{corpus}/probe/shard-{shard}.safetensors",
         run=wildcards.run,
-        model=wildcards.model,
+        model=model,
         corpus=config["corpora"],
         shard=graph.shard_names(config["activations"]["n_probe_shards"]),
     )
@@ -195,7 +207,13 @@ def models_followed_by(saes):
 
 def trained_alone():
     """A constraint on {model}: those whose SAE is trained by a job of its own."""
-    return models_followed_by([] if config["saes"]["one_pass"] else graph.trained_saes(config))
+    trained = comparisons.trained_saes(config)
+    return models_followed_by(sae for sae in trained if not (config["saes"]["one_pass"] and sae.sae in together()))
+
+
+def together():
+    """The SAEs of a model that are trained by one job with saes.one_pass."""
+    return graph.sae_names(config)
 
 
 def trained_together():
@@ -203,16 +221,21 @@ def trained_together():
     return any_of(config["models"] if config["saes"]["one_pass"] else [])
 
 
-def own_features(wildcards):
+def sae_features(wildcards, model, sae):
     """All feature shards of one SAE, corpus after corpus."""
     return expand(
         "results/{run}/features/{model}/{sae}/{corpus}/shard-{shard}.safetensors",
         run=wildcards.run,
-        model=wildcards.model,
-        sae=wildcards.sae,
+        model=model,
+        sae=sae,
         corpus=config["corpora"],
         shard=graph.shard_names(config["activations"]["n_probe_shards"]),
     )
+
+
+def own_features(wildcards):
+    """All feature shards of the job's own SAE."""
+    return sae_features(wildcards, wildcards.model, wildcards.sae)
 
 
 def hooked_module():
@@ -231,6 +254,15 @@ def pair_features(side):
     return of_pair
 
 
+def all_pair_features(side):
+    """An input function: feature shards of one SAE of a pair, all corpora and shards, in one order for both sides."""
+
+    def of_pair(wildcards):
+        return sae_features(wildcards, *getattr(wildcards, side).removesuffix("_shifted").split("."))
+
+    return of_pair
+
+
 def is_shifted(wildcards):
     """Whether side b is a null of shifted documents."""
     return wildcards.b.endswith("_shifted")
@@ -243,38 +275,85 @@ def pair_sums(wildcards):
     return expand(path, run=wildcards.run, a=wildcards.a, b=wildcards.b, shard=shards)
 
 
+def compared_saes():
+    """What features are compared with, nulls among them."""
+    return [sae for pair in comparisons.all_pairs(config) for sae in pair]
+
+
+def correlation_of(wildcards, pairs):
+    """The correlations of some pairs, by their names."""
+    return expand("results/{run}/correlations/{pair}/correlation.safetensors", run=wildcards.run, pair=pairs)
+
+
 def all_correlations(wildcards):
-    """The correlation of every pair: edges, seed pairs, nulls."""
-    path = "results/{run}/correlations/{pair}/correlation.safetensors"
-    return expand(path, run=wildcards.run, pair=[f"{a}__{b}" for a, b in graph.all_pairs(config)])
+    """The correlation of every pair: edges, floors, nulls and other controls."""
+    return correlation_of(wildcards, map(comparisons.pair_name, comparisons.all_pairs(config)))
+
+
+def all_token_types(wildcards):
+    """For each comparison and its floor, what the original study's protocol matches, where that is asked for."""
+    rows = comparisons.plan(config)["comparisons"] if config["lineage"]["token_type"] else []
+    pairs = dict.fromkeys(pair for row in rows for pair in (row["pair"], *row["floors"]))
+    return expand("results/{run}/correlations/{pair}/token_types.safetensors", run=wildcards.run, pair=pairs)
+
+
+def all_readouts(wildcards):
+    """The readouts of all edges, where they are asked for."""
+    edges = edge_names() if config["lineage"]["readouts"] else []
+    return expand("results/{run}/lineage/readouts/{edge}.parquet", run=wildcards.run, edge=edges)
+
+
+def all_ablations(wildcards):
+    """The ablations of all edges, where they are asked for."""
+    edges = edge_names() if config["lineage"]["ablations"] else []
+    return expand("results/{run}/lineage/ablations/{edge}.parquet", run=wildcards.run, edge=edges)
+
+
+def edge_dump(side):
+    """An input function: activations on the probe of one model of an edge, all corpora and shards."""
+
+    def of_edge(wildcards):
+        return probe_shards(wildcards, getattr(wildcards, side))
+
+    return of_edge
+
+
+def edge_features(wildcards):
+    """Feature shards of the parent's SAE that an edge's verdicts rest on, in the order of `edge_dump`."""
+    return sae_features(wildcards, wildcards.parent, comparisons.lead_saes(config)[wildcards.parent])
+
+
+def edge_model(side):
+    """An input function: the folder of one model of an edge."""
+
+    def of_edge(wildcards):
+        return model_files(wildcards, getattr(wildcards, side))
+
+    return of_edge
+
+
+def edge_sae(side):
+    """An input function: the folder of one of the SAEs that an edge's verdicts rest on."""
+
+    def of_edge(wildcards):
+        model = getattr(wildcards, side)
+        path = "results/{run}/saes/{model}/{sae}/{name}"
+        names = ["cfg.json", "sae_weights.safetensors"]
+        return expand(path, run=wildcards.run, model=model, sae=comparisons.lead_saes(config)[model], name=names)
+
+    return of_edge
 
 
 def edge_names():
     """Names of the edges' tables: {parent}__{child}."""
-    return [f"{parent}__{child}" for parent, child in graph.edges(config)]
+    return [f"{edge.parent}__{edge.child}" for edge in graph.edges(config)]
 
 
-def edge_pairs():
-    """For each edge, the pair of SAEs that its verdicts rest on."""
-    return {
-        f"{edge.parent}__{edge.child}": "__".join(map(str, graph.edge_pair(config, edge)))
-        for edge in graph.edges(config)
-    }
-
-
-def null_pairs():
-    """For each edge, the pair of each of its nulls."""
-    return {
-        f"{edge.parent}__{edge.child}": {
-            null: "__".join(map(str, pair)) for null, pair in graph.null_pairs(config, edge).items()
-        }
-        for edge in graph.edges(config)
-    }
-
-
-def seed_pairs():
-    """For each model, the pairs of its SAEs of different seeds."""
-    return {model: [f"{a}__{b}" for a, b in graph.seed_pairs(config, model)] for model in config["models"]}
+def lead_pairs():
+    """For each edge, the pair of SAEs that the run's verdicts rest on."""
+    lead = comparisons.instruments(config)[0]
+    pairs = [comparisons.edge_pair(config, lead, edge) for edge in graph.edges(config)]
+    return dict(zip(edge_names(), map(comparisons.pair_name, pairs), strict=True))
 
 
 def swept_model(wildcards):
@@ -287,9 +366,13 @@ def swept_coefficients(wildcards):
     return config["sweeps"][wildcards.sweep]["t"]
 
 
-def swept_dtype(wildcards):
-    """Number format of the merged weights, as in the merge itself."""
-    return config["models"][swept_model(wildcards)]["merge"]["dtype"]
+def swept_setting(name):
+    """An input function: a setting of the swept merge itself."""
+
+    def of_sweep(wildcards):
+        return config["models"][swept_model(wildcards)]["merge"][name]
+
+    return of_sweep
 
 
 def swept_parent_files(wildcards):
@@ -313,9 +396,8 @@ def swept_token_rows(wildcards):
 
 
 def root_models():
-    """Models without parents, those that are nulls aside."""
-    nulls = graph.models_of_kind(config, "reinitialise")
-    return [model for model in graph.ordered_models(config) if not graph.parents(config, model) and model not in nulls]
+    """Models of the lineage without parents."""
+    return [model for model in graph.lineage_models(config) if not graph.parents(config, model)]
 
 
 def root_edge_tables(wildcards):
@@ -324,30 +406,26 @@ def root_edge_tables(wildcards):
     return expand("results/{run}/lineage/edges/{edge}.parquet", run=wildcards.run, edge=edges)
 
 
+def root_seed_pairs():
+    """For each model without parents, its SAE that verdicts rest on and another of it, where it has one."""
+    return [pair for model in root_models() for pair in comparisons.other_pairs(config, model)[:1]]
+
+
 def root_seed_correlations(wildcards):
-    """For each model without parents that has two SAEs, the correlation of its first with its second."""
-    pairs = ["__".join(map(str, pair)) for model in root_models() for pair in graph.seed_pairs(config, model)[:1]]
-    return expand("results/{run}/correlations/{pair}/correlation.safetensors", run=wildcards.run, pair=pairs)
+    """The correlations of `root_seed_pairs`."""
+    return correlation_of(wildcards, map(comparisons.pair_name, root_seed_pairs()))
 
 
 def shown_features(wildcards):
     """Feature shards of the SAEs that examples are taken from, all in one order of corpora and shards."""
-    nulls = graph.models_of_kind(config, "reinitialise")
-    shown = [graph.saes(config, model)[0] for model in config["models"] if model not in nulls]
-    shown += [pair[1] for model in root_models() for pair in graph.seed_pairs(config, model)[:1]]
-    return expand(
-        "results/{run}/features/{s.model}/{s.sae}/{corpus}/shard-{shard}.safetensors",
-        run=wildcards.run,
-        s=shown,
-        corpus=config["corpora"],
-        shard=graph.shard_names(config["activations"]["n_probe_shards"]),
-    )
+    shown = [graph.Sae(*item) for item in comparisons.lead_saes(config).items()]
+    shown += [second for _, second in root_seed_pairs()]
+    return [path for sae in shown for path in sae_features(wildcards, *sae)]
 
 
 def edge_correlations(wildcards):
     """The correlation behind each edge, in the order of `edge_names`."""
-    path = "results/{run}/correlations/{pair}/correlation.safetensors"
-    return expand(path, run=wildcards.run, pair=edge_pairs().values())
+    return correlation_of(wildcards, lead_pairs().values())
 
 
 def report_file(name):

@@ -30,14 +30,19 @@ rule sum_products:
 
 rule correlate_features:
     """
-    Add the shards' sums and correlate all pairs of features.
+    Add the shards' sums, correlate all pairs of features, and draw the probe's documents again for intervals.
 
-    Output: best matches on both sides, every similarity above a floor and the histogram of all, per corpus and pooled.
+    Output: best matches on both sides, every similarity above a floor and the histogram of all, per corpus and pooled;
+    each feature's best r in every replicate of the documents.
     """
     input:
         sums=pair_sums,
+        a=all_pair_features("a"),
+        b=all_pair_features("b"),
+        probe=all_token_rows("probe"),
     output:
         correlation="results/{run}/correlations/{a}__{b}/correlation.safetensors",
+        replicates="results/{run}/correlations/{a}__{b}/replicates.safetensors",
         manifest="results/{run}/correlations/{a}__{b}/manifest.json",
     log:
         "results/{run}/logs/correlations/{a}__{b}.log",
@@ -48,9 +53,42 @@ rule correlate_features:
     threads: config["threads"]["correlations"]
     params:
         settings={name: config["correlations"][name] for name in ("min_firings", "top_matches", "keep_above", "n_bins")},
+        shift=is_shifted,
+        draws={name: config["lineage"][name] for name in ("n_replicates", "seed")},
         code=code_digest("correlate_features"),
     script:
         "../workflow/scripts/correlate_features.py"
+
+
+rule match_token_types:
+    """
+    Match the features of a pair as the original study did: r over decoded tokens on which both features fire.
+
+    Output: matches, and on how many tokens the best of them rest.
+    """
+    input:
+        a=all_pair_features("a"),
+        b=all_pair_features("b"),
+        tokens=all_token_rows("probe"),
+        tokenizer="results/{run}/tokenizer/tokenizer.json",
+    output:
+        matches="results/{run}/correlations/{a}__{b}/token_types.safetensors",
+        manifest="results/{run}/correlations/{a}__{b}/token_types.manifest.json",
+    log:
+        "results/{run}/logs/correlations/{a}__{b}.token_types.log",
+    benchmark:
+        "results/{run}/benchmarks/correlations/{a}__{b}.token_types.tsv"
+    wildcard_constraints:
+        b=any_of(map(str, comparisons.all_saes(config))),
+    conda:
+        "../envs/analysis.yaml"
+    threads: config["threads"]["correlations"]
+    params:
+        settings={name: config["correlations"][name] for name in ("top_matches", "n_bins", "block_features")},
+        threshold=config["lineage"]["threshold"],
+        code=code_digest("match_token_types"),
+    script:
+        "../workflow/scripts/match_token_types.py"
 
 
 rule write_dense_correlation:
@@ -100,8 +138,8 @@ rule compare_weights:
     wildcard_constraints:
         model_a=any_of(config["models"]),
         model_b=any_of(config["models"]),
-        sae_a=any_of(graph.sae_names(config)),
-        sae_b=any_of(graph.sae_names(config)),
+        sae_a=any_of(dict.fromkeys(sae.sae for sae in comparisons.all_saes(config))),
+        sae_b=any_of(dict.fromkeys(sae.sae for sae in comparisons.all_saes(config))),
     conda:
         "../envs/train.yaml"
     threads: config["threads"]["correlations"]

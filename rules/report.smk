@@ -60,7 +60,7 @@ rule draw_dag:
     conda:
         "../envs/report.yaml"
     params:
-        shape=graph.job_shape(config),
+        shape=comparisons.job_shape(config),
         rules=rules_digest(),
         code=code_digest("draw_dag"),
     script:
@@ -76,18 +76,20 @@ rule write_report:
     input:
         summary="results/{run}/lineage/summary.json",
         model_metrics=expand("results/{{run}}/models/{model}/metrics.json", model=config["models"]),
-        sae_metrics=expand("results/{{run}}/saes/{s.model}/{s.sae}/metrics.json", s=graph.all_saes(config)),
-        curves=expand("results/{{run}}/saes/{s.model}/{s.sae}/training.csv", s=graph.trained_saes(config)),
+        sae_metrics=expand("results/{{run}}/saes/{s.model}/{s.sae}/metrics.json", s=comparisons.measured_saes(config)),
+        curves=expand("results/{{run}}/saes/{s.model}/{s.sae}/training.csv", s=comparisons.trained_saes(config)),
         sweeps=expand("results/{{run}}/sweeps/{sweep}.parquet", sweep=config["sweeps"]),
         merges=expand("results/{{run}}/models/{model}/merge.json", model=graph.models_of_kind(config, "merge")),
         correlations=edge_correlations,
+        share_curves="results/{run}/lineage/curves.parquet",
+        ablations=all_ablations,
         examples="results/{run}/report/examples.json",
         dag="results/{run}/report/dag.svg",
         rulegraph="results/{run}/report/rulegraph.svg",
         manifests=[
             "results/{run}/lineage/manifest.json",
             expand("results/{{run}}/models/{model}/manifest.json", model=config["models"]),
-            expand("results/{{run}}/saes/{s.model}/{s.sae}/manifest.json", s=graph.all_saes(config)),
+            expand("results/{{run}}/saes/{s.model}/{s.sae}/manifest.json", s=comparisons.all_saes(config)),
         ],
         template=report_file("page.html.jinja"),
         stylesheet=report_file("page.css"),
@@ -103,6 +105,54 @@ rule write_report:
             caption="../workflow/report/edges.rst",
             category="Tables",
             labels={"table": "edges"},
+        ),
+        instruments=report(
+            "results/{run}/report/tables/instruments.csv",
+            caption="../workflow/report/instruments.rst",
+            category="Tables",
+            labels={"table": "instruments"},
+        ),
+        nulls=report(
+            "results/{run}/report/tables/nulls.csv",
+            caption="../workflow/report/nulls.rst",
+            category="Tables",
+            labels={"table": "nulls"},
+        ),
+        matchings=report(
+            "results/{run}/report/tables/matchings.csv",
+            caption="../workflow/report/matchings.rst",
+            category="Tables",
+            labels={"table": "matchings"},
+        ),
+        curves=report(
+            "results/{run}/report/tables/curves.csv",
+            caption="../workflow/report/curves.rst",
+            category="Tables",
+            labels={"table": "curves"},
+        ),
+        agreements=report(
+            "results/{run}/report/tables/agreements.csv",
+            caption="../workflow/report/agreements.rst",
+            category="Tables",
+            labels={"table": "agreements"},
+        ),
+        sources=report(
+            "results/{run}/report/tables/sources.csv",
+            caption="../workflow/report/sources.rst",
+            category="Tables",
+            labels={"table": "sources"},
+        ),
+        absences=report(
+            "results/{run}/report/tables/absences.csv",
+            caption="../workflow/report/absences.rst",
+            category="Tables",
+            labels={"table": "absences"},
+        ),
+        ablations=report(
+            "results/{run}/report/tables/ablations.csv",
+            caption="../workflow/report/ablations.rst",
+            category="Tables",
+            labels={"table": "ablations"},
         ),
         flows=report(
             "results/{run}/report/tables/flows.csv",

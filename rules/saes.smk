@@ -3,12 +3,14 @@
 
 rule train_sae:
     """
-    Train one SAE on one model's activations. Its checkpoint lies under results/{run}/checkpoints/ while it runs, for resuming.
+    Train one SAE on one model's activations, from random weights or from the SAEs of its parents.
+    Its checkpoint lies under results/{run}/checkpoints/ while it runs, for resuming.
 
     Output: a SAELens folder and the training curve.
     """
     input:
         shards=sae_dump,
+        starts=sae_starts,
     output:
         weights=["results/{run}/saes/{model}/{sae}/sae_weights.safetensors"],
         config=["results/{run}/saes/{model}/{sae}/cfg.json"],

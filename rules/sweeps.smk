@@ -25,7 +25,8 @@ rule sweep_merge:
         gpu=visible_gpus(),
     params:
         t=swept_coefficients,
-        dtype=swept_dtype,
+        dtype=swept_setting("dtype"),
+        method=swept_setting("method"),
         batch_rows=config["batch_rows"],
         code=code_digest("sweep_merge"),
     script:

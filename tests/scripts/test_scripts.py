@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from correlate_features import correlate_features
+from correlate_features import correlate_features, resample_documents
 from dump_activations import dump_activations
 from encode_features import encode, encode_features
 from evaluate_model import evaluate_model
@@ -22,6 +22,7 @@ from import_model import import_model
 from merge_models import merge_models
 from pretrain_model import pretrain_model
 from reinitialise_model import reinitialise_model
+from saelineage import comparisons
 from saelineage.activations import ActivationShard
 from saelineage.errors import InputError
 from saelineage.features import FeatureShard
@@ -31,7 +32,7 @@ from saelineage.saes import load_sae
 from sum_products import sum_products
 from sweep_merge import sweep_merge
 from tests.sae_settings import SAE_SETTINGS
-from trace_lineage import trace_lineage
+from trace_lineage import loader, trace_lineage
 from train_sae import train_and_save
 from write_dense_correlation import write_dense_correlation
 
@@ -169,32 +170,46 @@ def feature_paths(root: Path, sae: str, shard: str) -> list[str]:
     return [shard_path(root / "features", *sae.split("."), corpus, shard) for corpus in CORPORA]
 
 
-def compare(root: Path, correlation_settings: dict) -> None:
-    """Correlations of all edges and seed pairs, and the lineage."""
-    edge_pairs = {f"{parent}__{child}": f"{parent}.seed0__{child}.seed0" for parent, child in EDGES}
-    seed_pairs = {model: [f"{model}.seed0__{model}.seed1"] for model in MODELS}
-    null_pairs = {
-        edge: {null: f"{pair}_{null}" for null in ("shifted", "rotated")} for edge, pair in edge_pairs.items()
-    }
-    pairs = [*edge_pairs.values(), *(pair for found in seed_pairs.values() for pair in found)]
-    pairs += [pair for found in null_pairs.values() for pair in found.values()]
-    for pair in pairs:
-        sums = [str(root / "correlations" / pair / f"sums-{shard}.safetensors") for shard in SHARDS]
+CONFIG = {
+    "corpora": {key: {} for key in CORPORA},
+    "models": {
+        "base": {"pretrain": {"corpora": {}}},
+        "lua": {"finetune": {"parent": "base", "corpora": {}}},
+        "stories": {"finetune": {"parent": "base", "corpora": {}}},
+        "merged": {"merge": {"parents": ["lua", "stories"]}},
+    },
+    "saes": {"seeds": [0, 1], "anchored": {}, "one_pass": False, "models": {}, "shuffle_seed": None},
+    "correlations": {"nulls": ["shifted", "rotated"]},
+    "lineage": {"instruments": ["independent"], "budgets": [], "stand_ins": {}},
+}
+
+
+def compare(tiny, root: Path, correlation_settings: dict) -> None:
+    """All correlations that the plan asks for, and the lineage."""
+    for a, b in comparisons.all_pairs(CONFIG):
+        shift = b.sae.endswith("_shifted")
+        sides = [str(sae).removesuffix("_shifted") for sae in (a, b)]
+        folder = root / "correlations" / f"{a}__{b}"
+        sums = [str(folder / f"sums-{shard}.safetensors") for shard in SHARDS]
         for shard, path in zip(SHARDS, sums, strict=True):
-            paths = (feature_paths(root, sae.removesuffix("_shifted"), shard) for sae in pair.split("__"))
-            sum_products(*paths, pair.endswith("_shifted"), block_features=30, threads=2, path_to_sums=path)
-        correlation = root / "correlations" / pair / "correlation.safetensors"
-        correlate_features(sums, correlation_settings, threads=2, path_to_correlation=str(correlation))
+            paths = (feature_paths(root, sae, shard) for sae in sides)
+            sum_products(*paths, shift, block_features=30, threads=2, path_to_sums=path)
+        found = correlate_features(sums, correlation_settings, 2, str(folder / "correlation.safetensors"))
+        resample_documents(
+            found,
+            tuple([path for shard in SHARDS for path in feature_paths(root, sae, shard)] for sae in sides),
+            shift,
+            [str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA],
+            {"n_replicates": 20, "seed": 0},
+            str(folder / "replicates.safetensors"),
+        )
     trace_lineage(
         run="tiny",
-        correlations={
-            pair: load_correlation(root / "correlations" / pair / "correlation.safetensors") for pair in pairs
-        },
-        threshold=0.8,
+        plan=comparisons.plan(CONFIG),
+        load=loader(root / "correlations", set()),
+        settings={"threshold": 0.8, "missed_above": 0.8},
         models=list(MODELS),
-        edge_pairs=edge_pairs,
-        seed_pairs=seed_pairs,
-        null_pairs=null_pairs,
+        paths_to_readouts={},
         folder=root / "lineage",
     )
 
@@ -207,7 +222,7 @@ def root(tiny, tmp_path_factory) -> Path:
     measure_models(tiny, root)
     make_saes(tiny, root, TRAINING)
     settings = {"min_firings": 5, "top_matches": 4, "keep_above": 0.3, "n_bins": 20}
-    compare(root, settings)
+    compare(tiny, root, settings)
     return root
 
 
@@ -354,10 +369,10 @@ def test_tokens_too_long_for_the_sae_have_no_latents(root):
 def test_the_share_under_each_null_stands_beside_an_edge_s(root):
     summary = json.loads((root / "lineage/summary.json").read_text())
     for edge in summary["edges"]:
-        assert edge["null_shares"].keys() == {"shifted", "rotated"}
-        for null, found in edge["null_shares"].items():
+        assert edge["nulls"].keys() == {"shifted", "rotated"}
+        for null, found in edge["nulls"].items():
             assert found["persist_share_n"] == edge["persist_share_n"], null
-        assert edge["null_shares"]["shifted"]["persist_share"] < 0.05 < edge["persist_share"]
+        assert edge["nulls"]["shifted"]["persist_share"] < 0.05 < edge["persist_share"]
 
 
 def test_the_dense_correlation_is_numpy_s(root, tmp_path):
@@ -409,9 +424,60 @@ def test_the_lineage_has_a_table_per_edge_all_features_and_a_summary(root):
         assert edge["inherited"] + edge["emerges"] + edge["untestable_child"] == edge["n_child"] == 96
         assert int((table["verdict"] == "persists").sum()) == edge["persists"]
         assert edge["seed_floor_share_n"] > 0
+        assert edge["relative_persistence_interval"][0] <= edge["relative_persistence_interval"][1]
+        testable = table["verdict"] != "untestable"
+        assert (table["r_low"] <= table["r_high"])[testable & table["r_low"].notna()].all()
+        assert set(table.loc[table["robust"], "verdict"]) <= {"disappears", "emerges"}
     features = pd.read_parquet(root / "lineage/features.parquet")
     assert features["model"].value_counts().to_dict() == dict.fromkeys(MODELS, 96)
     assert set(features["sae"]) == {"seed0"}
+
+
+def test_the_summary_weighs_every_instrument_and_every_source_of_a_merge(root):
+    summary = json.loads((root / "lineage/summary.json").read_text())
+    assert [(row["parent"], row["child"]) for row in summary["instruments"]] == list(EDGES)
+    sources = summary["sources"]["merged"]
+    assert sources.keys() == {"lua", "stories", "base", "both", "new"}
+    assert sum(found["share"] for found in sources.values()) == pytest.approx(1)
+    table = pd.read_parquet(root / "lineage/sources.parquet")
+    assert len(table) == 96
+    curves = pd.read_parquet(root / "lineage/curves.parquet")
+    assert set(curves["name"]) == {"edge", "floor", "shifted", "rotated"}
+    assert (curves.groupby(["parent", "child", "name"])["share"].diff().fillna(0) <= 0).all()
+
+
+def test_an_sae_that_starts_from_another_and_is_not_trained_is_that_one(root, tmp_path):
+    train_and_save(
+        model="lua",
+        settings={"from_base@0": TRAINING | {"n_tokens": 0, "seed": 5}},
+        paths_to_shards=training_shards(root, "lua"),
+        folder=tmp_path,
+        checkpoint=tmp_path / "state.safetensors",
+        events=None,
+        gpus=0,
+        starts=[str(root / "saes/base/seed0")],
+    )
+    weights, others = (
+        load_file(folder / "sae_weights.safetensors") for folder in (tmp_path / "from_base@0", root / "saes/base/seed0")
+    )
+    assert all(torch.equal(weights[name], others[name]) for name in others)
+
+
+def test_two_starts_are_averaged(root, tmp_path):
+    starts = [root / "saes/base/seed0", root / "saes/lua/seed0"]
+    train_and_save(
+        model="lua",
+        settings={"from_a+b@0": TRAINING | {"n_tokens": 0, "seed": 5}},
+        paths_to_shards=training_shards(root, "lua"),
+        folder=tmp_path,
+        checkpoint=tmp_path / "state.safetensors",
+        events=None,
+        gpus=0,
+        starts=list(map(str, starts)),
+    )
+    found = load_file(tmp_path / "from_a+b@0/sae_weights.safetensors")["W_dec"]
+    one, other = (load_file(start / "sae_weights.safetensors")["W_dec"] for start in starts)
+    assert torch.allclose(found, (one + other) / 2)
 
 
 def test_running_a_script_again_gives_equal_bytes(root, tmp_path):

@@ -105,7 +105,7 @@ def test_every_default_is_filled_in():
         | {
             "corpora": None,
             "seeds": [0, 1],
-            "seed_per_model": True,
+            "anchored": {},
             "one_pass": False,
             "tensorboard": False,
             # Overrides hold what was written and no defaults, which would hide the stage's settings.
@@ -164,6 +164,7 @@ def test_models_from_elsewhere_may_stand_in_the_lineage():
     config["models"]["tuned"] = {"finetune": {"parent": "own", "corpora": {"lua": 1.0}, "n_tokens": 4096}}
     # What shape they have is not known before they are read, so merges of them are let through.
     config["models"]["mixed"] = {"merge": {"parents": ["tuned", "lua"]}}
+    config["lineage"] = {"instruments": ["independent"]}
     filled = load_config(config, SCHEMA)
     assert filled["models"]["theirs"] == {"hub": {"repo": "a/b", "revision": "main", "parents": []}}
     assert filled["models"]["own"] == {"path": {"folder": "models/own", "parents": ["theirs"]}}
@@ -431,7 +432,8 @@ def test_models_from_elsewhere_may_stand_in_the_lineage():
         (
             "saes/models/lua/seed2",
             {"k": 8},
-            "saes.models.lua: 'seed2' is not among saes.seeds (seed0, seed1); correct the name or add it there",
+            "saes.models.lua: 'seed2' is not among the SAEs of that model (from_base, from_lua, seed0, seed1); "
+            "correct the name or add it there",
         ),
     ],
 )
@@ -449,6 +451,65 @@ def test_an_import_has_its_defaults_wherever_it_stands(path: str):
     assert found == {"folder": "sae", "format": "auto", "max_fvu": 0.9, "max_l0_fraction": 0.15}
     assert filled["saes"]["models"]["lua"]["seed1"].keys() <= {"k", "import"}
     assert load_config(filled, SCHEMA) == filled
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "lineage/instruments",
+            ["anchored", "guess"],
+            "lineage.instruments.1: 'guess' is not one of ['anchored', 'independent', 'frozen', 'same_init', "
+            "'own_mixture']",
+        ),
+        (
+            "lineage/stand_ins",
+            {"lua": ["scratch"]},
+            "lineage.stand_ins.lua: 'scratch' is not among models (base, both, english, lua); "
+            "correct the name or add it there",
+        ),
+        (
+            "lineage/stand_ins",
+            {"base": ["english"]},
+            "lineage.stand_ins: 'base' has no parent that models could be compared with in its place",
+        ),
+        (
+            "lineage/stand_ins",
+            {"both": ["lua"]},
+            "lineage.stand_ins.both: 'both' itself, or a model it descends from, is named; name others",
+        ),
+        (
+            "models/shifted",
+            {"path": {"folder": "somewhere"}},
+            "models: 'shifted' is what a null is called; rename that model",
+        ),
+        (
+            "saes/models/lua/from_base",
+            {"import": {"folder": "a"}},
+            "saes.models.lua.from_base: only SAEs of saes.seeds can be imported, for others start from a parent's or "
+            "share a seed; leave out `import`",
+        ),
+        (
+            "saes/anchored",
+            {"import": {"folder": "a"}},
+            "saes.anchored: SAEs that start from a parent's are trained, so leave out `import` there",
+        ),
+    ],
+)
+def test_a_mistake_in_what_is_compared_is_one_sentence(path: str, value: object, message: str):
+    assert error_of(changed(path, value)).startswith(message)
+
+
+def test_the_sae_of_a_merge_starts_where_its_parents_descend_from_one_model():
+    config = changed("models/english", {"path": {"folder": "somewhere"}})
+    assert error_of(config) == (
+        "lineage.instruments: a merge's SAE starts from the average of its parents', which must descend from one "
+        "model's, but 'both' descends from english, base; use independent alone"
+    )
+    config["lineage"] = {"instruments": ["independent"]}
+    assert load_config(config, SCHEMA)
+    config["lineage"] |= {"budgets": [1000]}
+    assert error_of(config).startswith("lineage.instruments: a merge's SAE starts from the average")
 
 
 def test_saes_of_one_pass_see_the_same_batches():

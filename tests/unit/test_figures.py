@@ -13,6 +13,7 @@ from saelineage.figures import (
     fvu_figure,
     lineage_svg,
     plain,
+    share_curves_figure,
     sweep_figure,
     training_figure,
     visible,
@@ -128,6 +129,45 @@ def test_each_corpus_is_a_row_of_points():
 def test_empty_bins_are_left_out_of_the_logarithmic_axis():
     table = pd.DataFrame({"edge": ["a → b"] * 3, "r": [-1.0, 0.0, 0.5], "n_pairs": [0, 5, 1]})
     assert list(correlation_figure(table, 0.8).data[0].y) == [5, 1]
+
+
+def curves(parent: str = "base", names: tuple[str, ...] = ("edge", "floor", "shifted")) -> pd.DataFrame:
+    """Two points of each curve of an edge."""
+    rows = [(parent, "tuned", name, r, 1 - r, 0.5) for name in names for r in (0.0, 1.0)]
+    return pd.DataFrame(rows, columns=["parent", "child", "name", "threshold", "share", "auc"])
+
+
+def test_an_edge_is_solid_its_floor_dashed_and_every_null_dotted():
+    table = curves(names=("edge", "floor", "shifted", "stand-in (twin)"))
+    lines = share_curves_figure(table, 0.8).data
+    assert [line.line.dash for line in lines] == ["solid", "dash", "dot", "dot"]
+    assert [line.name for line in lines] == ["edge 0.50", "floor 0.50", "shifted 0.50", "stand-in (twin) 0.50"]
+    assert len({line.line.color for line in lines}) == 1
+    assert list(lines[0].y) == [1.0, 0.0]
+
+
+def test_each_edge_has_a_colour_and_a_group_of_the_legend():
+    lines = share_curves_figure(pd.concat([curves("base"), curves("left")]), 0.8).data
+    assert [line.legendgrouptitle.text for line in lines] == ["base → tuned"] * 3 + ["left → tuned"] * 3
+    assert lines[0].line.color != lines[3].line.color
+    assert lines[0].legendgroup != lines[3].legendgroup
+
+
+def test_the_threshold_is_marked_among_the_curves():
+    assert share_curves_figure(curves(), 0.75).layout.shapes[0].x0 == 0.75
+
+
+def test_a_long_legend_makes_the_picture_higher():
+    many = pd.concat([curves(f"model{number}") for number in range(6)])
+    # 18 lines and 6 titles of 20 pixels each, and 90 besides
+    assert share_curves_figure(many, 0.8).layout.height == 90 + 20 * 24
+    assert share_curves_figure(curves(), 0.8).layout.height == 440
+
+
+def test_names_of_curves_are_no_markup():
+    line = share_curves_figure(curves("<b>", names=("<i>",)), 0.8).data[0]
+    assert "<b>" not in line.hovertemplate + line.legendgrouptitle.text
+    assert line.name == "&lt;i&gt; 0.50"
 
 
 def test_a_label_cannot_end_the_script_it_stands_in():

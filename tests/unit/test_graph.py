@@ -20,15 +20,30 @@ def lineage() -> dict:
             "base": {"pretrain": {"corpora": {"english": 1.0}}},
             "foreign": {"hub": {"repo": "a/b", "revision": "main", "parents": []}},
         },
-        "saes": {"k": 32, "corpora": None, "seeds": [3, 0], "seed_per_model": False, "one_pass": False, "models": {}},
+        "saes": {
+            "k": 32,
+            "corpora": None,
+            "seeds": [3, 0],
+            "shuffle_seed": None,
+            "anchored": {},
+            "one_pass": False,
+            "models": {},
+        },
         "correlations": {"nulls": []},
+        "lineage": {"stand_ins": {}},
     }
+
+
+def stream(model: str, name: str) -> int:
+    """The first 4 bytes of sha256 of "lua/0", most significant first: printf lua/0 | sha256sum."""
+    return int(hashlib.sha256(f"{model}/{name}".encode()).hexdigest()[:8], 16)
 
 
 def test_saes_of_one_pass_share_the_order_of_the_first():
     config = lineage()
-    config["saes"] |= {"one_pass": True, "shuffle_seed": None}
-    assert [graph.sae_settings(config, "lua", sae)["shuffle_seed"] for sae in ("seed3", "seed0")] == [3, 3]
+    config["saes"] |= {"one_pass": True}
+    shuffle_seeds = [graph.sae_settings(config, "lua", sae)["shuffle_seed"] for sae in ("seed3", "seed0", "own3")]
+    assert shuffle_seeds == [stream("lua", "3"), stream("lua", "3"), None]
     config["saes"]["shuffle_seed"] = 5
     assert graph.sae_settings(config, "lua", "seed0")["shuffle_seed"] == 5
 
@@ -63,17 +78,6 @@ def test_a_model_has_one_kind_and_models_are_listed_by_kind():
     assert graph.models_of_kind(lineage(), "pretrain", "hub", "path") == ["base", "foreign"]
 
 
-def test_the_shape_of_a_run_knows_its_jobs_and_not_their_settings():
-    config = lineage() | {"tokenizer": {}, "activations": {"n_shards": 1, "n_probe_shards": 2}, "sweeps": {}}
-    shape = graph.job_shape(config)
-    assert shape["models"]["merged"] == ["merge", None, ["lua", "stories"], ["lua", "stories"]]
-    assert shape["shards"] == [1, 2]
-    config["saes"]["k"] = 48
-    assert graph.job_shape(config) == shape
-    config["saes"]["seeds"] = [3]
-    assert graph.job_shape(config) != shape
-
-
 def test_an_sae_is_imported_where_its_settings_say_so_and_trained_otherwise():
     config = lineage()
     assert graph.imported_saes(config) == []
@@ -82,20 +86,16 @@ def test_an_sae_is_imported_where_its_settings_say_so_and_trained_otherwise():
         "base": {"seed3": {"k": 1}},
     }
     assert graph.imported_saes(config) == [Sae("lua", "seed3")]
-    assert graph.trained_saes(config) == [sae for sae in graph.all_saes(config) if str(sae) != "lua.seed3"]
     config["saes"] |= {"import": {"folder": "b"}}
-    assert [str(sae) for sae in graph.trained_saes(config)] == ["lua.seed0"]
+    assert Sae("lua", "seed0") not in graph.imported_saes(config)
+    assert len(graph.imported_saes(config)) == 2 * len(config["models"]) - 1
 
 
-def test_the_shape_of_a_run_knows_which_saes_are_imported_and_not_from_where():
-    config = lineage() | {"tokenizer": {}, "activations": {"n_shards": 1, "n_probe_shards": 2}, "sweeps": {}}
-    trained = graph.job_shape(config)
-    config["saes"]["models"] = {"lua": {"seed0": {"import": {"folder": "a"}}}}
-    shape = graph.job_shape(config)
-    assert (trained["imported_saes"], shape["imported_saes"]) == ([], ["lua.seed0"])
-    assert trained["saes"].keys() - shape["saes"].keys() == {"lua.seed0"}
-    config["saes"]["models"]["lua"]["seed0"]["import"]["folder"] = "b"
-    assert graph.job_shape(config) == shape
+def test_an_sae_that_starts_from_another_is_never_imported():
+    config = lineage()
+    config["saes"]["import"] = {"folder": "b"}
+    assert graph.sae_settings(config, "lua", "seed3")["import"] == {"folder": "b"}
+    assert graph.sae_settings(config, "lua", "from_base")["import"] is None
 
 
 def test_parents_come_in_the_order_of_the_config():
@@ -152,63 +152,103 @@ def test_training_corpora_of_a_merge_are_those_of_its_parents_each_once():
     }
 
 
-def test_the_first_seed_of_the_config_is_compared_along_the_lineage():
+def test_a_model_has_an_sae_for_each_seed_the_first_one_first():
     assert graph.saes(lineage(), "lua") == [Sae("lua", "seed3"), Sae("lua", "seed0")]
-    assert graph.edge_pair(lineage(), Edge("base", "lua")) == (Sae("base", "seed3"), Sae("lua", "seed3"))
     assert str(Sae("base", "seed3")) == "base.seed3"
 
 
-def test_every_two_seeds_of_a_model_are_a_pair():
+def test_stand_ins_are_the_re_initialised_what_descends_from_them_and_those_named():
     config = lineage()
-    config["saes"]["seeds"] = [0, 1, 2]
-    assert [f"{a.sae}-{b.sae}" for a, b in graph.seed_pairs(config, "lua")] == [
-        "seed0-seed1",
-        "seed0-seed2",
-        "seed1-seed2",
-    ]
-
-
-def test_all_pairs_are_the_edges_then_the_seed_pairs_then_the_nulls():
-    config = {
-        "models": {
-            "base": {"pretrain": {"corpora": {}}},
-            "lua": {"finetune": {"parent": "base", "corpora": {}}},
-            "random": {"reinitialise": {"like": "base", "seed": 0}},
-        },
-        "saes": {"seeds": [0, 1]},
-        "correlations": {"nulls": ["shifted", "rotated"]},
+    config["models"] |= {
+        "random": {"reinitialise": {"like": "base", "seed": 0}},
+        "scratch": {"finetune": {"parent": "random", "corpora": {"lua": 1.0}}},
     }
-    assert [f"{a}__{b}" for a, b in graph.all_pairs(config)] == [
-        "base.seed0__lua.seed0",
-        "base.seed0__base.seed1",
-        "lua.seed0__lua.seed1",
-        "random.seed0__random.seed1",
-        "base.seed0__lua.seed0_shifted",
-        "base.seed0__lua.seed0_rotated",
-        "base.seed0__random.seed0",
-    ]
-    assert [str(sae) for sae in graph.saes(config, "lua")] == ["lua.seed0", "lua.seed1"]
+    config["lineage"]["stand_ins"] = {"lua": ["foreign"]}
+    assert graph.stand_ins(config) == ["foreign", "random", "scratch"]
+    assert graph.edges(config) == graph.edges(lineage())
+    assert graph.lineage_models(config) == ["base", "lua", "stories", "merged", "polished"]
+    assert graph.parents(config, "scratch") == ["random"]
 
 
-def test_an_edge_s_nulls_are_those_of_the_config_and_the_models_re_initialised_like_its_parent():
+def test_a_mixture_is_what_a_model_and_its_ancestors_were_trained_on():
+    assert graph.mixture(lineage(), "base") == ["english"]
+    assert graph.mixture(lineage(), "lua") == ["english", "lua"]
+    assert graph.mixture(lineage(), "merged") == ["english", "lua", "stories"]
+    assert graph.mixture(lineage(), "foreign") == ["english", "lua", "stories"]  # nobody knows
+
+
+def test_anchored_saes_form_a_chain_from_the_root_s_first():
     config = lineage()
-    config["models"] |= {"random": {"reinitialise": {"like": "lua", "seed": 0}}}
-    config["correlations"]["nulls"] = ["shifted"]
-    lua = {null: f"{a}__{b}" for null, (a, b) in graph.null_pairs(config, Edge("lua", "merged")).items()}
-    assert lua == {"shifted": "lua.seed3__merged.seed3_shifted", "reinitialised (random)": "lua.seed3__random.seed3"}
-    assert graph.null_pairs(config, Edge("base", "lua")).keys() == {"shifted"}
-    assert graph.parents(config, "random") == []
+    assert [str(graph.anchor(config, model)) for model in graph.lineage_models(config)] == [
+        "base.seed3",
+        "lua.from_base",
+        "stories.from_base",
+        "merged.from_lua+stories",
+        "polished.from_merged",
+        "foreign.seed3",
+    ]
+    assert str(graph.anchor(config, "lua", "@500")) == "lua.from_base@500"
+    assert str(graph.anchor(config, "base", "@500")) == "base.seed3"
+
+
+def test_an_sae_starts_from_the_anchors_of_the_models_in_its_name_at_its_own_budget():
+    config = lineage()
+    starts = {name: [str(start) for start in graph.starts(config, name)] for name in (
+        "seed3", "own3", "from_base", "from_lua+stories@0", "from_merged"
+    )}  # fmt: skip
+    assert starts == {
+        "seed3": [],
+        "own3": [],
+        "from_base": ["base.seed3"],
+        "from_lua+stories@0": ["lua.from_base@0", "stories.from_base@0"],
+        "from_merged": ["merged.from_lua+stories"],
+    }
+
+
+def test_what_an_sae_starts_from_decides_its_budget():
+    config = lineage()
+    config["saes"] |= {"n_tokens": None, "learning_rate": 0.1}
+    config["saes"]["anchored"] = {"n_tokens": 500, "learning_rate": 0.01}
+    config["saes"]["models"] = {"lua": {"learning_rate": 0.2, "from_base": {"n_tokens": 700}}}
+
+    def budget(model: str, sae: str) -> tuple:
+        settings = graph.sae_settings(config, model, sae)
+        return settings["n_tokens"], settings["learning_rate"]
+
+    assert budget("lua", "seed3") == (None, 0.2)
+    assert budget("stories", "from_base") == (500, 0.01)
+    assert budget("lua", "from_base") == (700, 0.01)
+    assert budget("lua", "from_base@900") == (900, 0.01)
+    assert budget("lua", "from_base@0") == (0, 0.01)
+
+
+def test_a_shared_seed_is_one_stream_for_all_models_and_again_in_another_order():
+    config = lineage()
+    found = [graph.sae_settings(config, model, "shared3") for model in ("base", "lua")]
+    assert [(one["seed"], one["shuffle_seed"]) for one in found] == [(3, None), (3, None)]
+    again = graph.sae_settings(config, "lua", "shared3_again")
+    assert (again["seed"], again["shuffle_seed"]) == (3, stream("lua", "shared3_again"))
+
+
+def test_an_sae_on_its_model_s_own_mixture_has_its_own_stream():
+    found = graph.sae_settings(lineage(), "lua", "own3")
+    assert (found["corpora"], found["seed"]) == (["english", "lua"], stream("lua", "own3"))
 
 
 def test_an_sae_has_its_own_settings_before_its_models_before_the_stages():
     config = lineage()
     config["saes"] |= {"batch_tokens": 1024, "learning_rate": 0.001}
     config["saes"]["models"] = {"lua": {"k": 48, "batch_tokens": 64, "seed0": {"k": 96}}, "base": {"corpora": ["lua"]}}
-    stage = {"batch_tokens": 1024, "learning_rate": 0.001, "corpora": ["english", "lua", "stories"]}
-    assert graph.sae_settings(config, "stories", "seed0") == stage | {"k": 32, "seed": 0}
-    assert graph.sae_settings(config, "lua", "seed3") == stage | {"k": 48, "batch_tokens": 64, "seed": 3}
-    assert graph.sae_settings(config, "lua", "seed0") == stage | {"k": 96, "batch_tokens": 64, "seed": 0}
-    assert graph.sae_settings(config, "base", "seed0") == stage | {"k": 32, "corpora": ["lua"], "seed": 0}
+
+    def settings(model: str, sae: str) -> dict:
+        found = graph.sae_settings(config, model, sae)
+        return {key: found[key] for key in ("k", "batch_tokens", "learning_rate", "corpora")}
+
+    stage = {"k": 32, "batch_tokens": 1024, "learning_rate": 0.001, "corpora": ["english", "lua", "stories"]}
+    assert settings("stories", "seed0") == stage
+    assert settings("lua", "seed3") == stage | {"k": 48, "batch_tokens": 64}
+    assert settings("lua", "seed0") == stage | {"k": 96, "batch_tokens": 64}
+    assert settings("base", "seed0") == stage | {"corpora": ["lua"]}
 
 
 def test_settings_of_one_sae_leave_the_config_as_it_was():
@@ -217,13 +257,12 @@ def test_settings_of_one_sae_leave_the_config_as_it_was():
     assert config == lineage()
 
 
-def test_a_seed_per_model_starts_another_stream_in_every_model_and_for_every_seed():
+def test_a_seed_starts_another_stream_in_every_model():
     config = lineage()
-    config["saes"]["seed_per_model"] = True
-    seeds = {str(sae): graph.sae_settings(config, *sae)["seed"] for sae in graph.all_saes(config)}
+    saes = [sae for model in config["models"] for sae in graph.saes(config, model)]
+    seeds = {str(sae): graph.sae_settings(config, *sae)["seed"] for sae in saes}
     assert len(set(seeds.values())) == len(seeds)
-    # The first 4 bytes of sha256 of "lua/0", most significant first: printf lua/0 | sha256sum
-    assert seeds["lua.seed0"] == int(hashlib.sha256(b"lua/0").hexdigest()[:8], 16)
+    assert seeds["lua.seed0"] == stream("lua", "0")
 
 
 def test_shards_are_numbered_from_zero_and_padded():

@@ -1,147 +1,62 @@
-"""Verdicts, shares and trajectories."""
+"""Summaries and trajectories."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from saelineage.correlations import correlate
-from saelineage.lineage import (
-    Share,
-    edge_summary,
-    edge_table,
-    feature_statistics,
-    feature_table,
-    matched_share,
-    seed_floor,
-    share,
-    verdicts,
+from saelineage.bootstrap import Replicates
+from saelineage.lineage import add_details, edge_summary, feature_statistics, feature_table
+from saelineage.verdicts import edge_table
+from tests.unit.test_verdicts import TOY, correlation
+
+
+def replicates(best: list[list[float]], other: list[list[float]]) -> Replicates:
+    """Best r per replicate, of both sides."""
+    return Replicates(
+        ("lua.seed0", "stories.seed0"), {"words": 9}, 0, tuple(np.array(one, dtype=np.float32) for one in (best, other))
+    )
+
+
+def toy_table() -> pd.DataFrame:
+    """Of the parent one persists, one disappears, one is untestable; of the child two are inherited, one emerges."""
+    return edge_table(correlation(TOY), 0.8).assign(robust=[False, True, False, False, False, False])
+
+
+def test_details_of_an_edge_by_hand():
+    # Ten replicates, of which 2.5 % and 97.5 % are at the ends; the untestable feature has no interval.
+    rising = [[0.8 + step / 90, 0.5, 0.9] for step in range(10)]
+    readouts = pd.DataFrame({"r2_child": [0.9, 0.75, 0.1], "r2_parent": [0.9, 0.9, 0.9]})
+    table = add_details(toy_table(), replicates(rising, rising), readouts, missed_above=0.8)
+    parents = table[table["side"] == "parent"]
+    # Linear between order statistics: 0.025 x 9 = 0.225 steps of 1/90 above the least.
+    assert parents["r_low"].tolist() == pytest.approx([0.8 + 0.225 / 90, 0.5, np.nan], abs=1e-6, nan_ok=True)
+    assert parents["r_high"].tolist() == pytest.approx([0.8 + 8.775 / 90, 0.5, np.nan], abs=1e-6, nan_ok=True)
+    assert parents["readout"].tolist() == [0.9, 0.75, 0.1]
+    # 0.75 is at least 0.8 x 0.9 = 0.72; what persists is not absent.
+    assert parents["absence"].tolist() == ["", "missed", ""]
+    children = table[table["side"] == "child"]
+    assert children["readout"].isna().all()
+    assert (children["absence"] == "").all()
+
+
+@pytest.mark.parametrize(
+    ("child", "parent", "absence"),
+    [(0.73, 0.9, "missed"), (0.71, 0.9, "gone"), (0.09, 0.09, "undecided"), (np.nan, np.nan, "undecided")],
 )
-from saelineage.match_finder import MatchFinder
-from saelineage.matches import Correlation
+def test_a_lost_feature_is_missed_where_the_child_gives_it_nearly_as_well(child, parent, absence):
+    readouts = pd.DataFrame({"r2_child": [child] * 3, "r2_parent": [parent] * 3})
+    table = add_details(toy_table(), replicates([[0.5] * 3], [[0.5] * 3]), readouts, missed_above=0.8)
+    assert table["absence"].tolist()[1] == absence
 
 
-def correlation(r: list[list[float]], names=("lua.seed0", "stories.seed0"), firings=((50, 50, 50), (50, 50, 50))):
-    """What `correlate` would find for a 3 x 3 matrix of r; NaN rows and columns are untestable features."""
-    r = np.array(r)
-    finder = MatchFinder(r.shape, top_matches=1, keep_above=0.3, n_bins=4)
-    finder.offer(0, r)
-    return Correlation(
-        names=names,
-        n_tokens={"words": 1000},
-        firings=tuple(np.array([side]) for side in firings),
-        testable=(~np.isnan(r).all(axis=1), ~np.isnan(r).all(axis=0)),
-        pearson=finder.result(),
-        by_corpus={},
-        one_to_one=np.full(len(r), -1),
-        jaccard=finder.result(),
-    )
-
-
-NAN = float("nan")
-# Parent 0 is child 1 (0.9); parent 1 has 0.79 at most; parent 2 is untestable. Child 0's best is parent 1, child 2's
-# parent 0 (0.8).
-TOY = [[0.1, 0.9, 0.8], [0.79, 0.2, 0.3], [NAN, NAN, NAN]]
-
-
-def test_verdicts_of_parents_by_hand():
-    table = verdicts(correlation(TOY, firings=((50, 20, 3), (50, 50, 50))), 0, 0.8, "persists", "disappears")
-    expected = pd.DataFrame(
-        {
-            "latent": [0, 1, 2],
-            "verdict": ["persists", "disappears", "untestable"],
-            "r": [0.9, 0.79, NAN],
-            "match": [1, 0, -1],
-            "firings": [50, 20, 3],
-            "density": [0.05, 0.02, 0.003],
-        }
-    )
-    pd.testing.assert_frame_equal(table, expected, check_dtype=False)
-
-
-def test_verdicts_of_children_by_hand():
-    table = verdicts(correlation(TOY), 1, 0.8, "inherited", "emerges")
-    # r = 0.8 is a match.
-    assert table["verdict"].tolist() == ["emerges", "inherited", "inherited"]
-    assert table["match"].tolist() == [1, 0, 0]
-    assert table["r"].tolist() == [0.79, 0.9, 0.8]
-
-
-def test_a_testable_feature_without_any_testable_partner_disappears():
-    nothing = correlation([[NAN] * 3] * 3)._replace(testable=(np.ones(3, dtype=bool), np.zeros(3, dtype=bool)))
-    table = edge_table(nothing, 0.8)
-    assert table["verdict"].tolist() == ["disappears"] * 3 + ["untestable"] * 3
-    assert (table["match"] == -1).all()
-
-
-def test_an_edge_s_table_has_both_sides():
-    table = edge_table(correlation(TOY), 0.8)
-    assert table.columns.tolist() == ["side", "latent", "verdict", "r", "match", "firings", "density"]
-    assert table["side"].tolist() == ["parent"] * 3 + ["child"] * 3
-    assert table["verdict"].tolist() == [
-        "persists",
-        "disappears",
-        "untestable",
-        "emerges",
-        "inherited",
-        "inherited",
-    ]
-
-
-def test_an_sae_paired_with_itself_persists_to_the_last_feature():
-    random = np.random.default_rng(0)
-    dense = np.where(random.random((500, 12)) < 0.2, random.random((500, 12)), 0)
-    dense[:, 7] = 0
-    found = correlate(dense, dense, top_matches=2, block_features=5, progress=False)
-    table = edge_table(found, 0.8)
-    latents = [latent for latent in range(12) if latent != 7]
-    for side, yes in (("parent", "persists"), ("child", "inherited")):
-        mine = table[table["side"] == side]
-        assert mine[mine["verdict"] == yes]["latent"].tolist() == latents
-        assert mine[mine["verdict"] == yes]["match"].tolist() == latents
-        assert mine[mine["verdict"] == "untestable"]["latent"].tolist() == [7]
-    assert matched_share(found, 0, 0.8)[:2] == (1.0, 11)
-
-
-def test_wilson_s_interval_of_eight_in_ten():
-    found = share(8, 10)
-    assert found.value == 0.8
-    assert found.interval == pytest.approx((0.490, 0.943), abs=5e-4)
-
-
-def test_wilson_s_interval_at_the_ends_stays_within_zero_and_one():
-    # At 0 of n the upper bound is z^2 / (n + z^2) = 3.8415 / 13.8415.
-    assert share(0, 10).interval == pytest.approx((0, 0.27753), abs=1e-5)
-    assert share(10, 10).interval == pytest.approx((0.72247, 1), abs=1e-5)
-    assert share(0, 10).interval[0] >= 0
-    assert share(10, 10).interval[1] <= 1
-
-
-def test_a_share_of_nothing_is_undefined():
-    assert share(0, 0) == Share(None, 0, None)
-
-
-def test_untestable_features_are_in_no_share():
-    assert matched_share(correlation(TOY), 0, 0.8)[:2] == (1 / 2, 2)
-    assert matched_share(correlation(TOY), 1, 0.8)[:2] == (2 / 3, 3)
-
-
-def test_the_seed_floor_runs_over_both_directions_and_all_pairs():
-    # TOY: 1 of 2 and 2 of 3. The other: 3 of 3 and 3 of 3.
-    other = correlation([[0.9, 0, 0], [0, 0.9, 0], [0, 0, 0.9]])
-    floor = seed_floor([correlation(TOY), other], 0.8)
-    assert (floor.value, floor.n) == (9 / 11, 11)
-    assert floor.interval == share(9, 11).interval
-
-
-def test_without_seed_pairs_there_is_no_floor():
-    assert seed_floor([], 0.8) == Share(None, 0, None)
+def test_without_readouts_nothing_is_said_of_absences():
+    assert "absence" not in add_details(toy_table(), replicates([[0.5] * 3], [[0.5] * 3]), None, 0.8)
 
 
 def test_the_summary_of_an_edge_by_hand():
-    summary = edge_summary(
-        "lua", "stories", edge_table(correlation(TOY), 0.8), share(3, 4), share(0, 0), {"shifted": share(1, 50)}
-    )
-    assert summary == {
+    weighed = {"parent": "lua", "child": "stories", "instrument": "anchored", "persist_share": 0.5}
+    table = toy_table().assign(absence=["", "missed", "", "", "", ""])
+    assert edge_summary(table, weighed) == {
         "parent": "lua",
         "child": "stories",
         "n_parent": 3,
@@ -152,25 +67,12 @@ def test_the_summary_of_an_edge_by_hand():
         "inherited": 2,
         "emerges": 1,
         "untestable_child": 0,
+        "kinds": {"1:1": 1, "split": 0, "merged": 0},
+        "robustly_disappears": 1,
+        "robustly_emerges": 0,
+        "absences": {"gone": 0, "missed": 1, "undecided": 0},
+        "instrument": "anchored",
         "persist_share": 0.5,
-        "persist_share_n": 2,
-        "persist_share_interval": list(share(1, 2).interval),
-        "seed_floor_share": 0.75,
-        "seed_floor_share_n": 4,
-        "seed_floor_share_interval": list(share(3, 4).interval),
-        "inherited_share": 2 / 3,
-        "inherited_share_n": 3,
-        "inherited_share_interval": list(share(2, 3).interval),
-        "child_seed_floor_share": None,
-        "child_seed_floor_share_n": 0,
-        "child_seed_floor_share_interval": None,
-        "null_shares": {
-            "shifted": {
-                "persist_share": 0.02,
-                "persist_share_n": 50,
-                "persist_share_interval": list(share(1, 50).interval),
-            }
-        },
     }
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from saelineage.errors import InputError
-from saelineage.merges import merge_folders, merge_state, read_state, slerp
+from saelineage.merges import linear, merge_folders, merge_state, read_state, slerp
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -137,3 +137,22 @@ def test_two_merges_are_equal_bytes(tiny, tmp_path):
         merge_folders(tiny.models["a"], tiny.models["b"], 0.3, None, tmp_path / name)
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second
+
+
+def test_a_linear_merge_by_hand():
+    a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])
+    merged = linear(a, b, 0.25)
+    # 0.75 x 1 and 0.25 x 3; the arc between orthogonal vectors would give cos and sin of 22.5 degrees.
+    assert merged.tensor.tolist() == [0.75, 0.75]
+    assert (merged.cos, merged.branch) == (0.0, "lerp")
+    tensors, how = merge_state({"w": a}, {"w": b}, 0.25, ("a", "b"), "linear")
+    assert torch.equal(tensors["w"], merged.tensor)
+    assert how == {"w": {"cos": 0.0, "branch": "lerp"}}
+
+
+@pytest.mark.parametrize(("t", "end"), [(0.0, 0), (1.0, 1)])
+def test_a_linear_merge_s_ends_are_the_parents(t, end):
+    ends = torch.tensor([0.1, 0.7]), torch.tensor([0.3, 0.9])
+    merged = linear(*ends, t)
+    assert torch.equal(merged.tensor, ends[end])
+    assert merged.branch == "parent"

@@ -11,29 +11,52 @@ import pytest
 from saelineage import report
 from saelineage.report import (
     Results,
+    ablations_view,
     answer,
-    correlation_table,
     count,
-    density_table,
-    edge_table,
+    described,
     flow_nodes,
-    flow_table,
+    instrument_check,
+    instrument_warnings,
     interval,
     lines,
-    made,
+    matchings_view,
+    number,
+    percent,
+    render_page,
+    sae_warnings,
+    signed,
+    sources_view,
+    versions,
+)
+from saelineage.report_tables import (
+    ablation_table,
+    absence_table,
+    agreement_table,
+    correlation_table,
+    curve_table,
+    density_table,
+    edge_table,
+    flow_table,
+    instrument_table,
+    matching_table,
     merge_table,
     model_table,
     null_table,
-    number,
-    percent,
-    reading,
-    render_page,
     sae_table,
-    sae_warnings,
+    source_table,
     sweep_table,
     timing_table,
     training_table,
-    versions,
+)
+from tests.unit.test_report_tables import (
+    a_null,
+    a_share,
+    benchmarks,
+    comparison,
+    recurrence,
+    sae_metrics,
+    summary,
 )
 
 TEMPLATES = Path(report.__file__).parents[2] / "report"
@@ -53,36 +76,6 @@ class Tags(HTMLParser):
         self.ids += [value for key, value in attrs if key == "id"]
 
 
-def edge(share=0.25, floor=0.5, parent="base", child="merged") -> dict:
-    found = {"parent": parent, "child": child, "n_parent": 9, "n_child": 9}
-    found |= {
-        "persists": 2,
-        "disappears": 6,
-        "untestable_parent": 1,
-        "inherited": 3,
-        "emerges": 5,
-        "untestable_child": 1,
-    }
-    values = {
-        "persist_share": share,
-        "seed_floor_share": floor,
-        "inherited_share": 0.375,
-        "child_seed_floor_share": floor,
-    }
-    found["null_shares"] = {
-        "shifted": {"persist_share": 0.01, "persist_share_n": 8, "persist_share_interval": [0.0, 0.3]}
-    }
-    for name, value in values.items():
-        bounds = None if value is None else [max(0.0, value - 0.1), min(1.0, value + 0.1)]
-        found |= {name: value, f"{name}_n": 0 if value is None else 8, f"{name}_interval": bounds}
-    return found
-
-
-def summary(*edges: dict) -> dict:
-    models = [edges[0]["parent"], edges[0]["child"]] if edges else ["base", "merged"]
-    return {"run": "tiny", "threshold": 0.8, "models": models, "edges": list(edges)}
-
-
 def config(parent="base", child="merged") -> dict:
     return {
         "run": "tiny",
@@ -97,19 +90,6 @@ def model_metrics(*models: str) -> list[dict]:
     return [{"model": model, "corpora": {"lua": numbers}} for model in models]
 
 
-def sae_metrics(model="base", fvu=0.2, dead_fraction=0.0) -> dict:
-    numbers = {"fvu": fvu, "l0": 4.0, "dead_fraction": dead_fraction, "ce_recovered": None, "ce_difference": 0.1}
-    numbers |= {"n_tokens": 100}
-    histogram = {"log10_edges": [-4.0, -3.0, -2.0, -1.0, 0.0], "counts": [0, 0, 7, 0]}
-    return {
-        "model": model,
-        "sae": "seed0",
-        "pooled": numbers,
-        "corpora": {"lua": numbers},
-        "density_histogram": histogram,
-    }
-
-
 def examples(text="x", corpus="lua") -> dict:
     members = [{"model": model, "sae": "seed0", "latent": 3, "max_activation": 4.0} for model in ("base", "merged")]
     passage = {"corpus": corpus, "row": 0, "first": 1, "tokens": [text, "y"], "activations": [[4.0, 0.0], [2.0, 0.0]]}
@@ -120,15 +100,47 @@ def examples(text="x", corpus="lua") -> dict:
     return {"n_models": 2, "persisting": [persisting], "disappearing": edges}
 
 
+def curves(found: dict) -> pd.DataFrame:
+    """Two points of each curve of a summary."""
+    rows = [
+        {key: one[key] for key in ("parent", "child", "instrument")} | {"name": name, "threshold": r, "share": 1 - r}
+        for one in found["instruments"]
+        for name in ("edge", "floor", *one["nulls"])
+        for r in (0.0, 1.0)
+    ]
+    return pd.DataFrame(rows).assign(n=8) if rows else pd.DataFrame()
+
+
+def ablations(side: str = "parent", group: str = "persists") -> pd.DataFrame:
+    groups = pd.DataFrame({"group": [group, f"{group}_random"], "n_latents": [2, 1], "loss_change": [0.25, -0.125]})
+    groups = groups.assign(side=side, corpus="lua", loss=3.0, n_firings=9, n_tokens=99)
+    return groups.assign(loss_change_per_firing=groups["loss_change"] / 9)
+
+
+def sourced(found: dict) -> dict:
+    """A summary with the sources of its last model."""
+    parent, merge = found["models"]
+    shares = {name: a_share("share", 0.25) for name in (parent, "both", "new")}
+    return found | {"sources": {merge: shares}}
+
+
 def results(found: dict | None = None, shown: dict | None = None, **changes) -> Results:
-    found = found or summary(edge())
+    found = found or summary(comparison())
     settings = config(*found["models"])
     sweep = pd.DataFrame({"t": [0.0, np.nan], "corpus": "lua", "loss": 2.0, "accuracy": 0.5, "n_predictions": 9})
     curve = pd.DataFrame({"step": [1], "tokens": [9], "loss": [1.0], "fvu": [0.5], "l0": [4.0], "dead_fraction": [0.0]})
     merge = {"t": 0.58, "tensors": {"lm_head.weight": {"cos": 0.9, "branch": "slerp"}}}
+    edges = [f"{edge['parent']}__{edge['child']}" for edge in found["edges"]]
     tables = {
         "edges": edge_table(found),
+        "instruments": instrument_table(found),
         "nulls": null_table(found),
+        "matchings": matching_table(found),
+        "curves": curve_table(curves(found), found),
+        "agreements": agreement_table(found),
+        "sources": source_table(found, {merge: {"parents": found["models"][:1]} for merge in found["sources"]}),
+        "absences": absence_table(found, recurrence(*edges)),
+        "ablations": ablation_table({edge: ablations() for edge in edges}),
         "flows": flow_table(found),
         "models": model_table(settings, model_metrics(*found["models"])),
         "sweeps": sweep_table({"merged": sweep}),
@@ -151,17 +163,6 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
     return Results(**(made_of | changes))
 
 
-def benchmarks() -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "stage": ["saes", "saes", "models"],
-            "s": [1.0, 2.0, 9.0],
-            "cpu_time": [1.0, 1.0, 5.0],
-            "max_rss": [10.0, 30.0, 20.0],
-        }
-    )
-
-
 @cache
 def clean() -> Tags:
     """The tags of a page without anything hostile."""
@@ -179,69 +180,144 @@ def small_plotly(monkeypatch):
     monkeypatch.setattr(report, "get_plotlyjs", "window.Plotly = {};".__str__)
 
 
-@pytest.mark.parametrize(
-    ("share", "floor", "expected"),
-    [
-        (0.05, 0.05, report.AT_FLOOR),
-        (0.04, 0.05, report.AT_FLOOR),
-        (0.5, 0.4, report.OVERLAPS),  # intervals 0.4 to 0.6 and 0.3 to 0.5
-        (0.9, 0.2, report.ABOVE),
-        (0.9, None, report.NO_FLOOR),
-        (None, 0.2, report.NOTHING),
-    ],
-)
-def test_an_edge_is_read_against_its_floor(share, floor, expected):
-    assert reading(edge(share, floor)) == expected
+def plain(text: str) -> str:
+    """Text with ordinary spaces."""
+    return text.replace("\u00a0", " ")
 
 
-def test_the_answer_names_share_and_floor_of_every_edge():
-    sentences = answer(summary(edge(0.25, 0.5)))
-    assert sentences[0] == (
-        "From base to merged 25.0 % [15.0 to 35.0 %] of 8 testable features persist; "
-        "two SAE seeds of base agree on 50.0 % [40.0 to 60.0 %]."
+def sentences(*found: dict, **changes) -> list[str]:
+    """The answer, with ordinary spaces."""
+    return [plain(sentence) for sentence in answer(summary(*found, **changes))]
+
+
+def test_the_answer_names_share_floor_and_seed_floor_of_every_edge():
+    found = sentences(comparison(0.25, 0.5))
+    assert found[0] == "All shares here are those of this run's leading instrument, anchored."
+    assert found[1] == (
+        "From base to merged 25.0 % [15.0 to 35.0 %] of 8 testable features persist; where nothing changed "
+        "50.0 % [40.0 to 60.0 %] do, and two independent SAEs of base agree on 37.5 % [27.5 to 47.5 %]."
     )
-    assert "say nothing about" in sentences[-1]
 
 
-def test_the_answer_counts_the_edges_above_their_floor():
-    found = answer(summary(edge(0.9, 0.2), edge(0.1, 0.2)))[-1]
-    assert found.startswith("Of 2 edges, 1 lie at or below the floor")
-    assert found.endswith("1 lie above it.")
+def test_independent_saes_have_one_floor():
+    found = sentences(comparison(0.25, 0.5, instrument="independent"), lead="independent")
+    assert found[1].endswith("where nothing changed, between two independent SAEs of base, 50.0 % [40.0 to 60.0 %] do.")
+
+
+def test_the_answer_is_that_of_the_leading_instrument_alone():
+    found = sentences(comparison(0.25), comparison(0.875, instrument="independent"))
+    assert not any("87.5 %" in sentence for sentence in found)
+
+
+def test_the_answer_counts_the_edges_below_at_and_without_a_floor():
+    below, at_floor = comparison(relative=[0.4, 0.6]), comparison(relative=[0.9, 1.1])
+    found = sentences(below, below, at_floor, comparison(floor=None))
+    assert found[-2] == (
+        "Of 4 edges, 2 lie below the floor, where features are lost; 1 lies at the floor, with no loss beyond the "
+        "instrument's own; 1 lies where no floor can be held against the share."
+    )
 
 
 def test_an_answer_without_a_second_seed_says_so():
-    sentences = answer(summary(edge(0.25, None)))
-    assert "no seed floor was measured for base" in sentences[0]
-    assert sentences[-1].startswith("Without a second SAE seed there is no floor")
+    found = sentences(comparison(0.25, None))
+    assert found[1].endswith("testable features persist; no floor was measured for base.")
+    assert found[-2].startswith("Without a second SAE seed there is no floor")
+
+
+def test_a_floor_without_a_second_seed_still_stands():
+    found = sentences(comparison(0.25, 0.5, seed_floor=None))
+    assert found[1].endswith("where nothing changed 50.0 % [40.0 to 60.0 %] do, and base has no two independent SAEs.")
+
+
+def test_an_edge_without_testable_features_has_a_sentence():
+    assert sentences(comparison(None))[1] == "From base to merged no feature is testable."
 
 
 def test_a_lineage_without_edges_has_an_answer():
     assert answer(summary()) == ["The lineage has no edge, so there is nothing to compare."]
 
 
-def test_flows_hold_every_class_of_both_sides():
-    table = flow_table(summary(edge()))
-    assert table["n_features"].tolist() == [2, 6, 1, 3, 5, 1]
-    assert table["verdict"].tolist() == ["persists", "disappears", "untestable", "inherited", "emerges", "untestable"]
+def test_the_check_names_the_lowest_floor_and_the_largest_null():
+    high = comparison(0.5, 0.96, nulls={"shifted": a_null(0.01), "reinitialised (r)": a_null(0.04)})
+    low = comparison(0.5, 0.95, parent="left", nulls={"shifted": a_null(0.02), "stand-in (twin)": a_null(0.5)})
+    assert plain(instrument_check(summary(high, low))) == (
+        "The instrument passes its check. Where nothing changed it finds 95.0 % again at worst (left → merged; 95 % or "
+        "more is asked for); where nothing can persist it finds 4.0 % at most (reinitialised (r), base → merged; "
+        "5 % or less is asked for)."
+    )
+    assert instrument_warnings(summary(high, low)) == []
+
+
+def test_the_check_fails_with_one_edge():
+    good, poor = comparison(0.5, 0.96), comparison(0.5, 0.94)
+    assert instrument_check(summary(good, poor)).startswith("The instrument fails its check.")
+    assert "on 1 of 2 edges: the instrument loses features" in instrument_warnings(summary(good, poor))[0]
+
+
+def test_a_null_above_its_bound_is_warned_of():
+    found = summary(comparison(0.5, 0.96, nulls={"shifted": a_null(0.06)}))
+    assert instrument_check(found).startswith("The instrument fails its check.")
+    assert [text.split(":")[1].strip() for text in instrument_warnings(found)] == [
+        "as many features match without any descent, so shares may be too high by that much."
+    ]
+
+
+def test_a_check_without_floor_or_null_was_not_made():
+    found = instrument_check(summary(comparison(0.5, None, nulls={})))
+    assert found == "The instrument could not be checked. No floor was measured; no null was computed."
+
+
+def test_another_instrument_is_not_what_is_checked():
+    found = summary(comparison(0.5, 0.96), comparison(0.5, 0.1, instrument="independent"))
+    assert instrument_check(found).startswith("The instrument passes its check.")
+
+
+def test_every_instrument_has_words():
+    names = ["frozen", "anchored@20480", "anchored to left alone"]
+    found = described(pd.DataFrame({"instrument": names}))
+    assert list(found) == names
+    assert "trained on 20,480 tokens" in found["anchored@20480"]
+
+
+def test_rules_that_were_not_applied_are_missing_from_their_row():
+    by_types = comparison()
+    by_types["matchings"]["token_type"] = by_types["matchings"]["best"]
+    (edge,) = matchings_view(matching_table(summary(by_types, comparison(instrument="independent"))))
+    assert [list(row["rules"]) for row in edge["rows"]] == [
+        ["best", "mutual", "assignment", "token_type"],
+        ["best", "mutual", "assignment"],
+    ]
+
+
+def test_a_group_stands_beside_its_random_one():
+    (edge,) = ablations_view(ablation_table({"base__merged": ablations()}))
+    (row,) = edge["rows"]
+    assert (row["group"], row["own"]["lua"]["loss_change"], row["random"]["lua"]["loss_change"]) == (
+        *("persists", 0.25, -0.125),
+    )
+
+
+def test_sources_are_named_by_where_features_are_found():
+    names = ["left", "right", "both", "base", "new"]
+    found = summary(sources={"merged": {name: a_share("share", 0.25) for name in names}})
+    (merge,) = sources_view(source_table(found, {"merged": {"parents": ["left", "right"]}}))
+    assert [row["words"] for row in merge["rows"]] == [
+        *("left alone", "right alone", "both parents", "base, but neither parent", "none of these")
+    ]
 
 
 def test_persisting_and_inherited_features_flow_through_one_node():
-    nodes, flows = flow_nodes(flow_table(summary(edge())))
+    nodes, flows = flow_nodes(flow_table(summary(comparison())))
     through = flows[flows["verdict"].isin(["persists", "inherited"])]
     assert through["target"].iloc[0] == through["source"].iloc[1]
     assert "persists 2 | inherited 3" in nodes["label"].tolist()
     assert nodes.set_index("label").loc["persists 2 | inherited 3", ["column", "size"]].tolist() == [1.0, 3]
 
 
-def test_models_are_described_by_how_they_were_made():
-    assert made(config(), "merged") == "merged from base and base, t = 0.58"
-    assert made({"models": {"theirs": {"hub": {}}}}, "theirs") == "imported from the hub"
-
-
 def test_poor_dead_and_unequal_saes_are_warned_of():
     saes = sae_table([sae_metrics("a", fvu=0.1), sae_metrics("b", fvu=0.3, dead_fraction=0.5)])
     warnings = sae_warnings(saes)
-    assert [text.split(" ")[0] for text in warnings] == ["b.seed0", "50.0", "The"]
+    assert [text.split()[0] for text in warnings] == ["b.seed0", "50.0", "The"]
 
 
 def test_good_saes_are_not_warned_of():
@@ -253,21 +329,6 @@ def test_an_fvu_that_is_undefined_is_not_measured():
     assert "not measured" in page(results())  # ce_recovered is None
 
 
-def test_densities_are_cut_to_the_bins_in_use():
-    assert density_table([sae_metrics()])["log10_density"].tolist() == [-3.0, -2.0, -1.0]
-
-
-def test_time_is_summed_and_memory_is_the_largest():
-    table = timing_table(benchmarks()).set_index("stage")
-    assert table.index.tolist() == ["models", "saes", "all stages"]
-    assert table.loc["saes"].tolist() == [2, 3.0, 2.0, 30.0]
-    assert table.loc["all stages"].tolist() == [3, 12.0, 7.0, 30.0]
-
-
-def test_no_benchmarks_are_an_empty_table():
-    assert timing_table(pd.DataFrame()).empty
-
-
 def test_versions_that_differ_between_jobs_are_all_named():
     found = [{"python": "3.11.7", "versions": {"numpy": v}} for v in ("2.4.6", "2.4.5")]
     assert versions(found) == {"numpy": "2.4.5, 2.4.6", "python": "3.11.7"}
@@ -276,8 +337,11 @@ def test_versions_that_differ_between_jobs_are_all_named():
 def test_numbers_are_written_plainly():
     assert (number(0.12345), number(None), number(float("nan"))) == ("0.123", "not measured", "not measured")
     assert (count(2048), count(None)) == ("2,048", "not measured")
-    assert (percent(0.0205), percent(None)) == ("2.1 %", "not measured")
-    assert (interval([0.0152, 0.0276]), interval(None)) == ("1.5 to 2.8 %", "")
+    assert (percent(0.0205), percent(None)) == ("2.1\u00a0%", "not measured")
+    assert (interval([0.0152, 0.0276]), interval(None)) == ("1.5 to 2.8\u00a0%", "")
+    assert interval((float("nan"), float("nan"))) == ""
+    assert (signed(0.25, 2), signed(-0.25, 2), signed(float("nan"))) == ("+0.25", "-0.25", "not measured")
+    assert count(pd.NA) == "not measured"
 
 
 def test_lines_keep_their_breaks_and_nothing_else():
@@ -302,19 +366,63 @@ def test_equal_results_are_equal_pages():
 
 
 def test_floors_that_were_not_measured_are_named_so():
-    found = page(results(summary(edge(0.25, None))))
+    found = page(results(summary(comparison(0.25, None))))
     assert "no floor was measured: train a second seed" in found
     assert 'class="number none">not measured' in found
 
 
 def test_a_run_without_edges_sweeps_and_merges_has_a_page():
-    empty = results().tables
-    tables = dict(empty) | {name: empty[name].head(0) for name in ("sweeps", "merges", "correlations")}
-    tables |= {"edges": edge_table(summary()), "nulls": null_table(summary()), "flows": flow_table(summary())}
-    shown = {"n_models": 1, "persisting": [], "disappearing": []}
-    found = page(results(summary(), shown, tables=tables, timings=timing_table(pd.DataFrame())))
-    assert "This run sweeps no merge coefficient." in found
-    assert "This run merges no models." in found
+    found = results(
+        summary(), {"n_models": 1, "persisting": [], "disappearing": []}, timings=timing_table(pd.DataFrame())
+    )
+    for name in ("sweeps", "merges", "correlations"):
+        found.tables[name] = found.tables[name].head(0)
+    text = page(found)
+    assert "This run sweeps no merge coefficient." in text
+    assert "This run merges no models." in text
+    assert "Not measured in this run: set lineage.ablations to true." in text
+
+
+def test_the_page_shows_every_instrument_beside_its_floor_and_null():
+    agreed = {"parent": "base", "child": "merged", "instrument": "independent", "n": 8, "share": 0.75, "kappa": 0.5}
+    other = comparison(0.1, 0.85, instrument="independent", nulls={"rotated": a_null(0.03)})
+    text = plain(page(results(summary(comparison(), other, agreements=[agreed]))))
+    row = text[text.index('<th scope="row">independent</th>') :].split("</tr>")[0]
+    assert all(
+        shown in row for shown in ("10.0 %", "85.0 %", "3.0 %<small>rotated", "κ 0.50<small>75.0 % same verdict")
+    )
+
+
+def test_the_page_draws_the_curves_of_the_leading_instrument():
+    other = comparison(instrument="independent", nulls={"rotated": a_null()})
+    drawn = report.draw(results(summary(comparison(), other)))["curves"]
+    assert drawn.count('"mode":"lines"') == 3  # its edge, floor and null
+    assert "rotated" not in drawn
+
+
+def test_the_arrows_of_the_lineage_show_share_and_floor():
+    drawn = plain(report.draw(results(summary(comparison(0.25, 0.5))))["lineage"])
+    assert ">25.0 % persist<" in drawn
+    assert ">floor 50.0 %<" in drawn
+
+
+def test_the_page_shows_where_a_merge_has_its_features_from():
+    text = page(results(sourced(summary(comparison()))))
+    assert "Where the features of merged come from" in text
+    assert "base alone" in text
+
+
+def test_what_no_other_sae_could_confirm_is_not_called_none():
+    found = results()
+    found.tables["absences"] = absence_table(found.summary, recurrence("base__merged", parent=()))
+    section = page(found).partition('id="losses"')[2].partition("</table>")[0]
+    assert section.count("not measured") == 2
+
+
+def test_the_page_says_what_taking_features_out_does():
+    section = page(results()).partition("What taking features out does")[2].partition("</section>")[0]
+    assert "+0.2500" in section
+    assert "-0.1250" in section
 
 
 def test_markup_in_passages_stays_text():
@@ -325,14 +433,17 @@ def test_markup_in_passages_stays_text():
 
 
 def test_markup_in_names_and_labels_stays_text():
-    found = page(results(summary(edge(parent=f"{EVIL}</script>", child="</svg>"))))
+    names = {"parent": f"{EVIL}</script>", "child": "</svg>"}
+    nulls = {f"stand-in ({EVIL})": a_null(), EVIL: a_null()}
+    kind = {"shifted": a_null(), "rotated": a_null()}
+    found = page(results(sourced(summary(comparison(nulls=nulls, **names)))))
     assert EVIL not in found
-    assert len(Tags(found).tags) == len(clean().tags)
+    assert len(Tags(found).tags) == len(Tags(page(results(sourced(summary(comparison(nulls=kind)))))).tags)
 
 
 def test_characters_that_hide_or_turn_text_are_shown():
     hidden = "\x00\x1b\x9f\u202e\u2066\u200f\u2028"
-    found = page(results(summary(edge(child=f"a{hidden}b")), examples(text=f"a{hidden}b")))
+    found = page(results(summary(comparison(child=f"a{hidden}b")), examples(text=f"a{hidden}b")))
     assert not set(hidden) & set(found)
 
 

@@ -690,3 +690,51 @@ def test_a_dump_without_tokens_is_refused(write_acts):
     for ratio in (None, 10.0):
         with pytest.raises(InputError, match="the activations hold no tokens"):
             Dump([write_acts(torch.ones(0, 4))], ratio)
+
+
+@pytest.mark.parametrize("architecture", OBJECTIVES)
+def test_training_that_starts_from_an_sae_starts_with_its_latents(planted, sae_settings, architecture):
+    settings = sae_settings | {"architecture": architecture}
+    sae = train(planted, settings).sae
+    with torch.no_grad():
+        sae.W_dec *= torch.linspace(0.5, 2.0, sae.d_sae)[:, None]
+    trainer = SaeTrainer(settings, torch.zeros(D_IN), 10, start=sae)
+    threshold = float(sae.threshold.detach()[0]) if architecture in BATCHTOPK else None
+    norms = sae.W_dec.norm(dim=1) if trainer.objective.unit_norm else torch.ones(sae.d_sae)
+    again = trainer.objective.trained({name: one.detach() for name, one in trainer.weights.items()}, threshold)
+    acts = all_acts(planted)[:200]
+    raw, raw_again = ((acts - one.b_dec) @ one.W_enc for one in (sae, again))
+    # Latents in units of their decoder rows' norms, so that decoder rows of length 1 give the same reconstructions.
+    assert torch.allclose(raw_again, raw * norms, atol=1e-3)
+    assert torch.allclose(again.W_dec * norms[:, None], sae.W_dec, atol=1e-5)
+    assert torch.equal(again.b_dec, sae.b_dec)
+    for name in set(PER_LATENT[sae.architecture]) - {"threshold"}:
+        assert torch.allclose(getattr(again, name), getattr(sae, name) * (1 if name == "r_mag" else norms), atol=1e-6)
+    if architecture == "jumprelu":
+        assert torch.allclose(again.threshold, sae.threshold * norms, rtol=1e-4)
+
+
+def test_an_sae_trained_on_for_no_tokens_is_the_same_but_for_what_is_too_long(planted, sae_settings):
+    sae = train(planted, sae_settings).sae
+    sae.max_norm = 3.0
+    other = train_saes(planted, [sae_settings | {"n_tokens": 0}], CPU, starts=[sae])[0]
+    assert other.curve.empty
+    assert all(torch.equal(one, two) for one, two in zip(other.sae.parameters(), sae.parameters(), strict=True))
+    assert (other.sae.max_norm, sae.max_norm) == (planted.max_norm, 3.0)
+
+
+def test_an_sae_trained_on_where_nothing_changed_keeps_its_features(planted, sae_settings):
+    first = train(planted, sae_settings).sae
+    again = train_saes(planted, [sae_settings | {"n_tokens": 2048, "seed": 77}], CPU, starts=[first])[0].sae
+    fresh = train(planted, sae_settings, n_tokens=2048, seed=77).sae
+    to_first = torch.nn.functional.cosine_similarity
+    with torch.no_grad():
+        assert float(to_first(again.W_dec, first.W_dec).median()) > 0.95
+        assert float(to_first(fresh.W_dec, first.W_dec).median()) < 0.5
+
+
+def test_an_sae_of_another_architecture_or_width_is_no_start(planted, sae_settings):
+    with pytest.raises(InputError, match=r"saes\.architecture: .* of architecture 'relu' must become one, but 'topk'"):
+        SaeTrainer(sae_settings, torch.zeros(D_IN), 10, start=Sae("relu", D_IN, 32))
+    with pytest.raises(InputError, match="as wide as the activations, but they are 16 wide and it is 8"):
+        SaeTrainer(sae_settings, torch.zeros(16), 10, start=Sae("topk", 8, 32, 4))

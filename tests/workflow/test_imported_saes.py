@@ -19,8 +19,10 @@ def jobs(tmp_path: Path):
         (theirs / name).write_text("{}")
 
     def planned(saes: str) -> set[tuple[str, str]]:
-        assert SAES in TINY.read_text()
-        checkout.config.write_text(TINY.read_text().replace(SAES, saes))
+        tiny = TINY.read_text()
+        assert SAES in tiny
+        assert "[anchored]" in tiny
+        checkout.config.write_text(tiny.replace(SAES, saes).replace("[anchored]", "[independent]"))
         return checkout.stale_jobs()
 
     return planned

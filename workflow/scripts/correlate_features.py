@@ -1,19 +1,25 @@
-"""Add up the sums of all shards of a pair and correlate its features."""
+"""Add up the sums of all shards of a pair, correlate its features, and draw the documents again for intervals."""
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from saelineage.bootstrap import bootstrap, document_numbers, document_sums, leading_candidates, save_replicates
 from saelineage.correlations import correlate_sums
+from saelineage.features import FeatureShard, shifted
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
-from saelineage.matches import save_correlation
+from saelineage.matches import Correlation, save_correlation
 from saelineage.pair_sums import load_sums
+from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def correlate_features(paths_to_sums: list[str], settings: dict, threads: int, path_to_correlation: str) -> None:
-    """Write the correlation of all pairs.
+def correlate_features(
+    paths_to_sums: Sequence[str], settings: dict, threads: int, path_to_correlation: str
+) -> Correlation:
+    """Write the correlation of all pairs, and give it.
 
     Args:
         paths_to_sums: one file per shard.
@@ -22,12 +28,51 @@ def correlate_features(paths_to_sums: list[str], settings: dict, threads: int, p
         path_to_correlation: where to.
     """
     sums = [one for path in paths_to_sums for one in load_sums(path).values()]
-    save_correlation(correlate_sums(sums, **settings, threads=threads), path_to_correlation)
+    found = correlate_sums(sums, **settings, threads=threads)
+    save_correlation(found, path_to_correlation)
+    return found
+
+
+def resample_documents(
+    found: Correlation,
+    paths_to_shards: tuple[Sequence[str], Sequence[str]],
+    shift: bool,
+    paths_to_probe: Sequence[str],
+    draws: dict,
+    path_to_replicates: str,
+) -> None:
+    """Write each feature's best r in every replicate of the documents.
+
+    Args:
+        found: the correlation of the pair.
+        paths_to_shards: feature shards of both sides, in one order.
+        shift: whether side b's documents are shifted against side a's, for a null.
+        paths_to_probe: the probe's token rows.
+        draws: `n_replicates` and `seed`.
+        path_to_replicates: where to.
+    """
+    rows = read_token_rows(paths_to_probe)
+    documents = {corpus: document_numbers(one.ids, one.info["eos_id"]) for corpus, one in rows.items()}
+
+    def shards() -> Iterator[tuple[FeatureShard, FeatureShard]]:
+        for a, b in zip(*paths_to_shards, strict=True):
+            yield FeatureShard(a), shifted(FeatureShard(b)) if shift else FeatureShard(b)
+
+    sums = document_sums(shards(), leading_candidates(found), documents)
+    save_replicates(bootstrap(sums, **draws), path_to_replicates)
 
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        correlate_features(
+        correlation = correlate_features(
             list(snakemake.input.sums), snakemake.params.settings, snakemake.threads, snakemake.output.correlation
+        )
+        resample_documents(
+            correlation,
+            paths_to_shards=(list(snakemake.input.a), list(snakemake.input.b)),
+            shift=snakemake.params.shift,
+            paths_to_probe=list(snakemake.input.probe),
+            draws=snakemake.params.draws,
+            path_to_replicates=snakemake.output.replicates,
         )
         record_job(snakemake)

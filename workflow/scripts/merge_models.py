@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def merge_models(parent_folders: list[Path], t: float, dtype: str | None, folder: Path) -> None:
+def merge_models(parent_folders: list[Path], t: float, dtype: str | None, folder: Path, method: str = "slerp") -> None:
     """Write the merged model's folder; the first parent's tokenizer and config go with it."""
-    merge_folders(parent_folders[0], parent_folders[1], t, dtype, folder)
+    merge_folders(parent_folders[0], parent_folders[1], t, dtype, folder, method)
 
 
 if __name__ == "__main__":
@@ -23,5 +23,6 @@ if __name__ == "__main__":
             t=snakemake.params.model["t"],
             dtype=snakemake.params.model["dtype"],
             folder=Path(snakemake.output.weights).parent,
+            method=snakemake.params.model["method"],
         )
         record_job(snakemake)

@@ -7,11 +7,12 @@ import pandas as pd
 import torch
 
 from saelineage.devices import pick_device, prepare_cpu
-from saelineage.files import atomic_path, read_json
+from saelineage.files import read_json
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
 from saelineage.merges import merge_state, read_state
 from saelineage.models import evaluate, load_model
+from saelineage.tables import write_parquet
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def sweep_merge(
     batch_rows: int,
     path_to_sweep: str,
     gpus: int,
+    method: str = "slerp",
 ) -> None:
     """Write `t`, `corpus`, `loss`, `accuracy`, `n_predictions` by coefficient and corpus; the base has t NaN."""
     validation = read_token_rows(paths_to_validation)
@@ -35,7 +37,7 @@ def sweep_merge(
     model = load_model(parent_folders[0]).to(pick_device(gpus))
     rows = []
     for t in coefficients:
-        merged, _ = merge_state(*states, t, names)
+        merged, _ = merge_state(*states, t, names, method)
         tensors = {name: tensor.to(torch.float32) for name, tensor in merged.items()}
         model.load_state_dict(tensors, strict=not model.config.tie_word_embeddings)
         rows += [
@@ -44,9 +46,8 @@ def sweep_merge(
     for path in paths_to_base_metrics:
         metrics = read_json(path)["corpora"]
         rows += [{"t": None, "corpus": corpus} | metrics[corpus] for corpus in validation]
-    with atomic_path(path_to_sweep) as temporary:
-        table = pd.DataFrame(rows)[["t", "corpus", "loss", "accuracy", "n_predictions"]]
-        table.astype({"t": float}).to_parquet(temporary, index=False)
+    table = pd.DataFrame(rows)[["t", "corpus", "loss", "accuracy", "n_predictions"]]
+    write_parquet(table.astype({"t": float}), path_to_sweep)
 
 
 if __name__ == "__main__":
@@ -61,5 +62,6 @@ if __name__ == "__main__":
             batch_rows=snakemake.params.batch_rows,
             path_to_sweep=snakemake.output.sweep,
             gpus=snakemake.resources.get("gpu", 0),
+            method=snakemake.params.method,
         )
         record_job(snakemake)

@@ -1,79 +1,147 @@
-"""Verdicts per edge, trajectories through the graph, and the summary."""
+"""Verdicts per edge with the evidence for them, trajectories through the graph, and the summary."""
 
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from saelineage.files import atomic_path, write_json
-from saelineage.lineage import edge_summary, edge_table, feature_statistics, feature_table, matched_share, seed_floor
+from saelineage import evidence
+from saelineage.bootstrap import load_replicates
+from saelineage.evidence import Compared, Load
+from saelineage.files import write_json
+from saelineage.lineage import add_details, edge_summary, feature_statistics, feature_table
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
-from saelineage.matches import Correlation, load_correlation
+from saelineage.matches import load_correlation
+from saelineage.tables import write_parquet
+from saelineage.token_types import as_correlation, load_token_type_matches
+from saelineage.verdicts import absent, add_robust, edge_table, recurs
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
+PAIRS_AT_ONCE = 12
+"""Pairs that are held in memory."""
+
 
 def trace_lineage(
     run: str,
-    correlations: dict[str, Correlation],
-    threshold: float,
+    plan: Mapping,
+    load: Load,
+    settings: Mapping,
     models: list[str],
-    edge_pairs: dict[str, str],
-    seed_pairs: dict[str, list[str]],
-    null_pairs: dict[str, dict[str, str]],
+    paths_to_readouts: Mapping[str, str],
     folder: Path,
 ) -> None:
-    """Write `edges/*.parquet`, `features.parquet` and `summary.json`.
+    """Write `edges/*.parquet`, `features.parquet`, `curves.parquet`, `sources.parquet` and `summary.json`.
 
     Args:
         run: the run's name.
-        correlations: by pair name, `{model}.{sae}__{model}.{sae}`.
-        threshold: r at or above this is a match.
+        plan: what is compared, `comparisons.plan`.
+        load: a pair's results by its name, `{model}.{sae}__{model}.{sae}`.
+        settings: `threshold` (r at or above this is a match) and `missed_above`.
         models: parents before children.
-        edge_pairs: the pair each edge `{parent}__{child}` rests on.
-        seed_pairs: the seed pairs of each model.
-        null_pairs: the pair of each null of each edge.
+        paths_to_readouts: of the edges `{parent}__{child}` that have one.
         folder: where to.
     """
-    edges = {tuple(edge.split("__")): correlations[pair] for edge, pair in edge_pairs.items()}
-    tables = {edge: edge_table(found, threshold) for edge, found in edges.items()}
-    floors = {
-        model: seed_floor([correlations[pair] for pair in pairs], threshold) for model, pairs in seed_pairs.items()
+    threshold = settings["threshold"]
+    leading = [one for one in plan["comparisons"] if one["instrument"] == plan["lead"]]
+    tables = {}
+    for one in leading:
+        edge = f"{one['parent']}__{one['child']}"
+        found = load(one["pair"])
+        table = edge_table(found.correlation, threshold)
+        table = add_recurrence(table, plan["recurrence"][edge], one["pair"], load, threshold)
+        readouts = pd.read_parquet(paths_to_readouts[edge]) if edge in paths_to_readouts else None
+        table = add_details(table, found.replicates, readouts, settings["missed_above"])
+        write_parquet(table, folder / "edges" / f"{edge}.parquet")
+        tables[one["parent"], one["child"]] = table
+    write_features(tables, plan, load, models, folder / "features.parquet")
+    weighed = [evidence.weigh(one, load, threshold) for one in plan["comparisons"]]
+    write_parquet(concat([evidence.curves(one, load) for one in plan["comparisons"]]), folder / "curves.parquet")
+    traced = {merge: trace_sources(found, merge, load, threshold) for merge, found in plan["sources"].items()}
+    write_parquet(concat(list(traced.values())), folder / "sources.parquet")
+    edges = [one for one in weighed if one["instrument"] == plan["lead"]]
+    summary = {
+        "run": run,
+        "threshold": threshold,
+        "models": models,
+        "lead": plan["lead"],
+        "edges": [edge_summary(tables[one["parent"], one["child"]], one) for one in edges],
+        "instruments": weighed,
+        "agreements": evidence.agreements(plan, load, threshold),
+        "sources": {
+            merge: evidence.source_shares(table, plan["sources"][merge]["pairs"]) for merge, table in traced.items()
+        },
     }
-    for (parent, child), table in tables.items():
-        write_parquet(table, folder / "edges" / f"{parent}__{child}.parquet")
-    statistics = feature_statistics(correlations.values(), models)
-    write_parquet(feature_table(tables, models, statistics), folder / "features.parquet")
-    summaries = []
-    for (parent, child), table in tables.items():
-        nulls = {
-            null: matched_share(correlations[pair], 0, threshold)
-            for null, pair in null_pairs[f"{parent}__{child}"].items()
-        }
-        summaries.append(edge_summary(parent, child, table, floors[parent], floors[child], nulls))
-    summary = {"run": run, "threshold": threshold, "models": models, "edges": summaries}
     write_json(folder / "summary.json", summary)
 
 
-def write_parquet(table: pd.DataFrame, path: Path) -> None:
-    """Write a table atomically."""
-    with atomic_path(path) as temporary:
-        table.to_parquet(temporary, index=False)
+def add_recurrence(table: pd.DataFrame, recurrence: Mapping, pair: str, load: Load, threshold: float) -> pd.DataFrame:
+    """The table with its column `robust`, where models have more than one SAE that features could recur in."""
+    sides = []
+    for side, name in zip(("parent", "child"), pair.split("__"), strict=True):
+        names = recurrence[side]
+        if not names["recurs"]:
+            return table.assign(robust=False)
+        found = {what: [load(one).correlation for one in names[what]] for what in ("recurs", "absent")}
+        sides.append((recurs(found["recurs"], name, threshold), absent(found["absent"], name, threshold)))
+    return add_robust(table, *sides)
+
+
+def write_features(
+    tables: Mapping[tuple[str, str], pd.DataFrame], plan: Mapping, load: Load, models: list[str], path: Path
+) -> None:
+    """Write the trajectories of the features of the SAEs that verdicts rest on."""
+    pairs = [one["pair"] for one in plan["comparisons"] if one["instrument"] == plan["lead"]]
+    statistics = feature_statistics((load(pair).correlation for pair in pairs), models)
+    write_parquet(feature_table(tables, models, statistics), path)
+
+
+def trace_sources(found: Mapping, merge: str, load: Load, threshold: float) -> pd.DataFrame:
+    """Where the features of a merged model come from."""
+    pairs = {name: load(pair).correlation for name, pair in found["pairs"].items()}
+    return evidence.sources(merge, pairs, found["parents"], threshold)
+
+
+def concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Tables one below the other."""
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def loader(folder: Path, by_types: set[str]) -> Load:
+    """A function that reads a pair's results, and holds the last few it read.
+
+    Args:
+        folder: `results/{run}/correlations`.
+        by_types: pairs that were matched as the original study did.
+    """
+
+    @lru_cache(maxsize=PAIRS_AT_ONCE)
+    def load(pair: str) -> Compared:
+        correlation = load_correlation(folder / pair / "correlation.safetensors")
+        matches = load_token_type_matches(folder / pair / "token_types.safetensors") if pair in by_types else None
+        return Compared(
+            correlation=correlation,
+            replicates=load_replicates(folder / pair / "replicates.safetensors"),
+            by_types=as_correlation(matches, correlation) if matches else None,
+        )
+
+    return load
 
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        paths = {Path(path).parent.name: path for path in snakemake.input.correlations}
+        results = Path("results", snakemake.wildcards.run)
         trace_lineage(
             run=snakemake.wildcards.run,
-            correlations={pair: load_correlation(path) for pair, path in paths.items()},
-            threshold=snakemake.params.threshold,
+            plan=snakemake.params.plan,
+            load=loader(results / "correlations", {Path(path).parent.name for path in snakemake.input.token_types}),
+            settings=snakemake.params.settings,
             models=snakemake.params.models,
-            edge_pairs=snakemake.params.edge_pairs,
-            seed_pairs=snakemake.params.seed_pairs,
-            null_pairs=snakemake.params.null_pairs,
+            paths_to_readouts={Path(path).stem: path for path in snakemake.input.readouts},
             folder=Path(snakemake.output.summary).parent,
         )
         record_job(snakemake)

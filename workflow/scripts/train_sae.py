@@ -1,6 +1,6 @@
 """Train SAEs on one model's activations: one, or all of the model's off one pass over them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from saelineage.files import write_text
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
 from saelineage.sae_training import Dump, train_saes
-from saelineage.saes import save_sae
+from saelineage.saes import average, load_sae, save_sae
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -26,6 +26,7 @@ def train_and_save(
     checkpoint: Path,
     events: Path | None,
     gpus: int,
+    starts: Sequence[str] = (),
 ) -> None:
     """Write each SAE's folder and its training curve.
 
@@ -37,16 +38,20 @@ def train_and_save(
         checkpoint: file that an interrupted training goes on from.
         events: folder for TensorBoard's files, or None.
         gpus: 0 trains on the CPU.
+        starts: folders of SAEs whose average training starts from; none for random weights.
     """
     saes = list(settings)
     dump = Dump(paths_to_shards, settings[saes[0]]["max_norm_ratio"])
     header = dump.shards[0].header
     with ExitStack() as stack:
         watch = board(stack, [events / sae for sae in saes]) if events else lambda number, point: None
-        trained = train_saes(dump, list(settings.values()), pick_device(gpus), checkpoint, watch)
+        start = average([load_sae(path) for path in starts]) if starts else None
+        trained = train_saes(
+            dump, list(settings.values()), pick_device(gpus), checkpoint, watch, [start] * len(settings)
+        )
     for sae, found in zip(saes, trained, strict=True):
         provenance = {"model_name": model, "hook_name": header["hookpoint"], "context_size": header["n_ctx"]}
-        training = {"settings": settings[sae], "n_tokens_left_out": dump.n_left_out}
+        training = {"settings": settings[sae], "n_tokens_left_out": dump.n_left_out, "starts": list(starts)}
         save_sae(found.sae, folder / sae, provenance | {"saelineage": {"model": model, "sae": sae} | training})
         write_text(folder / sae / "training.csv", found.curve.to_csv(index=False))
 
@@ -84,6 +89,7 @@ if __name__ == "__main__":
                 model=wildcards.model,
                 settings=snakemake.params.saes,
                 paths_to_shards=list(snakemake.input.shards),
+                starts=sorted({str(Path(path).parent) for path in snakemake.input.get("starts", [])}),
                 folder=Path(snakemake.output.weights[0]).parent.parent,
                 checkpoint=checkpoints / "state.safetensors",
                 events=Path("results", wildcards.run, "logs", "tensorboard", wildcards.model) if tensorboard else None,

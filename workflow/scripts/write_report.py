@@ -5,21 +5,28 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from saelineage import comparisons
 from saelineage.files import read_json, write_text
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
 from saelineage.matches import load_correlation
-from saelineage.report import (
-    Results,
+from saelineage.report import Results, render_page
+from saelineage.report_tables import (
+    ablation_table,
+    absence_table,
+    agreement_table,
     correlation_table,
+    curve_table,
     density_table,
     edge_table,
     flow_table,
+    instrument_table,
+    matching_table,
     merge_table,
     model_table,
     null_table,
-    render_page,
     sae_table,
+    source_table,
     sweep_table,
     timing_table,
     training_table,
@@ -53,6 +60,8 @@ def read_tables(
     sweeps: list[str],
     merges: list[str],
     correlations: dict[str, str],
+    share_curves: str,
+    ablations: list[str],
 ) -> dict[str, pd.DataFrame]:
     """Every table of the page, by name.
 
@@ -65,11 +74,20 @@ def read_tables(
         sweeps: paths `sweeps/{sweep}.parquet`.
         merges: paths `models/{model}/merge.json`.
         correlations: path of the correlation behind each edge.
+        share_curves: path `lineage/curves.parquet`.
+        ablations: paths `lineage/ablations/{parent}__{child}.parquet`.
     """
-    metrics = [read_json(path) for path in sae_metrics]
+    metrics, plan = [read_json(path) for path in sae_metrics], comparisons.plan(config)
     return {
         "edges": edge_table(summary),
+        "instruments": instrument_table(summary),
         "nulls": null_table(summary),
+        "matchings": matching_table(summary),
+        "curves": curve_table(pd.read_parquet(share_curves), summary),
+        "agreements": agreement_table(summary),
+        "sources": source_table(summary, plan["sources"]),
+        "absences": absence_table(summary, plan["recurrence"]),
+        "ablations": ablation_table({Path(path).stem: pd.read_parquet(path) for path in ablations}),
         "flows": flow_table(summary),
         "models": model_table(config, [read_json(path) for path in model_metrics]),
         "sweeps": sweep_table({Path(path).stem: pd.read_parquet(path) for path in sweeps}),
@@ -104,6 +122,8 @@ if __name__ == "__main__":
             sweeps=snakemake.input.sweeps,
             merges=snakemake.input.merges,
             correlations=dict(zip(snakemake.params.edges, snakemake.input.correlations, strict=True)),
+            share_curves=snakemake.input.share_curves,
+            ablations=snakemake.input.ablations,
         )
         page = Path(snakemake.output.page)
         # Benchmarks are no inputs, for Snakemake writes them after a job's outputs: what is there by now is listed.

@@ -14,11 +14,12 @@ from jsonschema import Draft202012Validator, TypeChecker
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
-from saelineage import graph
+from saelineage import comparisons, graph
 from saelineage.corpora_files import find_files
 from saelineage.errors import InputError
 
 SUM_TOLERANCE = 1e-6
+NULLS = ("shifted", "rotated")
 SHAPE_KEYS = ("n_layers", "d_model", "d_mlp", "n_heads", "n_kv_heads", "tie_embeddings")
 
 
@@ -87,6 +88,7 @@ def load_config(config: dict, schema: dict) -> dict:
     filled = deepcopy(config)
     fill_defaults(filled, schema, validator)
     check_lineage(filled)
+    check_instruments(filled)
     check_corpora(filled)
     check_tokens(filled)
     check_training(filled)
@@ -149,6 +151,32 @@ def check_lineage(config: dict) -> None:
         shapes[model] = _shape(config, model, shapes)
         if graph.kind(config, model) == "merge":
             _require_one_shape(model, graph.parents(config, model), shapes)
+
+
+def check_instruments(config: dict) -> None:
+    """Stand-ins are models, and merges have an SAE to start from where anything is anchored."""
+    models, key = config["models"], "lineage.stand_ins"
+    for null in NULLS:
+        if null in models:
+            raise InputError(f"models: '{null}' is what a null is called; rename that model")
+    for child, names in config["lineage"]["stand_ins"].items():
+        _require_known(child, models, key, "models")
+        if not graph.parents(config, child):
+            raise InputError(f"{key}: '{child}' has no parent that models could be compared with in its place")
+        for name in names:
+            _require_known(name, models, f"{key}.{child}", "models")
+        if child in graph.stand_ins(config):
+            raise InputError(f"{key}.{child}: '{child}' itself, or a model it descends from, is named; name others")
+    if all(comparisons.budget(instrument) is None for instrument in comparisons.instruments(config)):
+        return
+    for merge in comparisons.merges(config):
+        line = graph.ancestors(config, merge)
+        roots = [model for model in line if not graph.parents(config, model)]
+        if len(roots) > 1:
+            raise InputError(
+                f"lineage.instruments: a merge's SAE starts from the average of its parents', which must descend from "
+                f"one model's, but '{merge}' descends from {', '.join(roots)}; use independent alone"
+            )
 
 
 def check_corpora(config: dict) -> None:
@@ -219,11 +247,18 @@ def check_saes(config: dict) -> None:
     """Overrides name models and seeds that exist, corpora that exist, and a k that the SAE has latents for."""
     for model, overrides in config["saes"]["models"].items():
         _require_known(model, config["models"], "saes.models", "models")
-        names = [sae.sae for sae in graph.saes(config, model)]
+        names = [sae.sae for sae in comparisons.all_saes(config) if sae.model == model]
         for key in overrides:
-            if key.startswith(graph.OVERRIDES_OF_ONE_SAE):
-                _require_known(key, names, f"saes.models.{model}", "saes.seeds")
-    for sae in graph.all_saes(config):
+            if graph.ONE_SAE.match(key):
+                _require_known(key, names, f"saes.models.{model}", "the SAEs of that model")
+                if overrides[key].get("import") and key not in graph.sae_names(config):
+                    raise InputError(
+                        f"saes.models.{model}.{key}: only SAEs of saes.seeds can be imported, for others start from a "
+                        "parent's or share a seed; leave out `import`"
+                    )
+    if config["saes"]["anchored"].get("import"):
+        raise InputError("saes.anchored: SAEs that start from a parent's are trained, so leave out `import` there")
+    for sae in comparisons.all_saes(config):
         settings = graph.sae_settings(config, *sae)
         for corpus in settings["corpora"]:
             _require_known(corpus, config["corpora"], f"saes.corpora (for {sae})", "corpora")

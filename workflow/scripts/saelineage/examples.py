@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 
 from saelineage.errors import InputError
 from saelineage.features import FeatureShard
-from saelineage.lineage import DISAPPEARS
 from saelineage.matches import Correlation
 from saelineage.tokens import TokenRows
+from saelineage.verdicts import DISAPPEARS
 
 TOKENS_BEFORE, TOKENS_AFTER = 18, 8
 PARTIAL = "\ufffd"

@@ -27,6 +27,7 @@ VERDICT_COLOURS = {
 }
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY, GREY)
 DASHES = ("solid", "dash", "dot", "dashdot")
+CURVE_DASHES = {"edge": "solid", "floor": "dash"}
 # Controls, zero-width spaces, marks of direction, line separators, half surrogates, non-characters.
 UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
@@ -35,6 +36,7 @@ UNSEEN = re.compile(
 PICTURES = {"\n": "↵", "\t": "⇥", "\x7f": "␡"}
 CARD_WIDTH, CARD_GAP, LINE_HEIGHT, EDGE_HEIGHT = 236.0, 46.0, 15.0, 92.0
 FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE, FLOW_PAD = 590.0, 60.0, 14.0
+LEGEND_LINE = 20
 TIP = (
     '<defs><marker id="lineage-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     '<path d="M0 0L8 4L0 8z" class="tip"/></marker></defs>'
@@ -220,6 +222,40 @@ def correlation_figure(histograms: pd.DataFrame, threshold: float) -> go.Figure:
     figure.update_xaxes(title="Pearson r")
     figure.update_yaxes(title="pairs of features", type="log", exponentformat="power")
     return _styled(figure, height=340)
+
+
+def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
+    """The share of features with a match at every threshold: a colour per edge, solid for it, dashed for its floor.
+
+    Every other curve, of a null or a stand-in, is dotted. Behind each name in the legend stands the area under it.
+
+    Args:
+        curves: `parent`, `child`, `name` (`edge`, `floor`, or a null's), `threshold`, `share`, `auc`.
+        threshold: r at or above this is a match.
+    """
+    figure = go.Figure()
+    for index, ((parent, child), rows) in enumerate(curves.groupby(["parent", "child"], sort=False)):
+        edge = plain(f"{parent} → {child}")
+        for name, own in rows.groupby("name", sort=False):
+            line = {"color": SERIES[index % len(SERIES)], "width": 1.75, "dash": CURVE_DASHES.get(name, "dot")}
+            figure.add_scatter(
+                x=own["threshold"],
+                y=own["share"],
+                name=f"{plain(name)} {own['auc'].iloc[0]:.2f}",
+                mode="lines",
+                line=line,
+                legendgroup=str(index),
+                legendgrouptitle={"text": edge},
+                hovertemplate=f"{edge}, {plain(name)}: %{{y:.1%}} at r ≥ %{{x:.2f}}<extra></extra>",
+            )
+    line = {"color": GREY, "width": 1, "dash": "dot"}
+    figure.add_vline(x=threshold, line=line, annotation_text=f"r = {threshold:g}")
+    figure.update_xaxes(title="threshold of Pearson r")
+    figure.update_yaxes(title="features with a match", tickformat=".0%", rangemode="tozero")
+    n_lines = len(figure.data) + len({trace.legendgroup for trace in figure.data})
+    height = min(max(440, 90 + LEGEND_LINE * n_lines), 1000)
+    legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "groupclick": "toggleitem", "tracegroupgap": 6}
+    return _styled(figure, height).update_layout(legend=legend)
 
 
 def _by_sae(table: pd.DataFrame) -> list[tuple[str, dict, pd.DataFrame]]:

@@ -1,14 +1,16 @@
-"""The lineage graph as the config describes it: models, their parents, their SAEs, and which of them are compared.
+"""The lineage graph as the config describes it: models, their parents and their SAEs.
 
 Plain functions over a validated config (see `config.load_config`); nothing here reads a file.
 """
 
 import hashlib
-from itertools import combinations
+import re
 from typing import NamedTuple
 
-OVERRIDES_OF_ONE_SAE = "seed"
-NOT_OF_ONE_SAE = ("seeds", "seed_per_model", "one_pass", "tensorboard", "models")
+ONE_SAE = re.compile(r"(seed|shared|own)[0-9]|from_")
+"""How keys of `saes.models.{model}` begin that are names of SAEs."""
+SHARED = re.compile(r"shared(?P<seed>[0-9]+)(?P<again>_again)?$")
+NOT_OF_ONE_SAE = ("seeds", "one_pass", "tensorboard", "models", "anchored")
 POOLED = "pooled"
 """What all corpora together are called, so that no corpus can be."""
 SAME_IN_ONE_PASS = ("corpora", "n_tokens", "batch_tokens", "max_norm_ratio", "checkpoint_steps")
@@ -48,9 +50,27 @@ def like(config: dict, model: str) -> str | None:
     return config["models"][model][kind(config, model)].get("like")
 
 
+def stand_ins(config: dict) -> list[str]:
+    """Models that stand in a child's place, to say what else than descent makes features alike; no part of the lineage.
+
+    Those re-initialised, those that descend from them, and those that `lineage.stand_ins` names.
+    """
+    named = {model for models in config["lineage"]["stand_ins"].values() for model in models}
+    outside = named | set(models_of_kind(config, "reinitialise"))
+    return [model for model in config["models"] if outside & {model, *ancestors(config, model)}]
+
+
 def edges(config: dict) -> list[Edge]:
-    """Every parent-child pair, parents before children."""
-    return [Edge(parent, child) for child in ordered_models(config) for parent in parents(config, child)]
+    """Every parent-child pair of the lineage, parents before children."""
+    outside = stand_ins(config)
+    children = [model for model in ordered_models(config) if model not in outside]
+    return [Edge(parent, child) for child in children for parent in parents(config, child)]
+
+
+def lineage_models(config: dict) -> list[str]:
+    """The models of the lineage, parents before children."""
+    outside = stand_ins(config)
+    return [model for model in ordered_models(config) if model not in outside]
 
 
 def ordered_models(config: dict) -> list[str]:
@@ -100,104 +120,85 @@ def training_corpora(config: dict, model: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def mixture(config: dict, model: str) -> list[str]:
+    """The corpora that a model and its ancestors were trained on, as in the original study; all where none is known."""
+    line = [model, *ancestors(config, model)]
+    known = {corpus for name in line for corpus in training_corpora(config, name)}
+    return [corpus for corpus in config["corpora"] if corpus in known or not known]
+
+
 def sae_names(config: dict) -> list[str]:
-    """Names of the SAEs that every model has, the one that is compared along the lineage first."""
+    """Names of the SAEs that are trained from seeds of their own."""
     return [f"seed{seed}" for seed in config["saes"]["seeds"]]
 
 
 def saes(config: dict, model: str) -> list[Sae]:
-    """The SAEs of one model, the one that is compared along the lineage first."""
+    """The SAEs of one model that are trained from seeds of their own."""
     return [Sae(model, name) for name in sae_names(config)]
 
 
-def all_saes(config: dict) -> list[Sae]:
-    """The SAEs of all models."""
-    return [sae for model in config["models"] for sae in saes(config, model)]
+def started_from(sae: str) -> tuple[list[str], str]:
+    """The models whose SAEs one named `from_{model}`, `from_{model}+{model}` ... starts from, and what follows an @.
+
+    After the @ stands the number of tokens it is trained on, where that is not `saes.anchored.n_tokens`.
+    """
+    names, at, n_tokens = sae.removeprefix("from_").partition("@")
+    return (names.split("+"), at + n_tokens) if sae.startswith("from_") else ([], "")
+
+
+def anchor(config: dict, model: str, budget: str = "") -> Sae:
+    """The SAE of a model in a chain of SAEs that start from the parents', merges from the average of their parents'."""
+    line = parents(config, model)
+    return Sae(model, f"from_{'+'.join(line)}{budget}") if line else saes(config, model)[0]
+
+
+def starts(config: dict, sae: str) -> list[Sae]:
+    """The SAEs whose average an SAE's training starts from; none where it starts at random."""
+    names, budget = started_from(sae)
+    return [anchor(config, name, budget) for name in names]
 
 
 def sae_settings(config: dict, model: str, sae: str) -> dict:
-    """The settings of one SAE: the stage's, overridden by the model's, overridden by its own."""
+    """The settings of one SAE: the stage's, overridden by the model's, by what it starts from, and by its own.
+
+    Kinds of names: `seed{n}` has a random stream of its own; `shared{n}` one that all models share, and
+    `shared{n}_again` that one with another order of tokens; `own{n}` is trained on the model's own mixture;
+    `from_{model}` starts from that model's SAE (`started_from`).
+    """
     stage = {key: value for key, value in config["saes"].items() if key not in NOT_OF_ONE_SAE}
     of_model = config["saes"]["models"].get(model, {})
-    of_sae = of_model.get(sae, {})
-    settings = (
-        stage | {key: value for key, value in of_model.items() if not key.startswith(OVERRIDES_OF_ONE_SAE)} | of_sae
-    )
-    seed = int(sae.removeprefix("seed"))
-    settings["corpora"] = settings["corpora"] or list(config["corpora"])
-    settings["seed"] = _own_seed(config, model, seed)
-    if config["saes"]["one_pass"] and settings["shuffle_seed"] is None:
-        settings["shuffle_seed"] = _own_seed(config, model, config["saes"]["seeds"][0])
-    return settings
+    names, budget = started_from(sae)
+    settings = stage | {key: value for key, value in of_model.items() if not ONE_SAE.match(key)}
+    settings |= (config["saes"]["anchored"] if names else {}) | of_model.get(sae, {})
+    if not sae.startswith("seed"):
+        settings["import"] = None
+    if budget:
+        settings["n_tokens"] = int(budget.removeprefix("@"))
+    own = sae.startswith("own")
+    settings["corpora"] = mixture(config, model) if own else settings["corpora"] or list(config["corpora"])
+    return settings | _streams(config, model, sae, settings)
+
+
+def _streams(config: dict, model: str, sae: str, settings: dict) -> dict:
+    """The seeds of an SAE's initialisation and of its order of tokens."""
+    shuffle_seed = settings["shuffle_seed"]
+    if shared := SHARED.match(sae):
+        again = stream_seed(model, sae) if shared["again"] else shuffle_seed
+        return {"seed": int(shared["seed"]), "shuffle_seed": again}
+    if sae in sae_names(config) and config["saes"]["one_pass"] and shuffle_seed is None:
+        shuffle_seed = stream_seed(model, sae_names(config)[0].removeprefix("seed"))
+    return {"seed": stream_seed(model, sae.removeprefix("seed")), "shuffle_seed": shuffle_seed}
 
 
 def imported_saes(config: dict) -> list[Sae]:
     """The SAEs that somebody else trained."""
-    return [sae for sae in all_saes(config) if sae_settings(config, *sae).get("import")]
+    found = [sae for model in config["models"] for sae in saes(config, model)]
+    return [sae for sae in found if sae_settings(config, *sae).get("import")]
 
 
-def trained_saes(config: dict) -> list[Sae]:
-    """The SAEs that are trained here."""
-    imported = imported_saes(config)
-    return [sae for sae in all_saes(config) if sae not in imported]
-
-
-def _own_seed(config: dict, model: str, seed: int) -> int:
-    return stream_seed(model, seed) if config["saes"]["seed_per_model"] else seed
-
-
-def stream_seed(model: str, seed: int) -> int:
+def stream_seed(model: str, stream: str) -> int:
     """A 32-bit seed that differs between models, so that no two start from one initialisation by accident."""
-    return int.from_bytes(hashlib.sha256(f"{model}/{seed}".encode()).digest()[:4], "big")
-
-
-def edge_pair(config: dict, edge: Edge) -> tuple[Sae, Sae]:
-    """The two SAEs that an edge's verdicts rest on: the first seed of each model."""
-    return saes(config, edge.parent)[0], saes(config, edge.child)[0]
-
-
-def seed_pairs(config: dict, model: str) -> list[tuple[Sae, Sae]]:
-    """Every pair of seeds of one model: the noise floor."""
-    return list(combinations(saes(config, model), 2))
-
-
-def null_pairs(config: dict, edge: Edge) -> dict[str, tuple[Sae, Sae]]:
-    """What an edge's parent is compared with where nothing can persist, by the null's name.
-
-    The child's features of other documents (`shifted`) or read on rotated activations (`rotated`), and the features of
-    the models re-initialised like the parent.
-    """
-    parent, child = edge_pair(config, edge)
-    pairs = {null: (parent, Sae(child.model, f"{child.sae}_{null}")) for null in config["correlations"]["nulls"]}
-    for model in models_of_kind(config, "reinitialise"):
-        if config["models"][model]["reinitialise"]["like"] == edge.parent:
-            pairs[f"reinitialised ({model})"] = (parent, saes(config, model)[0])
-    return pairs
-
-
-def all_pairs(config: dict) -> list[tuple[Sae, Sae]]:
-    """Every pair of SAEs that is correlated: edges, seeds, nulls."""
-    pairs = [edge_pair(config, edge) for edge in edges(config)]
-    pairs += [pair for model in config["models"] for pair in seed_pairs(config, model)]
-    return pairs + [pair for edge in edges(config) for pair in null_pairs(config, edge).values()]
-
-
-def job_shape(config: dict) -> dict:
-    """What decides which jobs a run has and how they hang together; everything else only changes what they do."""
-    return {
-        "corpora": list(config["corpora"]),
-        "tokenizer": config["tokenizer"].get("corpora", []),
-        "models": {
-            model: [kind(config, model), like(config, model), parents(config, model), training_corpora(config, model)]
-            for model in config["models"]
-        },
-        "saes": {str(sae): sae_settings(config, *sae)["corpora"] for sae in trained_saes(config)},
-        "one_pass": config["saes"]["one_pass"],
-        "imported_saes": [str(sae) for sae in imported_saes(config)],
-        "shards": [config["activations"]["n_shards"], config["activations"]["n_probe_shards"]],
-        "nulls": config["correlations"]["nulls"],
-        "sweeps": {sweep: [settings["model"], settings.get("corpora")] for sweep, settings in config["sweeps"].items()},
-    }
+    return int.from_bytes(hashlib.sha256(f"{model}/{stream}".encode()).digest()[:4], "big")
 
 
 def shard_names(n_shards: int) -> list[str]:

@@ -1,126 +1,99 @@
-"""Lineage: which features persist, disappear and emerge along the edges.
-
-Beside every share stands the seed floor: the share that two SAE seeds of one model agree on.
-"""
+"""Lineage: the summary of each edge, and trajectories of features along the edges."""
 
 from collections.abc import Iterable, Mapping
-from math import sqrt
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float
 
+from saelineage.bootstrap import Replicates, feature_intervals
 from saelineage.matches import Correlation
+from saelineage.verdicts import (
+    DISAPPEARS,
+    EMERGES,
+    INHERITED,
+    MERGED,
+    ONE_TO_ONE,
+    PERSISTS,
+    SIDES,
+    SPLIT,
+    UNTESTABLE,
+)
 
-PERSISTS, DISAPPEARS, INHERITED, EMERGES, UNTESTABLE = "persists", "disappears", "inherited", "emerges", "untestable"
-Z_95 = 1.959963984540054
-
-
-class Share(NamedTuple):
-    """A share with what it rests on."""
-
-    value: float | None
-    """None where there is nothing to take a share of."""
-    n: int
-    interval: tuple[float, float] | None
-    """Wilson's 95 % interval.
-
-    It takes features as independent draws, and does not cover the choice of corpus, model or SAE seed.
-    """
-
-
-def share(count: int, n: int) -> Share:
-    """count / n with Wilson's score interval (Wilson 1927, JASA 22, 209-212)."""
-    if n == 0:
-        return Share(None, 0, None)
-    p, z2 = count / n, Z_95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 * sqrt(p * (1 - p) / n + z2 / (4 * n**2)) / (1 + z2 / n)
-    return Share(p, n, (max(0.0, centre - half), min(1.0, centre + half)))
+LEAST_READOUT = 0.1
+"""Features that the parent's own activations give with a smaller R2 cannot be read out linearly at all."""
+ABSENCES = ("gone", "missed", "undecided")
 
 
-def verdicts(found: Correlation, side: int, threshold: float, yes: str, no: str) -> pd.DataFrame:
-    """One row per feature of a side: its best match on the other side and what follows.
+def add_details(
+    table: pd.DataFrame, replicates: Replicates, readouts: pd.DataFrame | None, missed_above: float
+) -> pd.DataFrame:
+    """An edge's table with intervals of r, and for what disappeared whether it is gone or was missed.
 
     Args:
-        found: the correlation of a parent's (side 0) and a child's (side 1) features.
-        side: whose features.
-        threshold: r at or above this is a match.
-        yes, no: the verdicts for a match and for none (`persists`, `disappears`; `inherited`, `emerges`).
+        table: from `verdicts.edge_table`.
+        replicates: of the same pair.
+        readouts: from `readouts`, one row per feature of the parent; None where there are none.
+        missed_above: a feature is `missed` where the child's activations give at least this share of the R2 that the
+            parent's own give; else it is `gone`.
 
     Returns:
-        Columns `latent`, `verdict`, `r` (NaN where untestable), `match` (-1 where there is none), `firings`, `density`.
+        Also `r_low` and `r_high` (95 % over documents; NaN where there is no interval), and, with readouts, `readout`
+        and `readout_of_parent` (held-out R2, NaN on the child's side) and `absence`: `gone`, `missed`, `undecided`
+        where not even the parent's own activations give `LEAST_READOUT`, and empty for what did not disappear.
     """
-    r, match = found.pearson.best[side][:, 0], found.pearson.partners[side][:, 0]
-    testable = found.testable[side]
-    verdict = np.where(testable, np.where(np.nan_to_num(r, nan=-1.0) >= threshold, yes, no), UNTESTABLE)
-    return pd.DataFrame(
-        {
-            "latent": np.arange(len(r)),
-            "verdict": verdict,
-            "r": np.where(testable, r, np.nan),
-            "match": np.where(testable, match, -1),
-            "firings": found.firings[side].sum(axis=0),
-            "density": found.density(side),
-        }
-    )
+    low, high = (np.concatenate(ends) for ends in zip(*map(feature_intervals, replicates.best), strict=True))
+    defined = table["r"].notna().to_numpy()
+    table = table.assign(r_low=np.where(defined, low, np.nan), r_high=np.where(defined, high, np.nan))
+    if readouts is None:
+        return table
+    own = (table["side"] == SIDES[0]).to_numpy()
+    child, parent = (_of_parents(own, readouts[name]) for name in ("r2_child", "r2_parent"))
+    known = parent >= LEAST_READOUT
+    absence = np.select([~known, child >= missed_above * parent], ["undecided", "missed"], "gone")
+    gone = (table["verdict"] == DISAPPEARS).to_numpy()
+    return table.assign(readout=child, readout_of_parent=parent, absence=np.where(gone, absence, ""))
 
 
-def edge_table(found: Correlation, threshold: float) -> pd.DataFrame:
-    """Verdicts of both sides of an edge, with a column `side` (`parent` or `child`)."""
-    parent = verdicts(found, 0, threshold, PERSISTS, DISAPPEARS).assign(side="parent")
-    child = verdicts(found, 1, threshold, INHERITED, EMERGES).assign(side="child")
-    return pd.concat([parent, child], ignore_index=True)[
-        ["side", "latent", "verdict", "r", "match", "firings", "density"]
-    ]
+def edge_summary(table: pd.DataFrame, weighed: Mapping) -> dict:
+    """Counts of one edge beside its shares.
 
-
-def matched_share(found: Correlation, side: int, threshold: float) -> Share:
-    """The share of a side's testable features that have a match on the other side."""
-    table = verdicts(found, side, threshold, PERSISTS, DISAPPEARS)
-    counts = table["verdict"].value_counts()
-    return share(int(counts.get(PERSISTS, 0)), int(counts.get(PERSISTS, 0) + counts.get(DISAPPEARS, 0)))
-
-
-def seed_floor(pairs: Iterable[Correlation], threshold: float) -> Share:
-    """The share that seeds of one model agree on, over all its seed pairs and both directions."""
-    shares = [matched_share(found, side, threshold) for found in pairs for side in range(2)]
-    return share(round(sum(found.n * (found.value or 0) for found in shares)), sum(found.n for found in shares))
-
-
-def edge_summary(
-    parent: str,
-    child: str,
-    table: pd.DataFrame,
-    parent_floor: Share,
-    child_floor: Share,
-    nulls: Mapping[str, Share],
-) -> dict:
-    """Counts and shares of one edge, with the seed floors and the share under each null beside them."""
+    Args:
+        table: of the edge, after `add_details`.
+        weighed: from `evidence.weigh`, of the leading instrument.
+    """
     counts = table.groupby("side")["verdict"].value_counts()
+    parents = table[table["side"] == SIDES[0]]
 
     def count(side: str, verdict: str) -> int:
         return int(counts.get((side, verdict), 0))
 
-    persists, disappears = count("parent", PERSISTS), count("parent", DISAPPEARS)
-    inherited, emerges = count("child", INHERITED), count("child", EMERGES)
-    return {
-        "parent": parent,
-        "child": child,
-        "n_parent": int((table["side"] == "parent").sum()),
-        "n_child": int((table["side"] == "child").sum()),
-        "persists": persists,
-        "disappears": disappears,
+    robust = table[table["robust"]]["verdict"].value_counts()
+    found = {
+        "parent": weighed["parent"],
+        "child": weighed["child"],
+        "n_parent": len(parents),
+        "n_child": len(table) - len(parents),
+        "persists": count("parent", PERSISTS),
+        "disappears": count("parent", DISAPPEARS),
         "untestable_parent": count("parent", UNTESTABLE),
-        "inherited": inherited,
-        "emerges": emerges,
+        "inherited": count("child", INHERITED),
+        "emerges": count("child", EMERGES),
         "untestable_child": count("child", UNTESTABLE),
-        **_named("persist_share", share(persists, persists + disappears)),
-        **_named("seed_floor_share", parent_floor),
-        **_named("inherited_share", share(inherited, inherited + emerges)),
-        **_named("child_seed_floor_share", child_floor),
-        "null_shares": {null: _named("persist_share", found) for null, found in sorted(nulls.items())},
+        "kinds": {kind: int((parents["kind"] == kind).sum()) for kind in (ONE_TO_ONE, SPLIT, MERGED)},
+        "robustly_disappears": int(robust.get(DISAPPEARS, 0)),
+        "robustly_emerges": int(robust.get(EMERGES, 0)),
     }
+    if "absence" in table:
+        found["absences"] = {absence: int((parents["absence"] == absence).sum()) for absence in ABSENCES}
+    return found | {key: value for key, value in weighed.items() if key not in found}
+
+
+def _of_parents(own: Bool[np.ndarray, " row"], values: pd.Series) -> Float[np.ndarray, " row"]:
+    """Values of the parent's features, in their order, on the rows of its side; NaN on the others."""
+    found = np.full(len(own), np.nan)
+    found[own] = values.to_numpy()
+    return found
 
 
 def feature_statistics(correlations: Iterable[Correlation], models: Iterable[str]) -> dict[str, pd.DataFrame]:
@@ -223,11 +196,3 @@ def _first_found(model: str, upwards: list[str], lines: Mapping[str, tuple[np.nd
     for name in reversed(upwards):
         origin = np.where(lines[name][0] >= 0, name, origin)
     return origin
-
-
-def _named(name: str, found: Share) -> dict:
-    return {
-        name: found.value,
-        f"{name}_n": found.n,
-        f"{name}_interval": list(found.interval) if found.interval else None,
-    }

@@ -1,7 +1,7 @@
-"""Merging two models by spherical linear interpolation, tensor by tensor.
+"""Merging two models by spherical or plain linear interpolation, tensor by tensor.
 
-The formula and the switch to linear interpolation are those of mergekit's `slerp` (github.com/arcee-ai/mergekit), after
-Shoemake, "Animating Rotation with Quaternion Curves" (1985), section 3.3.
+The formula of the spherical one and the switch to linear interpolation are those of mergekit's `slerp`
+(github.com/arcee-ai/mergekit), after Shoemake, "Animating Rotation with Quaternion Curves" (1985), section 3.3.
 """
 
 from pathlib import Path
@@ -47,15 +47,26 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Merged:
     return Merged(merged.to(a.dtype), cos, "slerp")
 
 
+def linear(a: Tensor, b: Tensor, t: float) -> Merged:
+    """(1 - t) a + t b, computed in float64, returned in a's dtype; at t = 0 and t = 1 the parent itself, as `slerp`."""
+    if t in (0, 1):
+        return slerp(a, b, t)
+    return Merged(((1 - t) * a.double() + t * b.double()).to(a.dtype), _cos(a, b), "lerp")
+
+
+METHODS = {"slerp": slerp, "linear": linear}
+
+
 def merge_state(
-    a: dict[str, Tensor], b: dict[str, Tensor], t: float, names: tuple[str, str]
+    a: dict[str, Tensor], b: dict[str, Tensor], t: float, names: tuple[str, str], method: str = "slerp"
 ) -> tuple[dict[str, Tensor], dict]:
-    """Merge two models' tensors by `slerp`.
+    """Merge two models' tensors.
 
     Args:
         a, b: tensors by name.
         t: 0 is a, 1 is b.
         names: the parents' names, for error messages.
+        method: one of `METHODS`.
 
     Returns:
         The merged tensors, and for each its `cos` and `branch`.
@@ -64,7 +75,7 @@ def merge_state(
         InputError: if the two do not hold the same tensors in the same shapes.
     """
     require_same_tensors(a, b, names)
-    merged = {name: slerp(a[name], b[name], t) for name in sorted(a)}
+    merged = {name: METHODS[method](a[name], b[name], t) for name in sorted(a)}
     tensors = {name: result.tensor.contiguous() for name, result in merged.items()}
     return tensors, {name: {"cos": result.cos, "branch": result.branch} for name, result in merged.items()}
 
@@ -90,7 +101,7 @@ def read_state(folder: Path, dtype: str | None) -> dict[str, Tensor]:
     return state if dtype is None else {name: tensor.to(DTYPES[dtype]) for name, tensor in state.items()}
 
 
-def merge_folders(a: Path, b: Path, t: float, dtype: str | None, folder: Path) -> None:
+def merge_folders(a: Path, b: Path, t: float, dtype: str | None, folder: Path, method: str = "slerp") -> None:
     """Merge two model folders into a third, with `merge.json` on how each tensor was merged.
 
     Config and tokenizer are the first parent's.
@@ -99,14 +110,14 @@ def merge_folders(a: Path, b: Path, t: float, dtype: str | None, folder: Path) -
         InputError: if the parents' tensors differ in names or shapes.
     """
     states = [read_state(parent, dtype) for parent in (a, b)]
-    merged, branches = merge_state(*states, t, (a.name, b.name))
+    merged, branches = merge_state(*states, t, (a.name, b.name), method)
     with atomic_path(folder / "model.safetensors") as temporary:
         save_file(merged, temporary, metadata={"format": "pt"})
     config = read_json(a / "config.json") | ({"dtype": dtype} if dtype else {})
     write_json(folder / "config.json", config)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         write_text(folder / name, (a / name).read_text(encoding="utf-8"))
-    write_json(folder / "merge.json", {"method": "slerp", "parents": [a.name, b.name], "t": t, "tensors": branches})
+    write_json(folder / "merge.json", {"method": method, "parents": [a.name, b.name], "t": t, "tensors": branches})
 
 
 def _cos(a: Tensor, b: Tensor) -> float | None:

@@ -1,4 +1,4 @@
-"""The page of a run: tables from what the stages saved, sentences that say what they mean, one HTML file of it all.
+"""The page of a run: sentences that say what its tables mean, views of the tables, one HTML file of it all.
 
 All text on the page is treated as hostile: it is escaped, and characters that would be invisible or turn text around
 are shown.
@@ -13,30 +13,49 @@ import plotly.io
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
+from pandas.api.typing import NAType
 from plotly.offline import get_plotlyjs
 
-from saelineage import figures, graph
+from saelineage import figures
 from saelineage.dag import Graph, arrange
 from saelineage.figures import visible
 from saelineage.files import sha256_json
+from saelineage.report_tables import (
+    AT_FLOOR,
+    BELOW,
+    LARGEST_NULL,
+    LEAST_FLOOR,
+    NO_FLOOR,
+    NO_RATIO,
+    NOTHING,
+    is_fit,
+    largest_null,
+    reading,
+)
 
 HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
 NOT_MEASURED = "not measured"
-KINDS = {
-    "pretrain": "pretrained here",
-    "finetune": "fine-tuned from {parents}",
-    "merge": "merged from {parents}, t = {t}",
-    "hub": "imported from the hub",
-    "path": "imported from a folder",
-    "reinitialise": "like {like}, with random weights",
-}
-AT_FLOOR, OVERLAPS, ABOVE, NO_FLOOR, NOTHING = "at or below the floor", "overlaps the floor", "above the floor", "", "-"
+SPACE = "\u00a0"
+"""Between a number and its unit, which stay on one line."""
 READINGS = {
-    AT_FLOOR: "says nothing about fine-tuning",
-    OVERLAPS: "above the floor, but the intervals overlap",
-    ABOVE: "above the floor, and the intervals do not overlap",
+    BELOW: "below the floor: features are lost",
+    AT_FLOOR: "at the floor: no loss beyond the instrument's own",
+    NO_RATIO: "not comparable: its ratio to the floor has no interval",
     NO_FLOOR: "no floor was measured: train a second seed",
     NOTHING: "no feature is testable",
+}
+INSTRUMENTS = {
+    "independent": "Each model's SAE is trained from a random seed of its own. Where nothing changed: SAEs from two "
+    "seeds of the parent.",
+    "anchored": "The child's SAE starts from the parent's and is trained on from there, on the child; a merge's starts "
+    "from the average of its parents'. It may keep what the child no longer needs. Where nothing changed: the parent's "
+    "SAE, trained on in the same way on the parent.",
+    "frozen": "The SAE of the model without parents reads every model and is trained on none of them, so nothing can "
+    "emerge. Where nothing changed: the SAE beside itself.",
+    "same_init": "All models' SAEs start from the same random weights and see tokens in the same order. Where nothing "
+    "changed: the same start on the parent, with tokens in another order.",
+    "own_mixture": "As independent, each SAE trained only on the corpora that its model and the model's ancestors "
+    "were trained on. Where nothing changed: SAEs from two seeds of the parent.",
 }
 
 
@@ -58,21 +77,28 @@ def render_page(results: Results, template: str, stylesheet: str) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "count": count, "percent": percent, "interval": interval, "lines": lines}
+    environment.filters |= {
+        "number": number,
+        "count": count,
+        "percent": percent,
+        "interval": interval,
+        "lines": lines,
+        "signed": signed,
+    }
     page = environment.from_string(template).render(
         run=results.summary["run"],
         threshold=results.summary["threshold"],
         models=results.summary["models"],
-        edges=[edge | {"reading": reading(edge)} for edge in results.summary["edges"]],
-        readings=READINGS,
+        lead=results.summary["lead"],
+        edges=[edge | {"reading": READINGS[reading(edge)]} for edge in results.summary["edges"]],
         answer=answer(results.summary),
+        bounds={"least_floor": LEAST_FLOOR, "largest_null": LARGEST_NULL},
         corpora=list(results.config["corpora"]),
         tables={name: table.to_dict("records") for name, table in results.tables.items()},
         pictures=draw(results),
-        warnings=sae_warnings(results.tables["saes"]),
-        pooled=pooled(results.tables["saes"]),
+        warnings=[*instrument_warnings(results.summary), *sae_warnings(results.tables["saes"])],
         examples=examples_view(results.examples),
-        merges=merges_view(results.tables["merges"]),
+        **views(results.tables),
         timings=results.timings.to_dict("records"),
         versions=versions(results.manifests),
         config_yaml=yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True, width=100),
@@ -85,12 +111,27 @@ def render_page(results: Results, template: str, stylesheet: str) -> str:
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def views(tables: Mapping[str, pd.DataFrame]) -> dict:
+    """Tables as the page lays them out, where that is not row by row."""
+    return {
+        "described": described(tables["instruments"]),
+        "instruments": by_edge(tables["instruments"]),
+        "matchings": matchings_view(tables["matchings"]),
+        "matchings_rules": list(dict.fromkeys(tables["matchings"]["rule"])),
+        "ablations": ablations_view(tables["ablations"]),
+        "ablated_corpora": list(dict.fromkeys(tables["ablations"]["corpus"])),
+        "sources": sources_view(tables["sources"]),
+        "pooled": pooled(tables["saes"]),
+        "merges": merges_view(tables["merges"]),
+    }
+
+
 def draw(results: Results) -> dict[str, Markup]:
     """Every picture that has something to show, as HTML."""
     tables, threshold = results.tables, results.summary["threshold"]
     labels = results.tables["edges"].assign(
         label=[f"{percent(share)} persist" for share in tables["edges"]["persist_share"]],
-        floor=[f"floor {percent(share)}" for share in tables["edges"]["seed_floor_share"]],
+        floor=[f"floor {percent(share)}" for share in tables["edges"]["floor_share"]],
     )
     pictures = {"lineage": Markup(figures.lineage_svg(tables["models"], labels))}  # noqa: S704 - escaped there
     plots: dict[str, tuple[pd.DataFrame, Callable]] = {
@@ -101,6 +142,9 @@ def draw(results: Results) -> dict[str, Markup]:
     pictures |= {name: _embedded(figure(table), name) for name, (table, figure) in plots.items() if len(table)}
     if len(tables["flows"]):
         pictures["flows"] = _embedded(figures.flows_figure(*flow_nodes(tables["flows"])), "flows")
+    leading = tables["curves"][tables["curves"]["lead"].astype(bool)]
+    if len(leading):
+        pictures["curves"] = _embedded(figures.share_curves_figure(leading, threshold), "curves")
     if len(tables["correlations"]):
         found = figures.correlation_figure(tables["correlations"], threshold)
         pictures["correlations"] = _embedded(found, "correlations")
@@ -113,81 +157,102 @@ def draw(results: Results) -> dict[str, Markup]:
 
 
 def answer(summary: dict) -> list[str]:
-    """The answer in sentences: each edge's share beside its floor, then what they say together."""
-    sentences = []
-    for edge in summary["edges"]:
-        way = f"From {edge['parent']} to {edge['child']}"
-        if edge["persist_share"] is None:
-            sentences.append(f"{way} no feature is testable.")
-            continue
-        share = f"{way} {_share(edge, 'persist_share')} of {count(edge['persist_share_n'])} testable features persist"
-        floor = f"two SAE seeds of {edge['parent']} agree on {_share(edge, 'seed_floor_share')}"
-        if edge["seed_floor_share"] is None:
-            floor = f"no seed floor was measured for {edge['parent']}"
-        sentences.append(f"{share}; {floor}.")
-    return [*sentences, _together([reading(edge) for edge in summary["edges"]])]
-
-
-def reading(edge: Mapping) -> str:
-    """How an edge's persisting share stands to the share that two seeds of the parent agree on."""
-    share, floor = edge["persist_share"], edge["seed_floor_share"]
-    if share is None:
-        return NOTHING
-    if floor is None:
-        return NO_FLOOR
-    if share <= floor:
-        return AT_FLOOR
-    return ABOVE if edge["persist_share_interval"][0] > edge["seed_floor_share_interval"][1] else OVERLAPS
-
-
-def edge_table(summary: dict) -> pd.DataFrame:
-    """One row per edge: counts of every class, shares with what they are shares of and their intervals."""
-    shares = ("persist_share", "seed_floor_share", "inherited_share", "child_seed_floor_share")
-    rows = []
-    for edge in summary["edges"]:
-        row = {key: edge[key] for key in ("parent", "child", "persists", "disappears", "untestable_parent")}
-        row |= {key: edge[key] for key in ("inherited", "emerges", "untestable_child")}
-        for name in shares:
-            low, high = edge[f"{name}_interval"] or (None, None)
-            row |= {name: edge[name], f"{name}_n": edge[f"{name}_n"], f"{name}_low": low, f"{name}_high": high}
-        rows.append(row | {"reading": reading(edge)})
-    bounds = [column for name in shares for column in (name, f"{name}_n", f"{name}_low", f"{name}_high")]
-    counts = ["persists", "disappears", "untestable_parent", "inherited", "emerges", "untestable_child"]
-    return pd.DataFrame(rows, columns=["parent", "child", *counts, *bounds, "reading"])
-
-
-def null_table(summary: dict) -> pd.DataFrame:
-    """One row per edge and null: the share of the parent's features that persist where nothing can."""
-    rows = []
-    for edge in summary["edges"]:
-        for null, found in edge["null_shares"].items():
-            low, high = found["persist_share_interval"] or (None, None)
-            row = {
-                "parent": edge["parent"],
-                "child": edge["child"],
-                "null": null,
-                "persist_share": found["persist_share"],
-            }
-            rows.append(row | {"n": found["persist_share_n"], "low": low, "high": high})
-    return pd.DataFrame(rows, columns=["parent", "child", "null", "persist_share", "n", "low", "high"])
-
-
-def flow_table(summary: dict) -> pd.DataFrame:
-    """One row per edge, side and verdict, with the number of features."""
-    kinds = (
-        ("parent", "persists", "persists"),
-        ("parent", "disappears", "disappears"),
-        ("parent", "untestable", "untestable_parent"),
-        ("child", "inherited", "inherited"),
-        ("child", "emerges", "emerges"),
-        ("child", "untestable", "untestable_child"),
-    )
-    rows = [
-        {"parent": edge["parent"], "child": edge["child"], "side": side, "verdict": verdict, "n_features": edge[key]}
-        for edge in summary["edges"]
-        for side, verdict, key in kinds
+    """The answer: each edge's share beside its floors, what they say together, and whether the instrument is fit."""
+    if not summary["edges"]:
+        return ["The lineage has no edge, so there is nothing to compare."]
+    return [
+        f"All shares here are those of this run's leading instrument, {summary['lead']}.",
+        *[_edge_sentence(edge) for edge in summary["edges"]],
+        _together([reading(edge) for edge in summary["edges"]]),
+        instrument_check(summary),
     ]
-    return pd.DataFrame(rows, columns=["parent", "child", "side", "verdict", "n_features"])
+
+
+def instrument_check(summary: dict) -> str:
+    """Whether the leading instrument finds what is there, and nothing else: its lowest floor and its largest null."""
+    leading = _leading(summary)
+    floors = [(one["floor_share"], _arrow(one)) for one in leading if one["floor_share"] is not None]
+    nulls = [(share, null, _arrow(one)) for one in leading for null, share in [largest_null(one["nulls"])] if null]
+    floor, null = "No floor was measured", "no null was computed"
+    if floors:
+        share, edge = min(floors)
+        asked = f"{percent(LEAST_FLOOR, 0)} or more is asked for"
+        floor = f"Where nothing changed it finds {percent(share)} again at worst ({edge}; {asked})"
+    if nulls:
+        share, name, edge = max(nulls)
+        asked = f"{percent(LARGEST_NULL, 0)} or less is asked for"
+        null = f"where nothing can persist it finds {percent(share)} at most ({name}, {edge}; {asked})"
+    fits = [is_fit(one) for one in leading]
+    verdict = "fails its check" if False in fits else "could not be checked" if None in fits else "passes its check"
+    return f"The instrument {verdict}. {floor}; {null}."
+
+
+def instrument_warnings(summary: dict) -> list[str]:
+    """What follows where the leading instrument fails its check, one sentence each."""
+    leading = _leading(summary)
+    low = [one for one in leading if one["floor_share"] is not None and one["floor_share"] < LEAST_FLOOR]
+    high = [one for one in leading if (largest_null(one["nulls"])[1] or 0.0) > LARGEST_NULL]
+    warnings = []
+    if low:
+        warnings.append(
+            f"Under {summary['lead']} the floor is less than {percent(LEAST_FLOOR, 0)} on {len(low)} of {len(leading)} "
+            "edges: the instrument loses features by itself, so small losses cannot be seen, and an edge at the floor "
+            "may have lost features all the same."
+        )
+    if high:
+        warnings.append(
+            f"Under {summary['lead']} a null is more than {percent(LARGEST_NULL, 0)} on {len(high)} of {len(leading)} "
+            "edges: as many features match without any descent, so shares may be too high by that much."
+        )
+    return warnings
+
+
+def described(instruments: pd.DataFrame) -> dict[str, str]:
+    """What each instrument of the run is, in words."""
+    return {name: _description(name) for name in dict.fromkeys(instruments["instrument"])}
+
+
+def by_edge(table: pd.DataFrame) -> list[dict]:
+    """The rows of each edge, edges in the table's order."""
+    return [
+        {"edge": f"{parent} → {child}", "rows": rows.to_dict("records")}
+        for (parent, child), rows in table.groupby(["parent", "child"], sort=False)
+    ]
+
+
+def matchings_view(matchings: pd.DataFrame) -> list[dict]:
+    """Per edge and instrument the row of every rule that was applied."""
+    return [
+        edge
+        | {"rows": [{"instrument": name, "rules": rules} for name, rules in _by(edge["rows"], "instrument", "rule")]}
+        for edge in by_edge(matchings)
+    ]
+
+
+def ablations_view(ablations: pd.DataFrame) -> list[dict]:
+    """Per edge a row for each group: its model, its rows by corpus, and those of the random group beside it."""
+    found = []
+    for edge in by_edge(ablations):
+        groups = dict(_by(edge["rows"], "group", "corpus"))
+        rows = [
+            {"group": group, "own": own, "random": groups[f"{group}_random"]}
+            for group, own in groups.items()
+            if f"{group}_random" in groups
+        ]
+        found.append(edge | {"rows": rows})
+    return found
+
+
+def sources_view(sources: pd.DataFrame) -> list[dict]:
+    """Per merged model the share of its features from each source, with words for the source."""
+    found = []
+    for merge, rows in sources.groupby("merge", sort=False):
+        names = rows["source"].tolist()
+        parents = names[: names.index("both")]
+        words = {name: f"{name} alone" if name in parents else f"{name}, but neither parent" for name in names}
+        words |= {"both": "both parents", "new": "none of these"}
+        found.append({"merge": merge, "rows": rows.assign(words=[words[name] for name in names]).to_dict("records")})
+    return found
 
 
 def flow_nodes(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -218,48 +283,6 @@ def flow_nodes(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     table["size"] = [max(inflow.get(name, 0), outflow.get(name, 0)) for name in table["name"]]
     table = table[table["size"] > 0].reset_index(drop=True)
     return table[["name", "label", "column", "size", "colour"]], flows
-
-
-def model_table(config: dict, metrics: Sequence[dict]) -> pd.DataFrame:
-    """One row per model and corpus: how the model was made, loss and accuracy beside a unigram model's loss."""
-    order = graph.ordered_models(config)
-    found = {entry["model"]: entry for entry in metrics}
-    rows = [
-        {"model": model, "made": made(config, model), "corpus": corpus}
-        | {key: found[model]["corpora"][corpus][key] for key in ("loss", "accuracy", "unigram_loss", "n_predictions")}
-        for model in order
-        if model in found
-        for corpus in config["corpora"]
-        if corpus in found[model]["corpora"]
-    ]
-    columns = ["model", "made", "corpus", "loss", "accuracy", "unigram_loss", "n_predictions"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def made(config: dict, model: str) -> str:
-    """How a model came to be, in words."""
-    settings = config["models"][model][graph.kind(config, model)]
-    words = KINDS[graph.kind(config, model)]
-    parents = " and ".join(graph.parents(config, model))
-    return words.format(parents=parents, t=settings.get("t"), like=settings.get("like"))
-
-
-def sweep_table(sweeps: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The rows of all sweeps, with the sweep's name."""
-    found = [table.assign(sweep=sweep) for sweep, table in sweeps.items()]
-    columns = ["sweep", "t", "corpus", "loss", "accuracy", "n_predictions"]
-    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
-
-
-def sae_table(metrics: Sequence[dict]) -> pd.DataFrame:
-    """One row per SAE and corpus, and one over all corpora (`pooled`)."""
-    columns = ["fvu", "l0", "dead_fraction", "ce_recovered", "ce_difference", "n_tokens"]
-    rows = [
-        {"model": entry["model"], "sae": entry["sae"], "corpus": corpus} | {key: found[key] for key in columns}
-        for entry in metrics
-        for corpus, found in {"pooled": entry["pooled"], **entry["corpora"]}.items()
-    ]
-    return pd.DataFrame(rows, columns=["model", "sae", "corpus", *columns])
 
 
 def pooled(saes: pd.DataFrame) -> list[dict]:
@@ -302,61 +325,6 @@ def sae_warnings(saes: pd.DataFrame) -> list[str]:
     return warnings
 
 
-def density_table(metrics: Sequence[dict]) -> pd.DataFrame:
-    """One row per SAE and bin of the density histogram, bins that are empty at either end for all SAEs left out."""
-    rows = [
-        {"model": entry["model"], "sae": entry["sae"], "log10_density": edge, "n_latents": n}
-        for entry in metrics
-        for edge, n in zip(
-            entry["density_histogram"]["log10_edges"], [*entry["density_histogram"]["counts"], 0], strict=True
-        )
-    ]
-    table = pd.DataFrame(rows, columns=["model", "sae", "log10_density", "n_latents"])
-    used = table.loc[table["n_latents"] > 0, "log10_density"]
-    step = np.diff(np.unique(table["log10_density"])).max(initial=0)
-    return table[table["log10_density"].between(used.min() - step, used.max() + step)] if len(used) else table
-
-
-def training_table(curves: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
-    """The training curves of all SAEs."""
-    found = [curve.assign(model=model, sae=sae) for (model, sae), curve in curves.items()]
-    columns = ["model", "sae", "step", "tokens", "loss", "fvu", "l0", "dead_fraction"]
-    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
-
-
-def merge_table(merges: Mapping[str, dict]) -> pd.DataFrame:
-    """One row per merged tensor: cosine between the parents' tensors, and how it was merged."""
-    rows = [
-        {"model": model, "t": merge["t"], "tensor": tensor, "cos": found["cos"], "branch": found["branch"]}
-        for model, merge in merges.items()
-        for tensor, found in merge["tensors"].items()
-    ]
-    return pd.DataFrame(rows, columns=["model", "t", "tensor", "cos", "branch"])
-
-
-def correlation_table(histograms: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """One row per edge and bin: how many pairs of features have an r in it."""
-    rows = [
-        {"edge": edge.replace("__", " → "), "r": float(left), "n_pairs": int(n)}
-        for edge, histogram in histograms.items()
-        for left, n in zip(np.linspace(-1, 1, len(histogram) + 1), histogram, strict=False)
-    ]
-    return pd.DataFrame(rows, columns=["edge", "r", "n_pairs"])
-
-
-def timing_table(benchmarks: pd.DataFrame) -> pd.DataFrame:
-    """Per stage and in all: jobs, summed wall and CPU seconds, largest memory of a job in MB."""
-    columns = ["stage", "n_jobs", "wall_seconds", "cpu_seconds", "max_rss_mb"]
-    if benchmarks.empty:
-        return pd.DataFrame(columns=columns)
-    found = benchmarks.groupby("stage", sort=False).agg(
-        n_jobs=("s", "size"), wall_seconds=("s", "sum"), cpu_seconds=("cpu_time", "sum"), max_rss_mb=("max_rss", "max")
-    )
-    found = found.sort_values("wall_seconds", ascending=False, kind="stable")
-    found.loc["all stages"] = [*found[["n_jobs", "wall_seconds", "cpu_seconds"]].sum(), found["max_rss_mb"].max()]
-    return found.reset_index(names="stage").astype({"n_jobs": int})[columns]
-
-
 def versions(manifests: Sequence[dict]) -> dict[str, str]:
     """The versions that the jobs recorded, by package; several where jobs differed."""
     found: dict[str, set[str]] = {}
@@ -394,22 +362,29 @@ def merges_view(merges: pd.DataFrame) -> list[dict]:
 
 def number(value: float | int | None, digits: int = 3) -> str:
     """A number with a fixed number of digits after the point."""
-    return NOT_MEASURED if value is None or np.isnan(value) else f"{value:.{digits}f}"
+    return NOT_MEASURED if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def count(value: float | int | None) -> str:
+def signed(value: float | int | None, digits: int = 3) -> str:
+    """A change: a number with its sign."""
+    return NOT_MEASURED if pd.isna(value) else f"{value:+.{digits}f}"
+
+
+def count(value: float | int | NAType | None) -> str:
     """A whole number with commas between thousands."""
-    return NOT_MEASURED if value is None or np.isnan(value) else f"{value:,.0f}"
+    return NOT_MEASURED if pd.isna(value) else f"{value:,.0f}"
 
 
 def percent(value: float | int | None, digits: int = 1) -> str:
     """A share in percent."""
-    return NOT_MEASURED if value is None or np.isnan(value) else f"{100 * value:.{digits}f} %"
+    return NOT_MEASURED if pd.isna(value) else f"{100 * value:.{digits}f}{SPACE}%"
 
 
-def interval(bounds: Sequence[float] | None) -> str:
-    """An interval of shares, in percent."""
-    return "" if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
+def interval(bounds: Sequence[float | None] | None) -> str:
+    """An interval of shares, in percent; nothing where there is none."""
+    if bounds is None or pd.isna(bounds[0]):
+        return ""
+    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}{SPACE}%"
 
 
 def lines(text: str) -> Markup:
@@ -435,20 +410,66 @@ def _share(edge: Mapping, name: str) -> str:
     return percent(edge[name]) + (f" [{interval(bounds)}]" if bounds else "")
 
 
+def _edge_sentence(edge: Mapping) -> str:
+    """An edge's share, and beside it the same where nothing changed, and between independent SAEs of the parent."""
+    way = f"From {edge['parent']} to {edge['child']}"
+    if edge["persist_share"] is None:
+        return f"{way} no feature is testable."
+    share = f"{way} {_share(edge, 'persist_share')} of {count(edge['persist_share_n'])} testable features persist"
+    return f"{share}; {_floors(edge)}."
+
+
+def _floors(edge: Mapping) -> str:
+    """What an edge's share is to be held against, in words."""
+    floor, seeds, parent = _share(edge, "floor_share"), _share(edge, "seed_floor_share"), edge["parent"]
+    if edge["floor_share"] is None:
+        return f"no floor was measured for {parent}"
+    if edge["instrument"] == "independent":
+        return f"where nothing changed, between two independent SAEs of {parent}, {floor} do"
+    if edge["seed_floor_share"] is None:
+        return f"where nothing changed {floor} do, and {parent} has no two independent SAEs"
+    return f"where nothing changed {floor} do, and two independent SAEs of {parent} agree on {seeds}"
+
+
 def _together(readings: Sequence[str]) -> str:
-    """The last sentence of the answer."""
-    n, at_floor = len(readings), readings.count(AT_FLOOR)
-    if n == 0:
-        return "The lineage has no edge, so there is nothing to compare."
+    """What the edges say together."""
+    n, below, at_floor = len(readings), readings.count(BELOW), readings.count(AT_FLOOR)
     if readings.count(NO_FLOOR) == n:
         return "Without a second SAE seed there is no floor: the shares cannot be told from the noise of SAE training."
-    if at_floor == n:
-        return "No share is above its floor, so by themselves they say nothing about what fine-tuning or merging did."
-    above = readings.count(ABOVE)
-    return (
-        f"Of {n} edges, {at_floor} lie at or below the floor and say nothing about fine-tuning, "
-        f"{readings.count(OVERLAPS)} overlap it, and {above} lie above it."
-    )
+    counts = {
+        "below the floor, where features are lost": below,
+        "at the floor, with no loss beyond the instrument's own": at_floor,
+        "where no floor can be held against the share": n - below - at_floor,
+    }
+    parts = [f"{found} {'lies' if found == 1 else 'lie'} {where}" for where, found in counts.items() if found]
+    return f"Of {n} {'edge' if n == 1 else 'edges'}, {'; '.join(parts)}."
+
+
+def _leading(summary: dict) -> list[dict]:
+    """What the leading instrument says of each edge."""
+    return [one for one in summary["instruments"] if one["instrument"] == summary["lead"]]
+
+
+def _arrow(edge: Mapping) -> str:
+    return f"{edge['parent']} → {edge['child']}"
+
+
+def _description(instrument: str) -> str:
+    """An instrument in words, those of several budgets and of one parent alone among them."""
+    name, at, n_tokens = instrument.partition("@")
+    if at:
+        return f"As {name}, the child's SAE trained on {count(int(n_tokens))} tokens."
+    if instrument.startswith("anchored to "):
+        return "As anchored, the merge's SAE started from this parent's alone."
+    return INSTRUMENTS[instrument]
+
+
+def _by(rows: Sequence[dict], first: str, then: str) -> list[tuple[str, dict[str, dict]]]:
+    """Rows by the values of two columns, in the order they come."""
+    found: dict[str, dict] = {}
+    for row in rows:
+        found.setdefault(row[first], {})[row[then]] = row
+    return list(found.items())
 
 
 def _model_ranks(flows: pd.DataFrame) -> dict[str, int]:

@@ -27,6 +27,8 @@ from saelineage.sparse_products import (
     top_of_each_token,
 )
 
+SMALLEST_THRESHOLD = 1e-6
+"""Where JumpReLU's thresholds start that were zero in the SAE that training goes on from."""
 Weights = dict[str, Tensor]
 SomeEntries = Entries | AllEntries
 
@@ -47,6 +49,7 @@ class Objective(ABC):
     """One architecture, for SAEs of one size.
 
     Attributes:
+        architecture: what it is once trained (`Sae.architecture`).
         decoder_norm: norm of the decoder's rows at the start.
         unit_norm: whether they are kept there, gradients along them left out.
         has_penalty: whether a coefficient decides the sparsity (and `target_l0` can).
@@ -55,6 +58,7 @@ class Objective(ABC):
         rates: learning rates of single weights, as multiples of the others'.
     """
 
+    architecture: str
     decoder_norm, unit_norm, has_penalty, revives, needs_threshold = 1.0, True, False, False, False
     rates: Mapping[str, float] = {}
 
@@ -87,7 +91,6 @@ class Objective(ABC):
             coefficient: of the penalty, where there is one.
         """
 
-    @abstractmethod
     def trained(self, weights: Weights, threshold: float | None = None) -> Sae:
         """The SAE, taking scaled activations.
 
@@ -95,12 +98,37 @@ class Objective(ABC):
             weights: as trained.
             threshold: where `needs_threshold`, the mean over batches of the smallest activation kept.
         """
+        own = {"threshold": torch.full((self.d_sae,), threshold)} if self.needs_threshold else {}
+        return self._sae(weights, **own)
+
+    def weights_of(self, sae: Sae) -> Weights:
+        """The weights with which training goes on from a trained SAE that takes scaled activations.
+
+        Decoder rows are brought to unit norm where the objective keeps them there; latents are then in other units,
+        each by its row's norm, and fire as before (TopK's choice may differ where norms do).
+
+        Raises:
+            InputError: if the SAE is of another architecture.
+        """
+        if sae.architecture != self.architecture:
+            raise InputError(
+                f"saes.architecture: an SAE that starts from one of architecture '{sae.architecture}' must become one, "
+                f"but '{self.settings['architecture']}' is trained into '{self.architecture}'; choose another"
+            )
+        W_enc, W_dec = sae.W_enc.detach().T.contiguous(), sae.W_dec.detach()
+        norms = W_dec.norm(dim=1) if self.unit_norm else torch.ones(self.d_sae)
+        weights = {"W_enc": W_enc * norms[:, None], "W_dec": W_dec / norms[:, None], "b_dec": sae.b_dec.detach()}
+        return weights | self._own_weights_of(sae, norms)
+
+    def _own_weights_of(self, sae: Sae, norms: Float[Tensor, " d_sae"]) -> Weights:
+        """The architecture's own weights of an SAE, latents being in units `norms` times as large."""
+        return {"b_enc": sae.b_enc.detach() * norms}
 
     def _pre_acts(self, entries: SomeEntries, acts: Tensor, weights: Weights, known: Tensor | None) -> Tensor:
         return entries.pre_activations(acts, weights["W_enc"], weights["b_dec"], self.bias(weights), known)
 
-    def _sae(self, architecture: str, weights: Weights, **own: Tensor) -> Sae:
-        sae = Sae(architecture, self.d_in, self.d_sae, self.settings["k"])
+    def _sae(self, weights: Weights, **own: Tensor) -> Sae:
+        sae = Sae(self.architecture, self.d_in, self.d_sae, self.settings["k"])
         own = {name: tensor for name, tensor in weights.items() if hasattr(sae, name)} | own
         with torch.no_grad():
             for name, tensor in own.items():
@@ -115,6 +143,7 @@ class ReluL1(Objective):
     which needs no constraint on the norms; they start at 0.1 as there.
     """
 
+    architecture = "relu"
     decoder_norm, unit_norm, has_penalty = 0.1, False, True
 
     def loss(
@@ -127,10 +156,6 @@ class ReluL1(Objective):
         loss = (error.square().sum() + coefficient * penalty) / len(acts)
         return _as_loss(loss, error, entries, latent_acts)
 
-    def trained(self, weights: Weights, threshold: float | None = None) -> Sae:
-        """See `Objective.trained`."""
-        return self._sae("relu", weights)
-
 
 class TopK(Objective):
     """The k largest pre-activations of each token (arXiv 2406.04093, section 2.3).
@@ -138,7 +163,7 @@ class TopK(Objective):
     Decoder rows stay at unit norm. Dead latents get the auxiliary loss AuxK (its appendix A.2).
     """
 
-    revives = True
+    architecture, revives = "topk", True
 
     def __init__(self, settings: Mapping, d_in: int, d_sae: int):
         """See `Objective`.
@@ -161,10 +186,6 @@ class TopK(Objective):
         error = acts - entries.decode(latent_acts, weights["W_dec"]) - weights["b_dec"]
         return _as_loss(error.square().sum() / len(acts), error, entries, latent_acts)
 
-    def trained(self, weights: Weights, threshold: float | None = None) -> Sae:
-        """See `Objective.trained`."""
-        return self._sae("topk", weights)
-
 
 class BatchTopK(TopK):
     """The k x tokens largest pre-activations of a whole batch (Bussmann et al., arXiv 2412.06410, section 3).
@@ -172,15 +193,11 @@ class BatchTopK(TopK):
     Once trained it is a JumpReLU SAE: its one threshold is the mean over batches of the smallest activation kept.
     """
 
-    needs_threshold = True
+    architecture, needs_threshold = "jumprelu", True
 
     def choose(self, screened: Screen) -> tuple[Entries, Tensor]:
         """See `Objective.choose`."""
         return top_of_all_tokens(screened, self.settings["k"] * len(screened.pre_acts))
-
-    def trained(self, weights: Weights, threshold: float | None = None) -> Sae:
-        """See `Objective.trained`."""
-        return self._sae("jumprelu", weights, threshold=torch.full((self.d_sae,), threshold))
 
 
 class MatryoshkaBatchTopK(BatchTopK):
@@ -235,7 +252,7 @@ class JumpRelu(Objective):
     steps. The paper's ReLU before the jump is left out: it differs only where a threshold is below half the bandwidth.
     """
 
-    has_penalty = True
+    architecture, has_penalty = "jumprelu", True
     rates: Mapping[str, float] = {"log_threshold": 10.0}
 
     def __init__(self, settings: Mapping, d_in: int, d_sae: int):
@@ -265,7 +282,11 @@ class JumpRelu(Objective):
 
     def trained(self, weights: Weights, threshold: float | None = None) -> Sae:
         """See `Objective.trained`."""
-        return self._sae("jumprelu", weights, threshold=weights["log_threshold"].exp())
+        return self._sae(weights, threshold=weights["log_threshold"].exp())
+
+    def _own_weights_of(self, sae: Sae, norms: Float[Tensor, " d_sae"]) -> Weights:
+        log_threshold = (sae.threshold.detach() * norms).clamp_min(SMALLEST_THRESHOLD).log()
+        return super()._own_weights_of(sae, norms) | {"log_threshold": log_threshold}
 
 
 class Gated(Objective):
@@ -276,11 +297,16 @@ class Gated(Objective):
     decoder held.
     """
 
-    has_penalty = True
+    architecture, has_penalty = "gated", True
 
     def own_tensors(self) -> Weights:
         """See `Objective.own_tensors`."""
         return {name: torch.zeros(self.d_sae) for name in ("b_gate", "b_mag", "r_mag")}
+
+    def _own_weights_of(self, sae: Sae, norms: Float[Tensor, " d_sae"]) -> Weights:
+        return {name: getattr(sae, name).detach() * norms for name in ("b_gate", "b_mag")} | {
+            "r_mag": sae.r_mag.detach().clone()
+        }
 
     def bias(self, weights: Weights) -> Tensor:
         """See `Objective.bias`."""
@@ -298,10 +324,6 @@ class Gated(Objective):
         of_gates = acts - entries.decode(gates.relu(), weights["W_dec"].detach()) - weights["b_dec"].detach()
         loss = error.square().sum() + coefficient * gates.relu().sum() + of_gates.square().sum()
         return _as_loss(loss / len(acts), error, entries, latent_acts)
-
-    def trained(self, weights: Weights, threshold: float | None = None) -> Sae:
-        """See `Objective.trained`."""
-        return self._sae("gated", weights)
 
 
 OBJECTIVES = {

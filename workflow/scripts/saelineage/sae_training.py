@@ -6,6 +6,7 @@ What an architecture minimises is in `sae_objectives`, the products that make a 
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -187,7 +188,12 @@ class SaeTrainer:
     """
 
     def __init__(
-        self, settings: Mapping, mean: Float[Tensor, " d_in"], n_steps: int, device: torch.device | str = "cpu"
+        self,
+        settings: Mapping,
+        mean: Float[Tensor, " d_in"],
+        n_steps: int,
+        device: torch.device | str = "cpu",
+        start: Sae | None = None,
     ):
         """Start an SAE.
 
@@ -196,16 +202,21 @@ class SaeTrainer:
             mean: of the scaled activations, where b_dec starts.
             n_steps: how many steps there will be, which the learning-rate schedule needs.
             device: where to train.
+            start: an SAE for scaled activations to start from, instead of random directions; it decides the size.
 
         Raises:
-            InputError: if the settings do not fit the size.
+            InputError: if the settings do not fit the size, or `start` is of another architecture or width.
         """
         self.settings, self.n_steps, self.device = settings, n_steps, torch.device(device)
-        d_in, d_sae = len(mean), n_latents(len(mean), settings["expansion_factor"])
+        d_in = len(mean)
+        if start is not None and start.d_in != d_in:
+            raise InputError(
+                f"an SAE that training starts from must be as wide as the activations, but they are {d_in} wide and it "
+                f"is {start.d_in}; compare models of one shape, or leave out anchored instruments (lineage.instruments)"
+            )
+        d_sae = start.d_sae if start is not None else n_latents(d_in, settings["expansion_factor"])
         self.objective = OBJECTIVES[settings["architecture"]](settings, d_in, d_sae)
-        directions = initial_directions(d_in, d_sae, self.objective.decoder_norm, settings["seed"])
-        weights = {"W_enc": directions, "W_dec": directions.clone(), "b_dec": mean.clone()}
-        weights |= self.objective.own_tensors()
+        weights = self._fresh_weights(mean) if start is None else self.objective.weights_of(start)
         self.weights: Weights = {
             name: tensor.to(self.device).requires_grad_() for name, tensor in sorted(weights.items())
         }
@@ -223,6 +234,13 @@ class SaeTrainer:
         self.step_number = 0
         self.control: dict[str, float] = {}
         self._buffer = torch.empty(0)
+
+    def _fresh_weights(self, mean: Tensor) -> Weights:
+        """Random directions, the same in encoder and decoder, and the objective's own weights."""
+        sizes = self.objective.d_in, self.objective.d_sae
+        directions = initial_directions(*sizes, self.objective.decoder_norm, self.settings["seed"])
+        weights = {"W_enc": directions, "W_dec": directions.clone(), "b_dec": mean.clone()}
+        return weights | self.objective.own_tensors()
 
     def step(self, acts: Float[Tensor, "token d_in"]) -> StepFigures:
         """One optimizer step on a batch of scaled activations."""
@@ -399,6 +417,7 @@ def train_saes(
     device: torch.device,
     checkpoint: Path | None = None,
     watch: Callable[[int, dict], None] = lambda number, point: None,
+    starts: Sequence[Sae | None] | None = None,
 ) -> list[Trained]:
     """Train SAEs on a dump, all on the same batches; an interrupted training goes on from its last checkpoint.
 
@@ -409,19 +428,25 @@ def train_saes(
         device: where to train.
         checkpoint: the file that the state is kept in; None keeps none.
         watch: told each point of a curve and whose it is, those from before an interruption again.
+        starts: an SAE that each starts from, or None; with `n_tokens` 0 all stay what they are.
 
     Raises:
         InputError: if the dump is smaller than a batch, or a loss is no longer finite.
     """
-    common = settings[0]
-    batch_tokens, wanted = common["batch_tokens"], common["n_tokens"] or len(dump)
+    common, starts = settings[0], starts or [None] * len(settings)
+    batch_tokens, wanted = common["batch_tokens"], len(dump) if common["n_tokens"] is None else common["n_tokens"]
+    if wanted == 0 and None not in starts:
+        return [Trained(_as_it_is(start, dump), pd.DataFrame(columns=list(CURVE_COLUMNS))) for start in starts]
     n_steps = wanted // batch_tokens
     if n_steps == 0:
         raise InputError(f"saes.batch_tokens ({batch_tokens}) must not exceed the {wanted} training tokens; lower it")
     order_seed = common["seed"] if common["shuffle_seed"] is None else common["shuffle_seed"]
     sample = np.random.default_rng(order_seed).permutation(len(dump))[:SCALE_TOKENS]
     scaling = measure_scaling(dump[np.sort(sample)])
-    trainers = [SaeTrainer(one, scaling.mean * scaling.scale, n_steps, device) for one in settings]
+    trainers = [
+        SaeTrainer(one, scaling.mean * scaling.scale, n_steps, device, _scaled(start, scaling.scale))
+        for one, start in zip(settings, starts, strict=True)
+    ]
     curves = _restore(checkpoint, trainers)
     for number, curve in enumerate(curves):
         for point in curve:
@@ -454,6 +479,22 @@ def train_saes(
         sae = _finished(trainer, dump, scaling, order_seed)
         trained.append(Trained(sae, pd.DataFrame(curve, columns=list(CURVE_COLUMNS))))
     return trained
+
+
+def _scaled(start: Sae | None, scale: float) -> Sae | None:
+    """An SAE for activations x `scale` with equal latents."""
+    if start is None:
+        return None
+    sae = deepcopy(start)
+    fold_scale(sae, 1 / scale)
+    return sae
+
+
+def _as_it_is(start: Sae, dump: Dump) -> Sae:
+    """An SAE for other activations than it was trained on, of which the longest mean nothing to it."""
+    sae = deepcopy(start)
+    sae.max_norm = dump.max_norm
+    return sae
 
 
 def _warn_off_target(trainer: SaeTrainer, l0: float) -> None:

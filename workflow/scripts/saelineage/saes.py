@@ -10,6 +10,7 @@ Architectures, by what they compute once trained (`sae_objectives` says how each
 """
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
@@ -147,6 +148,28 @@ def check_k(k: int | None, d_in: int, d_sae: int) -> None:
         raise InputError(
             f"saes.k must be between 1 and d_sae = {d_sae} (d_in {d_in} x expansion_factor), got {k}; lower it"
         )
+
+
+def average(saes: Sequence[Sae]) -> Sae:
+    """The SAE whose weights are the means of others', latent by latent.
+
+    It means something where latents with equal numbers mean the same: in SAEs that started from one.
+
+    Raises:
+        InputError: if they differ in architecture, size or k.
+    """
+    kinds = {(sae.architecture, sae.d_in, sae.d_sae, sae.k) for sae in saes}
+    if len(kinds) > 1:
+        raise InputError(
+            f"SAEs that are averaged must have one architecture, d_in, d_sae and k, but have {sorted(kinds, key=str)}; "
+            "give the models under saes.models the same settings"
+        )
+    mean = deepcopy(saes[0])
+    others = [dict(sae.named_parameters()) for sae in saes]
+    with torch.no_grad():
+        for name, weight in mean.named_parameters():
+            weight.copy_(torch.stack([other[name] for other in others]).mean(0))
+    return mean
 
 
 def rotated(sae: Sae, seed: int) -> Sae:

@@ -1,0 +1,351 @@
+"""How far verdicts can be trusted: features planted in a parent and its child, found again.
+
+    python benchmarks/planted.py [--json FILE]
+
+Two stages. The matching stage alone takes what is planted, perturbed as an SAE that has a latent for each feature would
+show it, and asks for the verdict and the kind of each planted feature, against noise, density and number of tokens. The
+whole path trains SAEs on the activations of parent and child, encodes tokens that they were not trained on, correlates,
+and asks for the verdicts on those latents that represent planted features, by each instrument:
+
+    independent    the child's SAE has a seed of its own
+    robust         the same; a loss or gain counts only where other seeds of both models confirm it
+    same_init      both start from one seed
+    frozen         the parent's SAE is read on the child
+    anchored@N     the child's SAE starts from the parent's and is trained on N tokens
+
+Beside the scores stand shares of latents that persist: on the pair itself; in the floor, the parent as its own child,
+by the same instrument with its tokens in another order; and in the null, where the child is of another lineage and has
+nothing in common with the parent.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "workflow" / "scripts"))
+
+from saelineage.activations import ActivationShard  # noqa: E402
+from saelineage.correlations import correlate  # noqa: E402
+from saelineage.files import write_json  # noqa: E402
+from saelineage.matches import Correlation  # noqa: E402
+from saelineage.planted import (  # noqa: E402
+    PlantedLineage,
+    Planting,
+    expected_r,
+    fate_table,
+    kind_scores,
+    perturbed,
+    plant,
+    representatives,
+    require_unrelated,
+    truth,
+    verdict_scores,
+    write_dump,
+)
+from saelineage.sae_training import Dump, initial_directions, train_saes  # noqa: E402
+from saelineage.saes import Sae, n_latents  # noqa: E402
+from saelineage.verdicts import DISAPPEARS, EMERGES, PERSISTS, absent, add_robust, edge_table, matched_share, recurs  # noqa: E402
+
+THRESHOLD, MIN_FIRINGS = 0.8, 20
+SAE_SETTINGS = {
+    "architecture": "topk",
+    "expansion_factor": 4.0,
+    "sparsity_coefficient": 0.0,
+    "target_l0": None,
+    "sparsity_warmup_fraction": 0.0,
+    "aux_coefficient": 0.03125,
+    "dead_after_tokens": 50_000,
+    "resample_every_tokens": None,
+    "batch_tokens": 1024,
+    "learning_rate": 0.003,
+    "adam_betas": [0.9, 0.999],
+    "warmup_fraction": 0.05,
+    "decay_fraction": 0.2,
+    "precision": "float32",
+    "checkpoint_steps": 1_000_000,
+}
+NOISE = {"noise": 0.15, "missed": 0.03, "false": 0.03}
+"""How an SAE perturbs what is planted (`planted.perturbed`), at level 1."""
+MATCHING = (
+    *({"level": level} for level in (0.0, 0.5, 1.0, 1.25, 1.5, 2.0)),
+    {"level": 1.0, "densities": (0.02, 0.2)},
+    {"level": 1.0, "densities": (0.001, 0.01)},
+    {"level": 1.0, "probe_tokens": 60_000},
+    {"level": 1.0, "probe_tokens": 20_000},
+)
+"""What the matching stage is tried on; settings that are not named are `Planting`'s."""
+PLACES = {
+    "clear": {},
+    "noisy": {"acts_noise": 0.15},
+    "dense": {"densities": (0.02, 0.2)},
+    "few tokens": {"train_tokens": 50_000},
+}
+"""What the whole path is tried on: one setting at a time is changed from `Planting`'s."""
+TRAIN_TOKENS, PASSES, PROBE_TOKENS = 200_000, 2, 100_000
+BUDGETS = (40_000, 400_000)
+"""Tokens that anchored SAEs are trained on."""
+PARENT, CHILD, STRANGER = "parent", "child", "stranger"
+SEEDS = (0, 1, 2, 3, 10, 11)
+"""Seeds that SAEs start from."""
+CPU = torch.device("cpu")
+
+
+def matching_stage(settings: dict, n_seeds: int) -> pd.DataFrame:
+    """The scores of the matching stage alone, features of several lineages taken together."""
+    parts = []
+    for seed in range(n_seeds):
+        chosen = {name: value for name, value in settings.items() if name != "level"}
+        lineage = plant(Planting(seed=seed, **chosen))
+        true = [truth(lineage, side, probe(lineage)) for side in range(2)]
+        latents = [perturbed(own, side, **noise(settings["level"])) for side, own in enumerate(true)]
+        table = edge_table(correlated(*latents), THRESHOLD)
+        parts.append(kind_scores(lineage, table).assign(seed=seed))
+    return pd.concat(parts, ignore_index=True).assign(**describe(settings))
+
+
+def describe(settings: dict) -> dict:
+    """What a row of the matching stage was made with, and r of a persisting feature there."""
+    planting = Planting(**{name: value for name, value in settings.items() if name != "level"})
+    lowest, highest = planting.densities
+    return {
+        "level": settings["level"],
+        "densities": f"{lowest:g}-{highest:g}",
+        "tokens": planting.probe_tokens,
+        "r": round(expected_r(planting, **noise(settings["level"])), 3),
+    }
+
+
+def noise(level: float) -> dict[str, float]:
+    """How much a level perturbs."""
+    return {name: value * level for name, value in NOISE.items()}
+
+
+def probe(lineage: PlantedLineage) -> range:
+    """The chunks that features are compared on."""
+    return range(lineage.planting.probe_tokens // lineage.planting.chunk_tokens)
+
+
+def correlated(parent: scipy.sparse.csr_array, child: scipy.sparse.csr_array) -> Correlation:
+    """Correlate latents with the defaults of the workflow."""
+    return correlate(parent, child, min_firings=MIN_FIRINGS, progress=False)
+
+
+class Place:
+    """Models that SAEs are trained on and read on: the parent, its child, and a child of another lineage."""
+
+    def __init__(self, settings: dict, folder: Path):
+        """Plant the lineages and write the dumps."""
+        self.train_tokens = settings.get("train_tokens", TRAIN_TOKENS)
+        planting = Planting(
+            probe_tokens=PROBE_TOKENS, **{key: settings[key] for key in settings if key in Planting._fields}
+        )
+        self.lineage = plant(planting)
+        stranger = plant(planting._replace(seed=planting.seed + 1000))
+        sides = {PARENT: (self.lineage, 0), CHILD: (self.lineage, 1), STRANGER: (stranger, 1)}
+        first = probe(self.lineage).stop
+        train = range(first, first + self.train_tokens // planting.chunk_tokens)
+        self.dumps = {name: Dump(write_dump(*side, train, folder / name / "train")) for name, side in sides.items()}
+        self.probes = {name: write_dump(*side, probe(side[0]), folder / name / "probe") for name, side in sides.items()}
+        self.truth = [truth(self.lineage, side, probe(self.lineage)) for side in range(2)]
+        self.k = math.ceil(self.truth[0].nnz / self.truth[0].shape[0])  # l0
+
+    def train(
+        self, model: str, seeds: Sequence[int], order: int, n_tokens: int | None = None, start: Sae | None = None
+    ) -> list[Sae]:
+        """SAEs on one model's activations."""
+        n_tokens = PASSES * self.train_tokens if n_tokens is None else n_tokens
+        settings = [
+            SAE_SETTINGS | {"k": self.k, "seed": seed, "shuffle_seed": order, "n_tokens": n_tokens} for seed in seeds
+        ]
+        starts = [start] * len(seeds)
+        return [one.sae for one in train_saes(self.dumps[model], settings, CPU, starts=starts)]
+
+    def second_of_child(self) -> scipy.sparse.csr_array:
+        """Latents of another SAE of the child."""
+        return self.read(self.train(CHILD, [11], order=11)[0], CHILD)
+
+    def start_cosine(self) -> float:
+        """The largest |cosine| of directions that SAEs start from with planted ones, which chance must allow."""
+        d_in = self.lineage.planting.d_in
+        d_sae = n_latents(d_in, SAE_SETTINGS["expansion_factor"])
+        starts = torch.cat([initial_directions(d_in, d_sae, 1.0, seed) for seed in SEEDS]).double().numpy()
+        return require_unrelated(starts, np.concatenate(self.lineage.dictionaries))
+
+    def read(self, sae: Sae, model: str) -> scipy.sparse.csr_array:
+        """An SAE's latents on one model's probe."""
+        rows = []
+        for path in self.probes[model]:
+            for chunk in ActivationShard(path).chunks(4096):
+                found = (tensor.numpy() for tensor in sae.encode_sparse(chunk))
+                indptr, indices, values = found
+                rows.append(scipy.sparse.csr_array((values, indices, indptr), shape=(len(chunk), sae.d_sae)))
+        return scipy.sparse.vstack(rows, format="csr")
+
+
+def instruments(place: Place, parent: Sae, again: Sae) -> Iterator[tuple[str, dict[str, Sae]]]:
+    """Per instrument the SAE that is compared with the parent's, for the child, for the floor and for the null.
+
+    Args:
+        place: where to train.
+        parent: the parent's SAE.
+        again: another seed's, of the parent.
+    """
+    models = (CHILD, PARENT, STRANGER)
+    yield "independent", {m: again if m == PARENT else place.train(m, [10], order=10)[0] for m in models}
+    yield "same_init", {m: place.train(m, [0], order=5 if m == PARENT else 0)[0] for m in models}
+    yield "frozen", dict.fromkeys(models, parent)
+    for budget in BUDGETS:
+        yield f"anchored@{budget}", {m: place.train(m, [0], 20, budget, parent)[0] for m in models}
+
+
+def whole_path(place: Place) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict]:
+    """Scores by instrument and class, shares by instrument, and single figures."""
+    (parent,), again = place.train(PARENT, [0], order=0), place.train(PARENT, [1, 2, 3], order=1)
+    own, others = place.read(parent, PARENT), [place.read(sae, PARENT) for sae in again]
+    represented = representatives(place.truth[0], own)
+    scored, fates, shares = [], [], []
+    for name, saes in instruments(place, parent, again[0]):
+        latents = {model: place.read(sae, model) for model, sae in saes.items()}
+        found = {model: correlated(own, read) for model, read in latents.items()}
+        both = (represented, representatives(place.truth[1], latents[CHILD]))
+        tables = {name: edge_table(found[CHILD], THRESHOLD)}
+        if name == "independent":
+            tables["robust"] = confirmed(found[CHILD], own, others[0], latents[CHILD], place.second_of_child())
+        for instrument, table in tables.items():
+            scored.append(verdict_scores(place.lineage, table, both).assign(instrument=instrument))
+            fates.append(fate_table(place.lineage, table, both).assign(instrument=instrument))
+        shares.append({"instrument": name} | shares_of(found, both))
+    figures = false_losses([correlated(own, other) for other in others]) | {"start_cosine": place.start_cosine()}
+    return pd.concat(scored, ignore_index=True), pd.concat(fates), pd.DataFrame(shares), figures
+
+
+def confirmed(
+    found: Correlation,
+    parent: scipy.sparse.csr_array,
+    parent_again: scipy.sparse.csr_array,
+    child: scipy.sparse.csr_array,
+    child_again: scipy.sparse.csr_array,
+) -> pd.DataFrame:
+    """The edge's table with no verdict on losses and gains that another seed of both models does not confirm."""
+    of_parent = (
+        recurs([correlated(parent, parent_again)], "a.sae", THRESHOLD),
+        absent([found, correlated(parent, child_again)], "a.sae", THRESHOLD),
+    )
+    of_child = (
+        recurs([correlated(child, child_again)], "a.sae", THRESHOLD),
+        absent([found, correlated(parent_again, child)], "b.sae", THRESHOLD),
+    )
+    table = add_robust(edge_table(found, THRESHOLD), of_parent, of_child)
+    doubtful = table["verdict"].isin([DISAPPEARS, EMERGES]) & ~table["robust"]
+    return table.assign(verdict=table["verdict"].where(~doubtful, "not confirmed"))
+
+
+def false_losses(others: Sequence[Correlation]) -> dict[str, float]:
+    """Shares of testable latents of one SAE that seem lost in other seeds of its own model.
+
+    Args:
+        others: its correlation with three other seeds: the first stands for another seed of the parent, the others for
+            the child's.
+    """
+    first, *rest = others
+    testable = rest[0].testable[0]
+    lost = absent(rest[:1], "a.sae", THRESHOLD)
+    robust = recurs([first], "a.sae", THRESHOLD) & absent(rest, "a.sae", THRESHOLD)
+    return {
+        "false_disappeared_rate": float(lost[testable].mean()),
+        "robust_false_disappeared_rate": float(robust[testable].mean()),
+    }
+
+
+def shares_of(found: dict[str, Correlation], represented: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+    """Shares of the parent's latents that persist, and of planted features that latents represent.
+
+    `planted_floor` is the share that persists in the floor of those latents alone that represent something planted.
+    """
+    shares = {
+        name: matched_share(found[model], 0, THRESHOLD).value
+        for name, model in {"persist": CHILD, "floor": PARENT, "null": STRANGER}.items()
+    }
+    table = edge_table(found[PARENT], THRESHOLD)
+    stands = represented[0][represented[0] >= 0]
+    persists = table.loc[table["side"] == "parent", "verdict"].to_numpy()[stands] == PERSISTS
+    return shares | {"planted_floor": float(persists.mean())}
+
+
+def try_places(names: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The whole path at several places: scores, shares right by fate, shares of latents, and single figures."""
+    found: dict[str, list] = {"scores": [], "fates": [], "shares": [], "figures": []}
+    for name in names:
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            scored, fates, shares, figures = whole_path(Place(PLACES[name], Path(folder)))
+        figures = pd.DataFrame([figures | {"seconds": time.perf_counter() - started}])
+        for key, rows in zip(found, (scored, fates, shares, figures), strict=True):
+            found[key].append(rows.assign(place=name))
+    return {key: pd.concat(rows, ignore_index=True) for key, rows in found.items()}
+
+
+def summary(matching: pd.DataFrame, whole: dict[str, pd.DataFrame]) -> dict:
+    """The figures that goals are set for."""
+    counted = matching[(matching["level"] == 1) & (matching["tokens"] == Planting().probe_tokens)]
+    by_place = whole["scores"].groupby(["instrument", "place"])["f1"].min()
+    clear = whole["scores"][whole["scores"]["place"] == whole["scores"]["place"].iloc[0]]
+    worst = clear.groupby("instrument")["f1"].min()
+    best = str(worst.idxmax())
+    return {
+        "matching_f1_min": float(counted["f1"].min()),
+        "whole_path_f1_min": float(worst[best]),
+        "whole_path_instrument": best,
+        "whole_path_f1_min_by_place": by_place[best].to_dict(),
+        "whole_path_f1_min_by_instrument": worst.to_dict(),
+        "robust_false_disappeared_rate": float(whole["figures"]["robust_false_disappeared_rate"].max()),
+        "false_disappeared_rate": float(whole["figures"]["false_disappeared_rate"].max()),
+    }
+
+
+def show(title: str, rows: pd.DataFrame, by: list[str], column: str, values: str) -> None:
+    """Print a table."""
+    table = rows.pivot_table(index=by, columns=column, values=values, aggfunc="min", sort=False)
+    print(f"\n{title}\n{table.round(3).to_string()}")
+
+
+def main() -> None:
+    """Try both stages, print the tables, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--places", nargs="*", default=list(PLACES), choices=PLACES)
+    parser.add_argument("--seeds", type=int, default=2, help="lineages that the matching stage is tried on")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    started = time.perf_counter()
+    matching = pd.concat([matching_stage(settings, args.seeds) for settings in MATCHING], ignore_index=True)
+    whole = try_places(args.places)
+    for rows in (matching, whole["scores"]):
+        rows["which"] = rows["side"] + " " + rows["class"]
+    show("matching stage: F1, the worst lineage", matching, ["level", "densities", "tokens", "r"], "which", "f1")
+    show("whole path: F1", whole["scores"], ["place", "instrument"], "which", "f1")
+    show("whole path: share right by fate", whole["fates"], ["place", "side", "fate", "n"], "instrument", "right")
+    for key in ("shares", "figures"):
+        print("", whole[key].round(4).to_string(index=False), sep="\n")
+    found = summary(matching, whole) | {"seconds": time.perf_counter() - started}
+    print("", json.dumps(found, indent=1), sep="\n")
+    if args.json:
+        tables = {"matching": matching} | {f"whole_path_{key}": rows for key, rows in whole.items()}
+        rows = {key: json.loads(table.to_json(orient="records")) for key, table in tables.items()}
+        write_json(args.json, found | rows)
+
+
+if __name__ == "__main__":
+    main()

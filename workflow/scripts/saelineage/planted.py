@@ -1,0 +1,480 @@
+"""Planted truth: activations made from a known dictionary through a known lineage, to try instruments and verdicts on.
+
+A planted parent and its child read the same tokens. Each planted feature has a direction, fires on tokens of its own,
+and has a fate from parent to child (`FATES`). Activations are the sum of directions times how strongly they fire, plus
+a bias and noise, and are made chunk by chunk from seeds, so that memory is bounded and any chunk can be made again.
+
+All random numbers here come from numpy's generators, each thing from a stream of its own. SAEs start from torch's
+generators: an SAE that started from the planted directions would find them without having learnt anything
+(`require_unrelated`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import scipy.stats
+from jaxtyping import Float, Int
+from safetensors.numpy import save_file
+
+from saelineage.correlations import correlate
+from saelineage.errors import InputError
+from saelineage.files import atomic_path, encode_header, sha256_json
+from saelineage.verdicts import (
+    DISAPPEARS,
+    EMERGES,
+    MERGED,
+    ONE_TO_ONE,
+    SIDES,
+    SPLIT,
+    UNTESTABLE,
+    VERDICTS,
+)
+
+FATES = ("persists", "rotated", "split", "merged", "vanishes", "appears", "rare", "dead", "decoy", "straddled")
+"""What becomes of a planted feature from parent to child.
+
+`persists`: one direction, the same tokens. `rotated`: another direction nearby, the same tokens. `split`: two features
+of the child share out its tokens. `merged`: the reverse. `vanishes`, `appears`: in one of both only. `rare`: the child
+fires on so few tokens that nothing can be said. `dead`: fires in neither. `decoy`: in both there is a feature of equal
+density, but only part of the tokens are the same, so that r is between 0.35 and 0.6. `straddled`: the child has two
+such decoys, which together fire on all tokens of the parent's feature, but also on one another's and on as many others:
+it looks like a split and is none.
+"""
+EXPECTED_KINDS = (
+    {
+        "persists": ONE_TO_ONE,
+        "rotated": ONE_TO_ONE,
+        "split": SPLIT,
+        "merged": MERGED,
+        "vanishes": DISAPPEARS,
+        "rare": DISAPPEARS,
+        "decoy": DISAPPEARS,
+        "straddled": DISAPPEARS,
+        "dead": UNTESTABLE,
+    },
+    {
+        "persists": ONE_TO_ONE,
+        "rotated": ONE_TO_ONE,
+        "split": SPLIT,
+        "merged": MERGED,
+        "appears": EMERGES,
+        "decoy": EMERGES,
+        "straddled": EMERGES,
+        "rare": UNTESTABLE,
+        "dead": UNTESTABLE,
+    },
+)
+"""Per side (0 the parent, 1 the child): what a right table of verdicts says of each fate."""
+MISSED = ""
+"""Stands for the verdict on a planted feature that no latent represents."""
+SPLIT_SHARES = (0.5, 0.7)
+"""The larger part of a split or merged feature's tokens, between these."""
+DECOY_SHARES = (0.35, 0.6)
+"""The share of a decoy's tokens on which its namesake fires as well, between these."""
+STRADDLED_SHARES = (0.5, 0.6)
+"""The share of a straddled feature's tokens on which either decoy fires as well, between these."""
+LARGEST_BIAS = 1.0
+"""Entries of the bias are drawn between minus this and this."""
+Represented = tuple[Int[np.ndarray, " feature_a"], Int[np.ndarray, " feature_b"]]
+"""Per side the latent that represents each planted feature, or -1 (`representatives`)."""
+DICTIONARY, DENSITIES, FIRINGS, NOISE, PERTURBATION = range(5)
+"""Streams of random numbers, as spawn keys of a seed."""
+
+
+class Planting(NamedTuple):
+    """Settings of a planted lineage."""
+
+    seed: int = 0
+    n_per_fate: int = 12
+    d_in: int = 64
+    densities: tuple[float, float] = (0.005, 0.05)
+    """Shares of tokens, log-uniform between these; those of a split or merged feature are of its parts together."""
+    activation_noise: float = 0.15
+    """Standard deviation of the log of each model's own factor on how strongly a feature fires on a token."""
+    acts_noise: float = 0.05
+    """Standard deviation of the noise on each dimension of the activations; a firing feature has a norm of 2."""
+    rotation_degrees: float = 25.0
+    """Between the directions of a rotated feature in parent and child."""
+    split_degrees: float = 35.0
+    """Between a split or merged feature's direction and each of its parts', to either side."""
+    rare_firings: float = 5.0
+    """Probe tokens, on average, on which a rare feature fires in the child."""
+    probe_tokens: int = 200_000
+    """Tokens that features will be compared on."""
+    chunk_tokens: int = 20_000
+    """Tokens made at once."""
+
+
+class PlantedLineage(NamedTuple):
+    """A planted parent (side 0) and child (side 1)."""
+
+    planting: Planting
+    densities: Float[np.ndarray, " item"]
+    """Shares of tokens on which anything of an item happens; an item is one or two features of each side."""
+    features: tuple[pd.DataFrame, pd.DataFrame]
+    """Per side one row per planted feature: its `fate`, its `item`, `low` and `high`, and `degrees`.
+
+    Each event of an item draws a number from [0, 1), and a feature fires where it lies in [low, high). Its direction is
+    the item's, turned by `degrees`.
+    """
+    dictionaries: tuple[Float[np.ndarray, "feature_a d_in"], Float[np.ndarray, "feature_b d_in"]]
+    """Per side the unit directions of its features."""
+    bias: Float[np.ndarray, " d_in"]
+
+
+def plant(planting: Planting) -> PlantedLineage:
+    """Draw a lineage, `n_per_fate` items of each fate.
+
+    Raises:
+        InputError: if densities are not 0 < lowest <= highest <= 0.5.
+    """
+    lowest, highest = planting.densities
+    if not 0 < lowest <= highest <= 0.5:
+        raise InputError(f"densities must be 0 < lowest <= highest <= 0.5, got {planting.densities}; choose others")
+    fates = [str(fate) for fate in np.repeat(FATES, planting.n_per_fate)]
+    random = _random(planting.seed, DENSITIES)
+    densities = np.exp(random.uniform(np.log(lowest), np.log(highest), len(fates)))
+    shares = _shares(random, fates, densities, planting)
+    densities /= [_own_share(fate, share) for fate, share in zip(fates, shares.tolist(), strict=True)]
+    random = _random(planting.seed, DICTIONARY)
+    axes = _perpendicular_pairs(random, len(fates), planting.d_in)
+    features = tuple(_features(fates, shares, side, planting) for side in range(2))
+    return PlantedLineage(
+        planting=planting,
+        densities=densities,
+        features=features,
+        dictionaries=tuple(_turned(axes, own) for own in features),
+        bias=random.uniform(-LARGEST_BIAS, LARGEST_BIAS, planting.d_in),
+    )
+
+
+def true_activations(lineage: PlantedLineage, chunk: int) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
+    """How strongly every planted feature fires on each token of a chunk, in parent and child [token, feature].
+
+    An event's strength is 1 + a number drawn from the exponential distribution of mean 1; each side multiplies it by a
+    factor of its own, log-normal with mean 1, so that r of a persisting feature is near exp(-activation_noise^2).
+    """
+    planting = lineage.planting
+    random = _random(planting.seed, FIRINGS, chunk)
+    happens = random.random((planting.chunk_tokens, len(lineage.densities)), dtype=np.float32) < lineage.densities
+    item, token = happens.T.nonzero()
+    place = random.random(len(item))
+    strength = 1 + random.exponential(size=len(item))
+    starts = np.searchsorted(item, np.arange(len(lineage.densities) + 1))
+    found = []
+    for features in lineage.features:
+        own = strength * _factors(random, len(item), planting.activation_noise)
+        events, feature = _events_of(features, starts, place)
+        shape = (planting.chunk_tokens, len(features))
+        found.append(scipy.sparse.csr_array((own[events], (token[events], feature)), shape=shape))
+    return found[0], found[1]
+
+
+def truth(lineage: PlantedLineage, side: int, chunks: range) -> scipy.sparse.csr_array:
+    """True activations of one side over several chunks [token, feature]."""
+    return scipy.sparse.vstack([true_activations(lineage, chunk)[side] for chunk in chunks], format="csr")
+
+
+def planted_acts(lineage: PlantedLineage, side: int, chunk: int) -> Float[np.ndarray, "token d_in"]:
+    """Activations of one side on the tokens of a chunk: true activations times directions, bias and noise, in float32.
+
+    Noise is Gaussian and each side's own.
+    """
+    planting = lineage.planting
+    acts = true_activations(lineage, chunk)[side] @ lineage.dictionaries[side] + lineage.bias
+    noise = _random(planting.seed, NOISE, side, chunk).normal(size=acts.shape)
+    return (acts + planting.acts_noise * noise).astype(np.float32)
+
+
+def write_dump(lineage: PlantedLineage, side: int, chunks: range, folder: Path | str) -> list[Path]:
+    """Write activations of one side as shards that `activations.ActivationShard` reads, one for each chunk.
+
+    Returns:
+        Their paths, `shard-{chunk}.safetensors`, in float16 as dumps are by default.
+    """
+    planting = lineage.planting
+    paths = [Path(folder, f"shard-{chunk:05d}.safetensors") for chunk in chunks]
+    for chunk, path in zip(chunks, paths, strict=True):
+        acts = planted_acts(lineage, side, chunk)
+        first = chunk * planting.chunk_tokens
+        header = {
+            "hookpoint": "planted.output",
+            "ids_sha256": sha256_json(planting._asdict()),
+            "first_row": first,
+            "stop_row": first + len(acts),
+            "n_ctx": 1,
+        }
+        tensors = {
+            "acts": acts.astype(np.float16),
+            "norms": np.linalg.norm(acts, axis=1),
+            "positions": first + np.arange(len(acts)),
+        }
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=encode_header(header))
+    return paths
+
+
+def perturbed(
+    true: scipy.sparse.csr_array, seed: int, *, noise: float, missed: float, false: float
+) -> scipy.sparse.csr_array:
+    """True activations as an SAE that represents each feature by one latent would show them.
+
+    Args:
+        true: [token, feature].
+        seed: of all that is drawn.
+        noise: standard deviation of the log of a factor on each activation, whose mean is 1.
+        missed: share of firings that are left out.
+        false: firings on tokens drawn at random, per true firing, as strong as true ones.
+
+    Returns:
+        [token, feature].
+    """
+    random = _random(seed, PERTURBATION)
+    rows = true.tocoo()
+    kept = random.random(rows.nnz) >= missed
+    drawn = np.flatnonzero(random.random(rows.nnz) < false)
+    token = np.concatenate([rows.row[kept], random.integers(0, true.shape[0], len(drawn))])
+    feature = np.concatenate([rows.col[kept], rows.col[drawn]])
+    values = np.concatenate([rows.data[kept], rows.data[drawn]])
+    values = values * _factors(random, len(values), noise)
+    return scipy.sparse.coo_array((values, (token, feature)), shape=true.shape).tocsr()
+
+
+def expected_r(planting: Planting, noise: float, missed: float, false: float) -> float:
+    """Pearson r of a persisting feature where parent and child are `perturbed` alike, as density goes to 0.
+
+    A side's activation is strength x factor where it fires and is not missed, so that with S = E(strength^2), density p
+    and log-normal factors of mean 1 and mean square exp(sigma^2) the covariance is p S (1 - missed)^2 and the variance
+    p S exp(activation_noise^2 + noise^2) (1 - missed + false). What is left out is of order p.
+    """
+    spread = np.exp(planting.activation_noise**2 + noise**2)
+    return float((1 - missed) ** 2 / (1 - missed + false) / spread)
+
+
+def representatives(
+    true: scipy.sparse.csr_array, latents: scipy.sparse.csr_array, min_r: float = 0.7
+) -> Int[np.ndarray, " feature"]:
+    """For each planted feature the latent whose activations have the largest r with it, at least `min_r`, or -1."""
+    found = correlate(true, latents, min_firings=1, top_matches=1, keep_above=1.0, progress=False)
+    best = np.nan_to_num(found.pearson.best[0][:, 0], nan=-1.0)
+    return np.where(best >= min_r, found.pearson.partners[0][:, 0], -1)
+
+
+def kind_scores(lineage: PlantedLineage, table: pd.DataFrame) -> pd.DataFrame:
+    """How right verdicts and kinds are where latent i of each side stands for planted feature i.
+
+    Args:
+        lineage: the truth.
+        table: from `verdicts.edge_table`, of true activations, perturbed or not.
+
+    Returns:
+        `scores` of both sides, in column `side`; classes are `EXPECTED_KINDS`.
+    """
+    by_side = []
+    for side, name in enumerate(SIDES):
+        own = table[table["side"] == name]
+        kinds = own["kind"].where(own["kind"] != "", own["verdict"])
+        by_side.append(scores(_expected_kinds(lineage, side), list(kinds)).assign(side=name))
+    return pd.concat(by_side, ignore_index=True)
+
+
+def verdict_scores(lineage: PlantedLineage, table: pd.DataFrame, represented: Represented) -> pd.DataFrame:
+    """How right the verdicts are on the latents that represent planted features.
+
+    Args:
+        lineage: the truth.
+        table: from `verdicts.edge_table`, of the latents of a parent's and a child's SAE.
+        represented: per side, from `representatives`. A planted feature that no latent represents counts as missed.
+
+    Returns:
+        `scores` of both sides, in column `side`; classes are verdicts, whatever the kind. Planted features of which
+        `untestable` is expected are left out, for no latent can represent what does not fire.
+    """
+    by_side = []
+    for side, name in enumerate(SIDES):
+        given = _given_verdicts(table, side, represented[side])
+        by_side.append(scores(expected_verdicts(lineage, side), given, leave_out=[UNTESTABLE]).assign(side=name))
+    return pd.concat(by_side, ignore_index=True)
+
+
+def fate_table(lineage: PlantedLineage, table: pd.DataFrame, represented: Represented) -> pd.DataFrame:
+    """How many planted features of each fate are represented and have the right verdict, to see which go wrong.
+
+    Args:
+        lineage, table, represented: as for `verdict_scores`.
+
+    Returns:
+        Columns `side`, `fate`, `n`, `represented` and `right`, the latter two as shares of n; planted features of which
+        `untestable` is expected are left out.
+    """
+    by_side = []
+    for side, name in enumerate(SIDES):
+        wanted = np.array(expected_verdicts(lineage, side))
+        rows = pd.DataFrame({"fate": lineage.features[side]["fate"], "represented": represented[side] >= 0})
+        rows = rows.assign(side=name, right=wanted == np.array(_given_verdicts(table, side, represented[side])))
+        by_side.append(rows[wanted != UNTESTABLE])
+    found = pd.concat(by_side).groupby(["side", "fate"], sort=True)
+    shares = found[["represented", "right"]].mean()
+    return shares.assign(n=found.size()).reset_index()[["side", "fate", "n", "represented", "right"]]
+
+
+def expected_verdicts(lineage: PlantedLineage, side: int) -> list[str]:
+    """Of each planted feature of a side the right verdict, whatever its kind."""
+    matched = VERDICTS[side][0]
+    return [matched if kind in (ONE_TO_ONE, SPLIT, MERGED) else kind for kind in _expected_kinds(lineage, side)]
+
+
+def scores(expected: Sequence[str], found: Sequence[str], leave_out: Sequence[str] = ()) -> pd.DataFrame:
+    """Precision, recall and F1 of each class that is expected of anything.
+
+    Args:
+        expected, found: the class of each planted feature.
+        leave_out: planted features of which one of these is expected are not counted.
+
+    Returns:
+        Columns `class`, `n` (features of which it is expected), `precision` (NaN where it is found of none), `recall`
+        and `f1` = 2 TP / (2 TP + FP + FN), all in [0, 1].
+    """
+    pairs = [(wanted, got) for wanted, got in zip(expected, found, strict=True) if wanted not in leave_out]
+    rows = []
+    for name in sorted({wanted for wanted, _ in pairs}):
+        right = pairs.count((name, name))
+        n, n_found = (sum(pair[place] == name for pair in pairs) for place in range(2))
+        rows.append((name, n, right / n_found if n_found else np.nan, right / n, 2 * right / (n + n_found)))
+    return pd.DataFrame(rows, columns=["class", "n", "precision", "recall", "f1"])
+
+
+def chance_cosine(n_pairs: int, d_in: int, probability: float = 1e-6) -> float:
+    """What the largest |cosine| of `n_pairs` pairs of unrelated directions exceeds with at most this probability.
+
+    The squared cosine of a fixed and a uniform random direction follows a beta distribution with parameters 1/2 and
+    (d_in - 1) / 2; the bound is Bonferroni's.
+    """
+    return float(np.sqrt(scipy.stats.beta.isf(probability / n_pairs, 0.5, (d_in - 1) / 2)))
+
+
+def require_unrelated(
+    directions: Float[np.ndarray, "latent d_in"], dictionary: Float[np.ndarray, "feature d_in"]
+) -> float:
+    """The largest |cosine| of where an SAE starts with the planted dictionary.
+
+    Raises:
+        ValueError: if it is larger than chance allows (`chance_cosine`), so that the SAE would start from the answer.
+    """
+    unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    largest = float(np.abs(unit @ dictionary.T).max())
+    limit = chance_cosine(len(directions) * len(dictionary), dictionary.shape[1])
+    if largest > limit:
+        raise ValueError(
+            f"an SAE must not start from planted directions, but the largest |cosine| is {largest:.3f} where chance "
+            f"allows {limit:.3f}; draw one of both from another stream"
+        )
+    return largest
+
+
+def _random(seed: int, *key: int) -> np.random.Generator:
+    """The generator of one stream."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _factors(random: np.random.Generator, n: int, sigma: float) -> Float[np.ndarray, " event"]:
+    """Log-normal factors of mean 1."""
+    return np.exp(random.normal(-(sigma**2) / 2, sigma, n))
+
+
+def _shares(
+    random: np.random.Generator, fates: Sequence[str], densities: Float[np.ndarray, " item"], planting: Planting
+) -> Float[np.ndarray, " item"]:
+    """What `_spans` needs to know of each item, by its fate."""
+    parts = random.uniform(*SPLIT_SHARES, len(fates))
+    decoys = random.uniform(*DECOY_SHARES, len(fates))
+    straddled = random.uniform(*STRADDLED_SHARES, len(fates))
+    rare = np.minimum(planting.rare_firings / (densities * planting.probe_tokens), 1.0)
+    chosen = {"decoy": decoys, "straddled": straddled, "rare": rare}
+    return np.select([np.isin(fates, [fate]) for fate in chosen], list(chosen.values()), parts)
+
+
+def _features(fates: Sequence[str], shares: Float[np.ndarray, " item"], side: int, planting: Planting) -> pd.DataFrame:
+    """The features of one side, in order of items."""
+    rows = [
+        (fate, item, *span)
+        for item, fate in enumerate(fates)
+        for span in _spans(fate, float(shares[item]), planting)[side]
+    ]
+    return pd.DataFrame(rows, columns=["fate", "item", "low", "high", "degrees"])
+
+
+def _spans(fate: str, share: float, planting: Planting) -> tuple[list, list]:
+    """Per side the (low, high, degrees) of an item's features.
+
+    Args:
+        fate: of the item.
+        share: of a split or merged feature's events, those of its first part; of a rare one's, those of the child; of
+            a decoy's or straddled feature's, those that either namesake has in common with it.
+        planting: settings.
+    """
+    whole, none, length = (0.0, 1.0, 0.0), (0.0, 0.0, 0.0), _own_share(fate, share)
+    parts = [(0.0, share, planting.split_degrees), (share, 1.0, -planting.split_degrees)]
+    inside = (1 - share) * length  # where a straddled feature begins
+    return {
+        "persists": ([whole], [whole]),
+        "rotated": ([whole], [(0.0, 1.0, planting.rotation_degrees)]),
+        "split": ([whole], parts),
+        "merged": (parts, [whole]),
+        "vanishes": ([whole], []),
+        "appears": ([], [whole]),
+        "rare": ([whole], [(0.0, share, 0.0)]),
+        "dead": ([none], [none]),
+        "decoy": ([(0.0, length, 0.0)], [(1 - length, 1.0, 90.0)]),
+        "straddled": ([(inside, 1 - inside, 0.0)], [(0.0, length, 60.0), (1 - length, 1.0, 120.0)]),
+    }[fate]
+
+
+def _own_share(fate: str, share: float) -> float:
+    """The share s of an item's events that each of its features fires on, all alike, so that `share` q is common.
+
+    A decoy's two have 2 s - 1 of all events in common, q = (2 s - 1) / s of their own: s = 1 / (2 - q). A straddled
+    feature has (1 - q) s of the events before it and as many behind it, s + 2 (1 - q) s = 1 in all: s = 1 / (3 - 2 q).
+    """
+    return {"decoy": 1 / (2 - share), "straddled": 1 / (3 - 2 * share)}.get(fate, 1.0)
+
+
+def _perpendicular_pairs(random: np.random.Generator, n: int, d_in: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two unit vectors at right angles for each of n items [item, d_in]."""
+    first, second = random.normal(size=(2, n, d_in))
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    second -= (first * second).sum(axis=1, keepdims=True) * first
+    return first, second / np.linalg.norm(second, axis=1, keepdims=True)
+
+
+def _turned(axes: tuple[np.ndarray, np.ndarray], features: pd.DataFrame) -> Float[np.ndarray, "feature d_in"]:
+    """The directions of features: their items' first axis, turned towards the second by `degrees`."""
+    angle = np.radians(features["degrees"].to_numpy())[:, None]
+    first, second = (axis[features["item"]] for axis in axes)
+    return np.cos(angle) * first + np.sin(angle) * second
+
+
+def _events_of(
+    features: pd.DataFrame, starts: Int[np.ndarray, " item_plus_1"], place: Float[np.ndarray, " event"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The events, in order of items, on which a side's features fire, and whose firing each is."""
+    events = []
+    for row in features.itertuples():
+        own = np.arange(starts[row.item], starts[row.item + 1])
+        events.append(own[(row.low <= place[own]) & (place[own] < row.high)])
+    return np.concatenate(events), np.repeat(np.arange(len(features)), [len(own) for own in events])
+
+
+def _expected_kinds(lineage: PlantedLineage, side: int) -> list[str]:
+    """Of each planted feature of a side what a right table says: its kind where it has one, else its verdict."""
+    return [EXPECTED_KINDS[side][fate] for fate in lineage.features[side]["fate"]]
+
+
+def _given_verdicts(table: pd.DataFrame, side: int, latents: Int[np.ndarray, " feature"]) -> list[str]:
+    """The verdict on the latent that represents each planted feature of a side; `MISSED` where none does (-1)."""
+    verdict = table.loc[table["side"] == SIDES[side], "verdict"].to_numpy()
+    return [str(verdict[latent]) if latent >= 0 else MISSED for latent in latents]
