@@ -110,9 +110,9 @@ def combined_r(
     """Which features of one side are divided among several of the other, and how well those stand for them.
 
     A part is a feature whose best match is the whole, with an r that was kept. A whole is divided where it has two
-    parts or more; their tokens within it are nearly disjoint, at most `OVERLAP` times the whole's; and R, their combined
-    correlation with it, is at or above the threshold and at least `SPLIT_GAIN` above its best match, so that a small
-    companion of a match makes no split. How much of a part's firings lie within the whole is not asked: trained SAEs
+    parts or more; their tokens within it are nearly disjoint, at most `OVERLAP` times the whole's; and R, their
+    combined correlation with it, is at or above the threshold and at least `SPLIT_GAIN` above its best match, so that a
+    small companion of a match makes no split. How much of a part's firings lie within the whole is not asked: trained SAEs
     add weak firings everywhere, and of planted splits as little as a third did, though nine tenths of their energy
     (`benchmarks/planted.py`).
 
