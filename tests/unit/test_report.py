@@ -314,18 +314,25 @@ def test_persisting_and_inherited_features_flow_through_one_node():
     assert nodes.set_index("label").loc["persists 2 | inherited 3", ["column", "size"]].tolist() == [1.0, 3]
 
 
+SEED0 = {"a": "seed0", "b": "seed0", "base": "seed0"}
+
+
 def test_poor_dead_and_unequal_saes_are_warned_of():
     saes = sae_table([sae_metrics("a", fvu=0.1), sae_metrics("b", fvu=0.3, dead_fraction=0.5)])
-    warnings = sae_warnings(saes)
+    warnings = sae_warnings(saes, SEED0)
     assert [text.split()[0] for text in warnings] == ["b.seed0", "50.0", "The"]
 
 
 def test_good_saes_are_not_warned_of():
-    assert sae_warnings(sae_table([sae_metrics("a"), sae_metrics("b")])) == []
+    assert sae_warnings(sae_table([sae_metrics("a"), sae_metrics("b")]), SEED0) == []
+
+
+def test_saes_that_no_verdict_rests_on_are_not_warned_of():
+    assert sae_warnings(sae_table([sae_metrics("a", fvu=0.9)]), {"a": "from_base", "b": "seed0"}) == []
 
 
 def test_an_fvu_that_is_undefined_is_not_measured():
-    assert sae_warnings(sae_table([sae_metrics(fvu=None)])) == []
+    assert sae_warnings(sae_table([sae_metrics(fvu=None)]), SEED0) == []
     assert "not measured" in page(results())  # ce_recovered is None
 
 

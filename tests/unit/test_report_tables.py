@@ -74,7 +74,9 @@ def summary(*found: dict, lead: str = "anchored", **changes) -> dict:
     """A summary of comparisons; those of the leading instrument are the edges."""
     edges = [an_edge(one) for one in found if one["instrument"] == lead]
     models = list(dict.fromkeys(model for one in edges for model in (one["parent"], one["child"])))
-    made_of = {"run": "tiny", "threshold": 0.8, "models": models or ["base", "merged"], "lead": lead, "edges": edges}
+    models = models or ["base", "merged"]
+    made_of = {"run": "tiny", "threshold": 0.8, "models": models, "lead": lead, "edges": edges}
+    made_of["saes"] = dict.fromkeys(models, "seed0")
     return made_of | {"instruments": list(found), "agreements": [], "sources": {}} | changes
 
 

@@ -69,6 +69,7 @@ def trace_lineage(
         "threshold": threshold,
         "models": models,
         "lead": plan["lead"],
+        "saes": plan["saes"],
         "edges": [edge_summary(tables[one["parent"], one["child"]], one) for one in edges],
         "instruments": weighed,
         "agreements": evidence.agreements(plan, load, threshold),

@@ -213,7 +213,8 @@ def measured_saes(config: dict) -> list[Sae]:
     pairs = [edge_pair(config, instrument, edge) for edge in graph.edges(config) for instrument in instruments(config)]
     pairs += [alone for edge in graph.edges(config) if (alone := anchored_alone(config, edge))]
     wanted = {sae for pair in pairs for sae in pair}
-    return [sae for sae in all_saes(config) if sae in wanted or sae in graph.saes(config, sae.model)]
+    wanted |= {sae for model in graph.lineage_models(config) for sae in graph.saes(config, model)}
+    return [sae for sae in all_saes(config) if sae in wanted]
 
 
 def job_shape(config: dict) -> dict:

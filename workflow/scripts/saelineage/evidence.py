@@ -4,7 +4,7 @@ Floors (no change), nulls and other stand-ins for the child, matchings by other 
 share at every threshold, and how far instruments agree. Plain functions over what `comparisons.plan` names.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isnan
 from typing import NamedTuple
 

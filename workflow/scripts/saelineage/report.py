@@ -96,7 +96,7 @@ def render_page(results: Results, template: str, stylesheet: str) -> str:
         corpora=list(results.config["corpora"]),
         tables={name: table.to_dict("records") for name, table in results.tables.items()},
         pictures=draw(results),
-        warnings=[*instrument_warnings(results.summary), *sae_warnings(results.tables["saes"])],
+        warnings=[*instrument_warnings(results.summary), *sae_warnings(results.tables["saes"], results.summary["saes"])],
         examples=examples_view(results.examples),
         **views(results.tables),
         timings=results.timings.to_dict("records"),
@@ -298,9 +298,14 @@ def pooled(saes: pd.DataFrame) -> list[dict]:
     ]
 
 
-def sae_warnings(saes: pd.DataFrame) -> list[str]:
-    """What about the SAEs should make one careful, one sentence each."""
-    rows = pooled(saes)
+def sae_warnings(saes: pd.DataFrame, leading: Mapping[str, str]) -> list[str]:
+    """What about the SAEs should make one careful, one sentence each.
+
+    Args:
+        saes: from `sae_table`.
+        leading: of each model, the SAE that verdicts rest on; of others nothing is said.
+    """
+    rows = [row for row in pooled(saes) if leading.get(row["model"]) == row["sae"]]
     warnings = [
         f"{row['model']}.{row['sae']} leaves {percent(row['fvu'])} of the variance unexplained (more than "
         f"{percent(HIGH_FVU)}): a feature it misses looks like one that disappeared."

@@ -112,8 +112,8 @@ def combined_r(
     A part is a feature whose best match is the whole, with an r that was kept. A whole is divided where it has two
     parts or more; their tokens within it are nearly disjoint, at most `OVERLAP` times the whole's; and R, their
     combined correlation with it, is at or above the threshold and at least `SPLIT_GAIN` above its best match, so that a
-    small companion of a match makes no split. How much of a part's firings lie within the whole is not asked: trained SAEs
-    add weak firings everywhere, and of planted splits as little as a third did, though nine tenths of their energy
+    small companion of a match makes no split. How much of a part's firings lie within the whole is not asked: trained
+    SAEs add weak firings everywhere, and of planted splits as little as a third did, though nine tenths of their energy
     (`benchmarks/planted.py`).
 
     R = sqrt(sum of r^2 over the parts). The square of a multiple correlation is the sum of squares where predictors are
