@@ -303,10 +303,15 @@ def all_readouts(wildcards):
     return expand("results/{run}/lineage/readouts/{edge}.parquet", run=wildcards.run, edge=edges)
 
 
-def all_ablations(wildcards):
-    """The ablations of all edges, where they are asked for."""
-    edges = edge_names() if config["lineage"]["ablations"] else []
-    return expand("results/{run}/lineage/ablations/{edge}.parquet", run=wildcards.run, edge=edges)
+def all_ablations(suffix=""):
+    """An input function: a file of the ablations of each edge, where they are asked for."""
+
+    def of_run(wildcards):
+        edges = edge_names() if config["lineage"]["ablations"] else []
+        path = "results/{run}/lineage/ablations/{edge}{suffix}.parquet"
+        return expand(path, run=wildcards.run, edge=edges, suffix=suffix)
+
+    return of_run
 
 
 def edge_dump(side):

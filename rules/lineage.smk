@@ -79,6 +79,7 @@ rule ablate_groups:
     output:
         groups="results/{run}/lineage/ablations/{parent}__{child}.parquet",
         features="results/{run}/lineage/ablations/{parent}__{child}.features.parquet",
+        agreement="results/{run}/lineage/ablations/{parent}__{child}.agreement.parquet",
         manifest="results/{run}/lineage/ablations/{parent}__{child}.manifest.json",
     log:
         "results/{run}/logs/lineage/ablations.{parent}__{child}.log",

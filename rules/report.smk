@@ -82,7 +82,8 @@ rule write_report:
         merges=expand("results/{{run}}/models/{model}/merge.json", model=graph.models_of_kind(config, "merge")),
         correlations=edge_correlations,
         share_curves="results/{run}/lineage/curves.parquet",
-        ablations=all_ablations,
+        ablations=all_ablations(),
+        effects=all_ablations(".agreement"),
         examples="results/{run}/report/examples.json",
         dag="results/{run}/report/dag.svg",
         rulegraph="results/{run}/report/rulegraph.svg",
@@ -147,6 +148,12 @@ rule write_report:
             caption="../workflow/report/absences.rst",
             category="Tables",
             labels={"table": "absences"},
+        ),
+        effects=report(
+            "results/{run}/report/tables/effects.csv",
+            caption="../workflow/report/effects.rst",
+            category="Tables",
+            labels={"table": "effects"},
         ),
         ablations=report(
             "results/{run}/report/tables/ablations.csv",

@@ -51,7 +51,7 @@ def ablate(tiny, tmp_path):
     edge_table().to_parquet(tmp_path / "edge.parquet")
 
     def run(folder: str, n_matches: int = 3, seed: int = 0) -> list[Path]:
-        paths = [tmp_path / folder / name for name in ("groups.parquet", "features.parquet")]
+        paths = [tmp_path / folder / name for name in ("groups.parquet", "features.parquet", "agreement.parquet")]
         ablate_groups(
             model_folders={"parent": tiny.models["a"], "child": tiny.models["b"]},
             sae_folders=saes,
@@ -65,6 +65,7 @@ def ablate(tiny, tmp_path):
             gpus=0,
             path_to_groups=str(paths[0]),
             path_to_features=str(paths[1]),
+            path_to_agreement=str(paths[2]),
         )
         return paths
 
@@ -107,3 +108,16 @@ def test_an_edge_of_which_no_matches_are_wanted_has_an_empty_table_of_features(a
 def test_equal_inputs_give_equal_bytes(ablate):
     first, second = ablate("first"), ablate("second")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_the_effects_of_matched_features_are_correlated_by_corpus_and_over_all(ablate):
+    _, features, agreement = map(pd.read_parquet, ablate("out"))
+    assert agreement["corpus"].tolist() == ["sums", "words", "pooled"]
+    fires = features[["loss_change_parent", "loss_change_child"]].notna().all(axis=1)
+    assert agreement["n"].tolist() == [
+        *(int(fires[features["corpus"] == corpus].sum()) for corpus in ("sums", "words")),
+        int(fires.sum()),
+    ]
+    own = features[fires]
+    expected = np.corrcoef(own["loss_change_parent"], own["loss_change_child"])[0, 1]
+    assert agreement["pearson"].tolist()[2] == pytest.approx(expected)

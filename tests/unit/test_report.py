@@ -37,6 +37,7 @@ from saelineage.report_tables import (
     curve_table,
     density_table,
     edge_table,
+    effect_table,
     flow_table,
     instrument_table,
     matching_table,
@@ -111,6 +112,12 @@ def curves(found: dict) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(n=8) if rows else pd.DataFrame()
 
 
+def effects() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"corpus": ["lua", "pooled"], "n": [1, 4], "pearson": [np.nan, 0.5], "spearman": [np.nan, 0.25]}
+    )
+
+
 def ablations(side: str = "parent", group: str = "persists") -> pd.DataFrame:
     groups = pd.DataFrame({"group": [group, f"{group}_random"], "n_latents": [2, 1], "loss_change": [0.25, -0.125]})
     groups = groups.assign(side=side, corpus="lua", loss=3.0, n_firings=9, n_tokens=99)
@@ -141,6 +148,7 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
         "sources": source_table(found, {merge: {"parents": found["models"][:1]} for merge in found["sources"]}),
         "absences": absence_table(found, recurrence(*edges)),
         "ablations": ablation_table({edge: ablations() for edge in edges}),
+        "effects": effect_table({edge: effects() for edge in edges}),
         "flows": flow_table(found),
         "models": model_table(settings, model_metrics(*found["models"])),
         "sweeps": sweep_table({"merged": sweep}),

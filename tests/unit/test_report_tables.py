@@ -12,6 +12,7 @@ from saelineage.report_tables import (
     curve_table,
     density_table,
     edge_table,
+    effect_table,
     flow_table,
     instrument_table,
     is_fit,
@@ -297,3 +298,10 @@ def test_time_is_summed_and_memory_is_the_largest():
 
 def test_no_benchmarks_are_an_empty_table():
     assert timing_table(pd.DataFrame()).empty
+
+
+def test_effects_of_all_edges_stand_one_below_the_other():
+    agreement = pd.DataFrame({"corpus": ["pooled"], "n": [4], "pearson": [0.5], "spearman": [0.25]})
+    table = effect_table({"base__lua": agreement, "lua__merged": agreement})
+    assert table[["parent", "child", "n"]].to_numpy().tolist() == [["base", "lua", 4], ["lua", "merged", 4]]
+    assert effect_table({}).columns.tolist() == ["parent", "child", "corpus", "n", "pearson", "spearman"]

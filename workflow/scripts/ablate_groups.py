@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from saelineage.ablations import edge_groups, feature_effects, group_effects, matched_effects, top_matches
+from saelineage.ablations import agreements, edge_groups, feature_effects, group_effects, matched_effects, top_matches
 from saelineage.devices import pick_device, prepare_cpu
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
@@ -32,6 +32,7 @@ def ablate_groups(
     gpus: int,
     path_to_groups: str,
     path_to_features: str,
+    path_to_agreement: str,
 ) -> None:
     """Write the effects of an edge's groups, and those of its best matched features.
 
@@ -47,6 +48,7 @@ def ablate_groups(
         gpus: how many the job was given.
         path_to_groups: `ablations.group_effects` of both sides, with a column `side`.
         path_to_features: `ablations.matched_effects`.
+        path_to_agreement: `ablations.agreements` of these.
     """
     device, rows, edge = pick_device(gpus), read_token_rows(paths_to_rows), pd.read_parquet(path_to_edge)
     pairs = top_matches(edge, n_matches)
@@ -58,7 +60,9 @@ def ablate_groups(
         groups.append(own.assign(side=side)[["side", *own.columns]])
         singles[side] = feature_effects(*read, pairs[side].to_numpy(), batch_rows, max_rows)
     write_parquet(pd.concat(groups, ignore_index=True), path_to_groups)
-    write_parquet(matched_effects(pairs, singles["parent"], singles["child"]), path_to_features)
+    matched = matched_effects(pairs, singles["parent"], singles["child"])
+    write_parquet(matched, path_to_features)
+    write_parquet(agreements(matched), path_to_agreement)
 
 
 if __name__ == "__main__":
@@ -81,5 +85,6 @@ if __name__ == "__main__":
             gpus=snakemake.resources.get("gpu", 0),
             path_to_groups=snakemake.output.groups,
             path_to_features=snakemake.output.features,
+            path_to_agreement=snakemake.output.agreement,
         )
         record_job(snakemake)

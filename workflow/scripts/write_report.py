@@ -19,6 +19,7 @@ from saelineage.report_tables import (
     curve_table,
     density_table,
     edge_table,
+    effect_table,
     flow_table,
     instrument_table,
     matching_table,
@@ -62,6 +63,7 @@ def read_tables(
     correlations: dict[str, str],
     share_curves: str,
     ablations: list[str],
+    effects: list[str],
 ) -> dict[str, pd.DataFrame]:
     """Every table of the page, by name.
 
@@ -76,6 +78,7 @@ def read_tables(
         correlations: path of the correlation behind each edge.
         share_curves: path `lineage/curves.parquet`.
         ablations: paths `lineage/ablations/{parent}__{child}.parquet`.
+        effects: paths `lineage/ablations/{parent}__{child}.agreement.parquet`.
     """
     metrics, plan = [read_json(path) for path in sae_metrics], comparisons.plan(config)
     return {
@@ -88,6 +91,7 @@ def read_tables(
         "sources": source_table(summary, plan["sources"]),
         "absences": absence_table(summary, plan["recurrence"]),
         "ablations": ablation_table({Path(path).stem: pd.read_parquet(path) for path in ablations}),
+        "effects": effect_table({Path(path).name.split(".")[0]: pd.read_parquet(path) for path in effects}),
         "flows": flow_table(summary),
         "models": model_table(config, [read_json(path) for path in model_metrics]),
         "sweeps": sweep_table({Path(path).stem: pd.read_parquet(path) for path in sweeps}),
@@ -124,6 +128,7 @@ if __name__ == "__main__":
             correlations=dict(zip(snakemake.params.edges, snakemake.input.correlations, strict=True)),
             share_curves=snakemake.input.share_curves,
             ablations=snakemake.input.ablations,
+            effects=snakemake.input.effects,
         )
         page = Path(snakemake.output.page)
         # Benchmarks are no inputs, for Snakemake writes them after a job's outputs: what is there by now is listed.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from saelineage.activations import hooked, read_with_logits
 from saelineage.errors import InputError
+from saelineage.graph import POOLED
 from saelineage.saes import Sae, SparseLatents
 from saelineage.tokens import TokenRows
 from saelineage.verdicts import PERSISTS, SIDES, UNTESTABLE, VERDICTS
@@ -251,6 +252,21 @@ def agreement(
         return {"n": len(a), "pearson": np.nan, "spearman": np.nan}
     pearson, spearman = scipy.stats.pearsonr(a, b).statistic, scipy.stats.spearmanr(a, b).statistic
     return {"n": len(a), "pearson": float(pearson), "spearman": float(spearman)}
+
+
+def agreements(matched: pd.DataFrame) -> pd.DataFrame:
+    """`agreement` by corpus and, under `pooled`, over the pairs of all corpora: `corpus`, `n`, `pearson`, `spearman`.
+
+    Args:
+        matched: from `matched_effects`.
+    """
+    groups = dict(iter(matched.groupby("corpus"))) | {POOLED: matched}
+    sides = ("loss_change_parent", "loss_change_child")
+    rows = [
+        {"corpus": corpus, **agreement(*(rows[side].to_numpy(dtype=np.float64) for side in sides))}
+        for corpus, rows in groups.items()
+    ]
+    return pd.DataFrame(rows, columns=["corpus", "n", "pearson", "spearman"])
 
 
 def _batches(

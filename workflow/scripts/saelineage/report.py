@@ -96,7 +96,10 @@ def render_page(results: Results, template: str, stylesheet: str) -> str:
         corpora=list(results.config["corpora"]),
         tables={name: table.to_dict("records") for name, table in results.tables.items()},
         pictures=draw(results),
-        warnings=[*instrument_warnings(results.summary), *sae_warnings(results.tables["saes"], results.summary["saes"])],
+        warnings=[
+            *instrument_warnings(results.summary),
+            *sae_warnings(results.tables["saes"], results.summary["saes"]),
+        ],
         examples=examples_view(results.examples),
         **views(results.tables),
         timings=results.timings.to_dict("records"),

@@ -25,7 +25,7 @@ KINDS = {
     "merge": "merged from {parents}, t = {t}",
     "hub": "imported from the hub",
     "path": "imported from a folder",
-    "reinitialise": "like {like}, with random weights",
+    "reinitialise": "random weights, like {like}",
 }
 BELOW, AT_FLOOR, NO_RATIO, NO_FLOOR, NOTHING = "below the floor", "at the floor", "no ratio", "no floor", "not testable"
 """How an edge's persisting share stands to its floor: what `reading` returns."""
@@ -205,6 +205,20 @@ def ablation_table(ablations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     figures = ["n_latents", "loss", "loss_change", "loss_change_per_firing", "n_firings", "n_tokens"]
     columns = ["parent", "child", "side", "group", "corpus", *figures]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+
+
+def effect_table(agreements: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Per edge and corpus, how far the effects of matched features agree in parent and child.
+
+    Args:
+        agreements: `lineage/ablations/*.agreement.parquet`, by the edge's name, `{parent}__{child}`.
+    """
+    columns = ["parent", "child", "corpus", "n", "pearson", "spearman"]
+    found = [
+        table.assign(parent=edge.split("__")[0], child=edge.split("__")[1])[columns]
+        for edge, table in agreements.items()
+    ]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
 
 def flow_table(summary: dict) -> pd.DataFrame:
