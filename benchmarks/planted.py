@@ -11,7 +11,9 @@ and asks for the verdicts on those latents that represent planted features, by e
     robust         the same; a loss or gain counts only where other seeds of both models confirm it
     same_init      both start from one seed
     frozen         the parent's SAE is read on the child
-    anchored@N     the child's SAE starts from the parent's and is trained on N tokens
+    anchored       the child's SAE starts from the parent's and is trained on as many tokens at half the rate
+    anchored fast  the same at the full rate
+    anchored short the same on a tenth of the tokens
 
 Beside the scores stand shares of latents that persist: on the pair itself; in the floor, the parent as its own child,
 by the same instrument with its tokens in another order; and in the null, where the child is of another lineage and has
@@ -90,11 +92,14 @@ PLACES = {
     "noisy": {"acts_noise": 0.15},
     "dense": {"densities": (0.02, 0.2)},
     "few tokens": {"train_tokens": 50_000},
+    "crowded": {"n_per_fate": 24},
 }
 """What the whole path is tried on: one setting at a time is changed from `Planting`'s."""
 TRAIN_TOKENS, PASSES, PROBE_TOKENS = 200_000, 2, 100_000
-BUDGETS = (40_000, 400_000)
-"""Tokens that anchored SAEs are trained on."""
+ANCHORED = {"anchored": (1.0, 0.5), "anchored fast": (1.0, 1.0), "anchored short": (0.1, 1.0)}
+"""Shares of the parent's SAE's tokens and learning rate that anchored SAEs are trained with."""
+RECOMMENDED = "anchored"
+"""The instrument that the workflow leads with."""
 PARENT, CHILD, STRANGER = "parent", "child", "stranger"
 SEEDS = (0, 1, 2, 3, 10, 11)
 """Seeds that SAEs start from."""
@@ -161,13 +166,16 @@ class Place:
         self.k = math.ceil(self.truth[0].nnz / self.truth[0].shape[0])  # l0
 
     def train(
-        self, model: str, seeds: Sequence[int], order: int, n_tokens: int | None = None, start: Sae | None = None
+        self, model: str, seeds: Sequence[int], order: int, shares: tuple = (1.0, 1.0), start: Sae | None = None
     ) -> list[Sae]:
-        """SAEs on one model's activations."""
-        n_tokens = PASSES * self.train_tokens if n_tokens is None else n_tokens
-        settings = [
-            SAE_SETTINGS | {"k": self.k, "seed": seed, "shuffle_seed": order, "n_tokens": n_tokens} for seed in seeds
-        ]
+        """SAEs on one model's activations, with these shares of the usual tokens and learning rate."""
+        own = {
+            "k": self.k,
+            "shuffle_seed": order,
+            "n_tokens": round(shares[0] * PASSES * self.train_tokens),
+            "learning_rate": shares[1] * SAE_SETTINGS["learning_rate"],
+        }
+        settings = [SAE_SETTINGS | own | {"seed": seed} for seed in seeds]
         starts = [start] * len(seeds)
         return [one.sae for one in train_saes(self.dumps[model], settings, CPU, starts=starts)]
 
@@ -205,8 +213,8 @@ def instruments(place: Place, parent: Sae, again: Sae) -> Iterator[tuple[str, di
     yield "independent", {m: again if m == PARENT else place.train(m, [10], order=10)[0] for m in models}
     yield "same_init", {m: place.train(m, [0], order=5 if m == PARENT else 0)[0] for m in models}
     yield "frozen", dict.fromkeys(models, parent)
-    for budget in BUDGETS:
-        yield f"anchored@{budget}", {m: place.train(m, [0], 20, budget, parent)[0] for m in models}
+    for name, shares in ANCHORED.items():
+        yield name, {m: place.train(m, [0], 20, shares, parent)[0] for m in models}
 
 
 def whole_path(place: Place) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict]:
@@ -300,15 +308,14 @@ def summary(matching: pd.DataFrame, whole: dict[str, pd.DataFrame]) -> dict:
     """The figures that goals are set for."""
     counted = matching[(matching["level"] == 1) & (matching["tokens"] == Planting().probe_tokens)]
     by_place = whole["scores"].groupby(["instrument", "place"])["f1"].min()
-    clear = whole["scores"][whole["scores"]["place"] == whole["scores"]["place"].iloc[0]]
-    worst = clear.groupby("instrument")["f1"].min()
-    best = str(worst.idxmax())
+    first = str(whole["scores"]["place"].iloc[0])
     return {
         "matching_f1_min": float(counted["f1"].min()),
-        "whole_path_f1_min": float(worst[best]),
-        "whole_path_instrument": best,
-        "whole_path_f1_min_by_place": by_place[best].to_dict(),
-        "whole_path_f1_min_by_instrument": worst.to_dict(),
+        "whole_path_f1_min": float(by_place[RECOMMENDED, first]),
+        "whole_path_instrument": RECOMMENDED,
+        "whole_path_f1_min_by_instrument": {
+            name: rows.droplevel(0).to_dict() for name, rows in by_place.groupby(level=0)
+        },
         "robust_false_disappeared_rate": float(whole["figures"]["robust_false_disappeared_rate"].max()),
         "false_disappeared_rate": float(whole["figures"]["false_disappeared_rate"].max()),
     }

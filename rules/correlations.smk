@@ -32,8 +32,8 @@ rule correlate_features:
     """
     Add the shards' sums, correlate all pairs of features, and draw the probe's documents again for intervals.
 
-    Output: best matches on both sides, every similarity above a floor and the histogram of all, per corpus and pooled;
-    each feature's best r in every replicate of the documents.
+    Output: best matches on both sides, every similarity above a floor and the histogram of all, per corpus and pooled,
+    and what is split or merged; each feature's best r in every replicate of the documents.
     """
     input:
         sums=pair_sums,

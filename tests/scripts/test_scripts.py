@@ -24,6 +24,7 @@ from pretrain_model import pretrain_model
 from reinitialise_model import reinitialise_model
 from saelineage import comparisons
 from saelineage.activations import ActivationShard
+from saelineage.correlations import correlate
 from saelineage.errors import InputError
 from saelineage.features import FeatureShard
 from saelineage.matches import load_correlation
@@ -194,10 +195,12 @@ def compare(tiny, root: Path, correlation_settings: dict) -> None:
         for shard, path in zip(SHARDS, sums, strict=True):
             paths = (feature_paths(root, sae, shard) for sae in sides)
             sum_products(*paths, shift, block_features=30, threads=2, path_to_sums=path)
-        found = correlate_features(sums, correlation_settings, 2, str(folder / "correlation.safetensors"))
+        paths = tuple([path for shard in SHARDS for path in feature_paths(root, sae, shard)] for sae in sides)
+        path_to_correlation = str(folder / "correlation.safetensors")
+        found = correlate_features(sums, paths, shift, correlation_settings, 2, path_to_correlation)
         resample_documents(
             found,
-            tuple([path for shard in SHARDS for path in feature_paths(root, sae, shard)] for sae in sides),
+            paths,
             shift,
             [str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA],
             {"n_replicates": 20, "seed": 0},
@@ -407,6 +410,31 @@ def test_correlations_equal_numpy_s_over_all_shards_and_corpora(root):
     assert np.allclose(found.pearson.best[0][testable, 0], np.nanmax(r[testable], axis=1), atol=1e-9)
     sums = load_sums(root / f"correlations/base.seed0__lua.seed0/sums-{SHARDS[0]}.safetensors")
     assert sums.keys() == set(CORPORA)
+    combined = correlate(*dense, min_firings=5, progress=False).combined
+    assert found.combined is not None
+    for side in range(2):
+        assert np.array_equal(found.combined.whole_of[side], combined.whole_of[side])
+        assert np.allclose(found.combined.r[side], combined.r[side], rtol=0, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_splits_are_of_all_shards_and_of_the_documents_that_are_compared(write_features, tmp_path, shift):
+    fires = np.random.default_rng(0).random((200, 1)) < 0.3
+    first = np.random.default_rng(1).random((200, 1)) < 0.6
+    sides = {"a": fires * 1.0, "b": np.hstack([fires & first, fires & ~first]) * 1.0}
+    paths, sums = ([], []), []
+    for start in (0, 100):
+        for own, (model, dense) in zip(paths, sides.items(), strict=True):
+            shard = write_features(dense[start : start + 100], f"{model}{start}", start, model=model)
+            own.append(str(shard.path))
+        sums.append(str(tmp_path / f"sums{start}"))
+        sum_products([paths[0][-1]], [paths[1][-1]], shift, block_features=30, threads=1, path_to_sums=sums[-1])
+    settings = {"min_firings": 5, "top_matches": 2, "keep_above": 0.3, "n_bins": 10}
+    correlate_features(sums, paths, shift, settings, 1, str(tmp_path / "correlation"))
+    found = load_correlation(tmp_path / "correlation").combined
+    assert found is not None
+    np.testing.assert_allclose(found.r[0], [np.nan] if shift else [1], atol=1e-9)
+    assert found.whole_of[1].tolist() == ([-1, -1] if shift else [0, 0])
 
 
 def test_the_lineage_has_a_table_per_edge_all_features_and_a_summary(root):

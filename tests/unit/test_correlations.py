@@ -61,6 +61,10 @@ def named_arrays(found: Correlation) -> dict[str, np.ndarray]:
     arrays |= {f"{what}{side}": getattr(found, what)[side] for what in ("firings", "testable") for side in range(2)}
     for name, matches in {"pooled": found.pearson, "jaccard": found.jaccard, **found.by_corpus}.items():
         arrays |= match_tensors(matches, name)
+    if found.combined is not None:
+        arrays |= {
+            f"{what}{side}": getattr(found.combined, what)[side] for what in ("r", "whole_of") for side in range(2)
+        }
     return arrays
 
 
@@ -350,7 +354,9 @@ NOTEBOOK = SETTINGS | {"progress": False}
 def test_arrays_at_hand_are_correlated(pair, with_ties, kind):
     a, b = with_ties
     found = correlate(kind(a), kind(b), **NOTEBOOK, block_features=7, threads=2)
-    assert_same(found, correlated(pair(a, b))._replace(by_corpus={"corpus": found.pearson}))
+    assert found.combined is not None  # what it holds is for the tests of splits
+    wanted = correlated(pair(a, b))
+    assert_same(found, wanted._replace(by_corpus={"corpus": found.pearson}, combined=found.combined))
     assert (found.names, found.n_tokens) == (("a.sae", "b.sae"), {"corpus": 400})
 
 
@@ -392,8 +398,12 @@ def test_folders_of_shards_are_correlated(pair, folder, with_ties):
     found = correlate(*folders, **NOTEBOOK, block_features=7, threads=2)
     assert (found.names, found.n_tokens) == (("base.seed0", "tuned.seed0"), {"lua": 150, "words": 250})
     wanted = [one for corpus, x in halves(a).items() for one in pair(x, halves(b)[corpus], corpus=corpus)]
-    assert_same(found, correlated(wanted), within=1e-12)
+    assert_same(found, correlated(wanted)._replace(combined=correlate(a, b, **NOTEBOOK).combined), within=1e-12)
     assert_same(found, correlate(*map(str, folders), **NOTEBOOK))
+
+
+def test_sums_alone_do_not_show_splits(pair):
+    assert correlated(pair(TOY_A, TOY_B)).combined is None
 
 
 def test_a_folder_and_an_array_are_refused(folder):

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 from saelineage.errors import InputError
 from saelineage.match_finder import MatchFinder, parts
 from saelineage.matches import (
+    Combined,
     Correlation,
     Matches,
     load_correlation,
@@ -167,9 +168,22 @@ def test_a_correlation_survives_a_round_trip(tmp_path, corpora):
     assert np.array_equal(loaded.one_to_one, found.one_to_one)
     assert_same(loaded.pearson, found.pearson)
     assert_same(loaded.jaccard, found.jaccard)
+    assert loaded.combined is None
     assert list(loaded.by_corpus) == list(corpora)
     for corpus in corpora:
         assert_same(loaded.by_corpus[corpus], found.by_corpus[corpus])
+
+
+def test_splits_and_merges_survive_a_round_trip(tmp_path):
+    nan = float("nan")
+    r, whole_of = (np.array([0.9, nan, nan]), np.full(4, nan)), (np.full(3, -1), np.array([0, -1, -1, 0]))
+    found = correlation("words")._replace(combined=Combined(r, whole_of))
+    save_correlation(found, tmp_path / "correlation.safetensors")
+    loaded = load_correlation(tmp_path / "correlation.safetensors").combined
+    assert loaded is not None
+    for mine, theirs in zip((*loaded.r, *loaded.whole_of), (*r, *whole_of), strict=True):
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(mine, theirs)
 
 
 @pytest.mark.filterwarnings("error")

@@ -278,6 +278,8 @@ def test_verdicts_can_be_drawn_as_from_a_correlation():
     assert theirs.one_to_one.tolist() == [0, -1, -1]
     assert [testable.tolist() for testable in theirs.testable] == [[True, True, False], [True, True]]
     assert theirs.jaccard is ours.jaccard
+    assert ours.combined is not None
+    assert theirs.combined is None
 
 
 def test_matches_and_a_correlation_of_other_saes_do_not_go_together():

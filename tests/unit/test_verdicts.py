@@ -9,13 +9,12 @@ import pytest
 from saelineage.assignments import one_to_one
 from saelineage.correlations import correlate
 from saelineage.match_finder import MatchFinder
-from saelineage.matches import Correlation
+from saelineage.matches import Combined, Correlation
 from saelineage.verdicts import (
     Share,
     absent,
     add_robust,
     agreement,
-    combined_r,
     edge_table,
     matched_share,
     matching_shares,
@@ -27,20 +26,20 @@ from saelineage.verdicts import (
 )
 
 NAN = float("nan")
+NONE = [NAN, NAN]
 
 
 def correlation(
     r: list[list[float]],
     names: tuple[str, str] = ("lua.seed0", "stories.seed0"),
     firings: tuple = ((50, 50, 50), (50, 50, 50)),
-    jaccard: list[list[float]] | None = None,
+    combined: Combined | None = None,
 ) -> Correlation:
     """What `correlate` would find for a matrix of r; NaN rows and columns are untestable features."""
     r = np.array(r)
-    finders = [MatchFinder(r.shape, top_matches=1, keep_above=0.3, n_bins=4) for _ in range(2)]
-    finders[0].offer(0, r)
-    finders[1].offer(0, r if jaccard is None else np.array(jaccard))
-    pearson = finders[0].result()
+    finder = MatchFinder(r.shape, top_matches=1, keep_above=0.3, n_bins=4)
+    finder.offer(0, r)
+    pearson = finder.result()
     return Correlation(
         names=names,
         n_tokens={"words": 1000},
@@ -49,8 +48,14 @@ def correlation(
         pearson=pearson,
         by_corpus={},
         one_to_one=one_to_one(pearson.kept),
-        jaccard=finders[1].result(),
+        jaccard=pearson,
+        combined=combined,
     )
+
+
+def divided(r: tuple[list[float], list[float]], whole_of: tuple[list[int], list[int]]) -> Combined:
+    """What `combined_r` would find."""
+    return Combined(tuple(map(np.array, r)), tuple(map(np.array, whole_of)))
 
 
 # Parent 0 is child 1 (0.9); parent 1 has 0.79 at most; parent 2 is untestable. Child 0's best is parent 1, child 2's
@@ -159,15 +164,15 @@ def indicators(n_tokens: int, *spans: tuple[int, int]) -> np.ndarray:
 WHOLE, HALVES = [(0, 100), (500, 540)], [(700, 740), (0, 50), (50, 100)]
 
 
-def both_ways(wholes: list, parts: list, **settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+def both_ways(wholes: list, parts: list) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables of a split (wholes in the parent) and of the same merge (wholes in the child)."""
     a, b = indicators(1000, *wholes), indicators(1000, *parts)
-    return tuple(edge_table(correlate(*pair, progress=False, **settings), 0.8) for pair in ((a, b), (b, a)))
+    return tuple(edge_table(correlate(*pair, progress=False), 0.8) for pair in ((a, b), (b, a)))
 
 
 def test_a_feature_whose_tokens_two_features_share_is_split_and_read_backwards_merged():
     split, merged = both_ways(WHOLE, HALVES)
-    # r of the whole with a half: (0.05 - 0.1 * 0.05) / sqrt(0.09 * 0.0475) = 0.688; together sqrt(2) 0.688 = 0.973.
+    # r of the whole with a half: (0.05 - 0.1 * 0.05) / sqrt(0.09 * 0.0475) = 0.688; R of both is 1.
     r = 0.045 / np.sqrt(0.09 * 0.0475)
     assert split["verdict"].tolist() == ["persists", "disappears", "emerges", "inherited", "inherited"]
     assert split["kind"].tolist() == ["split", "", "", "split", "split"]
@@ -177,22 +182,9 @@ def test_a_feature_whose_tokens_two_features_share_is_split_and_read_backwards_m
     assert merged["kind"].tolist() == ["", "merged", "merged", "merged", ""]
 
 
-def test_the_combined_correlation_is_the_root_of_the_sum_of_squares():
-    found = correlate(indicators(1000, *WHOLE), indicators(1000, *HALVES), progress=False)
-    r = np.sqrt(2) * 0.045 / np.sqrt(0.09 * 0.0475)
-    of_wholes, of_parts = combined_r(found, 0, 0.8)
-    np.testing.assert_allclose(of_wholes, [r, NAN])
-    np.testing.assert_allclose(of_parts, [NAN, r, r])
-    assert all(np.isnan(own).all() for own in combined_r(found, 1, 0.8))
-
-
-def test_the_combined_correlation_of_disjoint_parts_is_a_little_below_the_multiple_one():
-    a, b = indicators(1000, *WHOLE), indicators(1000, (0, 40), (40, 90), (900, 940))
-    combined = combined_r(correlate(a, b, progress=False), 0, 0.8)[0][0]
-    design = np.column_stack([np.ones(1000), b[:, :2]])
-    fitted = design @ np.linalg.lstsq(design, a[:, 0], rcond=None)[0]
-    multiple = np.corrcoef(fitted, a[:, 0])[0, 1]
-    assert multiple - 0.05 < combined < multiple
+def test_a_feature_that_is_no_part_is_in_no_split_whichever_the_whole():
+    split, _ = both_ways(WHOLE[::-1], HALVES)
+    assert split["kind"].tolist() == ["", "split", "", "split", "split"]
 
 
 def test_splits_and_merges_count_as_found_in_shares():
@@ -201,14 +193,10 @@ def test_splits_and_merges_count_as_found_in_shares():
     assert matched_share(found, 1, 0.8)[:2] == (2 / 3, 3)
 
 
-def test_five_fifths_are_a_split_although_their_jaccard_indices_are_too_small_to_be_kept():
-    fifths = list(pairwise(range(0, 120, 20)))
-    split, _ = both_ways([(0, 100)], fifths)
-    # Jaccard 20 / 100; r = (0.02 - 0.1 * 0.02) / sqrt(0.09 * 0.0196) = 0.43, together 0.96.
+def test_five_fifths_are_a_split():
+    split, _ = both_ways([(0, 100)], list(pairwise(range(0, 120, 20))))
+    # r = (0.02 - 0.1 * 0.02) / sqrt(0.09 * 0.0196) = 0.43; R is 1.
     assert split["kind"].tolist() == ["split"] * 6
-    # Parts with an r below the floor are not seen.
-    split, _ = both_ways([(0, 100)], fifths, keep_above=0.5)
-    assert split["verdict"].tolist() == ["disappears"] + ["emerges"] * 5
 
 
 @pytest.mark.parametrize(
@@ -216,81 +204,78 @@ def test_five_fifths_are_a_split_although_their_jaccard_indices_are_too_small_to
     [
         # One part is not enough: r = 0.688 alone.
         ([(0, 50)], False),
-        # Of the second's tokens 39 of 50 are the whole's: r = 0.034 / sqrt(0.09 * 0.0475) = 0.52, together 0.86.
+        # Of the second's tokens 39 of 50 are the whole's: r = 0.034 / sqrt(0.09 * 0.0475) = 0.520. Parts have
+        # r = -0.0526 with each other: R^2 = (0.688^2 + 0.52^2 + 2 * 0.0526 * 0.688 * 0.52) / (1 - 0.0526^2) = 0.784.
         ([(0, 50), (61, 111)], True),
-        # 25 of 50: r = 0.31, together 0.75.
+        # 25 of 50: r = 0.306, R = 0.769.
         ([(0, 50), (75, 125)], False),
-        # Tokens within the whole add up to 60 + 50 = 110, the most there may be of 100.
+        # Parts may overlap a little: their r is 0.007 / sqrt(0.0564 * 0.0475) = 0.135.
         ([(0, 60), (50, 100)], True),
-        # 61 + 50 = 111.
-        ([(0, 61), (50, 100)], False),
-        # The combined r is sqrt(0.61^2 + 0.43^2) = 0.74.
+        # But not by much: (0.025 - 0.065 * 0.06) / sqrt(0.0608 * 0.0564) = 0.360.
+        ([(0, 65), (40, 100)], False),
+        # Of the whole's tokens 60 are parts': R = (0.06 - 0.006) / sqrt(0.09 * 0.0564) = 0.758.
         ([(0, 40), (40, 60)], False),
     ],
 )
-def test_parts_of_a_split_are_disjoint_within_the_whole_and_make_it_up(parts, is_split):
+def test_parts_of_a_split_are_nearly_uncorrelated_and_make_up_the_whole(parts, is_split):
     split, merged = both_ways([(0, 100)], parts)
     assert split["kind"].tolist() == (["split"] if is_split else [""]) * (1 + len(parts))
     assert merged["kind"].tolist() == (["merged"] if is_split else [""]) * (1 + len(parts))
 
 
-@pytest.mark.parametrize(("companion", "kinds"), [(0.303, ["1:1", "1:1", ""]), (0.306, ["split"] * 3)])
-def test_a_small_companion_of_a_match_makes_no_split(companion, kinds):
-    # sqrt(0.9^2 + x^2) is 0.05 above 0.9 from x = sqrt(0.95^2 - 0.9^2) = 0.3041 on.
-    found = correlation([[0.9, companion]], firings=((100,), (70, 30)), jaccard=[[0.7, 0.3]])
+def test_what_fires_on_all_of_a_feature_and_on_as_much_else_is_no_split():
+    # Either child fires on 55 of the parent's 100 tokens, on 10 of them with the other, and on 45 others, on 10 of
+    # them with the other again: r = 0.5 with the parent, 0.111 with each other; R^2 = 0.5 / 1.111 = 0.45.
+    children = np.maximum(indicators(1000, (0, 55), (45, 100)), indicators(1000, (200, 245), (235, 280)))
+    table = edge_table(correlate(indicators(1000, (0, 100)), children, progress=False), 0.8)
+    assert table["kind"].tolist() == [""] * 3
+
+
+@pytest.mark.parametrize(("combined", "kinds"), [(0.949, ["1:1", "1:1", ""]), (0.951, ["split"] * 3)])
+def test_a_small_companion_of_a_match_makes_no_split(combined, kinds):
+    found = correlation([[0.9, 0.35]], firings=((100,), (70, 30)), combined=divided(([combined], NONE), ([-1], [0, 0])))
     assert edge_table(found, 0.8)["kind"].tolist() == kinds
 
 
+@pytest.mark.parametrize(("combined", "kind"), [(0.8, "split"), (0.799, "")])
+def test_parts_together_reach_the_threshold_that_a_match_must_reach(combined, kind):
+    found = correlation([[0.6, 0.5]], firings=((100,), (70, 30)), combined=divided(([combined], NONE), ([-1], [0, 0])))
+    assert edge_table(found, 0.8)["kind"].tolist() == [kind] * 3
+
+
 def test_a_better_match_that_has_another_owner_makes_no_split():
-    # Parent 0 is closest to child 2 (0.9), whose best is parent 1 (0.95). Its parts 0 and 1 make up sqrt(0.72) = 0.849,
-    # less than child 2 alone.
-    r = [[0.6, 0.6, 0.9], [0.0, 0.0, 0.95]]
-    found = correlation(r, firings=((100, 100), (50, 50, 100)), jaccard=[[0.5, 0.5, 0.8], [0.0, 0.0, 0.9]])
+    # Parent 0 is closest to child 2 (0.9), whose best is parent 1 (0.95). Its parts 0 and 1 have R = 0.9.
+    r, firings = [[0.6, 0.6, 0.9], [0.0, 0.0, 0.95]], ((100, 100), (50, 50, 100))
+    parts = divided(([0.9, NAN], [NAN] * 3), ([-1, -1], [0, 0, -1]))
+    found = correlation(r, firings=firings, combined=parts)
     assert edge_table(found, 0.8)["kind"].tolist() == ["1:1", "1:1", "", "", "1:1"]
     # Without it they do.
     r[0][2] = 0.7
-    found = correlation(r, firings=((100, 100), (50, 50, 100)), jaccard=[[0.5, 0.5, 0.5], [0.0, 0.0, 0.9]])
+    found = correlation(r, firings=firings, combined=parts)
     assert edge_table(found, 0.8)["kind"].tolist() == ["split", "1:1", "split", "split", "1:1"]
 
 
-def test_a_feature_belongs_to_its_best_match_only():
-    # Child 1 lies within both parents; it is parent 1's, so that parent 0 has child 0 only.
-    r, jaccard = [[0.7, 0.6], [0.0, 0.65]], [[0.5, 0.5], [0.0, 0.5]]
-    found = correlation(r, firings=((100, 100), (50, 50)), jaccard=jaccard)
-    assert edge_table(found, 0.8)["kind"].tolist() == [""] * 4
-
-
-def test_a_part_may_share_more_tokens_with_a_feature_that_is_not_its_whole():
-    # Child 0 fires where parent 1 does, but not as strongly on the same tokens; only one Jaccard index is listed.
-    r, jaccard = [[0.6, 0.6], [0.3, 0.0]], [[0.5, 0.5], [0.9, 0.0]]
-    found = correlation(r, firings=((100, 50), (50, 50)), jaccard=jaccard)
-    assert found.jaccard.partners[1].tolist() == [[1], [0]]
-    assert edge_table(found, 0.8)["kind"].tolist() == ["split", "", "split", "split"]
-
-
-def test_of_a_split_and_a_merge_the_one_with_the_larger_r_counts():
-    # Parent 0 fires on 100 tokens, 85 of them child 0's 90 and 25 child 1's 30: a split, as 85 + 25 = 110. Parent 1
-    # fires on 17, 14 of them child 0's: with parent 0 (85 of 100) a merge, as 85 + 14 = 99 = 1.1 * 90.
-    # J = both / (n + n' - both).
-    jaccard = [[85 / 105, 25 / 105], [14 / 93, 0.0]]
-    firings = ((100, 17), (90, 30))
-    # R of the split sqrt(0.75^2 + 0.4^2) = 0.85, of the merge sqrt(0.75^2 + 0.45^2) = 0.875.
-    found = edge_table(correlation([[0.75, 0.4], [0.45, 0.0]], firings=firings, jaccard=jaccard), 0.8)
-    assert found["kind"].tolist() == ["merged", "merged", "merged", "split"]
+@pytest.mark.parametrize(
+    ("split", "merged", "kinds"),
+    [
+        (0.85, 0.875, ["merged", "merged", "merged", "split"]),
+        (0.875, 0.85, ["split", "merged", "split", "split"]),
+        # Of equal ones the split counts.
+        (0.85, 0.85, ["split", "merged", "split", "split"]),
+    ],
+)
+def test_of_a_split_and_a_merge_the_one_with_the_larger_r_counts(split, merged, kinds):
+    # Parent 0 is split in both children, and child 0 merged of both parents.
+    combined = divided(([split, NAN], [merged, NAN]), ([0, 0], [0, 0]))
+    found = edge_table(correlation([[0.75, 0.4], [0.4, 0.0]], firings=((90, 20), (90, 30)), combined=combined), 0.8)
+    assert found["kind"].tolist() == kinds
     assert found["verdict"].tolist() == ["persists", "persists", "inherited", "inherited"]
-    # Now 0.875 and 0.85.
-    found = edge_table(correlation([[0.75, 0.45], [0.4, 0.0]], firings=firings, jaccard=jaccard), 0.8)
-    assert found["kind"].tolist() == ["split", "merged", "split", "split"]
-    # Of equal ones the split counts.
-    found = edge_table(correlation([[0.75, 0.45], [0.45, 0.0]], firings=firings, jaccard=jaccard), 0.8)
-    assert found["kind"].tolist() == ["split", "merged", "split", "split"]
 
 
-def test_firings_of_all_corpora_count_in_a_split():
+def test_without_a_look_for_parts_nothing_is_split_or_merged():
     found = correlate(indicators(1000, *WHOLE), indicators(1000, *HALVES), progress=False)
-    in_two = tuple(np.concatenate([own // 2, own - own // 2]) for own in found.firings)
-    found = found._replace(firings=in_two, n_tokens={"sums": 500, "words": 500})
-    assert edge_table(found, 0.8)["kind"].tolist() == ["split", "", "", "split", "split"]
+    assert (edge_table(found, 0.8)["kind"] == "split").sum() == 3
+    assert (edge_table(found._replace(combined=None), 0.8)["kind"] == "").all()
 
 
 def test_wilson_s_interval_of_eight_in_ten():

@@ -26,6 +26,7 @@ from saelineage.graph import POOLED
 from saelineage.match_finder import MatchFinder, parts
 from saelineage.matches import Correlation
 from saelineage.pair_sums import PairSums, Products, ShardSums, ahead, load_sums, require_addable, save_sums
+from saelineage.splits import combined_r
 
 MIN_VARIANCE = 1e-9
 """Features whose variance is a smaller share of their mean square do not vary; r is off by 1e-14 over the share."""
@@ -59,27 +60,12 @@ def correlate(
         InputError: if the two are not of the same tokens, or activations are negative or not finite.
     """
     kept = {"min_firings": min_firings, "top_matches": top_matches, "keep_above": keep_above, "n_bins": n_bins}
+    settings = kept | {"threads": threads, "progress": progress}
     if isinstance(a, str | Path) != isinstance(b, str | Path):
         raise InputError("a and b must both be arrays or both be folders of feature shards; give two of one kind")
-    if not isinstance(a, str | Path):
-        if len({a.ndim, b.ndim, 2}) > 1 or a.shape[0] != b.shape[0]:
-            raise InputError(
-                f"a and b must be [token, d_sae] arrays of the same tokens, but their shapes are {a.shape} and "
-                f"{b.shape}; give the latents of both SAEs on the same tokens"
-            )
-        sums = ShardSums(FeatureShard.of_array(a, "a"), FeatureShard.of_array(b, "b"), block_features)
-        return correlate_sums([sums], **kept, threads=threads, progress=progress)
-    pairs = _shards_of_both(Path(a), Path(b))
-    with TemporaryDirectory() as folder:
-        sums = []
-        for number, (one, other) in enumerate(tqdm(pairs, unit="shard", disable=not progress)):
-            path = Path(folder) / f"{number}.safetensors"
-            computed = ShardSums(FeatureShard(one), FeatureShard(other), block_features)
-            save_sums([computed], path, threads)
-            for saved in load_sums(path).values():
-                saved.source = computed.source  # what a message should name is not the temporary file
-                sums.append(saved)
-        return correlate_sums(sums, **kept, threads=threads, progress=progress)
+    if isinstance(a, str | Path):
+        return _correlate_folders(Path(a), Path(b), block_features, settings)
+    return _correlate_arrays(a, b, block_features, settings)
 
 
 def correlate_sums(
@@ -221,6 +207,35 @@ def similarity_blocks(
         _to_pearson(block[POOLED], rows, pooled, spreads[POOLED], threads)
         _to_jaccard(block[JACCARD], together[: len(rows)], rows, pooled.firings, min_firings, threads)
         yield rows, block
+
+
+def _correlate_arrays(a: Latents, b: Latents, block_features: int, settings: dict) -> Correlation:
+    """`correlate` for arrays; `settings` are those of `correlate_sums`."""
+    if len({a.ndim, b.ndim, 2}) > 1 or a.shape[0] != b.shape[0]:
+        raise InputError(
+            f"a and b must be [token, d_sae] arrays of the same tokens, but their shapes are {a.shape} and "
+            f"{b.shape}; give the latents of both SAEs on the same tokens"
+        )
+    shards = FeatureShard.of_array(a, "a"), FeatureShard.of_array(b, "b")
+    found = correlate_sums([ShardSums(*shards, block_features)], **settings)
+    return found._replace(combined=combined_r(found, [shards]))
+
+
+def _correlate_folders(a: Path, b: Path, block_features: int, settings: dict) -> Correlation:
+    """`correlate` for folders of shards; `settings` are those of `correlate_sums`."""
+    pairs = _shards_of_both(a, b)
+    with TemporaryDirectory() as folder:
+        sums = []
+        for number, (one, other) in enumerate(tqdm(pairs, unit="shard", disable=not settings["progress"])):
+            path = Path(folder) / f"{number}.safetensors"
+            computed = ShardSums(FeatureShard(one), FeatureShard(other), block_features)
+            save_sums([computed], path, settings["threads"])
+            for saved in load_sums(path).values():
+                saved.source = computed.source  # what a message should name is not the temporary file
+                sums.append(saved)
+        found = correlate_sums(sums, **settings)
+    shards = ((FeatureShard(one), FeatureShard(other)) for one, other in pairs)
+    return found._replace(combined=combined_r(found, shards))
 
 
 def _shards_of_both(a: Path, b: Path) -> list[tuple[Path, Path]]:

@@ -31,6 +31,15 @@ class Matches(NamedTuple):
     """Pairs whose similarity is NaN."""
 
 
+class Combined(NamedTuple):
+    """How well several features of the other side stand for one together, from `splits.combined_r`."""
+
+    r: tuple[Float[np.ndarray, " d_sae_a"], Float[np.ndarray, " d_sae_b"]]
+    """Per side, the multiple correlation of each feature with its parts, in [0, 1]; NaN where it has less than two."""
+    whole_of: tuple[Int[np.ndarray, " d_sae_a"], Int[np.ndarray, " d_sae_b"]]
+    """Per side, the latent of the other side that each feature is a part of, or -1."""
+
+
 class Correlation(NamedTuple):
     """What is kept of all pairs of two SAEs' features."""
 
@@ -49,6 +58,8 @@ class Correlation(NamedTuple):
     """Each feature's partner in the assignment, among pairs kept, with the largest sum of pooled r; or -1."""
     jaccard: Matches
     """Tokens on which both fire / tokens on which either fires, over all corpora together; in [0, 1]."""
+    combined: Combined | None = None
+    """Features divided among several of the other side, over all corpora together; None if they were not looked for."""
 
     @property
     def corpora(self) -> list[str]:
@@ -96,6 +107,8 @@ def save_correlation(found: Correlation, path: Path | str) -> None:
         tensors |= match_tensors(matches, name)
     for index, side in enumerate(SIDES):
         tensors |= {f"firings_{side}": found.firings[index], f"testable_{side}": found.testable[index]}
+        if found.combined is not None:
+            tensors |= {f"combined_{side}": found.combined.r[index], f"whole_of_{side}": found.combined.whole_of[index]}
     write_tensors(path, {"names": found.names, "n_tokens": found.n_tokens}, tensors)
 
 
@@ -120,6 +133,15 @@ def load_correlation(path: Path | str) -> Correlation:
             by_corpus=by_corpus or {corpus: pooled for corpus in corpora},
             one_to_one=tensors["one_to_one"],
             jaccard=matches_of_tensors(tensors, "jaccard"),
+            combined=_combined(tensors),
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{path}' is not a whole correlation file ({error}); delete it and run again") from error
+
+
+def _combined(tensors: Mapping[str, np.ndarray]) -> Combined | None:
+    """What a correlation's file holds of splits and merges, if anything."""
+    if "combined_a" not in tensors:
+        return None
+    r, whole_of = (tuple(tensors[f"{name}_{side}"] for side in SIDES) for name in ("combined", "whole_of"))
+    return Combined(r, whole_of)

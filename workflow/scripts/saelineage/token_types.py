@@ -246,7 +246,7 @@ def as_correlation(found: TokenTypeMatches, correlation: Correlation) -> Correla
 
     `pearson` and `one_to_one` are those over token types, and `testable` are the features with any defined r, for the
     original asks for no more. All else (`by_corpus`, `jaccard`, `firings`) stays ours. The original knows no splits and
-    merges; its share of features that persist is `best` of `verdicts.matching_shares`.
+    merges, so there are none (`combined` is None).
 
     Raises:
         InputError: if the two are not of the same SAEs.
@@ -258,7 +258,7 @@ def as_correlation(found: TokenTypeMatches, correlation: Correlation) -> Correla
             f"{correlation.names}; give two files of one pair"
         )
     testable = tuple(~np.isnan(best[:, 0]) for best in found.matches.best)
-    return correlation._replace(pearson=found.matches, one_to_one=found.one_to_one, testable=testable)
+    return correlation._replace(pearson=found.matches, one_to_one=found.one_to_one, testable=testable, combined=None)
 
 
 def save_token_type_matches(found: TokenTypeMatches, path: Path | str) -> None:

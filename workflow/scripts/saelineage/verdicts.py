@@ -22,8 +22,6 @@ VERDICTS = ((PERSISTS, DISAPPEARS), (INHERITED, EMERGES))
 """Per side, the verdict of a feature that is found on the other side and of one that is not."""
 ONE_TO_ONE, SPLIT, MERGED = "1:1", "split", "merged"
 """How a feature is found on the other side."""
-OVERLAP = 1.1
-"""Parts are nearly disjoint where their tokens within the whole add up to at most so many times the whole's tokens."""
 SPLIT_GAIN = 0.05
 """Parts together correlate with their whole by so much more than its best match alone does."""
 Z_95 = 1.959963984540054
@@ -61,7 +59,10 @@ def verdicts(found: Correlation, side: int, threshold: float) -> pd.DataFrame:
     """One row per feature of a side: what is found of it on the other side and what follows.
 
     A feature is found (a parent's persists, a child's is inherited) where its best r is at or above the threshold, or
-    where it takes part in a split or a merge (`combined_r`). Else a parent's disappears, a child's emerges.
+    where it takes part in a split (a parent's feature is divided among several of the child's) or in a merge (the same,
+    read backwards). A feature is divided where R with its parts (`splits.combined_r`) is at or above the threshold and
+    at least `SPLIT_GAIN` above its best r, so that a small companion of a match makes no split. Else a parent's
+    disappears, a child's emerges.
 
     Args:
         found: the correlation of a parent's (side 0) and a child's (side 1) features.
@@ -102,49 +103,6 @@ def best_matches(found: Correlation, side: int) -> tuple[Float[np.ndarray, " d_s
     testable = found.testable[side]
     r, match = found.pearson.best[side][:, 0], found.pearson.partners[side][:, 0]
     return np.where(testable, r, np.nan), np.where(testable, match, -1)
-
-
-def combined_r(
-    found: Correlation, whole: int, threshold: float
-) -> tuple[Float[np.ndarray, " d_sae_a"], Float[np.ndarray, " d_sae_b"]]:
-    """Which features of one side are divided among several of the other, and how well those stand for them.
-
-    A part is a feature whose best match is the whole, with an r that was kept. A whole is divided where it has two
-    parts or more; their tokens within it are nearly disjoint, at most `OVERLAP` times the whole's; and R, their
-    combined correlation with it, is at or above the threshold and at least `SPLIT_GAIN` above its best match, so that a
-    small companion of a match makes no split. How much of a part's firings lie within the whole is not asked: trained
-    SAEs add weak firings everywhere, and of planted splits as little as a third did, though nine tenths of their energy
-    (`benchmarks/planted.py`).
-
-    R = sqrt(sum of r^2 over the parts). The square of a multiple correlation is the sum of squares where predictors are
-    uncorrelated. Features that fire on disjoint tokens nearly are (slightly negatively, so that R is a little too low);
-    where tokens overlap as far as is allowed here, R may come out above 1.
-
-    Parts whose r with the whole is below `keep_above` are not seen, nor those for which the Jaccard index with the
-    whole was neither kept nor among their largest: a feature split into a dozen small ones counts as lost.
-
-    Args:
-        found: the correlation of a parent's (side 0) and a child's (side 1) features.
-        whole: whose features are divided; 0 gives splits, 1 gives merges (which are the same, read backwards).
-        threshold: R at or above this is a match.
-
-    Returns:
-        Per side, R of each feature that is a whole or one of its parts; NaN for all others.
-    """
-    r, owner = best_matches(found, 1 - whole)
-    firings = [own.sum(axis=0) for own in found.firings]
-    together = _firings_with(found, 1 - whole, owner)
-    is_part = ~np.isnan(together)
-
-    def summed(values: np.ndarray) -> np.ndarray:
-        return np.bincount(owner[is_part], weights=values[is_part], minlength=len(firings[whole]))
-
-    combined = np.sqrt(summed(r**2))
-    disjoint = summed(together) <= OVERLAP * firings[whole]
-    better = (combined >= threshold) & (combined >= best_matches(found, whole)[0] + SPLIT_GAIN)
-    of_wholes = np.where(disjoint & better, combined, np.nan)  # better than the best match takes two parts
-    of_parts = np.where(is_part, of_wholes[owner], np.nan)
-    return (of_wholes, of_parts) if whole == 0 else (of_parts, of_wholes)
 
 
 def matched_share(found: Correlation, side: int, threshold: float) -> Share:
@@ -283,23 +241,23 @@ def same_index_rate(found: Correlation, threshold: float) -> Share:
 
 def _kinds(found: Correlation, side: int, threshold: float) -> np.ndarray:
     """How each feature is found; of a split and a merge the one with the larger R counts, of equal ones the split."""
-    split, merged = (combined_r(found, whole, threshold)[side] for whole in range(2))
+    split, merged = (_divided(found, side, whole, threshold) for whole in range(2))
     in_split = ~np.isnan(split) & ~(merged > split)
     single = best_matches(found, side)[0] >= threshold
     return np.select([in_split, ~np.isnan(merged), single], [SPLIT, MERGED, ONE_TO_ONE], "")
 
 
-def _firings_with(found: Correlation, side: int, partners: Int[np.ndarray, " d_sae"]) -> Float[np.ndarray, " d_sae"]:
-    """Tokens on which each feature of a side fires together with its partner; NaN unless their r was kept.
-
-    From J, tokens of both / tokens of either = both / (n + n' - both): both = J (n + n') / (1 + J), a whole number.
-    """
-    own, other = (found.firings[number].sum(axis=0) for number in (side, 1 - side))
-    listed = np.where(found.jaccard.partners[side] == partners[:, None], found.jaccard.best[side], np.nan)
-    # J of a small part is below the floor of what is kept, but often among the part's largest
-    jaccard = np.fmax(_kept(found.jaccard, side, partners), np.fmax.reduce(listed, axis=1))
-    together = np.rint(jaccard * (own + other[partners]) / (1 + jaccard))
-    return np.where(np.isnan(_kept(found.pearson, side, partners)), np.nan, together)
+def _divided(found: Correlation, side: int, whole: int, threshold: float) -> Float[np.ndarray, " d_sae"]:
+    """R of each feature of a side that takes part where features of side `whole` are divided (`verdicts`); else NaN."""
+    if found.combined is None:
+        return np.full(len(found.testable[side]), np.nan)
+    combined, best = found.combined.r[whole], best_matches(found, whole)[0]
+    divided = (combined >= threshold) & (combined >= best + SPLIT_GAIN)
+    of_wholes = np.where(divided, combined, np.nan)
+    if side == whole:
+        return of_wholes
+    whole_of = found.combined.whole_of[side]
+    return np.where(whole_of >= 0, of_wholes[whole_of], np.nan)
 
 
 def _kept(found: Matches, side: int, partners: Int[np.ndarray, " d_sae"]) -> Float[np.ndarray, " d_sae"]:
