@@ -37,11 +37,14 @@ def test_one_saes_k_concerns_that_sae_and_what_follows(edited: Checkout):
         "left.seed1",
         "evaluate.left.seed1",
     }
-    assert {name for rule, name in jobs if rule == "encode_features"} == {
-        "left.seed1.00000-of-00002",
-        "left.seed1.00001-of-00002",
+    assert {name for rule, name in jobs if rule == "encode_features"} == {"left.seed1.00000-of-00001"}
+    # The other seed, and what should recur in this one or be absent from it.
+    assert {name for rule, name in jobs if rule == "correlate_features"} == {
+        "left.seed0__left.seed1",
+        "left.from_base__left.seed1",
+        "base.seed0__left.seed1",
+        "merged.from_left+right__left.seed1",
     }
-    assert {name for rule, name in jobs if rule == "correlate_features"} == {"left.seed0__left.seed1"}
     assert rules(jobs) & {"pretrain_model", "finetune_model", "dump_activations", "dump_probe", "sweep_merge"} == set()
     assert {"trace_lineage", "write_report"} <= rules(jobs)
     assert "draw_dag" not in rules(jobs)
@@ -63,7 +66,7 @@ def test_the_saes_code_retrains_saes_and_no_language_model(edited: Checkout):
     path = edited.folder / SCRIPTS / "saes.py"
     path.write_text(path.read_text() + "\n\nUNUSED = 1\n")
     jobs = edited.stale_jobs()
-    assert len([rule for rule, _ in jobs if rule == "train_sae"]) == 8
+    assert len([rule for rule, _ in jobs if rule == "train_sae"]) == 16
     assert (
         rules(jobs) & {"pretrain_model", "finetune_model", "merge_models", "evaluate_model", "dump_activations"}
         == set()
@@ -81,9 +84,26 @@ def test_a_fine_tunes_learning_rate_concerns_it_the_merge_and_what_follows(edite
     assert "prepare_corpus" not in rules(jobs)
 
 
-def test_the_threshold_concerns_the_lineage_alone(edited: Checkout):
-    edited.edit("tiny.yaml", "threads:", "lineage: {threshold: 0.7}\nthreads:")
-    assert rules(edited.stale_jobs()) == {"trace_lineage", "collect_examples", "write_report"}
+def test_the_parent_s_sae_concerns_those_that_start_from_it(edited: Checkout):
+    edited.edit("tiny.yaml", "batch_tokens: 512", "batch_tokens: 512, models: {base: {seed0: {k: 9}}}")
+    trained = {name for rule, name in edited.stale_jobs() if rule == "train_sae"}
+    in_the_chain = {
+        "base.seed0",
+        "base.from_base",
+        "left.from_base",
+        "left.from_left",
+        "right.from_base",
+        "right.from_right",
+    }
+    assert trained == in_the_chain | {"merged.from_left+right", "merged.from_left", "merged.from_right"}
+
+
+def test_the_threshold_concerns_verdicts_alone(edited: Checkout):
+    edited.edit("tiny.yaml", "lineage: {", "lineage: {threshold: 0.7, ")
+    # What is kept of the original study's protocol depends on it too.
+    assert rules(edited.stale_jobs()) == {
+        *("match_token_types", "trace_lineage", "ablate_groups", "collect_examples", "write_report")
+    }
 
 
 def test_a_touched_script_concerns_nothing(edited: Checkout):
