@@ -76,6 +76,12 @@ def test_the_summary_of_an_edge_by_hand():
     }
 
 
+def test_without_other_seeds_nothing_is_said_of_robust_losses():
+    table = toy_table().drop(columns="robust")
+    found = edge_summary(table, {"parent": "lua", "child": "stories"})
+    assert (found["robustly_disappears"], found["robustly_emerges"]) == (None, None)
+
+
 def test_statistics_are_those_of_each_model_s_first_sae():
     firings = ((10, 20, 30), (1, 2, 3))
     found = feature_statistics(

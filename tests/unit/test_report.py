@@ -55,7 +55,6 @@ from tests.unit.test_report_tables import (
     a_share,
     benchmarks,
     comparison,
-    recurrence,
     sae_metrics,
     summary,
 )
@@ -146,7 +145,7 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
         "curves": curve_table(curves(found), found),
         "agreements": agreement_table(found),
         "sources": source_table(found, {merge: {"parents": found["models"][:1]} for merge in found["sources"]}),
-        "absences": absence_table(found, recurrence(*edges)),
+        "absences": absence_table(found),
         "ablations": ablation_table({edge: ablations() for edge in edges}),
         "effects": effect_table({edge: effects() for edge in edges}),
         "flows": flow_table(found),
@@ -429,7 +428,8 @@ def test_the_page_shows_where_a_merge_has_its_features_from():
 
 def test_what_no_other_sae_could_confirm_is_not_called_none():
     found = results()
-    found.tables["absences"] = absence_table(found.summary, recurrence("base__merged", parent=()))
+    found.summary["edges"][0] |= {"robustly_disappears": None, "robustly_emerges": None}
+    found.tables["absences"] = absence_table(found.summary)
     section = page(found).partition('id="losses"')[2].partition("</table>")[0]
     assert section.count("not measured") == 2
 

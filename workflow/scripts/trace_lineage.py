@@ -17,7 +17,7 @@ from saelineage.manifests import record_job
 from saelineage.matches import load_correlation
 from saelineage.tables import write_parquet
 from saelineage.token_types import as_correlation, load_token_type_matches
-from saelineage.verdicts import absent, add_robust, edge_table, recurs
+from saelineage.verdicts import SIDES, absent, add_robust, edge_table, recurs
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -81,12 +81,12 @@ def trace_lineage(
 
 
 def add_recurrence(table: pd.DataFrame, recurrence: Mapping, pair: str, load: Load, threshold: float) -> pd.DataFrame:
-    """The table with its column `robust`, where models have more than one SAE that features could recur in."""
+    """The table with a column `robust`, if models have other SAEs that features could recur in."""
+    if not all(names["recurs"] for names in recurrence.values()):
+        return table
     sides = []
-    for side, name in zip(("parent", "child"), pair.split("__"), strict=True):
+    for side, name in zip(SIDES, pair.split("__"), strict=True):
         names = recurrence[side]
-        if not names["recurs"]:
-            return table.assign(robust=False)
         found = {what: [load(one).correlation for one in names[what]] for what in ("recurs", "absent")}
         sides.append((recurs(found["recurs"], name, threshold), absent(found["absent"], name, threshold)))
     return add_robust(table, *sides)

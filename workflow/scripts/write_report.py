@@ -89,7 +89,7 @@ def read_tables(
         "curves": curve_table(pd.read_parquet(share_curves), summary),
         "agreements": agreement_table(summary),
         "sources": source_table(summary, plan["sources"]),
-        "absences": absence_table(summary, plan["recurrence"]),
+        "absences": absence_table(summary),
         "ablations": ablation_table({Path(path).stem: pd.read_parquet(path) for path in ablations}),
         "effects": effect_table({Path(path).name.split(".")[0]: pd.read_parquet(path) for path in effects}),
         "flows": flow_table(summary),

@@ -68,7 +68,7 @@ def edge_summary(table: pd.DataFrame, weighed: Mapping) -> dict:
     def count(side: str, verdict: str) -> int:
         return int(counts.get((side, verdict), 0))
 
-    robust = table[table["robust"]]["verdict"].value_counts()
+    robust = table[table["robust"]]["verdict"].value_counts() if "robust" in table else None
     found = {
         "parent": weighed["parent"],
         "child": weighed["child"],
@@ -81,8 +81,8 @@ def edge_summary(table: pd.DataFrame, weighed: Mapping) -> dict:
         "emerges": count("child", EMERGES),
         "untestable_child": count("child", UNTESTABLE),
         "kinds": {kind: int((parents["kind"] == kind).sum()) for kind in (ONE_TO_ONE, SPLIT, MERGED)},
-        "robustly_disappears": int(robust.get(DISAPPEARS, 0)),
-        "robustly_emerges": int(robust.get(EMERGES, 0)),
+        "robustly_disappears": None if robust is None else int(robust.get(DISAPPEARS, 0)),
+        "robustly_emerges": None if robust is None else int(robust.get(EMERGES, 0)),
     }
     if "absence" in table:
         found["absences"] = {absence: int((parents["absence"] == absence).sum()) for absence in ABSENCES}

@@ -170,25 +170,18 @@ def source_table(summary: dict, merges: Mapping[str, Mapping]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["merge", "source", "share", "n", "low", "high"])
 
 
-def absence_table(summary: dict, recurrence: Mapping[str, Mapping]) -> pd.DataFrame:
+def absence_table(summary: dict) -> pd.DataFrame:
     """One row per edge: how features are found again, how many are robustly lost or new, and why others are not found.
-
-    Args:
-        summary: `lineage/summary.json`.
-        recurrence: of `comparisons.plan`; of an edge one of whose models has no other SAE that features could recur in
-            nothing robust can be said, which is not a count of none.
 
     Returns:
         Whole numbers, empty where they were not measured.
     """
     columns = [ONE_TO_ONE, SPLIT, MERGED, *ROBUST, *ABSENCES]
-    rows = []
-    for edge in summary["edges"]:
-        sides = recurrence[f"{edge['parent']}__{edge['child']}"].values()
-        row = {"parent": edge["parent"], "child": edge["child"], **edge["kinds"], **edge.get("absences", {})}
-        if all(side["recurs"] for side in sides):
-            row |= {key: edge[key] for key in ROBUST}
-        rows.append(row)
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], **edge["kinds"], **edge.get("absences", {})}
+        | {key: edge[key] for key in ROBUST}
+        for edge in summary["edges"]
+    ]
     return pd.DataFrame(rows, columns=["parent", "child", *columns]).astype(dict.fromkeys(columns, "Int64"))
 
 
