@@ -491,6 +491,17 @@ def test_an_import_has_its_defaults_wherever_it_stands(path: str):
         ),
         (
             "saes/anchored",
+            {"architecture": "relu"},
+            "saes.architecture of base.from_base is relu, but it starts from base.seed0, which has topk; "
+            "set it for all SAEs (saes.architecture), not under saes.anchored or saes.models",
+        ),
+        (
+            "saes/models/lua/expansion_factor",
+            16,
+            "saes.expansion_factor of lua.from_base is 16, but it starts from base.seed0, which has 8; ",
+        ),
+        (
+            "saes/anchored",
             {"import": {"folder": "a"}},
             "saes.anchored: SAEs that start from a parent's are trained, so leave out `import` there",
         ),

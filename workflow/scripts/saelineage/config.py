@@ -267,8 +267,24 @@ def check_saes(config: dict) -> None:
                 f"saes.sparsity_coefficient (for {sae}) must be above 0 with a target_l0, for it is multiplied until "
                 f"l0 is {settings['target_l0']:g}; leave it out, or give it a small value"
             )
+    check_starts(config)
     check_one_pass(config)
     check_imports(config)
+
+
+def check_starts(config: dict) -> None:
+    """An SAE is of the kind and size of the one it starts from, as far as the config tells."""
+    imported = graph.imported_saes(config)
+    for sae in comparisons.all_saes(config):
+        settings = graph.sae_settings(config, *sae)
+        for start in graph.starts(config, sae.sae):
+            of_start = graph.sae_settings(config, *start)
+            for key in ("architecture", "expansion_factor"):
+                if start not in imported and settings[key] != of_start[key]:
+                    raise InputError(
+                        f"saes.{key} of {sae} is {settings[key]}, but it starts from {start}, which has "
+                        f"{of_start[key]}; set it for all SAEs (saes.{key}), not under saes.anchored or saes.models"
+                    )
 
 
 def check_one_pass(config: dict) -> None:
