@@ -159,9 +159,13 @@ def sae_settings(wildcards):
 
 def sae_starts(wildcards):
     """The folders of the SAEs that an SAE's training starts from."""
+    return sae_folders(wildcards, graph.starts(config, wildcards.sae))
+
+
+def sae_folders(wildcards, saes):
+    """What of some SAEs' folders a job reads."""
     path = "results/{run}/saes/{s.model}/{s.sae}/{name}"
-    names = ["cfg.json", "sae_weights.safetensors"]
-    return expand(path, run=wildcards.run, s=graph.starts(config, wildcards.sae), name=names)
+    return expand(path, run=wildcards.run, s=saes, name=["cfg.json", "sae_weights.safetensors"])
 
 
 def own_sae_settings(wildcards):
@@ -207,13 +211,8 @@ def models_followed_by(saes):
 
 def trained_alone():
     """A constraint on {model}: those whose SAE is trained by a job of its own."""
-    trained = comparisons.trained_saes(config)
-    return models_followed_by(sae for sae in trained if not (config["saes"]["one_pass"] and sae.sae in together()))
-
-
-def together():
-    """The SAEs of a model that are trained by one job with saes.one_pass."""
-    return graph.sae_names(config)
+    elsewhere = graph.sae_names(config) if config["saes"]["one_pass"] else []
+    return models_followed_by(sae for sae in comparisons.trained_saes(config) if sae.sae not in elsewhere)
 
 
 def trained_together():
@@ -342,9 +341,7 @@ def edge_sae(side):
 
     def of_edge(wildcards):
         model = getattr(wildcards, side)
-        path = "results/{run}/saes/{model}/{sae}/{name}"
-        names = ["cfg.json", "sae_weights.safetensors"]
-        return expand(path, run=wildcards.run, model=model, sae=comparisons.lead_saes(config)[model], name=names)
+        return sae_folders(wildcards, [graph.Sae(model, comparisons.lead_saes(config)[model])])
 
     return of_edge
 
@@ -352,13 +349,6 @@ def edge_sae(side):
 def edge_names():
     """Names of the edges' tables: {parent}__{child}."""
     return [f"{edge.parent}__{edge.child}" for edge in graph.edges(config)]
-
-
-def lead_pairs():
-    """For each edge, the pair of SAEs that the run's verdicts rest on."""
-    lead = comparisons.instruments(config)[0]
-    pairs = [comparisons.edge_pair(config, lead, edge) for edge in graph.edges(config)]
-    return dict(zip(edge_names(), map(comparisons.pair_name, pairs), strict=True))
 
 
 def swept_model(wildcards):
@@ -430,7 +420,9 @@ def shown_features(wildcards):
 
 def edge_correlations(wildcards):
     """The correlation behind each edge, in the order of `edge_names`."""
-    return correlation_of(wildcards, lead_pairs().values())
+    lead = comparisons.instruments(config)[0]
+    pairs = [comparisons.edge_pair(config, lead, edge) for edge in graph.edges(config)]
+    return correlation_of(wildcards, map(comparisons.pair_name, pairs))
 
 
 def report_file(name):

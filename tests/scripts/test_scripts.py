@@ -29,7 +29,7 @@ from saelineage.errors import InputError
 from saelineage.features import FeatureShard
 from saelineage.matches import load_correlation
 from saelineage.pair_sums import load_sums
-from saelineage.saes import load_sae
+from saelineage.saes import WEIGHTS_FILE, load_sae
 from sum_products import sum_products
 from sweep_merge import sweep_merge
 from tests.sae_settings import SAE_SETTINGS
@@ -474,38 +474,30 @@ def test_the_summary_weighs_every_instrument_and_every_source_of_a_merge(root):
     assert (curves.groupby(["parent", "child", "name"])["share"].diff().fillna(0) <= 0).all()
 
 
-def test_an_sae_that_starts_from_another_and_is_not_trained_is_that_one(root, tmp_path):
+def read_as_it_is(root: Path, folder: Path, *starts: str) -> dict[str, torch.Tensor]:
+    """The weights of an SAE of `lua` that starts from others and is trained on nothing."""
     train_and_save(
         model="lua",
-        settings={"from_base@0": TRAINING | {"n_tokens": 0, "seed": 5}},
+        settings={"start": TRAINING | {"n_tokens": 0, "seed": 5}},
         paths_to_shards=training_shards(root, "lua"),
-        folder=tmp_path,
-        checkpoint=tmp_path / "state.safetensors",
+        folder=folder,
+        checkpoint=folder / "state.safetensors",
         events=None,
         gpus=0,
-        starts=[str(root / "saes/base/seed0")],
+        starts=[str(root / "saes" / start) for start in starts],
     )
-    weights, others = (
-        load_file(folder / "sae_weights.safetensors") for folder in (tmp_path / "from_base@0", root / "saes/base/seed0")
-    )
+    return load_file(folder / "start" / WEIGHTS_FILE)
+
+
+def test_an_sae_that_starts_from_another_and_is_not_trained_is_that_one(root, tmp_path):
+    weights, others = read_as_it_is(root, tmp_path, "base/seed0"), load_file(root / "saes/base/seed0" / WEIGHTS_FILE)
     assert all(torch.equal(weights[name], others[name]) for name in others)
 
 
 def test_two_starts_are_averaged(root, tmp_path):
-    starts = [root / "saes/base/seed0", root / "saes/lua/seed0"]
-    train_and_save(
-        model="lua",
-        settings={"from_a+b@0": TRAINING | {"n_tokens": 0, "seed": 5}},
-        paths_to_shards=training_shards(root, "lua"),
-        folder=tmp_path,
-        checkpoint=tmp_path / "state.safetensors",
-        events=None,
-        gpus=0,
-        starts=list(map(str, starts)),
-    )
-    found = load_file(tmp_path / "from_a+b@0/sae_weights.safetensors")["W_dec"]
-    one, other = (load_file(start / "sae_weights.safetensors")["W_dec"] for start in starts)
-    assert torch.allclose(found, (one + other) / 2)
+    starts = ("base/seed0", "lua/seed0")
+    one, other = (load_file(root / "saes" / start / WEIGHTS_FILE)["W_dec"] for start in starts)
+    assert torch.allclose(read_as_it_is(root, tmp_path, *starts)["W_dec"], (one + other) / 2)
 
 
 def test_running_a_script_again_gives_equal_bytes(root, tmp_path):

@@ -143,6 +143,16 @@ def test_curves_have_a_line_for_the_edge_its_floor_and_each_null():
     assert at["n"].to_dict() == {"edge": 4, "floor": 6, "shifted": 4}
 
 
+def test_a_seed_floor_that_is_not_the_instrument_s_floor_has_a_line_of_its_own():
+    pairs = PAIRS | {"base.a__base.s": compared(diagonal(0.9, 0.2, 0.2, 0.2), "base.a__base.s")}
+    comparison = COMPARISON | {"seeds": {"base": ["base.a__base.s"], "lua": []}}
+    table = evidence.curves(comparison, pairs.__getitem__)
+    assert table["name"].unique().tolist() == ["edge", "floor", "seed floor", "shifted"]
+    at = table[np.isclose(table["threshold"], 0.8)].set_index("name")["share"]
+    assert (at["floor"], at["seed floor"]) == (1.0, 0.25)
+    assert evidence.weigh(comparison, pairs.__getitem__, 0.8)["seed_floor_auc"] == pytest.approx(1.5 / 4)
+
+
 def test_instruments_agree_on_the_parent_s_features_where_its_sae_is_the_same():
     pairs = PAIRS | {
         # Of the four, the lead's third persists; here it does not: 3 of 4 verdicts are equal.

@@ -137,11 +137,11 @@ def curves(parent: str = "base", names: tuple[str, ...] = ("edge", "floor", "shi
     return pd.DataFrame(rows, columns=["parent", "child", "name", "threshold", "share", "auc"])
 
 
-def test_an_edge_is_solid_its_floor_dashed_and_every_null_dotted():
-    table = curves(names=("edge", "floor", "shifted", "stand-in (twin)"))
-    lines = share_curves_figure(table, 0.8).data
-    assert [line.line.dash for line in lines] == ["solid", "dash", "dot", "dot"]
-    assert [line.name for line in lines] == ["edge 0.50", "floor 0.50", "shifted 0.50", "stand-in (twin) 0.50"]
+def test_an_edge_is_solid_its_floors_dashed_and_every_null_dotted():
+    names = ("edge", "floor", "seed floor", "shifted", "stand-in (twin)")
+    lines = share_curves_figure(curves(names=names), 0.8).data
+    assert [line.line.dash for line in lines] == ["solid", "dash", "dashdot", "dot", "dot"]
+    assert [line.name for line in lines] == [f"{name} 0.50" for name in names]
     assert len({line.line.color for line in lines}) == 1
     assert list(lines[0].y) == [1.0, 0.0]
 

@@ -52,7 +52,8 @@ def comparison(
     """One of the summary's `instruments`."""
     values = {"persist_share": share, "floor_share": floor, "inherited_share": 0.375, "same_index_rate": 0.125}
     values |= {"seed_floor_share": seed_floor, "child_seed_floor_share": seed_floor}
-    found = {"parent": parent, "child": child, "instrument": instrument, "pair": "a__b", "auc": 0.5, "floor_auc": 0.75}
+    found = {"parent": parent, "child": child, "instrument": instrument, "pair": "a__b"}
+    found |= {"auc": 0.5, "floor_auc": 0.75, "seed_floor_auc": 0.375}
     for name, value in values.items():
         found |= a_share(name, value)
     rule = a_share("persist_share", share) | a_share("floor_share", floor)

@@ -16,11 +16,11 @@ from saelineage.verdicts import (
     add_robust,
     agreement,
     edge_table,
+    floor_share,
     matched_share,
     matching_shares,
     recurs,
     same_index_rate,
-    seed_floor,
     share,
     verdicts,
 )
@@ -304,13 +304,13 @@ def test_untestable_features_are_in_no_share():
 def test_the_seed_floor_runs_over_both_directions_and_all_pairs():
     # TOY: 1 of 2 and 2 of 3. The other: 3 of 3 and 3 of 3.
     other = correlation([[0.9, 0, 0], [0, 0.9, 0], [0, 0, 0.9]])
-    floor = seed_floor([correlation(TOY), other], 0.8)
+    floor = floor_share([correlation(TOY), other], 0.8)
     assert (floor.value, floor.n) == (9 / 11, 11)
     assert floor.interval == share(9, 11).interval
 
 
 def test_without_seed_pairs_there_is_no_floor():
-    assert seed_floor([], 0.8) == Share(None, 0, None)
+    assert floor_share([], 0.8) == Share(None, 0, None)
 
 
 def test_shares_by_three_rules():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from saelineage.activations import hooked, read_with_logits
 from saelineage.errors import InputError
 from saelineage.graph import POOLED
+from saelineage.losses import token_losses
 from saelineage.saes import Sae, SparseLatents
 from saelineage.tokens import TokenRows
 from saelineage.verdicts import PERSISTS, SIDES, UNTESTABLE, VERDICTS
@@ -279,7 +280,7 @@ def _batches(
         acts, logits = read_with_logits(model, hookpoint, ids)
         is_text = torch.from_numpy(rows.text_mask(numbers)).to(model.device)
         row, place = (is_text & (acts.norm(dim=-1) <= sae.max_norm)).nonzero(as_tuple=True)
-        yield Batch(ids, row, place, sae.encode_sparse(acts[row, place]), _row_losses(logits, ids))
+        yield Batch(ids, row, place, sae.encode_sparse(acts[row, place]), token_losses(logits, ids).sum(1))
 
 
 def _change_without(model: nn.Module, sae: Sae, hookpoint: str, batch: Batch, latents: SparseLatents) -> float:
@@ -326,14 +327,7 @@ def _losses_without(
         return changed
 
     with hooked(model, hookpoint, take_out):
-        return _row_losses(model(input_ids=ids, use_cache=False).logits, ids)
-
-
-def _row_losses(logits: Float[Tensor, "row n_ctx d_vocab"], ids: Int[Tensor, "row n_ctx"]) -> Float[Tensor, " row"]:
-    """`losses.next_token_loss` of each row by itself."""
-    predicted, targets = logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten()
-    losses = torch.nn.functional.cross_entropy(predicted, targets, reduction="none")
-    return losses.double().unflatten(0, (len(ids), -1)).sum(1)
+        return token_losses(model(input_ids=ids, use_cache=False).logits, ids).sum(1)
 
 
 def _per_firing(changes: Float[np.ndarray, " any"], firings: Integer[np.ndarray, " any"]) -> Float[np.ndarray, " any"]:

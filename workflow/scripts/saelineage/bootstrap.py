@@ -22,10 +22,9 @@ import scipy.sparse
 from jaxtyping import Bool, Float, Int, Integer
 from safetensors import SafetensorError
 
-from saelineage.correlations import MIN_VARIANCE
 from saelineage.errors import InputError
 from saelineage.features import FeatureShard, require_aligned
-from saelineage.matches import SIDES, Correlation
+from saelineage.matches import MIN_VARIANCE, SIDES, Correlation
 from saelineage.tensor_files import read_tensors, write_tensors
 
 NO_DOCUMENT = -1
@@ -189,7 +188,7 @@ def resampled_r(
 ) -> Float[np.ndarray, "pair replicate"]:
     """Pearson r of each candidate pair when each document counts as often as its weight says; in float64, [-1, 1].
 
-    NaN where a feature does not vary over the documents drawn (`correlations.MIN_VARIANCE`). How often it has to fire
+    NaN where a feature does not vary over the documents drawn (`matches.MIN_VARIANCE`). How often it has to fire
     was asked of all documents and is not asked again of those drawn.
     """
     drawn = np.ascontiguousarray(weights.T, dtype=np.float64)

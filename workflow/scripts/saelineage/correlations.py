@@ -24,12 +24,10 @@ from saelineage.features import FeatureShard
 from saelineage.files import atomic_path
 from saelineage.graph import POOLED
 from saelineage.match_finder import MatchFinder, parts
-from saelineage.matches import Correlation
+from saelineage.matches import MIN_VARIANCE, Correlation
 from saelineage.pair_sums import PairSums, Products, ShardSums, ahead, load_sums, require_addable, save_sums
 from saelineage.splits import combined_r
 
-MIN_VARIANCE = 1e-9
-"""Features whose variance is a smaller share of their mean square do not vary; r is off by 1e-14 over the share."""
 JACCARD = "jaccard index"
 """Where the Jaccard index stands beside r by corpus; no corpus has a name with a space."""
 Latents = np.ndarray | scipy.sparse.sparray | scipy.sparse.spmatrix

@@ -24,16 +24,18 @@ from saelineage.verdicts import (
     Share,
     agreement,
     edge_table,
+    floor_share,
     matched_share,
     matching_shares,
     pooled,
     same_index_rate,
-    seed_floor,
     share,
 )
 
 FALSE_MATCH_RATE = 0.01
 """Nulls are asked for the threshold at which so many of their features match."""
+BEST = "best"
+"""The rule (`verdicts.matching_shares`) whose share and floor intervals over documents are of."""
 CURVE_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 
 
@@ -67,24 +69,26 @@ def weigh(comparison: Mapping, load: Load, threshold: float) -> dict:
         `persist_share` and `inherited_share` with splits and merges; `floor_share`, what is matched where nothing
         changed, and `seed_floor_share` and `child_seed_floor_share`, between two seeds of parent and child, all three
         in both directions; `matchings`, for each rule the parent's share and the floor's; `relative_persistence`, the
-        best rule's share over its floor, with an interval over documents; `auc` and `floor_auc`, of the share over all
-        thresholds; `same_index_rate`; `nulls`, for each the share, its `auc`, the threshold at which 1 % match and the
-        edge's share there.
+        best rule's share over its floor, with an interval over documents; `auc`, `floor_auc` and `seed_floor_auc`, of
+        the share over all thresholds; `same_index_rate`; `nulls`, for each the share, its `auc`, the threshold at which
+        1 % match and the edge's share there.
     """
     found = load(comparison["pair"])
     floors = [load(name) for name in comparison["floors"]]
     seeds = [[load(name).correlation for name in comparison["seeds"][comparison[side]]] for side in SIDES]
+    matchings = _matchings(found, floors, threshold)
     return {
         **{key: comparison[key] for key in ("parent", "child", "instrument", "pair")},
         **named("persist_share", matched_share(found.correlation, 0, threshold)),
         **named("inherited_share", matched_share(found.correlation, 1, threshold)),
-        **named("floor_share", seed_floor([one.correlation for one in floors], threshold)),
-        **named("seed_floor_share", seed_floor(seeds[0], threshold)),
-        **named("child_seed_floor_share", seed_floor(seeds[1], threshold)),
-        "matchings": _matchings(found, floors, threshold),
-        **_over_documents(found, floors, threshold),
+        **named("floor_share", floor_share([one.correlation for one in floors], threshold)),
+        **named("seed_floor_share", floor_share(seeds[0], threshold)),
+        **named("child_seed_floor_share", floor_share(seeds[1], threshold)),
+        "matchings": matchings,
+        **_over_documents(found, floors, matchings[BEST], threshold),
         "auc": _number(auc(best_r(found.correlation, 0))),
         "floor_auc": _number(auc(_floor_r([one.correlation for one in floors]))),
+        "seed_floor_auc": _number(auc(_floor_r(seeds[0]))),
         **named("same_index_rate", same_index_rate(found.correlation, threshold)),
         "nulls": {
             null: _null(load(name).correlation, found.correlation, threshold)
@@ -94,14 +98,16 @@ def weigh(comparison: Mapping, load: Load, threshold: float) -> dict:
 
 
 def curves(comparison: Mapping, load: Load) -> pd.DataFrame:
-    """The share of the parent's features with a best match at every threshold: of the edge, its floor and its nulls.
+    """The share of the parent's features with a best match at every threshold: of the edge, its floors and its nulls.
 
     Returns:
-        `parent`, `child`, `instrument`, `name` (`edge`, `floor`, or a null's), `threshold`, `share`, `n`.
+        `parent`, `child`, `instrument`, `name` (`edge`, `floor`, `seed floor` where that is another, or a null's),
+        `threshold`, `share`, `n`.
     """
     lines = {"edge": best_r(load(comparison["pair"]).correlation, 0)}
-    if comparison["floors"]:
-        lines["floor"] = _floor_r([load(name).correlation for name in comparison["floors"]])
+    seeds = comparison["seeds"][comparison["parent"]]
+    floors = {"floor": comparison["floors"], "seed floor": seeds if seeds != comparison["floors"] else []}
+    lines |= {name: _floor_r([load(pair).correlation for pair in pairs]) for name, pairs in floors.items() if pairs}
     lines |= {null: best_r(load(name).correlation, 0) for null, name in sorted(comparison["nulls"].items())}
     table = curve_table(lines, CURVE_THRESHOLDS)
     keys = ("parent", "child", "instrument")
@@ -177,39 +183,39 @@ def source_shares(table: pd.DataFrame, names: Iterable[str]) -> dict:
 
 def _matchings(found: Compared, floors: Sequence[Compared], threshold: float) -> dict:
     """The parent's share under each rule, and the floor's under the same."""
-    tables = [edge_table(one.correlation, threshold) for one in floors]
-    shares = matching_shares(edge_table(found.correlation, threshold), threshold, SIDES[0])
-    of_floors = [matching_shares(table, threshold, side) for table in tables for side in SIDES]
-    rules = {
-        rule: named("persist_share", own) | named("floor_share", pooled(one[rule] for one in of_floors))
-        for rule, own in shares.items()
-    }
+    rules = _by_rule(found.correlation, [one.correlation for one in floors], threshold)
     if found.by_types is not None:
-        own = matched_best(found.by_types, 0, threshold)
-        by_types = [matched_best(one.by_types, side, threshold) for one in floors for side in range(2)]
-        rules["token_type"] = named("persist_share", own) | named("floor_share", pooled(by_types))
+        by_types = _by_rule(found.by_types, [one.by_types for one in floors], threshold)
+        rules["token_type"] = by_types[BEST]
     return rules
 
 
-def matched_best(found: Correlation, side: int, threshold: float) -> Share:
-    """The share of a side's testable features whose best match is at or above the threshold."""
-    r = best_r(found, side)
-    return share(int((r >= threshold).sum()), len(r))
+def _by_rule(found: Correlation, floors: Sequence[Correlation], threshold: float) -> dict:
+    tables = [edge_table(one, threshold) for one in floors]
+    of_floors = [matching_shares(table, threshold, side) for table in tables for side in SIDES]
+    shares = matching_shares(edge_table(found, threshold), threshold, SIDES[0])
+    return {
+        rule: named("persist_share", own) | named("floor_share", pooled(one[rule] for one in of_floors))
+        for rule, own in shares.items()
+    }
 
 
-def _over_documents(found: Compared, floors: Sequence[Compared], threshold: float) -> dict:
-    """Intervals over documents of the best rule's share and of its ratio to the floor."""
+def _over_documents(found: Compared, floors: Sequence[Compared], best: Mapping, threshold: float) -> dict:
+    """Intervals over documents of the best rule's share and of its ratio to the floor.
+
+    Args:
+        found, floors: of an edge.
+        best: their shares by the best rule, from `_matchings`.
+        threshold: r at or above this is a match.
+    """
     require_paired([one.replicates for one in (found, *floors)])
-    shares = _replicated([(found, 0)], threshold)
-    own = matched_best(found.correlation, 0, threshold)
+    shares, own, below = _replicated([(found, 0)], threshold), best["persist_share"], best["floor_share"]
     result = {"document_interval": _listed(percentile_interval(shares))}
     if not floors:
         return result | {"relative_persistence": None, "relative_persistence_interval": None}
-    sides = [(one, side) for one in floors for side in range(2)]
-    below = pooled(matched_best(one.correlation, side, threshold) for one, side in sides)
-    ratios = relative(shares, _replicated(sides, threshold))
+    ratios = relative(shares, _replicated([(one, side) for one in floors for side in range(2)], threshold))
     return result | {
-        "relative_persistence": own.value / below.value if own.value is not None and below.value else None,
+        "relative_persistence": own / below if own is not None and below else None,
         "relative_persistence_interval": _listed(percentile_interval(ratios)),
     }
 

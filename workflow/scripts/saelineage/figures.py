@@ -27,7 +27,7 @@ VERDICT_COLOURS = {
 }
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY, GREY)
 DASHES = ("solid", "dash", "dot", "dashdot")
-CURVE_DASHES = {"edge": "solid", "floor": "dash"}
+CURVE_DASHES = {"edge": "solid", "floor": "dash", "seed floor": "dashdot"}
 # Controls, zero-width spaces, marks of direction, line separators, half surrogates, non-characters.
 UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
@@ -227,10 +227,11 @@ def correlation_figure(histograms: pd.DataFrame, threshold: float) -> go.Figure:
 def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
     """The share of features with a match at every threshold: a colour per edge, solid for it, dashed for its floor.
 
-    Every other curve, of a null or a stand-in, is dotted. Behind each name in the legend stands the area under it.
+    The seed floor's is dash-dotted, every other curve, of a null or a stand-in, dotted. Behind each name in the legend
+    stands the area under it.
 
     Args:
-        curves: `parent`, `child`, `name` (`edge`, `floor`, or a null's), `threshold`, `share`, `auc`.
+        curves: `parent`, `child`, `name` (`edge`, `floor`, `seed floor`, or a null's), `threshold`, `share`, `auc`.
         threshold: r at or above this is a match.
     """
     figure = go.Figure()

@@ -4,6 +4,18 @@ import torch
 from torch import Tensor
 
 
+def token_losses(logits: Tensor, ids: Tensor) -> Tensor:
+    """Cross-entropy in nats of each id from the ids before it, [row, n_ctx - 1] in float64.
+
+    Args:
+        logits: [row, n_ctx, d_vocab].
+        ids: [row, n_ctx].
+    """
+    predicted, targets = logits[:, :-1].flatten(0, 1).float(), ids[:, 1:]
+    losses = torch.nn.functional.cross_entropy(predicted, targets.flatten(), reduction="none")
+    return losses.double().view(targets.shape)
+
+
 def next_token_loss(logits: Tensor, ids: Tensor) -> tuple[float, int, int]:
     """Summed cross-entropy in nats, correct greedy predictions, and predictions, of ids from the ids before them.
 
@@ -11,6 +23,6 @@ def next_token_loss(logits: Tensor, ids: Tensor) -> tuple[float, int, int]:
         logits: [row, n_ctx, d_vocab].
         ids: [row, n_ctx].
     """
-    predicted, targets = logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten()
-    losses = torch.nn.functional.cross_entropy(predicted, targets, reduction="none")
-    return float(losses.double().sum()), int((predicted.argmax(-1) == targets).sum()), targets.numel()
+    targets = ids[:, 1:]
+    n_correct = int((logits[:, :-1].argmax(-1) == targets).sum())
+    return float(token_losses(logits, ids).sum()), n_correct, targets.numel()

@@ -14,6 +14,8 @@ from saelineage.graph import POOLED
 from saelineage.tensor_files import read_tensors, write_tensors
 
 SIDES = ("a", "b")
+MIN_VARIANCE = 1e-9
+"""Features whose variance is a smaller share of their mean square do not vary; r is off by 1e-14 over the share."""
 
 
 class Matches(NamedTuple):

@@ -141,6 +141,7 @@ def curve_table(curves: pd.DataFrame, summary: dict) -> pd.DataFrame:
     for found in summary["instruments"]:
         areas[*_comparison(found), "edge"] = found["auc"]
         areas[*_comparison(found), "floor"] = found["floor_auc"]
+        areas[*_comparison(found), "seed floor"] = found["seed_floor_auc"]
         areas |= {(*_comparison(found), null): own["auc"] for null, own in found["nulls"].items()}
     keys = ["parent", "child", "instrument", "name"]
     if curves.empty:

@@ -1,7 +1,7 @@
 """Verdicts: which features of a parent persist or disappear in a child, and which of the child's are new.
 
 A match of one feature with one is not all there is: a feature can be split among several, or several can be merged into
-one. Beside every share stands the seed floor: the share that two SAE seeds of one model agree on.
+one. Beside every share stands its floor: the share that SAEs of one model agree on.
 """
 
 from collections.abc import Iterable
@@ -111,8 +111,8 @@ def matched_share(found: Correlation, side: int, threshold: float) -> Share:
     return share(int((verdict == VERDICTS[side][0]).sum()), int((verdict != UNTESTABLE).sum()))
 
 
-def seed_floor(pairs: Iterable[Correlation], threshold: float) -> Share:
-    """The share that seeds of one model agree on, over all its seed pairs and both directions."""
+def floor_share(pairs: Iterable[Correlation], threshold: float) -> Share:
+    """The share that SAEs of one model agree on, over all pairs of them and both directions."""
     return pooled(matched_share(found, side, threshold) for found in pairs for side in range(2))
 
 
