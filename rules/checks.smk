@@ -1,4 +1,4 @@
-# checks: is everything that a run wrote still what its manifests say?
+# checks: is everything that a run wrote still what its manifests say, and which jobs would run again?
 
 
 rule verify:
@@ -13,3 +13,20 @@ rule verify:
         folder=f"results/{config['run']}",
     script:
         "../workflow/scripts/verify_run.py"
+
+
+rule jobs:
+    """
+    Show every job of the run, whether it is up to date and why not; run as `snakemake --cores 1 jobs`.
+
+    Output: results/{run}/report/jobs.html, not declared, so that it is written anew each time and makes nothing stale.
+    While a run is going on, add `--nolock`.
+    """
+    log:
+        f"results/{config['run']}/logs/checks/jobs.log",
+    conda:
+        "../envs/report.yaml"
+    params:
+        folder=f"results/{config['run']}",
+    script:
+        "../workflow/scripts/show_jobs.py"

@@ -395,6 +395,12 @@ def root_models():
     return [model for model in graph.lineage_models(config) if not graph.parents(config, model)]
 
 
+def compared_models():
+    """Models of the lineage with a parent or a child, whose features the page can show."""
+    edges = graph.edges(config)
+    return [model for model in graph.lineage_models(config) if any(model in edge for edge in edges)]
+
+
 def root_edge_tables(wildcards):
     """Verdicts of every edge that starts at a model without parents."""
     edges = [f"{edge.parent}__{edge.child}" for edge in graph.edges(config) if edge.parent in root_models()]
@@ -411,11 +417,70 @@ def root_seed_correlations(wildcards):
     return correlation_of(wildcards, map(comparisons.pair_name, root_seed_pairs()))
 
 
+def lineage_features(wildcards):
+    """Feature shards of the SAEs that verdicts rest on, all in one order of corpora and shards."""
+    return [path for item in comparisons.lead_saes(config).items() for path in sae_features(wildcards, *item)]
+
+
 def shown_features(wildcards):
-    """Feature shards of the SAEs that examples are taken from, all in one order of corpora and shards."""
-    shown = [graph.Sae(*item) for item in comparisons.lead_saes(config).items()]
-    shown += [second for _, second in root_seed_pairs()]
-    return [path for sae in shown for path in sae_features(wildcards, *sae)]
+    """Feature shards of the SAEs that examples are taken from, in the order of `lineage_features`."""
+    others = [path for _, second in root_seed_pairs() for path in sae_features(wildcards, *second)]
+    return lineage_features(wildcards) + others
+
+
+def lead_labels(wildcards, model, suffix=""):
+    """The labels of a model's SAE that verdicts rest on."""
+    path = "results/{run}/labels/{model}/{sae}{suffix}.parquet"
+    return expand(path, run=wildcards.run, model=model, sae=comparisons.lead_saes(config)[model], suffix=suffix)
+
+
+def own_labels(wildcards):
+    """The labels of the features of the job's own model."""
+    return lead_labels(wildcards, wildcards.model)
+
+
+def all_explanations(wildcards):
+    """The written explanations of the features of every lineage model, where they are asked for."""
+    asked = graph.lineage_models(config) if "explanations" in config["labels"] else []
+    return [path for model in asked for path in lead_labels(wildcards, model, ".explanations")]
+
+
+def own_explanations(wildcards):
+    """The written explanations of the features of the job's own model, where they are asked for."""
+    asked = "explanations" in config["labels"]
+    return lead_labels(wildcards, wildcards.model, ".explanations") if asked else []
+
+
+def all_labels(wildcards):
+    """The labels of the features of every model of the lineage, in order."""
+    return [path for model in graph.lineage_models(config) for path in lead_labels(wildcards, model)]
+
+
+def annotations_file(wildcards):
+    """What every token of the probe is."""
+    return expand("results/{run}/labels/probe.safetensors", run=wildcards.run)
+
+
+def root_labels(wildcards):
+    """The labels of the features of models without parents."""
+    return [path for model in root_models() for path in lead_labels(wildcards, model)]
+
+
+def own_edge_tables(wildcards):
+    """Verdicts of every edge from or to the job's own model."""
+    edges = [f"{edge.parent}__{edge.child}" for edge in graph.edges(config) if wildcards.model in edge]
+    return expand("results/{run}/lineage/edges/{edge}.parquet", run=wildcards.run, edge=edges)
+
+
+def own_floors(wildcards):
+    """Correlations of the job's own model's SAE with what it is where nothing changed."""
+    pairs = comparisons.no_change_pairs(config, wildcards.model)
+    return correlation_of(wildcards, map(comparisons.pair_name, pairs))
+
+
+def own_lead_sae(wildcards):
+    """The folder of the SAE of the job's own model that verdicts rest on."""
+    return sae_folders(wildcards, [graph.Sae(wildcards.model, comparisons.lead_saes(config)[wildcards.model])])
 
 
 def edge_correlations(wildcards):
@@ -425,9 +490,11 @@ def edge_correlations(wildcards):
     return correlation_of(wildcards, map(comparisons.pair_name, pairs))
 
 
-def report_file(name):
-    """A file of the page's own, as seen from the working directory."""
-    return os.path.relpath(os.path.join(workflow.basedir, "workflow", "report", name))
+def page_sources():
+    """The files that the page is made from, as seen from the working directory."""
+    folder = os.path.join(workflow.basedir, "workflow", "report")
+    names = ["page.html.jinja", "page.css", "jobs.css", "elements.js", "explorer.js", "jobs.js", "page.js"]
+    return [os.path.relpath(os.path.join(folder, name)) for name in names]
 
 
 def rules_digest():

@@ -12,8 +12,8 @@ rule collect_examples:
         edges=root_edge_tables,
         seed_correlations=root_seed_correlations,
         shards=shown_features,
-        probe=all_token_rows("probe"),
-        tokenizer="results/{run}/tokenizer/tokenizer.json",
+        labels=root_labels,
+        annotations="results/{run}/labels/probe.safetensors",
     output:
         examples="results/{run}/report/examples.json",
         manifest="results/{run}/report/examples.manifest.json",
@@ -27,10 +27,43 @@ rule collect_examples:
         models=graph.ordered_models(config),
         roots=root_models(),
         threshold=config["lineage"]["threshold"],
-        report=config["report"],
+        report={name: config["report"][name] for name in ("concepts", "n_features", "n_examples")},
         code=code_digest("collect_examples"),
     script:
         "../workflow/scripts/collect_examples.py"
+
+
+rule write_dashboards:
+    """
+    Put together what the page shows of every feature of a model, beside those that it is matched to in other models.
+
+    Output: the searchable table and a dashboard of each feature, in chunks that the page loads when they are needed.
+    """
+    input:
+        features="results/{run}/lineage/features.parquet",
+        edges=own_edge_tables,
+        shards=lineage_features,
+        annotations="results/{run}/labels/probe.safetensors",
+        labels=own_labels,
+        explanations=own_explanations,
+        floors=own_floors,
+        model=own_model_files,
+        sae=own_lead_sae,
+    output:
+        data=directory("results/{run}/report/data/{model}"),
+        manifest="results/{run}/report/data/{model}.manifest.json",
+    log:
+        "results/{run}/logs/report/dashboards.{model}.log",
+    benchmark:
+        "results/{run}/benchmarks/report/dashboards.{model}.tsv"
+    conda:
+        "../envs/train.yaml"
+    params:
+        hookpoint=config["activations"]["hookpoint"],
+        report={name: config["report"][name] for name in ("n_top", "quantiles")},
+        code=code_digest("write_dashboards"),
+    script:
+        "../workflow/scripts/write_dashboards.py"
 
 
 rule draw_dag:
@@ -69,9 +102,9 @@ rule draw_dag:
 
 rule write_report:
     """
-    Put tables, figures, examples and provenance on one page.
+    Put tables, figures, examples, jobs and provenance on one page.
 
-    Output: an HTML file that opens without a network, and the table behind each figure as CSV.
+    Output: an HTML file that opens without a network, the table behind each figure as CSV, and what the page loads of jobs.
     """
     input:
         summary="results/{run}/lineage/summary.json",
@@ -85,15 +118,16 @@ rule write_report:
         ablations=all_ablations(),
         effects=all_ablations(".agreement"),
         examples="results/{run}/report/examples.json",
-        dag="results/{run}/report/dag.svg",
         rulegraph="results/{run}/report/rulegraph.svg",
         manifests=[
             "results/{run}/lineage/manifest.json",
             expand("results/{{run}}/models/{model}/manifest.json", model=config["models"]),
             expand("results/{{run}}/saes/{s.model}/{s.sae}/manifest.json", s=comparisons.all_saes(config)),
         ],
-        template=report_file("page.html.jinja"),
-        stylesheet=report_file("page.css"),
+        data=expand("results/{{run}}/report/data/{model}.manifest.json", model=compared_models()),
+        labels=all_labels,
+        explanations=all_explanations,
+        sources=page_sources(),
     output:
         page=report(
             "results/{run}/report/index.html",
@@ -101,6 +135,7 @@ rule write_report:
             category="Report",
             labels={"run": "{run}"},
         ),
+        jobs="results/{run}/report/data/jobs.js",
         edges=report(
             "results/{run}/report/tables/edges.csv",
             caption="../workflow/report/edges.rst",
@@ -208,6 +243,12 @@ rule write_report:
             caption="../workflow/report/correlations.rst",
             category="Tables",
             labels={"table": "correlations"},
+        ),
+        scores=report(
+            "results/{run}/report/tables/scores.csv",
+            caption="../workflow/report/scores.rst",
+            category="Tables",
+            labels={"table": "scores"},
         ),
         manifest="results/{run}/report/manifest.json",
     log:

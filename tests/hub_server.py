@@ -6,14 +6,14 @@ A process started with `hub.environment(home)` talks to it instead of the real h
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import saelineage
+from tests.loopback import serving
 
 SCRIPTS = Path(saelineage.__file__).parent.parent
 
@@ -61,16 +61,8 @@ class Hub:
 def running_hub() -> Iterator[Hub]:
     """A hub that answers on a free port of loopback."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfHub", (Handler,), {"hub": hub}))
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with serving(type("HandlerOfHub", (Handler,), {"hub": hub})) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class Handler(BaseHTTPRequestHandler):

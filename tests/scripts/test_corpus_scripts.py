@@ -17,6 +17,7 @@ from saelineage.errors import InputError
 from saelineage.files import read_json, sha256_file
 from saelineage.samples import sample_documents
 from saelineage.tokens import BOS, EOS, TokenRows, load_tokenizer, special_ids
+from tests.hostile import LONG_LINE, SURROGATES, TEXTS, json_lines
 from tests.hub_server import running_hub
 from tokenize_split import tokenize_split
 
@@ -60,6 +61,7 @@ def test_a_corpus_is_dealt_to_three_splits_and_counted(corpus: dict[str, Path]):
     assert read_json(corpus["train"].with_name("counts.json")) == {
         "duplicates": 0,
         "empty": 0,
+        "surrogates": 0,
         "splits": {
             split: {"documents": len(found[split]), "bytes": sum(len(text.encode()) for text in found[split])}
             for split in SPLITS
@@ -135,6 +137,22 @@ def test_a_split_becomes_rows_that_decode_to_its_documents(corpus: dict[str, Pat
     assert (rows.ids[:, 0] == load_tokenizer(tokenizer).token_to_id(BOS)).all()
     assert rows.info["tokenizer_sha256"] == sha256_file(tokenizer / "tokenizer.json")
     assert sorted(found.name for found in path.parent.iterdir()) == ["probe.json", "probe.npy"]
+
+
+def test_hostile_documents_become_tokens_that_decode_to_them(tokenizer: Path, tmp_path: Path):
+    texts = [*TEXTS.values(), *SURROGATES.values(), LONG_LINE]
+    fillers = [f"document {number} of some words that fill a row whatever the split" for number in range(100)]
+    (tmp_path / "a.jsonl").write_text(json_lines([*texts, *fillers]), encoding="ascii")
+    settings = {"source": "files", "path": ".", "text_column": "text", "separator": None, "max_bytes": None}
+    paths = prepared(tmp_path / "out", settings, [str(tmp_path / "a.jsonl")])
+    assert read_json(tmp_path / "out" / "counts.json")["surrogates"] == 1
+    found = ""
+    for split, path in paths.items():
+        tokenize_split(str(path), tokenizer, 32, None, str(tmp_path / f"{split}.npy"))
+        stream = np.asarray(TokenRows(tmp_path / f"{split}.npy").ids)[:, 1:].ravel().tolist()
+        found += load_tokenizer(tokenizer).decode(stream, skip_special_tokens=False)
+    assert "cut off \ufffd, \ufffd" in found
+    assert [text for text in texts if text != SURROGATES["half a pair"] and text not in found] == []
 
 
 def test_max_tokens_of_a_split_are_whole_rows(corpus: dict[str, Path], tokenizer: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from collect_examples import collect_examples
 from correlate_features import correlate_features, resample_documents
 from dump_activations import dump_activations
 from encode_features import encode, encode_features
@@ -24,18 +25,23 @@ from pretrain_model import pretrain_model
 from reinitialise_model import reinitialise_model
 from saelineage import comparisons
 from saelineage.activations import ActivationShard
+from saelineage.annotations import numbers_of
 from saelineage.correlations import correlate
 from saelineage.errors import InputError
-from saelineage.features import FeatureShard
+from saelineage.features import FeatureShard, shards_by_sae
 from saelineage.matches import load_correlation
 from saelineage.pair_sums import load_sums
 from saelineage.saes import WEIGHTS_FILE, load_sae
+from saelineage.tokens import read_token_rows
 from sum_products import sum_products
 from sweep_merge import sweep_merge
+from tests.annotated import annotated
 from tests.sae_settings import SAE_SETTINGS
+from tests.unit.test_report import TEMPLATES, results
 from trace_lineage import loader, trace_lineage
 from train_sae import train_and_save
 from write_dense_correlation import write_dense_correlation
+from write_report import read_sources, write_report
 
 HOOKPOINT = "model.layers.0.mlp.down_proj.input"
 D_MLP = 48
@@ -472,6 +478,111 @@ def test_the_summary_weighs_every_instrument_and_every_source_of_a_merge(root):
     curves = pd.read_parquet(root / "lineage/curves.parquet")
     assert set(curves["name"]) == {"edge", "floor", "shifted", "rotated"}
     assert (curves.groupby(["parent", "child", "name"])["share"].diff().fillna(0) <= 0).all()
+
+
+def annotations_of(tiny):
+    """The probe's tokens, each with its id as its text."""
+    rows = read_token_rows(tiny.tokens[corpus]["probe"] for corpus in CORPORA)
+    special = {(own.info["bos_id"], own.info["eos_id"]) for own in rows.values()}.pop()
+    texts = {
+        corpus: [[None if token in special else str(token) for token in row] for row in own.ids.tolist()]
+        for corpus, own in rows.items()
+    }
+    return annotated(texts)
+
+
+def write_examples(tiny, root: Path, path: Path, *others: str) -> None:
+    """The examples of the diamond, and of other models without parents; the root's features 7 and 4 follow concepts."""
+    labels = pd.DataFrame({"latent": [3, 7, 4], "label": ["assignment", "assignment target", "exception"]})
+    labels = labels.assign(kind="concept", score=[0.25, 0.75, 0.5], precision=1.0, recall=0.5, wins=True, sae="seed0")
+    saes = [f"{model}.seed{seed}" for model in MODELS for seed in range(2)]
+    collect_examples(
+        features=pd.read_parquet(root / "lineage/features.parquet"),
+        edges={edge: pd.read_parquet(root / f"lineage/edges/{edge[0]}__{edge[1]}.parquet") for edge in EDGES[:2]},
+        seed_correlations={
+            "base": load_correlation(root / "correlations/base.seed0__base.seed1/correlation.safetensors")
+        },
+        shards=shards_by_sae(path for sae in saes for shard in SHARDS for path in feature_paths(root, sae, shard)),
+        annotations=annotations_of(tiny),
+        labels=dict.fromkeys(["base", *others], labels),
+        models=[*MODELS, *others],
+        roots=["base", *others],
+        threshold=0.8,
+        concepts=["exception", "assignment"],
+        n_features=2,
+        n_examples=3,
+        path_to_examples=str(path),
+    )
+
+
+@pytest.fixture(scope="module")
+def examples(tiny, root, tmp_path_factory) -> dict:
+    path = tmp_path_factory.mktemp("examples") / "examples.json"
+    write_examples(tiny, root, path)
+    return json.loads(path.read_text())
+
+
+def described(examples: dict) -> list[dict]:
+    """All features of `examples.json`."""
+    of_edges = (feature for edge in examples["disappearing"] for feature in edge["features"])
+    return [*examples["named"], *examples["persisting"], *of_edges]
+
+
+def test_examples_name_the_features_that_follow_concepts_best(examples):
+    named = [(feature["concept"], feature["members"][0]["latent"], feature["score"]) for feature in examples["named"]]
+    assert named == [("exception", 4, 0.5), ("assignment", 7, 0.75)]
+    for feature in examples["named"]:
+        others = [member["model"] for member in feature["members"][1:]]
+        assert {"lua", "stories"} <= set(others)  # where it is not found there, the closest
+        assert set(feature["found"]) <= set(others)
+
+
+def test_examples_are_of_every_edge_from_a_root(examples):
+    assert examples["n_models"] == len(MODELS)
+    assert [(edge["parent"], edge["child"]) for edge in examples["disappearing"]] == list(EDGES[:2])
+    assert len(described(examples)) > len(examples["named"])
+
+
+def test_passages_of_examples_are_the_probe_s_text_with_the_saes_latents(tiny, root, examples):
+    probe = annotations_of(tiny)
+    for feature in described(examples):
+        assert feature["passages"]
+        for member, number in zip(feature["members"], range(9), strict=False):
+            acts = np.zeros(len(probe.pieces), dtype=np.float32)
+            for shard in SHARDS:
+                for path in feature_paths(root, f"{member['model']}.{member['sae']}", shard):
+                    own = FeatureShard(path)
+                    tokens = numbers_of(probe, own.corpus, own.positions)
+                    acts[tokens] = own.latents[:, [member["latent"]]].toarray()[:, 0]
+            assert member["max_activation"] == pytest.approx(acts.max(), abs=5e-5)
+            for passage in feature["passages"]:
+                first = probe.starts[passage["corpus"]] + passage["row"] * probe.n_ctx + passage["first"]
+                shown = slice(first, first + len(passage["tokens"]))
+                assert passage["activations"][number] == pytest.approx(acts[shown].tolist(), abs=5e-5)
+                assert passage["tokens"] == [probe.strings[piece] for piece in probe.pieces[shown]]
+
+
+def test_examples_made_again_are_equal_bytes(tiny, root, tmp_path):
+    for name in ("first", "second"):
+        write_examples(tiny, root, tmp_path / name)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+def test_a_model_without_any_edge_has_no_examples_and_changes_no_others(tiny, root, examples, tmp_path):
+    write_examples(tiny, root, tmp_path / "examples.json", "alone")
+    assert json.loads((tmp_path / "examples.json").read_text()) == examples | {"n_models": len(MODELS) + 1}
+
+
+def test_the_page_is_written_with_the_table_behind_each_figure_beside_it(tmp_path):
+    names = ("page.html.jinja", "page.css", "jobs.css", "explorer.js", "jobs.js", "page.js")
+    sources = read_sources([str(TEMPLATES / name) for name in names])
+    assert sorted(sources.scripts) == ["elements", "explorer", "jobs", "page"]
+    found = results()
+    write_report(found, sources, str(tmp_path / "index.html"), tmp_path / "tables")
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert all(script in page for script in sources.scripts.values())
+    written = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "tables").iterdir()}
+    assert written == {name: table.to_csv(index=False) for name, table in found.tables.items()}
 
 
 def read_as_it_is(root: Path, folder: Path, *starts: str) -> dict[str, torch.Tensor]:

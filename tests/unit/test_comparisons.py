@@ -120,6 +120,33 @@ def test_a_model_s_leading_sae_is_shown_beside_another_seed_s_or_its_floor_s():
     assert comparisons.other_pairs(config, "base") == []
 
 
+@pytest.mark.parametrize(
+    ("instrument", "base", "lua"),
+    [
+        # The leading SAE of lua is from_base: it is compared with what trains on from it.
+        ("anchored", ["base.seed0__base.from_base"], ["lua.from_base__lua.from_lua"]),
+        ("independent", ["base.seed0__base.seed1"], ["lua.seed0__lua.seed1"]),
+        ("same_init", ["base.shared0__base.shared0_again"], ["lua.shared0__lua.shared0_again"]),
+    ],
+)
+def test_the_leading_sae_where_nothing_changed_is_among_the_pairs_of_the_run(instrument, base, lua):
+    config = lineage(instrument)
+    for model, expected in (("base", base), ("lua", lua)):
+        pairs = comparisons.no_change_pairs(config, model)
+        assert [comparisons.pair_name(pair) for pair in pairs] == expected
+        assert set(pairs) <= set(comparisons.all_pairs(config))
+
+
+def test_of_several_seeds_the_leading_one_s_pairs_show_where_nothing_changed():
+    config = lineage("independent")
+    config["saes"]["seeds"] = [4, 0, 2]
+    # 0 beside 2 is a floor too, but says nothing of the leading SAE.
+    names = [comparisons.pair_name(pair) for pair in comparisons.no_change_pairs(config, "lua")]
+    assert sorted(names) == ["lua.seed4__lua.seed0", "lua.seed4__lua.seed2"]
+    config["saes"]["seeds"] = [4]
+    assert comparisons.no_change_pairs(config, "lua") == []
+
+
 def test_a_merge_is_also_anchored_to_each_parent_alone():
     assert comparisons.anchored_alone(lineage(), MERGE) == (Sae("lua", "from_base"), Sae("merged", "from_lua"))
     assert comparisons.anchored_alone(lineage(), LUA) is None

@@ -14,10 +14,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from saelineage.corpora import read_documents, read_split, split_of, write_splits
+from saelineage.corpora import read_documents, read_split, split_of, without_lone_surrogates, write_splits
 from saelineage.corpora_files import find_files
 from saelineage.errors import InputError
 from saelineage.samples import sample_documents
+from tests.hostile import LONG_LINE
+from tests.hostile import TEXTS as HOSTILE
 
 FRACTIONS = {"validation": 0.08, "probe": 0.12}
 TEXTS = ["print(1)", "local naïve = '✓'", "", "  two\nlines\n"]
@@ -96,6 +98,20 @@ def test_the_real_standard_library_is_there():
 def test_a_text_file_is_one_document(tmp_path: Path):
     (tmp_path / "a.txt").write_text("one\n\ntwo ✓\n", encoding="utf-8")
     assert read(tmp_path, "a.txt") == ["one\n\ntwo ✓\n"]
+
+
+def test_a_byte_order_mark_at_the_beginning_of_a_file_is_no_text(tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone \xef\xbb\xbf")
+    (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "two"}\n{"text": "three"}\n')
+    assert read(tmp_path, "a.txt") == ["one \ufeff"]
+    assert read(tmp_path, "b.jsonl") == ["two", "three"]
+
+
+def test_line_ends_of_a_text_file_are_line_feeds_and_those_inside_json_are_kept(tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\rthree\n")
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "one\\r\\ntwo"}\r\n')
+    assert read(tmp_path, "a.txt") == ["one\ntwo\nthree\n"]
+    assert read(tmp_path, "b.jsonl") == ["one\r\ntwo"]
 
 
 def test_a_text_file_is_parted_at_the_separator(tmp_path: Path):
@@ -193,6 +209,37 @@ def test_a_text_file_that_is_not_utf8_is_named_with_the_byte(tmp_path: Path):
         "corpus 'lua': 'a.txt' must be UTF-8, but byte 9003 is not; convert it (iconv -t UTF-8) "
         "or take it out of corpora.lua.path"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "byte"),
+    [
+        (b"\xef\xbb\xbfab\xff", 5),  # counted from the beginning of the file, its mark included
+        (b"cut off \xe2\x82", 8),
+        (b"half a pair \xed\xa0\x80", 12),
+        ("UTF-16".encode("utf-16"), 0),
+    ],
+)
+def test_the_byte_is_that_at_which_text_ends_to_be_utf8(tmp_path: Path, content: bytes, byte: int):
+    (tmp_path / "a.txt").write_bytes(content)
+    assert error_of(tmp_path, "a.txt").startswith(f"corpus 'lua': 'a.txt' must be UTF-8, but byte {byte} is not; ")
+
+
+def test_parquet_whose_text_is_not_utf8_is_named(tmp_path: Path):
+    _, offsets, data = pyarrow.array([b"fine", b"half a pair \xed\xa0\x80"]).buffers()
+    write_parquet(tmp_path / "a.parquet", {"text": pyarrow.StringArray.from_buffers(2, offsets, data)})
+    assert error_of(tmp_path, "a.parquet") == (
+        "corpus 'lua': 'a.parquet' cannot be read ('utf-8' codec can't decode byte 0xed in position 12: "
+        "invalid continuation byte); fetch it again or correct corpora.lua.path"
+    )
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 100_000])
+def test_a_line_that_no_reader_of_json_takes_is_named(tmp_path: Path, value: str):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b", "value": ' + value + "}\n")
+    message = error_of(tmp_path, "a.jsonl")
+    assert message.startswith("corpus 'lua': line 2 of 'a.jsonl' is not JSON (")
+    assert message.endswith("); mend that line")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
@@ -333,6 +380,7 @@ def test_duplicates_and_blank_documents_are_dropped_and_counted(tmp_path: Path):
     assert counts == {
         "duplicates": 8,
         "empty": 2,
+        "surrogates": 0,
         "splits": {
             split: {"documents": len(found[split]), "bytes": sum(len(text.encode()) for text in found[split])}
             for split in ("train", "validation", "probe")
@@ -385,15 +433,53 @@ def test_a_split_that_stays_empty_is_named(tmp_path: Path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_lone_surrogate_is_named_by_the_text_before_it(tmp_path: Path):
-    # JSON can write half of a pair of surrogates; no UTF-8 file can hold one.
-    (tmp_path / "a.jsonl").write_text('{"text": "a document about naïve \\ud83d"}\n', encoding="utf-8")
-    with pytest.raises(InputError) as raised:
-        write_splits(read(tmp_path, "a.jsonl"), FRACTIONS, paths_in(tmp_path / "out"), "lua")
-    assert str(raised.value) == (
-        "corpus 'lua': a document holds a lone surrogate (after 'ocument about na\\xefve '), which is not text; "
-        "mend that document"
-    )
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("naïve \U0001f600 \u202e \0", "naïve \U0001f600 \u202e \0"),  # nothing to replace
+        ("a \ud83d b", "a \ufffd b"),
+        ("\ude00", "\ufffd"),
+        ("\ude00\ud83d", "\ufffd\ufffd"),  # the wrong way round they are no pair
+        ("\ud83d\ud83d\ude00", "\ufffd\U0001f600"),
+        ("\U0001f600\ud83d", "\U0001f600\ufffd"),
+    ],
+)
+def test_each_lone_surrogate_becomes_one_replacement_character_and_a_pair_its_character(text: str, expected: str):
+    assert without_lone_surrogates(text) == expected
+
+
+def test_documents_with_lone_surrogates_are_mended_before_they_are_hashed_and_counted(tmp_path: Path):
+    # JSON can write half of a pair of surrogates; the second is the first as it is kept, the fourth holds a whole pair.
+    lines = [r'"cut off: \ud83d"', '"cut off: \ufffd"', r'"\ude00, \ud800"', r'"whole: \ud83d\ude00"']
+    lines += [f'"document {number}"' for number in range(100)]
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": {line}}}\n' for line in lines), encoding="utf-8")
+    counts = write_splits(read(tmp_path, "a.jsonl"), FRACTIONS, paths_in(tmp_path / "out"), "lua")
+    assert (counts["surrogates"], counts["duplicates"], counts["empty"]) == (2, 1, 0)
+    assert sum(split["documents"] for split in counts["splits"].values()) == 103
+    rows = [row for path in paths_in(tmp_path / "out").values() for row in pyarrow.parquet.read_table(path).to_pylist()]
+    found = {row["text"]: row["document"] for row in rows if not row["text"].startswith("document")}
+    assert set(found) == {"cut off: \ufffd", "\ufffd, \ufffd", "whole: \U0001f600"}
+    for text, document in found.items():
+        assert document == hashlib.sha256(text.encode()).hexdigest()[:32]
+        split = "probe" if share_of(text) < 0.12 else "validation" if share_of(text) < 0.2 else "train"
+        assert text in splits_in(tmp_path / "out")[split]
+
+
+@pytest.mark.parametrize("text", [*HOSTILE.values(), LONG_LINE], ids=[*HOSTILE.keys(), "long line"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "escaped.jsonl", "parquet"])
+def test_hostile_text_passes_from_a_file_to_a_split_unchanged(tmp_path: Path, text: str, kind: str):
+    path = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        write_parquet(path, {"text": [text]})
+    elif kind == "txt":
+        path.write_bytes(text.replace("\r", "").encode())  # line ends of text files are line feeds
+    else:
+        line = json.dumps({"text": text}, ensure_ascii=kind == "escaped.jsonl")
+        path.write_text(line + "\n", encoding="utf-8")
+    fillers = [f"document {number}" for number in range(100)]
+    write_splits([*read(tmp_path, path.name), *fillers], FRACTIONS, paths_in(tmp_path / "out"), "lua")
+    kept = [one for split in splits_in(tmp_path / "out").values() for one in split if not one.startswith("document")]
+    assert kept == [text.replace("\r", "") if kind == "txt" else text]
 
 
 def test_an_error_half_way_leaves_what_was_there_and_nothing_half_written(tmp_path: Path):

@@ -247,6 +247,12 @@ def test_a_repository_or_revision_that_the_hub_does_not_know_is_named(
             {},
             "Dataset scripts are no longer supported, but found script.py",
         ),
+        (
+            "own/surrogates",
+            {"train.jsonl": b'{"text": "half a pair \\ud83d"}\n'},
+            {},
+            "JSON parse error: The surrogate pair in string is invalid. in row 0",
+        ),
     ],
 )
 def test_a_dataset_that_cannot_be_read_is_one_sentence(

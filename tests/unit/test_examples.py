@@ -5,56 +5,29 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from saelineage.errors import InputError
+from saelineage.annotations import Annotations
+from saelineage.dashboards import Related
 from saelineage.examples import (
     Choice,
     Latent,
-    Probe,
-    decode_pieces,
+    choose_passages,
     describe,
     disappearing_features,
+    named_features,
     pearson,
     persisting_features,
 )
-from saelineage.features import save_shard
 from saelineage.matches import Correlation, Matches
-from saelineage.tokens import TokenRows, train_tokenizer, write_sidecar
+from tests.annotated import annotated, dense, firings
 
-N_CTX = 6
-# Two rows of one corpus: BOS 0, then text; EOS 1 ends the first document in the middle of row 1.
-IDS = np.array([[0, 5, 6, 7, 8, 9], [0, 5, 1, 6, 7, 8]], dtype=np.uint16)
-POSITIONS = np.array([1, 2, 3, 4, 5, 7, 9, 10, 11])
-
-
-def write_features(path, model, corpus, columns):
-    latents = scipy.sparse.csr_array(np.array(columns, dtype=float).T)
-    header = {"model": model, "sae": "seed0", "corpus": corpus, "d_sae": latents.shape[1], "ids_sha256": corpus}
-    header |= {"first_row": 0, "stop_row": 2, "n_ctx": N_CTX}
-    compared = np.ones(len(POSITIONS), dtype=bool)
-    save_shard(path, latents.indptr, latents.indices, latents.data, POSITIONS, compared, header)
-    return str(path)
+ROWS = [[None, "a", "b", "c", "d", "e"], [None, "f", None, "g", "h", "i"]]
+"""Twice: tokens 0 to 11 of one corpus and 12 to 23 of the other; the first document goes on in the second row."""
+STRONG, WEAK = {3: 9.0, 10: 4.0, 22: 2.0}, {10: 2.0, 22: 2.0}
 
 
 @pytest.fixture
-def rows(tmp_path):
-    for corpus in ("lua", "english"):
-        folder = tmp_path / "tokens" / corpus
-        folder.mkdir(parents=True)
-        np.save(folder / "probe.npy", IDS)
-        write_sidecar(folder / "probe.npy", {"n_rows": 2, "n_ctx": N_CTX, "bos_id": 0, "eos_id": 1})
-    return {corpus: TokenRows(tmp_path / "tokens" / corpus / "probe.npy") for corpus in ("lua", "english")}
-
-
-@pytest.fixture
-def probe(tmp_path, rows):
-    strong, weak = [0, 0, 9, 0, 0, 0, 0, 4, 0], [0, 0, 0, 0, 0, 0, 0, 2, 0]
-    shards = {
-        ("base", "seed0"): [
-            write_features(tmp_path / "a.safetensors", "base", "lua", [strong, weak]),
-            write_features(tmp_path / "b.safetensors", "base", "english", [weak, weak]),
-        ]
-    }
-    return Probe(shards, [Latent("base", "seed0", 0), Latent("base", "seed0", 1)], rows)
+def probe() -> Annotations:
+    return annotated({"lua": ROWS, "english": ROWS})
 
 
 def features(found):
@@ -126,73 +99,117 @@ def test_nothing_disappears_where_everything_persists():
     assert disappearing_features(("base", "a"), {"base": "seed0", "a": "seed0"}, table, None, 0.8, 1) == []
 
 
+def labels(*rows: tuple[int, str, str, float, bool]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["latent", "kind", "label", "score", "wins"])
+    return table.assign(sae="seed0", precision=0.5, recall=0.25)
+
+
+def related(model: str, latents: list[int], found: list[bool]) -> Related:
+    return Related(model, "seed1", np.array(latents), np.full(len(latents), 0.5), np.array(found))
+
+
+DENSITY = pd.Series([0.1, 0.2, 0.3])
+
+
+def test_the_feature_that_follows_a_concept_or_a_part_of_it_best_stands_beside_its_matches():
+    table = labels(
+        (0, "concept", "assignment", 0.5, False),
+        (1, "concept", "assignment target", 0.75, False),
+        (1, "concept", "exception", 0.9, False),
+        (1, "token", "local", 0.85, True),
+        (2, "token", "assignment", 0.95, True),  # the word, not the concept
+        (2, "concept", "assignment =", np.nan, False),
+    )
+    others = [related("lua", [4, 5, 6], [True, False, True]), related("stories", [7, -1, -1], [True, False, False])]
+    (chosen,) = named_features(["assignment"], "base", table, others, DENSITY)
+    # It is not found in lua, where 5 is only the closest, and nothing of stories is related to it.
+    assert chosen.members == (Latent("base", "seed0", 1), Latent("lua", "seed1", 5))
+    assert chosen.note == {
+        **{"concept": "assignment", "part": "assignment target", "density": 0.2},
+        **{"score": 0.75, "precision": 0.5, "recall": 0.25},
+        **{"labels": [{"label": "token 'local'", "score": 0.85}], "found": []},
+    }
+
+
+def test_a_feature_is_named_where_it_is_found():
+    table = labels((0, "concept", "assignment", 0.5, False))
+    others = [related("lua", [4, 5, 6], [True, False, True]), related("stories", [7, -1, -1], [False, False, False])]
+    (chosen,) = named_features(["assignment"], "base", table, others, DENSITY)
+    assert (chosen.note["found"], chosen.note["labels"]) == (["lua"], [])
+    assert chosen.members[1:] == (Latent("lua", "seed1", 4), Latent("stories", "seed1", 7))
+
+
+def test_a_label_that_could_not_be_scored_is_shown_without_a_score():
+    table = labels((0, "concept", "assignment", 0.5, False), (0, "token", "x", np.nan, True))
+    (chosen,) = named_features(["assignment"], "base", table, [], DENSITY)
+    assert chosen.note["labels"] == [{"label": "token 'x'", "score": None}]
+
+
+def test_concepts_are_named_in_their_order_and_those_that_nothing_follows_are_left_out():
+    table = labels(
+        (0, "concept", "assignment", 0.5, True),
+        (2, "concept", "exception", 0.25, True),
+        (1, "concept", "loop", np.nan, False),
+    )
+    found = named_features(["exception", "loop", "class", "assignment"], "base", table, [], DENSITY)
+    assert [choice.note["concept"] for choice in found] == ["exception", "assignment"]
+    assert named_features(["exception"], "base", labels(), [], DENSITY) == []
+
+
 def test_passages_come_from_different_documents_and_corpora(probe):
-    found = probe.passages(Latent("base", "seed0", 0), 3)
-    assert [(passage.corpus, passage.row) for passage in found] == [("lua", 0), ("lua", 1), ("english", 1)]
+    # Of documents 0, 1 and 3 the strongest; 4.0 at 10 is stronger than 2.0 at 22, but of the corpus of 3.
+    assert choose_passages(*firings(probe, STRONG).of(0), probe, 3) == [3, 10, 22]
 
 
 def test_another_corpus_goes_before_a_stronger_passage_of_the_same(probe):
-    # the first half of two is the strongest of all; the second is the strongest of a corpus not seen yet
-    assert [passage.corpus for passage in probe.passages(Latent("base", "seed0", 0), 2)] == ["lua", "english"]
+    # The first half of two is the strongest of all; the second is the strongest of a corpus not seen yet.
+    assert choose_passages(*firings(probe, STRONG).of(0), probe, 2) == [3, 22]
 
 
-def test_a_passage_ends_with_its_row_and_its_document(probe):
-    first, second, _ = probe.passages(Latent("base", "seed0", 0), 3)
-    assert (first.first, first.ids.tolist()) == (1, [5, 6, 7, 8, 9])
-    assert (second.first, second.ids.tolist()) == (3, [6, 7, 8])
-    assert probe.activation(Latent("base", "seed0", 0))[second.tokens].tolist() == [0, 4, 0]
+def test_when_every_corpus_is_shown_the_next_strongest_follow(probe):
+    own = firings(probe, STRONG | {13: 1.0}).of(0)
+    # First 3 and 10; english has 22; then 13.
+    assert choose_passages(*own, probe, 4) == [3, 10, 22, 13]
+    assert choose_passages(*own, probe, 9) == [3, 10, 22, 13]
 
 
-def test_a_latent_that_never_fires_has_no_passage(tmp_path, rows):
-    path = write_features(tmp_path / "a.safetensors", "base", "lua", [[0] * 9, [1] * 9])
-    probe = Probe({("base", "seed0"): [path]}, [Latent("base", "seed0", 0)], rows)
-    assert probe.passages(Latent("base", "seed0", 0), 3) == []
+def test_a_latent_that_never_fires_has_no_passage(probe):
+    own = firings(probe, {})
+    assert choose_passages(*own.of(0), probe, 3) == []
+    found = describe(Choice((Latent("base", "seed0", 0),), {}), {("base", "seed0"): own}, probe, 3)
+    assert (found["passages"], found["r"]) == ([], [[None]])
+    assert found["members"][0]["max_activation"] == 0.0
 
 
-def test_features_of_other_tokens_are_refused(tmp_path, rows):
-    shards = {
-        ("base", "seed0"): [write_features(tmp_path / "a.safetensors", "base", "lua", [[1] * 9])],
-        ("other", "seed0"): [write_features(tmp_path / "b.safetensors", "other", "english", [[1] * 9])],
-    }
-    with pytest.raises(InputError, match=r"base\.seed0 and other\.seed0 must be of the same tokens"):
-        Probe(shards, [Latent("base", "seed0", 0), Latent("other", "seed0", 0)], rows)
+def test_a_feature_is_described_with_the_activations_of_every_member(probe):
+    members = (Latent("base", "seed0", 0), Latent("lua", "seed1", 1))
+    by_sae = {("base", "seed0"): firings(probe, STRONG), ("lua", "seed1"): firings(probe, {}, WEAK | {2: 1.23456})}
+    found = describe(Choice(members, {"density": 0.1}), by_sae, probe, 2)
+    assert found["density"] == 0.1
+    assert [member["max_activation"] for member in found["members"]] == [9.0, 2.0]
+    assert found["members"][1] == {"model": "lua", "sae": "seed1", "latent": 1, "max_activation": 2.0}
+    assert found["passages"] == [
+        {
+            **{"corpus": "lua", "row": 0, "first": 1, "tokens": ["a", "b", "c", "d", "e"]},
+            "activations": [[0, 0, 9.0, 0, 0], [0, 1.2346, 0, 0, 0]],
+        },
+        # The document begins behind EOS, in the third place of its row.
+        {
+            **{"corpus": "english", "row": 1, "first": 3, "tokens": ["g", "h", "i"]},
+            "activations": [[0, 2.0, 0], [0, 2.0, 0]],
+        },
+    ]
 
 
-def test_r_is_that_of_numpy_over_all_tokens(probe):
-    members = [Latent("base", "seed0", 0), Latent("base", "seed0", 1)]
-    expected = np.corrcoef([probe.activation(member) for member in members])
-    np.testing.assert_allclose(probe.pearson(members), expected, rtol=1e-12)
+def test_r_is_that_of_numpy_over_all_tokens_of_text(probe):
+    members = (Latent("base", "seed0", 0), Latent("base", "seed0", 1))
+    own = firings(probe, STRONG, WEAK)
+    found = describe(Choice(members, {}), {("base", "seed0"): own}, probe, 1)["r"]
+    # BOS and EOS are no text: 18 of 24 tokens are.
+    text = dense(probe, [STRONG, WEAK])[probe.pieces >= 0]
+    assert text.shape == (18, 2)
+    np.testing.assert_allclose(np.array(found), np.corrcoef(text.T), rtol=1e-12)
 
 
 def test_r_with_a_column_that_does_not_vary_is_undefined():
     assert pearson(np.ones(4), np.arange(4.0)) is None
-
-
-def test_a_feature_is_described_with_the_activations_of_every_member(probe):
-    tokenizer = train_tokenizer(["some text to learn from, and some more of it"] * 3, 270)
-    members = (Latent("base", "seed0", 0), Latent("base", "seed0", 1))
-    found = describe(Choice(members, {"density": 0.1}), probe, tokenizer, 1)
-    assert [member["max_activation"] for member in found["members"]] == [9.0, 2.0]
-    assert found["passages"][0]["activations"] == [[0, 0, 9, 0, 0], [0, 0, 0, 0, 0]]
-    assert len(found["passages"][0]["tokens"]) == 5
-
-
-@pytest.mark.parametrize("text", ["naïve 🎉 日本", "plain text", "\x00\u202e\n\ttab", "ends in 🎉"])
-def test_pieces_joined_are_the_text(text):
-    tokenizer = train_tokenizer(["some text to learn from"] * 3, 262)
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    pieces = decode_pieces(tokenizer, ids)
-    assert "".join(pieces) == text
-    assert len(pieces) == len(ids)
-
-
-def test_a_character_of_several_tokens_stands_at_the_last():
-    tokenizer = train_tokenizer(["some text to learn from"] * 3, 262)
-    ids = tokenizer.encode("é", add_special_tokens=False).ids
-    assert decode_pieces(tokenizer, ids) == ["", "é"]
-
-
-def test_half_a_character_at_the_end_is_a_replacement_character():
-    tokenizer = train_tokenizer(["some text to learn from"] * 3, 262)
-    ids = tokenizer.encode("aé", add_special_tokens=False).ids
-    assert decode_pieces(tokenizer, ids[:-1]) == ["a", "\ufffd"]

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from saelineage.correlations import correlate
 from saelineage.errors import InputError
-from saelineage.features import FeatureShard, require_aligned, save_shard, shifted
+from saelineage.features import FeatureShard, require_aligned, save_shard, shards_by_sae, shifted
 from saelineage.files import encode_header
 from saelineage.tensor_files import sha256_tensors
 
@@ -146,6 +146,17 @@ def test_files_that_are_not_there_or_say_nothing_are_refused(tmp_path):
     save_file({"indptr": np.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="its header does not say what it holds"):
         FeatureShard(tmp_path / "other.safetensors")
+
+
+def test_paths_of_shards_are_told_apart_by_their_saes_and_keep_their_order():
+    base, lua, seed1 = "results/demo/features/base/seed0", "features/lua/from_base@0", "features/base/seed1"
+    paths = [f"{base}/python/shard-1.safetensors", f"{lua}/lua/s", f"{base}/lua/shard-0.safetensors", f"{seed1}/lua/s"]
+    assert shards_by_sae(paths) == {
+        ("base", "seed0"): [paths[0], paths[2]],
+        ("lua", "from_base@0"): [paths[1]],
+        ("base", "seed1"): [paths[3]],
+    }
+    assert shards_by_sae([]) == {}
 
 
 @pytest.mark.parametrize("other", [{"corpus": "sums"}, {"ids_sha256": "1" * 8}, {"first_row": 4}], ids=str)

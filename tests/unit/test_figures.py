@@ -13,6 +13,7 @@ from saelineage.figures import (
     fvu_figure,
     lineage_svg,
     plain,
+    scores_figure,
     share_curves_figure,
     sweep_figure,
     training_figure,
@@ -84,19 +85,29 @@ def test_a_sweep_is_drawn_in_order_of_t_with_the_ancestor_dashed():
     assert chosen.x0 == 0.58
 
 
+def flows(parent: str = "a", child: str = "b") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two nodes, and two flows between them, of which one is of nothing."""
+    nodes = pd.DataFrame({"name": [parent, child], "label": [parent, child], "column": [0.0, 1.0], "size": [3, 3]})
+    own = {"source": parent, "target": child, "parent": parent, "child": child, "edge": f"{parent} → {child}"}
+    drawn = pd.DataFrame({"n_features": [3, 0], "verdict": ["persists", "untestable"], "side": ["parent", "child"]})
+    return nodes.assign(colour="#000000"), drawn.assign(**own)
+
+
 def test_flows_of_nothing_are_not_drawn():
-    nodes = pd.DataFrame({"name": ["a", "b"], "label": ["a", "b"], "column": [0.0, 1.0], "size": [3, 3]})
-    nodes = nodes.assign(colour="#000000")
-    flows = pd.DataFrame(
-        {
-            "source": ["a", "a"],
-            "target": ["b", "b"],
-            "n_features": [3, 0],
-            "verdict": ["persists", "untestable"],
-            "edge": ["a → b"] * 2,
-        }
-    )
-    assert list(flows_figure(nodes, flows).data[0].link.value) == [3]
+    assert list(flows_figure(*flows()).data[0].link.value) == [3]
+
+
+def test_a_flow_says_which_features_flow_in_it():
+    link = flows_figure(*flows("base", "lua")).data[0].link
+    # What is shown, and what the table of features is asked for: edge, side, verdict.
+    assert [list(row) for row in link.customdata] == [["persists, base → lua", "base", "lua", "parent", "persists"]]
+    assert "%{customdata[0]}" in link.hovertemplate
+
+
+def test_what_is_shown_of_a_flow_is_no_markup():
+    (shown, parent, *_), *_ = flows_figure(*flows("<b>", "\u202e")).data[0].link.customdata
+    assert shown == "persists, &lt;b&gt; → \\u202e"
+    assert parent == "<b>"
 
 
 def test_nodes_of_a_column_stand_above_each_other_within_the_picture():
@@ -129,6 +140,34 @@ def test_each_corpus_is_a_row_of_points():
 def test_empty_bins_are_left_out_of_the_logarithmic_axis():
     table = pd.DataFrame({"edge": ["a → b"] * 3, "r": [-1.0, 0.0, 0.5], "n_pairs": [0, 5, 1]})
     assert list(correlation_figure(table, 0.8).data[0].y) == [5, 1]
+
+
+def scores(model: str = "base", source: str = "labels", n: int = 4, median: float = 0.5) -> pd.DataFrame:
+    """Three of four features in the upper of two bins."""
+    table = pd.DataFrame({"r": [-1.0, 0.0], "n_features": [1, 3]})
+    return table.assign(model=model, source=source, n=n, median=median)
+
+
+def test_scores_are_shares_of_the_features_that_have_a_description():
+    line = scores_figure(scores()).data[0]
+    assert (list(line.x), list(line.y)) == ([-1.0, 0.0], [0.25, 0.75])
+    assert line.name == "base, labels (n 4, median 0.50)"
+
+
+def test_written_explanations_are_dashed_in_the_colour_of_their_model():
+    found = scores_figure(pd.concat([scores(), scores("lua"), scores(source="explanations")])).data
+    assert [line.line.dash for line in found] == ["solid", "solid", "dash"]
+    assert found[0].line.color == found[2].line.color != found[1].line.color
+
+
+def test_a_model_without_any_description_is_a_flat_line_without_a_median():
+    line = scores_figure(scores(n=0, median=float("nan")).assign(n_features=0)).data[0]
+    assert list(line.y) == [0.0, 0.0]
+    assert line.name == "base, labels (n 0)"
+
+
+def test_names_of_models_are_no_markup_among_scores():
+    assert scores_figure(scores("<b>")).data[0].name.startswith("&lt;b&gt;, labels")
 
 
 def curves(parent: str = "base", names: tuple[str, ...] = ("edge", "floor", "shifted")) -> pd.DataFrame:

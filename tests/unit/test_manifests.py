@@ -80,6 +80,22 @@ def test_a_job_of_two_folders_writes_two_manifests(tmp_path: Path):
     assert read_json(tmp_path / "b" / "manifest.json")["files"] == {"x": {"sha256": SHA256_OF_TWO, "bytes": 3}}
 
 
+def test_of_an_output_that_is_a_folder_every_file_is_recorded(tmp_path: Path):
+    folder = tmp_path / "data" / "base"
+    written(folder / "table.js", "one")
+    written(folder / "deep" / "000000.js", "two")
+    written(tmp_path / "data" / "lua" / "table.js", "two")
+    manifest = tmp_path / "data" / "base.manifest.json"
+    record([], [folder, manifest])
+    assert read_json(manifest)["files"] == {
+        "base/table.js": {"sha256": SHA256_OF_ONE, "bytes": 3},
+        "base/deep/000000.js": {"sha256": SHA256_OF_TWO, "bytes": 3},
+    }
+    assert check_manifest(manifest) == []
+    (folder / "table.js").write_text("eno")
+    assert check_manifest(manifest) == [f"'{folder}/table.js' does not have the sha256 of its manifest"]
+
+
 @pytest.mark.parametrize("name", ["one.txt", "deep/one.txt"])
 def test_the_digest_of_an_input_is_taken_from_the_manifest_beside_or_above_it(tmp_path: Path, name: str):
     one = written(tmp_path / name, "one")

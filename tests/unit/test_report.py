@@ -1,5 +1,9 @@
 """The page says what was found beside its floor and what was not measured, and lets no text become markup."""
 
+import base64
+import io
+import json
+import re
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,23 +13,19 @@ import pandas as pd
 import pytest
 
 from saelineage import report
+from saelineage.dashboards import FEATURES_PER_CHUNK, VERDICTS, packed
+from saelineage.figures import UNSEEN
 from saelineage.report import (
     Results,
+    Sources,
     ablations_view,
-    answer,
-    count,
-    described,
+    csv_link,
+    digests,
+    facts,
     flow_nodes,
-    instrument_check,
-    instrument_warnings,
-    interval,
     lines,
     matchings_view,
-    number,
-    percent,
     render_page,
-    sae_warnings,
-    signed,
     sources_view,
     versions,
 )
@@ -45,11 +45,13 @@ from saelineage.report_tables import (
     model_table,
     null_table,
     sae_table,
+    score_table,
     source_table,
     sweep_table,
     timing_table,
     training_table,
 )
+from tests.unit.test_report_sentences import plain
 from tests.unit.test_report_tables import (
     a_null,
     a_share,
@@ -64,16 +66,35 @@ EVIL = "<script>alert(1)</script>"
 
 
 class Tags(HTMLParser):
-    """Every tag of a page, and the ids it uses."""
+    """Every tag of a page, the ids it uses, and what its scripts hold."""
 
     def __init__(self, page: str):
         super().__init__()
-        self.tags, self.ids = [], []
+        self.tags, self.ids, self.scripts = [], [], []
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         self.ids += [value for key, value in attrs if key == "id"]
+        self.scripts += [""] * (tag == "script")
+
+    def handle_data(self, data):
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
+
+    def values(self) -> list:
+        """The JSON that the page's scripts read."""
+        scripts = [attrs for tag, attrs in self.tags if tag == "script"]
+        return [
+            json.loads(text, parse_constant=undefined)
+            for attrs, text in zip(scripts, self.scripts, strict=True)
+            if attrs.get("type") == "application/json"
+        ]
+
+
+def undefined(constant: str) -> None:
+    """NaN and infinities, which a browser does not read."""
+    raise ValueError(f"{constant} is no JSON")
 
 
 def config(parent="base", child="merged") -> dict:
@@ -97,7 +118,15 @@ def examples(text="x", corpus="lua") -> dict:
     persisting = feature | {"n_models": 2, "least_r": 0.9}
     lost = feature | {"r_child": 0.3, "r_seed": None}
     edges = [{"parent": "base", "child": "merged", "features": [lost]}]
-    return {"n_models": 2, "persisting": [persisting], "disappearing": edges}
+    scores = {"score": 0.75, "precision": 0.5, "recall": 0.25}
+    parts = {"assignment": (f"assignment {text}", [corpus]), "exception": ("exception", [])}
+    named = [
+        feature
+        | scores
+        | {"concept": concept, "part": part, "found": models, "labels": [{"label": text, "score": None}]}
+        for concept, (part, models) in parts.items()
+    ]
+    return {"n_models": 2, "named": named, "persisting": [persisting], "disappearing": edges}
 
 
 def curves(found: dict) -> pd.DataFrame:
@@ -156,6 +185,9 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
         "training": training_table({("base", "seed0"): curve}),
         "merges": merge_table({"merged": merge}),
         "correlations": correlation_table({"base__merged": np.array([0, 3, 2, 0])}),
+        "scores": score_table(
+            {(model, "seed0"): pd.DataFrame({"score": [0.5, 0.25]}) for model in found["models"]}, {}
+        ),
     }
     made_of = {
         "config": settings,
@@ -163,9 +195,12 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
         "tables": tables,
         "examples": shown or examples(),
         "timings": timing_table(benchmarks()),
-        "manifests": [{"python": "3.11.7", "versions": {"numpy": "2.4.6"}}],
-        "dag_svg": "<svg></svg>",
+        "manifests": {"models/base": {"python": "3.11.7", "versions": {"numpy": "2.4.6"}, "files": {}}},
+        "jobs": [
+            {"id": 0, "rule": "train", "name": "base", "needs": [], "stage": "models", "state": "fresh", "why": []}
+        ],
         "rulegraph_svg": "<svg></svg>",
+        "chunks": {},
     }
     return Results(**(made_of | changes))
 
@@ -177,113 +212,15 @@ def clean() -> Tags:
 
 
 def page(found: Results) -> str:
-    template = (TEMPLATES / "page.html.jinja").read_text(encoding="utf-8")
-    return render_page(found, template, (TEMPLATES / "page.css").read_text(encoding="utf-8"))
+    template, stylesheet = ((TEMPLATES / name).read_text("utf-8") for name in ("page.html.jinja", "page.css"))
+    scripts = {name: (TEMPLATES / f"{name}.js").read_text("utf-8") for name in ("elements", "explorer", "jobs", "page")}
+    return render_page(found, Sources(template, stylesheet, scripts))
 
 
 @pytest.fixture(autouse=True)
 def small_plotly(monkeypatch):
     """Plotly's own 4.8 MB are left out, which keeps these tests fast."""
     monkeypatch.setattr(report, "get_plotlyjs", "window.Plotly = {};".__str__)
-
-
-def plain(text: str) -> str:
-    """Text with ordinary spaces."""
-    return text.replace("\u00a0", " ")
-
-
-def sentences(*found: dict, **changes) -> list[str]:
-    """The answer, with ordinary spaces."""
-    return [plain(sentence) for sentence in answer(summary(*found, **changes))]
-
-
-def test_the_answer_names_share_floor_and_seed_floor_of_every_edge():
-    found = sentences(comparison(0.25, 0.5))
-    assert found[0] == "All shares here are those of this run's leading instrument, anchored."
-    assert found[1] == (
-        "From base to merged 25.0 % [15.0 to 35.0 %] of 8 testable features persist; where nothing changed "
-        "50.0 % [40.0 to 60.0 %] do, and two independent SAEs of base agree on 37.5 % [27.5 to 47.5 %]."
-    )
-
-
-def test_independent_saes_have_one_floor():
-    found = sentences(comparison(0.25, 0.5, instrument="independent"), lead="independent")
-    assert found[1].endswith("where nothing changed, between two independent SAEs of base, 50.0 % [40.0 to 60.0 %] do.")
-
-
-def test_the_answer_is_that_of_the_leading_instrument_alone():
-    found = sentences(comparison(0.25), comparison(0.875, instrument="independent"))
-    assert not any("87.5 %" in sentence for sentence in found)
-
-
-def test_the_answer_counts_the_edges_below_at_and_without_a_floor():
-    below, at_floor = comparison(relative=[0.4, 0.6]), comparison(relative=[0.9, 1.1])
-    found = sentences(below, below, at_floor, comparison(floor=None))
-    assert found[-2] == (
-        "Of 4 edges, 2 lie below the floor, where features are lost; 1 lies at the floor, with no loss beyond the "
-        "instrument's own; 1 lies where no floor can be held against the share."
-    )
-
-
-def test_an_answer_without_a_second_seed_says_so():
-    found = sentences(comparison(0.25, None))
-    assert found[1].endswith("testable features persist; no floor was measured for base.")
-    assert found[-2].startswith("Without a second SAE seed there is no floor")
-
-
-def test_a_floor_without_a_second_seed_still_stands():
-    found = sentences(comparison(0.25, 0.5, seed_floor=None))
-    assert found[1].endswith("where nothing changed 50.0 % [40.0 to 60.0 %] do, and base has no two independent SAEs.")
-
-
-def test_an_edge_without_testable_features_has_a_sentence():
-    assert sentences(comparison(None))[1] == "From base to merged no feature is testable."
-
-
-def test_a_lineage_without_edges_has_an_answer():
-    assert answer(summary()) == ["The lineage has no edge, so there is nothing to compare."]
-
-
-def test_the_check_names_the_lowest_floor_and_the_largest_null():
-    high = comparison(0.5, 0.96, nulls={"shifted": a_null(0.01), "reinitialised (r)": a_null(0.04)})
-    low = comparison(0.5, 0.95, parent="left", nulls={"shifted": a_null(0.02), "stand-in (twin)": a_null(0.5)})
-    assert plain(instrument_check(summary(high, low))) == (
-        "The instrument passes its check. Where nothing changed it finds 95.0 % again at worst (left → merged; 95 % or "
-        "more is asked for); where nothing can persist it finds 4.0 % at most (reinitialised (r), base → merged; "
-        "5 % or less is asked for)."
-    )
-    assert instrument_warnings(summary(high, low)) == []
-
-
-def test_the_check_fails_with_one_edge():
-    good, poor = comparison(0.5, 0.96), comparison(0.5, 0.94)
-    assert instrument_check(summary(good, poor)).startswith("The instrument fails its check.")
-    assert "on 1 of 2 edges: the instrument loses features" in instrument_warnings(summary(good, poor))[0]
-
-
-def test_a_null_above_its_bound_is_warned_of():
-    found = summary(comparison(0.5, 0.96, nulls={"shifted": a_null(0.06)}))
-    assert instrument_check(found).startswith("The instrument fails its check.")
-    assert [text.split(":")[1].strip() for text in instrument_warnings(found)] == [
-        "as many features match without any descent, so shares may be too high by that much."
-    ]
-
-
-def test_a_check_without_floor_or_null_was_not_made():
-    found = instrument_check(summary(comparison(0.5, None, nulls={})))
-    assert found == "The instrument could not be checked. No floor was measured; no null was computed."
-
-
-def test_another_instrument_is_not_what_is_checked():
-    found = summary(comparison(0.5, 0.96), comparison(0.5, 0.1, instrument="independent"))
-    assert instrument_check(found).startswith("The instrument passes its check.")
-
-
-def test_every_instrument_has_words():
-    names = ["frozen", "anchored@20480", "anchored to left alone"]
-    found = described(pd.DataFrame({"instrument": names}))
-    assert list(found) == names
-    assert "trained on 20,480 tokens" in found["anchored@20480"]
 
 
 def test_rules_that_were_not_applied_are_missing_from_their_row():
@@ -321,41 +258,9 @@ def test_persisting_and_inherited_features_flow_through_one_node():
     assert nodes.set_index("label").loc["persists 2 | inherited 3", ["column", "size"]].tolist() == [1.0, 3]
 
 
-SEED0 = {"a": "seed0", "b": "seed0", "base": "seed0"}
-
-
-def test_poor_dead_and_unequal_saes_are_warned_of():
-    saes = sae_table([sae_metrics("a", fvu=0.1), sae_metrics("b", fvu=0.3, dead_fraction=0.5)])
-    warnings = sae_warnings(saes, SEED0)
-    assert [text.split()[0] for text in warnings] == ["b.seed0", "50.0", "The"]
-
-
-def test_good_saes_are_not_warned_of():
-    assert sae_warnings(sae_table([sae_metrics("a"), sae_metrics("b")]), SEED0) == []
-
-
-def test_saes_that_no_verdict_rests_on_are_not_warned_of():
-    assert sae_warnings(sae_table([sae_metrics("a", fvu=0.9)]), {"a": "from_base", "b": "seed0"}) == []
-
-
-def test_an_fvu_that_is_undefined_is_not_measured():
-    assert sae_warnings(sae_table([sae_metrics(fvu=None)]), SEED0) == []
-    assert "not measured" in page(results())  # ce_recovered is None
-
-
 def test_versions_that_differ_between_jobs_are_all_named():
     found = [{"python": "3.11.7", "versions": {"numpy": v}} for v in ("2.4.6", "2.4.5")]
     assert versions(found) == {"numpy": "2.4.5, 2.4.6", "python": "3.11.7"}
-
-
-def test_numbers_are_written_plainly():
-    assert (number(0.12345), number(None), number(float("nan"))) == ("0.123", "not measured", "not measured")
-    assert (count(2048), count(None)) == ("2,048", "not measured")
-    assert (percent(0.0205), percent(None)) == ("2.1\u00a0%", "not measured")
-    assert (interval([0.0152, 0.0276]), interval(None)) == ("1.5 to 2.8\u00a0%", "")
-    assert interval((float("nan"), float("nan"))) == ""
-    assert (signed(0.25, 2), signed(-0.25, 2), signed(float("nan"))) == ("+0.25", "-0.25", "not measured")
-    assert count(pd.NA) == "not measured"
 
 
 def test_lines_keep_their_breaks_and_nothing_else():
@@ -371,8 +276,8 @@ def test_the_page_loads_nothing_and_uses_every_id_once():
 
 def test_every_entry_of_the_contents_leads_somewhere():
     tags = clean()
-    entries = {attrs["href"][1:] for tag, attrs in tags.tags if tag == "a"}
-    assert entries <= set(tags.ids)
+    links = [attrs["href"] for tag, attrs in tags.tags if tag == "a" and not attrs["href"].startswith("data:")]
+    assert {link[1:] for link in links} <= set(tags.ids)
 
 
 def test_equal_results_are_equal_pages():
@@ -387,7 +292,9 @@ def test_floors_that_were_not_measured_are_named_so():
 
 def test_a_run_without_edges_sweeps_and_merges_has_a_page():
     found = results(
-        summary(), {"n_models": 1, "persisting": [], "disappearing": []}, timings=timing_table(pd.DataFrame())
+        summary(),
+        {"n_models": 1, "named": [], "persisting": [], "disappearing": []},
+        timings=timing_table(pd.DataFrame()),
     )
     for name in ("sweeps", "merges", "correlations"):
         found.tables[name] = found.tables[name].head(0)
@@ -409,7 +316,7 @@ def test_the_page_shows_every_instrument_beside_its_floor_and_null():
 
 def test_the_page_draws_the_curves_of_the_leading_instrument():
     other = comparison(instrument="independent", nulls={"rotated": a_null()})
-    drawn = report.draw(results(summary(comparison(), other)))["curves"]
+    drawn = report.draw(results(summary(comparison(), other)))["curves"]["json"]
     assert drawn.count('"mode":"lines"') == 3  # its edge, floor and null
     assert "rotated" not in drawn
 
@@ -478,3 +385,142 @@ def test_a_run_whose_saes_are_all_imported_has_no_training_curves():
     found.tables["training"] = training_table({})
     assert "Nothing to draw." in page(found)
     assert "Nothing to draw." not in page(results())
+
+
+def hostile() -> Results:
+    """Results with text that would end a script in every place that a script is made from."""
+    names = {"parent": f"</script>{EVIL}", "child": "<!--<script>"}
+    found = results(sourced(summary(comparison(**names))))
+    found.tables["scores"] = score_table(
+        {(model, EVIL): pd.DataFrame({"score": [0.5]}) for model in found.summary["models"]}, {}
+    )
+    return found
+
+
+def test_no_text_ends_the_script_it_stands_in():
+    found, ordinary = Tags(page(hostile())), Tags(page(results(sourced(summary(comparison())))))
+    assert len(found.scripts) == len(ordinary.scripts)
+    assert found.scripts[-5:] == ordinary.scripts[-5:]  # elements, explorer, jobs, Plotly, page
+    data = found.scripts[:-5]
+    assert len(data) > 5
+    assert not any("<" in script for script in data)
+
+
+def test_what_scripts_read_is_json_and_holds_text_as_it_is():
+    *figures, known = Tags(page(hostile())).values()
+    assert known["models"] == [f"</script>{EVIL}", "<!--<script>"]
+    assert all({"data", "layout"} <= set(figure) for figure in figures)
+
+
+def test_undefined_numbers_are_null_in_figures():
+    found = results()
+    found.tables["saes"]["fvu"] = np.nan
+    assert Tags(page(found)).values()  # refuses NaN
+
+
+def test_plotly_s_own_script_is_one_element(monkeypatch):
+    monkeypatch.undo()
+    found = Tags(page(results()))
+    assert len(found.scripts) == len(clean().scripts)
+    assert len(found.scripts[-2]) > 1_000_000
+    assert [tag for tag, _ in found.tags] == [tag for tag, _ in clean().tags]
+
+
+def test_a_script_that_names_its_own_end_does_not_end_there():
+    template = "<script>{{ scripts.page }}</script>"
+    found = render_page(results(), Sources(template, "", {"page": "const a = '</script>' + 1 < 2;"}))
+    assert Tags(found).scripts == [r"const a = '<\/script>' + 1 < 2;"]
+
+
+def test_facts_say_where_every_model_stands():
+    found = facts(results(summary(comparison(parent="base", child="lua"))))
+    assert (found["models"], found["edges"], found["corpora"]) == (["base", "lua"], [["base", "lua"]], ["lua"])
+    assert (found["verdicts"], found["features_per_chunk"]) == (VERDICTS, FEATURES_PER_CHUNK)
+    places, (width, height) = found["layout"]["places"], found["layout"]["size"]
+    assert list(places) == ["base", "lua"]
+    # A card is 176 wide and 54 high: the child's stands below the parent's, and both within the picture.
+    assert places["lua"][1] >= places["base"][1] + 54
+    assert all(88 <= x <= width - 88 and 0 <= y <= height - 54 for x, y in places.values())
+
+
+def test_facts_of_a_lineage_without_edges_have_no_model_whose_features_could_be_compared():
+    found = facts(results(summary(models=["base"], saes={"base": "seed0"})))
+    assert (found["models"], found["layout"]) == ([], {"places": {}, "size": [0.0, 0.0]})
+
+
+def test_a_table_s_link_holds_all_of_it():
+    table = pd.DataFrame({"model": [EVIL, 'a,"b"\n\u202e'], "share": [0.1, np.nan]})
+    link = csv_link(table)
+    kind, data = link.split(",")
+    assert kind == "data:text/csv;base64"
+    found = pd.read_csv(io.BytesIO(base64.b64decode(data, validate=True)))
+    pd.testing.assert_frame_equal(found, table)
+
+
+def test_every_table_can_be_taken_away_from_the_page():
+    found = results()
+    links = {attrs["download"]: attrs["href"] for tag, attrs in Tags(page(found)).tags if "download" in attrs}
+    assert links == {f"{name}.csv": csv_link(table) for name, table in found.tables.items()}
+
+
+def test_the_page_names_the_features_that_follow_assignments_and_exceptions():
+    text = plain(page(results(shown=examples(text="target", corpus="lua"))))
+    persisting, disappearing = (text.partition(f'<section id="{name}">')[2] for name in ("persisting", "disappearing"))
+    assert "“assignment target” correlates with its activations at r = 0.75 (precision 50 %, recall 25 %)" in persisting
+    assert "It is found in lua." in persisting.partition("<h3>The most persistent features</h3>")[0]
+    assert "“exception” correlates with its activations" in disappearing
+    assert "It is found in no other model" in disappearing
+
+
+def test_a_page_without_named_features_and_labels_is_whole():
+    found = results(shown=examples() | {"named": []})
+    found.tables["scores"] = score_table({(model, "seed0"): pd.DataFrame({"score": []}) for model in ("base", "x")}, {})
+    text = page(found)
+    assert text.count("name the corpora of programs in labels.syntax") == 2
+    assert "correlates with its activations at" not in text
+    assert "median nan" not in text
+    found.tables["scores"] = score_table({}, {})
+    section = page(found).partition('<section id="scores">')[2].partition("</section>")[0]
+    assert "Nothing to draw." in section
+
+
+def test_the_page_says_where_explanations_were_not_asked_for():
+    found = results()
+    assert "Written explanations" in page(found)
+    scored = {("base", "seed0"): pd.DataFrame({"score": [0.5]})}
+    found.tables["scores"] = score_table(scored, scored)
+    text = page(found)
+    assert "Written explanations" not in text
+    assert "simulated from a written explanation" in text
+
+
+def test_features_are_in_the_page_where_it_is_to_be_a_single_file():
+    script = packed("base/table", {"a": 1})
+    _, name, _, data, _ = script.split('"')
+    found, beside = Tags(page(results(chunks={name: data}))), clean()
+    assert found.ids[-1] == "chunk base/table"
+    assert "chunk base/table" not in beside.ids
+    assert data in found.scripts
+    assert len(found.scripts) == len(beside.scripts) + 1
+
+
+def test_every_recorded_file_is_listed_with_its_digest():
+    manifests = {
+        "models/base": {"files": {"model.safetensors": {"bytes": 3, "sha256": "ab"}}},
+        "lineage": {"files": {"edges/a__b.parquet": {"bytes": 4, "sha256": "cd"}}},
+    }
+    assert digests(manifests) == [
+        {"path": "models/base/model.safetensors", "bytes": 3, "sha256": "ab"},
+        {"path": "lineage/edges/a__b.parquet", "bytes": 4, "sha256": "cd"},
+    ]
+
+
+def test_the_page_s_scripts_make_the_same_characters_visible():
+    script = (TEMPLATES / "elements.js").read_text(encoding="utf-8")
+    own = re.compile(re.search(r"UNSEEN = /(\[.+\])/gu;", script)[1])
+    characters = [chr(code) for code in range(0x11000)]
+    assert [one for one in characters if own.match(one)] == [one for one in characters if UNSEEN.match(one)]
+
+
+def test_what_is_undefined_was_not_measured():
+    assert "not measured" in page(results())  # ce_recovered is None

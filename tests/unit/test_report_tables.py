@@ -21,6 +21,7 @@ from saelineage.report_tables import (
     matching_table,
     null_table,
     reading,
+    score_table,
     source_table,
     timing_table,
 )
@@ -303,3 +304,49 @@ def test_effects_of_all_edges_stand_one_below_the_other():
     table = effect_table({"base__lua": agreement, "lua__merged": agreement})
     assert table[["parent", "child", "n"]].to_numpy().tolist() == [["base", "lua", 4], ["lua", "merged", 4]]
     assert effect_table({}).columns.tolist() == ["parent", "child", "corpus", "n", "pearson", "spearman"]
+
+
+def scored(*scores: float) -> pd.DataFrame:
+    return pd.DataFrame({"score": np.array(scores)})
+
+
+def test_scores_are_counted_in_bins_from_minus_one_to_one():
+    table = score_table({("base", "seed0"): scored(-1.0, 0.0, 0.024, 0.3, 1.0)}, {})
+    # 40 bins of 0.05; each holds its left edge, the last also 1.
+    assert table["r"].tolist() == pytest.approx([-1 + index / 20 for index in range(40)])
+    found = table[table["n_features"] > 0].set_index("r")["n_features"].to_dict()
+    assert found == {-1.0: 1, 0.0: 2, 0.3: 1, 0.95: 1}
+    assert table[["model", "sae", "source", "n", "median"]].drop_duplicates().values.tolist() == [
+        ["base", "seed0", "labels", 5, 0.024]
+    ]
+
+
+def test_labels_and_explanations_of_every_model_are_told_apart():
+    labels = {("base", "seed0"): scored(0.5), ("lua", "from_base"): scored(0.5, 0.75)}
+    table = score_table(labels, {("base", "seed0"): scored(0.25)})
+    found = table[["model", "sae", "source", "n", "median"]].drop_duplicates().values.tolist()
+    assert found == [
+        ["base", "seed0", "labels", 1, 0.5],
+        ["lua", "from_base", "labels", 2, 0.625],
+        ["base", "seed0", "explanations", 1, 0.25],
+    ]
+    assert table["n_features"].sum() == 4
+
+
+def test_descriptions_without_a_score_are_not_counted():
+    table = score_table({("base", "seed0"): scored(0.5, np.nan)}, {})
+    assert (table["n"] == 1).all()
+    assert table["n_features"].sum() == 1
+
+
+def test_a_model_without_descriptions_has_bins_of_nothing_and_no_median():
+    table = score_table({("base", "seed0"): scored()}, {})
+    assert len(table) == 40
+    assert (table["n_features"] == 0).all()
+    assert table["median"].isna().all()
+
+
+def test_without_labels_there_is_a_table_of_scores_without_rows():
+    table = score_table({}, {})
+    assert len(table) == 0
+    assert {"model", "source", "r", "n_features"} <= set(table)

@@ -112,6 +112,15 @@ def test_too_little_text_for_the_vocabulary_is_named():
     assert str(raised.value) == ("tokenizer.vocab_size: the corpora yield 261 ids, not 300; lower it or add text")
 
 
+def test_a_stretch_without_a_boundary_is_learnt_from_in_pieces_and_encoded_whole():
+    # Learnt from as a whole it would take half a minute, and double its token with each merge: a, aa ... 131,072 times.
+    tokenizer = train_tokenizer([*TEXTS, "a" * 200_000], 300)
+    assert max(map(len, tokenizer.get_vocab())) == 512
+    # 1,300 = 2 x 512 + 256 + 16 + 4
+    lengths = [stop - start for start, stop in tokenizer.encode("a" * 1300, add_special_tokens=False).offsets]
+    assert sorted(lengths) == [4, 16, 256, 512, 512]
+
+
 def test_transformers_loads_the_folder_and_agrees(trained: Path):
     from transformers import AutoTokenizer
 

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile import english_with_hostile_text
+
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "rules", "envs", "profiles", "workflow", "config")
 TINY = Path(__file__).with_name("tiny.yaml")
+FRACTIONS = {"validation": 0.2, "probe": 0.2}
+"""As in tiny.yaml."""
 DRY_JOB = r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    log: \S*/logs/\w+/(\S+)\.log"
 
 
@@ -26,6 +30,7 @@ class Checkout:
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, folder / part)
         shutil.copy(TINY, self.config)
+        (folder / "english.jsonl").write_text(english_with_hostile_text(150_000, FRACTIONS), encoding="ascii")
 
     def snakemake(self, *arguments: str, config: Path | None = None) -> subprocess.CompletedProcess:
         """Run snakemake on the tiny config."""

@@ -95,6 +95,13 @@ def test_the_report_is_one_page_with_nothing_to_fetch(finished: Checkout):
     assert "two independent SAEs of base agree on" in outside_scripts
 
 
+def test_after_a_run_all_jobs_are_shown_as_fresh_and_showing_them_makes_none_stale(finished: Checkout):
+    done = finished.snakemake("--cores", "1", "jobs")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert re.search(r"results/tiny/report/jobs\.html: \d+ fresh$", done.stdout + done.stderr, flags=re.MULTILINE)
+    assert finished.stale_jobs() == set()
+
+
 def test_verify_passes_on_a_whole_run_and_names_a_damaged_file(finished: Checkout):
     assert finished.snakemake("--cores", "1", "verify").returncode == 0
     damaged = finished.folder / "results/tiny/sweeps/merged.parquet"

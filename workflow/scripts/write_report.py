@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from saelineage import comparisons
+from saelineage.dashboards import packed
 from saelineage.files import read_json, write_text
+from saelineage.jobs import collect
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
 from saelineage.matches import load_correlation
-from saelineage.report import Results, render_page
+from saelineage.report import Results, Sources, render_page
 from saelineage.report_tables import (
     ablation_table,
     absence_table,
@@ -27,6 +29,7 @@ from saelineage.report_tables import (
     model_table,
     null_table,
     sae_table,
+    score_table,
     source_table,
     sweep_table,
     timing_table,
@@ -37,19 +40,18 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def write_report(results: Results, template: str, stylesheet: str, path_to_page: str, table_folder: Path) -> None:
+def write_report(results: Results, sources: Sources, path_to_page: str, table_folder: Path) -> None:
     """Write the page, and the table behind each figure.
 
     Args:
         results: everything the page shows.
-        template: text of the Jinja template.
-        stylesheet: text of the style sheet.
+        sources: what it is made from.
         path_to_page: where to.
         table_folder: where the tables go, as CSV.
     """
     for name, table in results.tables.items():
         write_text(table_folder / f"{name}.csv", table.to_csv(index=False))
-    write_text(path_to_page, render_page(results, template, stylesheet))
+    write_text(path_to_page, render_page(results, sources))
 
 
 def read_tables(
@@ -64,6 +66,8 @@ def read_tables(
     share_curves: str,
     ablations: list[str],
     effects: list[str],
+    labels: list[str],
+    explanations: list[str],
 ) -> dict[str, pd.DataFrame]:
     """Every table of the page, by name.
 
@@ -79,6 +83,8 @@ def read_tables(
         share_curves: path `lineage/curves.parquet`.
         ablations: paths `lineage/ablations/{parent}__{child}.parquet`.
         effects: paths `lineage/ablations/{parent}__{child}.agreement.parquet`.
+        labels: paths `labels/{model}/{sae}.parquet`.
+        explanations: paths `labels/{model}/{sae}.explanations.parquet`.
     """
     metrics, plan = [read_json(path) for path in sae_metrics], comparisons.plan(config)
     return {
@@ -102,7 +108,43 @@ def read_tables(
         "correlations": correlation_table(
             {edge: load_correlation(path).pearson.histogram for edge, path in correlations.items()}
         ),
+        "scores": score_table(
+            {sae: table[table["wins"]] for sae, table in read_by_sae(labels).items()}, read_by_sae(explanations)
+        ),
     }
+
+
+def read_by_sae(paths: list[str]) -> dict[tuple[str, str], pd.DataFrame]:
+    """Tables `{model}/{sae}.parquet` or `{model}/{sae}.explanations.parquet` by (model, SAE)."""
+    return {
+        (Path(path).parent.name, Path(path).name.removesuffix(".parquet").removesuffix(".explanations")): (
+            pd.read_parquet(path)
+        )
+        for path in paths
+    }
+
+
+def folder_in_run(path: str) -> str:
+    """The folder of a file, from the run's own folder `results/{run}` on."""
+    return Path(*Path(path).parent.parts[2:]).as_posix()
+
+
+def read_sources(paths: list[str]) -> Sources:
+    """The files that the page is made from: a template, style sheets and scripts."""
+    texts = {Path(path).name: Path(path).read_text(encoding="utf-8") for path in paths}
+    (template,) = (text for name, text in texts.items() if name.endswith(".jinja"))
+    stylesheet = "\n".join(text for name, text in texts.items() if name.endswith(".css"))
+    scripts = {Path(name).stem: text for name, text in texts.items() if name.endswith(".js")}
+    return Sources(template, stylesheet, scripts)
+
+
+def read_chunks(folders: list[Path]) -> dict[str, str]:
+    """The data in chunks `{model}/{chunk}.js`, by the names they are loaded by."""
+    found = {}
+    for path in sorted(path for folder in folders for path in folder.glob("*.js")):
+        _, name, _, data, _ = path.read_text(encoding="utf-8").split('"')
+        found[name] = data
+    return found
 
 
 def read_benchmarks(folder: Path) -> pd.DataFrame:
@@ -129,24 +171,29 @@ if __name__ == "__main__":
             share_curves=snakemake.input.share_curves,
             ablations=snakemake.input.ablations,
             effects=snakemake.input.effects,
+            labels=snakemake.input.labels,
+            explanations=snakemake.input.explanations,
         )
         page = Path(snakemake.output.page)
         # Benchmarks are no inputs, for Snakemake writes them after a job's outputs: what is there by now is listed.
         benchmarks = read_benchmarks(page.parent.parent / "benchmarks")
+        jobs = collect(snakemake.config, running=snakemake.rule)
+        write_text(snakemake.output.jobs, packed("jobs", jobs))
+        folders = [Path(path.removesuffix(".manifest.json")) for path in snakemake.input.data]
         results = Results(
             config=snakemake.params.config,
             summary=summary,
             tables=tables,
             examples=read_json(snakemake.input.examples),
             timings=timing_table(benchmarks),
-            manifests=[read_json(path) for path in snakemake.input.manifests],
-            dag_svg=Path(snakemake.input.dag).read_text(encoding="utf-8"),
+            manifests={folder_in_run(path): read_json(path) for path in snakemake.input.manifests},
+            jobs=jobs,
             rulegraph_svg=Path(snakemake.input.rulegraph).read_text(encoding="utf-8"),
+            chunks=read_chunks([*folders, page.parent / "data"]) if snakemake.config["report"]["single_file"] else {},
         )
         write_report(
             results=results,
-            template=Path(snakemake.input.template).read_text(encoding="utf-8"),
-            stylesheet=Path(snakemake.input.stylesheet).read_text(encoding="utf-8"),
+            sources=read_sources(snakemake.input.sources),
             path_to_page=snakemake.output.page,
             table_folder=page.parent / "tables",
         )

@@ -94,6 +94,13 @@ def other_pairs(config: dict, model: str) -> list[Pair]:
     return [(first, sae) for sae in own if sae != first] if first in own else floor_pairs(config, lead, model)
 
 
+def no_change_pairs(config: dict, model: str) -> list[Pair]:
+    """Pairs that are correlated anyway and show what the leading instrument finds of a model where nothing changed."""
+    lead = instruments(config)[0]
+    wanted = {frozenset(pair) for pair in floor_pairs(config, lead, model) if sae_of(config, lead, model) in pair}
+    return [pair for pair in all_pairs(config) if frozenset(pair) in wanted]
+
+
 def anchored_alone(config: dict, edge: Edge) -> Pair | None:
     """For an edge to a merge, the parent's SAE and the one of the merge that started from that parent's alone."""
     if len(graph.parents(config, edge.child)) < 2:

@@ -186,6 +186,8 @@ def check_corpora(config: dict) -> None:
         raise InputError(f"corpora: '{graph.POOLED}' is what all corpora together are called; rename that corpus")
     for corpus in config["tokenizer"].get("corpora", []):
         _require_known(corpus, corpora, "tokenizer.corpora", "corpora")
+    for corpus in config["labels"]["syntax"]:
+        _require_known(corpus, corpora, "labels.syntax", "corpora")
     for model in graph.models_of_kind(config, "pretrain", "finetune"):
         key = f"models.{model}.{graph.kind(config, model)}.corpora"
         shares = config["models"][model][graph.kind(config, model)]["corpora"]

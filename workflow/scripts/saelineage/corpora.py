@@ -27,6 +27,7 @@ SCHEMA = pyarrow.schema([("document", pyarrow.string()), ("text", pyarrow.large_
 STDLIB_SKIPPED_FOLDERS = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__"}
 STDLIB_BYTES_PER_FILE = range(200, 100_001)
 WRITE_DOCUMENTS = 1000
+BOM = "\ufeff"
 RETRY_SECONDS = 2.0
 
 
@@ -56,6 +57,8 @@ def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[st
 def write_splits(documents: Iterable[str], fractions: dict, paths: dict[str, Path], corpus: str) -> dict:
     """Write documents to one parquet file per split, dropping empty ones and exact duplicates.
 
+    Lone surrogates are replaced before anything else is done with a text (`without_lone_surrogates`).
+
     Args:
         documents: the texts.
         fractions: share of documents in `validation` and in `probe`; the rest is `train`.
@@ -63,12 +66,14 @@ def write_splits(documents: Iterable[str], fractions: dict, paths: dict[str, Pat
         corpus: the corpus's name, for error messages.
 
     Returns:
-        Counts: documents and UTF-8 bytes per split, documents dropped as duplicates and as empty.
+        Counts: documents and UTF-8 bytes per split; documents dropped as duplicates and as empty; documents that had
+        lone surrogates, those dropped among them.
 
     Raises:
-        InputError: if a split stays empty, or a text cannot be written as UTF-8.
+        InputError: if a split stays empty.
     """
-    counts = {"duplicates": 0, "empty": 0, "splits": {split: {"documents": 0, "bytes": 0} for split in SPLITS}}
+    splits = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
+    counts = {"duplicates": 0, "empty": 0, "surrogates": 0, "splits": splits}
     seen: set[bytes] = set()
     with ExitStack() as stack:
         temporary = {split: stack.enter_context(atomic_path(paths[split])) for split in SPLITS}
@@ -76,11 +81,13 @@ def write_splits(documents: Iterable[str], fractions: dict, paths: dict[str, Pat
             split: stack.enter_context(pyarrow.parquet.ParquetWriter(temporary[split], SCHEMA)) for split in SPLITS
         }
         waiting = {split: [] for split in SPLITS}
-        for text in documents:
+        for original in documents:
+            text = without_lone_surrogates(original)
+            counts["surrogates"] += text != original
             if not text.strip():
                 counts["empty"] += 1
                 continue
-            digest = document_digest(text, corpus)
+            digest = document_digest(text)
             if digest in seen:
                 counts["duplicates"] += 1
                 continue
@@ -97,20 +104,21 @@ def write_splits(documents: Iterable[str], fractions: dict, paths: dict[str, Pat
     return counts
 
 
-def document_digest(text: str, corpus: str) -> bytes:
-    """The first 16 bytes of the sha256 of a document's UTF-8 text.
+def without_lone_surrogates(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, which JSON can write but neither UTF-8 nor a tokenizer can hold.
 
-    Raises:
-        InputError: if the text holds lone surrogates, which no UTF-8 file can.
+    Two surrogates that make up a pair are the one character that they stand for.
     """
     try:
-        return hashlib.sha256(text.encode()).digest()[:16]
-    except UnicodeEncodeError as error:
-        start = text[max(0, error.start - 20) : error.start].encode("ascii", "backslashreplace").decode()
-        raise InputError(
-            f"corpus '{corpus}': a document holds a lone surrogate (after '{start}'), which is not text; "
-            "mend that document"
-        ) from error
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def document_digest(text: str) -> bytes:
+    """The first 16 bytes of the sha256 of a document's UTF-8 text, in which there are no lone surrogates."""
+    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def split_of(digest: bytes, fractions: dict) -> str:
@@ -149,6 +157,9 @@ def stdlib_documents() -> Iterator[str]:
 
 def file_documents(corpus: str, path: Path, settings: dict) -> Iterator[str]:
     """The documents of one file; in folders, a file with another ending (.lua, .py, .md ...) is read like a .txt.
+
+    A byte order mark at the beginning of a text or JSON file is no part of its text, and the line ends of a text file,
+    however they were written, are read as line feeds. All other characters are kept, control characters among them.
 
     Raises:
         InputError: naming corpus, file and key, if the file cannot be read as what its name says.
@@ -234,7 +245,7 @@ def _hub_rows(settings: dict, start: int) -> Iterable[dict]:
 
 def _plain_text(corpus: str, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8").removeprefix(BOM)  # "utf-8-sig" would count bytes from behind the mark
     except UnicodeDecodeError as error:
         raise InputError(
             f"corpus '{corpus}': '{path}' must be UTF-8, but byte {error.start} is not; convert it (iconv -t UTF-8) "
@@ -249,13 +260,14 @@ def _jsonl_documents(corpus: str, path: Path, column: str) -> Iterator[str]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode())
+                text = line.decode()
+                row = json.loads(text.removeprefix(BOM) if number == 1 else text)
             except UnicodeDecodeError as error:
                 raise InputError(
                     f"corpus '{corpus}': line {number} of '{path}' must be UTF-8, but byte {error.start} of it is not; "
                     "mend that line or convert the file (iconv -t UTF-8)"
                 ) from error
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # not JSON, a number of too many digits, nested too deeply
                 raise InputError(
                     f"corpus '{corpus}': line {number} of '{path}' is not JSON ({error}); mend that line"
                 ) from error

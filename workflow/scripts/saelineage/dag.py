@@ -1,34 +1,46 @@
 """The workflow's own graph as a picture: layers by longest path, few crossings, drawn as SVG without graphviz.
 
-In the order of a drawing: `read_dot`, `without_shortcuts`, `arrange`, then `jobs_svg` or `rules_svg`.
+In the order of a drawing: `job_graph`, `without_shortcuts`, `arrange`; `jobs_svg` and `rules_svg` do all of it. Jobs
+come as `jobs.planned` or `jobs.collect` describe them.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
-NODE = re.compile(r'^\s*(\d+)\[label = "((?:[^"\\]|\\.)*)"')
-ARROW = re.compile(r"^\s*(\d+) -> (\d+)")
 STAGE_COLOURS = (  # Paul Tol's muted scheme, made for colour-blind eyes, and two more; names always stand beside them
     *("#6650c8", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#a8326f", "#AA4499"),
     *("#6699CC", "#888888"),
 )
 SWEEPS = 12
 BEND_SIZE = 7.0
-MARGIN, LEGEND = 8.0, 34.0
-HANDED_ON = ("model", "sae", "corpus", "a", "b")
+MARGIN, LEGEND, LEGEND_ROW = 8.0, 34.0, 20.0
 MAX_JOBS = 1000
+BADGES = {  # a job's state, the words for it, and a sign of ten by ten pixels, so that no colour is needed to tell
+    "fresh": ("up to date", "M1 5.5L4 8.5L9 2"),
+    "stale": ("stale: would run again", "M5 .5L9.6 9.5H.4Z"),
+    "missing": ("missing: would run", "M1.5 1.5L8.5 8.5M8.5 1.5L1.5 8.5"),
+    "running": ("running", "M1.5 .5L9.5 5L1.5 9.5Z"),
+}
 STYLE = """
 .dag text{font:11px system-ui,sans-serif;fill:#1c2430}
 .dag .small{font-size:9.5px;fill:#566070}
 .dag .box{fill:#fff;stroke-width:2}
 .dag .arrow{fill:none;stroke:#8a94a3;stroke-opacity:.55;stroke-width:1}
-.dag g:hover>.box{stroke-width:3.5}
+.dag g:hover>.box,.dag .job:focus-visible>.box,.dag .chosen>.box{stroke-width:3.5}
+.dag .job{cursor:pointer;outline-offset:2px}
+.dag .badge{fill:none;stroke:#117733;stroke-width:2}
+.dag .stale>.box{fill:#fdeedd;stroke-dasharray:7 3}.dag .stale>.badge{fill:#b85c00;stroke:#b85c00;stroke-width:0}
+.dag .missing>.box{fill:#fbe8f0;stroke-dasharray:2 3}.dag .missing>.badge{stroke:#a8326f}
+.dag .running>.box{fill:#e4f0fa}.dag .running>.badge{fill:#0060a0;stroke:#0060a0;stroke-width:0}
 @media (prefers-color-scheme:dark){
-.dag text{fill:#e6e9ee}.dag .small{fill:#a9b3c1}.dag .box{fill:#1b212b}.dag .arrow{stroke:#7c8798}}
+.dag text{fill:#e6e9ee}.dag .small{fill:#a9b3c1}.dag .box{fill:#1b212b}.dag .arrow{stroke:#7c8798}
+.dag .badge{stroke:#6fd09a}
+.dag .stale>.box{fill:#3a2814}.dag .stale>.badge{fill:#ffb366}
+.dag .missing>.box{fill:#3a1a29}.dag .missing>.badge{stroke:#ff8ab8}
+.dag .running>.box{fill:#14293a}.dag .running>.badge{fill:#7cc0f4}}
 """
 
 
@@ -36,7 +48,7 @@ class Graph(NamedTuple):
     """Nodes by number, and arrows from what comes first to what needs it."""
 
     labels: list[tuple[str, ...]]
-    """Per node the rule, then what tells its jobs apart, such as `corpus: lua`."""
+    """Per node the rule, then what tells its jobs apart, such as `lua · seed0`; may be empty."""
     arrows: list[tuple[int, int]]
 
 
@@ -53,18 +65,14 @@ class Arrangement(NamedTuple):
     """Size of the whole across its layers."""
 
 
-def read_dot(text: str) -> Graph:
-    """The graph that `snakemake --dag` prints.
+def job_graph(jobs: Sequence[Mapping]) -> Graph:
+    """The graph of jobs.
 
-    Raises:
-        ValueError: if the text holds no graph.
+    Args:
+        jobs: of each its `id`, which is its place in the list, `rule`, `name`, and `needs`, the ids of others.
     """
-    nodes = {int(found[1]): found[2] for line in text.splitlines() if (found := NODE.match(line))}
-    arrows = {(int(found[1]), int(found[2])) for line in text.splitlines() if (found := ARROW.match(line))}
-    if not nodes or sorted(nodes) != list(range(len(nodes))):
-        raise ValueError(f"this is no graph of jobs as Snakemake prints it: {text[:200]!r}")
-    labels = [tuple(_unquote(part) for part in nodes[number].split("\\n")) for number in sorted(nodes)]
-    return Graph(labels, sorted(arrows))
+    arrows = sorted((needed, job["id"]) for job in jobs for needed in job["needs"])
+    return Graph([(job["rule"], job["name"]) for job in jobs], arrows)
 
 
 def without_shortcuts(graph: Graph) -> Graph:
@@ -123,42 +131,44 @@ def arrange(graph: Graph, size: float) -> Arrangement:
     return Arrangement(level[:n], place[:n], bends, extent)
 
 
-def jobs_svg(graph: Graph, stages: Mapping[str, str]) -> str:
-    """Every job as a box, from left to right, coloured by stage.
+def jobs_svg(jobs: Sequence[Mapping]) -> str:
+    """Every job as a box, from left to right, coloured by stage; with `data-job`, its id, for what the page does.
+
+    A job with a `state` also shows that, by a sign, an outline and a colour, and can be reached by keyboard.
 
     Args:
-        graph: the jobs.
-        stages: the stage of each rule.
+        jobs: as `jobs.planned` or `jobs.collect` describe them; more than 1,000 are not drawn, a sentence says so.
     """
-    if len(graph.labels) > MAX_JOBS:
-        text = f"{len(graph.labels)} jobs are too many to draw one by one; the graph of rules shows them together."
+    if len(jobs) > MAX_JOBS:
+        text = f"{len(jobs)} jobs are too many to draw one by one; the graph of rules shows them together."
         return _svg(720.0, 40.0, [f'<text x="8" y="24">{escape(text)}</text>'], "The jobs of this run")
-    details, graph = _details(graph), without_shortcuts(graph)
-    width, height, gap = 146.0, 28.0, 40.0
-    found = arrange(graph, height + 6)
+    graph, colours = job_graph(jobs), _colours(jobs)
+    states = Counter(job["state"] for job in jobs if "state" in job)
+    width, height, gap, top = 178.0, 28.0, 40.0, LEGEND + (LEGEND_ROW if states else 0.0)
+    found = arrange(without_shortcuts(graph), height + 6)
     lefts = [MARGIN + rank * (width + gap) for rank in range(max(found.rank) + 1)]
-    corners = [(lefts[rank], LEGEND + place - height / 2) for rank, place in zip(found.rank, found.place, strict=True)]
+    corners = [(lefts[rank], top + place - height / 2) for rank, place in zip(found.rank, found.place, strict=True)]
     pieces = []
     for (first, then), bends in found.bends.items():
         points = [(corners[first][0] + width, corners[first][1] + height / 2)]
         for left, bend in zip(lefts[found.rank[first] + 1 :], bends, strict=False):
-            points += [(left, LEGEND + bend), (left + width, LEGEND + bend)]
+            points += [(left, top + bend), (left + width, top + bend)]
         points.append((corners[then][0], corners[then][1] + height / 2))
         pieces += _curves(points, along_x=True)
-    before = _predecessors(graph)
     boxes = [
-        _box(corner, (width, height), label[0], detail, _colour(stages, label[0]), _title(graph, before, node))
-        for node, (corner, label, detail) in enumerate(zip(corners, graph.labels, details, strict=True))
+        _job(job, corner, (width, height), colours[job["stage"]]) for job, corner in zip(jobs, corners, strict=True)
     ]
-    legend = _legend(stages, [label[0] for label in graph.labels])
-    size = (lefts[-1] + width + MARGIN, LEGEND + found.extent + MARGIN)
-    return _svg(*size, [*legend, _arrows(pieces), *boxes], f"The {len(graph.labels)} jobs of this run")
+    legend = [*_legend(colours), *_state_legend(states)]
+    size = (max(lefts[-1] + width + MARGIN, _legend_width(colours)), top + found.extent + MARGIN)
+    title = f"The {len(jobs)} jobs of this run"
+    return _svg(*size, [*legend, _arrows(pieces), *boxes], title, role="group" if states else "img")
 
 
-def rules_svg(graph: Graph, stages: Mapping[str, str]) -> str:
+def rules_svg(jobs: Sequence[Mapping]) -> str:
     """Every rule as a box with its number of jobs, from top to bottom, coloured by stage."""
-    rules, counts = rule_graph(graph)
-    rules = without_shortcuts(rules)
+    rules, counts = rule_graph(job_graph(jobs))
+    rules, colours = without_shortcuts(rules), _colours(jobs)
+    stages = {job["rule"]: job["stage"] for job in jobs}
     width, height, gap = 148.0, 34.0, 26.0
     found = arrange(rules, width + 16)
     tops = [LEGEND + rank * (height + gap) for rank in range(max(found.rank) + 1)]
@@ -172,11 +182,11 @@ def rules_svg(graph: Graph, stages: Mapping[str, str]) -> str:
         pieces += _curves(points, along_x=False)
     boxes = []
     for corner, (rule,), count in zip(corners, rules.labels, counts, strict=True):
-        jobs = f"{count} job{'s' if count != 1 else ''}"
-        boxes.append(_box(corner, (width, height), rule, jobs, _colour(stages, rule), f"{rule}: {jobs}"))
-    names = [label[0] for label in rules.labels]
-    size = (max(found.extent + 2 * MARGIN, _legend_width(stages, names)), tops[-1] + height + MARGIN)
-    return _svg(*size, [*_legend(stages, names), _arrows(pieces), *boxes], "The rules of this run")
+        detail = f"{count} job{'s' if count != 1 else ''}"
+        drawn = _box(corner, (width, height), rule, detail, colours[stages[rule]])
+        boxes.append(f"<g><title>{escape(f'{rule}: {detail}')}</title>{drawn}</g>")
+    size = (max(found.extent + 2 * MARGIN, _legend_width(colours)), tops[-1] + height + MARGIN)
+    return _svg(*size, [*_legend(colours), _arrows(pieces), *boxes], "The rules of this run")
 
 
 def _places(layers: list[list[int]], steps: list[tuple[int, int]], sizes: list[float]) -> list[float]:
@@ -262,89 +272,70 @@ def _successors(n: int, arrows: Sequence[tuple[int, int]]) -> list[list[int]]:
     return after
 
 
-def _predecessors(graph: Graph) -> list[list[int]]:
-    return _successors(len(graph.labels), [(then, first) for first, then in graph.arrows])
+def _colours(jobs: Sequence[Mapping]) -> dict[str, str]:
+    """A colour for each stage, in the order in which the jobs name them."""
+    stages = dict.fromkeys(job["stage"] for job in jobs)
+    return {stage: STAGE_COLOURS[index % len(STAGE_COLOURS)] for index, stage in enumerate(stages)}
 
 
-def _unquote(text: str) -> str:
-    return text.replace('\\"', '"').replace("\\\\", "\\")
-
-
-def _title(graph: Graph, before: list[list[int]], node: int) -> str:
-    """What hovering over a job tells: itself, and the jobs it waits for."""
-    lines = [", ".join(graph.labels[node])]
-    lines += [f"needs {', '.join(graph.labels[other])}" for other in before[node][:12]]
-    more = len(before[node]) - 12
-    return "\n".join([*lines, f"and {more} more"] if more > 0 else lines)
-
-
-def _details(graph: Graph) -> list[str]:
-    """What tells each job apart.
-
-    Snakemake names a wildcard where it first comes up. It is handed on: from the labels of the jobs that one needs,
-    otherwise from what was handed to them, as long as they agree.
-    """
-    before = _predecessors(graph)
-    own = [dict(part.split(": ", 1) for part in label[1:] if ": " in part) for label in graph.labels]
-    found = [dict[str, str | None]() for _ in graph.labels]
-    for node in _in_order(len(graph.labels), graph.arrows):
-        for key in HANDED_ON:
-            named = {own[other][key] for other in before[node] if key in own[other]}
-            values = named or {found[other][key] for other in before[node] if key in found[other]}
-            if values:
-                found[node][key] = values.pop() if len(values) == 1 else None
-        found[node] |= own[node]
-    return [_joined([value for key, value in wildcards.items() if value and key != "run"]) for wildcards in found]
-
-
-def _joined(values: list[str]) -> str:
-    """Values side by side, without models and SAEs that stand in a `{model}.{sae}` as well."""
-    values = list(dict.fromkeys(values))
-    return " · ".join(
-        value for value in values if not any(value in other.split(".")[:2] for other in values if "." in other)
-    )
-
-
-def _colour(stages: Mapping[str, str], rule: str) -> str:
-    known = list(dict.fromkeys(stages.values()))
-    return STAGE_COLOURS[known.index(stages[rule]) % len(STAGE_COLOURS)] if rule in stages else "#888888"
-
-
-def _used_stages(stages: Mapping[str, str], rules: Sequence[str]) -> list[str]:
-    return [stage for stage in dict.fromkeys(stages.values()) if any(stages.get(rule) == stage for rule in rules)]
-
-
-def _legend(stages: Mapping[str, str], rules: Sequence[str]) -> list[str]:
+def _legend(colours: Mapping[str, str]) -> list[str]:
     """A row of coloured squares with the stages' names."""
     parts, x = [], MARGIN
-    for stage in _used_stages(stages, rules):
-        rule = next(rule for rule in rules if stages.get(rule) == stage)
-        parts.append(f'<rect x="{x:g}" y="6" width="10" height="10" rx="2" fill="{_colour(stages, rule)}"/>')
+    for stage, colour in colours.items():
+        parts.append(f'<rect x="{x:g}" y="6" width="10" height="10" rx="2" fill="{colour}"/>')
         parts.append(f'<text x="{x + 14:g}" y="15">{escape(stage)}</text>')
         x += 30 + 6.6 * len(stage)
     return parts
 
 
-def _legend_width(stages: Mapping[str, str], rules: Sequence[str]) -> float:
-    return MARGIN + sum(30 + 6.6 * len(stage) for stage in _used_stages(stages, rules))
+def _legend_width(colours: Mapping[str, str]) -> float:
+    return MARGIN + sum(30 + 6.6 * len(stage) for stage in colours)
 
 
-def _box(
-    corner: tuple[float, float], size: tuple[float, float], name: str, detail: str, colour: str, title: str
-) -> str:
-    """A rounded box with the rule's name and, smaller, what tells its job apart."""
+def _state_legend(states: Mapping[str, int]) -> list[str]:
+    """A row of signs with the names of the states that there are, and the number of jobs in each."""
+    parts, x = [], MARGIN
+    for state, (words, _) in BADGES.items():
+        if states.get(state):
+            text = f"{words} ({states[state]})"
+            parts.append(f'<g class="{state}">{_badge(state, x, 6 + LEGEND_ROW)}</g>')
+            parts.append(f'<text x="{x + 14:g}" y="{15 + LEGEND_ROW:g}">{escape(text)}</text>')
+            x += 30 + 6.6 * len(text)
+    return parts
+
+
+def _badge(state: str, x: float, y: float) -> str:
+    """The sign of a state; the page's styles colour it by the class of what it stands in."""
+    return f'<path class="badge" transform="translate({x:g} {y:g})" d="{BADGES[state][1]}"/>'
+
+
+def _job(job: Mapping, corner: tuple[float, float], size: tuple[float, float], colour: str) -> str:
+    """A job's box; where its state is known, a button for the page's script."""
+    drawn = _box(corner, size, job["rule"], job["name"], colour)
+    words = ", ".join(part for part in (job["rule"], job["name"]) if part)
+    state = job.get("state")
+    if state is None:
+        return f'<g data-job="{job["id"]}"><title>{escape(words)}</title>{drawn}</g>'
+    title = escape("\n".join([f"{words}: {BADGES[state][0]}", *job["why"]]))
+    label = escape(f"{words}: {BADGES[state][0]}")
+    drawn += _badge(state, corner[0] + size[0] - 15, corner[1] + 4)
+    button = f'data-job="{job["id"]}" class="job {state}" tabindex="0" role="button" aria-label="{label}"'
+    return f"<g {button}><title>{title}</title>{drawn}</g>"
+
+
+def _box(corner: tuple[float, float], size: tuple[float, float], name: str, detail: str, colour: str) -> str:
+    """A rounded box with the rule's name and, smaller, what tells its job apart, cut off where it has no room."""
     (x, y), (width, height) = corner, size
-    most = int(width / 5.4)
+    most = int((width - 12) / 5)
     detail = detail if len(detail) <= most else f"{detail[: most - 1]}…"
     middle = y + height / 2 + (-1.5 if detail else 4)
     lines = [
-        f"<g><title>{escape(title)}</title>",
         f'<rect class="box" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="4" stroke="{colour}"/>',
         f'<text x="{x + 7:g}" y="{middle:g}">{escape(name)}</text>',
     ]
     if detail:
         lines.append(f'<text class="small" x="{x + 7:g}" y="{middle + 11:g}">{escape(detail)}</text>')
-    return "".join([*lines, "</g>"])
+    return "".join(lines)
 
 
 def _curves(points: Sequence[tuple[float, float]], along_x: bool) -> list[str]:
@@ -362,8 +353,8 @@ def _arrows(pieces: Sequence[str]) -> str:
     return f'<path class="arrow" d="{"".join(dict.fromkeys(pieces))}"/>'
 
 
-def _svg(width: float, height: float, parts: Sequence[str], title: str) -> str:
+def _svg(width: float, height: float, parts: Sequence[str], title: str, role: str = "img") -> str:
     """A whole SVG file that may also stand inside a page."""
     size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="dag" role="img" aria-label="{escape(title)}" {size}>'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="dag" role="{role}" aria-label="{escape(title)}" {size}>'
     return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>"]) + "\n"

@@ -1,27 +1,23 @@
 """Examples: which features are shown token by token, on which passages, and how strongly they fire there.
 
-In the order of a page: `persisting_features` or `disappearing_features` choose, `read_activations` reads their columns,
-`Probe.passages` finds text on which they fire most, `describe` puts a feature's part of `examples.json` together.
+`persisting_features`, `disappearing_features` and `named_features` choose; `describe` puts a feature's part of
+`examples.json` together.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations_with_replacement
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from tokenizers import Tokenizer
 
-from saelineage.errors import InputError
-from saelineage.features import FeatureShard
+from saelineage.annotations import Annotations, text_of
+from saelineage.dashboards import Related
+from saelineage.labels import describe as describe_label
 from saelineage.matches import Correlation
-from saelineage.tokens import TokenRows
+from saelineage.passages import Firings, activations_in, place_of, strongest, windows
 from saelineage.verdicts import DISAPPEARS
-
-TOKENS_BEFORE, TOKENS_AFTER = 18, 8
-PARTIAL = "\ufffd"
 
 
 class Latent(NamedTuple):
@@ -38,18 +34,6 @@ class Choice(NamedTuple):
     members: tuple[Latent, ...]
     note: dict
     """What the choice rests on, for `examples.json`."""
-
-
-class Passage(NamedTuple):
-    """A stretch of one document around a token on which a feature fires."""
-
-    corpus: str
-    row: int
-    first: int
-    """Place of the first token in its row."""
-    tokens: np.ndarray
-    """Numbers of its tokens among all probe tokens."""
-    ids: np.ndarray
 
 
 def persisting_features(
@@ -133,153 +117,103 @@ def disappearing_features(
     return chosen
 
 
-class Activations(NamedTuple):
-    """Columns of one SAE's latents over all probe tokens."""
+def named_features(
+    concepts: Sequence[str], model: str, labels: pd.DataFrame, related: Sequence[Related], density: pd.Series
+) -> list[Choice]:
+    """For each concept the feature of a model that follows it, or a part of it, best, beside its matches elsewhere.
 
-    tokens: tuple[tuple[str, str, int], ...]
-    """Corpus, token range and number of tokens of each shard, in order."""
-    columns: Float[np.ndarray, "token latent"]
-    positions: tuple[np.ndarray, ...]
-    """Per shard, where its tokens stand: row x n_ctx + place."""
-
-
-def read_activations(paths: Iterable[Path | str], latents: Sequence[int]) -> Activations:
-    """The activations of a few latents, one shard in memory at a time."""
-    tokens, columns, positions = [], [], []
-    for path in paths:
-        shard = FeatureShard(path)
-        tokens.append((shard.corpus, shard.token_range, len(shard.positions)))
-        columns.append(shard.latents[:, list(latents)].toarray().astype(np.float32))
-        positions.append(shard.positions)
-    return Activations(tuple(tokens), np.concatenate(columns), tuple(positions))
-
-
-class Probe:
-    """The probe's tokens as the feature shards order them, with the activations of the latents shown."""
-
-    def __init__(self, shards: Mapping[tuple[str, str], Sequence[str]], latents: Iterable[Latent], rows: Mapping):
-        """Read what the examples need.
-
-        Args:
-            shards: feature shards of each (model, SAE), in one order of corpora and shards.
-            latents: the latents shown.
-            rows: the probe's token rows by corpus.
-
-        Raises:
-            InputError: if two SAEs were read on different tokens.
-        """
-        self.rows: Mapping[str, TokenRows] = rows
-        self._columns: dict[Latent, np.ndarray] = {}
-        wanted = sorted(set(latents))
-        first = None
-        for key in sorted({(latent.model, latent.sae) for latent in wanted}):
-            own = [latent for latent in wanted if (latent.model, latent.sae) == key]
-            read = read_activations(shards[key], [latent.latent for latent in own])
-            first = first or (key, read)
-            if read.tokens != first[1].tokens:
-                raise InputError(
-                    f"features of {'.'.join(first[0])} and {'.'.join(key)} must be of the same tokens, but their "
-                    "shards differ; delete both under features/ and run again"
-                )
-            self._columns |= {latent: read.columns[:, index] for index, latent in enumerate(own)}
-        if first is not None:
-            self._place_tokens(first[1])
-
-    def _place_tokens(self, read: Activations) -> None:
-        """Note corpus, row, place and document of every token."""
-        lengths = [n for _, _, n in read.tokens]
-        self._starts = np.cumsum([0, *lengths])
-        self._corpora = [corpus for corpus, _, _ in read.tokens]
-        self._positions = np.concatenate(read.positions)
-        self._shard = np.repeat(np.arange(len(lengths)), lengths)
-        documents = []
-        for corpus, positions in zip(self._corpora, read.positions, strict=True):
-            rows = self.rows[corpus]
-            ends = np.flatnonzero(np.asarray(rows.ids).ravel() == rows.info["eos_id"])
-            documents.append(np.searchsorted(ends, positions))
-        self._document = np.concatenate(documents)
-        names = list(dict.fromkeys(self._corpora))
-        self._corpus = np.array([names.index(corpus) for corpus in self._corpora])[self._shard]
-
-    def activation(self, latent: Latent) -> Float[np.ndarray, " token"]:
-        """The activations of one latent over all probe tokens."""
-        return self._columns[latent]
-
-    def pearson(self, members: Sequence[Latent]) -> list[list[float | None]]:
-        """Pairwise Pearson r over all probe tokens, zeros included; None where one does not vary."""
-        columns = [self.activation(member).astype(np.float64) for member in members]
-        r = {pair: pearson(*(columns[side] for side in pair)) for pair in _pairs(len(columns))}
-        return [[r[min(i, j), max(i, j)] for j in range(len(columns))] for i in range(len(columns))]
-
-    def passages(self, latent: Latent, n_passages: int) -> list[Passage]:
-        """Passages from different documents around a latent's strongest firings.
-
-        The first half are the strongest of all; then come the strongest of corpora not seen yet, then the next
-        strongest.
-        """
-        activation = self.activation(latent)
-        order = np.argsort(-activation, kind="stable")[: np.count_nonzero(activation > 0)]
-        document = (
-            self._corpus[order].astype(np.int64) * (int(self._document.max(initial=0)) + 1) + self._document[order]
-        )
-        peaks = order[np.sort(np.unique(document, return_index=True)[1])]
-        picked = list(peaks[: (n_passages + 1) // 2])
-        for peak in peaks:
-            if len(picked) < n_passages and self._corpus[peak] not in self._corpus[picked]:
-                picked.append(peak)
-        picked += [peak for peak in peaks if peak not in picked][: n_passages - len(picked)]
-        return [self._passage(int(peak)) for peak in picked]
-
-    def _passage(self, peak: int) -> Passage:
-        """The text around a token, within its row and its document."""
-        shard = self._shard[peak]
-        corpus = self._corpora[shard]
-        n_ctx = self.rows[corpus].info["n_ctx"]
-        row = int(self._positions[peak]) // n_ctx
-        begin, end = self._starts[shard], self._starts[shard + 1]
-        near = np.arange(max(begin, peak - TOKENS_BEFORE), min(end, peak + TOKENS_AFTER + 1))
-        inside = (self._positions[near] // n_ctx == row) & (self._document[near] == self._document[peak])
-        near = near[inside]
-        places = self._positions[near] % n_ctx
-        return Passage(corpus, row, int(places[0]), near, np.asarray(self.rows[corpus].ids[row])[places])
-
-
-def describe(choice: Choice, probe: Probe, tokenizer: Tokenizer, n_passages: int) -> dict:
-    """One feature of `examples.json`: members, pairwise r, and passages with each member's activations."""
-    passages = [
-        {
-            "corpus": passage.corpus,
-            "row": passage.row,
-            "first": passage.first,
-            "tokens": decode_pieces(tokenizer, passage.ids.tolist()),
-            "activations": [_rounded(probe.activation(member)[passage.tokens]) for member in choice.members],
-        }
-        for passage in probe.passages(choice.members[0], n_passages)
-    ]
-    members = [
-        member._asdict() | {"max_activation": _rounded(probe.activation(member).max(initial=0.0)[None])[0]}
-        for member in choice.members
-    ]
-    return choice.note | {"members": members, "r": probe.pearson(choice.members), "passages": passages}
-
-
-def decode_pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
-    """The text of each token, so that the pieces joined are the text of all.
-
-    Where several tokens make up one character it stands at the last of them, and the others are empty.
+    Args:
+        concepts: names of concepts, such as `assignment`.
+        model: whose features.
+        labels: `labels/{model}/{sae}.parquet` with the column `sae`.
+        related: from `dashboards.related_features`.
+        density: of the model's features, by latent.
     """
-    pieces, written = [], ""
-    for stop in range(1, len(ids) + 1):
-        text = tokenizer.decode(list(ids[:stop]), skip_special_tokens=False)
-        if stop < len(ids):
-            text = text.rstrip(PARTIAL)
-        if not text.startswith(written):  # some decoders rewrite what came before
-            pieces.append(tokenizer.decode([ids[stop - 1]], skip_special_tokens=False))
-            written = tokenizer.decode(list(ids[:stop]), skip_special_tokens=False)
+    chosen = []
+    concept_rows = labels[(labels["kind"] == "concept") & labels["score"].notna()]
+    for concept in concepts:
+        rows = concept_rows[[label.partition(" ")[0] == concept for label in concept_rows["label"]]]
+        if rows.empty:
             continue
-        pieces.append(text[len(written) :])
-        written = text
-    return pieces
+        best = rows.loc[rows["score"].idxmax()]
+        latent = int(best["latent"])
+        winners = labels[(labels["latent"] == latent) & labels["wins"]].to_dict("records")
+        others = [other for other in related if other.latents[latent] >= 0]
+        members = [Latent(model, best["sae"], latent)]
+        members += [Latent(other.model, other.sae, int(other.latents[latent])) for other in others]
+        note = {"concept": concept, "part": best["label"], "density": float(density[latent])}
+        note |= {name: float(best[name]) for name in ("score", "precision", "recall")}
+        note["labels"] = [{"label": describe_label(own), "score": _defined(own["score"])} for own in winners]
+        note["found"] = [other.model for other in others if other.found[latent]]
+        chosen.append(Choice(tuple(members), note))
+    return chosen
+
+
+def _defined(value: float) -> float | None:
+    """A number for JSON, which knows no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def choose_passages(
+    tokens: Int[np.ndarray, " firing"], values: Float[np.ndarray, " firing"], annotations: Annotations, n: int
+) -> list[int]:
+    """Tokens of different documents on which a latent fires strongly.
+
+    The first half are the strongest of all; then come the strongest of corpora not seen yet, then the next strongest.
+    """
+    peaks = strongest(tokens, values, annotations.documents, len(tokens)).tolist()
+    corpus = {peak: place_of(annotations, peak)[0] for peak in peaks}
+    picked = peaks[: (n + 1) // 2]
+    for peak in peaks:
+        if len(picked) < n and corpus[peak] not in {corpus[other] for other in picked}:
+            picked.append(peak)
+    return picked + [peak for peak in peaks if peak not in picked][: n - len(picked)]
+
+
+def describe(
+    choice: Choice, firings: Mapping[tuple[str, str], Firings], annotations: Annotations, n_passages: int
+) -> dict:
+    """One feature of `examples.json`: members, pairwise r, and passages with each member's activations.
+
+    Args:
+        choice: the features shown together.
+        firings: by (model, SAE).
+        annotations: of the probe.
+        n_passages: how many.
+    """
+    own = [firings[member.model, member.sae].of(member.latent) for member in choice.members]
+    peaks = choose_passages(*own[0], annotations, n_passages)
+    stretches = windows(peaks, annotations)
+    by_member = [activations_in(stretches, *columns) for columns in own]
+    passages = []
+    for index, stretch in enumerate(stretches):
+        corpus, row, place = place_of(annotations, stretch.start)
+        activations = [_spread(found[index], len(stretch)) for found in by_member]
+        passage = {"corpus": corpus, "row": row, "first": place, "tokens": text_of(annotations, stretch)}
+        passages.append(passage | {"activations": activations})
+    members = [
+        member._asdict() | {"max_activation": round(float(values.max(initial=0.0)), 4)}
+        for member, (_, values) in zip(choice.members, own, strict=True)
+    ]
+    return choice.note | {"members": members, "r": _pairwise(own, annotations), "passages": passages}
+
+
+def _spread(found: tuple[list[int], list[float]], n_tokens: int) -> list[float]:
+    """Activations on all tokens of a passage, from those on which there are any."""
+    activations = [0.0] * n_tokens
+    for place, value in zip(*found, strict=True):
+        activations[place] = round(value, 4)
+    return activations
+
+
+def _pairwise(columns: Sequence[tuple[np.ndarray, np.ndarray]], annotations: Annotations) -> list[list[float | None]]:
+    """Pairwise Pearson r over all probe tokens, zeros included; None where one does not vary."""
+    dense = np.zeros((len(columns), len(annotations.pieces)))
+    for row, (tokens, values) in zip(dense, columns, strict=True):
+        row[tokens] = values
+    dense = dense[:, annotations.pieces >= 0]
+    r = {pair: pearson(*(dense[side] for side in pair)) for pair in _pairs(len(columns))}
+    return [[r[min(i, j), max(i, j)] for j in range(len(columns))] for i in range(len(columns))]
 
 
 def pearson(a: Float[np.ndarray, " token"], b: Float[np.ndarray, " token"]) -> float | None:
@@ -306,7 +240,3 @@ def _recurrence(
 def _other(seeds: Correlation, name: str) -> str:
     """The other SAE of a pair of seeds."""
     return seeds.names[1 - seeds.names.index(name)]
-
-
-def _rounded(values: np.ndarray) -> list[float]:
-    return [round(float(value), 4) for value in values]

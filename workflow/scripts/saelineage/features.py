@@ -6,6 +6,7 @@ that they were left out of the SAE's training, whose rows are empty. Its header 
 tokens.
 """
 
+from collections.abc import Iterable
 from copy import copy
 from pathlib import Path
 
@@ -128,6 +129,14 @@ def save_shard(
         "compared": compared,
     }
     write_tensors(path, header, tensors)
+
+
+def shards_by_sae(paths: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+    """Paths `features/{model}/{sae}/{corpus}/{shard}` by (model, SAE), in their order."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in paths:
+        found.setdefault(Path(path).parts[-4:-2], []).append(path)
+    return found
 
 
 def require_aligned(a: FeatureShard, b: FeatureShard) -> None:

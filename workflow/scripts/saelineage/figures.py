@@ -96,7 +96,7 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
 
     Args:
         nodes: `name`, `label`, `column` (0 is the leftmost), `size` (features that flow through it), `colour`.
-        flows: `source` and `target` (names of nodes), `n_features`, `verdict`, `edge`.
+        flows: `source` and `target` (names of nodes), `n_features`, `verdict`, `edge`, `parent`, `child`, `side`.
     """
     number = {name: index for index, name in enumerate(nodes["name"])}
     drawn = flows[flows["n_features"] > 0]
@@ -124,8 +124,11 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
                 VERDICT_COLOURS[verdict] if verdict in ("persists", "inherited") else _faint(VERDICT_COLOURS[verdict])
                 for verdict in drawn["verdict"]
             ],
-            "customdata": [plain(f"{row.verdict}, {row.edge}") for row in drawn.itertuples()],
-            "hovertemplate": "%{customdata}: %{value:,} features<extra></extra>",
+            "customdata": [
+                [plain(f"{row.verdict}, {row.edge}"), row.parent, row.child, row.side, row.verdict]
+                for row in drawn.itertuples()
+            ],
+            "hovertemplate": "%{customdata[0]}: %{value:,} features<extra></extra>",
         },
     )
     return _styled(go.Figure(sankey), height=int(height + 15 + below), margin={"l": 10, "r": 10, "t": 15, "b": below})
@@ -222,6 +225,31 @@ def correlation_figure(histograms: pd.DataFrame, threshold: float) -> go.Figure:
     figure.update_xaxes(title="Pearson r")
     figure.update_yaxes(title="pairs of features", type="log", exponentformat="power")
     return _styled(figure, height=340)
+
+
+def scores_figure(scores: pd.DataFrame) -> go.Figure:
+    """How many features' descriptions predict their activations how well: a colour per model, dashed if written.
+
+    Args:
+        scores: `model`, `source`, `r` (left edge of a bin), `n_features`, `n` in all, `median`.
+    """
+    figure = go.Figure()
+    models = list(dict.fromkeys(scores["model"]))
+    for (model, source), rows in scores.groupby(["model", "source"], sort=False):
+        dash = "solid" if source == "labels" else "dash"
+        colour = SERIES[models.index(model) % len(SERIES)]
+        n, median = rows["n"].iloc[0], rows["median"].iloc[0]
+        counted = f"n {n:,}, median {median:.2f}" if n else "n 0"
+        figure.add_scatter(
+            x=rows["r"],
+            y=rows["n_features"] / max(n, 1),
+            name=f"{plain(model)}, {plain(source)} ({counted})",
+            mode="lines",
+            line={"color": colour, "width": 1.75, "dash": dash, "shape": "hv"},
+        )
+    figure.update_xaxes(title="Pearson r of described and true activations")
+    figure.update_yaxes(title="share of features", tickformat=".0%", rangemode="tozero")
+    return _styled(figure, height=360)
 
 
 def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:

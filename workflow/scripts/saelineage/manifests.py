@@ -24,6 +24,10 @@ PACKAGES = (
     "pyarrow",
     "plotly",
     "jinja2",
+    "requests",
+    "tree_sitter",
+    "tree_sitter_python",
+    "tree_sitter_lua",
 )
 
 
@@ -66,7 +70,8 @@ def record_job(snakemake: object, **found: object) -> None:
         "versions": _versions(),
     }
     for manifest in manifests:
-        files = [path for path in outputs if path not in manifests and _nearest(path, manifests) == manifest]
+        own = [path for path in outputs if path not in manifests and _nearest(path, manifests) == manifest]
+        files = [file for path in own for file in _files(path)]
         write_json(manifest, record | {"files": {_name(path, manifest): _entry(path) for path in sorted(files)}})
 
 
@@ -96,6 +101,11 @@ def _nearest(path: Path, manifests: list[Path]) -> Path:
     if manifest_path(path) in manifests:
         return manifest_path(path)
     return max((found for found in manifests if found.parent in path.parents), key=lambda found: len(found.parts))
+
+
+def _files(path: Path) -> list[Path]:
+    """An output, or all files in it where it is a folder."""
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
 
 
 def _name(path: Path, manifest: Path) -> str:

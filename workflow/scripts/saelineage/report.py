@@ -1,62 +1,48 @@
-"""The page of a run: sentences that say what its tables mean, views of the tables, one HTML file of it all.
+"""The page of a run: views of its tables, its pictures, one HTML file of it all.
 
 All text on the page is treated as hostile: it is escaped, and characters that would be invisible or turn text around
 are shown.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import base64
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-import plotly.io
+import plotly.graph_objects as go
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
-from pandas.api.typing import NAType
 from plotly.offline import get_plotlyjs
 
 from saelineage import figures
-from saelineage.dag import Graph, arrange
+from saelineage.dag import Graph, arrange, jobs_svg
+from saelineage.dashboards import FEATURES_PER_CHUNK, VERDICTS
 from saelineage.figures import visible
 from saelineage.files import sha256_json
+from saelineage.report_sentences import (
+    READINGS,
+    answer,
+    count,
+    described,
+    instrument_warnings,
+    interval,
+    number,
+    percent,
+    pooled,
+    sae_warnings,
+    signed,
+)
 from saelineage.report_tables import (
-    AT_FLOOR,
-    BELOW,
+    EXPLANATIONS,
     LARGEST_NULL,
     LEAST_FLOOR,
-    NO_FLOOR,
-    NO_RATIO,
-    NOTHING,
-    is_fit,
-    largest_null,
     reading,
 )
 
-HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
-NOT_MEASURED = "not measured"
-SPACE = "\u00a0"
-"""Between a number and its unit, which stay on one line."""
-READINGS = {
-    BELOW: "below the floor: features are lost",
-    AT_FLOOR: "at the floor: no loss beyond the instrument's own",
-    NO_RATIO: "not comparable: its ratio to the floor has no interval",
-    NO_FLOOR: "no floor was measured: train a second seed",
-    NOTHING: "no feature is testable",
-}
-INSTRUMENTS = {
-    "independent": "Each model's SAE is trained from a random seed of its own. Where nothing changed: SAEs from two "
-    "seeds of the parent.",
-    "anchored": "The child's SAE starts from the parent's and is trained on from there, on the child; a merge's starts "
-    "from the average of its parents'. It may keep what the child no longer needs. Where nothing changed: the parent's "
-    "SAE, trained on in the same way on the parent.",
-    "frozen": "The SAE of the model without parents reads every model and is trained on none of them, so nothing can "
-    "emerge. Where nothing changed: the SAE beside itself.",
-    "same_init": "All models' SAEs start from the same random weights and see tokens in the same order. Where nothing "
-    "changed: the same start on the parent, with tokens in another order.",
-    "own_mixture": "As independent, each SAE trained only on the corpora that its model and the model's ancestors "
-    "were trained on. Where nothing changed: SAEs from two seeds of the parent.",
-}
+TRAJECTORY_WIDTH, TRAJECTORY_HEIGHT, TRAJECTORY_CARD, TRAJECTORY_MARGIN = 196.0, 112.0, 70.0, 8.0
+"""Room for a model's card in the picture of one feature's trajectory, in pixels; its own height is 54."""
 
 
 class Results(NamedTuple):
@@ -67,12 +53,25 @@ class Results(NamedTuple):
     tables: Mapping[str, pd.DataFrame]
     examples: dict
     timings: pd.DataFrame
-    manifests: Sequence[dict]
-    dag_svg: str
+    manifests: Mapping[str, dict]
+    """By the folder that each tells of, under the run's own."""
+    jobs: Sequence[dict]
+    """From `jobs.collect`."""
     rulegraph_svg: str
+    chunks: Mapping[str, str]
+    """Data of the features that the page itself holds, by the chunk's name; others it loads from beside it."""
 
 
-def render_page(results: Results, template: str, stylesheet: str) -> str:
+class Sources(NamedTuple):
+    """What the page is made from."""
+
+    template: str
+    stylesheet: str
+    scripts: Mapping[str, str]
+    """JavaScript by name: `elements`, `explorer`, `jobs`, `page`."""
+
+
+def render_page(results: Results, sources: Sources) -> str:
     """The page as one HTML text that loads nothing from elsewhere; equal results give equal text."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
@@ -85,7 +84,7 @@ def render_page(results: Results, template: str, stylesheet: str) -> str:
         "lines": lines,
         "signed": signed,
     }
-    page = environment.from_string(template).render(
+    page = environment.from_string(sources.template).render(
         run=results.summary["run"],
         threshold=results.summary["threshold"],
         models=results.summary["models"],
@@ -103,13 +102,20 @@ def render_page(results: Results, template: str, stylesheet: str) -> str:
         examples=examples_view(results.examples),
         **views(results.tables),
         timings=results.timings.to_dict("records"),
-        versions=versions(results.manifests),
+        versions=versions(results.manifests.values()),
+        digests=digests(results.manifests),
         config_yaml=yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True, width=100),
         config_sha256=sha256_json(results.config),
-        dag_svg=Markup(results.dag_svg),  # noqa: S704 - drawn, and escaped, by dag.py
+        n_jobs=len(results.jobs),
+        jobs_svg=Markup(jobs_svg(results.jobs)),  # noqa: S704 - drawn, and escaped, by dag.py
         rulegraph_svg=Markup(results.rulegraph_svg),  # noqa: S704
-        stylesheet=Markup(stylesheet),  # noqa: S704
-        plotlyjs=Markup(get_plotlyjs().replace("</script", r"<\/script")),  # noqa: S704
+        facts=_json(facts(results)),
+        csv_links={name: csv_link(table) for name, table in results.tables.items()},
+        explained=bool((results.tables["scores"]["source"] == EXPLANATIONS).any()),
+        chunks=results.chunks,
+        stylesheet=Markup(sources.stylesheet),  # noqa: S704
+        scripts={name: _script(text) for name, text in sources.scripts.items()},
+        plotlyjs=_script(get_plotlyjs()),
     )
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -129,90 +135,64 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
     }
 
 
-def draw(results: Results) -> dict[str, Markup]:
-    """Every picture that has something to show, as HTML."""
+def facts(results: Results) -> dict:
+    """What the page's table of features knows of the run: models, edges, and where models stand in the lineage."""
+    edges = [[edge["parent"], edge["child"]] for edge in results.summary["edges"]]
+    models = [model for model in results.summary["models"] if any(model in edge for edge in edges)]
+    return {
+        "models": models,
+        "edges": edges,
+        "layout": _layout(models, edges),
+        "corpora": list(results.config["corpora"]),
+        "verdicts": VERDICTS,
+        "features_per_chunk": FEATURES_PER_CHUNK,
+    }
+
+
+def _layout(models: Sequence[str], edges: Sequence[Sequence[str]]) -> dict:
+    """Upper middles of the models' cards, parents above children, and the size of the whole, in pixels."""
+    if not models:
+        return {"places": {}, "size": [0.0, 0.0]}
+    number = {model: index for index, model in enumerate(models)}
+    graph = Graph([(model,) for model in models], [(number[parent], number[child]) for parent, child in edges])
+    found = arrange(graph, TRAJECTORY_WIDTH)
+    places = {
+        model: [place, TRAJECTORY_MARGIN + TRAJECTORY_HEIGHT * rank]
+        for model, place, rank in zip(models, found.place, found.rank, strict=True)
+    }
+    return {"places": places, "size": [found.extent, TRAJECTORY_HEIGHT * max(found.rank) + TRAJECTORY_CARD]}
+
+
+def draw(results: Results) -> dict[str, Markup | dict]:
+    """Every picture that has something to show: Plotly's as its height and JSON, others as SVG."""
     tables, threshold = results.tables, results.summary["threshold"]
     labels = results.tables["edges"].assign(
         label=[f"{percent(share)} persist" for share in tables["edges"]["persist_share"]],
         floor=[f"floor {percent(share)}" for share in tables["edges"]["floor_share"]],
     )
-    pictures = {"lineage": Markup(figures.lineage_svg(tables["models"], labels))}  # noqa: S704 - escaped there
+    models = tables["models"][tables["models"]["model"].isin(results.summary["models"])]
+    pictures = {"lineage": Markup(figures.lineage_svg(models, labels))}  # noqa: S704 - escaped there
     plots: dict[str, tuple[pd.DataFrame, Callable]] = {
         "saes": (tables["saes"], figures.fvu_figure),
         "densities": (tables["densities"], figures.density_figure),
         "training": (tables["training"], figures.training_figure),
+        "scores": (tables["scores"], figures.scores_figure),
     }
-    pictures |= {name: _embedded(figure(table), name) for name, (table, figure) in plots.items() if len(table)}
+    pictures |= {name: _figure(figure(table)) for name, (table, figure) in plots.items() if len(table)}
     if len(tables["flows"]):
-        pictures["flows"] = _embedded(figures.flows_figure(*flow_nodes(tables["flows"])), "flows")
+        pictures["flows"] = _figure(figures.flows_figure(*flow_nodes(tables["flows"])))
     leading = tables["curves"][tables["curves"]["lead"].astype(bool)]
     if len(leading):
-        pictures["curves"] = _embedded(figures.share_curves_figure(leading, threshold), "curves")
+        pictures["curves"] = _figure(figures.share_curves_figure(leading, threshold))
     if len(tables["correlations"]):
         found = figures.correlation_figure(tables["correlations"], threshold)
-        pictures["correlations"] = _embedded(found, "correlations")
+        pictures["correlations"] = _figure(found)
     for sweep, rows in tables["sweeps"].groupby("sweep", sort=False):
         chosen = results.config["models"][results.config["sweeps"][sweep]["model"]]["merge"]["t"]
         for measure in ("accuracy", "loss"):
             name = f"sweep-{sweep}-{measure}"
-            pictures[name] = _embedded(figures.sweep_figure(rows, measure, chosen), name)
+            pictures[name] = _figure(figures.sweep_figure(rows, measure, chosen))
     return pictures
-
-
-def answer(summary: dict) -> list[str]:
-    """The answer: each edge's share beside its floors, what they say together, and whether the instrument is fit."""
-    if not summary["edges"]:
-        return ["The lineage has no edge, so there is nothing to compare."]
-    return [
-        f"All shares here are those of this run's leading instrument, {summary['lead']}.",
-        *[_edge_sentence(edge) for edge in summary["edges"]],
-        _together([reading(edge) for edge in summary["edges"]]),
-        instrument_check(summary),
-    ]
-
-
-def instrument_check(summary: dict) -> str:
-    """Whether the leading instrument finds what is there, and nothing else: its lowest floor and its largest null."""
-    leading = _leading(summary)
-    floors = [(one["floor_share"], _arrow(one)) for one in leading if one["floor_share"] is not None]
-    nulls = [(share, null, _arrow(one)) for one in leading for null, share in [largest_null(one["nulls"])] if null]
-    floor, null = "No floor was measured", "no null was computed"
-    if floors:
-        share, edge = min(floors)
-        asked = f"{percent(LEAST_FLOOR, 0)} or more is asked for"
-        floor = f"Where nothing changed it finds {percent(share)} again at worst ({edge}; {asked})"
-    if nulls:
-        share, name, edge = max(nulls)
-        asked = f"{percent(LARGEST_NULL, 0)} or less is asked for"
-        null = f"where nothing can persist it finds {percent(share)} at most ({name}, {edge}; {asked})"
-    fits = [is_fit(one) for one in leading]
-    verdict = "fails its check" if False in fits else "could not be checked" if None in fits else "passes its check"
-    return f"The instrument {verdict}. {floor}; {null}."
-
-
-def instrument_warnings(summary: dict) -> list[str]:
-    """What follows where the leading instrument fails its check, one sentence each."""
-    leading = _leading(summary)
-    low = [one for one in leading if one["floor_share"] is not None and one["floor_share"] < LEAST_FLOOR]
-    high = [one for one in leading if (largest_null(one["nulls"])[1] or 0.0) > LARGEST_NULL]
-    warnings = []
-    if low:
-        warnings.append(
-            f"Under {summary['lead']} the floor is less than {percent(LEAST_FLOOR, 0)} on {len(low)} of {len(leading)} "
-            "edges: the instrument loses features by itself, so small losses cannot be seen, and an edge at the floor "
-            "may have lost features all the same."
-        )
-    if high:
-        warnings.append(
-            f"Under {summary['lead']} a null is more than {percent(LARGEST_NULL, 0)} on {len(high)} of {len(leading)} "
-            "edges: as many features match without any descent, so shares may be too high by that much."
-        )
-    return warnings
-
-
-def described(instruments: pd.DataFrame) -> dict[str, str]:
-    """What each instrument of the run is, in words."""
-    return {name: _description(name) for name in dict.fromkeys(instruments["instrument"])}
 
 
 def by_edge(table: pd.DataFrame) -> list[dict]:
@@ -288,52 +268,16 @@ def flow_nodes(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table[["name", "label", "column", "size", "colour"]], flows
 
 
-def pooled(saes: pd.DataFrame) -> list[dict]:
-    """The rows of all corpora together, each with what it should be read with caution for."""
-    rows = saes[saes["corpus"] == "pooled"].to_dict("records")
+def digests(manifests: Mapping[str, dict]) -> list[dict]:
+    """Every file that manifests name: where it is, its size and its sha256."""
     return [
-        row
-        | {
-            "high_fvu": row["fvu"] is not None and row["fvu"] > HIGH_FVU,
-            "high_dead_fraction": row["dead_fraction"] > HIGH_DEAD_FRACTION,
-        }
-        for row in rows
+        {"path": f"{folder}/{name}", **entry}
+        for folder, manifest in manifests.items()
+        for name, entry in manifest["files"].items()
     ]
 
 
-def sae_warnings(saes: pd.DataFrame, leading: Mapping[str, str]) -> list[str]:
-    """What about the SAEs should make one careful, one sentence each.
-
-    Args:
-        saes: from `sae_table`.
-        leading: of each model, the SAE that verdicts rest on; of others nothing is said.
-    """
-    rows = [row for row in pooled(saes) if leading.get(row["model"]) == row["sae"]]
-    warnings = [
-        f"{row['model']}.{row['sae']} leaves {percent(row['fvu'])} of the variance unexplained (more than "
-        f"{percent(HIGH_FVU)}): a feature it misses looks like one that disappeared."
-        for row in rows
-        if row["high_fvu"]
-    ]
-    warnings += [
-        f"{percent(row['dead_fraction'])} of the latents of {row['model']}.{row['sae']} never fire (more than "
-        f"{percent(HIGH_DEAD_FRACTION)})."
-        for row in rows
-        if row["high_dead_fraction"]
-    ]
-    known = [row for row in rows if row["fvu"] is not None and not np.isnan(row["fvu"])]
-    if known:
-        best, worst = min(known, key=_fvu), max(known, key=_fvu)
-        if worst["fvu"] - best["fvu"] > HIGH_FVU_SPREAD:
-            warnings.append(
-                f"The SAEs are not equally good: fvu is {number(best['fvu'])} for {best['model']}.{best['sae']} and "
-                f"{number(worst['fvu'])} for {worst['model']}.{worst['sae']}, so shares that rest on them differ for "
-                "that too."
-            )
-    return warnings
-
-
-def versions(manifests: Sequence[dict]) -> dict[str, str]:
+def versions(manifests: Iterable[dict]) -> dict[str, str]:
     """The versions that the jobs recorded, by package; several where jobs differed."""
     found: dict[str, set[str]] = {}
     for manifest in manifests:
@@ -345,6 +289,7 @@ def versions(manifests: Sequence[dict]) -> dict[str, str]:
 def examples_view(examples: dict) -> dict:
     """`examples.json` with each token's share of its feature's largest activation beside the activation."""
     return examples | {
+        "named": [_feature_view(feature) for feature in examples["named"]],
         "persisting": [_feature_view(feature) for feature in examples["persisting"]],
         "disappearing": [
             found | {"features": [_feature_view(feature) for feature in found["features"]]}
@@ -368,33 +313,6 @@ def merges_view(merges: pd.DataFrame) -> list[dict]:
     ]
 
 
-def number(value: float | int | None, digits: int = 3) -> str:
-    """A number with a fixed number of digits after the point."""
-    return NOT_MEASURED if pd.isna(value) else f"{value:.{digits}f}"
-
-
-def signed(value: float | int | None, digits: int = 3) -> str:
-    """A change: a number with its sign."""
-    return NOT_MEASURED if pd.isna(value) else f"{value:+.{digits}f}"
-
-
-def count(value: float | int | NAType | None) -> str:
-    """A whole number with commas between thousands."""
-    return NOT_MEASURED if pd.isna(value) else f"{value:,.0f}"
-
-
-def percent(value: float | int | None, digits: int = 1) -> str:
-    """A share in percent."""
-    return NOT_MEASURED if pd.isna(value) else f"{100 * value:.{digits}f}{SPACE}%"
-
-
-def interval(bounds: Sequence[float | None] | None) -> str:
-    """An interval of shares, in percent; nothing where there is none."""
-    if bounds is None or pd.isna(bounds[0]):
-        return ""
-    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}{SPACE}%"
-
-
 def lines(text: str) -> Markup:
     """Text of several lines, its line breaks kept."""
     return Markup("\n").join(escape(visible(line)) for line in text.split("\n"))
@@ -405,71 +323,24 @@ def _shown(value: object) -> object:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _embedded(figure: object, name: str) -> Markup:
-    """A Plotly figure as HTML under a fixed id."""
-    config = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage", "resetScale2d"]]}
-    html = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, div_id=f"plot-{name}", config=config)
-    return Markup(html)  # noqa: S704 - Plotly escapes what could end its script
+def _figure(figure: go.Figure) -> dict:
+    """A Plotly figure as the page draws it."""
+    return {"height": figure.layout.height, "json": _json(json.loads(figure.to_json()))}
 
 
-def _share(edge: Mapping, name: str) -> str:
-    """A share with its interval, for a sentence."""
-    bounds = edge[f"{name}_interval"]
-    return percent(edge[name]) + (f" [{interval(bounds)}]" if bounds else "")
+def _json(value: object) -> Markup:
+    """JSON for inside a script element, where no text can end the element."""
+    return Markup(json.dumps(value, separators=(",", ":")).replace("<", r"\u003c"))  # noqa: S704
 
 
-def _edge_sentence(edge: Mapping) -> str:
-    """An edge's share, and beside it the same where nothing changed, and between independent SAEs of the parent."""
-    way = f"From {edge['parent']} to {edge['child']}"
-    if edge["persist_share"] is None:
-        return f"{way} no feature is testable."
-    share = f"{way} {_share(edge, 'persist_share')} of {count(edge['persist_share_n'])} testable features persist"
-    return f"{share}; {_floors(edge)}."
+def _script(text: str) -> Markup:
+    """JavaScript for inside a script element."""
+    return Markup(text.replace("</script", r"<\/script"))  # noqa: S704
 
 
-def _floors(edge: Mapping) -> str:
-    """What an edge's share is to be held against, in words."""
-    floor, seeds, parent = _share(edge, "floor_share"), _share(edge, "seed_floor_share"), edge["parent"]
-    if edge["floor_share"] is None:
-        return f"no floor was measured for {parent}"
-    if edge["instrument"] == "independent":
-        return f"where nothing changed, between two independent SAEs of {parent}, {floor} do"
-    if edge["seed_floor_share"] is None:
-        return f"where nothing changed {floor} do, and {parent} has no two independent SAEs"
-    return f"where nothing changed {floor} do, and two independent SAEs of {parent} agree on {seeds}"
-
-
-def _together(readings: Sequence[str]) -> str:
-    """What the edges say together."""
-    n, below, at_floor = len(readings), readings.count(BELOW), readings.count(AT_FLOOR)
-    if readings.count(NO_FLOOR) == n:
-        return "Without a second SAE seed there is no floor: the shares cannot be told from the noise of SAE training."
-    counts = {
-        "below the floor, where features are lost": below,
-        "at the floor, with no loss beyond the instrument's own": at_floor,
-        "where no floor can be held against the share": n - below - at_floor,
-    }
-    parts = [f"{found} {'lies' if found == 1 else 'lie'} {where}" for where, found in counts.items() if found]
-    return f"Of {n} {'edge' if n == 1 else 'edges'}, {'; '.join(parts)}."
-
-
-def _leading(summary: dict) -> list[dict]:
-    """What the leading instrument says of each edge."""
-    return [one for one in summary["instruments"] if one["instrument"] == summary["lead"]]
-
-
-def _arrow(edge: Mapping) -> str:
-    return f"{edge['parent']} → {edge['child']}"
-
-
-def _description(instrument: str) -> str:
-    """An instrument in words, those of several budgets and of one parent alone among them."""
-    name, at, n_tokens = instrument.partition("@")
-    if at:
-        return f"As {name}, the child's SAE trained on {count(int(n_tokens))} tokens."
-    if instrument.startswith("anchored to "):
-        return "As anchored, the merge's SAE started from this parent's alone."
-    return INSTRUMENTS[instrument]
+def csv_link(table: pd.DataFrame) -> str:
+    """A table as a link that holds all of it."""
+    return f"data:text/csv;base64,{base64.b64encode(table.to_csv(index=False).encode()).decode()}"
 
 
 def _by(rows: Sequence[dict], first: str, then: str) -> list[tuple[str, dict[str, dict]]]:
@@ -501,7 +372,3 @@ def _feature_view(feature: dict) -> dict:
         ]
         passages.append(passage | {"rows": rows})
     return feature | {"names": names, "passages": passages}
-
-
-def _fvu(row: Mapping) -> float:
-    return row["fvu"]

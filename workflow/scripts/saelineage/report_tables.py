@@ -30,6 +30,9 @@ KINDS = {
 BELOW, AT_FLOOR, NO_RATIO, NO_FLOOR, NOTHING = "below the floor", "at the floor", "no ratio", "no floor", "not testable"
 """How an edge's persisting share stands to its floor: what `reading` returns."""
 VERDICT_COUNTS = ("persists", "disappears", "untestable_parent", "inherited", "emerges", "untestable_child")
+LABELS, EXPLANATIONS = "labels", "explanations"
+"""Where descriptions of features come from: from counts, or written by a service."""
+N_SCORE_BINS = 40
 RULES = ("best", "mutual", "assignment", "token_type")
 """Of matching, as `evidence.weigh` names them, in the order in which they are shown."""
 ROBUST = ("robustly_disappears", "robustly_emerges")
@@ -315,6 +318,26 @@ def correlation_table(histograms: Mapping[str, np.ndarray]) -> pd.DataFrame:
         for left, n in zip(np.linspace(-1, 1, len(histogram) + 1), histogram, strict=False)
     ]
     return pd.DataFrame(rows, columns=["edge", "r", "n_pairs"])
+
+
+def score_table(
+    labels: Mapping[tuple[str, str], pd.DataFrame], explanations: Mapping[tuple[str, str], pd.DataFrame]
+) -> pd.DataFrame:
+    """How well descriptions predict activations: one row per model, source and bin of r.
+
+    Args:
+        labels: of each (model, SAE), the label that wins for each feature.
+        explanations: of each (model, SAE), where there are any.
+    """
+    edges = np.round(np.linspace(-1, 1, N_SCORE_BINS + 1), 10)
+    rows = []
+    for source, found in ((LABELS, labels), (EXPLANATIONS, explanations)):
+        for (model, sae), table in found.items():
+            scores = table["score"].dropna()
+            counts = np.histogram(scores, bins=edges)[0]
+            own = {"model": model, "sae": sae, "source": source, "n": len(scores), "median": scores.median()}
+            rows += [own | {"r": float(r), "n_features": int(n)} for r, n in zip(edges, counts, strict=False)]
+    return pd.DataFrame(rows, columns=["model", "sae", "source", "n", "median", "r", "n_features"])
 
 
 def timing_table(benchmarks: pd.DataFrame) -> pd.DataFrame:

@@ -13,12 +13,16 @@ from typing import IO
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from saelineage.errors import InputError
 from saelineage.files import atomic_path, read_json, sha256_file, write_json
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+TRAINED_BYTES = 512
+"""Longer stretches without a boundary are cut while a tokenizer learns, whose time grows with their square.
+
+They would also become tokens: of one letter 100,000 times, a token of 65,536."""
 ENCODE_DOCUMENTS = 256
 COPY_ROWS = 65_536
 
@@ -30,7 +34,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         InputError: if the texts are too few to learn `vocab_size` ids.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    cut = pre_tokenizers.Split(Regex(f".{{{TRAINED_BYTES}}}"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([byte_level, cut])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -39,6 +45,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.pre_tokenizer = byte_level
     if tokenizer.get_vocab_size() < vocab_size:
         raise InputError(
             f"tokenizer.vocab_size: the corpora yield {tokenizer.get_vocab_size()} ids, not {vocab_size}; "

@@ -1,0 +1,410 @@
+"""How fast the page of a run is with 65,536 features: to write, to open, to search, to sort, to scroll.
+
+    python benchmarks/report.py [--page results/demo/report/index.html] [--json FILE]
+
+Four models of one lineage are drawn at random: which of their features fire where on some 100,000 tokens of four
+corpora (densities log-normal, so that a few features fire often and most rarely), verdicts, matches and labels. What a
+run would write for them is then written by the same functions, and opened in Chromium from the disk. Times are those
+that a reader would see: from a key to the frame that shows the new rows.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+from peak_memory import PeakMemory
+
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT / "workflow" / "scripts"), str(ROOT)]
+
+from tests.browser import chromium, open_page, wait_until  # noqa: E402
+
+from saelineage import report_tables  # noqa: E402
+from saelineage.annotations import Annotations  # noqa: E402
+from saelineage.dashboards import (  # noqa: E402
+    FEATURES_PER_CHUNK,
+    Dashboards,
+    Shown,
+    feature_table,
+    logit_effects,
+    packed,
+    related_features,
+)
+from saelineage.files import write_text  # noqa: E402
+from saelineage.passages import Firings  # noqa: E402
+from saelineage.report import Results, render_page  # noqa: E402
+from saelineage.verdicts import DISAPPEARS, EMERGES, INHERITED, PERSISTS, UNTESTABLE  # noqa: E402
+from write_report import read_sources  # noqa: E402
+
+LINEAGE = {"base": [], "left": ["base"], "right": ["base"], "merged": ["left", "right"]}
+EDGES = [(parent, child) for child, parents in LINEAGE.items() for parent in parents]
+CORPORA = ("stories", "articles", "python", "lua")
+N_CTX, N_STRINGS, L0, D_IN = 256, 6000, 32, 128
+DENSITY_SIGMA, FOUND_SHARE, UNTESTABLE_SHARE = 1.5, 0.7, 0.1
+N_REPEATS, SCROLLED_ROWS, ROW_HEIGHT, ROWS_A_FRAME = 20, 5000, 38, 20
+COLUMNS = ("feature", "verdicts", "r", "floor", "density", "corpora", "tokens", "label", "score")
+LENGTHS = (1, 2, 3, 5, 8)
+"""Of what is searched for, in characters."""
+
+SUMMARY_TABLES = {
+    "edges": report_tables.edge_table,
+    "instruments": report_tables.instrument_table,
+    "nulls": report_tables.null_table,
+    "matchings": report_tables.matching_table,
+    "agreements": report_tables.agreement_table,
+    "absences": report_tables.absence_table,
+    "flows": report_tables.flow_table,
+}
+NO_TABLES = {
+    "curves": lambda: report_tables.curve_table(pd.DataFrame(), {"instruments": []}),
+    "sources": lambda: report_tables.source_table({"sources": {}}, {}),
+    "ablations": lambda: report_tables.ablation_table({}),
+    "effects": lambda: report_tables.effect_table({}),
+    "sweeps": lambda: report_tables.sweep_table({}),
+    "saes": lambda: report_tables.sae_table([]),
+    "densities": lambda: report_tables.density_table([]),
+    "training": lambda: report_tables.training_table({}),
+    "merges": lambda: report_tables.merge_table({}),
+    "correlations": lambda: report_tables.correlation_table({}),
+    "scores": lambda: report_tables.score_table({}, {}),
+}
+
+WATCH = """
+() => {
+  // Times from an event, as the browser dates it, to the frame that shows what it changed in the table.
+  window.times = [];
+  let from = null;
+  const begin = (event) => (from = event.timeStamp);
+  for (const name of ["keydown", "pointerup"]) document.addEventListener(name, begin, true);
+  const channel = new MessageChannel();
+  channel.port1.onmessage = () => { if (from !== null) window.times.push(performance.now() - from); from = null; };
+  new MutationObserver(() => requestAnimationFrame(() => channel.port2.postMessage(0)))
+    .observe(document.querySelector("#feature-rows tbody"), { childList: true });
+}
+"""
+FILTER = """
+([name, value]) => new Promise((done) => {
+  const control = document.querySelector(`#feature-controls [name=${name}]`), from = performance.now();
+  control.value = value;
+  control.dispatchEvent(new Event("input", { bubbles: true }));
+  requestAnimationFrame(() => setTimeout(() => done(performance.now() - from)));
+})
+"""
+SCROLL = """
+([rows, height, step]) => new Promise((done) => {
+  const view = document.getElementById("feature-rows"), frames = [];
+  let last = null;
+  view.scrollTop = 0;
+  requestAnimationFrame(function go(now) {
+    if (last !== null) frames.push(now - last);
+    last = now;
+    view.scrollTop += step * height;
+    const end = Math.min(rows * height, view.scrollHeight - view.clientHeight - 1);
+    view.scrollTop < end ? requestAnimationFrame(go) : done(frames);
+  });
+})
+"""
+OPEN = """
+([model, latent]) => new Promise((done) => {
+  const page = document.getElementById("feature-page"), from = performance.now();
+  new MutationObserver((_, observer) => {
+    observer.disconnect();
+    requestAnimationFrame(() => setTimeout(() => done(performance.now() - from)));
+  }).observe(page, { childList: true });
+  location.hash = `#/feature/${model}/${latent}`;
+})
+"""
+
+
+# ---- what a run would have found
+
+
+def draw_annotations(n_tokens: int, random: np.random.Generator) -> Annotations:
+    """Words of a frequency that falls with their rank, a document to each row, a BOS before it."""
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    words = {" " + "".join(random.choice(letters, random.integers(2, 9))) for _ in range(2 * N_STRINGS)}
+    strings = sorted(words)[:N_STRINGS]
+    random.shuffle(strings)
+    n_rows = n_tokens // N_CTX // len(CORPORA) * len(CORPORA)
+    pieces = (random.zipf(1.3, (n_rows, N_CTX)) - 1) % N_STRINGS
+    documents = np.repeat(np.arange(n_rows)[:, None], N_CTX, axis=1)
+    pieces[:, 0], documents[:, 0] = -1, -1
+    starts = {corpus: index * n_rows // len(CORPORA) * N_CTX for index, corpus in enumerate(CORPORA)}
+    nothing = scipy.sparse.csr_array((n_rows * N_CTX, 0), dtype=bool)
+    return Annotations(starts, N_CTX, pieces.ravel(), strings, documents.ravel(), [], nothing)
+
+
+def draw_firings(n_tokens: int, d_sae: int, random: np.random.Generator) -> Firings:
+    """About L0 latents on every token but BOS."""
+    ends = np.cumsum(np.exp(random.normal(0, DENSITY_SIGMA, d_sae)))
+    latents = np.searchsorted(ends / ends[-1], random.random(n_tokens * L0)).clip(max=d_sae - 1)
+    tokens = np.repeat(np.arange(n_tokens), L0)
+    fires = tokens % N_CTX > 0
+    values = random.gamma(2.0, 1.0, len(tokens)).astype(np.float32)
+    shape = (n_tokens, d_sae)
+    found = scipy.sparse.coo_array((values[fires], (tokens[fires], latents[fires])), shape=shape).tocsc()
+    found.sort_indices()
+    return Firings(found, ("probe",))
+
+
+def draw_side(side: str, d_sae: int, random: np.random.Generator) -> pd.DataFrame:
+    """What an edge says of the features of one of its models."""
+    testable, found = random.random(d_sae) >= UNTESTABLE_SHARE, random.random(d_sae) < FOUND_SHARE
+    same, other = (PERSISTS, DISAPPEARS) if side == "parent" else (INHERITED, EMERGES)
+    r = np.where(found, random.uniform(0.8, 1.0, d_sae), random.uniform(0.1, 0.8, d_sae))
+    lost = testable & ~found
+    known = random.choice(["gone", "missed", "undecided"], d_sae)
+    return pd.DataFrame(
+        {
+            "side": side,
+            "verdict": np.where(testable, np.where(found, same, other), UNTESTABLE),
+            "match": np.where(testable, random.permutation(d_sae), -1),
+            "r": np.where(testable, r, np.nan),
+            "r_low": np.where(testable, r - 0.02, np.nan),
+            "r_high": np.where(testable, r + 0.02, np.nan),
+            "kind": random.choice(["1:1", "split", "merged"], d_sae, p=[0.9, 0.05, 0.05]),
+            "absence": np.where(lost, known, ""),
+            "robust": lost & (random.random(d_sae) < 0.3),
+        }
+    )
+
+
+def draw_features(firings: dict[str, Firings], random: np.random.Generator) -> pd.DataFrame:
+    """`lineage/features.parquet`: where each feature is found."""
+    tables = []
+    for model, own in firings.items():
+        n_tokens, d_sae = own.columns.shape
+        n_firings = np.diff(own.columns.indptr)
+        table = {"model": model, "sae": "seed0", "latent": np.arange(d_sae), "firings": n_firings}
+        table["density"] = n_firings / n_tokens
+        for other in firings:
+            found = random.random(d_sae) < FOUND_SHARE
+            table[f"in_{other}"] = np.where(found, random.permutation(d_sae), -1)
+            table[f"r_{other}"] = np.where(found, random.uniform(0.8, 1.0, d_sae), np.nan)
+        tables.append(pd.DataFrame(table))
+    return pd.concat(tables, ignore_index=True)
+
+
+def draw_labels(d_sae: int, strings: list[str], random: np.random.Generator) -> pd.DataFrame:
+    """A label for most features."""
+    latents = np.flatnonzero(random.random(d_sae) < 0.8)
+    words = [f"token '{strings[index]}'" for index in random.integers(0, N_STRINGS, len(latents))]
+    scores = {name: random.random(len(latents)) for name in ("score", "precision", "recall")}
+    return pd.DataFrame({"latent": latents, "kind": "token", "label": words, **scores})
+
+
+def draw_run(args: argparse.Namespace) -> SimpleNamespace:
+    """All that pages are made from."""
+    random = np.random.default_rng(args.seed)
+    annotations, d_sae = draw_annotations(args.tokens, random), args.features_per_model
+    firings = {model: draw_firings(len(annotations.pieces), d_sae, random) for model in LINEAGE}
+    edges = {edge: pd.concat([draw_side(side, d_sae, random) for side in ("parent", "child")]) for edge in EDGES}
+    labels = {model: draw_labels(d_sae, annotations.strings, random) for model in LINEAGE}
+    features = draw_features(firings, random)
+    return SimpleNamespace(annotations=annotations, firings=firings, edges=edges, labels=labels, features=features)
+
+
+# ---- writing
+
+
+def write_model(run: SimpleNamespace, model: str, folder: Path, random: np.random.Generator) -> None:
+    """What `write_dashboards` writes for a model."""
+    edges, own = {edge: table for edge, table in run.edges.items() if model in edge}, run.firings[model]
+    d_sae = own.columns.shape[1]
+    floors = random.uniform(0.5, 1.0, d_sae)
+    labels, decoder = run.labels[model], random.normal(size=(d_sae, D_IN))
+    explained = labels[["latent", "score"]].assign(explanation="fires on " + labels["label"] + " in running text")
+    table = feature_table(model, run.features, edges, own, run.annotations, labels, explained, floors)
+    write_text(folder / "table.js", packed(f"{model}/table", table))
+    boards = Dashboards(own, run.annotations, Shown(2, (0.75, 0.25)))
+    for other in related_features(model, run.features, edges):
+        boards.add(other, run.firings[other.model])
+    to_norm, unembedding = np.eye(D_IN), random.normal(size=(N_STRINGS, D_IN))
+    for first in range(0, d_sae, FEATURES_PER_CHUNK):
+        effects = logit_effects(
+            decoder[first : first + FEATURES_PER_CHUNK], to_norm, unembedding, run.annotations.strings
+        )
+        write_text(folder / f"{first:06d}.js", packed(f"{model}/{first:06d}", boards.chunk(first, effects)))
+
+
+def counts(edge: pd.DataFrame) -> dict[str, int]:
+    """How many features have each verdict, as a summary names them."""
+    found = {name: int((edge["verdict"] == name).sum()) for name in (PERSISTS, DISAPPEARS, INHERITED, EMERGES)}
+    untestable = edge.loc[edge["verdict"] == UNTESTABLE, "side"].value_counts()
+    return found | {f"untestable_{side}": int(untestable.get(side, 0)) for side in ("parent", "child")}
+
+
+def summary_of(run: SimpleNamespace) -> dict:
+    """A run's summary, of which only the numbers of features are known."""
+    shares = ("persist_share", "inherited_share", "floor_share", "seed_floor_share", "child_seed_floor_share")
+    unknown = {f"{name}{part}": None for name in (*shares, "relative_persistence") for part in ("", "_n", "_interval")}
+    unknown |= {"instrument": "independent", "kinds": {}, "robustly_disappears": 0, "robustly_emerges": 0}
+    edges = [{"parent": a, "child": b, **counts(table), **unknown} for (a, b), table in run.edges.items()]
+    summary = {"run": "benchmark", "threshold": 0.8, "models": list(LINEAGE), "lead": "independent", "edges": edges}
+    return summary | {"saes": dict.fromkeys(LINEAGE, "seed0"), "instruments": [], "agreements": [], "sources": {}}
+
+
+def tables_of(config: dict, summary: dict) -> dict[str, pd.DataFrame]:
+    """Every table of the page, most of them empty."""
+    losses = {"loss": 2.0, "accuracy": 0.5, "unigram_loss": 5.0, "n_predictions": 1000}
+    metrics = [{"model": model, "corpora": dict.fromkeys(CORPORA, losses)} for model in LINEAGE]
+    tables = {name: table() for name, table in NO_TABLES.items()}
+    tables |= {name: table(summary) for name, table in SUMMARY_TABLES.items()}
+    return tables | {"models": report_tables.model_table(config, metrics)}
+
+
+def write_page(run: SimpleNamespace, path: Path) -> None:
+    """A page with all its scripts and the table of features; what else a page tells is left empty."""
+    models = {name: {"merge": {"parents": found}} if found else {"pretrain": {}} for name, found in LINEAGE.items()}
+    config, summary = {"corpora": {name: {} for name in CORPORA}, "models": models, "sweeps": {}}, summary_of(run)
+    results = Results(
+        config=config,
+        summary=summary,
+        tables=tables_of(config, summary),
+        examples={"named": [], "persisting": [], "disappearing": [], "n_models": len(LINEAGE)},
+        timings=pd.DataFrame(),
+        manifests={},
+        jobs=[{"id": 0, "rule": "write_report", "name": "", "stage": "report", "needs": []}],
+        rulegraph_svg="<svg></svg>",
+        chunks={},
+    )
+    names = ("page.html.jinja", "page.css", "elements.js", "explorer.js", "jobs.js", "page.js")
+    write_text(path, render_page(results, read_sources([str(ROOT / "workflow" / "report" / name) for name in names])))
+
+
+def written(run: SimpleNamespace, folder: Path, seed: int) -> dict:
+    """Write the whole report: seconds, most memory, bytes and files."""
+    random = np.random.default_rng(seed)
+    memory = PeakMemory()
+    memory.start()
+    start = time.perf_counter()
+    for model in LINEAGE:
+        write_model(run, model, folder / "data" / model, random)
+    ended = time.perf_counter()
+    write_page(run, folder / "index.html")
+    files = [path for path in (folder / "data").rglob("*.js")]
+    return {
+        "write_s": ended - start,
+        "write_peak_gib": memory.stop() / 2**30,
+        "page_mb": (folder / "index.html").stat().st_size / 1e6,
+        "tables_mb": sum(path.stat().st_size for path in files if path.name == "table.js") / 1e6,
+        "data_mb": sum(path.stat().st_size for path in files) / 1e6,
+        "n_files": len(files) + 1,
+    }
+
+
+# ---- reading
+
+
+def first_paint(url: str) -> dict:
+    """From opening the page in a fresh browser to the first frame with text, the middle of three, in ms."""
+    times = []
+    for _ in range(3):
+        with chromium() as browser, open_page(browser, url) as page:
+            wait_until(page, "() => performance.getEntriesByName('first-contentful-paint').length")
+            times.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+    return {"first_paint_ms": statistics.median(times)}
+
+
+def summed_up(name: str, times: list[float]) -> dict:
+    """The middle and the worst of some times, in ms."""
+    return {f"{name}_ms": statistics.median(times), f"{name}_worst_ms": max(times)}
+
+
+def searched(page, run: SimpleNamespace, seed: int) -> dict:
+    """Times from key to rows, by how much of a word has been typed: words of the probe, typed a letter at a time."""
+    random = np.random.default_rng(seed)
+    field = page.locator("#feature-controls [name=q]")
+    words = [text.strip() for text in run.annotations.strings if len(text.strip()) >= max(LENGTHS)]
+    times: dict[int, list[float]] = {length: [] for length in LENGTHS}
+    for word in random.choice(words, N_REPEATS):
+        field.fill("")
+        for length, letter in enumerate(str(word)[: max(LENGTHS)], 1):
+            found = timed(page, lambda letter=letter: field.press(letter))
+            times.get(length, []).append(found)
+    return dict(itertools.chain.from_iterable(summed_up(f"search_{n}", found).items() for n, found in times.items()))
+
+
+def timed(page, action) -> float:
+    """From an event to the frame with new rows, in ms."""
+    page.evaluate("window.times = []")
+    action()
+    wait_until(page, "() => window.times.length")
+    return page.evaluate("window.times[0]")
+
+
+def sorted_by(page) -> Iterator[tuple[str, float]]:
+    """Times from a click on a column's name to rows in another order, both ways."""
+    page.locator("#feature-controls [name=q]").fill("")
+    for column in COLUMNS:
+        button = page.locator(f"#feature-rows th[data-column={column}] button")
+        yield column, max(timed(page, button.click) for _ in range(2))
+
+
+def filtered(page) -> dict:
+    """Times from a choice to rows, of every filter."""
+    choices = {"model": "left", "on": "base.left.parent.disappears", "corpus": "lua", "kind": "token", "detail": "gone"}
+    times = {name: page.evaluate(FILTER, [name, value]) for name, value in choices.items()}
+    for name in choices:
+        page.evaluate(FILTER, [name, ""])
+    return {f"filter_{name}_ms": value for name, value in times.items()}
+
+
+def read(run: SimpleNamespace, url: str, seed: int) -> dict:
+    """What a reader waits for."""
+    random = np.random.default_rng(seed)
+    with chromium() as browser, open_page(browser, url) as page:
+        start = time.perf_counter()
+        page.evaluate("location.hash = '#/features'")
+        page.wait_for_selector("#feature-rows tbody a", state="attached")
+        row = {"table_ms": 1e3 * (time.perf_counter() - start)}
+        page.evaluate(WATCH)
+        row |= searched(page, run, seed)
+        row |= {f"sort_{column}_ms": found for column, found in sorted_by(page)} | filtered(page)
+        page.evaluate(FILTER, ["sort", "feature"])
+        row["scroll_longest_frame_ms"] = max(page.evaluate(SCROLL, [SCROLLED_ROWS, ROW_HEIGHT, ROWS_A_FRAME]))
+        d_sae = run.firings["base"].columns.shape[1]
+        chosen = [(str(random.choice(list(LINEAGE))), int(random.integers(d_sae))) for _ in range(N_REPEATS)]
+        row |= summed_up("open_feature", [page.evaluate(OPEN, list(feature)) for feature in chosen])
+        row["page_memory_mb"] = page.evaluate("performance.memory.usedJSHeapSize") / 1e6
+    return row
+
+
+def main() -> None:
+    """Write a report, read it, print the table, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features-per-model", type=int, default=16_384)
+    parser.add_argument("--tokens", type=int, default=102_400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--folder", type=Path, help="where the report goes, to be kept; if it is there, it is read only"
+    )
+    parser.add_argument("--page", type=Path, help="another page, of which the first paint is measured too")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    args = parser.parse_args()
+    run = draw_run(args)
+    with tempfile.TemporaryDirectory() as name:
+        folder = args.folder or Path(name)
+        row = {} if (folder / "index.html").exists() else written(run, folder, args.seed)
+        url = (folder / "index.html").resolve().as_uri()
+        row |= first_paint(url) | read(run, url, args.seed)
+    if args.page:
+        row["other_page_first_paint_ms"] = first_paint(args.page.resolve().as_uri())["first_paint_ms"]
+    for key, value in row.items():
+        print(f"{key:28}{value:.4g}")
+    if args.json:
+        args.json.write_text(json.dumps(row, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

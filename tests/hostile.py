@@ -1,0 +1,51 @@
+"""Hostile text: what may stand in a corpus and must change nothing but the characters shown."""
+
+import json
+
+from saelineage.corpora import document_digest, split_of, without_lone_surrogates
+from saelineage.samples import sample_documents
+
+CALL = "alert('hostile')"
+PRODUCT = (98765, 4321)
+"""Two numbers whose product is nowhere in a page unless something has worked it out."""
+SUM = "{} * {}".format(*PRODUCT)
+
+TEXTS = {
+    "script": f"<script>{CALL}</script> </textarea></title></style> <!-- <![CDATA[ ]]> --> <b>bold</b>",
+    "end of a script": f"</script><script>{CALL}</script>",
+    "handlers": f'<img src=x onerror="{CALL}"> <svg/onload={CALL}> " onmouseover="{CALL}" \' autofocus',
+    "links": f"javascript:{CALL} <a href='javascript:{CALL}'>a</a> <base href=//example.invalid/>",
+    "templates": f"{{{{ {SUM} }}}} {{% raw %}} ${{{SUM}}} <%= {SUM} %> {{{{ self.__init__ }}}} %(message)s {{0}}",
+    "entities": "&lt;b&gt; &#60;i&#62; &amp;amp; &nbsp; <b>7</b><br><extra></extra> %{text}",
+    "formula": f"=1+1\n@{SUM}\n+cmd|' /C calc'!A0,\"quoted\"\ttab",
+    "NUL": "before\0after\0",
+    "controls": "".join(map(chr, range(1, 32))) + "\x7f\x85\x9b \x1b[31mred\x1b[0m",
+    "right to left": "\u202egnp.exe\u202c \u2067\u05d0\u05d1\u2069 \u200f\u200d\u200b",
+    "line separators": "one\u2028two\u2029three\x0b\x0c\x1c",
+    "no characters": "\ufffe\uffff\ufdd0\U0010ffff",
+    "byte order mark inside": "a\ufeffb",
+    "combining": "e" + "\u0301" * 60 + " \U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "special tokens": "<s></s><pad><|endoftext|>",
+    "prototypes": '{"__proto__": {"constructor": null}} __proto__ constructor toString',
+}
+SURROGATES = {"half a pair": "cut off \ud83d, \ude00", "whole pair": "\U0001f600"}
+LONG_LINE = "x" * 100_000
+
+
+def english_with_hostile_text(max_bytes: int, fractions: dict) -> str:
+    """The sample as JSON lines; hostile documents are the first of the train split and the probe, a long line last."""
+    texts = (TEXTS | SURROGATES).values()
+    first = [in_split(text, split, fractions) for split in ("probe", "train") for text in texts]
+    last = [in_split(LONG_LINE, "probe", fractions)]
+    return json_lines([*first, *sample_documents("english", max_bytes, 0), *last])
+
+
+def in_split(text: str, split: str, fractions: dict) -> str:
+    """The text with the first number behind it that lets it be dealt to a split."""
+    numbered = (f"{text} {number}" for number in range(10_000))
+    return next(one for one in numbered if split_of(document_digest(without_lone_surrogates(one)), fractions) == split)
+
+
+def json_lines(texts: list[str]) -> str:
+    """JSON lines in ASCII: every other character, lone surrogates among them, stands as an escape."""
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts)

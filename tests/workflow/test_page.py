@@ -1,0 +1,639 @@
+"""The page of a finished run in a browser: what a reader can do with it, from the disk and without a mouse."""
+
+import base64
+import csv
+import functools
+import gzip
+import io
+import json
+import re
+import shutil
+import threading
+import xml.etree.ElementTree
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.browser import chromium, open_page, require_chromium, to_uri, wait_until
+from tests.workflow.conftest import Checkout
+from write_report import read_chunks
+
+NUMBERS = {"r": "best_r", "floor": "floor_r", "density": "density", "score": "score"}
+"""Columns of the table, and what they are called in its CSV."""
+UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+CONTROLS = {"button", "link", "textbox", "searchbox", "combobox", "checkbox", "image", "region"}
+FOCUSED = """
+() => {
+  const one = document.activeElement, style = getComputedStyle(one);
+  const place = one.closest("section, nav, main, body");
+  return { name: one.outerHTML.slice(0, 120), section: place.id || place.localName, body: one === document.body,
+           outline: one.matches("svg .job") ? parseFloat(getComputedStyle(one.querySelector(".box")).strokeWidth) > 3
+                    : style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0 };
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def report(finished: Checkout) -> Path:
+    """The folder of the finished run's report."""
+    require_chromium()
+    return finished.folder / "results" / "tiny" / "report"
+
+
+@pytest.fixture(scope="module")
+def browser(report: Path) -> Iterator:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser, report: Path) -> Iterator:
+    """The page, opened from the disk; whatever a test does with it must leave nothing to complain about."""
+    with open_page(browser, to_uri(report / "index.html")) as found:
+        yield found
+        assert found.seen == []
+
+
+@pytest.fixture(scope="module")
+def chunks(report: Path) -> dict:
+    """What lies beside the page, by name."""
+    folders = sorted(path for path in (report / "data").iterdir() if path.is_dir())
+    return {name: json.loads(gzip.decompress(base64.b64decode(data))) for name, data in read_chunks(folders).items()}
+
+
+@pytest.fixture(scope="module")
+def tables(report: Path, chunks: dict) -> list[dict]:
+    """The features' table of each model, in the page's order."""
+    facts = re.search(r'id="lineage-facts">(.*?)</script>', (report / "index.html").read_text(encoding="utf-8"))[1]
+    return [chunks[f"{model}/table"] for model in json.loads(facts)["models"]]
+
+
+@pytest.fixture(scope="module")
+def features(tables: list[dict]) -> list[tuple[str, int]]:
+    """Every feature, in the order of the table when it is not sorted."""
+    return [(table["model"], latent) for table in tables for latent in range(table["n"])]
+
+
+def show_table(page) -> None:
+    page.evaluate("location.hash = '#/features'")
+    page.wait_for_selector("#feature-rows tbody a", state="attached")
+
+
+def open_feature(page, model: str, latent: int) -> None:
+    page.evaluate(f"location.hash = '#/feature/{model}/{latent}'")
+    wait_for_feature(page, model, latent)
+
+
+def wait_for_feature(page, model: str, latent: int) -> None:
+    found = "words => document.querySelector('#feature-page h3')?.firstChild.data === words"
+    wait_until(page, found, f"{model} / {latent}")
+
+
+def counted(page) -> tuple[int, int]:
+    """The numbers of features listed, and of all, as the page says them."""
+    found = page.locator("#feature-count").text_content().replace(",", "")
+    return tuple(map(int, re.fullmatch(r"(\d+) of (\d+) features", found).groups()))
+
+
+def listed(page) -> list[dict]:
+    """All features that are listed, in order: the CSV that the page gives; the rows in view begin as it does."""
+    with page.expect_download() as waited:
+        page.locator("#feature-csv").click()
+    rows = list(csv.DictReader(io.StringIO(Path(waited.value.path()).read_text(encoding="utf-8"))))
+    shown = page.locator("#feature-rows tbody th a").all_text_contents()
+    assert shown[:8] == [f"{row['model']} / {row['latent']}" for row in rows][:8]
+    assert len(rows) == counted(page)[0]
+    return rows
+
+
+def names(rows: list[dict]) -> list[tuple[str, int]]:
+    return [(row["model"], int(row["latent"])) for row in rows]
+
+
+def filter_by(page, name: str, value: str) -> None:
+    page.locator(f"#feature-controls select[name={name}]").select_option(value)
+
+
+def where(tables: list[dict], holds) -> set[tuple[str, int]]:
+    """The features of which something holds, given their table and latent."""
+    return {(table["model"], latent) for table in tables for latent in range(table["n"]) if holds(table, latent)}
+
+
+def own_edge(table: dict, edge: dict) -> dict | None:
+    return next(
+        (one for one in table["edges"] if all(one[key] == edge[key] for key in ("parent", "child", "side"))), None
+    )
+
+
+# ---- the whole page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_view_of_the_page_complains_or_asks_for_anything_outside(browser, report, chunks, tables, scheme: str):
+    with open_page(browser, to_uri(report / "index.html"), color_scheme=scheme) as page:
+        page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        for section in page.locator("nav a").all():
+            section.click()
+        show_table(page)
+        for table in tables:
+            open_feature(page, table["model"], 0)
+        assert page.seen == []
+
+
+def test_every_figure_is_drawn_and_the_svg_button_gives_a_picture(page, tmp_path: Path):
+    figures = page.locator(".figure")
+    wait_until(
+        page, "() => [...document.querySelectorAll('.figure')].every((one) => one.querySelector('svg.main-svg *'))"
+    )
+    assert figures.count() >= 8
+    with page.expect_download() as waited:
+        page.locator("button[data-svg]").first.click()
+    root = xml.etree.ElementTree.fromstring(Path(waited.value.path()).read_text(encoding="utf-8"))  # noqa: S314
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    words = " ".join(root.itertext())
+    assert "base" in words
+    assert "merged" in words
+
+
+def test_every_csv_link_gives_the_table_beside_the_page(page, report: Path):
+    links = {link.get_attribute("download"): link for link in page.locator("a[download$='.csv']").all()}
+    assert links.keys() == {path.name for path in (report / "tables").glob("*.csv")}
+    for name, link in links.items():
+        data = link.get_attribute("href").removeprefix("data:text/csv;base64,")
+        assert base64.b64decode(data, validate=True) == (report / "tables" / name).read_bytes()
+    with page.expect_download() as waited:
+        links["edges.csv"].evaluate("(link) => link.click()")
+    assert waited.value.suggested_filename == "edges.csv"
+    assert Path(waited.value.path()).read_bytes() == (report / "tables" / "edges.csv").read_bytes()
+
+
+def test_print_shows_what_is_folded_away_and_no_navigation(page):
+    assert page.locator("details:not([open])").count() > 0
+    page.emulate_media(media="print")
+    page.pdf()
+    assert page.locator("details:not([open])").count() == 0
+    assert not page.locator("nav").is_visible()
+
+
+@pytest.mark.parametrize("width", [1400, 900, 400])
+def test_the_page_is_never_wider_than_the_window(browser, report: Path, tables, width: int):
+    with open_page(browser, to_uri(report / "index.html"), viewport={"width": width, "height": 800}) as page:
+        page.wait_for_selector(".figure svg.main-svg", state="attached")
+        page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+        show_table(page)
+        wider = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(wider) <= 0
+        open_feature(page, tables[-1]["model"], busiest(tables[-1]))
+        assert page.evaluate(wider) <= 0
+        assert page.seen == []
+
+
+def test_controls_pictures_and_regions_have_names(page, tables):
+    show_table(page)
+    page.wait_for_selector("#plot-flows svg.main-svg[aria-hidden]", state="attached")
+    listing = unnamed(page)
+    open_feature(page, tables[0]["model"], busiest(tables[0]))
+    assert (listing, unnamed(page)) == ([], [])
+
+
+def unnamed(page) -> list[str]:
+    """Roles of what the browser gives to a screen reader without a name."""
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    shown = [node for node in tree if not node.get("ignored") and "role" in node]
+    roles = [(node["role"]["value"], node.get("name", {}).get("value", "").strip()) for node in shown]
+    assert {"button", "link", "region", "image"} <= {role for role, _ in roles}
+    return [role for role, name in roles if role in CONTROLS and not name]
+
+
+def test_the_tab_key_reaches_every_section_with_a_visible_focus(page):
+    show_table(page)
+    page.locator("#feature-controls [name=q]").fill("no feature holds this")
+    page.locator("#jobs").scroll_into_view_if_needed()
+    page.wait_for_selector("#jobs.jobs")
+    page.locator("a.skip").focus()
+    found = []
+    for _ in range(700):
+        page.keyboard.press("Tab")
+        found.append(page.evaluate(FOCUSED))
+        if found[-1]["body"]:
+            break
+    assert [one["name"] for one in found if not one["outline"] and not one["body"]] == []
+    with_controls = page.evaluate(
+        "() => [...document.querySelectorAll('section[id]')].filter((one) => one.querySelector('a[href], button, "
+        'summary, [tabindex="0"]\')).map((one) => one.id)'
+    )
+    assert {one["section"] for one in found} >= {"nav", *with_controls}
+
+
+def test_every_link_of_the_contents_leads_to_a_heading(page):
+    targets = page.evaluate("() => [...document.querySelectorAll('nav a')].map((one) => one.hash.slice(1))")
+    assert len(targets) > 10
+    assert [name for name in targets if page.locator(f"section#{name} h2").count() != 1] == []
+
+
+# ---- the table of features
+
+
+def test_all_features_are_listed_in_order(page, features):
+    show_table(page)
+    assert counted(page) == (len(features), len(features))
+    assert names(listed(page)) == features
+
+
+def test_a_search_narrows_the_list_to_what_holds_all_its_words(page, tables, features):
+    show_table(page)
+    field = page.locator("#feature-controls [name=q]")
+    field.press_sequentially("MERGED 12")
+    expected = [
+        (model, latent) for model, latent in features if model == "merged" and "12" in text_of(tables, model, latent)
+    ]
+    assert 0 < len(expected) < len(features)
+    assert names(listed(page)) == expected
+    field.fill("no feature holds these words")
+    assert counted(page)[0] == 0
+    assert page.locator("#feature-rows tbody a").count() == 0
+    field.fill("")
+    assert counted(page)[0] == len(features)
+
+
+def text_of(tables: list[dict], model: str, latent: int) -> str:
+    """What is searched in a feature."""
+    table = next(table for table in tables if table["model"] == model)
+    label = "" if table["label"][latent] is None else table["labels"][table["label"][latent]]
+    tokens = " ".join(table["strings"][token] for token in table["tokens"][latent])
+    explained = {row[0]: row[1] for row in table["explained"]}
+    return f"{model} / {latent} {label} {tokens} {explained.get(latent, '')}".lower()
+
+
+@pytest.mark.parametrize("column", NUMBERS)
+def test_a_column_of_numbers_is_sorted_both_ways_with_unknown_ones_last(page, features, column: str):
+    show_table(page)
+    head = page.locator(f"#feature-rows th[data-column={column}]")
+    for direction in ("descending", "ascending"):  # numbers begin with the largest
+        head.locator("button").click()
+        assert head.get_attribute("aria-sort") == direction
+        rows = listed(page)
+        values = [float(row[NUMBERS[column]]) for row in rows if row[NUMBERS[column]] != "NaN"]
+        assert values == sorted(values, reverse=direction == "descending")
+        assert all(row[NUMBERS[column]] == "NaN" for row in rows[len(values) :])
+        assert sorted(names(rows)) == sorted(features)
+
+
+def test_names_are_sorted_both_ways(page, features):
+    show_table(page)
+    head = page.locator("#feature-rows th[data-column=feature]")
+    assert head.get_attribute("aria-sort") == "ascending"
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert names(listed(page)) == features[::-1]
+
+
+@pytest.mark.parametrize("column", ["verdicts", "corpora", "tokens", "label"])
+def test_a_column_of_text_is_sorted_both_ways(page, tables, features, column: str):
+    show_table(page)
+    head = page.locator(f"#feature-rows th[data-column={column}]")
+    by_model = {table["model"]: table for table in tables}
+    for direction in ("ascending", "descending"):
+        head.locator("button").click()
+        assert head.get_attribute("aria-sort") == direction
+        found = names(listed(page))
+        values = [cell(by_model[model], latent, column) for model, latent in found]
+        known = [value.encode("utf-16-be", "surrogatepass") for value in values if value is not None]
+        assert known == sorted(known, reverse=direction == "descending")
+        assert None not in values[: len(known)]
+        assert sorted(found) == sorted(features)
+
+
+def cell(table: dict, latent: int, column: str) -> str | None:
+    """What a column is sorted by; None where there is nothing."""
+    if column == "verdicts":
+        names = ("persists", "inherited", "disappears", "emerges", "untestable")
+        return " ".join(names[edge["verdict"][latent]] for edge in table["edges"])
+    if column == "tokens":
+        return " ".join(table["strings"][token] for token in table["tokens"][latent]) or None
+    if column == "label":
+        return None if table["label"][latent] is None else table["labels"][table["label"][latent]]
+    shares = {corpus: own[latent] for corpus, own in table["shares"].items()}
+    return None if None in shares.values() else max(shares, key=shares.get)
+
+
+def test_the_filter_by_model_leaves_its_features(page, features):
+    show_table(page)
+    filter_by(page, "model", "left")
+    assert names(listed(page)) == [one for one in features if one[0] == "left"]
+
+
+def test_the_filter_by_corpus_leaves_features_that_fire_mostly_there(page, tables):
+    show_table(page)
+    filter_by(page, "corpus", "lua")
+    expected = where(tables, lambda table, latent: (table["shares"]["lua"][latent] or 0) >= 0.5)
+    assert expected
+    assert set(names(listed(page))) == expected
+
+
+def test_the_filter_by_kind_of_label_leaves_features_with_such_a_label(page, tables):
+    show_table(page)
+    kinds = sorted({kind for table in tables for kind in table["kinds"]})
+    assert kinds
+    for kind in kinds:
+        filter_by(page, "kind", kind)
+        expected = where(
+            tables, lambda t, latent, kind=kind: t["kind"][latent] is not None and t["kinds"][t["kind"][latent]] == kind
+        )
+        assert set(names(listed(page))) == expected
+
+
+@pytest.mark.parametrize("detail", ["robust", "gone", "missed", "split", "merged"])
+def test_the_filter_by_what_is_known_leaves_features_of_which_it_is(page, tables, detail: str):
+    show_table(page)
+    filter_by(page, "detail", detail)
+    expected = where(
+        tables, lambda t, latent: any(detail in edge["details"][latent].split(", ") for edge in t["edges"])
+    )
+    assert set(names(listed(page))) == expected
+
+
+def test_filters_hold_together(page, tables):
+    show_table(page)
+    filter_by(page, "model", "base")
+    filter_by(page, "on", "base.left.parent.disappears")
+    filter_by(page, "corpus", "lua")
+    edge = {"parent": "base", "child": "left", "side": "parent"}
+
+    def holds(table: dict, latent: int) -> bool:
+        own = own_edge(table, edge)
+        return own is not None and own["verdict"][latent] == 2 and (table["shares"]["lua"][latent] or 0) >= 0.5
+
+    assert set(names(listed(page))) == where(tables, holds)
+
+
+def test_every_flow_leads_to_as_many_features_as_it_counts(page, report: Path):
+    flows = pd.read_csv(report / "tables" / "flows.csv")
+    assert len(flows) == 24  # 4 edges with 2 sides of 3 verdicts
+    for flow in flows.itertuples():
+        on = f"{flow.parent}.{flow.child}.{flow.side}.{flow.verdict}"
+        page.evaluate("on => saelineage.choose({ on })", on)
+        wait_until(page, "on => document.querySelector('#feature-controls [name=on]')?.value === on", on)
+        assert counted(page)[0] == flow.n_features, on
+
+
+def test_a_click_on_a_flow_lists_its_features(page):
+    link = page.locator("#plot-flows .sankey-link").first
+    link.wait_for(state="attached")
+    words = link.evaluate("(one) => one.__data__.link.customdata")
+    link.dispatch_event("click")
+    wait_until(page, "() => document.querySelector('#feature-controls [name=on]')?.value")
+    assert page.locator("#feature-controls [name=on]").input_value() == ".".join(words[1:])
+    assert counted(page)[0] == link.evaluate("(one) => one.__data__.link.value")
+
+
+def test_the_tab_key_walks_through_rows_that_were_not_yet_drawn(page, features):
+    show_table(page)
+    page.locator("#feature-rows tbody a").first.focus()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        page.wait_for_timeout(20)  # rows are drawn with the next frame
+    assert page.evaluate("document.activeElement.textContent") == "{} / {}".format(*features[60])
+
+
+# ---- one feature
+
+
+def busiest(table: dict) -> int:
+    return max(range(table["n"]), key=lambda latent: table["firings"][latent])
+
+
+def dashboard(chunks: dict, model: str, latent: int) -> tuple[dict, list[str]]:
+    """A feature's dashboard, and the texts that its numbers stand for."""
+    chunk = chunks[f"{model}/{latent // 128 * 128:06d}"]
+    return chunk["features"][latent % 128], chunk["strings"]
+
+
+def test_a_feature_opens_by_a_click_and_by_the_keyboard(page, features):
+    show_table(page)
+    page.locator("#feature-rows tbody a").nth(3).click()
+    wait_for_feature(page, *features[3])
+    assert not page.locator("#feature-list").is_visible()
+    page.go_back()
+    page.wait_for_selector("#feature-list", state="visible")
+    page.locator("#feature-rows tbody a").nth(4).focus()
+    page.keyboard.press("Enter")
+    wait_for_feature(page, *features[4])
+    assert page.evaluate("document.activeElement.localName") == "h3"
+
+
+def test_a_feature_shows_its_text_with_activations_beside_those_of_related_features(page, tables, chunks):
+    model, latent = tables[0]["model"], busiest(tables[0])
+    own, _ = dashboard(chunks, model, latent)
+    open_feature(page, model, latent)
+    passages = page.locator("#feature-page .passage")
+    assert passages.count() == len(own["passages"]) > 0
+    assert len(own["others"]) > 0
+    for index, passage in enumerate(own["passages"]):
+        lines = passages.nth(index).locator(".line")
+        assert lines.count() == 1 + len(own["others"])
+        for line, of in zip(lines.all(), [own, *own["others"]], strict=True):
+            places, values = of["activations"][index]
+            titles = line.locator(".t").evaluate_all("(all) => all.map((one) => one.title)")
+            expected = dict(zip(places, values, strict=True))
+            assert [float(title) if title else None for title in titles] == [
+                expected.get(place) for place in range(len(passage["tokens"]))
+            ]
+        links = [link.get_attribute("href") for link in passages.nth(index).locator(".who a").all()]
+        assert links == [f"#/feature/{other['model']}/{other['latent']}" for other in own["others"]]
+
+
+def test_a_feature_shows_how_strongly_it_fires_and_what_it_does_to_the_logits(page, tables, chunks):
+    model, latent = tables[0]["model"], busiest(tables[0])
+    own, _ = dashboard(chunks, model, latent)
+    open_feature(page, model, latent)
+    titles = page.locator("#feature-page .histogram rect title").all_text_contents()
+    assert [int(title.replace(",", "").split()[0]) for title in titles] == own["histogram"]
+    assert sum(own["histogram"]) == tables[0]["firings"][latent]
+    effects = page.locator("#feature-page .logits .number").all_text_contents()
+    assert [float(effect) for effect in effects] == [e for name in ("raised", "lowered") for _, e in own.get(name, [])]
+    assert "raised" in own
+
+
+def test_the_trajectory_leads_on_to_the_same_feature_in_other_models(page, tables, chunks):
+    model, latent = tables[0]["model"], busiest(tables[0])
+    own, _ = dashboard(chunks, model, latent)
+    open_feature(page, model, latent)
+    assert page.locator("#feature-page .trajectory .name").count() == len(tables)
+    for other in own["others"]:
+        page.locator(f"#feature-page .trajectory a[href='#/feature/{other['model']}/{other['latent']}']").click()
+        wait_for_feature(page, other["model"], other["latent"])
+        page.go_back()
+        wait_for_feature(page, model, latent)
+
+
+def test_the_back_button_returns_to_the_table_as_it_was(page):
+    show_table(page)
+    page.locator("#feature-controls [name=q]").fill("left")
+    page.locator("#feature-rows th[data-column=density] button").click()
+    before = names(listed(page))
+    page.locator("#feature-rows").evaluate("(view) => (view.scrollTop = 760)")
+    page.wait_for_timeout(100)
+    page.locator("#feature-rows tbody a").nth(14).evaluate("(link) => link.click()")
+    page.wait_for_selector("#feature-page", state="visible")
+    page.go_back()
+    page.wait_for_selector("#feature-list", state="visible")
+    assert page.locator("#feature-controls [name=q]").input_value() == "left"
+    assert page.locator("#feature-rows th[data-column=density]").get_attribute("aria-sort") == "descending"
+    assert page.locator("#feature-rows").evaluate("(view) => view.scrollTop") == 760
+    page.locator("#feature-rows").evaluate("(view) => (view.scrollTop = 0)")
+    page.wait_for_timeout(100)
+    assert names(listed(page)) == before
+
+
+def test_previous_and_next_follow_the_order_of_the_list(page):
+    show_table(page)
+    page.locator("#feature-rows th[data-column=density] button").click()
+    first, second = names(listed(page))[:2]
+    page.locator("#feature-rows tbody a").first.click()
+    wait_for_feature(page, *first)
+    assert page.get_by_text("← previous").get_attribute("href") is None
+    page.get_by_text("next →").click()
+    wait_for_feature(page, *second)
+    page.get_by_text("← previous").click()
+    wait_for_feature(page, *first)
+    page.get_by_text("↑ all features").click()
+    page.wait_for_selector("#feature-list", state="visible")
+    assert names(listed(page))[:2] == [first, second]
+
+
+def test_a_link_to_a_feature_opens_it(browser, report: Path):
+    with open_page(browser, to_uri(report / "index.html") + "#/feature/merged/3") as page:
+        wait_for_feature(page, "merged", 3)
+        assert page.locator("#feature-page").is_visible()
+        assert page.seen == []
+
+
+def test_a_link_to_the_table_opens_it_as_it_was(browser, report: Path):
+    with open_page(browser, to_uri(report / "index.html") + "#/features?q=%252B&model=left&sort=r&down=1") as page:
+        wait_until(page, "() => document.querySelector('#feature-controls [name=model]')?.value === 'left'")
+        assert page.locator("#feature-controls [name=q]").input_value() == "%2B"
+        assert page.locator("#feature-rows th[data-column=r]").get_attribute("aria-sort") == "descending"
+
+
+@pytest.mark.parametrize("address", ["base/99999", "nobody/0", "base/x", "%", "base/0/0"])
+def test_an_unknown_feature_is_said_to_be_unknown(page, address: str):
+    open_feature(page, "base", 1)
+    page.evaluate("address => (location.hash = '#/feature/' + address)", address)
+    page.wait_for_selector("#feature-list", state="visible")
+    assert "no feature" in page.locator("#feature-count").text_content()
+    assert not page.locator("#feature-page").is_visible()
+
+
+# ---- other places
+
+
+def test_a_page_without_its_data_says_what_is_missing_and_shows_the_rest(browser, report: Path, tmp_path: Path):
+    shutil.copy(report / "index.html", tmp_path)
+    with open_page(browser, to_uri(tmp_path / "index.html")) as page:
+        page.evaluate("location.hash = '#/features'")
+        wait_until(page, "() => document.getElementById('feature-count').textContent.includes('/table.js')")
+        assert "report/" in page.locator("#feature-count").text_content()
+        page.wait_for_selector("#plot-flows svg.main-svg", state="attached")
+        assert [words for words in page.seen if "ERR_FILE_NOT_FOUND" not in words] == []
+
+
+def test_a_feature_whose_chunk_is_missing_is_said_to_be(browser, report: Path, tmp_path: Path):
+    shutil.copytree(report, tmp_path / "report")
+    (tmp_path / "report/data/left/000000.js").unlink()
+    with open_page(browser, to_uri(tmp_path / "report/index.html") + "#/feature/left/3") as page:
+        wait_until(page, "() => document.getElementById('feature-count').textContent.includes('left/000000.js')")
+        assert page.locator("#feature-list").is_visible()
+        assert [words for words in page.seen if "ERR_FILE_NOT_FOUND" not in words] == []
+
+
+def test_a_page_in_a_single_file_works_alone(browser, finished: Checkout, features, tmp_path: Path):
+    shutil.copytree(finished.folder, tmp_path / "checkout", symlinks=True)
+    checkout = object.__new__(Checkout)
+    checkout.folder, checkout.config = tmp_path / "checkout", tmp_path / "checkout" / "tiny.yaml"
+    checkout.config.write_text(checkout.config.read_text() + "report: {single_file: true}\n")
+    # Of the triggers only params: nothing but the setting has changed.
+    done = checkout.snakemake(
+        "--cores",
+        "1",
+        "--rerun-triggers",
+        "params",
+        "--allowed-rules",
+        "write_report",
+        "--",
+        "results/tiny/report/index.html",
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    alone = tmp_path / "alone.html"
+    shutil.move(checkout.folder / "results/tiny/report/index.html", alone)
+    shutil.rmtree(checkout.folder)
+    with open_page(browser, to_uri(alone) + "#/feature/merged/3") as page:
+        wait_for_feature(page, "merged", 3)
+        show_table(page)
+        assert names(listed(page)) == features
+        assert page.seen == []
+
+
+def test_a_page_from_a_server_works_as_from_the_disk(browser, report: Path, features):
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=report))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with open_page(browser, f"http://127.0.0.1:{server.server_port}/index.html#/feature/merged/3") as page:
+            wait_for_feature(page, "merged", 3)
+            show_table(page)
+            assert names(listed(page)) == features
+            assert page.seen == []
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+# ---- hostile text
+
+
+def hostile_features(chunks: dict) -> Iterator[tuple[str, int, dict, list[str]]]:
+    """Features of one model with a passage of hostile text: markup, NUL, marks that turn text around."""
+    for name, chunk in sorted(chunks.items()):
+        model, first = name.split("/")
+        if model != "base" or first == "table":
+            continue
+        for latent, own in enumerate(chunk["features"], int(first)):
+            for passage in own["passages"]:
+                text = "".join(chunk["strings"][token] for token in passage["tokens"])
+                if "<script" in text or "onerror" in text or "\0" in text or "\u202e" in text:
+                    yield model, latent, own, chunk["strings"]
+                    break
+
+
+def test_hostile_text_stays_text_in_the_pages_of_features(page, chunks):
+    found = list(hostile_features(chunks))
+    assert len(found) >= 3
+    texts = set()
+    for model, latent, own, strings in found[:12]:
+        open_feature(page, model, latent)
+        lines = page.locator("#feature-page .passage").evaluate_all(
+            "(all) => all.map((one) => one.querySelector('.text').textContent)"
+        )
+        for line, passage in zip(lines, own["passages"], strict=True):
+            texts.add("".join(strings[token] for token in passage["tokens"]))
+            assert UNSEEN.search(line) is None, line
+        made = page.locator("#feature-page .passage *").evaluate_all("(all) => all.map((one) => one.localName)")
+        assert set(made) <= {"p", "div", "span", "a"}
+        assert page.locator("#feature-page :is(script, img, iframe, base, extra)").count() == 0
+    shown = "".join(texts)
+    assert "<script" in shown or "onerror" in shown
+    assert "\0" in shown or "\u202e" in shown
+
+
+def test_hostile_text_can_be_searched_and_stays_text(page):
+    show_table(page)
+    page.locator("#feature-controls [name=q]").fill("<img src=x onerror=alert(1)>")
+    assert counted(page)[0] == 0
+    page.locator("#feature-controls [name=q]").fill("<")
+    assert page.locator("#feature-rows :is(script, img, iframe, base, extra)").count() == 0
+    texts = "".join(page.locator("#feature-rows .token").all_text_contents())
+    assert UNSEEN.search(texts) is None

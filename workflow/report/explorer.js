@@ -1,0 +1,550 @@
+"use strict";
+/* Every feature: the table that is searched, sorted and filtered, and the dashboard of one feature.
+ *
+ * Data lie in chunks beside the page (report/data/), each a script that calls saelineage.receive(name, base64 of gzip of
+ * JSON), for a page opened from a disk may load scripts but fetch nothing; or in the page itself (report.single_file).
+ * All text goes to the page as text, never as HTML, after characters that would not be seen were made visible.
+ */
+const saelineage = (() => {
+  const { make, visible } = elements;
+  const ROW_HEIGHT = 38, ROWS_AROUND = 12, MOSTLY = 0.5, CORPUS_COLOURS = 7;
+  const TABLE_COLUMNS = [
+    ["feature", "Feature", ""], ["verdicts", "Verdicts", ""], ["r", "best r", "number"], ["floor", "floor r", "number"],
+    ["density", "fires on", "number"], ["corpora", "corpora", ""], ["tokens", "top tokens", ""], ["label", "follows", ""],
+    ["score", "score", "number"],
+  ];
+  const chunks = new Map(), waiting = new Map(), orders = new Map();
+  let facts = null, rows = null, order = [], state = null, left = null;
+
+  // ---- small helpers
+
+  const percent = (value, digits = 1) => (value === null ? "–" : (100 * value).toFixed(digits) + "\u00a0%");
+  const number = (value, digits = 2) => (value === null || Number.isNaN(value) ? "–" : value.toFixed(digits));
+  const count = (value) => value.toLocaleString("en-US");
+  const address = (model, latent) => `#/feature/${model}/${latent}`;
+
+  // ---- chunks
+
+  /** What a chunk's script calls. */
+  function receive(name, data) {
+    waiting.get(name)?.resolve(data);
+  }
+
+  async function unpack(data) {
+    const text = atob(data), bytes = new Uint8Array(text.length);
+    for (let place = 0; place < text.length; place++) bytes[place] = text.charCodeAt(place);
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).json();
+  }
+
+  /** A chunk's value, loaded once. */
+  function load(name) {
+    if (!chunks.has(name)) chunks.set(name, fromPage(name) ?? fromScript(name));
+    return chunks.get(name);
+  }
+
+  function fromPage(name) {
+    const element = document.getElementById(`chunk ${name}`);
+    return element === null ? null : unpack(element.textContent);
+  }
+
+  function fromScript(name) {
+    const found = new Promise((resolve, reject) => {
+      waiting.set(name, { resolve });
+      const script = make("script", { src: `data/${name}.js` });
+      script.addEventListener("error", () => reject(new Error(`data/${name}.js`)));
+      document.head.append(script);
+    });
+    return found.then(unpack);
+  }
+
+  // ---- the rows of the table
+
+  /** The tables of all models as one, column after column. */
+  function joined(tables) {
+    const n = tables.reduce((sum, table) => sum + table.n, 0);
+    const found = {
+      n, tables, table: new Uint16Array(n), latent: new Int32Array(n), r: new Float64Array(n), floor: new Float64Array(n),
+      density: new Float64Array(n), score: new Float64Array(n), text: new Array(n),
+    };
+    let row = 0;
+    tables.forEach((table, index) => {
+      const explained = new Map(table.explained.map(([latent, text]) => [latent, text]));
+      table.explanation = new Map(table.explained.map(([latent, text, score]) => [latent, { text, score }]));
+      table.first = row;
+      for (let latent = 0; latent < table.n; latent++, row++) {
+        found.table[row] = index;
+        found.latent[row] = latent;
+        found.r[row] = bestR(table, latent, null);
+        found.floor[row] = table.floor[latent] ?? NaN;
+        found.density[row] = table.density[latent];
+        found.score[row] = table.score[latent] ?? NaN;
+        const label = table.label[latent] === null ? "" : table.labels[table.label[latent]];
+        const tokens = table.tokens[latent].map((token) => table.strings[token]).join(" ");
+        found.text[row] = `${table.model} / ${latent} ${label} ${tokens} ${explained.get(latent) ?? ""}`.toLowerCase();
+      }
+    });
+    return found;
+  }
+
+  /** A feature's best r: on one edge, or the largest over those of its model. */
+  function bestR(table, latent, edge) {
+    let best = NaN;
+    for (const own of table.edges) {
+      if (edge !== null && (own.parent !== edge.parent || own.child !== edge.child)) continue;
+      const r = own.r[latent];
+      if (r !== null && !(r <= best)) best = r;
+    }
+    return best;
+  }
+
+  // ---- filters and order
+
+  function emptyState() {
+    return { q: "", model: "", on: "", corpus: "", kind: "", detail: "", sort: "feature", down: "" };
+  }
+
+  function chosenEdge() {
+    if (!state.on) return null;
+    const [parent, child, side, verdict] = state.on.split(".");
+    return { parent, child, side, verdict: facts.verdicts.indexOf(verdict) };
+  }
+
+  function matching() {
+    const words = state.q.toLowerCase().split(/\s+/).filter(Boolean), edge = chosenEdge(), found = [];
+    rows.tables.forEach((table) => {
+      if (state.model && table.model !== state.model) return;
+      const own = edge && table.edges.find((one) => one.parent === edge.parent && one.child === edge.child && one.side === edge.side);
+      if (edge && !own) return;
+      const kind = state.kind ? table.kinds.indexOf(state.kind) : -1, shares = state.corpus ? table.shares[state.corpus] : null;
+      for (let latent = 0, row = table.first; latent < table.n; latent++, row++) {
+        if (own && own.verdict[latent] !== edge.verdict) continue;
+        if (state.kind && table.kind[latent] !== kind) continue;
+        if (shares && !(shares[latent] >= MOSTLY)) continue;
+        if (state.detail && !(own ? [own] : table.edges).some((one) => one.details[latent].includes(state.detail))) continue;
+        if (holdsAll(rows.text[row], words)) found.push(row);
+      }
+    });
+    return found;
+  }
+
+  function holdsAll(text, words) {
+    for (const word of words) if (!text.includes(word)) return false;
+    return true;
+  }
+
+  /** Rows in the order asked for. All rows are put in that order once, so that sorting a search's rows costs nothing. */
+  function sorted(found) {
+    if (state.sort === "feature") return state.down ? found.reverse() : found;
+    const inside = new Uint8Array(rows.n), kept = [];
+    for (const row of found) inside[row] = 1;
+    for (const row of wholeOrder()) if (inside[row]) kept.push(row);
+    return kept;
+  }
+
+  function wholeOrder() {
+    const edge = state.sort === "r" ? chosenEdge() : null;
+    const name = [state.sort, state.down, edge?.parent, edge?.child].join("/");
+    if (!orders.has(name)) orders.set(name, byNumber(edge ? rOnEdge(edge) : rows[state.sort] ?? ranks(state.sort), state.down ? -1 : 1));
+    return orders.get(name);
+  }
+
+  /** All rows in the order of their numbers; undefined ones come last either way. */
+  function byNumber(values, sign) {
+    const keys = Float64Array.from(values, (value) => (Number.isNaN(value) ? Infinity : sign * value));
+    return Uint32Array.from(keys.keys()).sort((a, b) => keys[a] - keys[b] || a - b);
+  }
+
+  const rOnEdge = (edge) => Float64Array.from(rows.latent, (latent, row) => bestR(rows.tables[rows.table[row]], latent, edge));
+
+  /** Each row's place among the texts of a column; NaN where there is none. */
+  function ranks(column) {
+    const texts = Array.from(rows.latent, (latent, row) => cellText(rows.tables[rows.table[row]], latent, column));
+    const place = new Map([...new Set(texts)].sort().map((text, index) => [text, index]));
+    return Float64Array.from(texts, (text) => (text === "" ? NaN : place.get(text)));
+  }
+
+  function cellText(table, latent, column) {
+    if (column === "verdicts") return table.edges.map((edge) => facts.verdicts[edge.verdict[latent]]).join(" ");
+    if (column === "tokens") return table.tokens[latent].map((token) => table.strings[token]).join(" ");
+    if (column === "label") return table.label[latent] === null ? "" : table.labels[table.label[latent]];
+    let most = 0, found = "";
+    for (const corpus in table.shares) {
+      if (table.shares[corpus][latent] > most) [most, found] = [table.shares[corpus][latent], corpus];
+    }
+    return found;
+  }
+
+  // ---- the table on the page
+
+  function update() {
+    order = sorted(matching());
+    const shown = document.getElementById("feature-count");
+    shown.textContent = `${count(order.length)} of ${count(rows.n)} features`;
+    const view = document.getElementById("feature-rows");
+    view.scrollTop = 0;
+    view.querySelector("table").setAttribute("aria-rowcount", order.length + 1);
+    for (const head of view.querySelectorAll("th[data-column]")) {
+      const own = head.dataset.column === state.sort;
+      head.setAttribute("aria-sort", own ? (state.down ? "descending" : "ascending") : "none");
+    }
+    render(true);
+  }
+
+  let rendered = [0, 0];
+  /** Put the rows in view on the page, and room for the others above and below; rows that stay are not touched. */
+  function render(anew = false) {
+    const view = document.getElementById("feature-rows"), body = view.querySelector("tbody");
+    if (!view.clientHeight && !anew) return;
+    const first = Math.max(0, Math.min(Math.floor(view.scrollTop / ROW_HEIGHT), order.length) - ROWS_AROUND);
+    const last = Math.min(order.length, first + Math.ceil(view.clientHeight / ROW_HEIGHT) + 2 * ROWS_AROUND);
+    if (!anew && first === rendered[0] && last === rendered[1]) return;
+    if (anew || first >= rendered[1] || last <= rendered[0]) {
+      body.replaceChildren(spacer(), spacer());
+      rendered = [first, first];
+    }
+    for (; rendered[0] < first; rendered[0]++) body.children[1].remove();
+    for (; rendered[1] > last; rendered[1]--) body.children[body.children.length - 2].remove();
+    while (rendered[0] > first) body.firstChild.after(tableRow(order[--rendered[0]], rendered[0]));
+    while (rendered[1] < last) body.lastChild.before(tableRow(order[rendered[1]], rendered[1]++));
+    body.firstChild.firstChild.style.height = `${first * ROW_HEIGHT}px`;
+    body.lastChild.firstChild.style.height = `${(order.length - last) * ROW_HEIGHT}px`;
+  }
+
+  const spacer = () => make("tr", { "aria-hidden": "true", class: "spacer" }, make("td", { colspan: TABLE_COLUMNS.length }));
+
+  function tableRow(row, index) {
+    const table = rows.tables[rows.table[row]], latent = rows.latent[row], edge = chosenEdge();
+    const label = table.label[latent] === null ? "" : table.labels[table.label[latent]];
+    const r = edge ? bestR(table, latent, edge) : rows.r[row];
+    const cells = [
+      make("th", { scope: "row" }, make("a", { href: address(table.model, latent) }, `${table.model} / ${latent}`), make("small", {}, table.sae)),
+      make("td", { class: "badges" }, ...table.edges.map((own) => badge(own, latent))),
+      make("td", { class: "number" }, number(r)),
+      make("td", { class: "number" }, number(rows.floor[row])),
+      make("td", { class: "number" }, percent(rows.density[row], 2)),
+      make("td", {}, corpusBar(table, latent)),
+      make("td", {}, ...table.tokens[latent].map((token) => make("code", { class: "token" }, table.strings[token]))),
+      make("td", { title: visible(table.explanation.get(latent)?.text ?? label) }, label),
+      make("td", { class: "number" }, number(rows.score[row])),
+    ];
+    return make("tr", { "aria-rowindex": index + 2 }, ...cells);
+  }
+
+  function badge(edge, latent) {
+    const verdict = facts.verdicts[edge.verdict[latent]], other = edge.side === "parent" ? edge.child : edge.parent;
+    const words = `${edge.parent} → ${edge.child}: ${verdict}, r ${number(edge.r[latent])}${edge.details[latent] ? ", " + edge.details[latent] : ""}`;
+    return make("span", { class: `verdict ${verdict}`, title: visible(words) }, `${edge.side === "parent" ? "→" : "←"} ${other} `, make("b", {}, verdict));
+  }
+
+  function corpusBar(table, latent) {
+    const bar = make("span", { class: "corpora", role: "img" });
+    const words = [];
+    Object.entries(table.shares).forEach(([corpus, shares], index) => {
+      const share = shares[latent];
+      if (!share) return;
+      words.push(`${corpus} ${percent(share, 0)}`);
+      bar.append(make("span", { class: `corpus-${index % CORPUS_COLOURS}`, style: `width:${100 * share}%` }));
+    });
+    bar.title = visible(words.join(", ") || "never fires");
+    bar.setAttribute("aria-label", bar.title);
+    return bar;
+  }
+
+  /** All features that are listed, as a CSV file. */
+  function csv() {
+    const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
+    const lines = [["model", "sae", "latent", "density", "best_r", "floor_r", "label", "score", "verdicts"].join(",")];
+    for (const row of order) {
+      const table = rows.tables[rows.table[row]], latent = rows.latent[row];
+      const verdicts = table.edges.map((edge) => `${edge.parent}->${edge.child}: ${facts.verdicts[edge.verdict[latent]]}`).join("; ");
+      const label = table.label[latent] === null ? "" : table.labels[table.label[latent]];
+      const own = [table.model, table.sae, latent, rows.density[row], rows.r[row], rows.floor[row], label, rows.score[row], verdicts];
+      lines.push(own.map(quoted).join(","));
+    }
+    download("features.csv", "text/csv", lines.join("\n") + "\n");
+  }
+
+  function download(name, type, text) {
+    const link = make("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  // ---- one feature
+
+  async function showFeature(model, latent) {
+    const table = rows.tables.find((one) => one.model === model), asked = location.hash;
+    if (!table || !(latent < table.n)) return showList(`There is no feature ${model} / ${latent} in this run.`);
+    const first = Math.floor(latent / facts.features_per_chunk) * facts.features_per_chunk;
+    let chunk = null;
+    try {
+      chunk = await load(`${model}/${String(first).padStart(6, "0")}`);
+    } catch (error) {
+      return showList(`This feature lies beside the page, in ${error.message}, which could not be read.`);
+    }
+    if (location.hash !== asked) return; // gone on while it was loaded
+    const list = document.getElementById("feature-rows");
+    if (list.clientHeight) left = { address: listAddress(), top: list.scrollTop };
+    const own = chunk.features[latent - first], place = order.indexOf(table.first + latent);
+    const page = document.getElementById("feature-page");
+    page.replaceChildren(
+      featureHead(table, latent, place),
+      make("div", { class: "beside" }, make("div", {}, featureFacts(table, latent), featureVerdicts(table, latent)), trajectory(table, latent, own)),
+      make("div", { class: "pair" }, histogram(table, latent, own), logits(own)),
+      ...passages(table, latent, own, chunk.strings),
+    );
+    page.hidden = false;
+    document.getElementById("feature-list").hidden = true;
+    page.querySelector("h3").focus();
+    document.getElementById("features").scrollIntoView({ behavior: "instant" });
+  }
+
+  function featureHead(table, latent, place) {
+    const step = (by, words) => {
+      const row = order[place + by];
+      const there = place >= 0 && row !== undefined;
+      const target = there ? address(rows.tables[rows.table[row]].model, rows.latent[row]) : null;
+      return make("a", { href: target, class: "button", "aria-disabled": there ? null : "true" }, words);
+    };
+    return make("div", { class: "feature-head" },
+      make("h3", { tabindex: "-1" }, `${table.model} / ${latent}`, make("small", {}, `SAE ${table.sae}`)),
+      make("span", {}, make("button", { type: "button", "data-svg": ".trajectory", "data-name": `${table.model}-${latent}` }, "trajectory.svg"), make("a", { href: listAddress(), class: "button" }, "↑ all features"), step(-1, "← previous"), step(1, "next →")));
+  }
+
+  function featureFacts(table, latent) {
+    const found = table.label[latent], explained = table.explanation.get(latent);
+    const entries = [
+      ["fires on", `${percent(table.density[latent], 2)} of the probe's tokens (${count(table.firings[latent])})`],
+      ["largest activation", number(table.largest[latent], 3)],
+      ["top tokens", make("span", {}, ...table.tokens[latent].map((token) => make("code", { class: "token" }, table.strings[token])))],
+      ["by corpus", Object.entries(table.shares).map(([corpus, own]) => `${corpus} ${percent(own[latent], 0)}`).join(", ")],
+      ["follows", found === null ? "nothing that is known here" : `${table.labels[found]}: r ${number(table.score[latent])} with its activations, precision ${percent(table.precision[latent], 0)}, recall ${percent(table.recall[latent], 0)}, on documents that did not choose it. ${table.meanings[found]}`],
+      ["where nothing changed", table.floor[latent] === null ? "not measured for this model" : `best r ${number(table.floor[latent])}`],
+    ];
+    if (explained) entries.push(["written explanation", `${explained.text} (simulated from it: r ${number(explained.score)})`]);
+    return make("dl", {}, ...entries.flatMap(([name, words]) => [make("dt", {}, name), make("dd", {}, words)]));
+  }
+
+  function featureVerdicts(table, latent) {
+    const lines = table.edges.map((edge) => {
+      const other = edge.side === "parent" ? edge.child : edge.parent, match = edge.match[latent];
+      const verdict = facts.verdicts[edge.verdict[latent]];
+      const interval = edge.r_low[latent] === null ? "" : `${number(edge.r_low[latent])} to ${number(edge.r_high[latent])}`;
+      return make("tr", {},
+        make("th", { scope: "row" }, `${edge.parent} → ${edge.child}`),
+        make("td", {}, make("span", { class: `verdict ${verdict}` }, make("b", {}, verdict)), make("small", {}, edge.details[latent])),
+        make("td", { class: "number" }, number(edge.r[latent]), make("small", {}, interval)),
+        make("td", {}, match < 0 ? "none" : make("a", { href: address(other, match) }, `${other} / ${match}`)));
+    });
+    const head = ["Edge", "Verdict", "r", "Closest feature"].map((words) => make("th", { scope: "col" }, words));
+    return make("div", { class: "scroll" }, make("table", { class: "compact" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...lines)));
+  }
+
+  /** Where the feature is found in the lineage: a card per model. */
+  function trajectory(table, latent, own) {
+    const width = 176, height = 54, { places, size } = facts.layout;
+    const others = new Map(own.others.map((other) => [other.model, other]));
+    const svg = make("svg", { viewBox: `0 0 ${size[0]} ${size[1]}`, width: size[0], height: size[1], class: "trajectory", role: "img", "aria-label": "The feature in every model of the lineage" });
+    for (const [parent, child] of facts.edges) {
+      const [x0, y0] = places[parent], [x1, y1] = places[child], middle = (y0 + height + y1) / 2;
+      const edge = table.edges.find((one) => one.parent === parent && one.child === child);
+      const verdict = edge ? facts.verdicts[edge.verdict[latent]] : "";
+      svg.append(make("path", { class: `way ${verdict}`, d: `M${x0} ${y0 + height}C${x0} ${middle} ${x1} ${middle} ${x1} ${y1}` }));
+      if (edge) svg.append(make("text", { x: (x0 + x1) / 2, y: middle + 4, class: "way-words" }, `${verdict} ${number(edge.r[latent])}`));
+    }
+    for (const [model, [x, y]] of Object.entries(places)) {
+      const other = others.get(model), self = model === table.model;
+      const words = self ? `latent ${latent}` : other ? `${other.found ? "latent" : "closest"} ${other.latent}, r ${number(other.r)}` : "not found";
+      const card = make("g", { class: self ? "self" : other ? (other.found ? "found" : "closest") : "absent" },
+        make("rect", { x: x - width / 2, y, width, height, rx: 7 }),
+        make("text", { x, y: y + 22, class: "name" }, model), make("text", { x, y: y + 41 }, words));
+      if (other && !self) {
+        const link = document.createElementNS("http://www.w3.org/2000/svg", "a");
+        link.setAttribute("href", address(model, other.latent));
+        link.append(card);
+        svg.append(link);
+      } else svg.append(card);
+    }
+    return make("div", { class: "scroll" }, svg);
+  }
+
+  function histogram(table, latent, own) {
+    const width = 360, height = 120, most = Math.max(...own.histogram, 1), bar = width / own.histogram.length;
+    const svg = make("svg", { viewBox: `0 0 ${width} ${height + 18}`, width, height: height + 18, class: "histogram", role: "img", "aria-label": "How strongly the feature fires" });
+    own.histogram.forEach((n, index) => {
+      const tall = n ? 4 + (height - 4) * Math.log1p(n) / Math.log1p(most) : 0, from = (index * table.largest[latent]) / own.histogram.length;
+      svg.append(make("rect", { x: index * bar + 0.5, y: height - tall, width: bar - 1, height: tall }, make("title", {}, `${count(n)} firings from ${number(from)}`)));
+    });
+    svg.append(make("text", { x: 0, y: height + 14 }, "0"), make("text", { x: width, y: height + 14, class: "end" }, number(table.largest[latent])));
+    return make("div", {}, make("h4", {}, "Activations (logarithmic counts)"), svg);
+  }
+
+  function logits(own) {
+    if (!own.raised) return make("div", {}, make("h4", {}, "Effect on the logits"), make("p", { class: "none" }, "No linear path from this hookpoint to the logits is known."));
+    const list = (name, words) => make("div", {}, make("h4", {}, words), make("ol", { class: "logits" }, ...own[name].map(([text, effect]) => make("li", {}, make("code", { class: "token" }, text), make("span", { class: "number" }, (effect > 0 ? "+" : "") + effect.toPrecision(3))))));
+    return make("div", { class: "pair tight-pair" }, list("raised", "Logits raised most"), list("lowered", "Logits lowered most"));
+  }
+
+  function passages(table, latent, own, strings) {
+    const found = [make("h4", {}, "Text on which it fires, as every model reads it")];
+    if (!own.passages.length) found.push(make("p", { class: "none" }, "It never fires on the probe."));
+    let corpus = null;
+    own.passages.forEach((passage, index) => {
+      if (passage.corpus !== corpus) found.push(make("h5", {}, (corpus = passage.corpus)));
+      const lines = [textLine(`${table.model} / ${latent}`, null, passage, own.activations[index], table.largest[latent], strings)];
+      for (const other of own.others) {
+        const words = `${other.model} / ${other.latent}${other.found ? "" : " (closest)"}`;
+        lines.push(textLine(words, address(other.model, other.latent), passage, other.activations[index], other.largest, strings));
+      }
+      const where = `${passage.why}; probe row ${passage.row}, token ${passage.place} onwards`;
+      found.push(make("div", { class: "passage" }, make("p", { class: "where" }, where), ...lines));
+    });
+    return found;
+  }
+
+  function textLine(who, link, passage, [places, values], largest, strings) {
+    const activation = new Map(places.map((place, index) => [place, values[index]]));
+    const tokens = passage.tokens.map((token, place) => {
+      const value = activation.get(place);
+      if (value === undefined) return make("span", { class: "t" }, strings[token]);
+      return make("span", { class: "t", style: `--a:${(value / largest).toFixed(2)}`, title: String(value) }, strings[token]);
+    });
+    const name = link === null ? make("span", { class: "who" }, who) : make("span", { class: "who" }, make("a", { href: link }, who));
+    return make("div", { class: "line" }, name, make("span", { class: "text", dir: "ltr" }, ...tokens));
+  }
+
+  // ---- addresses
+
+  function listAddress(change = {}) {
+    const own = Object.entries({ ...state, ...change }).filter(([name, value]) => value && !(name === "sort" && value === "feature"));
+    return "#/features" + (own.length ? "?" + new URLSearchParams(own) : "");
+  }
+
+  /** Show what the address asks for; other addresses are the page's own sections. */
+  async function follow() {
+    const hash = location.hash;
+    if (!hash.startsWith("#/feature")) return;
+    await start();
+    if (rows === null) return document.getElementById("features").scrollIntoView({ behavior: "instant" });
+    const feature = hash.match(/^#\/feature\/([^/]+)\/(\d+)$/);
+    if (feature) return showFeature(feature[1], Number(feature[2]));
+    if (hash.startsWith("#/feature/")) return showList(`There is no feature ${hash.slice("#/feature/".length)} in this run.`);
+    state = { ...emptyState(), ...Object.fromEntries(new URLSearchParams(hash.split("?")[1] ?? "")) };
+    if (!TABLE_COLUMNS.some(([column]) => column === state.sort)) state.sort = "feature";
+    fillControls();
+    showList();
+  }
+
+  /** The table, where it was left if it is the same; with a message instead of the count if there is one. */
+  function showList(message = null) {
+    document.getElementById("feature-page").hidden = true;
+    document.getElementById("feature-list").hidden = false;
+    update();
+    if (left?.address === listAddress()) document.getElementById("feature-rows").scrollTop = left.top;
+    if (message) say(message);
+    if (!history.state?.typed) document.getElementById("features").scrollIntoView({ behavior: "instant" });
+  }
+
+  /** Go to the table of features with other filters. */
+  function choose(change) {
+    location.hash = listAddress({ ...emptyState(), ...change });
+  }
+
+  // ---- controls
+
+  function fillControls() {
+    for (const control of document.querySelectorAll("#feature-controls [name]")) control.value = state[control.name];
+  }
+
+  function changed() {
+    for (const control of document.querySelectorAll("#feature-controls [name]")) state[control.name] = control.value;
+    history.replaceState({ typed: true }, "", listAddress());
+    update();
+  }
+
+  function option(value, words) {
+    return make("option", { value }, words);
+  }
+
+  function buildControls() {
+    const select = (name, words, ...options) => make("label", {}, words, make("select", { name }, option("", "all"), ...options));
+    const verdicts = facts.edges.flatMap(([parent, child]) => [
+      make("optgroup", { label: visible(`${parent} → ${child}: features of ${parent}`) }, ...["persists", "disappears", "untestable"].map((verdict) => option(`${parent}.${child}.parent.${verdict}`, verdict))),
+      make("optgroup", { label: visible(`${parent} → ${child}: features of ${child}`) }, ...["inherited", "emerges", "untestable"].map((verdict) => option(`${parent}.${child}.child.${verdict}`, verdict))),
+    ]);
+    const kinds = [...new Set(rows.tables.flatMap((table) => table.kinds))].sort();
+    const form = document.getElementById("feature-controls");
+    form.append(
+      make("label", { class: "wide" }, "Search", make("input", { type: "search", name: "q", placeholder: "model / latent, token, label …", autocomplete: "off" })),
+      select("model", "Model", ...rows.tables.map((table) => option(table.model, table.model))),
+      select("on", "Verdict", ...verdicts),
+      select("corpus", "Fires mostly on", ...facts.corpora.map((corpus) => option(corpus, corpus))),
+      select("kind", "Follows a", ...kinds.map((kind) => option(kind, kind))),
+      select("detail", "Known to be", ...["robust", "gone", "missed", "split", "merged"].map((detail) => option(detail, detail))),
+    );
+    form.append(make("input", { type: "hidden", name: "sort" }), make("input", { type: "hidden", name: "down" }));
+    form.addEventListener("input", changed);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    document.getElementById("feature-corpora").append(...facts.corpora.flatMap((corpus, index) => [make("span", { class: `swatch corpus-${index % CORPUS_COLOURS}` }), corpus]));
+    document.getElementById("feature-csv").addEventListener("click", csv);
+  }
+
+  function buildTable() {
+    const heads = TABLE_COLUMNS.map(([column, words, kind]) => {
+      const button = make("button", { type: "button" }, words);
+      button.addEventListener("click", () => sortBy(column, kind));
+      return make("th", { scope: "col", class: kind, "data-column": column, "aria-sort": "none" }, button);
+    });
+    const table = make("table", { class: "compact" }, make("thead", {}, make("tr", {}, ...heads)), make("tbody"));
+    const view = document.getElementById("feature-rows");
+    view.replaceChildren(table);
+    view.addEventListener("scroll", () => requestAnimationFrame(() => render()));
+    new ResizeObserver(() => render()).observe(view);
+  }
+
+  function sortBy(column, kind) {
+    const down = state.sort === column ? (state.down ? "" : "1") : kind === "number" ? "1" : "";
+    state = { ...state, sort: column, down };
+    fillControls();
+    changed();
+  }
+
+  function say(words) {
+    document.getElementById("feature-count").textContent = visible(words);
+  }
+
+  let started = null;
+  /** Load the tables of all models, once. */
+  function start() {
+    started ??= (async () => {
+      if (typeof DecompressionStream === "undefined") return say("This browser cannot read the features; one of 2023 or later can.");
+      try {
+        rows = joined(await Promise.all(facts.models.map((model) => load(`${model}/table`))));
+      } catch (error) {
+        return say(`The features lie beside this page, in ${error.message}, which could not be read. Keep the folder report/ together, or set report.single_file.`);
+      }
+      state = emptyState();
+      buildControls();
+      buildTable();
+      update();
+    })();
+    return started;
+  }
+
+  /** Begin: `given` is the page's JSON with models, edges, layout, corpora and verdicts. */
+  function explore(given) {
+    facts = given;
+    window.addEventListener("hashchange", follow);
+    const seen = new IntersectionObserver((entries) => {
+      if (entries.some((entry) => entry.isIntersecting)) {
+        seen.disconnect();
+        start();
+      }
+    }, { rootMargin: "600px" });
+    seen.observe(document.getElementById("features"));
+    follow();
+  }
+
+  return { receive, load, explore, choose, download };
+})();

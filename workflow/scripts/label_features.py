@@ -1,0 +1,37 @@
+"""Find the property of tokens that each feature of one SAE follows best."""
+
+from typing import TYPE_CHECKING
+
+from saelineage.annotations import load_annotations
+from saelineage.labels import label
+from saelineage.logs import job_log
+from saelineage.manifests import record_job
+from saelineage.tables import write_parquet
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def label_features(
+    paths_to_features: list[str], path_to_annotations: str, min_firings: int, path_to_labels: str
+) -> None:
+    """Write the table of `labels.label`.
+
+    Args:
+        paths_to_features: feature shards of one SAE, all corpora.
+        path_to_annotations: what the tokens of the probe are.
+        min_firings: firings in either half of the documents that a label needs.
+        path_to_labels: the parquet file.
+    """
+    write_parquet(label(paths_to_features, load_annotations(path_to_annotations), min_firings), path_to_labels)
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        label_features(
+            paths_to_features=list(snakemake.input.shards),
+            path_to_annotations=snakemake.input.annotations,
+            min_firings=snakemake.params.min_firings,
+            path_to_labels=snakemake.output.labels,
+        )
+        record_job(snakemake)

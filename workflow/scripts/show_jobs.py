@@ -1,0 +1,60 @@
+"""Write a page with every job of the run: whether it is up to date, why not, and what it has left behind."""
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from saelineage.code_digest import SCRIPTS
+from saelineage.dag import BADGES, jobs_svg
+from saelineage.files import write_text
+from saelineage.jobs import collect
+from saelineage.logs import job_log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+logger = logging.getLogger(__name__)
+TEMPLATES = SCRIPTS.parent / "report"
+
+
+def show_jobs(run: str, jobs: list[dict], path_to_page: str) -> dict[str, int]:
+    """Write the page, one file that loads nothing from elsewhere.
+
+    Args:
+        run: the run's name.
+        jobs: as `saelineage.jobs.collect` lists them.
+        path_to_page: where to.
+
+    Returns:
+        The number of jobs in each state that there is.
+    """
+    found = Counter(job["state"] for job in jobs)
+    counts = {state: found[state] for state in BADGES if found[state]}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(_template("jobs.html.jinja")).render(
+        run=run,
+        jobs=jobs,
+        counts=counts,
+        picture=Markup(jobs_svg(jobs)),  # noqa: S704 - drawn, and escaped, by dag.py
+        stylesheet=Markup(_template("page.css") + _template("jobs.css")),  # noqa: S704 - the page's own
+        elements=Markup(_template("elements.js")),  # noqa: S704 - the page's own
+        script=Markup(_template("jobs.js")),  # noqa: S704 - the page's own
+    )
+    write_text(path_to_page, page)
+    return counts
+
+
+def _template(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        page = f"{snakemake.params.folder}/report/jobs.html"
+        counts = show_jobs(snakemake.config["run"], collect(snakemake.config), page)
+        summary = ", ".join(f"{count} {state}" for state, count in counts.items())
+        logger.info("%s: %s", page, summary)
+        print(f"{page}: {summary}")
