@@ -1,6 +1,7 @@
 """What tests share: a tiny model with its tokenizer and token rows on disk, and writers of small files."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,15 @@ N_CTX = 16
 VOCABULARY = 300
 ANIMALS = ("cat", "dog", "owl", "hen", "fox")
 PLACES = ("mat", "wall", "roof", "road")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (`-n 2`) each takes whole files; one takes all tests of the finished run, which come first."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "workflow" else item.path.stem))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.parent.name != "workflow")
 
 
 @pytest.fixture(scope="session", autouse=True)

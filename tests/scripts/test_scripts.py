@@ -574,7 +574,7 @@ def test_a_model_without_any_edge_has_no_examples_and_changes_no_others(tiny, ro
 
 
 def test_the_page_is_written_with_the_table_behind_each_figure_beside_it(tmp_path):
-    names = ("page.html.jinja", "page.css", "jobs.css", "explorer.js", "jobs.js", "page.js")
+    names = ("page.html.jinja", "page.css", "jobs.css", "elements.js", "explorer.js", "jobs.js", "page.js")
     sources = read_sources([str(TEMPLATES / name) for name in names])
     assert sorted(sources.scripts) == ["elements", "explorer", "jobs", "page"]
     found = results()

@@ -8,16 +8,16 @@ import io
 import json
 import re
 import shutil
-import threading
 import xml.etree.ElementTree
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from tests.browser import chromium, open_page, require_chromium, to_uri, wait_until
+from tests.loopback import serving
 from tests.workflow.conftest import Checkout
 from write_report import read_chunks
 
@@ -579,17 +579,14 @@ def test_a_page_in_a_single_file_works_alone(browser, finished: Checkout, featur
 
 def test_a_page_from_a_server_works_as_from_the_disk(browser, report: Path, features):
     quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=report))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with open_page(browser, f"http://127.0.0.1:{server.server_port}/index.html#/feature/merged/3") as page:
-            wait_for_feature(page, "merged", 3)
-            show_table(page)
-            assert names(listed(page)) == features
-            assert page.seen == []
-    finally:
-        server.shutdown()
-        server.server_close()
+    with (
+        serving(functools.partial(quiet, directory=report)) as address,
+        open_page(browser, f"{address}/index.html#/feature/merged/3") as page,
+    ):
+        wait_for_feature(page, "merged", 3)
+        show_table(page)
+        assert names(listed(page)) == features
+        assert page.seen == []
 
 
 # ---- hostile text

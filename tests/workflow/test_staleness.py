@@ -102,7 +102,7 @@ def test_the_threshold_concerns_verdicts_alone(edited: Checkout):
     edited.edit("tiny.yaml", "lineage: {", "lineage: {threshold: 0.7, ")
     # What is kept of the original study's protocol depends on it too.
     assert rules(edited.stale_jobs()) == {
-        *("match_token_types", "trace_lineage", "ablate_groups", "collect_examples", "write_report")
+        *("match_token_types", "trace_lineage", "ablate_groups", "collect_examples", "write_dashboards", "write_report")
     }
 
 
