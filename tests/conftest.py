@@ -20,7 +20,7 @@ PLACES = ("mat", "wall", "roof", "road")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`-n 2`) each takes whole files; one takes all tests of the finished run, which come first."""
+    """With several processes (`-n 2`) each takes whole files; one takes all of tests/workflow, and begins with them."""
     for item in items:
         folder = item.path.parent.name
         item.add_marker(pytest.mark.xdist_group(folder if folder == "workflow" else item.path.stem))
