@@ -9,23 +9,35 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from saelineage.files import encode_header, write_json
 from tests.sae_settings import SAE_SETTINGS
 
+WORKFLOW = "tests/workflow/"
 N_CTX = 16
 VOCABULARY = 300
 ANIMALS = ("cat", "dog", "owl", "hen", "fox")
 PLACES = ("mat", "wall", "roof", "road")
 
 
+class ByFile(LoadScopeScheduling):
+    """With several processes (`-n 2`) each takes whole files; one takes all of tests/workflow, which share a run."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return WORKFLOW if path.startswith(WORKFLOW) else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
+    """Deal tests out to processes."""
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`-n 2`) each takes whole files; one takes all of tests/workflow, and begins with them."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "workflow" else item.path.stem))
+    """Where there are several processes, the run that takes minutes begins at once."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.path.parent.name != "workflow")
+        items.sort(key=lambda item: not item.nodeid.startswith(WORKFLOW))
 
 
 @pytest.fixture(scope="session", autouse=True)
