@@ -273,13 +273,19 @@ def test_a_latent_that_the_sae_does_not_have_is_refused(run: Run, folder: Path, 
     assert message == f"latents of base.seed0 are 0 to 2, there is no {latent}; correct it"
 
 
-def test_a_missing_shard_is_named_and_not_passed_over(tmp_path: Path):
+def with_features(tmp_path: Path) -> Path:
+    """A run of one SAE whose features may be changed."""
     folder = tmp_path / "mine"
     write_summary(folder)
     write_tokens(folder)
     for name in ("models/base", "saes/base/seed0"):
         (folder / name).mkdir(parents=True)
     write_features(folder, "base", "seed0")
+    return folder
+
+
+def test_a_missing_shard_is_named_and_not_passed_over(tmp_path: Path):
+    folder = with_features(tmp_path)
     path = f"features/base/seed0/lua/shard-{SHARDS[1]}.safetensors"
     (folder / path).unlink()
     message = message_of(folder, Run(folder).activations, "base", [0])
@@ -287,12 +293,7 @@ def test_a_missing_shard_is_named_and_not_passed_over(tmp_path: Path):
 
 
 def test_features_of_other_tokens_are_refused(tmp_path: Path):
-    folder = tmp_path / "mine"
-    write_summary(folder)
-    write_tokens(folder)
-    for name in ("models/base", "saes/base/seed0"):
-        (folder / name).mkdir(parents=True)
-    write_features(folder, "base", "seed0")
+    folder = with_features(tmp_path)
     info = {"n_rows": 2, "n_ctx": 4, "bos_id": 0, "eos_id": 1, "ids_sha256": "others"}
     write_sidecar(folder / "tokens/english/probe.npy", info)
     assert message_of(folder, Run(folder).activations, "base", [0]) == (

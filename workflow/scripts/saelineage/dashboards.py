@@ -149,7 +149,7 @@ def _edge_columns(model: str, edge: tuple[str, str], table: pd.DataFrame) -> dic
     """One edge's verdicts on the features of one of its models."""
     side = SIDES[edge.index(model)]
     own = table[table["side"] == side]
-    found = {
+    return {
         "parent": edge[0],
         "child": edge[1],
         "side": side,
@@ -158,7 +158,6 @@ def _edge_columns(model: str, edge: tuple[str, str], table: pd.DataFrame) -> dic
         **{name: _numbers(own[name], 3) for name in ("r", "r_low", "r_high")},
         "details": [_details(row) for row in own.itertuples()],
     }
-    return found
 
 
 def _details(row: tuple) -> str:
