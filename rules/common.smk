@@ -456,11 +456,6 @@ def all_labels(wildcards):
     return [path for model in graph.lineage_models(config) for path in lead_labels(wildcards, model)]
 
 
-def annotations_file(wildcards):
-    """What every token of the probe is."""
-    return expand("results/{run}/labels/probe.safetensors", run=wildcards.run)
-
-
 def root_labels(wildcards):
     """The labels of the features of models without parents."""
     return [path for model in root_models() for path in lead_labels(wildcards, model)]

@@ -213,3 +213,8 @@ def test_r_is_that_of_numpy_over_all_tokens_of_text(probe):
 
 def test_r_with_a_column_that_does_not_vary_is_undefined():
     assert pearson(np.ones(4), np.arange(4.0)) is None
+
+
+def test_a_lineage_without_edges_has_no_persisting_features():
+    nothing = pd.DataFrame(columns=["model", "sae", "latent", "firings", "density", "origin"])
+    assert persisting_features(nothing, ["base"], ["base"], 3) == []

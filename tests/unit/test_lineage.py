@@ -189,3 +189,8 @@ def test_models_without_a_correlation_are_left_out():
     )
     assert table["model"].tolist() == ["base"]
     assert (table["origin"].tolist(), table["in_base"].tolist()) == (["base"], [0])
+
+
+def test_a_lineage_without_edges_has_a_table_without_features():
+    table = feature_table({}, ["base"], {})
+    assert (len(table), list(table.columns)) == (0, ["model", "sae", "latent", "firings", "density", "origin"])

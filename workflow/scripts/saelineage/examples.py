@@ -50,6 +50,8 @@ def persisting_features(
         n_features: how many to choose.
     """
     models = [model for model in models if f"in_{model}" in features]
+    if not models:  # a lineage without edges
+        return []
     table = features[features["model"].isin(roots)]
     found = table[[f"in_{model}" for model in models]].to_numpy() >= 0
     r = table[[f"r_{model}" for model in models]].to_numpy(dtype=float)

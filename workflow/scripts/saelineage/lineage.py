@@ -142,6 +142,8 @@ def feature_table(
         for name in models:
             found[model][f"in_{name}"], found[model][f"r_{name}"] = lines[name]
     columns = ["model", "sae", "latent", "firings", "density", "origin"]
+    if not found:  # a lineage without edges
+        return pd.DataFrame(columns=columns)
     return pd.concat(found.values(), ignore_index=True)[
         columns + [f"{kind}_{name}" for name in models for kind in ("in", "r")]
     ]
