@@ -5,8 +5,12 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
+include: "rules/common.smk"
+
+
 # The default is read only when no other config is given: Snakemake would merge the two lineages into one.
 if not workflow.config_settings.configfiles:
+    require_yaml("config/config.yaml")
 
     configfile: "config/config.yaml"
 
@@ -18,10 +22,12 @@ resource_scopes:
     gpu="local",
 
 
-include: "rules/common.smk"
-
-
 config = checked_config(config)
+enter_run()
+
+
+onstart:
+    hold_run()
 
 
 wildcard_constraints:
@@ -60,3 +66,4 @@ rule all:
         expand(
             "results/{run}/saes/{s.model}/{s.sae}/metrics.json", run=config["run"], s=comparisons.measured_saes(config)
         ),
+        manifests_of_whole_run,

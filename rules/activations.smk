@@ -28,6 +28,8 @@ rule dump_activations:
     threads: config["threads"]["activations"]
     resources:
         gpu=visible_gpus(),
+        mem_mb=memory(dumping(config["activations"]["n_shards"], config["activations"]["max_tokens"])),
+        runtime=runtime(dumping(config["activations"]["n_shards"], config["activations"]["max_tokens"])),
     params:
         hookpoint=config["activations"]["hookpoint"],
         dtype=config["activations"]["dtype"],
@@ -65,6 +67,8 @@ rule dump_probe:
     threads: config["threads"]["activations"]
     resources:
         gpu=visible_gpus(),
+        mem_mb=memory(dumping(config["activations"]["n_probe_shards"], None)),
+        runtime=runtime(dumping(config["activations"]["n_probe_shards"], None)),
     params:
         hookpoint=config["activations"]["hookpoint"],
         dtype=config["activations"]["dtype"],

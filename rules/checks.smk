@@ -3,14 +3,17 @@
 
 rule verify:
     """
-    Compare every file of the run with its manifest; run as `snakemake --cores 1 verify`.
+    Compare every file of the run with its manifest; run as `snakemake --cores 2 verify`.
     """
     log:
         f"results/{config['run']}/logs/checks/verify.log",
+    localrule: True
     conda:
         "../envs/analysis.yaml"
+    threads: 16  # or as many as --cores gives
     params:
         folder=f"results/{config['run']}",
+        kept=all_manifests(),
     script:
         "../workflow/scripts/verify_run.py"
 
@@ -24,6 +27,7 @@ rule jobs:
     """
     log:
         f"results/{config['run']}/logs/checks/jobs.log",
+    localrule: True  # it starts Snakemake, and takes seconds
     conda:
         "../envs/report.yaml"
     params:

@@ -4,29 +4,105 @@
 import os
 import re
 import sys
+from types import SimpleNamespace
 
 from snakemake.exceptions import WorkflowError
 
 sys.path.append(os.path.join(workflow.basedir, "workflow", "scripts"))
 
-from saelineage import comparisons, graph
+from saelineage import comparisons, graph, locks
+from saelineage import resources as sizes
 from saelineage.code_digest import code_digest
-from saelineage.config import check_files, load_config, read_yaml
+from saelineage.config import check_config, read_yaml
 from saelineage.corpora_files import find_files
 from saelineage.files import sha256_file, sha256_json
 from saelineage.errors import InputError
+from saelineage.manifests import check_changes
 from saelineage.machine import visible_gpus
+
+
+def require_yaml(path):
+    """Refuse a file that cannot be read before Snakemake reads it, which ends in a traceback."""
+    try:
+        read_yaml(path)
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def checked_config(given):
     """The config with defaults, after all checks; its files are read once more, for duplicate keys."""
     try:
-        for path in workflow.configfiles:
-            read_yaml(path)
-        schema = read_yaml(os.path.join(workflow.basedir, "config", "config.schema.yaml"))
-        return check_files(load_config(dict(given), schema))
+        path_to_schema = os.path.join(workflow.basedir, "config", "config.schema.yaml")
+        return check_config(given, workflow.configfiles, path_to_schema)
     except InputError as error:
         raise WorkflowError(str(error)) from None
+
+
+def enter_run():
+    """Say whose jobs this process starts; the process that was asked for also clears up behind one that was killed."""
+    locks.announce(config["run"])
+    if workflow.is_main_process and (found := locks.remove_stale(config["run"])):
+        print(f"note: {found}", file=sys.stderr)
+
+
+def hold_run():
+    """Keep other Snakemakes from this run while this one works on it; `--nolock` only looks on."""
+    if workflow.is_main_process and workflow.execution_settings.lock:
+        try:
+            locks.claim(config["run"], jobs_are_local=workflow.local_exec)
+        except InputError as error:
+            raise WorkflowError(str(error)) from None
+
+
+def all_manifests():
+    """The manifest of everything that a run keeps, which `all` asks for: of a file that is gone, Snakemake would
+    otherwise take no notice as long as what was made from it is there."""
+    saes, splits = comparisons.all_saes(config), ["train", "validation", "probe"]
+    trained = dict.fromkeys(sae.model for sae in comparisons.trained_saes(config))
+    read = dict.fromkeys(sae.model for sae in saes)
+    shown = [graph.Sae(*pair) for pair in comparisons.lead_saes(config).items()]
+    encoded = dict.fromkeys(sae for sae in [*shown, *compared_saes()] if not sae.sae.endswith("_shifted"))
+    edges, lineage, parts = edge_names(), config["lineage"], config["activations"]
+    train_shards, probe_shards = (graph.shard_names(parts[key]) for key in ("n_shards", "n_probe_shards"))
+    wildcards = SimpleNamespace(run=config["run"])
+    made = [
+        expand("corpora/{corpus}/", corpus=config["corpora"]),
+        "tokenizer/",
+        expand("tokens/{corpus}/{split}.", corpus=config["corpora"], split=splits),
+        expand("models/{model}/{part}", model=config["models"], part=["", "metrics."]),
+        expand("activations/{model}/{c}/train/shard-{s}.", model=trained, c=sae_corpora(), s=train_shards),
+        expand("activations/{model}/{c}/probe/shard-{s}.", model=read, c=config["corpora"], s=probe_shards),
+        expand("saes/{s.model}/{s.sae}/", s=saes),
+        expand("saes/{s.model}/{s.sae}/metrics.", s=comparisons.measured_saes(config)),
+        expand("features/{e.model}/{e.sae}/{c}/shard-{s}.", e=encoded, c=config["corpora"], s=probe_shards),
+        expand("correlations/{pair}/", pair=map(comparisons.pair_name, comparisons.all_pairs(config))),
+        "lineage/",
+        expand("lineage/readouts/{edge}.", edge=edges if lineage["readouts"] else []),
+        expand("lineage/ablations/{edge}.", edge=edges if lineage["ablations"] else []),
+        "labels/probe.",
+        expand("sweeps/{sweep}.", sweep=config["sweeps"]),
+        ["report/examples.", "report/dag.", "report/"],
+        expand("report/data/{model}.", model=compared_models()),
+    ]
+    beside = [*all_token_types(wildcards), *all_labels(wildcards), *all_explanations(wildcards)]
+    paths = [f"results/{config['run']}/{name}" for part in made for name in ([part] if isinstance(part, str) else part)]
+    paths += [f"{os.path.splitext(path)[0]}." for path in beside]
+    return [f"{path}manifest.json" for path in paths]
+
+
+def manifests_of_whole_run(wildcards):
+    """What `all` asks for beside results, if no file is damaged or another run's, of which Snakemake takes no notice.
+
+    Other targets are made all the same: what a job reads, it checks itself, and `verify` reads everything. While
+    another Snakemake works on the run there are files whose manifests are not written yet.
+    """
+    found = check_changes(f"results/{config['run']}") if locks.is_free(config["run"]) else []
+    if found:
+        more = [f"... and {len(found) - 5} more, which `snakemake --cores 2 verify` names"] if len(found) > 5 else []
+        problems = "\n".join([*map(str, found[:5]), *more])
+        # of other exceptions Snakemake makes a traceback
+        sys.exit(f"error: files of results/{config['run']} are damaged; delete them and run again:\n{problems}")
+    return all_manifests()
 
 
 def any_of(names):
@@ -497,3 +573,157 @@ def rules_digest():
     folder = os.path.join(workflow.basedir, "rules")
     paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.endswith(".smk")]
     return sha256_json([sha256_file(path) for path in [os.path.join(workflow.basedir, "Snakefile"), *paths]])
+
+
+# What jobs ask for on a cluster (docs/cluster.md). A need is an input function that gives bytes and operations; where
+# it looks at files that are not there yet, Snakemake asks again when they are.
+
+
+def memory(need):
+    """An input function: MB of memory, more at each attempt."""
+
+    def of_job(wildcards, input, attempt):
+        return sizes.memory_mb(need(wildcards, input).n_bytes, attempt)
+
+    return of_job
+
+
+def runtime(need):
+    """An input function: minutes, more at each attempt."""
+
+    def of_job(wildcards, input, attempt, threads):
+        return sizes.runtime_minutes(need(wildcards, input).flop, threads, attempt)
+
+    return of_job
+
+
+def needs_hub(blocks):
+    """Whether something of the config is fetched from the hub, so that jobs of its kind run where Snakemake does."""
+    return any(block.get("source") == "hub" or "hub" in block or block.get("repo") for block in blocks)
+
+
+def sae_imports():
+    """Where SAEs are taken over from."""
+    return [graph.sae_settings(config, *sae)["import"] for sae in graph.imported_saes(config)]
+
+
+def batch_tokens():
+    """Tokens of a forward pass."""
+    return config["batch_rows"] * config["tokens"]["n_ctx"]
+
+
+def n_tokens(paths):
+    """Tokens in some arrays of token rows, at most: two bytes each."""
+    return sizes.all_bytes(path for path in paths if path.endswith(".npy")) // 2
+
+
+def model_of(paths):
+    """The size of the model that some files of one folder belong to."""
+    return sizes.model_size(os.path.dirname(paths[0]))
+
+
+def training_need(model, settings, tokens):
+    """Training a language model."""
+    trained = settings["n_tokens"] or round(settings["epochs"] * n_tokens(tokens))
+    held = sizes.training_bytes(model, settings["batch_rows"] * config["tokens"]["n_ctx"])
+    return sizes.Need(held, sizes.training_flop(model, trained))
+
+
+def pretraining(wildcards, input):
+    """Need of `pretrain_model`."""
+    settings = model_settings(wildcards)
+    model = sizes.pretrained_size(settings, config["tokenizer"].get("vocab_size", sizes.LARGE_VOCABULARY))
+    return training_need(model, settings, input.tokens)
+
+
+def finetuning(wildcards, input):
+    """Need of `finetune_model`."""
+    return training_need(model_of(input.parent), model_settings(wildcards), input.tokens)
+
+
+def merging(wildcards, input):
+    """Need of jobs that hold all their inputs, and as much again."""
+    return sizes.Need(2 * sizes.all_bytes(input))
+
+
+def measuring_model(wildcards, input):
+    """Need of `evaluate_model`."""
+    model = model_of(input.model)
+    held = sizes.forward_bytes(model, batch_tokens())
+    return sizes.Need(held, sizes.forward_flop(model, n_tokens(input.validation)))
+
+
+def dumping(shards, most):
+    """A need: reading one of some shards of all corpora, of each of which at most so many tokens are read."""
+
+    def of_job(wildcards, input):
+        model, read = model_of(input.model), [min(n_tokens([path]), most or n_tokens([path])) for path in input.tokens]
+        shard = sizes.DumpSize(max(read, default=0) // shards, model.d_in(config["activations"]["hookpoint"]))
+        held = sizes.dump_bytes(model, batch_tokens(), shard, config["activations"]["dtype"])
+        return sizes.Need(held, sizes.forward_flop(model, sum(read) // shards))
+
+    return of_job
+
+
+def training_saes(settings_of_job):
+    """A need: training SAEs with these settings, by their names."""
+
+    def of_job(wildcards, input):
+        settings, dump = list(settings_of_job(wildcards).values()), sizes.dump_size(input.shards)
+        sae = sizes.SaeSize(dump.d_in, round(dump.d_in * max(one["expansion_factor"] for one in settings)))
+        held = sizes.sae_training_bytes(sae, max(one["batch_tokens"] for one in settings), len(settings))
+        trained = sum(one["n_tokens"] or dump.n_tokens for one in settings)
+        return sizes.Need(held, sizes.sae_training_flop(sae, trained))
+
+    return of_job
+
+
+def measuring_sae(wildcards, input):
+    """Need of `evaluate_sae`."""
+    model, sae = measuring_model(wildcards, input), sizes.sae_size(os.path.dirname(input.weights))
+    flop = sizes.encoding_flop(sae, n_tokens(input.validation))
+    return sizes.Need(model.n_bytes + sizes.encoding_bytes(sae, 0), model.flop * 4 + flop)
+
+
+def encoding(wildcards, input):
+    """Need of `encode_features`."""
+    sae, dump = sizes.sae_size(os.path.dirname(input.weights)), sizes.dump_size(input.activations)
+    held = sizes.encoding_bytes(sae, sizes.most_bytes(input.activations))
+    return sizes.Need(held, sizes.encoding_flop(sae, dump.n_tokens))
+
+
+def correlating(wildcards, input):
+    """Need of jobs that sum products, or correlate features, of two SAEs."""
+    d_sae = sizes.feature_width([*input.a[:1], *input.b[:1]])
+    shards, entries = sizes.most_bytes(input.a) + sizes.most_bytes(input.b), sizes.all_bytes(input.a) // 8
+    held = sizes.correlation_bytes(d_sae, config["correlations"]["block_features"], shards)
+    return sizes.Need(held, sizes.correlation_flop(d_sae, entries, sizes.MANY_ACTIVE))
+
+
+def reading_out(wildcards, input):
+    """Need of `read_out_features`."""
+    dump, d_sae = sizes.dump_size(input.child_acts), sizes.feature_width(input.features[:1])
+    held = sizes.readout_bytes(dump, d_sae, sizes.most_bytes(input.child_acts))
+    return sizes.Need(held, sizes.readout_flop(dump, d_sae))
+
+
+def ablating(wildcards, input):
+    """Need of `ablate_groups`: two models and their SAEs, measured again for each group and feature."""
+    model, sae = model_of(input.parent_model), sizes.sae_size(os.path.dirname(input.parent_sae[0]))
+    settings = config["lineage"]
+    tokens = settings["ablated_rows"] * config["tokens"]["n_ctx"] * len(config["corpora"])
+    times = 2 * (sizes.ABLATED_GROUPS + settings["ablated_features"])
+    flop = times * (sizes.forward_flop(model, tokens) + 2 * sizes.encoding_flop(sae, tokens))
+    return sizes.Need(2 * (sizes.forward_bytes(model, batch_tokens()) + sizes.encoding_bytes(sae, 0)), flop)
+
+
+def sweeping(wildcards, input):
+    """Need of `sweep_merge`: both parents and the merge, measured once for each coefficient."""
+    model = model_of(input.parents)
+    flop = len(swept_coefficients(wildcards)) * sizes.forward_flop(model, n_tokens(input.validation))
+    return sizes.Need(3 * sizes.forward_bytes(model, batch_tokens()), flop)
+
+
+def reading_all(wildcards, input):
+    """Need of jobs that read all their inputs into tables several times their size."""
+    return sizes.Need(4 * sizes.all_bytes(input))

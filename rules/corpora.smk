@@ -19,6 +19,7 @@ rule prepare_corpus:
         "results/{run}/logs/corpora/{corpus}.log",
     benchmark:
         "results/{run}/benchmarks/corpora/{corpus}.tsv"
+    localrule: needs_hub(config["corpora"].values())  # compute nodes often have no network
     conda:
         "../envs/analysis.yaml"
     params:

@@ -20,6 +20,9 @@ rule sum_products:
     conda:
         "../envs/analysis.yaml"
     threads: config["threads"]["correlations"]
+    resources:
+        mem_mb=memory(correlating),
+        runtime=runtime(correlating),
     params:
         shift=is_shifted,
         block_features=config["correlations"]["block_features"],
@@ -51,6 +54,9 @@ rule correlate_features:
     conda:
         "../envs/analysis.yaml"
     threads: config["threads"]["correlations"]
+    resources:
+        mem_mb=memory(correlating),
+        runtime=runtime(correlating),
     params:
         settings={name: config["correlations"][name] for name in ("min_firings", "top_matches", "keep_above", "n_bins")},
         shift=is_shifted,
@@ -83,6 +89,9 @@ rule match_token_types:
     conda:
         "../envs/analysis.yaml"
     threads: config["threads"]["correlations"]
+    resources:
+        mem_mb=memory(correlating),
+        runtime=runtime(correlating),
     params:
         settings={name: config["correlations"][name] for name in ("top_matches", "n_bins", "block_features")},
         threshold=config["lineage"]["threshold"],
@@ -109,6 +118,9 @@ rule write_dense_correlation:
     conda:
         "../envs/analysis.yaml"
     threads: config["threads"]["correlations"]
+    resources:
+        mem_mb=memory(reading_all),
+        runtime=runtime(reading_all),
     params:
         min_firings=config["correlations"]["min_firings"],
         code=code_digest("write_dense_correlation"),
@@ -143,6 +155,9 @@ rule compare_weights:
     conda:
         "../envs/train.yaml"
     threads: config["threads"]["correlations"]
+    resources:
+        mem_mb=memory(reading_all),
+        runtime=runtime(reading_all),
     params:
         hookpoint=config["activations"]["hookpoint"],
         settings={

@@ -30,6 +30,9 @@ rule encode_features:
     conda:
         "../envs/train.yaml"
     threads: config["threads"]["features"]
+    resources:
+        mem_mb=memory(encoding),
+        runtime=runtime(encoding),
     params:
         rotation_seed=None,
         code=code_digest("encode_features"),
@@ -63,6 +66,9 @@ rule encode_rotated:
     conda:
         "../envs/train.yaml"
     threads: config["threads"]["features"]
+    resources:
+        mem_mb=memory(encoding),
+        runtime=runtime(encoding),
     params:
         rotation_seed=0,
         code=code_digest("encode_features"),
@@ -91,6 +97,9 @@ rule export_latents:
         module=re.escape(hooked_module()),
     conda:
         "../envs/train.yaml"
+    resources:
+        mem_mb=memory(reading_all),
+        runtime=runtime(reading_all),
     params:
         code=code_digest("export_latents"),
     script:

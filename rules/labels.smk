@@ -21,6 +21,9 @@ rule annotate_probe:
         "results/{run}/benchmarks/labels/probe.tsv"
     conda:
         "../envs/analysis.yaml"
+    resources:
+        mem_mb=memory(reading_all),
+        runtime=runtime(reading_all),
     params:
         syntax=config["labels"]["syntax"],
         code=code_digest("annotate_probe"),
@@ -46,6 +49,9 @@ rule label_features:
         "results/{run}/benchmarks/labels/{model}.{sae}.tsv"
     conda:
         "../envs/analysis.yaml"
+    resources:
+        mem_mb=memory(reading_all),
+        runtime=runtime(reading_all),
     params:
         min_firings=config["labels"]["min_firings"],
         code=code_digest("label_features"),

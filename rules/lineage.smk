@@ -24,6 +24,9 @@ rule read_out_features:
     conda:
         "../envs/train.yaml"
     threads: config["threads"]["features"]
+    resources:
+        mem_mb=memory(reading_out),
+        runtime=runtime(reading_out),
     params:
         code=code_digest("read_out_features"),
     script:
@@ -54,6 +57,9 @@ rule trace_lineage:
         "results/{run}/benchmarks/lineage/lineage.tsv"
     conda:
         "../envs/analysis.yaml"
+    resources:
+        mem_mb=memory(reading_all),
+        runtime=runtime(reading_all),
     params:
         settings={name: config["lineage"][name] for name in ("threshold", "missed_above")},
         models=graph.lineage_models(config),
@@ -93,6 +99,8 @@ rule ablate_groups:
     threads: config["threads"]["features"]
     resources:
         gpu=visible_gpus(),
+        mem_mb=memory(ablating),
+        runtime=runtime(ablating),
     params:
         hookpoint=config["activations"]["hookpoint"],
         batch_rows=config["batch_rows"],

@@ -28,6 +28,8 @@ rule pretrain_model:
     threads: config["threads"]["models"]
     resources:
         gpu=visible_gpus(),
+        mem_mb=memory(pretraining),
+        runtime=runtime(pretraining),
     params:
         model=model_settings,
         n_ctx=config["tokens"]["n_ctx"],
@@ -62,6 +64,8 @@ rule finetune_model:
     threads: config["threads"]["models"]
     resources:
         gpu=visible_gpus(),
+        mem_mb=memory(finetuning),
+        runtime=runtime(finetuning),
     params:
         model=model_settings,
         code=code_digest("finetune_model"),
@@ -92,6 +96,9 @@ rule merge_models:
         model=any_of(graph.models_of_kind(config, "merge")),
     conda:
         "../envs/train.yaml"
+    resources:
+        mem_mb=memory(merging),
+        runtime=runtime(merging),
     params:
         model=model_settings,
         code=code_digest("merge_models"),
@@ -121,8 +128,12 @@ rule import_model:
         "results/{run}/benchmarks/models/{model}.tsv"
     wildcard_constraints:
         model=any_of(graph.models_of_kind(config, "hub", "path")),
+    localrule: needs_hub(config["models"].values())  # compute nodes often have no network
     conda:
         "../envs/train.yaml"
+    resources:
+        mem_mb=memory(merging),
+        runtime=runtime(merging),
     params:
         model=model_settings,
         code=code_digest("import_model"),
@@ -152,6 +163,9 @@ rule reinitialise_model:
         model=any_of(graph.models_of_kind(config, "reinitialise")),
     conda:
         "../envs/train.yaml"
+    resources:
+        mem_mb=memory(merging),
+        runtime=runtime(merging),
     params:
         seed=lambda wildcards: model_settings(wildcards)["seed"],
         code=code_digest("reinitialise_model"),
@@ -181,6 +195,8 @@ rule evaluate_model:
     threads: config["threads"]["activations"]
     resources:
         gpu=visible_gpus(),
+        mem_mb=memory(measuring_model),
+        runtime=runtime(measuring_model),
     params:
         batch_rows=config["batch_rows"],
         code=code_digest("evaluate_model"),

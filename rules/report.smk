@@ -23,6 +23,9 @@ rule collect_examples:
         "results/{run}/benchmarks/report/examples.tsv"
     conda:
         "../envs/report.yaml"
+    resources:
+        mem_mb=memory(reading_all),
+        runtime=runtime(reading_all),
     params:
         models=graph.ordered_models(config),
         roots=root_models(),
@@ -58,6 +61,9 @@ rule write_dashboards:
         "results/{run}/benchmarks/report/dashboards.{model}.tsv"
     conda:
         "../envs/train.yaml"
+    resources:
+        mem_mb=memory(reading_all),
+        runtime=runtime(reading_all),
     params:
         hookpoint=config["activations"]["hookpoint"],
         report={name: config["report"][name] for name in ("n_top", "quantiles")},
@@ -90,6 +96,7 @@ rule draw_dag:
         "results/{run}/logs/report/dag.log",
     benchmark:
         "results/{run}/benchmarks/report/dag.tsv"
+    localrule: True  # it starts Snakemake, and takes seconds
     conda:
         "../envs/report.yaml"
     params:
@@ -255,8 +262,12 @@ rule write_report:
         "results/{run}/logs/report/page.log",
     benchmark:
         "results/{run}/benchmarks/report/page.tsv"
+    localrule: True  # it starts Snakemake, and takes seconds
     conda:
         "../envs/report.yaml"
+    resources:
+        mem_mb=memory(reading_all),
+        runtime=runtime(reading_all),
     params:
         config=config,
         edges=edge_names(),

@@ -27,6 +27,8 @@ rule train_sae:
     threads: config["threads"]["saes"]
     resources:
         gpu=visible_gpus(),
+        mem_mb=memory(training_saes(own_sae_settings)),
+        runtime=runtime(training_saes(own_sae_settings)),
     params:
         saes=own_sae_settings,
         code=code_digest("train_sae"),
@@ -58,6 +60,8 @@ rule train_saes:
     threads: config["threads"]["saes"]
     resources:
         gpu=visible_gpus(),
+        mem_mb=memory(training_saes(all_sae_settings)),
+        runtime=runtime(training_saes(all_sae_settings)),
     params:
         saes=all_sae_settings,
         code=code_digest("train_sae"),
@@ -84,9 +88,13 @@ rule import_sae:
         "results/{run}/benchmarks/saes/{model}.{sae}.tsv"
     wildcard_constraints:
         model=models_followed_by(graph.imported_saes(config)),
+    localrule: needs_hub(sae_imports())  # compute nodes often have no network
     conda:
         "../envs/train.yaml"
     threads: config["threads"]["saes"]
+    resources:
+        mem_mb=memory(reading_all),
+        runtime=runtime(reading_all),
     params:
         source=import_settings,
         max_norm_ratio=max_norm_ratio,
@@ -118,6 +126,8 @@ rule evaluate_sae:
     threads: config["threads"]["saes"]
     resources:
         gpu=visible_gpus(),
+        mem_mb=memory(measuring_sae),
+        runtime=runtime(measuring_sae),
     params:
         hookpoint=config["activations"]["hookpoint"],
         batch_rows=config["batch_rows"],

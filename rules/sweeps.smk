@@ -23,6 +23,8 @@ rule sweep_merge:
     threads: config["threads"]["activations"]
     resources:
         gpu=visible_gpus(),
+        mem_mb=memory(sweeping),
+        runtime=runtime(sweeping),
     params:
         t=swept_coefficients,
         dtype=swept_setting("dtype"),

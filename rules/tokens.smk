@@ -18,8 +18,12 @@ rule make_tokenizer:
         "results/{run}/logs/tokens/tokenizer.log",
     benchmark:
         "results/{run}/benchmarks/tokens/tokenizer.tsv"
+    localrule: needs_hub([config["tokenizer"]])  # compute nodes often have no network
     conda:
         "../envs/train.yaml"
+    resources:
+        mem_mb=memory(reading_all),
+        runtime=runtime(reading_all),
     params:
         tokenizer=config["tokenizer"],
         n_ctx=config["tokens"]["n_ctx"],

@@ -1,20 +1,37 @@
 """What tests share: a tiny model with its tokenizer and token rows on disk, and writers of small files."""
 
+import fcntl
 import hashlib
+import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from saelineage.files import encode_header, write_json
+from tests.faults.kills import Small, Undisturbed
 from tests.sae_settings import SAE_SETTINGS
 
-WORKFLOW = "tests/workflow/"
+RUN = "tests/workflow/test_tiny_run.py"
+"""Makes the run that all of tests/workflow read."""
+LONGEST = (
+    "tests/faults/test_faults.py",
+    "tests/workflow/test_slurm.py",
+    "tests/workflow/test_page.py",
+    "tests/unit/test_sae_training.py",
+    "tests/scripts/test_scripts.py",
+    "tests/unit/test_jobs.py",
+    "tests/unit/test_training.py",
+    "tests/workflow/test_staleness.py",
+)
+"""Files that take half a minute or more; the first two read another run."""
 N_CTX = 16
 VOCABULARY = 300
 ANIMALS = ("cat", "dog", "owl", "hen", "fox")
@@ -22,11 +39,10 @@ PLACES = ("mat", "wall", "roof", "road")
 
 
 class ByFile(LoadScopeScheduling):
-    """With several processes (`-n 2`) each takes whole files; one takes all of tests/workflow, which share a run."""
+    """With several processes (`-n 2`) each takes whole files, in the order that they were collected in."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.partition("::")[0]
-        return WORKFLOW if path.startswith(WORKFLOW) else path
+        return nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
@@ -35,9 +51,49 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where there are several processes, the run that takes minutes begins at once."""
+    """Where there are several processes, what takes minutes begins at once."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: not item.nodeid.startswith(WORKFLOW))
+        items.sort(key=lambda item: place(item.nodeid.partition("::")[0]))
+
+
+def place(path: str) -> int:
+    """Of a test file among all: nobody waits for the run, and short files come last, for processes to end at once."""
+    first = (RUN, *LONGEST)
+    return first.index(path) if path in first else len(first)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> tuple[Path, Any]:
+    """A folder that one process of a test session makes, for all: to be copied from, not to be changed.
+
+    Args:
+        factory: pytest's, of session scope.
+        name: of the folder.
+        make: makes the folder, and returns something that JSON can hold.
+
+    Returns:
+        The folder, and what `make` returned.
+    """
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, made = base / name, base / f"{name}.json"
+    with open(base / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, by whatever
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+            made.write_text(json.dumps(make(folder)))
+    return folder, json.loads(made.read_text())
+
+
+def run_small(folder: Path) -> dict:
+    """The run of tests/faults/small.yaml, from nothing to the page; what its files are."""
+    return Small(folder).finish()._asdict()
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Undisturbed]:
+    """A small run that nothing happened to, not to be changed, and what its files are."""
+    folder, whole = made_once(tmp_path_factory, "small_run", run_small)
+    return folder, Undisturbed(**whole)
 
 
 @pytest.fixture(scope="session", autouse=True)

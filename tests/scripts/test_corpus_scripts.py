@@ -1,5 +1,6 @@
 """From text to token rows through the scripts' functions, without Snakemake."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -203,7 +204,8 @@ def test_a_corpus_and_a_tokenizer_come_from_the_hub_with_their_commits(tokenizer
     assert ended.returncode == 0, ended.stderr
     corpus, taken, error = json.loads(ended.stdout)
     assert corpus == {"commit": of_texts}
-    assert taken == {"commit": of_tokenizer}
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name.endswith(".json")}
+    assert taken == {"commit": of_tokenizer, "files": sums}
     assert error.startswith("tokenizer: 'own/bare' cannot be opened as a tokenizer: ")
     found = [text for split in SPLITS for text in read_split(tmp_path / "out" / f"{split}.parquet")]
     assert sorted(found) == sorted(texts)

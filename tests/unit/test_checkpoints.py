@@ -13,11 +13,12 @@ from saelineage.files import sha256_file, write_json
 def job(tmp_path, monkeypatch):
     """What a training script is given by Snakemake, run in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    Path("rows.npy").write_bytes(b"rows")
+    Path("results").mkdir()
+    Path("results/rows.npy").write_bytes(b"rows")
 
     def make(**settings: object) -> SimpleNamespace:
         wildcards = SimpleNamespace(run="demo")
-        return SimpleNamespace(params={"model": settings}, input=["rows.npy"], threads=2, wildcards=wildcards)
+        return SimpleNamespace(params={"model": settings}, input=["results/rows.npy"], threads=2, wildcards=wildcards)
 
     return make
 
@@ -66,7 +67,7 @@ def test_checkpoints_of_other_settings_inputs_or_threads_are_another_folder(job)
     more_threads = job(seed=0)
     more_threads.threads = 3
     folders.append(interrupted(more_threads))
-    Path("rows.npy").write_bytes(b"other rows")
+    Path("results/rows.npy").write_bytes(b"other rows")
     folders.append(interrupted(job(seed=0)))
     assert len(set(folders)) == 4
 
@@ -80,8 +81,9 @@ def test_a_finished_job_takes_the_checkpoints_of_its_earlier_settings_along(job)
 
 def test_an_input_s_digest_is_taken_from_its_manifest(job):
     plain = interrupted(job(seed=0))
-    recorded = {"sha256": sha256_file("rows.npy"), "bytes": 4}
-    write_json("rows.manifest.json", {"code_sha256": "x", "files": {"rows.npy": recorded}})
+    recorded = {"sha256": sha256_file("results/rows.npy"), "bytes": 4}
+    manifest = {"inputs": {}, "wildcards": {}}
+    write_json("results/rows.manifest.json", manifest | {"files": {"rows.npy": recorded}})
     assert interrupted(job(seed=0)) == plain
-    write_json("rows.manifest.json", {"code_sha256": "x", "files": {"rows.npy": recorded | {"sha256": "other"}}})
+    write_json("results/rows.manifest.json", manifest | {"files": {"rows.npy": recorded | {"sha256": "other"}}})
     assert interrupted(job(seed=0)) != plain

@@ -34,8 +34,15 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(module, "SCRIPTS", tmp_path)
-    module._read.cache_clear()
+    monkeypatch.setattr(module, "KEPT", tmp_path / "kept" / "code.json")
+    another_process()
     return tmp_path
+
+
+def another_process() -> None:
+    """Forget everything but what is kept in a file."""
+    module._read.cache_clear()
+    module._kept.cache_clear()
 
 
 def digest_after(path: Path, old: str, new: str, script: str = "train") -> str:
@@ -43,7 +50,7 @@ def digest_after(path: Path, old: str, new: str, script: str = "train") -> str:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    module._read.cache_clear()
+    another_process()
     return code_digest(script)
 
 
@@ -150,13 +157,45 @@ def test_the_digest_does_not_depend_on_where_the_project_lies(scripts: Path, tmp
     assert len(before) == 16
 
 
+def test_a_file_whose_content_is_known_is_not_parsed_again(scripts: Path, monkeypatch: pytest.MonkeyPatch):
+    before = code_digest("train")
+    another_process()
+    monkeypatch.setattr(module.ast, "parse", None)  # which no one can call
+    assert code_digest("train") == before
+    with pytest.raises(TypeError):
+        code_digest("deep")
+
+
+@pytest.mark.parametrize("kept", ["", "{", "[]", "7", '{"a": 1}', '{"a": [1, 2]}', "\xff"])
+def test_what_was_kept_and_is_damaged_is_found_anew(scripts: Path, kept: str):
+    before = code_digest("train")
+    module.KEPT.write_text(kept, encoding="latin-1")
+    another_process()
+    assert code_digest("train") == before
+
+
+def test_old_findings_are_thrown_away(scripts: Path, monkeypatch: pytest.MonkeyPatch):
+    code_digest("train")
+    monkeypatch.setattr(module, "MOST_KEPT", 2)
+    another_process()
+    assert module._kept() == {}
+
+
+def test_where_nothing_can_be_kept_the_digest_is_the_same(scripts: Path, monkeypatch: pytest.MonkeyPatch):
+    before = code_digest("train")
+    (scripts / "file").touch()
+    monkeypatch.setattr(module, "KEPT", scripts / "file" / "code.json")
+    another_process()
+    assert code_digest("train") == before
+
+
 def test_a_script_that_is_not_there_is_an_error(scripts: Path):
     with pytest.raises(FileNotFoundError, match=r"nobody\.py"):
         code_digest("nobody")
 
 
 def test_the_real_digest_is_the_same_in_another_process():
-    module._read.cache_clear()
+    another_process()
     folder = Path(saelineage.__file__).parent.parent
     command = "from saelineage.code_digest import code_digest; print(code_digest('prepare_corpus'))"
     environment = {"PYTHONPATH": str(folder), "PYTHONHASHSEED": "7"}

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import saelineage
-from saelineage.config import check_files, load_config, read_yaml
+from saelineage.config import SECRET_KEY, check_files, load_config, read_yaml
 from saelineage.errors import InputError
 
 CONFIGS = Path(saelineage.__file__).parents[3] / "config"
@@ -281,6 +281,11 @@ def test_models_from_elsewhere_may_stand_in_the_lineage():
             "models/lua",
             {"reinitialise": {"like": "lua"}},
             "models.lua.reinitialise: 'lua' is re-initialised itself; name a trained model",
+        ),
+        (
+            "models/lua",
+            {"reinitialise": {"like": "both"}},
+            "models.lua.reinitialise: 'both' descends from it; name another model",
         ),
         (
             "corpora/pooled",
@@ -704,3 +709,92 @@ def test_folders_that_are_not_there_are_named(
     with pytest.raises(InputError) as raised:
         check_files(load_config(changed(path, value), SCHEMA))
     assert str(raised.value) == message
+
+
+LETTERS = "aB3xY7" * 7
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("api_key", "api-key", "apikey", "x-api-key", "X-API-Key", "x-goog-api-key", "access-token", "access_token"),
+        *("token", "Token", "X-Auth-Token", "hf_token", "secret", "secret_key", "client-secret", "private_key"),
+        *("aws_secret_access_key", "Authorization", "Proxy-Authorization", "password", "cookie"),
+    ],
+)
+def test_settings_that_are_called_like_secrets_are_refused(name):
+    request = {"extra": {"headers": {name: "anything"}}}
+    message = error_of(changed("labels/explanations", {"model": "words", "request": request}))
+    assert message.startswith(f"labels.explanations.request.extra.headers.{name}: holds what looks like a token, key")
+    assert "anything" not in message
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "stop_tokens", "eos_token", "tokens", "tokenizer", "key", "keys", "n"])
+def test_settings_that_are_called_otherwise_are_not(name):
+    request = {"extra": {"headers": {name: "anything"}}}
+    load_config(changed("labels/explanations", {"model": "words", "request": request}), SCHEMA)
+
+
+def test_no_key_of_the_config_is_called_like_a_secret():
+    def keys(schema: object) -> list[str]:
+        inner = list(schema.values()) if isinstance(schema, dict) else schema if isinstance(schema, list) else []
+        own = list(schema["properties"]) if isinstance(schema, dict) and "properties" in schema else []
+        return own + [key for value in inner for key in keys(value)]
+
+    assert "max_tokens" in keys(SCHEMA)
+    assert [key for key in keys(SCHEMA) if SECRET_KEY.fullmatch(key)] == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            f"hf_{LETTERS}",
+            f"sk-{LETTERS}",
+            f"sk-proj-{LETTERS}_-x",
+            f"sk-ant-api03-{LETTERS}",
+            f"sk-svcacct-{LETTERS}",
+        ),
+        *(f"gsk_{LETTERS}", f"xai-{LETTERS}", f"nvapi-{LETTERS}", f"AIza{LETTERS}", f"ghp_{LETTERS}"),
+        *(f"github_pat_{LETTERS}", f"glpat-{LETTERS}", "AKIA" + "ABCD" * 4, f"xoxb-{LETTERS}", "Bearer abcdefghij"),
+        *("https://me:secret@example.invalid/v1", f"https://example.invalid/?key=AIza{LETTERS}", f"token=hf_{LETTERS}"),
+    ],
+)
+def test_values_that_look_like_secrets_are_refused_and_not_repeated(value):
+    message = error_of(changed("labels/explanations", {"model": "words", "request": {"user": value}}))
+    assert message.startswith("labels.explanations.request.user: holds what looks like a token, key or password")
+    assert value not in message
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("user/gpt2-sk-learning-internationalization", "owner/hf_transformerstutorialmodels", "0123456789abcdef" * 4),
+        *(
+            "sk-learn-experiments-2024",
+            "task-sk-1",
+            "mask-proj-0123456789012345678901234567",
+            "gsk_8",
+            "xai-org/grok-1",
+        ),
+        *("https://example.invalid:8000/v1", "nvidia/nvapi-models", "AIzawa", "Bearer of news"),
+    ],
+)
+def test_values_that_only_begin_like_secrets_are_not_refused(value):
+    config = changed("labels/explanations", {"model": "words", "request": {"user": value}})
+    assert load_config(config, SCHEMA)["labels"]["explanations"]["request"]["user"] == value
+
+
+def test_more_models_seeds_and_budgets_than_could_be_looked_at_are_refused_at_once():
+    config = small()
+    config["saes"] = {"seeds": list(range(20))}
+    config["lineage"] = {"budgets": list(range(1000, 1020))}
+    line = {f"m{n}": {"finetune": {"parent": "base", "corpora": {"lua": 1.0}, "epochs": 1}} for n in range(8)}
+    models = {"base": config["models"]["base"], **line}
+    assert load_config(config | {"models": models, "sweeps": {}}, SCHEMA)["run"] == "tiny"  # 9 x 20 x 21 = 3,780
+    line = {f"m{n}": line["m0"] for n in range(99)}
+    models = {"base": config["models"]["base"], **line}
+    assert error_of(config | {"models": models, "sweeps": {}}) == (
+        "saes.seeds: models x seeds x (1 + lineage.budgets) must be at most 5000, but 100 x 20 x 21 are 42000; "
+        "leave out some of them"
+    )

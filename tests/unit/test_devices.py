@@ -64,3 +64,14 @@ def test_bfloat16_is_native_where_the_processor_multiplies_it(monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         assert native_bf16(0) == (avx or amx)
+
+
+def test_a_training_that_was_promised_a_gpu_in_vain_runs_on_the_cpu(tiny, training_settings, tmp_path, monkeypatch):
+    from saelineage.models import load_model
+    from saelineage.tokens import TokenRows
+    from saelineage.training import train_on
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rows = {"words": TokenRows(tiny.tokens["words"]["train"])}
+    model = train_on(load_model(tiny.models["a"]), rows, training_settings | {"n_tokens": 4 * 16}, tmp_path, gpus=1)
+    assert model.device == torch.device("cpu")

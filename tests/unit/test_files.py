@@ -1,16 +1,24 @@
 """Files: whole or not at all, the same bytes for the same value."""
 
+import errno
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from saelineage.errors import InputError
 from saelineage.files import (
+    PLACE,
+    atomic_files,
     atomic_path,
     decode_header,
+    disk_fault,
     encode_header,
+    is_abandoned,
+    may_be_abandoned,
     read_json,
     sha256_file,
     sha256_json,
@@ -31,10 +39,110 @@ def test_a_file_takes_its_name_when_the_block_ends_well(tmp_path: Path):
     assert names(tmp_path / "new") == ["a.txt"]
 
 
-def test_the_temporary_name_is_hidden_beside_the_final_one_and_that_of_this_process(tmp_path: Path):
+def test_the_temporary_name_is_hidden_beside_the_final_one_and_says_whose_it_is(tmp_path: Path):
     with atomic_path(tmp_path / "a.txt") as temporary:
         temporary.touch()
-        assert temporary == tmp_path / f".a.txt.{os.getpid()}.tmp"
+        assert temporary == tmp_path / f".a.txt.{PLACE}.{os.getpid()}.tmp"
+
+
+def dead_pid() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_killed_processes_were_writing_beside_a_file_is_removed_when_it_is_written_again(tmp_path: Path):
+    (tmp_path / f".a.txt.{PLACE}.{dead_pid()}.tmp").write_text("half")
+    folder = tmp_path / f".saving.{PLACE}.{dead_pid()}.tmp"
+    folder.mkdir()
+    (folder / "half").touch()
+    write_text(tmp_path / "a.txt", "whole")
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_what_other_hosts_and_living_processes_are_writing_is_left(tmp_path: Path):
+    kept = [f".a.txt.another-host.{dead_pid()}.tmp", f".a.txt.{PLACE}.{os.getppid()}.tmp", ".mine.tmp"]
+    for name in kept:
+        (tmp_path / name).touch()
+    write_text(tmp_path / "a.txt", "whole")
+    assert names(tmp_path) == sorted([*kept, "a.txt"])
+    assert not any(is_abandoned(tmp_path / name) for name in kept)
+    assert [may_be_abandoned(tmp_path / name) for name in kept] == [True, False, False]
+
+
+def test_files_whose_names_a_library_chooses_move_up_together(tmp_path: Path):
+    (tmp_path / "a").write_text("before")
+    with atomic_files(tmp_path) as temporary:
+        (temporary / "a").write_text("new")
+        (temporary / "b").write_text("new")
+        assert (tmp_path / "a").read_text() == "before"
+    assert names(tmp_path) == ["a", "b"]
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_of_files_whose_names_a_library_chooses_none_moves_when_it_fails(tmp_path: Path):
+    with pytest.raises(RuntimeError, match="half-way"), atomic_files(tmp_path / "new") as temporary:  # noqa: PT012
+        (temporary / "a").write_text("half")
+        raise RuntimeError("half-way")
+    assert names(tmp_path / "new") == []
+
+
+def raised(error: Exception) -> Exception:
+    """The exception as it comes out of a file that was being written."""
+    with pytest.raises(type(error)) as caught, atomic_path("a.bin"):
+        raise error
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "full"), "'a.bin': No space left on device; free space on its disk and run again"),
+        # What safetensors and NumPy make of it.
+        (
+            RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "'a.bin': No space left on device; free space on its disk and run again",
+        ),
+        (
+            OSError("4096 requested and 1000 written"),
+            "'a.bin': No space left on device; free space on its disk and run again",
+        ),
+        (
+            OSError(errno.EROFS, "read-only", f".a.bin.{PLACE}.1.tmp"),
+            "'a.bin': Read-only file system; make its disk writable and run again",
+        ),
+        (
+            PermissionError(errno.EACCES, "no", "lua.jsonl"),
+            "'lua.jsonl': Permission denied; allow access to it and run again",
+        ),
+    ],
+)
+def test_a_fault_of_the_disk_is_told_with_the_file_and_the_way_out(
+    error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert disk_fault(raised(error)) == message
+
+
+def test_a_fault_of_the_disk_is_found_behind_other_exceptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    error = ValueError("could not save")
+    error.__cause__ = OSError(errno.ENOSPC, "full")
+    assert disk_fault(raised(error)) == "'a.bin': No space left on device; free space on its disk and run again"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("t must be at most 1"),
+        FileNotFoundError(errno.ENOENT, "none", "x"),
+        ValueError("403: Permission denied for model x"),
+        PermissionError(errno.EACCES, "of a socket"),
+    ],
+)
+def test_other_exceptions_are_no_fault_of_the_disk(error: Exception):
+    assert disk_fault(error) is None
 
 
 def test_what_stood_there_is_left_when_the_block_raises(tmp_path: Path):

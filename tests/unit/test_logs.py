@@ -1,6 +1,8 @@
 """Logs: a mistake of the user is one sentence, a defect keeps its traceback, and both are in the job's log."""
 
+import errno
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -11,6 +13,7 @@ import pytest
 
 import saelineage
 from saelineage.errors import InputError
+from saelineage.files import atomic_path, sha256_file, write_json
 from saelineage.logs import job_log, on_terminal
 
 
@@ -73,6 +76,35 @@ def test_records_and_warnings_of_a_job_are_in_its_log(tmp_path: Path):
     assert written[1].startswith("WARNING py.warnings: ")
     assert written[1].endswith("DeprecationWarning: a warning")
     assert "not for the log" not in " ".join(written)
+
+
+def test_a_full_disk_is_one_message_and_no_traceback(tmp_path: Path):
+    with pytest.raises(SystemExit) as ended, job_log(tmp_path / "job.log"), atomic_path(tmp_path / "a.bin"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    said = f"'{tmp_path}/a.bin': No space left on device; free space on its disk and run again"
+    assert ended.value.code == f"error: {said}"
+    assert lines(tmp_path / "job.log") == [f"ERROR saelineage: {said}"]
+
+
+def test_a_log_that_cannot_be_opened_ends_the_job_with_a_message():
+    with pytest.raises(SystemExit) as ended, job_log("/proc/version/job.log"):
+        pytest.fail("the job must not begin")
+    assert ended.value.code.startswith("error: ")
+
+
+def test_a_job_does_not_begin_with_a_damaged_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    damaged = Path("results/a.bin")
+    damaged.parent.mkdir()
+    damaged.write_text("whole")
+    record = {"files": {"a.bin": {"bytes": 5, "sha256": sha256_file(damaged)}}, "inputs": {}, "wildcards": {}}
+    write_json("results/a.manifest.json", record)
+    with job_log(tmp_path / "job.log", [str(damaged)]):
+        pass
+    damaged.write_text("hole")
+    with pytest.raises(SystemExit) as ended, job_log(tmp_path / "job.log", [str(damaged)]):
+        pytest.fail("the job must not begin")
+    assert ended.value.code.startswith(f"error: '{damaged}' is not the file that was made here")
 
 
 def test_a_log_holds_the_last_run_alone(tmp_path: Path):

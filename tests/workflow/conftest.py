@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import made_once
 from tests.hostile import english_with_hostile_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,26 +17,45 @@ PARTS = ("Snakefile", "rules", "envs", "profiles", "workflow", "config")
 TINY = Path(__file__).with_name("tiny.yaml")
 FRACTIONS = {"validation": 0.2, "probe": 0.2}
 """As in tiny.yaml."""
+SECRETS = {
+    "HF_TOKEN": "hf_" + "tEsT0nLy" * 4,
+    "OPENAI_API_KEY": "sk-test-" + "oNlYt3sT" * 4,
+    "AWS_SECRET_ACCESS_KEY": "tEsT+oNlY/" * 4,
+}
+"""In the environment of every run of these tests, and to be found nowhere else."""
 DRY_JOB = r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    log: \S*/logs/\w+/(\S+)\.log"
 
 
 class Checkout:
-    """A copy of the workflow in a folder of its own."""
+    """A copy of the workflow in a folder of its own.
 
-    def __init__(self, folder: Path):
+    Args:
+        folder: where to; it may be there.
+        original: a checkout to copy with all that was made in it, links and times as they are.
+    """
+
+    def __init__(self, folder: Path, original: Path | None = None):
         self.folder = folder
         self.config = folder / "tiny.yaml"
+        if original:
+            shutil.copytree(original, folder, symlinks=True, dirs_exist_ok=True)
+        else:
+            self._write()
+
+    def _write(self) -> None:
+        """Copy the workflow, and write the inputs of the tiny run."""
+        self.folder.mkdir(exist_ok=True)
         for part in PARTS:
             source = ROOT / part
             copy = shutil.copytree if source.is_dir() else shutil.copy
-            copy(source, folder / part)
+            copy(source, self.folder / part)
         shutil.copy(TINY, self.config)
-        (folder / "english.jsonl").write_text(english_with_hostile_text(150_000, FRACTIONS), encoding="ascii")
+        (self.folder / "english.jsonl").write_text(english_with_hostile_text(150_000, FRACTIONS), encoding="ascii")
 
     def snakemake(self, *arguments: str, config: Path | None = None) -> subprocess.CompletedProcess:
         """Run snakemake on the tiny config."""
         command = [sys.executable, "-m", "snakemake", "--configfile", str(config or self.config), *arguments]
-        environment = os.environ | {"NO_COLOR": "1"}
+        environment = os.environ | {"NO_COLOR": "1"} | SECRETS
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
     def stale_jobs(self, config: Path | None = None) -> set[tuple[str, str]]:
@@ -52,10 +72,14 @@ class Checkout:
         file.write_text(text.replace(old, new, 1))
 
 
+def run_tiny(folder: Path) -> None:
+    """The tiny run, from nothing to the end."""
+    done = Checkout(folder).snakemake("--cores", "2")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout whose tiny run is complete."""
-    checkout = Checkout(tmp_path_factory.mktemp("finished"))
-    done = checkout.snakemake("--cores", "2")
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return checkout
+    """A checkout whose tiny run is complete; each process of a test session has a copy of one."""
+    original, _ = made_once(tmp_path_factory, "tiny_run", run_tiny)
+    return Checkout(tmp_path_factory.mktemp("finished"), original)

@@ -1,5 +1,7 @@
 """Mistakes in a config end before the first job, in one sentence."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,18 @@ def test_a_mistake_is_named_before_any_job(checkout: Checkout, tmp_path: Path, o
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (checkout.folder / "results").exists()
+
+
+def test_a_mistake_in_the_default_config_is_named_though_snakemake_itself_could_not_read_it(tmp_path: Path):
+    checkout = Checkout(tmp_path / "checkout")
+    with (checkout.folder / "config" / "config.yaml").open("ab") as file:
+        file.write("# café\n".encode("latin-1"))
+    command = [sys.executable, "-m", "snakemake", "-n"]
+    done = subprocess.run(command, cwd=checkout.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert "config file 'config/config.yaml' must be YAML in UTF-8, but: 'utf-8' codec" in said
+    assert "Traceback" not in said
 
 
 def test_a_config_given_by_hand_replaces_the_default_lineage(checkout: Checkout):

@@ -551,9 +551,7 @@ def test_a_feature_whose_chunk_is_missing_is_said_to_be(browser, report: Path, t
 
 
 def test_a_page_in_a_single_file_works_alone(browser, finished: Checkout, features, tmp_path: Path):
-    shutil.copytree(finished.folder, tmp_path / "checkout", symlinks=True)
-    checkout = object.__new__(Checkout)
-    checkout.folder, checkout.config = tmp_path / "checkout", tmp_path / "checkout" / "tiny.yaml"
+    checkout = Checkout(tmp_path / "checkout", finished.folder)
     checkout.config.write_text(checkout.config.read_text() + "report: {single_file: true}\n")
     # Of the triggers only params: nothing but the setting has changed.
     done = checkout.snakemake(

@@ -66,7 +66,7 @@ def ablate_groups(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         prepare_cpu(snakemake.threads)
         sources = snakemake.input
         ablate_groups(

@@ -38,7 +38,7 @@ def annotate_probe(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         annotate_probe(
             paths_to_rows=list(snakemake.input.rows),
             paths_to_documents=list(snakemake.input.documents),

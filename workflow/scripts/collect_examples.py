@@ -115,7 +115,7 @@ def read_shown(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         seed_correlations = [load_correlation(path) for path in snakemake.input.seed_correlations]
         collect_examples(
             features=pd.read_parquet(snakemake.input.features),

@@ -72,7 +72,7 @@ def logit_effects(a: Sae, b: Sae, model_folders: tuple[Path, Path], hookpoint: s
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         prepare_cpu(snakemake.threads)
         compare_weights(
             sae_folders=(Path(snakemake.input.sae_a[0]).parent, Path(snakemake.input.sae_b[0]).parent),

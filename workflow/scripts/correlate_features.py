@@ -73,7 +73,7 @@ def read_shards(paths: tuple[Sequence[str], Sequence[str]], shift: bool) -> Iter
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         paths_to_shards = (list(snakemake.input.a), list(snakemake.input.b))
         correlation = correlate_features(
             list(snakemake.input.sums),

@@ -26,7 +26,7 @@ def draw_dag(config: dict, path_to_dag: str, path_to_rulegraph: str) -> None:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         # The whole config, but not as a param: only what shapes the graph makes the pictures stale (params.shape).
         draw_dag(snakemake.config, snakemake.output.dag, snakemake.output.rulegraph)
         record_job(snakemake)

@@ -45,7 +45,7 @@ def dump_activations(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         prepare_cpu(snakemake.threads)
         dump_activations(
             folder=Path(snakemake.input.model[0]).parent,

@@ -62,7 +62,7 @@ def encode(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         prepare_cpu(snakemake.threads)
         encode_features(
             model=snakemake.wildcards.model,

@@ -35,7 +35,7 @@ def evaluate_model(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         prepare_cpu(snakemake.threads)
         evaluate_model(
             folder=Path(snakemake.input.model[0]).parent,

@@ -34,7 +34,7 @@ def evaluate_sae(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         prepare_cpu(snakemake.threads)
         evaluate_sae(
             model_folder=Path(snakemake.input.model[0]).parent,

@@ -74,7 +74,7 @@ def explain_features(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         found = explain_features(
             paths_to_shards=snakemake.input.shards,
             path_to_annotations=snakemake.input.annotations,

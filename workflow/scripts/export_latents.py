@@ -37,7 +37,7 @@ def export_latents(paths_to_shards: list[str], paths_to_probe: list[str], model_
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         found = export_latents(
             paths_to_shards=list(snakemake.input.shards),
             paths_to_probe=list(snakemake.input.probe),

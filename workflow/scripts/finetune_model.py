@@ -27,7 +27,7 @@ def finetune_model(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         prepare_cpu(snakemake.threads)
         with checkpoint_folder(snakemake, "models", snakemake.wildcards.model) as checkpoints:
             finetune_model(

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.hub import hub_commit
+from saelineage.files import sha256_file
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
-from saelineage.models import load_model
+from saelineage.models import find_model, load_model
 from saelineage.training import save_model
 
 if TYPE_CHECKING:
@@ -15,17 +15,15 @@ if TYPE_CHECKING:
 
 def import_model(settings: dict, key: str, tokenizer_folder: Path, folder: Path) -> dict:
     """Write the model's folder, with the run's tokenizer; returns what was found out on the way."""
-    found, revision = {}, None
-    if "repo" in settings:
-        revision = hub_commit(settings["repo"], settings["revision"], "model", key)
-        found["commit"] = revision
-    model = load_model(settings.get("folder") or settings["repo"], revision, dtype="auto")
-    save_model(model, tokenizer_folder, folder)
-    return found
+    source = find_model(settings, key)
+    save_model(load_model(source.folder, dtype="auto"), tokenizer_folder, folder)
+    if source.commit is None:
+        return {}
+    return {"commit": source.commit, "files": {path.name: sha256_file(path) for path in source.files}}
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         found = import_model(
             settings=snakemake.params.model,
             key=f"models.{snakemake.wildcards.model}",

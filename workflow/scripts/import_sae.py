@@ -62,6 +62,11 @@ def import_sae(
         norms = np.concatenate([shard.norms().numpy() for shard in shards])
         imported.sae.max_norm = norm_limit(norms, max_norm_ratio)
     sums = measure(imported.sae, shards, MEASURED_TOKENS)
+    if sums.moments.n == 0:
+        raise InputError(
+            f"{name}: an imported SAE must mean something for some tokens, but all {sums.n_left_out} that were tried "
+            f"are longer than its max_norm, {imported.sae.max_norm:g}; correct metadata.max_norm in its cfg.json"
+        )
     found = {
         "format": imported.format,
         "commit": source.commit,
@@ -138,7 +143,7 @@ def require_fit(imported: ImportedSae, sums: SaeSums, settings: Mapping, name: s
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         prepare_cpu(snakemake.threads)
         found = import_sae(
             model=snakemake.wildcards.model,

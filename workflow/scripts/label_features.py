@@ -27,7 +27,7 @@ def label_features(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         label_features(
             paths_to_features=list(snakemake.input.shards),
             path_to_annotations=snakemake.input.annotations,

@@ -5,10 +5,18 @@ from typing import TYPE_CHECKING
 
 from saelineage.corpora import read_split, up_to_bytes
 from saelineage.errors import InputError
-from saelineage.hub import hub_commit
+from saelineage.files import atomic_files, sha256_file
+from saelineage.hub import hub_download, hub_repo
 from saelineage.logs import job_log
 from saelineage.manifests import record_job
-from saelineage.tokens import load_tokenizer, save_tokenizer, special_ids, train_tokenizer
+from saelineage.tokens import (
+    TOKENIZER_FILES,
+    check_tokenizer,
+    check_tokenizer_folder,
+    save_tokenizer,
+    tokenizer_errors,
+    train_tokenizer,
+)
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -26,31 +34,42 @@ def make_tokenizer(settings: dict, n_ctx: int, paths_to_corpora: list[str], fold
         save_tokenizer(train_tokenizer(texts, settings["vocab_size"]), folder, n_ctx)
     else:
         found = take_tokenizer(settings, folder)
-    special_ids(folder)
-    load_tokenizer(folder)
+    check_tokenizer(folder)
     return found
 
 
 def take_tokenizer(settings: dict, folder: Path) -> dict:
-    """Save a tokenizer from the hub or a folder; returns the hub's commit."""
+    """Save a tokenizer from the hub or a folder; returns the hub's commit and the digests of what came from there."""
     from transformers import AutoTokenizer
 
-    source, revision, found = settings.get("path") or settings["repo"], None, {}
+    source, found = settings.get("path") or settings["repo"], {}
+    folder_read = Path(source)
     if settings["source"] == "hub":
-        revision = hub_commit(source, settings["revision"], "model", "tokenizer")
-        found["commit"] = revision
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"tokenizer: '{source}' cannot be opened as a tokenizer: {' '.join(str(error).split())[:300]}"
-        ) from error
-    tokenizer.save_pretrained(folder)
+        folder_read, found = fetch_tokenizer(settings)
+    check_tokenizer_folder(folder_read)
+    with tokenizer_errors(source):
+        tokenizer = AutoTokenizer.from_pretrained(folder_read, trust_remote_code=False, local_files_only=True)
+    with atomic_files(folder) as temporary, tokenizer_errors(source):
+        tokenizer.chat_template = None  # not needed here, and several of them would be saved as a folder
+        tokenizer.save_pretrained(temporary)
     return found
 
 
+def fetch_tokenizer(settings: dict) -> tuple[Path, dict]:
+    """Download a tokenizer's files from the hub and nothing else; returns their folder, and what is put on record."""
+    repo = hub_repo(settings["repo"], settings["revision"], "model", "tokenizer")
+    names = [name for name in TOKENIZER_FILES if name in repo.files]
+    if not names:
+        raise InputError(
+            f"tokenizer: '{settings['repo']}' cannot be opened as a tokenizer: it holds none of "
+            f"{', '.join(TOKENIZER_FILES)}; correct tokenizer.repo"
+        )
+    files = [hub_download(settings["repo"], repo.commit, name, "tokenizer") for name in names]
+    return files[0].parent, {"commit": repo.commit, "files": {path.name: sha256_file(path) for path in files}}
+
+
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         found = make_tokenizer(
             settings=snakemake.params.tokenizer,
             n_ctx=snakemake.params.n_ctx,

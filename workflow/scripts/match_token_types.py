@@ -50,7 +50,7 @@ def match_token_types_of_pair(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         match_token_types_of_pair(
             paths_to_features_a=list(snakemake.input.a),
             paths_to_features_b=list(snakemake.input.b),

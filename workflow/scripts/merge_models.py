@@ -17,7 +17,7 @@ def merge_models(parent_folders: list[Path], t: float, dtype: str | None, folder
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         merge_models(
             parent_folders=list(dict.fromkeys(Path(path).parent for path in snakemake.input.parents)),
             t=snakemake.params.model["t"],

@@ -27,7 +27,7 @@ def prepare_corpus(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         found = prepare_corpus(
             corpus=snakemake.wildcards.corpus,
             settings=snakemake.params.corpus,

@@ -26,7 +26,7 @@ def read_out_features(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         prepare_cpu(snakemake.threads)
         read_out_features(
             paths_to_parent_acts=list(snakemake.input.parent_acts),

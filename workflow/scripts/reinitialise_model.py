@@ -18,7 +18,7 @@ def reinitialise_model(like: Path, seed: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         reinitialise_model(
             like=Path(snakemake.input.like[0]).parent,
             seed=snakemake.params.seed,

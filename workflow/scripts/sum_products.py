@@ -29,7 +29,7 @@ def sum_products(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         sum_products(
             list(snakemake.input.a),
             list(snakemake.input.b),

@@ -51,7 +51,7 @@ def sweep_merge(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         prepare_cpu(snakemake.threads)
         sweep_merge(
             parent_folders=list(dict.fromkeys(Path(path).parent for path in snakemake.input.parents)),

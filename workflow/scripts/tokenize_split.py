@@ -21,7 +21,7 @@ def tokenize_split(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         tokenize_split(
             path_to_documents=snakemake.input.documents,
             tokenizer_folder=Path(snakemake.input.tokenizer).parent,

@@ -134,7 +134,7 @@ def loader(folder: Path, by_types: set[str]) -> Load:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         results = Path("results", snakemake.wildcards.run)
         trace_lineage(
             run=snakemake.wildcards.run,

@@ -79,7 +79,7 @@ def board(stack: ExitStack, folders: list[Path]) -> Callable[[int, dict], None]:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         prepare_cpu(snakemake.threads)
         wildcards = snakemake.wildcards
         name = ".".join([wildcards.model, *([wildcards.sae] if "sae" in wildcards.keys() else [])])  # noqa: SIM118

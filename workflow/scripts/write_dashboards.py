@@ -118,7 +118,7 @@ def effects_on_logits(model_folder: Path, sae_folder: Path, hookpoint: str) -> o
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         prepare_cpu(snakemake.threads)
         labels = pd.read_parquet(snakemake.input.labels)
         write_dashboards(

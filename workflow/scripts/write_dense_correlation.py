@@ -18,7 +18,7 @@ def write_dense_correlation(paths_to_sums: list[str], min_firings: int, threads:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         write_dense_correlation(
             list(snakemake.input.sums), snakemake.params.min_firings, snakemake.threads, snakemake.output.r
         )

@@ -157,7 +157,7 @@ def read_benchmarks(folder: Path) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0], snakemake.input):
         summary = read_json(snakemake.input.summary)
         tables = read_tables(
             config=snakemake.params.config,

@@ -203,10 +203,13 @@ def all_saes(config: dict) -> list[Sae]:
     outside = graph.stand_ins(config)
     found = [sae for model in config["models"] if model not in outside for sae in graph.saes(config, model)]
     found += [_without_null(config, sae) for pair in all_pairs(config) for sae in pair]
-    for sae in found:  # grows while it is read: what an SAE starts from may start from others
-        found += [start for start in graph.starts(config, sae.sae) if start not in found]
-    order = list(config["models"])
-    return sorted(dict.fromkeys(found), key=lambda sae: order.index(sae.model))
+    waiting = list(known := dict.fromkeys(found))
+    for sae in waiting:  # grows while it is read: what an SAE starts from may start from others
+        new = [start for start in graph.starts(config, sae.sae) if start not in known]
+        known |= dict.fromkeys(new)
+        waiting += new
+    order = {model: place for place, model in enumerate(config["models"])}
+    return sorted(known, key=lambda sae: order[sae.model])
 
 
 def trained_saes(config: dict) -> list[Sae]:

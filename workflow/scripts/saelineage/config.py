@@ -3,9 +3,13 @@
 Every mistake is reported before the first job, in one sentence that names the key.
 """
 
+import os
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
 from copy import deepcopy
+from datetime import date
 from math import isfinite
 from pathlib import Path
 
@@ -15,20 +19,50 @@ from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
 from saelineage import comparisons, graph
-from saelineage.corpora_files import find_files
+from saelineage.corpora_files import find_files, require_no_braces
 from saelineage.errors import InputError
 
 SUM_TOLERANCE = 1e-6
 NULLS = ("shifted", "rotated")
 SHAPE_KEYS = ("n_layers", "d_model", "d_mlp", "n_heads", "n_kv_heads", "tie_embeddings")
+MOST_CHARACTERS = 1 << 18
+"""Of a config, in its file and with every alias (`*name`) written out; the largest here has 3,000."""
+MOST_KEYS, MOST_LEVELS, MOST_IN_KEY, MOST_IN_TEXT, MOST_BITS = 10_000, 32, 256, 10_000, 63
+MOST_JOBS = 50_000
+"""That one key may ask for; Snakemake plans about 1,000 a second."""
+MOST_COMBINATIONS = 5_000
+"""Of models, seeds of SAEs and budgets, with which SAEs and their comparisons grow: more leave too many jobs, and to
+count those alone takes long."""
+MOST_IN_NAME = 200
+"""Characters in the name of a pair of SAEs; a file system allows 255, some of which go to endings."""
+SECRET = re.compile(
+    r"(?<![\w-])(hf_[A-Za-z0-9]{30,}|sk-(proj|ant|svcacct|admin|or-v1)-\S{20,}|sk-[A-Za-z0-9]{32,}|gsk_[A-Za-z0-9]{20,}"
+    r"|xai-[A-Za-z0-9]{20,}|nvapi-[\w-]{20,}|AIza[\w-]{30,}|gh[oprsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}"
+    r"|glpat-[\w-]{16,}|AKIA[0-9A-Z]{16}|xox[abps]-[\w-]{10,}|Bearer\s+\S{8,})|://[^/\s@]+:[^/\s@]+@"
+)
+"""What tokens of the hub and keys of well-known services look like, and passwords in addresses."""
+SECRET_KEY = re.compile(
+    r"(.*[_-])?(api|private|access|secret|subscription|auth)[_-]?key|(.*[_-])?(authorization|password|passwd|secret|cookie)"
+    r"|((.*[_-])?(access|auth|hf|hub|api|bearer|secret|session|refresh|id|x)[_-]?)?token",
+    re.IGNORECASE,
+)
+"""What settings and headers of requests are called that hold one; not `max_tokens`, and the config has no `token`."""
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML without duplicate keys, which plain loaders pass over in silence."""
+    """YAML without duplicate keys, which plain loaders pass over in silence, and without merges that multiply."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_KEYS:
+            raise InputError(
+                f"'{node.start_mark.name}': more than {MOST_KEYS} keys in one mapping, merged (<<) ones among them"
+            )
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        doubled = sorted({str(key) for key in keys if keys.count(key) > 1})
+        counts = Counter(key for key in keys if isinstance(key, Hashable))
+        doubled = sorted(str(key) for key, count in counts.items() if count > 1)
         if doubled:
             line = node.start_mark.line + 1
             raise InputError(
@@ -41,18 +75,91 @@ def read_yaml(path: Path | str) -> dict:
     """Read a YAML mapping, refusing duplicate keys.
 
     Raises:
-        InputError: if the file is missing, not YAML, not a mapping, or holds a key twice.
+        InputError: if the file is missing, too large, not YAML, not a mapping, or holds a key twice.
     """
     try:
         with open(path, encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_size > MOST_CHARACTERS:
+                raise InputError(f"config file '{path}' must have at most {MOST_CHARACTERS} bytes; split the run")
             value = yaml.load(file, Loader=StrictLoader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError as error:
         raise InputError(f"config file '{path}' does not exist; look at the name given to --configfile") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"config file '{path}' must be YAML in UTF-8, but: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise InputError(f"config file '{path}' cannot be read ({error.strerror}); correct the name") from error
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also a date or number that there is none of
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"config file '{path}' must be YAML in UTF-8, but: {reason}") from error
     if not isinstance(value, dict):
         raise InputError(f"config file '{path}' must be a mapping of keys, not {type(value).__name__}")
     return value
+
+
+def plain(value: object) -> object:
+    """A copy of what YAML or JSON gave, every alias of it a copy of its own, that the checks after it can work with.
+
+    Raises:
+        InputError: if it is too large or too deep once its aliases are written out (they can double at every level, or
+            go round in a circle), holds what is neither text, number, truth value nor null, a key that is no printable
+            text, control characters, or what looks like a secret.
+    """
+    left = MOST_CHARACTERS
+
+    def copy(value: object, key: str, level: int) -> object:
+        nonlocal left
+        left -= 1 + (len(value) if isinstance(value, str) else 0)
+        if left < 0 or level > MOST_LEVELS:
+            raise InputError(
+                f"{key[:80]}: with its aliases (*name) written out a config must have at most {MOST_CHARACTERS} "
+                f"characters in {MOST_LEVELS} levels; take out aliases that repeat others"
+            )
+        if isinstance(value, dict):
+            for name in value:
+                _require_key(name, value[name], key)
+            return {name: copy(value[name], f"{key}.{name}".removeprefix("config."), level + 1) for name in value}
+        if isinstance(value, list):
+            return [copy(item, f"{key}.{place}", level + 1) for place, item in enumerate(value)]
+        _require_plain(value, key)
+        return value
+
+    return copy(value, "config", 0)
+
+
+def _require_key(name: object, value: object, key: str) -> None:
+    if not isinstance(name, str) or not name.isprintable() or len(name) > MOST_IN_KEY:
+        shown = repr(name[:60]) if isinstance(name, str) else f"{type(name).__name__}; put it in quotes"
+        raise InputError(f"{key}: keys must be printable text of at most {MOST_IN_KEY} characters, not {shown}")
+    if SECRET_KEY.fullmatch(name) and value is not None:
+        _refuse_secret(f"{key}.{name}".removeprefix("config."))
+    if SECRET.search(name):
+        _refuse_secret(key)
+
+
+def _require_plain(value: object, key: str) -> None:
+    """Refuse a single value that no key can have."""
+    if isinstance(value, str):
+        if SECRET.search(value):
+            _refuse_secret(key)
+        if len(value) > MOST_IN_TEXT:
+            raise InputError(f"{key}: text must have at most {MOST_IN_TEXT} characters, not {len(value)}; shorten it")
+        bad = next((one for one in value if unicodedata.category(one) in ("Cc", "Cs") and not one.isspace()), None)
+        if bad is not None:
+            raise InputError(f"{key}: text must be without control characters, but holds {bad!a}; take it out")
+    elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise InputError(f"{key}: whole numbers must be below 2^{MOST_BITS} in size; correct it")
+    elif not isinstance(value, int | float | None):
+        shown = f" ({value})" if isinstance(value, date) else ""
+        raise InputError(
+            f"{key}: must be text, a number, true, false or null, not {type(value).__name__}{shown}; put it in quotes"
+        )
+
+
+def _refuse_secret(key: str) -> None:
+    raise InputError(
+        f"{key}: holds what looks like a token, key or password, and a config is written into logs and manifests; take "
+        "it out, have it revoked, and set HF_TOKEN or OPENAI_API_KEY in the environment instead"
+    )
 
 
 def is_integer(_checker: TypeChecker, value: object) -> bool:
@@ -71,7 +178,23 @@ Validator = extend(
 )
 
 
-def load_config(config: dict, schema: dict) -> dict:
+def check_config(given: Mapping, paths: Iterable[Path | str], path_to_schema: Path | str) -> dict:
+    """The config that Snakemake read, with every default filled in, after all checks.
+
+    Args:
+        given: what Snakemake made of the config files and `--config`.
+        paths: the config files, which are read once more: Snakemake passes over keys that stand twice.
+        path_to_schema: `config.schema.yaml`.
+
+    Raises:
+        InputError: on the first mistake.
+    """
+    for path in paths:
+        read_yaml(path)
+    return check_files(load_config(given, read_yaml(path_to_schema)))
+
+
+def load_config(config: Mapping, schema: dict) -> dict:
     """The config with every default filled in, after all checks.
 
     Args:
@@ -81,12 +204,13 @@ def load_config(config: dict, schema: dict) -> dict:
     Raises:
         InputError: on the first mistake, saying which key, what must hold and what was met.
     """
+    filled = plain(dict(config))
     validator = Validator(schema)
-    errors = sorted(validator.iter_errors(config), key=_relevance)
+    errors = sorted(validator.iter_errors(filled), key=_relevance)
     if errors:
         raise InputError(_sentence(errors[0]))
-    filled = deepcopy(config)
     fill_defaults(filled, schema, validator)
+    check_combinations(filled)
     check_lineage(filled)
     check_instruments(filled)
     check_corpora(filled)
@@ -94,6 +218,7 @@ def load_config(config: dict, schema: dict) -> dict:
     check_training(filled)
     check_saes(filled)
     check_sweeps(filled)
+    check_size(filled)
     return filled
 
 
@@ -128,6 +253,16 @@ def fill_defaults(instance: object, schema: dict, validator: Validator, override
             fill_defaults(instance[key], schema["additionalProperties"], validator)
 
 
+def check_combinations(config: dict) -> None:
+    """Few enough models, seeds and budgets to look at each combination."""
+    models, seeds, budgets = len(config["models"]), len(config["saes"]["seeds"]), len(config["lineage"]["budgets"])
+    if models * seeds * (1 + budgets) > MOST_COMBINATIONS:
+        raise InputError(
+            f"saes.seeds: models x seeds x (1 + lineage.budgets) must be at most {MOST_COMBINATIONS}, but "
+            f"{models} x {seeds} x {1 + budgets} are {models * seeds * (1 + budgets)}; leave out some of them"
+        )
+
+
 def check_lineage(config: dict) -> None:
     """Parents exist, there is no cycle, and models that are merged have one shape."""
     models = config["models"]
@@ -146,6 +281,10 @@ def check_lineage(config: dict) -> None:
         ordered = graph.ordered_models(config)
     except ValueError as error:
         raise InputError(f"models: {error}; the lineage must be acyclic, so change one of their parents") from error
+    for model in graph.models_of_kind(config, "reinitialise"):
+        like = graph.like(config, model)
+        if model in graph.ancestors(config, like):
+            raise InputError(f"models.{model}.reinitialise: '{like}' descends from it; name another model")
     shapes = {}
     for model in ordered:
         shapes[model] = _shape(config, model, shapes)
@@ -157,8 +296,11 @@ def check_instruments(config: dict) -> None:
     """Stand-ins are models, and merges have an SAE to start from where anything is anchored."""
     models, key = config["models"], "lineage.stand_ins"
     for null in NULLS:
-        if null in models:
-            raise InputError(f"models: '{null}' is what a null is called; rename that model")
+        for model in models:
+            if model == null:
+                raise InputError(f"models: '{null}' is what a null is called; rename that model")
+            if model.endswith(f"_{null}"):
+                raise InputError(f"models: '{model}' ends as the name of a null does (_{null}); rename that model")
     for child, names in config["lineage"]["stand_ins"].items():
         _require_known(child, models, key, "models")
         if not graph.parents(config, child):
@@ -337,6 +479,30 @@ def check_sweeps(config: dict) -> None:
             _require_known(corpus, config["corpora"], f"sweeps.{sweep}.corpora", "corpora")
 
 
+def check_size(config: dict) -> None:
+    """Names fit into file names, and Snakemake can hold the jobs in mind."""
+    longest = max(map(comparisons.pair_name, comparisons.all_pairs(config)), key=len, default="")
+    if len(longest) > MOST_IN_NAME:
+        raise InputError(
+            f"models: a pair of SAEs would be called '{longest}', which at {len(longest)} characters is too long for a "
+            f"file name (at most {MOST_IN_NAME}); give the models shorter names"
+        )
+    for key, n_jobs in _scattered_jobs(config).items():
+        if n_jobs > MOST_JOBS:
+            raise InputError(
+                f"activations.{key}: must leave at most {MOST_JOBS} jobs, but {config['activations'][key]} shards of "
+                f"{len(config['corpora'])} corpora and {len(config['models'])} models are {n_jobs}; lower it"
+            )
+
+
+def _scattered_jobs(config: dict) -> dict[str, int]:
+    """Jobs that there are one of for each shard, by the key that says how many shards."""
+    each = len(config["corpora"]) * len(config["models"])
+    probe = each + len(config["corpora"]) * len(comparisons.all_saes(config)) + len(comparisons.all_pairs(config))
+    of_key = {"n_shards": each, "n_probe_shards": probe}
+    return {key: n_jobs * config["activations"][key] for key, n_jobs in of_key.items()}
+
+
 def check_files(config: dict) -> dict:
     """The config again, once every file and folder it names is found where it says.
 
@@ -357,8 +523,12 @@ def check_files(config: dict) -> dict:
     if config["tokenizer"]["source"] == "path":
         folders["tokenizer.path"] = config["tokenizer"]["path"]
     for key, folder in folders.items():
-        if not Path(folder).is_dir():
-            raise InputError(f"{key}: '{folder}' is not a folder; correct the path")
+        try:
+            require_no_braces([os.path.join(folder, name) for name in sorted(os.listdir(folder))] or [folder], key)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(f"{key}: '{folder}' is not a folder; correct the path") from error
+        except OSError as error:
+            raise InputError(f"{key}: '{folder[:200]}' cannot be read ({error.strerror}); correct the path") from error
     return config
 
 

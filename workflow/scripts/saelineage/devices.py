@@ -1,8 +1,14 @@
 """What a job computes on: threads and device."""
 
 import ctypes
+import logging
+import os
 
 import torch
+
+from saelineage.machine import installed_gpus, see_one_gpu
+
+logger = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -22,8 +28,20 @@ def prepare_cpu(threads: int) -> None:
 
 
 def pick_device(gpus: int) -> torch.device:
-    """The GPU when the job was given one and there is one, else the CPU."""
-    if not gpus or not torch.cuda.is_available():
+    """The GPU when the job was given one and there is one, else the CPU; the log says which.
+
+    Of several GPUs one that no other job has (see `machine.see_one_gpu`).
+    """
+    if gpus:
+        see_one_gpu(installed_gpus())
+    found = bool(gpus) and torch.cuda.is_available()
+    logger.info(
+        "computing on the %s; GPUs asked for: %d, CUDA_VISIBLE_DEVICES: %s",
+        "GPU" if found else "CPU",
+        gpus,
+        os.environ.get("CUDA_VISIBLE_DEVICES", "not set"),
+    )
+    if not found:
         return torch.device("cpu")
     # sums in bfloat16 would be off by more than `sparse_products.screen` allows for
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

@@ -113,11 +113,15 @@ def common_ancestor(config: dict, model: str) -> str | None:
 
 def training_corpora(config: dict, model: str) -> list[str]:
     """Corpora a model was trained on last; for a merge those of its parents; empty where unknown."""
-    settings = config["models"][model][kind(config, model)]
-    if "corpora" in settings:
-        return list(settings["corpora"])
-    found = [corpus for parent in parents(config, model) for corpus in training_corpora(config, parent)]
-    return list(dict.fromkeys(found))
+    found, seen, waiting = {}, set(), [model]
+    while waiting:
+        name = waiting.pop(0)
+        if name not in seen:  # merges of merges meet the same models over and over
+            seen.add(name)
+            settings = config["models"][name][kind(config, name)]
+            found |= dict.fromkeys(settings.get("corpora", []))
+            waiting = ([] if "corpora" in settings else parents(config, name)) + waiting
+    return list(found)
 
 
 def mixture(config: dict, model: str) -> list[str]:

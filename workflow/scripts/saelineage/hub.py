@@ -1,13 +1,16 @@
 """The hub: which commit a revision stands for, what a repository holds, and single files of it."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from saelineage.errors import InputError
 
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
+COMMIT = re.compile(r"[0-9a-f]{40,64}")
+"""It becomes part of paths in the hub's cache."""
 
 
 class HubRepo(NamedTuple):
@@ -33,6 +36,10 @@ def hub_repo(repo: str, revision: str, repo_type: str, key: str) -> HubRepo:
 
     with hub_errors(f"{repo_type} '{repo}' at revision '{revision}'", key):
         info = HfApi().repo_info(repo, revision=revision, repo_type=repo_type)
+    if not COMMIT.fullmatch(str(info.sha)):
+        raise InputError(
+            f"{key}: the hub must answer with a commit of '{repo}', not {info.sha!r:.80}; check HF_ENDPOINT"
+        )
     return HubRepo(info.sha, [sibling.rfilename for sibling in info.siblings or []])
 
 
@@ -44,6 +51,8 @@ def hub_download(repo: str, commit: str, file: str, key: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
+    if set(PurePosixPath(file).parts) & {"..", "/"}:
+        raise InputError(f"{key}: files of '{repo}' must lie in it, but '{file}' does not; take another repository")
     with hub_errors(f"file '{file}' in '{repo}' at commit '{commit}'", key):
         return Path(hf_hub_download(repo, file, revision=commit))
 

@@ -4,8 +4,11 @@ What a format computes differently is folded into the weights, so that latents a
 in float32, those that the format's own library computes for a trained SAE. What cannot be folded is refused.
 """
 
+import os
 import pickle
+import pickletools
 import re
+import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor
 
 from saelineage.errors import InputError
-from saelineage.files import read_json
+from saelineage.foreign_files import read_foreign_json, require_memory, require_regular
 from saelineage.hub import hub_download, hub_repo
 from saelineage.saes import (
     CONFIG_FILE,
@@ -22,6 +25,8 @@ from saelineage.saes import (
     Sae,
     is_size,
     read_tensors,
+    require_finite,
+    require_numbers,
     require_settings,
     sae_of,
     sae_of_saelens,
@@ -34,6 +39,15 @@ FILES = {
 }
 """The files of each format: its config and its weights."""
 REMEDY = "fetch it again, or save it anew with the library that made it"
+MOST_KS = 1000
+"""Different values of k that are worth listing."""
+MOST_PICKLE_BYTES = 1 << 20
+"""Of a .pt file without its tensors; an SAE's has 2 kB."""
+PICKLED = re.compile(
+    r"collections OrderedDict|torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)"
+    r"|torch (?!Untyped|Typed)[A-Z][A-Za-z0-9]*Storage"
+)
+"""What a pickled state dict names. PyTorch allows more, such as bytearray, which a few bytes ask for gigabytes with."""
 
 
 class ImportedSae(NamedTuple):
@@ -67,7 +81,7 @@ def find_sae(settings: dict, key: str) -> SaeSource:
     """
     if "folder" in settings:
         folder = Path(settings["folder"])
-        names = [path.name for path in folder.iterdir()]
+        names = sorted(os.listdir(folder))
         return SaeSource(folder, choose_format(names, settings["format"], str(folder)), None)
     repo = hub_repo(settings["repo"], settings["revision"], "model", key)
     subfolder = PurePosixPath(settings.get("subfolder", "."))
@@ -104,6 +118,7 @@ def read_sae(source: SaeSource) -> ImportedSae:
     """
     config, weights = (source.folder / name for name in FILES[source.format])
     sae, k = READERS[source.format](config, weights)
+    require_finite(dict(sae.named_parameters()), weights)  # once more, for folding multiplies
     return ImportedSae(sae, source.format, k, [config, weights])
 
 
@@ -112,7 +127,7 @@ def read_sae(source: SaeSource) -> ImportedSae:
 
 def read_saelens(path_to_config: Path, path_to_weights: Path) -> tuple[Sae, int | None]:
     """An SAE of SAELens, versions 3 to 6."""
-    config = as_version_6(read_json(path_to_config, REMEDY), path_to_config)
+    config = as_version_6(read_foreign_json(path_to_config, REMEDY), path_to_config)
     if config.get("normalize_activations", "none") != "none":
         raise InputError(
             f"'{path_to_config}': normalize_activations must be 'none', not {config['normalize_activations']!r}; "
@@ -141,18 +156,23 @@ def as_version_6(config: dict, path: Path) -> dict:
     Raises:
         InputError: if its activation function is one that SAELens 6 no longer has.
     """
-    version = config.get("sae_lens_version") or (config.get("metadata") or {}).get("sae_lens_version") or "0"
-    if int(re.match(r"\d*", str(version)).group() or 0) >= 6:
+    version = config.get("sae_lens_version") or _block(config, "metadata").get("sae_lens_version") or "0"
+    if int(re.match(r"\d{0,9}", str(version)).group() or 0) >= 6:
         return config
-    hook_name = config.get("hook_name") or config.get("hook_point") or ""
+    hook_name = str(config.get("hook_name") or config.get("hook_point") or "")
     config = {"architecture": "standard", "reshape_activations": "hook_z" if "hook_z" in hook_name else "none"} | config
     normalize = config.get("normalize_activations") or "none"
     config["normalize_activations"] = "expected_average_only_in" if normalize is True else normalize
     activation = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
-    k = (config.get("activation_fn_kwargs") or {}).get("k")
+    k = _block(config, "activation_fn_kwargs").get("k")
     if activation not in ("relu", "topk"):
         raise InputError(f"'{path}': activation_fn must be 'relu' or 'topk', not {activation!r}, to be read here")
     return config | {"architecture": "topk", "k": k} if activation == "topk" and k is not None else config
+
+
+def _block(config: dict, key: str) -> dict:
+    """A mapping in a config; an empty one where there is none, or something else stands there."""
+    return found if isinstance(found := config.get(key), dict) else {}
 
 
 # dictionary-learning.
@@ -191,7 +211,7 @@ DICTIONARY_CLASSES = {
 
 def read_dictionary_learning(path_to_config: Path, path_to_weights: Path) -> tuple[Sae, int | None]:
     """An SAE of dictionary-learning: a trainer's folder."""
-    trainer = read_json(path_to_config, REMEDY).get("trainer")
+    trainer = read_foreign_json(path_to_config, REMEDY).get("trainer")
     name = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if name not in list(DICTIONARY_CLASSES):
         raise InputError(
@@ -223,18 +243,87 @@ def unpickled(path: Path) -> dict[str, Tensor]:
     """The state dict in a .pt file. Nothing but tensors is unpickled: a pickle can hold code, which would run.
 
     Raises:
-        InputError: if the file holds anything else.
+        InputError: if the file holds anything else, or unpacks to more than its size.
     """
+    require_memory(require_regular(path, remedy=REMEDY), path)
+    require_unpacked(path)
+    require_plain_pickle(path)
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged or hostile pickle can make almost anything be raised
+        # PyTorch's own words advise to run the code after all.
+        other = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds what is no tensor, and could be code" if other else " ".join(str(error).split())[:200]
+        raise InputError(
+            f"'{path}' must be a state dict that torch.load(weights_only=True) reads, but: {reason}; {REMEDY}"
+        ) from error
+    named = isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors)
+    if not named or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise InputError(f"'{path}' must be a state dict, tensors by name; save the SAE's state_dict() there")
+    for name, tensor in tensors.items():
+        if not is_stored(tensor):
+            raise InputError(f"'{path}': {name[:80]!r} must be a dense tensor whose numbers are in the file; {REMEDY}")
+    require_numbers(tensors, path, REMEDY)
+    return tensors
+
+
+def require_unpacked(path: Path) -> None:
+    """Refuse a .pt file that is no zip archive, or whose members are packed, as torch.save never packs them.
+
+    A few MB could unpack to more than there is memory.
+
+    Raises:
+        InputError: naming the file.
+    """
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) != b"PK\x03\x04":  # a pickle with a zip archive behind it would be read as a pickle
+                raise ValueError("it is no zip archive, as torch.save writes them since PyTorch 1.6")
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"'{path}' must be a state dict that torch.load(weights_only=True) reads, but: {error}; {REMEDY}"
+        ) from error
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise InputError(f"'{path}' must hold its tensors unpacked, as torch.save writes them; {REMEDY}")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise InputError(f"'{path}' claims to hold more than its {path.stat().st_size} bytes; {REMEDY}")
+
+
+def require_plain_pickle(path: Path) -> None:
+    """Refuse a .pt file whose pickle names anything but what a state dict is made of.
+
+    Raises:
+        InputError: naming the first.
+    """
+    try:
+        content = torch._C.PyTorchFileReader(os.fspath(path)).get_record("data.pkl")  # as torch.load finds it
+        if len(content) > MOST_PICKLE_BYTES:
+            raise ValueError(f"its pickle has {len(content)} bytes, more than {MOST_PICKLE_BYTES}")
+        named = [
+            str(argument or opcode.name)
+            for opcode, argument, _ in pickletools.genops(content)
+            if opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
+        ]
+    except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"'{path}' must be a state dict that torch.load(weights_only=True) reads, but: {reason}; {REMEDY}"
         ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise InputError(f"'{path}' must be a state dict, tensors by name; save the SAE's state_dict() there")
-    return tensors
+    other = next((name for name in named if not PICKLED.fullmatch(name)), None)
+    if other is not None:
+        raise InputError(
+            f"'{path}' must be a state dict that torch.load(weights_only=True) reads, but: it names "
+            f"{other.replace(' ', '.')!r:.80}, which is no tensor, and could be code; {REMEDY}"
+        )
+
+
+def is_stored(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor were in its file; a view of one number can have any shape."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def renamed(
@@ -248,8 +337,8 @@ def renamed(
     needed = set(layout.names.values())
     if not needed <= set(tensors) <= needed | set(layout.counters):
         raise InputError(
-            f"'{path}': an SAE of class {name} must hold {sorted(needed)}, but this holds {sorted(tensors)}; "
-            "correct trainer.dict_class in config.json"
+            f"'{path}': an SAE of class {name} must hold {sorted(needed)}, but this holds "
+            f"{[name[:40] for name in sorted(tensors)[:20]]}; correct trainer.dict_class in config.json"
         )
     found = {ours: tensors[theirs] for ours, theirs in layout.names.items()}
     return (
@@ -278,7 +367,7 @@ def kept_latents(trainer: dict, counters: dict[str, Tensor], path: Path) -> int:
     Raises:
         InputError: if they do not, or neither holds it.
     """
-    held = set(counters["k"].flatten().tolist()) if "k" in counters else set()
+    held = set(counters["k"].flatten()[:MOST_KS].tolist()) if "k" in counters else set()
     said = {trainer["k"]} if is_size(trainer.get("k")) else set()
     if len(held | said) != 1 or not all(map(is_size, held | said)):
         raise InputError(
@@ -295,9 +384,10 @@ def one_threshold(threshold: Tensor, d_sae: int, path: Path) -> Tensor:
         InputError: if it was never set.
     """
     if threshold.numel() != 1 or not threshold.item() >= 0:
+        shown = threshold.tolist() if threshold.numel() == 1 else f"of shape {tuple(threshold.shape)}"
         raise InputError(
-            f"'{path}': threshold must be one number, 0 or more, but is {threshold.tolist()} (-1 means that it was "
-            "never set, and the SAE would be read as a ReLU); train it past threshold_start_step"
+            f"'{path}': threshold must be one number, 0 or more, but is {shown} (-1 means that it was never "
+            "set, and the SAE would be read as a ReLU); train it past threshold_start_step"
         )
     return threshold.reshape(1).repeat(d_sae)
 
@@ -310,7 +400,7 @@ SPARSIFY_SETTINGS = {"activation": "topk", "skip_connection": False, "transcode"
 
 def read_sparsify(path_to_config: Path, path_to_weights: Path) -> tuple[Sae, int | None]:
     """A sparse coder of sparsify: one hookpoint's folder."""
-    config = read_json(path_to_config, REMEDY)
+    config = read_foreign_json(path_to_config, REMEDY)
     require_settings(config, SPARSIFY_SETTINGS, path_to_config)
     tensors = read_tensors(path_to_weights, REMEDY)
     if "W_skip" in tensors:
@@ -318,11 +408,12 @@ def read_sparsify(path_to_config: Path, path_to_weights: Path) -> tuple[Sae, int
     names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
     found, _ = renamed(tensors, DictionaryClass("topk", names), "SparseCoder", path_to_weights)
     d_in, k = config.get("d_in"), config.get("k")
-    d_sae = config.get("num_latents") or (is_size(d_in) and d_in * (config.get("expansion_factor") or 0))
+    factor = config.get("expansion_factor")
+    d_sae = config.get("num_latents") or (d_in * factor if is_size(d_in) and is_size(factor) else None)
     if not all(map(is_size, (d_in, d_sae, k))):
         raise InputError(
             f"'{path_to_config}': d_in, k and num_latents (or else expansion_factor) must be whole numbers above 0, "
-            f"got {d_in!r}, {k!r} and {config.get('num_latents')!r} ({config.get('expansion_factor')!r}); {REMEDY}"
+            f"got {d_in!r:.40}, {k!r:.40} and {config.get('num_latents')!r:.40} ({factor!r:.40}); {REMEDY}"
         )
     return sae_of("topk", d_in, d_sae, k, tensors=found, where=path_to_weights), k
 

@@ -10,7 +10,7 @@ Architectures, by what they compute once trained (`sae_objectives` says how each
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from saelineage.errors import InputError
 from saelineage.files import atomic_path, read_json, write_json
+from saelineage.foreign_files import tensor_shapes
 
 SAELENS_ARCHITECTURES = {"relu": "standard", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
 PER_LATENT = {
@@ -41,6 +42,10 @@ SAELENS_SETTINGS = {
 }
 """What SAELens can do to activations on their way, and the SAEs here do not; the values are its defaults as well."""
 WEIGHTS_FILE, CONFIG_FILE = "sae_weights.safetensors", "cfg.json"
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+MOST_NORM = 1e38
+"""What float32 can hold."""
 
 
 class Sae(nn.Module):
@@ -250,12 +255,39 @@ def read_tensors(path: Path | str, remedy: str = "delete it and run again") -> d
     """The tensors of a safetensors file.
 
     Raises:
-        InputError: if it is not a whole one.
+        InputError: if it is not a whole one, too large for this machine, or holds what cannot be computed with.
     """
+    tensor_shapes(path, remedy)
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"'{path}' is not a whole safetensors file ({error}); {remedy}") from error
+    require_numbers(tensors, path, remedy)
+    return tensors
+
+
+def require_numbers(tensors: Mapping[str, Tensor], where: Path | str, remedy: str) -> None:
+    """Refuse complex numbers, single bits and floats of 8 bits or fewer, which PyTorch hardly computes with.
+
+    Raises:
+        InputError: naming the first tensor of such numbers.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (*FLOATS, *INTEGERS):
+            raise InputError(
+                f"'{where}': weights must be floats of 16 bits or more, but {name[:80]} is {tensor.dtype}; {remedy}"
+            )
+
+
+def require_finite(weights: Mapping[str, Tensor], where: Path | str) -> None:
+    """Refuse weights that are infinite or no numbers.
+
+    Raises:
+        InputError: naming the first tensor that holds one.
+    """
+    for name, weight in weights.items():
+        if not bool(torch.isfinite(weight).all()):
+            raise InputError(f"'{where}': weights must be finite, but {name} is not; take another checkpoint")
 
 
 def sae_of_saelens(config: dict, tensors: dict[str, Tensor], folder: Path | str) -> Sae:
@@ -273,7 +305,12 @@ def sae_of_saelens(config: dict, tensors: dict[str, Tensor], folder: Path | str)
     if not all(is_size(size) for size in sizes):
         raise InputError(f"'{folder}/{CONFIG_FILE}': d_in, d_sae and k must be whole numbers above 0, got {sizes}")
     sae = sae_of(names[config["architecture"]], *sizes, tensors=tensors, where=folder)
-    max_norm = (config.get("metadata") or {}).get("max_norm")
+    metadata = config.get("metadata")
+    max_norm = metadata.get("max_norm") if isinstance(metadata, dict) else None
+    if max_norm is not None and not (type(max_norm) in (int, float) and 0 < max_norm < MOST_NORM):
+        raise InputError(
+            f"'{folder}/{CONFIG_FILE}': metadata.max_norm must be a number above 0, not {max_norm!r:.80}; correct it"
+        )
     sae.max_norm = math.inf if max_norm is None else float(max_norm)
     return sae
 
@@ -304,9 +341,13 @@ def sae_of(
     expected = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
-        raise InputError(f"'{where}': its config needs tensors {expected}, the weights file holds {found}")
+        raise InputError(
+            f"'{where}': its config needs tensors {expected}, the weights file holds {str(found)[:500]}; correct either"
+        )
     for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"'{where}': weights must be finite, but {name} is not; take another checkpoint")
-    sae.load_state_dict({name: tensor.float().contiguous() for name, tensor in tensors.items()}, assign=True)
+        if tensor.dtype not in FLOATS:
+            raise InputError(f"'{where}': weights must be floats of 16 bits or more, but {name} is {tensor.dtype}")
+    weights = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+    require_finite(weights, where)  # as float32, which not every float64 fits into
+    sae.load_state_dict(weights, assign=True)
     return sae.eval()

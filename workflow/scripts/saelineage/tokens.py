@@ -7,6 +7,7 @@ dropped.
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -16,7 +17,8 @@ from jaxtyping import Bool, Int, Integer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from saelineage.errors import InputError
-from saelineage.files import atomic_path, read_json, sha256_file, write_json
+from saelineage.files import atomic_files, atomic_path, disk_fault, read_json, sha256_file, write_json
+from saelineage.foreign_files import read_foreign_json, require_inside, require_regular
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 TRAINED_BYTES = 512
@@ -24,6 +26,29 @@ TRAINED_BYTES = 512
 
 They would also become tokens: of one letter 100,000 times, a token of 65,536."""
 ENCODE_DOCUMENTS = 256
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "config.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+"""What AutoTokenizer may need of a repository on the hub."""
+TOKENIZER_ENDINGS = (".json", ".txt", ".model", ".jinja", ".spm", ".codes", ".vocab", ".bpe", ".tiktoken")
+"""How the names of files end that a tokenizer may read."""
+CHAT_TEMPLATES = "additional_chat_templates"
+"""A folder in a tokenizer's folder."""
+MOST_TOKENIZER_BYTES = 256 << 20
+TRIAL = "The cat sat\non 1 + 1 = 2 mats: \u00e9t\u00e9, \u732b."
+MOST_IDS_PER_BYTE = 16
+MOST_IDS = 1 << 24
+"""The largest vocabularies have a quarter of a million; counts are kept for every id up to the largest."""
 COPY_ROWS = 65_536
 
 
@@ -61,28 +86,96 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, n_ctx: int) -> None
     """Save as a folder that `AutoTokenizer.from_pretrained` loads."""
     from transformers import PreTrainedTokenizerFast  # here, for reading token rows needs no transformers
 
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        model_max_length=n_ctx,
-        clean_up_tokenization_spaces=False,
-    ).save_pretrained(folder)
+    with atomic_files(folder) as temporary:
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            bos_token=BOS,
+            eos_token=EOS,
+            pad_token=PAD,
+            model_max_length=n_ctx,
+            clean_up_tokenization_spaces=False,
+        ).save_pretrained(temporary)
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """The fast tokenizer of a Hugging Face folder.
+    """The fast tokenizer of a Hugging Face folder, without the truncation and padding that its file may ask for.
+
+    Those are meant for batches that go into a model; they would cut documents off, or fill them up to any length.
 
     Raises:
-        InputError: if the folder has no tokenizer.json.
+        InputError: if the folder has no tokenizer.json, or one that is no tokenizer.
     """
     path = Path(folder, "tokenizer.json")
     if not path.exists():
         raise InputError(
             f"'{folder}' must hold a fast tokenizer (tokenizer.json); convert it with AutoTokenizer and save_pretrained"
         )
-    return Tokenizer.from_file(str(path))
+    require_regular(path, MOST_TOKENIZER_BYTES)
+    with tokenizer_errors(path):
+        tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+@contextmanager
+def tokenizer_errors(source: Path | str) -> Iterator[None]:
+    """Say in one sentence what a foreign tokenizer broke off over.
+
+    Both tokenizers and transformers raise almost anything over damaged or foreign files. What panics in Rust comes as
+    no `Exception`, of a class that cannot be imported. A full disk is no fault of the tokenizer's.
+
+    Raises:
+        InputError: in place of what was raised.
+    """
+    try:
+        yield
+    except BaseException as error:
+        foreign = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if not foreign or isinstance(error, InputError) or disk_fault(error) is not None:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"tokenizer: '{source}' cannot be opened as a tokenizer: {reason}; save it anew with save_pretrained"
+        ) from error
+
+
+def check_tokenizer(folder: Path | str) -> None:
+    """Try a tokenizer on a short text.
+
+    Raises:
+        InputError: if it cannot encode it, makes far more of it than it is, or has no token that parts documents.
+    """
+    special_ids(folder)
+    tokenizer = load_tokenizer(folder)
+    with tokenizer_errors(folder):
+        n_ids = len(tokenizer.encode(TRIAL, add_special_tokens=False).ids)
+    if not 0 < n_ids <= MOST_IDS_PER_BYTE * len(TRIAL.encode()):
+        raise InputError(
+            f"'{folder}': a tokenizer must make 1 to {MOST_IDS_PER_BYTE} ids of a byte, but this one makes {n_ids} of "
+            f"{len(TRIAL.encode())} bytes; take another one"
+        )
+
+
+def check_tokenizer_folder(folder: Path | str) -> None:
+    """Look into a stranger's tokenizer folder before transformers opens it, which follows names of files in it.
+
+    Raises:
+        InputError: if a file is a pipe or the like, no JSON, too large, or a link that leads out of the folder (but in
+            the Hugging Face cache), or names files that do not lie in the folder.
+    """
+    folder = Path(folder)
+    require_inside(folder, (*TOKENIZER_ENDINGS, CHAT_TEMPLATES))
+    for path in sorted([*folder.iterdir(), *(folder / CHAT_TEMPLATES).glob("*")]):
+        if not path.is_dir():
+            require_regular(path, MOST_TOKENIZER_BYTES if path.name.endswith(TOKENIZER_ENDINGS) else None)
+    path = folder / "tokenizer_config.json"
+    config = read_foreign_json(path) if path.exists() else {}
+    names = config.get("fast_tokenizer_files") or []
+    names = names if isinstance(names, list) else [names]
+    wrong = next((name for name in names if not isinstance(name, str) or "/" in name or "\\" in name), None)
+    if wrong is not None:
+        raise InputError(f"'{path}': fast_tokenizer_files must be names in this folder, not {wrong!r:.80}; take it out")
 
 
 def special_ids(folder: Path | str) -> dict[str, int]:
@@ -91,7 +184,7 @@ def special_ids(folder: Path | str) -> dict[str, int]:
     Raises:
         InputError: if the tokenizer has neither.
     """
-    config = read_json(Path(folder, "tokenizer_config.json"))
+    config = read_foreign_json(Path(folder, "tokenizer_config.json"))
     tokenizer = load_tokenizer(folder)
     found = {name: _token_id(tokenizer, config.get(f"{name}_token")) for name in ("bos", "eos")}
     if found["bos"] is None and found["eos"] is None:
@@ -127,6 +220,10 @@ def write_rows(
     tokenizer, special = load_tokenizer(tokenizer_folder), special_ids(tokenizer_folder)
     tokenizer.encode_special_tokens = True  # as text: a </s> that stands in a document does not end it
     largest_id = max(tokenizer.get_vocab().values())  # not the number of ids, for a vocabulary may have holes
+    if largest_id >= MOST_IDS:
+        raise InputError(
+            f"'{tokenizer_folder}': ids of a tokenizer must be below {MOST_IDS}, but one is {largest_id}; use another"
+        )
     dtype = np.uint16 if largest_id < 2**16 else np.uint32
     max_rows = None if max_tokens is None else max_tokens // n_ctx
     digest = hashlib.sha256()
@@ -173,9 +270,10 @@ class TokenRows:
         self.path = Path(path)
         self.info = read_json(self.path.with_suffix(".json"))
         try:
-            self.ids = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise InputError(f"'{path}' is not a whole .npy file ({error}); delete it and run again") from error
+            self.ids = np.lib.format.open_memmap(self.path, mode="r")  # no objects, no archives
+        except (ValueError, EOFError, OSError, OverflowError, MemoryError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"'{path}' is not a whole .npy file ({reason}); delete it and run again") from error
         if self.ids.shape != (self.info["n_rows"], self.info["n_ctx"]):
             raise InputError(
                 f"'{path}' has shape {self.ids.shape}, its sidecar says {self.info['n_rows']} x {self.info['n_ctx']}; "
@@ -226,16 +324,18 @@ def read_token_rows(paths: Iterable[Path | str]) -> dict[str, TokenRows]:
     return {Path(path).parent.name: TokenRows(path) for path in paths}
 
 
-def _token_id(tokenizer: Tokenizer, token: str | dict | None) -> int | None:
-    content = token["content"] if isinstance(token, dict) else token
-    return None if content is None else tokenizer.token_to_id(content)
+def _token_id(tokenizer: Tokenizer, token: object) -> int | None:
+    content = token.get("content") if isinstance(token, dict) else token
+    return tokenizer.token_to_id(content) if isinstance(content, str) else None
 
 
 def _id_stream(documents: Iterable[str], tokenizer: Tokenizer, eos_id: int) -> Iterator[list[int]]:
     """Lists of ids, one per document, each ending in EOS."""
     waiting = iter(documents)
     while texts := list(islice(waiting, ENCODE_DOCUMENTS)):
-        for encoding in tokenizer.encode_batch(texts, add_special_tokens=False):
+        with tokenizer_errors("tokenizer.json"):
+            encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+        for encoding in encodings:
             yield [*encoding.ids, eos_id]
 
 

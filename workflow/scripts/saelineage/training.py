@@ -1,8 +1,6 @@
 """Training language models with the Hugging Face Trainer: pretraining, fine-tuning, resuming."""
 
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,9 +19,9 @@ from transformers import (
 )
 from transformers.trainer_callback import TrainerState
 
-from saelineage.devices import native_bf16
+from saelineage.devices import native_bf16, pick_device
 from saelineage.errors import InputError
-from saelineage.files import write_text
+from saelineage.files import atomic_files, write_text
 from saelineage.logs import on_terminal
 from saelineage.models import quiet_off_terminal
 from saelineage.tokens import TokenRows
@@ -122,6 +120,8 @@ def train(model: PreTrainedModel, mixture: Mixture, settings: Mapping, checkpoin
         gpus: 0 trains on the CPU even where there is a GPU.
     """
     n_steps = len(mixture) // settings["batch_rows"]
+    # The Trainer takes every GPU that it sees, so it must see one; and it stops where it is promised one in vain.
+    gpus = int(pick_device(gpus).type == "cuda")
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=n_steps,
@@ -188,12 +188,9 @@ def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> 
 
     Files take their final names one by one, each only when it is whole.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     quiet_off_terminal()
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving.") as temporary:
+    with atomic_files(folder) as temporary:
         model.save_pretrained(temporary, max_shard_size=WHOLE)
-        for path in sorted(Path(temporary).iterdir()):
-            os.replace(path, folder / path.name)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         write_text(folder / name, (tokenizer_folder / name).read_text(encoding="utf-8"))
 

@@ -1,0 +1,269 @@
+"""A small lineage that is run, killed and run again, and what of it differs from an undisturbed run."""
+
+import ctypes
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from saelineage.files import TEMPORARY, sha256_file
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("Snakefile", "rules", "envs", "profiles", "workflow", "config")
+CONFIG = Path(__file__).with_name("small.yaml")
+RESULTS = Path("results/small")
+STAGES = ("corpora", "tokens", "models", "activations", "saes", "features", "correlations", "lineage", "report")
+"""Folders of results, in the order of the jobs that fill them."""
+UNPROMISED = (
+    "logs/",
+    "benchmarks/",
+    "checkpoints/",
+    "report/index.html",
+    "report/manifest.json",
+    "report/data/jobs.js",
+)
+"""What says how long things took, and so differs from run to run."""
+LOOK_SECONDS = 0.1
+IN_MODIFY = 2
+EVENT = struct.Struct("iIII")
+"""Of inotify(7): the watch, what happened, a cookie, and the length of the name that follows (#... of nameless files).
+"""
+
+
+class Round(NamedTuple):
+    """One kill, and what became of it."""
+
+    removed_from: str
+    """The first stage that there was to do."""
+    killed: str
+    """`snakemake`, a job's script, or `nothing` where all was done before."""
+    seconds: float
+    """From the start to the kill."""
+    status: int
+    """Exit status of the next plain run."""
+    extra: str
+    """What had to be run beside it."""
+    said: str
+    """What it said of the lock."""
+    differ: list[str]
+    """Files that are not those of the undisturbed run."""
+    partial: list[str]
+    """Files that were seen under their names at any time without being whole, or were written there."""
+    leftovers: list[str]
+    """Temporary files that are still there."""
+
+
+class Undisturbed(NamedTuple):
+    """What a run's files are when nothing happens to it."""
+
+    digests: dict[str, str]
+    """Of every file whose bytes are promised, by its path."""
+    passing: dict[str, str]
+    """Of files that were removed after use."""
+    seconds: dict[str, float]
+    """From the first file of each stage to the end."""
+    in_place: list[str]
+    """Files that were written under their final names."""
+
+
+class Small:
+    """A copy of the workflow and a run of it."""
+
+    def __init__(self, folder: Path):
+        """Copy the workflow to a new folder."""
+        self.folder = folder
+        self.results = folder / RESULTS
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in PARTS:
+            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            copy(ROOT / part, folder / part)
+        shutil.copy(CONFIG, folder)
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        """Start snakemake; what it says goes to said.txt."""
+        command = [sys.executable, "-m", "snakemake", "--configfile", CONFIG.name, "--cores", "2", *arguments]
+        environment = os.environ | {"NO_COLOR": "1"}
+        with open(self.folder / "said.txt", "w") as said:
+            return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=said, stderr=said)
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """Exit status of snakemake, and what it said."""
+        status = self.start(*arguments).wait()
+        return status, self.said()
+
+    def said(self) -> str:
+        """What the last snakemake said."""
+        return (self.folder / "said.txt").read_text(errors="replace")
+
+    def files(self) -> dict[str, Path]:
+        """Files whose bytes are promised, by their paths below the run's folder."""
+        found = {}
+        for parent, folders, names in os.walk(self.results):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                path = Path(parent, name)
+                relative = path.relative_to(self.results).as_posix()
+                if not name.startswith(".") and not relative.startswith(UNPROMISED):
+                    found[relative] = path
+        return found
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of every file whose bytes are promised."""
+        return {name: sha256_file(path) for name, path in self.files().items()}
+
+    def leftovers(self) -> list[str]:
+        """Temporary files and folders."""
+        return sorted(str(path) for path in self.results.rglob(".*") if TEMPORARY.fullmatch(path.name))
+
+    def jobs(self) -> dict[int, str]:
+        """Scripts that run for this folder, by process."""
+        found, marker = {}, f"{self.folder}/.snakemake/scripts/"
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                arguments = path.read_text(errors="replace").split("\0")
+            except OSError:
+                continue
+            scripts = [argument for argument in arguments[1:3] if argument.startswith(marker)]
+            if scripts:
+                found[int(path.parent.name)] = scripts[0].split(".")[-2]
+        return found
+
+    def remove_from(self, stage: str) -> None:
+        """Delete the results of a stage and of all that follow."""
+        gone = STAGES[STAGES.index(stage) :]
+        for name in [*gone, *(["tokenizer"] if "tokens" in gone else []), *(["labels"] if "features" in gone else [])]:
+            shutil.rmtree(self.results / name, ignore_errors=True)
+
+    def finish(self) -> Undisturbed:
+        """Run from nothing to the end.
+
+        Raises:
+            RuntimeError: if the run does not end well.
+        """
+        watch = Watch(self)
+        watch.start()
+        status, said = self.run()
+        seen = watch.stop()
+        if status:
+            raise RuntimeError(said[-4000:])
+        benchmarks = [path for path in self.results.glob("benchmarks/*/*") if path.stem != "dag"]  # needs no other job
+        digests, times = self.digests(), {path: path.stat().st_mtime for path in benchmarks}
+        firsts = {stage: min(time for path, time in times.items() if path.parent.name == stage) for stage in STAGES}
+        seconds = {stage: max(times.values()) - first + 4.0 for stage, first in firsts.items()}
+        passing = {name: min(found) for name, found in seen.items() if name not in digests}
+        return Undisturbed(digests, passing, seconds, sorted(watch.in_place))
+
+
+class Watch(threading.Thread):
+    """Until it is stopped, notes which files are written under their final names, and reads all that stand there.
+
+    Files are read as soon as they are seen, and again whenever they have changed. What is written in place is told by
+    the system (inotify), for no look is quick enough; folders are watched from when they are seen.
+    """
+
+    def __init__(self, small: Small):
+        super().__init__(daemon=True)
+        self.small = small
+        self.seen: dict[str, set[str]] = {}
+        self.in_place: set[str] = set()
+        self._read: set[tuple] = set()
+        self._is_stopped = threading.Event()
+        self._system = ctypes.CDLL(None, use_errno=True)
+        self._events = self._system.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._folders: dict[int, str] = {}
+
+    def run(self) -> None:
+        """Look again and again."""
+        while not self._is_stopped.wait(LOOK_SECONDS):
+            self._look_for_writers()
+            for name, path in self.small.files().items():
+                with suppress(FileNotFoundError):
+                    status = path.stat()
+                    version = (name, status.st_ino, status.st_size, status.st_mtime_ns)
+                    if version not in self._read:
+                        self.seen.setdefault(name, set()).add(sha256_file(path))
+                        self._read.add(version)
+
+    def stop(self) -> dict[str, set[str]]:
+        """The digests that each file was seen with."""
+        self._is_stopped.set()
+        self.join()
+        os.close(self._events)
+        return self.seen
+
+    def _look_for_writers(self) -> None:
+        """Note what was written in the folders watched so far, then watch those that are new."""
+        with suppress(BlockingIOError):
+            data = os.read(self._events, 1 << 20)
+            while data:
+                watch, _, _, length = EVENT.unpack_from(data)
+                name = data[EVENT.size : EVENT.size + length].rstrip(b"\0").decode()
+                path = f"{self._folders.get(watch, '')}/{name}".removeprefix("/")
+                if name and not name.startswith((".", "#")) and not path.startswith(UNPROMISED):
+                    self.in_place.add(path)
+                data = data[EVENT.size + length :]
+        for parent, folders, _ in os.walk(self.small.results):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            watch = self._system.inotify_add_watch(self._events, parent.encode(), IN_MODIFY)
+            self._folders[watch] = Path(parent).relative_to(self.small.results).as_posix().removeprefix(".")
+
+
+def kill_round(
+    small: Small, whole: Undisturbed, stage: str, victim: str, moment: float | None, chance: random.Random
+) -> Round:
+    """Delete what follows from a stage, run, kill in the middle, run again.
+
+    Args:
+        small: a finished run; finished again afterwards.
+        whole: what it is when nothing happens.
+        stage: the first stage that there is to do.
+        victim: `snakemake` or `job`.
+        moment: when to kill, in seconds after the start; None: as soon as a job runs.
+        chance: draws one of the jobs that are running.
+    """
+    small.remove_from(stage)
+    watch = Watch(small)
+    watch.start()
+    started, process = time.monotonic(), small.start()
+    killed = _kill(small, process, victim, moment, chance)
+    seconds = time.monotonic() - started
+    process.wait()
+    status, said = small.run()
+    extra = ""
+    if status != 0:
+        small.run("--unlock")
+        again, _ = small.run()
+        extra = "--unlock" if again == 0 else f"--unlock, and still {again}"
+    right, found = whole.passing | whole.digests, small.digests()
+    partial = {name for name, seen in watch.stop().items() if seen - {right.get(name)}} | watch.in_place
+    differ = sorted(name for name in found.keys() | whole.digests.keys() if found.get(name) != whole.digests.get(name))
+    notes = [line.removeprefix("note: ") for line in said.splitlines() if line.startswith("note: ")]
+    return Round(stage, killed, seconds, status, extra, "; ".join(notes), differ, sorted(partial), small.leftovers())
+
+
+def _kill(small: Small, process: subprocess.Popen, victim: str, moment: float | None, chance: random.Random) -> str:
+    """Kill one process at a moment, or the first job after it; returns what it was."""
+    end = time.monotonic() + (moment or 0.0)
+    while process.poll() is None:
+        if time.monotonic() >= end:
+            if victim == "snakemake" and (moment is not None or small.jobs()):
+                process.send_signal(signal.SIGKILL)
+                return "snakemake"
+            jobs = small.jobs()
+            if jobs:
+                pid = chance.choice(sorted(jobs))
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+                return jobs[pid]
+        time.sleep(0.02)
+    return "nothing"

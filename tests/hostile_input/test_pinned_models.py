@@ -1,0 +1,69 @@
+"""Models from the hub: at one commit, its needed files alone, with their digests."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.hub_server import running_hub
+
+IMPORT = """
+import json
+import sys
+from pathlib import Path
+
+from import_model import import_model
+from saelineage.hub import hub_download
+
+found = import_model({"repo": "own/model", "revision": "main"}, "models.far", Path(sys.argv[1]), Path("taken"))
+errors = []
+for repo in ("own/pickles", "own/astray"):
+    try:
+        import_model({"repo": repo, "revision": "main"}, "models.far", Path(sys.argv[1]), Path("refused"))
+    except ValueError as error:
+        errors.append(f"{type(error).__name__}: {error}")
+try:
+    hub_download("own/model", found["commit"], "../../outside.txt", "models.far")
+except ValueError as error:
+    errors.append(f"{type(error).__name__}: {error}")
+print(json.dumps([found, errors]))
+"""
+
+
+def test_a_model_from_the_hub_is_pinned_and_nothing_else_is_downloaded(tiny, tmp_path: Path):
+    files = {name: (tiny.models["a"] / name).read_bytes() for name in ("config.json", "model.safetensors")}
+    more = {"pytorch_model.bin": b"code", "modeling_mine.py": b"code", "generation_config.json": b"{"}
+    index = json.dumps({"weight_map": {"a": "../../outside.safetensors"}}).encode()
+    with running_hub() as hub:
+        commit = hub.push("own/model", files | more, kind="models")
+        hub.push("own/pickles", {"config.json": files["config.json"], "pytorch_model.bin": b"code"}, kind="models")
+        astray = {"config.json": files["config.json"], "model.safetensors.index.json": index}
+        hub.push("own/astray", astray, kind="models")
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORT, str(tiny.tokenizer)],
+            cwd=tmp_path,
+            env=hub.environment(tmp_path),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        fetched = {request.split("/")[-1] for request in hub.requests if "/resolve/" in request}
+    assert done.returncode == 0, done.stderr
+    found, errors = json.loads(done.stdout)
+    assert found == {
+        "commit": commit,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+    assert fetched == {"config.json", "model.safetensors", "model.safetensors.index.json"}
+    pickles, astray, outside = errors
+    assert pickles.startswith(
+        "InputError: models.far: 'own/pickles' cannot be opened as a causal model from safetensors: it holds neither "
+    )
+    assert "(pickles, as in .bin files, can hold code, and are not read); take a revision that has them" in pickles
+    assert "must name safetensors files of this folder, not '../../outside.safetensors'" in astray
+    assert outside.startswith(
+        "InputError: models.far: files of 'own/model' must lie in it, but '../../outside.txt' does"
+    )
+    assert (tmp_path / "taken" / "model.safetensors").exists()
+    assert not (tmp_path / "refused").exists()
