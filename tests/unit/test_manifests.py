@@ -15,7 +15,6 @@ from saelineage.files import PLACE, read_json, write_json
 from saelineage.manifests import (
     Problem,
     check_changes,
-    check_manifest,
     check_run,
     manifest_path,
     record_job,
@@ -39,6 +38,11 @@ def record(inputs: list[Path | str], outputs: list[Path], *, found: dict | None 
     params = Params(code="c0de", **params)
     finished = SimpleNamespace(input=inputs, output=outputs, params=params, wildcards={"run": "demo"}, threads=2)
     record_job(finished, **(found or {}))
+
+
+def problems(folder: Path) -> list[str]:
+    """What is wrong with a run, in sentences."""
+    return [problem.what for problem in check_run(folder).problems]
 
 
 def written(path: Path, text: str) -> Path:
@@ -93,19 +97,20 @@ def test_a_job_of_two_folders_writes_two_manifests(tmp_path: Path):
 
 
 def test_of_an_output_that_is_a_folder_every_file_is_recorded(tmp_path: Path):
-    folder = tmp_path / "data" / "base"
+    demo = tmp_path / "demo"
+    folder = demo / "data" / "base"
     written(folder / "table.js", "one")
     written(folder / "deep" / "000000.js", "two")
-    written(tmp_path / "data" / "lua" / "table.js", "two")
-    manifest = tmp_path / "data" / "base.manifest.json"
+    written(demo / "data" / "lua" / "table.js", "two")
+    manifest = demo / "data" / "base.manifest.json"
     record([], [folder, manifest])
     assert read_json(manifest)["files"] == {
         "base/table.js": {"sha256": SHA256_OF_ONE, "bytes": 3},
         "base/deep/000000.js": {"sha256": SHA256_OF_TWO, "bytes": 3},
     }
-    assert check_manifest(manifest) == []
+    assert problems(demo) == []
     (folder / "table.js").write_text("eno")
-    assert check_manifest(manifest) == [f"'{folder}/table.js' does not have the sha256 of its manifest"]
+    assert problems(demo) == [f"'{folder}/table.js' does not have the sha256 of its manifest"]
 
 
 @pytest.mark.parametrize("name", ["one.txt", "deep/one.txt"])
@@ -173,29 +178,32 @@ def test_an_input_beside_a_damaged_manifest_is_refused(run: Path):
 
 
 def test_an_intact_folder_has_no_problems(tmp_path: Path):
-    record([], [written(tmp_path / "one", "one"), tmp_path / "manifest.json"])
-    assert check_manifest(tmp_path / "manifest.json") == []
+    demo = tmp_path / "demo"
+    record([], [written(demo / "one", "one"), demo / "manifest.json"])
+    assert problems(demo) == []
 
 
 def test_files_in_folders_below_a_manifest_are_checked_too(tmp_path: Path):
-    (tmp_path / "edges").mkdir()
-    below = written(tmp_path / "edges" / "one", "one")
-    record([], [below, tmp_path / "manifest.json"])
-    assert check_manifest(tmp_path / "manifest.json") == []
+    demo = tmp_path / "demo"
+    (demo / "edges").mkdir(parents=True)
+    below = written(demo / "edges" / "one", "one")
+    record([], [below, demo / "manifest.json"])
+    assert problems(demo) == []
     below.write_text("eno")
-    assert check_manifest(tmp_path / "manifest.json") == [f"'{below}' does not have the sha256 of its manifest"]
+    assert problems(demo) == [f"'{below}' does not have the sha256 of its manifest"]
 
 
 def test_every_damaged_file_is_a_sentence(tmp_path: Path):
-    files = [written(tmp_path / name, "one") for name in ("altered", "intact", "lost", "short")]
-    record([], [*files, tmp_path / "manifest.json"])
-    (tmp_path / "altered").write_text("eno")
-    (tmp_path / "lost").unlink()
-    (tmp_path / "short").write_text("on")
-    assert check_manifest(tmp_path / "manifest.json") == [
-        f"'{tmp_path}/altered' does not have the sha256 of its manifest",
-        f"'{tmp_path}/lost' is missing",
-        f"'{tmp_path}/short' has 2 bytes, its manifest says 3",
+    demo = tmp_path / "demo"
+    files = [written(demo / name, "one") for name in ("altered", "intact", "lost", "short")]
+    record([], [*files, demo / "manifest.json"])
+    (demo / "altered").write_text("eno")
+    (demo / "lost").unlink()
+    (demo / "short").write_text("on")
+    assert problems(demo) == [
+        f"'{demo}/altered' does not have the sha256 of its manifest",
+        f"'{demo}/lost' is missing",
+        f"'{demo}/short' has 2 bytes, its manifest says 3",
     ]
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saelineage.files import sha256_file
-from saelineage.manifests import check_manifest
+from saelineage.manifests import check_run
 from tests.faults.kills import Undisturbed
 from tests.workflow.conftest import Checkout
 
@@ -107,9 +107,9 @@ def test_every_model_opens_with_transformers(finished: Checkout):
 
 
 def test_every_manifest_describes_the_files_beside_it(finished: Checkout):
-    manifests = sorted((finished.folder / "results/tiny").rglob("*manifest.json"))
-    assert len(manifests) > 50
-    assert [problem for path in manifests for problem in check_manifest(path)] == []
+    found = check_run(finished.folder / "results/tiny")
+    assert found.n_manifests > 50
+    assert found.problems == []
 
 
 def test_the_report_is_one_page_with_nothing_to_fetch(finished: Checkout):

@@ -53,7 +53,7 @@ def require_no_braces(paths: Iterable[str], key: str) -> None:
 def _files_in(root: Path, pattern: str, key: str) -> list[Path]:
     try:
         return sorted(path for path in root.glob(pattern) if path.is_file() and not _is_hidden(path, root))
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError) as error:  # pathlib raises the latter over absolute patterns
         raise InputError(
             f"{key}: '{pattern}' is no pattern for files below '{root}' ({str(error).rstrip('.')}); "
             "write one like **/*.txt"

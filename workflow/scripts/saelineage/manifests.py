@@ -177,16 +177,6 @@ def check_changes(folder: Path | str) -> list[Problem]:
     return problems + _strangers(folder, manifests) + _other_inputs(manifests, entries, digests)
 
 
-def check_manifest(path: Path | str) -> list[str]:
-    """What is wrong with the files that a manifest names: one sentence each, an empty list when all is well."""
-    path = Path(path)
-    files = {path.parent / name: entry for name, entry in sorted(read_json(path)["files"].items())}
-    found = [
-        _what_is_wrong(file, entry, sha256_file(file) if file.is_file() else None) for file, entry in files.items()
-    ]
-    return [what for what in found if what]
-
-
 def _walk(folder: Path | str) -> list[Path]:
     """Every file of a run, also where a link leads to its folder, and folders that are being written."""
     found = []

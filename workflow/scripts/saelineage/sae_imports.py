@@ -281,7 +281,7 @@ def require_unpacked(path: Path) -> None:
                 raise ValueError("it is no zip archive, as torch.save writes them since PyTorch 1.6")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # the last: a newer zip than known
         raise InputError(
             f"'{path}' must be a state dict that torch.load(weights_only=True) reads, but: {error}; {REMEDY}"
         ) from error
