@@ -18,7 +18,7 @@ def edited(finished: Checkout) -> Iterator[Checkout]:
     }
     yield finished
     for path, content in before.items():
-        if path.exists() and ".snakemake" not in path.parts and path.read_bytes() != content:
+        if ".snakemake" not in path.parts and not (path.exists() and path.read_bytes() == content):
             path.write_bytes(content)
 
 
@@ -54,6 +54,33 @@ def test_a_figure_concerns_the_report_alone(edited: Checkout):
     path = edited.folder / SCRIPTS / "figures.py"
     path.write_text(path.read_text() + "\n\nUNUSED = 1\n")
     assert rules(edited.stale_jobs()) == {"write_report"}
+
+
+@pytest.mark.parametrize("name", ["errors", "locks", "logs", "manifests", "checkpoints", "machine", "code_digest"])
+def test_plumbing_concerns_nothing(edited: Checkout, name: str):
+    path = edited.folder / SCRIPTS / f"{name}.py"
+    path.write_text(path.read_text() + "\n\nUNUSED = 1\n")
+    assert edited.stale_jobs() == set()
+
+
+def test_a_module_that_moves_concerns_nothing(edited: Checkout):
+    folder = edited.folder / SCRIPTS
+    (folder / "moved").mkdir()
+    (folder / "bootstrap.py").rename(folder / "moved" / "resampling.py")
+    for path in (edited.folder / "workflow").rglob("*.py"):
+        path.write_text(path.read_text().replace("saelineage.bootstrap", "saelineage.moved.resampling"))
+    jobs = edited.stale_jobs()
+    (folder / "moved" / "resampling.py").unlink()
+    (folder / "moved").rmdir()
+    assert jobs == set()
+
+
+def test_a_constant_of_verdicts_concerns_verdicts_and_what_follows(edited: Checkout):
+    path = edited.folder / SCRIPTS / "evidence.py"
+    path.write_text(path.read_text() + "\n\nUNUSED = 1\n")
+    assert rules(edited.stale_jobs()) == {
+        *("trace_lineage", "ablate_groups", "collect_examples", "write_dashboards", "write_report")
+    }
 
 
 def test_a_comment_or_docstring_concerns_nothing(edited: Checkout):

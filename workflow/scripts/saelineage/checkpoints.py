@@ -8,6 +8,8 @@ from pathlib import Path
 from saelineage.files import sha256_file, sha256_json
 from saelineage.manifests import recorded_sha256
 
+DECIDES_RESULTS = False
+
 
 @contextmanager
 def checkpoint_folder(snakemake: object, stage: str, name: str) -> Iterator[Path]:

@@ -1,5 +1,7 @@
 """The one exception that is meant for the user's eyes."""
 
+DECIDES_RESULTS = False
+
 
 class InputError(ValueError):
     """Something the user gave cannot be worked with.

@@ -20,6 +20,8 @@ from typing import BinaryIO
 from saelineage.errors import InputError
 from saelineage.files import HOST
 
+DECIDES_RESULTS = False
+
 logger = logging.getLogger(__name__)
 
 STATE = Path(".snakemake")

@@ -12,6 +12,8 @@ from saelineage.files import disk_fault
 from saelineage.locks import in_job
 from saelineage.manifests import require_inputs
 
+DECIDES_RESULTS = False
+
 logger = logging.getLogger("saelineage")
 
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+DECIDES_RESULTS = False
+
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0

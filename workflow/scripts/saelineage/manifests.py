@@ -18,6 +18,8 @@ from typing import NamedTuple
 from saelineage.errors import InputError
 from saelineage.files import may_be_abandoned, read_json, sha256_file, sha256_json, write_json
 
+DECIDES_RESULTS = False
+
 PACKAGES = (
     "torch",
     "transformers",
