@@ -4,7 +4,7 @@
 
 Nothing large is run. The lineage is that of config/config.yaml (a base taken over from the hub, two fine-tunes, their
 merge, a model with random weights; 4 corpora; two seeds and anchored SAEs), at other sizes. Jobs are those that
-Snakemake plans. Bytes follow from the formats (docs/artifacts.md), memory from `saelineage.resources`, hours from the
+Snakemake plans. Bytes follow from the formats (docs/artifacts.md), memory from `saelineage.plan.sizes`, hours from the
 operations and a rate. With `--run`, the same formulas are first compared with a finished run of that config: sizes of
 its files, and the memory and time that Snakemake measured.
 """
@@ -23,9 +23,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "workflow" / "scripts"))
 
-from saelineage import comparisons, resources  # noqa: E402
-from saelineage.config import load_config, read_yaml  # noqa: E402
-from saelineage.jobs import planned  # noqa: E402
+from saelineage.jobs.listing import planned  # noqa: E402
+from saelineage.plan import comparisons  # noqa: E402
+from saelineage.plan import sizes as resources  # noqa: E402
+from saelineage.plan.config import load_config, read_yaml  # noqa: E402
 
 # ASSUME one GPU computes 5e13 operations a second, a sixth of what an A100 promises in bfloat16; none was tried. A core
 # with AVX-512 did 9e10 in the float32 product of an encoder of 16,384 latents (README), of which half is assumed.

@@ -34,9 +34,9 @@ from snakemake.utils import update_config  # noqa: E402
 from snakemake_interface_common.exceptions import WorkflowError  # noqa: E402
 from tests.config_mutants import Mutant, lay_out, mutants  # noqa: E402
 
-from saelineage import comparisons  # noqa: E402
-from saelineage.config import check_files, load_config, read_yaml  # noqa: E402
 from saelineage.errors import InputError  # noqa: E402
+from saelineage.plan import comparisons  # noqa: E402
+from saelineage.plan.config import check_files, load_config, read_yaml  # noqa: E402
 
 SNAKEMAKES = "Snakemake's traceback"
 OUTCOMES = ("error", "plans", "traceback", "too slow", SNAKEMAKES)

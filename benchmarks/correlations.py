@@ -27,11 +27,11 @@ from peak_memory import PeakMemory
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "workflow" / "scripts"))
 
-from saelineage.assignments import one_to_one  # noqa: E402
-from saelineage.correlations import correlate_sums  # noqa: E402
-from saelineage.features import FeatureShard, save_shard  # noqa: E402
-from saelineage.matches import Correlation  # noqa: E402
-from saelineage.pair_sums import ShardSums, load_sums, save_sums  # noqa: E402
+from saelineage.correlations.assignments import one_to_one  # noqa: E402
+from saelineage.correlations.matches import Correlation  # noqa: E402
+from saelineage.correlations.pair_sums import ShardSums, load_sums, save_sums  # noqa: E402
+from saelineage.correlations.pearson import correlate_sums  # noqa: E402
+from saelineage.features.shards import FeatureShard, save_shard  # noqa: E402
 
 SETTINGS = {"min_firings": 20, "top_matches": 8, "keep_above": 0.3, "n_bins": 200}
 DENSITY_SIGMA = 1.5

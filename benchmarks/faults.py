@@ -26,7 +26,7 @@ sys.path += [str(ROOT / "workflow" / "scripts"), str(ROOT)]
 
 from tests.faults.kills import STAGES, Round, Small, kill_round  # noqa: E402
 
-from saelineage.manifests import check_run, record_job  # noqa: E402
+from saelineage.jobs.manifests import check_run, record_job  # noqa: E402
 
 FILE_BYTES = 64 << 20
 LINE = "{:>5}  {:<13} {:<20} {:>6}  {:>6}  {:<9} {:<7} {:<7} {}"

@@ -38,9 +38,19 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "workflow" / "scripts"))
 
 from saelineage.activations import ActivationShard  # noqa: E402
-from saelineage.correlations import correlate  # noqa: E402
-from saelineage.files import write_json  # noqa: E402
-from saelineage.matches import Correlation  # noqa: E402
+from saelineage.correlations.matches import Correlation  # noqa: E402
+from saelineage.correlations.pearson import correlate  # noqa: E402
+from saelineage.files.atomic import write_json  # noqa: E402
+from saelineage.lineage.verdicts import (  # noqa: E402
+    DISAPPEARS,
+    EMERGES,
+    PERSISTS,
+    absent,
+    add_robust,
+    edge_table,
+    matched_share,
+    recurs,
+)
 from saelineage.planted import (  # noqa: E402
     PlantedLineage,
     Planting,
@@ -55,9 +65,8 @@ from saelineage.planted import (  # noqa: E402
     verdict_scores,
     write_dump,
 )
-from saelineage.sae_training import Dump, initial_directions, train_saes  # noqa: E402
-from saelineage.saes import Sae, n_latents  # noqa: E402
-from saelineage.verdicts import DISAPPEARS, EMERGES, PERSISTS, absent, add_robust, edge_table, matched_share, recurs  # noqa: E402
+from saelineage.saes.sae import Sae, n_latents  # noqa: E402
+from saelineage.saes.training import Dump, initial_directions, train_saes  # noqa: E402
 
 THRESHOLD, MIN_FIRINGS = 0.8, 20
 SAE_SETTINGS = {

@@ -29,9 +29,12 @@ sys.path += [str(ROOT / "workflow" / "scripts"), str(ROOT)]
 
 from tests.browser import chromium, open_page, wait_until  # noqa: E402
 
-from saelineage import report_tables  # noqa: E402
-from saelineage.annotations import Annotations  # noqa: E402
-from saelineage.dashboards import (  # noqa: E402
+from saelineage.files.atomic import write_text  # noqa: E402
+from saelineage.labels.annotations import Annotations  # noqa: E402
+from saelineage.labels.passages import Firings  # noqa: E402
+from saelineage.lineage.verdicts import DISAPPEARS, EMERGES, INHERITED, PERSISTS, UNTESTABLE  # noqa: E402
+from saelineage.report import tables as report_tables  # noqa: E402
+from saelineage.report.dashboards import (  # noqa: E402
     FEATURES_PER_CHUNK,
     Dashboards,
     Shown,
@@ -40,10 +43,7 @@ from saelineage.dashboards import (  # noqa: E402
     packed,
     related_features,
 )
-from saelineage.files import write_text  # noqa: E402
-from saelineage.passages import Firings  # noqa: E402
-from saelineage.report import Results, render_page  # noqa: E402
-from saelineage.verdicts import DISAPPEARS, EMERGES, INHERITED, PERSISTS, UNTESTABLE  # noqa: E402
+from saelineage.report.page import Results, render_page  # noqa: E402
 from write_report import read_sources  # noqa: E402
 
 LINEAGE = {"base": [], "left": ["base"], "right": ["base"], "merged": ["left", "right"]}

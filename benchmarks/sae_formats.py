@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "workflow" / "scripts"))
 
-from saelineage.sae_imports import SaeSource, choose_format, read_sae
-from saelineage.saes import PER_LATENT, Sae, save_sae
+from saelineage.saes.imports import SaeSource, choose_format, read_sae
+from saelineage.saes.sae import PER_LATENT, Sae, save_sae
 
 # The libraries compared with import torchvision where it is there, and fail where its build does not match torch's;
 # they need nothing of it.

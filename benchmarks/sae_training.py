@@ -50,7 +50,7 @@ def ours(architecture: str, precision: str, args: argparse.Namespace, d_in: int,
     """This project."""
     import torch
 
-    from saelineage.sae_training import SaeTrainer
+    from saelineage.saes.training import SaeTrainer
 
     settings = {
         "architecture": architecture,
@@ -159,8 +159,8 @@ def run_contender(name: str, args: argparse.Namespace) -> dict:
     import numpy as np
     import torch
 
-    from saelineage.devices import prepare_cpu
-    from saelineage.sae_training import SCALE_TOKENS, Dump, measure_scaling, token_batches
+    from saelineage.jobs.devices import prepare_cpu
+    from saelineage.saes.training import SCALE_TOKENS, Dump, measure_scaling, token_batches
 
     if name.startswith("ours"):
         prepare_cpu(args.threads)  # as the workflow's jobs do
@@ -220,7 +220,7 @@ def encoder_speed(args: argparse.Namespace, d_in: int) -> dict[str, float]:
     """Tokens per second of the encoder's dense product alone, by number format: what no step can be faster than."""
     import torch
 
-    from saelineage.devices import native_bf16
+    from saelineage.jobs.devices import native_bf16
 
     torch.set_num_threads(args.threads)
     formats = {"float32": torch.float32}

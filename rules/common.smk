@@ -10,15 +10,17 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.append(os.path.join(workflow.basedir, "workflow", "scripts"))
 
-from saelineage import comparisons, graph, locks
-from saelineage import resources as sizes
-from saelineage.code_digest import code_digest
-from saelineage.config import check_config, read_yaml
-from saelineage.corpora_files import find_files
-from saelineage.files import sha256_file, sha256_json
+from saelineage.plan import comparisons
+from saelineage.plan import graph
+from saelineage.jobs import locks
+from saelineage.plan import sizes as sizes
+from saelineage.jobs.code_digest import code_digest
+from saelineage.plan.config import check_config, read_yaml
+from saelineage.plan.user_files import find_files
+from saelineage.files.atomic import sha256_file, sha256_json
 from saelineage.errors import InputError
-from saelineage.manifests import check_changes
-from saelineage.machine import visible_gpus
+from saelineage.jobs.manifests import check_changes
+from saelineage.jobs.gpus import visible_gpus
 
 
 def require_yaml(path):

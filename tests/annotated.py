@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
-from saelineage.annotations import Annotations
-from saelineage.features import save_shard
-from saelineage.passages import Firings
+from saelineage.features.shards import save_shard
+from saelineage.labels.annotations import Annotations
+from saelineage.labels.passages import Firings
 
 Rows = Mapping[str, Sequence[Sequence[str | None]]]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from saelineage.files import encode_header, write_json
+from saelineage.files.atomic import encode_header, write_json
 from tests.faults.kills import Small, Undisturbed
 from tests.sae_settings import SAE_SETTINGS
 
@@ -121,8 +121,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     `tokenizer`; `tokens[corpus][split]` for the corpora `words` and `sums`; `models`, two Mistrals `a` and `b` of
     different random weights, 2 layers, width 32; `n_ctx`, `d_vocab`, and the `settings` that the models were made with.
     """
+    from saelineage.models.training import new_mistral, save_model
     from saelineage.tokens import save_tokenizer, special_ids, train_tokenizer, write_rows, write_sidecar
-    from saelineage.training import new_mistral, save_model
 
     root = tmp_path_factory.mktemp("tiny")
     texts = [text for corpus in ("words", "sums") for text in _documents(corpus, 200)]
@@ -157,7 +157,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def model(tiny: SimpleNamespace):
     """The tiny model `a`, not to be changed; deepcopy it first."""
-    from saelineage.models import load_model
+    from saelineage.models.loading import load_model
 
     return load_model(tiny.models["a"])
 
@@ -200,7 +200,7 @@ def write_features(tmp_path: Path) -> Callable:
     """Write a feature shard from a dense array [token, d_sae], and open it."""
     import scipy.sparse
 
-    from saelineage.features import FeatureShard, save_shard
+    from saelineage.features.shards import FeatureShard, save_shard
 
     def write(dense: np.ndarray, name: str = "features", first_row: int = 0, **header: str | int) -> FeatureShard:
         rows = scipy.sparse.csr_array(dense)

@@ -2,8 +2,8 @@
 
 import json
 
-from saelineage.corpora import document_digest, split_of, without_lone_surrogates
-from saelineage.samples import sample_documents
+from saelineage.corpora.documents import document_digest, split_of, without_lone_surrogates
+from saelineage.corpora.samples.kinds import sample_documents
 
 CALL = "alert('hostile')"
 PRODUCT = (98765, 4321)

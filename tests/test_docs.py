@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from saelineage.config import load_config, read_yaml, with_reference
+from saelineage.plan.config import load_config, read_yaml, with_reference
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = read_yaml(ROOT / "config" / "config.schema.yaml")

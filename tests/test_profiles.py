@@ -49,7 +49,7 @@ def test_what_starts_snakemake_runs_where_snakemake_does():
 
 def starts_snakemake(name: str) -> bool:
     """Whether a script asks for the jobs of the run."""
-    return "from saelineage.jobs import" in (ROOT / "workflow" / "scripts" / f"{name}.py").read_text()
+    return "from saelineage.jobs.listing import" in (ROOT / "workflow" / "scripts" / f"{name}.py").read_text()
 
 
 def test_the_default_profile_holds_nothing_that_would_overrule_a_cluster():

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from saelineage.files import TEMPORARY, sha256_file
+from saelineage.files.atomic import TEMPORARY, sha256_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "rules", "envs", "profiles", "workflow", "config")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from saelineage.jobs import TEMPORARY, WORKFLOW, ask_snakemake, read_jobs
+from saelineage.jobs.listing import TEMPORARY, WORKFLOW, ask_snakemake, read_jobs
 from tests.faults.kills import CONFIG
 
 SHARDS = {"n_shards": 2, "n_probe_shards": 2}

@@ -9,9 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from saelineage import corpora
-from saelineage.corpora import file_documents
-from saelineage.corpora_files import find_files
+from saelineage.corpora import documents as corpora
+from saelineage.corpora.documents import file_documents
+from saelineage.plan.user_files import find_files
 from tests.hostile_input.refusals import peak_mb, refusal, reset_peak_mb
 
 SETTINGS = {"text_column": "text", "separator": None}

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from saelineage.foreign_files import named_numbers
-from saelineage.models import INDEX_FILE, MOST_REPEATED, REPEATED, load_model, weight_files
+from saelineage.files.foreign import named_numbers
+from saelineage.models.loading import INDEX_FILE, MOST_REPEATED, REPEATED, load_model, weight_files
 from tests.hostile_input.refusals import claim, refusal
 
 DEEP = b'{"model_type": "mistral", "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -319,7 +319,7 @@ def test_a_model_without_its_folder_is_not_looked_for_on_the_hub(tmp_path: Path,
 
 
 def test_a_hostile_generation_config_does_not_hinder_saving(folder: Path, tiny, tmp_path: Path):
-    from saelineage.training import save_model
+    from saelineage.models.training import save_model
 
     (folder / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.3, "max_length": 1e30}')
     save_model(load_model(folder), tiny.tokenizer, tmp_path / "saved")

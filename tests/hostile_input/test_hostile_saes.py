@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from import_sae import import_sae
 from saelineage.errors import InputError
-from saelineage.sae_imports import find_sae, read_sae
-from saelineage.saes import load_sae
+from saelineage.saes.imports import find_sae, read_sae
+from saelineage.saes.sae import load_sae
 from tests.hostile_input.refusals import claim, refusal
 
 SETTINGS = {"format": "auto"}

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from import_model import import_model
-from saelineage.hub import hub_download
+from saelineage.files.hub import hub_download
 
 found = import_model({"repo": "own/model", "revision": "main"}, "models.far", Path(sys.argv[1]), Path("taken"))
 errors = []

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ablate_groups import ablate_groups
-from saelineage.ablations import group_effects
-from saelineage.models import load_model
-from saelineage.saes import Sae, load_sae, save_sae
+from saelineage.lineage.ablations import group_effects
+from saelineage.models.loading import load_model
+from saelineage.saes.sae import Sae, load_sae, save_sae
 from saelineage.tokens import read_token_rows
 
 HOOKPOINT = "model.layers.0.mlp.down_proj.input"

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from compare_weights import compare_weights
+from saelineage.correlations.cosines import load_similarities
 from saelineage.errors import InputError
-from saelineage.saes import PER_LATENT, Sae, save_sae
-from saelineage.similarities import load_similarities
+from saelineage.saes.sae import PER_LATENT, Sae, save_sae
 
 HOOKPOINT = "model.layers.0.mlp.down_proj.input"
 D_MLP, D_SAE = 48, 20

@@ -13,10 +13,10 @@ import pytest
 
 from make_tokenizer import make_tokenizer
 from prepare_corpus import prepare_corpus
-from saelineage.corpora import read_split
+from saelineage.corpora.documents import read_split
+from saelineage.corpora.samples.kinds import sample_documents
 from saelineage.errors import InputError
-from saelineage.files import read_json, sha256_file
-from saelineage.samples import sample_documents
+from saelineage.files.atomic import read_json, sha256_file
 from saelineage.tokens import BOS, EOS, TokenRows, load_tokenizer, special_ids
 from tests.hostile import LONG_LINE, SURROGATES, TEXTS, json_lines
 from tests.hub_server import running_hub

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 from import_sae import import_sae, require_fit
 from saelineage.errors import InputError
-from saelineage.files import sha256_file
-from saelineage.sae_imports import ImportedSae
-from saelineage.sae_metrics import Moments, SaeSums
-from saelineage.saes import Sae, load_sae
+from saelineage.files.atomic import sha256_file
+from saelineage.saes.imports import ImportedSae
+from saelineage.saes.metrics import Moments, SaeSums
+from saelineage.saes.sae import Sae, load_sae
 from tests.hub_server import SCRIPTS
 
 D_IN, D_SAE, K = 16, 64, 2

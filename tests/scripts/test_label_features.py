@@ -12,11 +12,11 @@ import scipy.sparse
 
 from annotate_probe import annotate_probe
 from label_features import label_features
-from saelineage.annotations import load_annotations, text_of
-from saelineage.corpora import SCHEMA, read_split
+from saelineage.corpora.documents import SCHEMA, read_split
 from saelineage.errors import InputError
-from saelineage.features import save_shard
-from saelineage.files import decode_header
+from saelineage.features.shards import save_shard
+from saelineage.files.atomic import decode_header
+from saelineage.labels.annotations import load_annotations, text_of
 from saelineage.tokens import TokenRows, write_rows, write_sidecar
 
 PROGRAM = "local sum = {n} + 1\nif sum == {n} then error('{n}') end\n"

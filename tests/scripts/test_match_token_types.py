@@ -5,9 +5,9 @@ import pytest
 import scipy.sparse
 
 from match_token_types import match_token_types_of_pair
+from saelineage.correlations.token_types import load_token_type_matches
 from saelineage.errors import InputError
-from saelineage.features import FeatureShard, save_shard
-from saelineage.token_types import load_token_type_matches
+from saelineage.features.shards import FeatureShard, save_shard
 from saelineage.tokens import TokenRows, load_tokenizer
 
 SETTINGS = {"top_matches": 3, "keep_above": 0.3, "n_bins": 20, "block_features": 5}

@@ -7,7 +7,7 @@ import torch
 
 from read_out_features import read_out_features
 from saelineage.errors import InputError
-from saelineage.readouts import read_out
+from saelineage.lineage.readouts import read_out
 
 
 @pytest.fixture

@@ -23,21 +23,21 @@ from import_model import import_model
 from merge_models import merge_models
 from pretrain_model import pretrain_model
 from reinitialise_model import reinitialise_model
-from saelineage import comparisons
 from saelineage.activations import ActivationShard
-from saelineage.annotations import numbers_of
-from saelineage.correlations import correlate
+from saelineage.correlations.matches import load_correlation
+from saelineage.correlations.pair_sums import load_sums
+from saelineage.correlations.pearson import correlate
 from saelineage.errors import InputError
-from saelineage.features import FeatureShard, shards_by_sae
-from saelineage.matches import load_correlation
-from saelineage.pair_sums import load_sums
-from saelineage.saes import WEIGHTS_FILE, load_sae
+from saelineage.features.shards import FeatureShard, shards_by_sae
+from saelineage.labels.annotations import numbers_of
+from saelineage.plan import comparisons
+from saelineage.saes.sae import WEIGHTS_FILE, load_sae
 from saelineage.tokens import read_token_rows
 from sum_products import sum_products
 from sweep_merge import sweep_merge
 from tests.annotated import annotated
 from tests.sae_settings import SAE_SETTINGS
-from tests.unit.test_report import TEMPLATES, results
+from tests.unit.report.test_page import TEMPLATES, results
 from trace_lineage import loader, trace_lineage
 from train_sae import train_and_save
 from write_dense_correlation import write_dense_correlation
@@ -638,7 +638,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from saelineage.sae_training import SaeTrainer
+from saelineage.saes.training import SaeTrainer
 from train_sae import train_and_save
 from write_dense_correlation import write_dense_correlation
 
@@ -648,8 +648,8 @@ class KilledTrainer(SaeTrainer):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(acts)
 
-import saelineage.sae_training
-saelineage.sae_training.SaeTrainer = KilledTrainer
+import saelineage.saes.training
+saelineage.saes.training.SaeTrainer = KilledTrainer
 arguments = eval(sys.argv[1])
 train_and_save(**arguments | {name: Path(arguments[name]) for name in ("folder", "checkpoint")})
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from saelineage.code_digest import SCRIPTS
+from saelineage.jobs.code_digest import SCRIPTS
 from show_jobs import show_jobs
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u202e\u2028{{ 7*7 }}&amp;"

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from saelineage.correlations import correlate
-from saelineage.dashboards import Shown
+from saelineage.correlations.matches import save_correlation
+from saelineage.correlations.pearson import correlate
 from saelineage.errors import InputError
-from saelineage.features import shards_by_sae
-from saelineage.matches import save_correlation
-from saelineage.models import load_model
-from saelineage.saes import Sae, save_sae
+from saelineage.features.shards import shards_by_sae
+from saelineage.models.loading import load_model
+from saelineage.report.dashboards import Shown
+from saelineage.saes.sae import Sae, save_sae
 from saelineage.tokens import load_tokenizer
 from tests.annotated import annotated, unpacked, write_shards
 from write_dashboards import write_dashboards

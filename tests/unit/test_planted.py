@@ -10,8 +10,9 @@ import scipy.sparse
 import torch
 
 from saelineage.activations import ActivationShard
-from saelineage.correlations import correlate
+from saelineage.correlations.pearson import correlate
 from saelineage.errors import InputError
+from saelineage.lineage.verdicts import edge_table
 from saelineage.planted import (
     FATES,
     PlantedLineage,
@@ -32,9 +33,8 @@ from saelineage.planted import (
     verdict_scores,
     write_dump,
 )
-from saelineage.sae_training import Dump, initial_directions, train_saes
-from saelineage.saes import Sae
-from saelineage.verdicts import edge_table
+from saelineage.saes.sae import Sae
+from saelineage.saes.training import Dump, initial_directions, train_saes
 
 SMALL = Planting(n_per_fate=4, d_in=32, densities=(0.02, 0.05), probe_tokens=20_000, chunk_tokens=10_000)
 

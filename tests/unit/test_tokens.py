@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 import saelineage
 from saelineage.errors import InputError
-from saelineage.files import read_json, sha256_file, write_json
+from saelineage.files.atomic import read_json, sha256_file, write_json
 from saelineage.tokens import (
     BOS,
     EOS,

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from saelineage.corpora import read_split, without_lone_surrogates
-from saelineage.files import read_json
+from saelineage.corpora.documents import read_split, without_lone_surrogates
+from saelineage.files.atomic import read_json
 from saelineage.tokens import TokenRows, load_tokenizer
 from tests.hostile import CALL, LONG_LINE, PRODUCT, SURROGATES, TEXTS
 from tests.workflow.conftest import Checkout

@@ -8,6 +8,7 @@ import pytest
 from tests.workflow.conftest import Checkout
 
 SCRIPTS = "workflow/scripts/saelineage"
+PLUMBING = ("errors", "jobs/checkpoints", "jobs/code_digest", "jobs/gpus", "jobs/job", "jobs/locks", "jobs/manifests")
 
 
 @pytest.fixture
@@ -51,12 +52,14 @@ def test_one_saes_k_concerns_that_sae_and_what_follows(edited: Checkout):
 
 
 def test_a_figure_concerns_the_report_alone(edited: Checkout):
-    path = edited.folder / SCRIPTS / "figures.py"
+    path = edited.folder / SCRIPTS / "report/figures.py"
     path.write_text(path.read_text() + "\n\nUNUSED = 1\n")
     assert rules(edited.stale_jobs()) == {"write_report"}
 
 
-@pytest.mark.parametrize("name", ["errors", "locks", "logs", "manifests", "checkpoints", "machine", "code_digest"])
+@pytest.mark.parametrize(
+    "name", ["errors", "jobs/job", "jobs/locks", "jobs/manifests", "jobs/checkpoints", "jobs/gpus", "jobs/code_digest"]
+)
 def test_plumbing_concerns_nothing(edited: Checkout, name: str):
     path = edited.folder / SCRIPTS / f"{name}.py"
     path.write_text(path.read_text() + "\n\nUNUSED = 1\n")
@@ -66,9 +69,9 @@ def test_plumbing_concerns_nothing(edited: Checkout, name: str):
 def test_a_module_that_moves_concerns_nothing(edited: Checkout):
     folder = edited.folder / SCRIPTS
     (folder / "moved").mkdir()
-    (folder / "bootstrap.py").rename(folder / "moved" / "resampling.py")
+    (folder / "correlations/bootstrap.py").rename(folder / "moved" / "resampling.py")
     for path in (edited.folder / "workflow").rglob("*.py"):
-        path.write_text(path.read_text().replace("saelineage.bootstrap", "saelineage.moved.resampling"))
+        path.write_text(path.read_text().replace("saelineage.correlations.bootstrap", "saelineage.moved.resampling"))
     jobs = edited.stale_jobs()
     (folder / "moved" / "resampling.py").unlink()
     (folder / "moved").rmdir()
@@ -76,7 +79,7 @@ def test_a_module_that_moves_concerns_nothing(edited: Checkout):
 
 
 def test_a_constant_of_verdicts_concerns_verdicts_and_what_follows(edited: Checkout):
-    path = edited.folder / SCRIPTS / "evidence.py"
+    path = edited.folder / SCRIPTS / "lineage/evidence.py"
     path.write_text(path.read_text() + "\n\nUNUSED = 1\n")
     assert rules(edited.stale_jobs()) == {
         *("trace_lineage", "ablate_groups", "collect_examples", "write_dashboards", "write_report")
@@ -84,13 +87,13 @@ def test_a_constant_of_verdicts_concerns_verdicts_and_what_follows(edited: Check
 
 
 def test_a_comment_or_docstring_concerns_nothing(edited: Checkout):
-    path = edited.folder / SCRIPTS / "saes.py"
+    path = edited.folder / SCRIPTS / "saes/sae.py"
     path.write_text("# a comment\n" + path.read_text().replace('"""Sparse', '"""Very sparse', 1))
     assert edited.stale_jobs() == set()
 
 
 def test_the_saes_code_retrains_saes_and_no_language_model(edited: Checkout):
-    path = edited.folder / SCRIPTS / "saes.py"
+    path = edited.folder / SCRIPTS / "saes/sae.py"
     path.write_text(path.read_text() + "\n\nUNUSED = 1\n")
     jobs = edited.stale_jobs()
     assert len([rule for rule, _ in jobs if rule == "train_sae"]) == 16

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from saelineage.files import sha256_file
-from saelineage.manifests import check_run
+from saelineage.files.atomic import sha256_file
+from saelineage.jobs.manifests import check_run
 from tests.faults.kills import Undisturbed
 from tests.workflow.conftest import Checkout
 

@@ -5,15 +5,22 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from saelineage.ablations import agreements, edge_groups, feature_effects, group_effects, matched_effects, top_matches
-from saelineage.devices import pick_device, prepare_cpu
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.models import load_model
-from saelineage.saes import load_sae
-from saelineage.tables import write_parquet
+from saelineage.files.tables import write_parquet
+from saelineage.jobs.devices import pick_device, prepare_cpu
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.lineage.ablations import (
+    agreements,
+    edge_groups,
+    feature_effects,
+    group_effects,
+    matched_effects,
+    top_matches,
+)
+from saelineage.lineage.verdicts import SIDES
+from saelineage.models.loading import load_model
+from saelineage.saes.sae import load_sae
 from saelineage.tokens import read_token_rows
-from saelineage.verdicts import SIDES
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

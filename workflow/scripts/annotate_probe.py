@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.annotations import annotate, save_annotations
-from saelineage.corpora import read_split
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
+from saelineage.corpora.documents import read_split
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.labels.annotations import annotate, save_annotations
 from saelineage.tokens import load_tokenizer, read_token_rows
 
 if TYPE_CHECKING:

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from saelineage.annotations import Annotations, load_annotations
-from saelineage.dashboards import related_features
-from saelineage.examples import Choice, describe, disappearing_features, named_features, persisting_features
-from saelineage.features import shards_by_sae
-from saelineage.files import write_json
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.matches import Correlation, load_correlation
-from saelineage.passages import Firings, read_firings, require_same_tokens
+from saelineage.correlations.matches import Correlation, load_correlation
+from saelineage.features.shards import shards_by_sae
+from saelineage.files.atomic import write_json
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.labels.annotations import Annotations, load_annotations
+from saelineage.labels.passages import Firings, read_firings, require_same_tokens
+from saelineage.report.dashboards import related_features
+from saelineage.report.examples import Choice, describe, disappearing_features, named_features, persisting_features
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -4,14 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.devices import prepare_cpu
-from saelineage.files import write_json
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.matches import Matches
-from saelineage.models import load_model
-from saelineage.saes import Sae, load_sae
-from saelineage.similarities import (
+from saelineage.correlations.cosines import (
     NoSimilarityError,
     best_summary,
     decoder_cosine,
@@ -22,6 +15,13 @@ from saelineage.similarities import (
     pw_mcc,
     save_similarities,
 )
+from saelineage.correlations.matches import Matches
+from saelineage.files.atomic import write_json
+from saelineage.jobs.devices import prepare_cpu
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.models.loading import load_model
+from saelineage.saes.sae import Sae, load_sae
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -3,14 +3,20 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from saelineage.bootstrap import bootstrap, document_numbers, document_sums, leading_candidates, save_replicates
-from saelineage.correlations import correlate_sums
-from saelineage.features import FeatureShard, shifted
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.matches import Correlation, save_correlation
-from saelineage.pair_sums import load_sums
-from saelineage.splits import combined_r
+from saelineage.correlations.bootstrap import (
+    bootstrap,
+    document_numbers,
+    document_sums,
+    leading_candidates,
+    save_replicates,
+)
+from saelineage.correlations.matches import Correlation, save_correlation
+from saelineage.correlations.pair_sums import load_sums
+from saelineage.correlations.parts import combined_r
+from saelineage.correlations.pearson import correlate_sums
+from saelineage.features.shards import FeatureShard, shifted
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from saelineage.dag import jobs_svg, rules_svg
-from saelineage.files import write_text
-from saelineage.jobs import planned
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
+from saelineage.files.atomic import write_text
+from saelineage.jobs.job import job_log
+from saelineage.jobs.listing import planned
+from saelineage.jobs.manifests import record_job
+from saelineage.report.drawing import jobs_svg, rules_svg
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

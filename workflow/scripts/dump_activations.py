@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.activations import dump_shard
-from saelineage.devices import pick_device, prepare_cpu
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.models import load_model, require_vocabulary
+from saelineage.jobs.devices import pick_device, prepare_cpu
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.models.loading import load_model, require_vocabulary
 from saelineage.tokens import TokenRows
 
 if TYPE_CHECKING:

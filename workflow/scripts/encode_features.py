@@ -9,11 +9,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from saelineage.activations import ActivationShard
-from saelineage.devices import prepare_cpu
-from saelineage.features import save_shard
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.saes import Sae, load_sae, rotated
+from saelineage.features.shards import save_shard
+from saelineage.jobs.devices import prepare_cpu
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.saes.sae import Sae, load_sae, rotated
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

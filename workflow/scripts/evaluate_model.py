@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.devices import pick_device, prepare_cpu
-from saelineage.files import write_json
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.models import evaluate, load_model, n_parameters, require_vocabulary, unigram_loss
+from saelineage.files.atomic import write_json
+from saelineage.jobs.devices import pick_device, prepare_cpu
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.models.loading import evaluate, load_model, n_parameters, require_vocabulary, unigram_loss
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:

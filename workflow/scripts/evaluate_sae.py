@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.devices import pick_device, prepare_cpu
-from saelineage.files import write_json
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.models import load_model
-from saelineage.sae_metrics import measure_corpora
-from saelineage.saes import load_sae
+from saelineage.files.atomic import write_json
+from saelineage.jobs.devices import pick_device, prepare_cpu
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.models.loading import load_model
+from saelineage.saes.metrics import measure_corpora
+from saelineage.saes.sae import load_sae
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:

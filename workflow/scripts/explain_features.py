@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from saelineage.annotations import load_annotations
-from saelineage.completions import Answers
-from saelineage.explanations import (
+from saelineage.files.tables import write_parquet
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.labels.annotations import load_annotations
+from saelineage.labels.completions import Answers
+from saelineage.labels.explanations import (
     Explanation,
     asker,
     choose_excerpts,
@@ -18,10 +21,7 @@ from saelineage.explanations import (
     dense_activation,
     explain,
 )
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.passages import read_firings
-from saelineage.tables import write_parquet
+from saelineage.labels.passages import read_firings
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.delphi import N_SPLITS, save_cache
-from saelineage.files import sha256_file, write_json
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
+from saelineage.features.delphi import N_SPLITS, save_cache
+from saelineage.files.atomic import sha256_file, write_json
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
 from saelineage.tokens import TokenRows
 
 if TYPE_CHECKING:

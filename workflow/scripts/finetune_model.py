@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.checkpoints import checkpoint_folder
-from saelineage.devices import prepare_cpu
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.models import load_model, require_vocabulary
+from saelineage.jobs.checkpoints import checkpoint_folder
+from saelineage.jobs.devices import prepare_cpu
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.models.loading import load_model, require_vocabulary
+from saelineage.models.training import save_model, train_on
 from saelineage.tokens import read_token_rows
-from saelineage.training import save_model, train_on
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.files import sha256_file
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.models import find_model, load_model
-from saelineage.training import save_model
+from saelineage.files.atomic import sha256_file
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.models.loading import find_model, load_model
+from saelineage.models.training import save_model
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from saelineage import sae_metrics
 from saelineage.activations import ActivationShard, norm_limit
-from saelineage.devices import prepare_cpu
 from saelineage.errors import InputError
-from saelineage.files import sha256_file
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.sae_imports import ImportedSae, find_sae, read_sae
-from saelineage.sae_metrics import SaeSums
-from saelineage.saes import Sae, save_sae
+from saelineage.files.atomic import sha256_file
+from saelineage.jobs.devices import prepare_cpu
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.saes import metrics as sae_metrics
+from saelineage.saes.imports import ImportedSae, find_sae, read_sae
+from saelineage.saes.metrics import SaeSums
+from saelineage.saes.sae import Sae, save_sae
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from saelineage.annotations import load_annotations
-from saelineage.labels import label
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.tables import write_parquet
+from saelineage.files.tables import write_parquet
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.labels.annotations import load_annotations
+from saelineage.labels.labels import label
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

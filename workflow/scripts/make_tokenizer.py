@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.corpora import read_split, up_to_bytes
+from saelineage.corpora.documents import read_split, up_to_bytes
 from saelineage.errors import InputError
-from saelineage.files import atomic_files, sha256_file
-from saelineage.hub import hub_download, hub_repo
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
+from saelineage.files.atomic import atomic_files, sha256_file
+from saelineage.files.hub import hub_download, hub_repo
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
 from saelineage.tokens import (
     TOKENIZER_FILES,
     check_tokenizer,

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.token_types import (
+from saelineage.correlations.token_types import (
     compare_token_types,
     save_token_type_matches,
     shards_of_tokens,
     token_types,
     type_means,
 )
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
 from saelineage.tokens import TokenRows, load_tokenizer
 
 if TYPE_CHECKING:

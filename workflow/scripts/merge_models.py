@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.merges import merge_folders
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.models.merging import merge_folders
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

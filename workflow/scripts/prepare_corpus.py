@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.corpora import read_documents, write_splits
-from saelineage.files import write_json
-from saelineage.hub import hub_commit
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
+from saelineage.corpora.documents import read_documents, write_splits
+from saelineage.files.atomic import write_json
+from saelineage.files.hub import hub_commit
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

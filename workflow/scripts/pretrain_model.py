@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.checkpoints import checkpoint_folder
-from saelineage.devices import prepare_cpu
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
+from saelineage.jobs.checkpoints import checkpoint_folder
+from saelineage.jobs.devices import prepare_cpu
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.models.training import new_mistral, save_model, train_on
 from saelineage.tokens import load_tokenizer, read_token_rows, special_ids
-from saelineage.training import new_mistral, save_model, train_on
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from saelineage.devices import prepare_cpu
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.readouts import read_out
-from saelineage.tables import write_parquet
+from saelineage.files.tables import write_parquet
+from saelineage.jobs.devices import prepare_cpu
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.lineage.readouts import read_out
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.models import reinitialised
-from saelineage.training import save_model
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.models.loading import reinitialised
+from saelineage.models.training import save_model
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

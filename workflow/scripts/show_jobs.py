@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from saelineage.code_digest import SCRIPTS
-from saelineage.dag import BADGES, jobs_svg
-from saelineage.files import write_text
-from saelineage.jobs import collect
-from saelineage.logs import job_log
+from saelineage.files.atomic import write_text
+from saelineage.jobs.code_digest import SCRIPTS
+from saelineage.jobs.job import job_log
+from saelineage.jobs.listing import collect
+from saelineage.report.drawing import BADGES, jobs_svg
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -25,7 +25,7 @@ def show_jobs(run: str, jobs: list[dict], path_to_page: str) -> dict[str, int]:
 
     Args:
         run: the run's name.
-        jobs: as `saelineage.jobs.collect` lists them.
+        jobs: as `saelineage.jobs.listing.collect` lists them.
         path_to_page: where to.
 
     Returns:

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from saelineage.features import FeatureShard, shifted
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.pair_sums import ShardSums, save_sums
+from saelineage.correlations.pair_sums import ShardSums, save_sums
+from saelineage.features.shards import FeatureShard, shifted
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

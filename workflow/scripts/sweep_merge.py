@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from saelineage.devices import pick_device, prepare_cpu
-from saelineage.files import read_json
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.merges import merge_state, read_state
-from saelineage.models import evaluate, load_model
-from saelineage.tables import write_parquet
+from saelineage.files.atomic import read_json
+from saelineage.files.tables import write_parquet
+from saelineage.jobs.devices import pick_device, prepare_cpu
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.models.loading import evaluate, load_model
+from saelineage.models.merging import merge_state, read_state
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.corpora import read_split
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
+from saelineage.corpora.documents import read_split
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
 from saelineage.tokens import write_rows, write_sidecar
 
 if TYPE_CHECKING:

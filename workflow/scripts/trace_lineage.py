@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from saelineage import evidence
-from saelineage.bootstrap import load_replicates
-from saelineage.evidence import Compared, Load
-from saelineage.files import write_json
-from saelineage.lineage import add_details, edge_summary, feature_statistics, feature_table
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.matches import load_correlation
-from saelineage.tables import write_parquet
-from saelineage.token_types import as_correlation, load_token_type_matches
-from saelineage.verdicts import SIDES, absent, add_robust, edge_table, recurs
+from saelineage.correlations.bootstrap import load_replicates
+from saelineage.correlations.matches import load_correlation
+from saelineage.correlations.token_types import as_correlation, load_token_type_matches
+from saelineage.files.atomic import write_json
+from saelineage.files.tables import write_parquet
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.lineage import evidence
+from saelineage.lineage.evidence import Compared, Load
+from saelineage.lineage.trajectories import add_details, edge_summary, feature_statistics, feature_table
+from saelineage.lineage.verdicts import SIDES, absent, add_robust, edge_table, recurs
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

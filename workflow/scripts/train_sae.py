@@ -5,14 +5,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.checkpoints import checkpoint_folder
-from saelineage.devices import pick_device, prepare_cpu
 from saelineage.errors import InputError
-from saelineage.files import write_text
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.sae_training import Dump, train_saes
-from saelineage.saes import average, load_sae, save_sae
+from saelineage.files.atomic import write_text
+from saelineage.jobs.checkpoints import checkpoint_folder
+from saelineage.jobs.devices import pick_device, prepare_cpu
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
+from saelineage.saes.sae import average, load_sae, save_sae
+from saelineage.saes.training import Dump, train_saes
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

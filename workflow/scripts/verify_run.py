@@ -5,8 +5,8 @@ import time
 from typing import TYPE_CHECKING
 
 from saelineage.errors import InputError
-from saelineage.logs import job_log
-from saelineage.manifests import Check, check_run
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import Check, check_run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from saelineage.annotations import Annotations, load_annotations
-from saelineage.dashboards import (
+from saelineage.correlations.cosines import NoSimilarityError, logit_map
+from saelineage.correlations.matches import load_correlation
+from saelineage.features.shards import shards_by_sae
+from saelineage.files.atomic import write_text
+from saelineage.jobs.devices import prepare_cpu
+from saelineage.jobs.job import job_log, logger
+from saelineage.jobs.manifests import record_job
+from saelineage.labels.annotations import Annotations, load_annotations
+from saelineage.labels.passages import read_firings, require_same_tokens
+from saelineage.models.loading import load_model
+from saelineage.report.dashboards import (
     FEATURES_PER_CHUNK,
     Dashboards,
     Related,
@@ -19,16 +28,7 @@ from saelineage.dashboards import (
     related_features,
     vocabulary_texts,
 )
-from saelineage.devices import prepare_cpu
-from saelineage.features import shards_by_sae
-from saelineage.files import write_text
-from saelineage.logs import job_log, logger
-from saelineage.manifests import record_job
-from saelineage.matches import load_correlation
-from saelineage.models import load_model
-from saelineage.passages import read_firings, require_same_tokens
-from saelineage.saes import load_sae
-from saelineage.similarities import NoSimilarityError, logit_map
+from saelineage.saes.sae import load_sae
 from saelineage.tokens import load_tokenizer
 
 if TYPE_CHECKING:

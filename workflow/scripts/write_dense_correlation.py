@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from saelineage.correlations import dense_pearson
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.pair_sums import load_sums
+from saelineage.correlations.pair_sums import load_sums
+from saelineage.correlations.pearson import dense_pearson
+from saelineage.jobs.job import job_log
+from saelineage.jobs.manifests import record_job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from saelineage import comparisons
-from saelineage.dashboards import packed
-from saelineage.files import read_json, write_text
-from saelineage.jobs import collect
-from saelineage.logs import job_log
-from saelineage.manifests import record_job
-from saelineage.matches import load_correlation
-from saelineage.report import Results, Sources, render_page
-from saelineage.report_tables import (
+from saelineage.correlations.matches import load_correlation
+from saelineage.files.atomic import read_json, write_text
+from saelineage.jobs.job import job_log
+from saelineage.jobs.listing import collect
+from saelineage.jobs.manifests import record_job
+from saelineage.plan import comparisons
+from saelineage.report.dashboards import packed
+from saelineage.report.page import Results, Sources, render_page
+from saelineage.report.tables import (
     ablation_table,
     absence_table,
     agreement_table,

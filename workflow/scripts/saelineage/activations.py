@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saelineage.errors import InputError
-from saelineage.files import atomic_path, decode_header, encode_header
+from saelineage.files.atomic import atomic_path, decode_header, encode_header
 from saelineage.tokens import TokenRows
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

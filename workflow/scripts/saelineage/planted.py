@@ -20,10 +20,10 @@ import scipy.stats
 from jaxtyping import Float, Int
 from safetensors.numpy import save_file
 
-from saelineage.correlations import correlate
+from saelineage.correlations.pearson import correlate
 from saelineage.errors import InputError
-from saelineage.files import atomic_path, encode_header, sha256_json
-from saelineage.verdicts import (
+from saelineage.files.atomic import atomic_path, encode_header, sha256_json
+from saelineage.lineage.verdicts import (
     DISAPPEARS,
     EMERGES,
     MERGED,

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Int, Integer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from saelineage.errors import InputError
-from saelineage.files import atomic_files, atomic_path, disk_fault, read_json, sha256_file, write_json
-from saelineage.foreign_files import read_foreign_json, require_inside, require_regular
+from saelineage.files.atomic import atomic_files, atomic_path, disk_fault, read_json, sha256_file, write_json
+from saelineage.files.foreign import read_foreign_json, require_inside, require_regular
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 TRAINED_BYTES = 512

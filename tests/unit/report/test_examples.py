@@ -1,0 +1,220 @@
+"""Which features are shown, on which text, with which numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+
+from saelineage.correlations.matches import Correlation, Matches
+from saelineage.labels.annotations import Annotations
+from saelineage.report.dashboards import Related
+from saelineage.report.examples import (
+    Choice,
+    Latent,
+    choose_passages,
+    describe,
+    disappearing_features,
+    named_features,
+    pearson,
+    persisting_features,
+)
+from tests.annotated import annotated, dense, firings
+
+ROWS = [[None, "a", "b", "c", "d", "e"], [None, "f", None, "g", "h", "i"]]
+"""Twice: tokens 0 to 11 of one corpus and 12 to 23 of the other; the first document goes on in the second row."""
+STRONG, WEAK = {3: 9.0, 10: 4.0, 22: 2.0}, {10: 2.0, 22: 2.0}
+
+
+@pytest.fixture
+def probe() -> Annotations:
+    return annotated({"lua": ROWS, "english": ROWS})
+
+
+def features(found):
+    """A `features.parquet` of one root `base` and two children from rows (in_a, r_a, in_b, r_b)."""
+    table = pd.DataFrame(found, columns=["in_a", "r_a", "in_b", "r_b"])
+    own = {"model": "base", "sae": "seed0", "latent": range(len(table)), "density": 0.1}
+    table = table.assign(**own, in_base=range(len(table)), r_base=1.0)
+    others = pd.DataFrame({"model": ["a", "b"], "sae": ["seed0", "seed0"], "latent": [0, 0]})
+    return pd.concat([table, others], ignore_index=True)
+
+
+def test_features_found_in_most_models_come_first_then_those_with_the_largest_least_r():
+    table = features([(1, 0.99, -1, np.nan), (2, 0.9, 3, 0.85), (4, 0.95, 5, 0.9), (-1, np.nan, -1, np.nan)])
+    chosen = persisting_features(table, ["base"], ["base", "a", "b"], 4)
+    assert [choice.members[0].latent for choice in chosen] == [2, 1, 0]
+    assert chosen[0].note == {"n_models": 3, "least_r": 0.9, "density": 0.1}
+    assert chosen[2].members == (Latent("base", "seed0", 0), Latent("a", "seed0", 1))
+
+
+def test_a_feature_with_a_match_already_shown_is_passed_over():
+    table = features([(1, 0.9, 1, 0.9), (1, 0.85, 2, 0.85)])
+    assert len(persisting_features(table, ["base"], ["base", "a", "b"], 2)) == 1
+
+
+def test_no_feature_is_chosen_where_none_persists():
+    assert persisting_features(features([(-1, np.nan, -1, np.nan)]), ["base"], ["base", "a", "b"], 3) == []
+
+
+def edge(rows):
+    return pd.DataFrame(rows, columns=["verdict", "r", "match", "firings"]).assign(
+        side="parent", latent=range(len(rows)), density=0.1
+    )
+
+
+def seeds(r):
+    both = (np.array(r)[:, None], np.array(r)[:, None])
+    partners = np.arange(len(r))[:, None] + 10
+    pearson = Matches(both, (partners, partners), scipy.sparse.csr_array((1, 1)), np.zeros(1, dtype=np.int64), 0)
+    return Correlation(("base.seed0", "base.seed1"), {}, ((), ()), ((), ()), pearson, {}, (), pearson)
+
+
+def test_disappearing_features_recur_under_another_seed_fire_often_and_lose_most():
+    table = edge(
+        [
+            ("disappears", 0.1, 5, 90),  # does not recur
+            ("disappears", 0.7, 6, 90),  # loses 0.2
+            ("disappears", 0.3, 7, 90),  # loses 0.6
+            ("disappears", 0.1, 8, 20),  # fires rarely
+            ("persists", 0.9, 9, 90),
+        ]
+    )
+    found = disappearing_features(
+        ("base", "a"), {"base": "seed0", "a": "seed0"}, table, seeds([0.2, 0.9, 0.9, 0.9, 0.9]), 0.8, 5
+    )
+    assert [choice.members[0].latent for choice in found] == [2, 1]
+    assert found[0].members[1:] == (Latent("base", "seed1", 12), Latent("a", "seed0", 7))
+    assert found[0].note == {"r_child": 0.3, "r_seed": 0.9, "density": 0.1}
+
+
+def test_without_a_second_seed_the_least_matched_come_first():
+    table = edge([("disappears", 0.7, 6, 90), ("disappears", 0.3, 7, 90)])
+    found = disappearing_features(("base", "a"), {"base": "seed0", "a": "seed0"}, table, None, 0.8, 1)
+    assert found[0].members == (Latent("base", "seed0", 1), Latent("a", "seed0", 7))
+    assert found[0].note["r_seed"] is None
+
+
+def test_nothing_disappears_where_everything_persists():
+    table = edge([("persists", 0.9, 6, 90)])
+    assert disappearing_features(("base", "a"), {"base": "seed0", "a": "seed0"}, table, None, 0.8, 1) == []
+
+
+def labels(*rows: tuple[int, str, str, float, bool]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["latent", "kind", "label", "score", "wins"])
+    return table.assign(sae="seed0", precision=0.5, recall=0.25)
+
+
+def related(model: str, latents: list[int], found: list[bool]) -> Related:
+    return Related(model, "seed1", np.array(latents), np.full(len(latents), 0.5), np.array(found))
+
+
+DENSITY = pd.Series([0.1, 0.2, 0.3])
+
+
+def test_the_feature_that_follows_a_concept_or_a_part_of_it_best_stands_beside_its_matches():
+    table = labels(
+        (0, "concept", "assignment", 0.5, False),
+        (1, "concept", "assignment target", 0.75, False),
+        (1, "concept", "exception", 0.9, False),
+        (1, "token", "local", 0.85, True),
+        (2, "token", "assignment", 0.95, True),  # the word, not the concept
+        (2, "concept", "assignment =", np.nan, False),
+    )
+    others = [related("lua", [4, 5, 6], [True, False, True]), related("stories", [7, -1, -1], [True, False, False])]
+    (chosen,) = named_features(["assignment"], "base", table, others, DENSITY)
+    # It is not found in lua, where 5 is only the closest, and nothing of stories is related to it.
+    assert chosen.members == (Latent("base", "seed0", 1), Latent("lua", "seed1", 5))
+    assert chosen.note == {
+        **{"concept": "assignment", "part": "assignment target", "density": 0.2},
+        **{"score": 0.75, "precision": 0.5, "recall": 0.25},
+        **{"labels": [{"label": "token 'local'", "score": 0.85}], "found": []},
+    }
+
+
+def test_a_feature_is_named_where_it_is_found():
+    table = labels((0, "concept", "assignment", 0.5, False))
+    others = [related("lua", [4, 5, 6], [True, False, True]), related("stories", [7, -1, -1], [False, False, False])]
+    (chosen,) = named_features(["assignment"], "base", table, others, DENSITY)
+    assert (chosen.note["found"], chosen.note["labels"]) == (["lua"], [])
+    assert chosen.members[1:] == (Latent("lua", "seed1", 4), Latent("stories", "seed1", 7))
+
+
+def test_a_label_that_could_not_be_scored_is_shown_without_a_score():
+    table = labels((0, "concept", "assignment", 0.5, False), (0, "token", "x", np.nan, True))
+    (chosen,) = named_features(["assignment"], "base", table, [], DENSITY)
+    assert chosen.note["labels"] == [{"label": "token 'x'", "score": None}]
+
+
+def test_concepts_are_named_in_their_order_and_those_that_nothing_follows_are_left_out():
+    table = labels(
+        (0, "concept", "assignment", 0.5, True),
+        (2, "concept", "exception", 0.25, True),
+        (1, "concept", "loop", np.nan, False),
+    )
+    found = named_features(["exception", "loop", "class", "assignment"], "base", table, [], DENSITY)
+    assert [choice.note["concept"] for choice in found] == ["exception", "assignment"]
+    assert named_features(["exception"], "base", labels(), [], DENSITY) == []
+
+
+def test_passages_come_from_different_documents_and_corpora(probe):
+    # Of documents 0, 1 and 3 the strongest; 4.0 at 10 is stronger than 2.0 at 22, but of the corpus of 3.
+    assert choose_passages(*firings(probe, STRONG).of(0), probe, 3) == [3, 10, 22]
+
+
+def test_another_corpus_goes_before_a_stronger_passage_of_the_same(probe):
+    # The first half of two is the strongest of all; the second is the strongest of a corpus not seen yet.
+    assert choose_passages(*firings(probe, STRONG).of(0), probe, 2) == [3, 22]
+
+
+def test_when_every_corpus_is_shown_the_next_strongest_follow(probe):
+    own = firings(probe, STRONG | {13: 1.0}).of(0)
+    # First 3 and 10; english has 22; then 13.
+    assert choose_passages(*own, probe, 4) == [3, 10, 22, 13]
+    assert choose_passages(*own, probe, 9) == [3, 10, 22, 13]
+
+
+def test_a_latent_that_never_fires_has_no_passage(probe):
+    own = firings(probe, {})
+    assert choose_passages(*own.of(0), probe, 3) == []
+    found = describe(Choice((Latent("base", "seed0", 0),), {}), {("base", "seed0"): own}, probe, 3)
+    assert (found["passages"], found["r"]) == ([], [[None]])
+    assert found["members"][0]["max_activation"] == 0.0
+
+
+def test_a_feature_is_described_with_the_activations_of_every_member(probe):
+    members = (Latent("base", "seed0", 0), Latent("lua", "seed1", 1))
+    by_sae = {("base", "seed0"): firings(probe, STRONG), ("lua", "seed1"): firings(probe, {}, WEAK | {2: 1.23456})}
+    found = describe(Choice(members, {"density": 0.1}), by_sae, probe, 2)
+    assert found["density"] == 0.1
+    assert [member["max_activation"] for member in found["members"]] == [9.0, 2.0]
+    assert found["members"][1] == {"model": "lua", "sae": "seed1", "latent": 1, "max_activation": 2.0}
+    assert found["passages"] == [
+        {
+            **{"corpus": "lua", "row": 0, "first": 1, "tokens": ["a", "b", "c", "d", "e"]},
+            "activations": [[0, 0, 9.0, 0, 0], [0, 1.2346, 0, 0, 0]],
+        },
+        # The document begins behind EOS, in the third place of its row.
+        {
+            **{"corpus": "english", "row": 1, "first": 3, "tokens": ["g", "h", "i"]},
+            "activations": [[0, 2.0, 0], [0, 2.0, 0]],
+        },
+    ]
+
+
+def test_r_is_that_of_numpy_over_all_tokens_of_text(probe):
+    members = (Latent("base", "seed0", 0), Latent("base", "seed0", 1))
+    own = firings(probe, STRONG, WEAK)
+    found = describe(Choice(members, {}), {("base", "seed0"): own}, probe, 1)["r"]
+    # BOS and EOS are no text: 18 of 24 tokens are.
+    text = dense(probe, [STRONG, WEAK])[probe.pieces >= 0]
+    assert text.shape == (18, 2)
+    np.testing.assert_allclose(np.array(found), np.corrcoef(text.T), rtol=1e-12)
+
+
+def test_r_with_a_column_that_does_not_vary_is_undefined():
+    assert pearson(np.ones(4), np.arange(4.0)) is None
+
+
+def test_a_lineage_without_edges_has_no_persisting_features():
+    nothing = pd.DataFrame(columns=["model", "sae", "latent", "firings", "density", "origin"])
+    assert persisting_features(nothing, ["base"], ["base"], 3) == []

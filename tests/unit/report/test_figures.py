@@ -1,0 +1,217 @@
+"""Figures draw what their table holds, and hostile labels stay labels."""
+
+import xml.etree.ElementTree as ElementTree
+
+import pandas as pd
+import plotly.io
+import pytest
+
+from saelineage.report.figures import (
+    correlation_figure,
+    density_figure,
+    flows_figure,
+    fvu_figure,
+    lineage_svg,
+    plain,
+    scores_figure,
+    share_curves_figure,
+    sweep_figure,
+    training_figure,
+    visible,
+)
+
+EVIL = "</script><script>alert(1)</script>"
+
+
+def models(name: str = "base", child: str = "tuned") -> pd.DataFrame:
+    rows = [(name, "pretrained here", "lua", 3.0, 0.25), (child, f"fine-tuned from {name}", "lua", 2.0, 0.5)]
+    return pd.DataFrame(rows, columns=["model", "made", "corpus", "loss", "accuracy"])
+
+
+def edges(parent: str = "base", child: str = "tuned") -> pd.DataFrame:
+    return pd.DataFrame(
+        [(parent, child, "2.1 % persist", "floor 4.7 %")], columns=["parent", "child", "label", "floor"]
+    )
+
+
+def sweep(corpus: str = "lua") -> pd.DataFrame:
+    rows = [(1.0, corpus, 4.0, 0.1), (0.0, corpus, 2.0, 0.4), (None, corpus, 3.0, 0.2)]
+    return pd.DataFrame(rows, columns=["t", "corpus", "loss", "accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\nb\tc", "a↵b⇥c"),
+        ("\x00\x1b", "␀␛"),
+        ("\x85", "\\u0085"),
+        ("\u202eabc\u2066", "\\u202eabc\\u2066"),
+        ("\ud800", "\\ud800"),
+        ("héllo 🎉 مرحبا", "héllo 🎉 مرحبا"),
+    ],
+)
+def test_what_could_not_be_seen_is_shown(text, shown):
+    assert visible(text) == shown
+
+
+def test_plotly_labels_have_no_markup():
+    assert plain("<b>&") == "&lt;b&gt;&amp;"
+
+
+def test_the_lineage_shows_every_model_and_the_share_of_every_edge():
+    svg = lineage_svg(models(), edges())
+    ElementTree.fromstring(svg)  # noqa: S314
+    assert all(text in svg for text in ("base", "tuned", "2.1 % persist", "floor 4.7 %", "25.0%"))
+
+
+def test_a_lineage_of_one_model_has_no_edge():
+    svg = lineage_svg(models().head(1), edges().head(0))
+    assert 'class="edge"' not in svg
+
+
+def test_a_hostile_model_name_stays_text():
+    svg = lineage_svg(models(EVIL, "\u202e\x00"), edges(EVIL, "\u202e\x00"))
+    assert "<script" not in svg
+    assert "\u202e" not in svg
+    ElementTree.fromstring(svg)  # noqa: S314
+
+
+def test_a_sweep_is_drawn_in_order_of_t_with_the_ancestor_dashed():
+    figure = sweep_figure(sweep(), "accuracy", 0.58)
+    assert list(figure.data[0].x) == [0.0, 1.0]
+    assert list(figure.data[0].y) == [0.4, 0.1]
+    ancestor, chosen = figure.layout.shapes
+    assert (ancestor.y0, ancestor.line.dash) == (0.2, "dash")
+    assert chosen.x0 == 0.58
+
+
+def flows(parent: str = "a", child: str = "b") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two nodes, and two flows between them, of which one is of nothing."""
+    nodes = pd.DataFrame({"name": [parent, child], "label": [parent, child], "column": [0.0, 1.0], "size": [3, 3]})
+    own = {"source": parent, "target": child, "parent": parent, "child": child, "edge": f"{parent} → {child}"}
+    drawn = pd.DataFrame({"n_features": [3, 0], "verdict": ["persists", "untestable"], "side": ["parent", "child"]})
+    return nodes.assign(colour="#000000"), drawn.assign(**own)
+
+
+def test_flows_of_nothing_are_not_drawn():
+    assert list(flows_figure(*flows()).data[0].link.value) == [3]
+
+
+def test_a_flow_says_which_features_flow_in_it():
+    link = flows_figure(*flows("base", "lua")).data[0].link
+    # What is shown, and what the table of features is asked for: edge, side, verdict.
+    assert [list(row) for row in link.customdata] == [["persists, base → lua", "base", "lua", "parent", "persists"]]
+    assert "%{customdata[0]}" in link.hovertemplate
+
+
+def test_what_is_shown_of_a_flow_is_no_markup():
+    (shown, parent, *_), *_ = flows_figure(*flows("<b>", "\u202e")).data[0].link.customdata
+    assert shown == "persists, &lt;b&gt; → \\u202e"
+    assert parent == "<b>"
+
+
+def test_nodes_of_a_column_stand_above_each_other_within_the_picture():
+    nodes = pd.DataFrame({"name": list("abcd"), "label": list("abcd"), "column": [0.0, 1.0, 1.0, 1.0]})
+    nodes = nodes.assign(size=[10, 5, 0.1, 5], colour="#000000")
+    flows = pd.DataFrame(columns=["source", "target", "n_features", "verdict", "edge"])
+    sankey = flows_figure(nodes, flows).data[0]
+    pad = sankey.node.pad / 590
+    # the second column is the fullest: 10.1 features and two pads fill the height
+    height = (1 - 2 * pad) / 10.1
+    expected = [5 * height / 2, 5 * height + pad + 0.1 * height / 2, 1 - 5 * height / 2]
+    assert list(sankey.node.y)[1:] == pytest.approx(expected, abs=1e-3)
+    assert sankey.node.y[0] == 0.5
+
+
+def test_each_sae_is_a_line():
+    table = pd.DataFrame(
+        {"model": ["a", "a"], "sae": ["seed0", "seed1"], "log10_density": [-2.0, -2.0], "n_latents": [3, 4]}
+    )
+    assert [trace.name for trace in density_figure(table).data] == ["a.seed0", "a.seed1"]
+    curves = pd.DataFrame({"model": ["a", "a"], "sae": ["seed0", "seed0"], "tokens": [1, 2], "fvu": [0.9, 0.3]})
+    assert list(training_figure(curves).data[0].y) == [0.9, 0.3]
+
+
+def test_each_corpus_is_a_row_of_points():
+    table = pd.DataFrame({"model": ["a", "a"], "sae": ["seed0"] * 2, "corpus": ["pooled", "lua"], "fvu": [0.2, 0.3]})
+    assert [trace.name for trace in fvu_figure(table).data] == ["pooled", "lua"]
+
+
+def test_empty_bins_are_left_out_of_the_logarithmic_axis():
+    table = pd.DataFrame({"edge": ["a → b"] * 3, "r": [-1.0, 0.0, 0.5], "n_pairs": [0, 5, 1]})
+    assert list(correlation_figure(table, 0.8).data[0].y) == [5, 1]
+
+
+def scores(model: str = "base", source: str = "labels", n: int = 4, median: float = 0.5) -> pd.DataFrame:
+    """Three of four features in the upper of two bins."""
+    table = pd.DataFrame({"r": [-1.0, 0.0], "n_features": [1, 3]})
+    return table.assign(model=model, source=source, n=n, median=median)
+
+
+def test_scores_are_shares_of_the_features_that_have_a_description():
+    line = scores_figure(scores()).data[0]
+    assert (list(line.x), list(line.y)) == ([-1.0, 0.0], [0.25, 0.75])
+    assert line.name == "base, labels (n 4, median 0.50)"
+
+
+def test_written_explanations_are_dashed_in_the_colour_of_their_model():
+    found = scores_figure(pd.concat([scores(), scores("lua"), scores(source="explanations")])).data
+    assert [line.line.dash for line in found] == ["solid", "solid", "dash"]
+    assert found[0].line.color == found[2].line.color != found[1].line.color
+
+
+def test_a_model_without_any_description_is_a_flat_line_without_a_median():
+    line = scores_figure(scores(n=0, median=float("nan")).assign(n_features=0)).data[0]
+    assert list(line.y) == [0.0, 0.0]
+    assert line.name == "base, labels (n 0)"
+
+
+def test_names_of_models_are_no_markup_among_scores():
+    assert scores_figure(scores("<b>")).data[0].name.startswith("&lt;b&gt;, labels")
+
+
+def curves(parent: str = "base", names: tuple[str, ...] = ("edge", "floor", "shifted")) -> pd.DataFrame:
+    """Two points of each curve of an edge."""
+    rows = [(parent, "tuned", name, r, 1 - r, 0.5) for name in names for r in (0.0, 1.0)]
+    return pd.DataFrame(rows, columns=["parent", "child", "name", "threshold", "share", "auc"])
+
+
+def test_an_edge_is_solid_its_floors_dashed_and_every_null_dotted():
+    names = ("edge", "floor", "seed floor", "shifted", "stand-in (twin)")
+    lines = share_curves_figure(curves(names=names), 0.8).data
+    assert [line.line.dash for line in lines] == ["solid", "dash", "dashdot", "dot", "dot"]
+    assert [line.name for line in lines] == [f"{name} 0.50" for name in names]
+    assert len({line.line.color for line in lines}) == 1
+    assert list(lines[0].y) == [1.0, 0.0]
+
+
+def test_each_edge_has_a_colour_and_a_group_of_the_legend():
+    lines = share_curves_figure(pd.concat([curves("base"), curves("left")]), 0.8).data
+    assert [line.legendgrouptitle.text for line in lines] == ["base → tuned"] * 3 + ["left → tuned"] * 3
+    assert lines[0].line.color != lines[3].line.color
+    assert lines[0].legendgroup != lines[3].legendgroup
+
+
+def test_the_threshold_is_marked_among_the_curves():
+    assert share_curves_figure(curves(), 0.75).layout.shapes[0].x0 == 0.75
+
+
+def test_a_long_legend_makes_the_picture_higher():
+    many = pd.concat([curves(f"model{number}") for number in range(6)])
+    # 18 lines and 6 titles of 20 pixels each, and 90 besides
+    assert share_curves_figure(many, 0.8).layout.height == 90 + 20 * 24
+    assert share_curves_figure(curves(), 0.8).layout.height == 440
+
+
+def test_names_of_curves_are_no_markup():
+    line = share_curves_figure(curves("<b>", names=("<i>",)), 0.8).data[0]
+    assert "<b>" not in line.hovertemplate + line.legendgrouptitle.text
+    assert line.name == "&lt;i&gt; 0.50"
+
+
+def test_a_label_cannot_end_the_script_it_stands_in():
+    html = plotly.io.to_html(
+        sweep_figure(sweep(EVIL), "loss", 0.5), full_html=False, include_plotlyjs=False, div_id="x"
+    )
+    assert html.count("</script>") == 1
+    assert "<script>alert" not in html

@@ -1,0 +1,408 @@
+"""SAEs in the files of other libraries: latents by their formulas, and refusals that say what is wrong."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saelineage.errors import InputError
+from saelineage.saes.imports import FILES, ImportedSae, choose_format, find_sae, read_sae
+from saelineage.saes.sae import Sae, load_sae, save_sae
+from tests.hub_server import running_hub
+
+D_IN, D_SAE, K = 3, 5, 2
+WEIGHTS = {name: files[1] for name, files in FILES.items()}
+CONFIGS = {name: files[0] for name, files in FILES.items()}
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+W_ENC, W_DEC = drawn(D_IN, D_SAE, seed=1), 2 * drawn(D_SAE, D_IN, seed=2)
+B_ENC, B_DEC = drawn(D_SAE, seed=3), drawn(D_IN, seed=4)
+B_MAG, R_MAG = drawn(D_SAE, seed=5), 0.3 * drawn(D_SAE, seed=6)
+THRESHOLD = torch.tensor([0.0, 0.2, 0.5, 1.0, 2.0])
+ACTS = drawn(40, D_IN, seed=7)
+NORMS = W_DEC.norm(dim=1)
+
+
+def topk(pre_acts: Tensor, k: int = K) -> Tensor:
+    kept = torch.zeros_like(pre_acts, dtype=torch.bool).scatter(1, pre_acts.topk(k).indices, True)
+    return pre_acts.relu() * kept
+
+
+def write(folder: Path, format: str, config: dict, tensors: dict[str, Tensor]) -> Path:
+    folder.mkdir(exist_ok=True, parents=True)
+    (folder / CONFIGS[format]).write_text(json.dumps(config))
+    save = torch.save if format == "dictionary_learning" else save_file
+    save({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS[format])
+    return folder
+
+
+def read(folder: Path, format: str = "auto") -> ImportedSae:
+    return read_sae(find_sae({"folder": str(folder), "format": format}, "saes.import"))
+
+
+def error_of(call: Callable, *args: object) -> str:
+    with pytest.raises(InputError) as raised:
+        call(*args)
+    return str(raised.value)
+
+
+def require_latents(sae: Sae, latents: Tensor, recons: Tensor) -> None:
+    assert torch.allclose(sae.encode(ACTS), latents, atol=1e-5)
+    assert torch.allclose(sae(ACTS), recons, atol=1e-5)
+    assert {parameter.dtype for parameter in sae.parameters()} == {torch.float32}
+    # Latents fire and are silent: neither side is trivial.
+    assert 0.05 < float((latents > 0).float().mean()) < 0.8
+
+
+# SAELens.
+
+
+def saelens(architecture: str = "topk", **settings: object) -> dict:
+    metadata = {"metadata": {"sae_lens_version": "6.54.12"}}
+    config = {"architecture": architecture, "d_in": D_IN, "d_sae": D_SAE, "dtype": "float32"} | metadata
+    return config | ({"k": K} if architecture == "topk" else {}) | settings
+
+
+def saelens_tensors(architecture: str = "topk") -> dict[str, Tensor]:
+    shared = {"W_enc": W_ENC, "W_dec": W_DEC, "b_dec": B_DEC}
+    if architecture == "gated":
+        return shared | {"b_gate": B_ENC, "b_mag": B_MAG, "r_mag": R_MAG}
+    return shared | {"b_enc": B_ENC} | ({"threshold": THRESHOLD} if architecture == "jumprelu" else {})
+
+
+def saelens_latents(architecture: str, acts: Tensor) -> Tensor:
+    """SAELens's formulas; `acts` are what enters the encoder."""
+    if architecture == "gated":
+        return (acts @ (W_ENC * R_MAG.exp()) + B_MAG).relu() * (acts @ W_ENC + B_ENC > 0)
+    pre_acts = acts @ W_ENC + B_ENC
+    found = {"standard": pre_acts.relu(), "topk": topk(pre_acts), "jumprelu": pre_acts.relu() * (pre_acts > THRESHOLD)}
+    return found[architecture]
+
+
+@pytest.mark.parametrize("subtracts_b_dec", [True, False])
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu", "gated"])
+def test_saelens_s_architectures_have_saelens_s_latents(tmp_path, architecture, subtracts_b_dec):
+    config = saelens(architecture, apply_b_dec_to_input=subtracts_b_dec)
+    found = read(write(tmp_path, "saelens", config, saelens_tensors(architecture)))
+    latents = saelens_latents(architecture, ACTS - B_DEC if subtracts_b_dec else ACTS)
+    require_latents(found.sae, latents, latents @ W_DEC + B_DEC)
+    assert (found.format, found.k) == ("saelens", K if architecture == "topk" else None)
+
+
+@pytest.mark.parametrize("subtracts_b_dec", [True, False])
+def test_decoder_norms_that_choose_the_top_k_are_folded_in(tmp_path, subtracts_b_dec):
+    config = saelens(rescale_acts_by_decoder_norm=True, apply_b_dec_to_input=subtracts_b_dec)
+    sae = read(write(tmp_path, "saelens", config, saelens_tensors())).sae
+    latents = topk(((ACTS - B_DEC if subtracts_b_dec else ACTS) @ W_ENC + B_ENC) * NORMS)
+    require_latents(sae, latents, latents / NORMS @ W_DEC + B_DEC)
+
+
+def test_a_latent_that_decodes_to_nothing_stays_silent_when_norms_are_folded(tmp_path):
+    tensors = saelens_tensors() | {"W_dec": W_DEC * torch.tensor([0.0, 1, 1, 1, 1])[:, None]}
+    sae = read(write(tmp_path, "saelens", saelens(rescale_acts_by_decoder_norm=True), tensors)).sae
+    assert bool(torch.isfinite(sae(ACTS)).all())
+    assert not bool(sae.encode(ACTS)[:, 0].any())
+
+
+def test_an_imported_sae_is_saved_and_read_as_our_own(tmp_path):
+    sae = read(write(tmp_path / "theirs", "saelens", saelens(apply_b_dec_to_input=False), saelens_tensors())).sae
+    save_sae(sae, tmp_path / "ours", {})
+    assert torch.equal(load_sae(tmp_path / "ours").encode(ACTS), sae.encode(ACTS))
+
+
+def test_a_config_older_than_saelens_6_is_read_as_saelens_6_reads_it(tmp_path):
+    config = {"d_in": D_IN, "d_sae": D_SAE, "activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
+    config |= {"normalize_activations": False, "hook_name": "blocks.0.hook_resid_post"}
+    tensors = saelens_tensors() | {"scaling_factor": torch.ones(D_SAE)}
+    latents = topk((ACTS - B_DEC) @ W_ENC + B_ENC)
+    require_latents(read(write(tmp_path, "saelens", config, tensors)).sae, latents, latents @ W_DEC + B_DEC)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (saelens(normalize_activations="layer_norm"), "normalize_activations must be 'none', not 'layer_norm'; where"),
+        (
+            {"d_in": D_IN, "d_sae": D_SAE, "normalize_activations": True},
+            "normalize_activations must be 'none', not 'expected_average_only_in'; where",
+        ),
+        (saelens(reshape_activations="hook_z"), "reshape_activations must be 'none', not 'hook_z'; where"),
+        ({"hook_name": "blocks.0.attn.hook_z"}, "reshape_activations must be 'none', not 'hook_z'; where"),
+        ({"activation_fn_str": "tanh-relu"}, "activation_fn must be 'relu' or 'topk', not 'tanh-relu', to be read"),
+        (saelens("temporal"), "architecture must be one of ['gated', 'jumprelu', 'standard', 'topk'], not 'temporal'"),
+        (saelens(d_sae=None), "d_in, d_sae and k must be whole numbers above 0, got [3, None, 2]"),
+        (saelens(k=6), "k must be between 1 and d_sae = 5, its config says 6"),
+        (saelens("standard", d_in=4), "its config needs tensors {'W_enc': (4, 5)"),
+    ],
+    ids=str,
+)
+def test_what_saelens_computes_and_we_cannot_is_refused(tmp_path, config, message):
+    assert message in error_of(read, write(tmp_path, "saelens", config, saelens_tensors()))
+
+
+# dictionary-learning.
+
+
+def trainer(dict_class: object, **settings: object) -> dict:
+    return {"trainer": {"dict_class": dict_class, "activation_dim": D_IN, "dict_size": D_SAE} | settings}
+
+
+LINEAR = {"encoder.weight": W_ENC.T, "decoder.weight": W_DEC.T}
+MATRICES = {"W_enc": W_ENC, "W_dec": W_DEC, "b_enc": B_ENC, "b_dec": B_DEC}
+COUNTED = {"k": torch.tensor(K, dtype=torch.int32), "threshold": torch.tensor(0.6)}
+OF_TOPK = LINEAR | {"encoder.bias": B_ENC, "b_dec": B_DEC} | COUNTED
+OF_GATED = {"decoder_bias": B_DEC, "gate_bias": B_ENC, "mag_bias": B_MAG, "r_mag": R_MAG}
+DICTIONARIES = {
+    "AutoEncoder": LINEAR | {"encoder.bias": B_ENC, "bias": B_DEC},
+    "AutoEncoderNew": LINEAR | {"encoder.bias": B_ENC, "decoder.bias": B_DEC},
+    "GatedAutoEncoder": LINEAR | OF_GATED,
+    "JumpReluAutoEncoder": MATRICES | {"threshold": THRESHOLD},
+    "AutoEncoderTopK": OF_TOPK,
+    "BatchTopKSAE": OF_TOPK,
+    "MatryoshkaBatchTopKSAE": MATRICES | COUNTED | {"group_sizes": torch.tensor([2, 3])},
+}
+
+
+def dictionary_latents(dict_class: str) -> Tensor:
+    """The `encode` of each class."""
+    centred = (ACTS - B_DEC) @ W_ENC
+    if dict_class == "AutoEncoder":  # its from_pretrained scales decoder vectors to norm 1
+        return (centred + B_ENC).relu() * NORMS
+    if dict_class == "AutoEncoderNew":
+        return (ACTS @ W_ENC + B_ENC).relu()
+    if dict_class == "GatedAutoEncoder":
+        return (centred * R_MAG.exp() + B_MAG).relu() * (centred + B_ENC > 0)
+    if dict_class == "JumpReluAutoEncoder":
+        pre_acts = ACTS @ W_ENC + B_ENC
+        return pre_acts.relu() * (pre_acts > THRESHOLD)
+    if dict_class == "AutoEncoderTopK":
+        return topk(centred + B_ENC)
+    return (centred + B_ENC).relu() * ((centred + B_ENC).relu() > 0.6)
+
+
+@pytest.mark.parametrize("dict_class", list(DICTIONARIES))
+def test_dictionary_learning_s_classes_have_its_latents(tmp_path, dict_class):
+    counted = {"k": K} if "k" in DICTIONARIES[dict_class] else {}
+    folder = write(tmp_path, "dictionary_learning", trainer(dict_class, **counted), DICTIONARIES[dict_class])
+    found = read(folder)
+    latents = dictionary_latents(dict_class)
+    rows = W_DEC / NORMS[:, None] if dict_class == "AutoEncoder" else W_DEC
+    require_latents(found.sae, latents, latents @ rows + B_DEC)
+    assert (found.format, found.k) == ("dictionary_learning", counted.get("k"))
+
+
+@pytest.mark.parametrize("dict_class", ["BatchTopKSAE", "MatryoshkaBatchTopKSAE"])
+def test_a_threshold_that_was_never_set_is_refused(tmp_path, dict_class):
+    tensors = DICTIONARIES[dict_class] | {"threshold": torch.tensor(-1.0)}
+    folder = write(tmp_path, "dictionary_learning", trainer(dict_class, k=K), tensors)
+    assert "threshold must be one number, 0 or more, but is -1.0 (-1 means that it was never" in error_of(read, folder)
+
+
+def test_top_k_needs_no_threshold(tmp_path):
+    tensors = {name: tensor for name, tensor in OF_TOPK.items() if name != "threshold"}
+    assert read(write(tmp_path, "dictionary_learning", trainer("AutoEncoderTopK", k=K), tensors)).k == K
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "message"),
+    [
+        ({}, {}, "trainer.dict_class must be one of ['AutoEncoder', 'AutoEncoderNew', "),
+        (trainer(["AutoEncoder"]), {}, "not ['AutoEncoder'], to be read here"),
+        (trainer("CrossCoder"), {}, "not 'CrossCoder', to be read here"),
+        (trainer("AutoEncoder"), OF_TOPK, "an SAE of class AutoEncoder must hold ['bias', 'decoder.weight', "),
+        (trainer("AutoEncoderTopK", k=K), DICTIONARIES["AutoEncoder"], "of class AutoEncoderTopK must hold ['b_dec', "),
+        (trainer("AutoEncoderTopK", k=3), OF_TOPK, "but k is 3 there and {2} in the weights"),
+        (trainer("AutoEncoderTopK", k=3), OF_TOPK | {"k": torch.tensor([3, 2])}, "but k is 3 there and {2, 3} in the"),
+        (trainer("AutoEncoderTopK"), {n: t for n, t in OF_TOPK.items() if n != "k"}, "k is None there and missing in"),
+        (trainer("AutoEncoderTopK", k=K) | {"x": 1}, OF_TOPK | {"b_dec": torch.zeros(4)}, "'b_dec': (4,)"),
+        (trainer("BatchTopKSAE", k=K, dict_size=6), OF_TOPK, "trainer.dict_size must be 5, as 'ae.pt' has it, not 6"),
+        (
+            trainer("BatchTopKSAE", k=K),
+            OF_TOPK | {"encoder.weight": B_ENC},
+            "encoder must be a matrix, not of shape (5,",
+        ),
+        (
+            trainer("JumpReluAutoEncoder"),
+            DICTIONARIES["JumpReluAutoEncoder"] | {"b_enc": B_ENC / 0},
+            "weights must be finite, but b_enc is not",
+        ),
+    ],
+    ids=range(12),
+)
+def test_dictionaries_that_do_not_hold_what_their_config_says_are_refused(tmp_path, config, tensors, message):
+    assert message in error_of(read, write(tmp_path, "dictionary_learning", config, tensors))
+
+
+class Malicious:
+    """Unpickled without care, it makes a folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
+def test_a_pickle_with_code_in_it_is_refused_and_does_not_run(tmp_path, save):
+    folder = write(tmp_path / "sae", "dictionary_learning", trainer("AutoEncoder"), {})
+    save({"bias": Malicious(tmp_path / "made")}, folder / "ae.pt")
+    assert r"must be a state dict that torch.load(weights_only=True) reads, but: " in error_of(read, folder)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle"])
+def test_a_file_that_is_no_pickle_is_refused(tmp_path, content):
+    folder = write(tmp_path, "dictionary_learning", trainer("AutoEncoder"), {})
+    (folder / "ae.pt").write_bytes(content)
+    assert "must be a state dict that torch.load(weights_only=True) reads, but: " in error_of(read, folder)
+
+
+def test_a_pickle_of_something_else_is_refused(tmp_path):
+    folder = write(tmp_path, "dictionary_learning", trainer("AutoEncoder"), {})
+    torch.save({"bias": [1.0]}, folder / "ae.pt")
+    assert "must be a state dict, tensors by name" in error_of(read, folder)
+
+
+# sparsify.
+
+SPARSIFY = {"encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "W_dec": W_DEC, "b_dec": B_DEC}
+SPARSIFY_CONFIG = {"activation": "topk", "k": K, "num_latents": D_SAE, "d_in": D_IN, "multi_topk": False}
+
+
+def test_a_sparse_coder_has_sparsify_s_latents(tmp_path):
+    found = read(write(tmp_path, "sparsify", SPARSIFY_CONFIG, SPARSIFY))
+    latents = topk(((ACTS - B_DEC) @ W_ENC + B_ENC).relu())
+    require_latents(found.sae, latents, latents @ W_DEC + B_DEC)
+    assert (found.format, found.k) == ("sparsify", K)
+
+
+def test_a_sparse_coder_may_say_its_size_by_the_expansion_factor(tmp_path):
+    widened = {"encoder.weight": W_ENC.T.repeat(3, 1)[:12], "encoder.bias": B_ENC.repeat(3)[:12], "b_dec": B_DEC}
+    config = {"expansion_factor": 4, "num_latents": 0, "k": K, "d_in": D_IN}
+    folder = write(tmp_path, "sparsify", config, widened | {"W_dec": W_DEC.repeat(3, 1)[:12]})
+    assert read(folder).sae.d_sae == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "tensors", "message"),
+    [
+        ({"activation": "groupmax"}, {}, "activation must be 'topk', not 'groupmax', to be read here"),
+        ({"transcode": True}, {}, "transcode must be False, not True, to be read here"),
+        ({"skip_connection": True}, {}, "skip_connection must be False, not True, to be read here"),
+        ({}, {"W_skip": torch.zeros(D_IN, D_IN)}, "W_skip, a linear path around the latents, cannot be read here"),
+        ({}, {"more": B_DEC}, "an SAE of class SparseCoder must hold ['W_dec', 'b_dec', 'encoder.bias', "),
+        ({"k": None}, {}, "d_in, k and num_latents (or else expansion_factor) must be whole numbers above 0"),
+        ({"num_latents": 0, "expansion_factor": "8"}, {}, "must be whole numbers above 0, got 3, 2 and 0 ('8')"),
+        ({"k": 6}, {}, "k must be between 1 and d_sae = 5, its config says 6"),
+        ({}, {"W_dec": W_DEC.T}, "the weights file holds"),
+        ({}, {"W_dec": W_DEC * float("nan")}, "weights must be finite, but W_dec is not"),
+    ],
+    ids=str,
+)
+def test_sparse_coders_that_compute_something_else_are_refused(tmp_path, settings, tensors, message):
+    folder = write(tmp_path, "sparsify", SPARSIFY_CONFIG | settings, SPARSIFY | tensors)
+    assert message in error_of(read, folder)
+
+
+# Which format.
+
+
+def test_the_format_is_told_by_the_files():
+    for name, files in FILES.items():
+        assert choose_format([*files, "README.md"], "auto", "sae") == name
+
+
+def test_without_the_files_of_any_format_all_are_named():
+    assert error_of(choose_format, ["cfg.json"], "auto", "sae") == (
+        "'sae' must hold an SAE (saelens: cfg.json and sae_weights.safetensors; "
+        "dictionary_learning: config.json and ae.pt; sparsify: cfg.json and sae.safetensors), but holds "
+        "['cfg.json']; name the folder in which these files lie"
+    )
+
+
+def test_with_the_files_of_several_formats_one_must_be_chosen():
+    names = ["cfg.json", "sae.safetensors", "sae_weights.safetensors"]
+    assert error_of(choose_format, names, "auto", "sae") == (
+        "'sae' holds SAEs of several formats (saelens, sparsify); choose one with import.format"
+    )
+    assert choose_format(names, "sparsify", "sae") == "sparsify"
+
+
+def test_a_format_that_was_chosen_must_be_there():
+    assert error_of(choose_format, ["cfg.json"], "sparsify", "sae").startswith(
+        "'sae' must hold an SAE (sparsify: cfg.json and sae.safetensors), but holds ['cfg.json']"
+    )
+
+
+@pytest.mark.parametrize("format", list(FILES))
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_config_that_is_no_mapping_is_refused(tmp_path, format, content):
+    folder = write(tmp_path, format, {}, {})
+    (folder / CONFIGS[format]).write_text(content)
+    assert "fetch it again, or save it anew with the library that made it" in error_of(read, folder)
+
+
+@pytest.mark.parametrize("format", ["saelens", "sparsify"])
+def test_cut_off_weights_are_refused(tmp_path, format):
+    config, tensors = {"saelens": (saelens(), saelens_tensors()), "sparsify": (SPARSIFY_CONFIG, SPARSIFY)}[format]
+    path = write(tmp_path, format, config, tensors) / WEIGHTS[format]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "is not a whole safetensors file" in error_of(read, tmp_path)
+
+
+# The hub, which is named when its library is imported: another process reads from it.
+
+FROM_THE_HUB = """
+import json, sys
+from saelineage.errors import InputError
+from saelineage.saes.imports import find_sae, read_sae
+
+for line in sys.stdin:
+    try:
+        source = find_sae({"format": "auto", **json.loads(line)}, "saes.import")
+        print(json.dumps([source.commit, source.format, read_sae(source).sae.b_dec.tolist()]))
+    except InputError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def test_an_sae_from_the_hub_is_pinned_and_nothing_else_is_downloaded(tmp_path):
+    folder = write(tmp_path / "sae", "sparsify", SPARSIFY_CONFIG, SPARSIFY)
+    files = {f"layers.0/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    top = {"ae.pt": b"code", "README.md": b"text", "layers.0/optimizer.pt": b"code"}
+    asked = [
+        {"repo": "own/sae", "revision": "main", "subfolder": "layers.0"},
+        {"repo": "own/sae", "revision": "main"},
+        {"repo": "own/none", "revision": "main"},
+    ]
+    with running_hub() as hub:
+        commit = hub.push("own/sae", files | top, kind="models")
+        ended = subprocess.run(
+            [sys.executable, "-c", FROM_THE_HUB],
+            cwd=tmp_path,
+            env=hub.environment(tmp_path),
+            input="".join(json.dumps(settings) + "\n" for settings in asked),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 0, ended.stderr
+    found, at_top, missing = map(json.loads, ended.stdout.splitlines())
+    assert found == [commit, "sparsify", B_DEC.tolist()]
+    assert at_top.startswith("'own/sae' must hold an SAE (saelens: cfg.json and sae_weights.safetensors; ")
+    assert missing.startswith("saes.import: the hub has no model 'own/none' at revision 'main', or it needs a token")
+    fetched = {request.split("/")[-1] for request in hub.requests if "/resolve/" in request}
+    assert fetched == {"cfg.json", "sae.safetensors"}

@@ -1,0 +1,1 @@
+"""Documents from their sources, in three splits."""

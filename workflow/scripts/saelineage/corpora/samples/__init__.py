@@ -1,0 +1,1 @@
+"""Text made on the spot: English, little stories and Lua programs."""

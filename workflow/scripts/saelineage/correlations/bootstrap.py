@@ -1,0 +1,403 @@
+"""Bootstrap: how far best matches, and shares of features that have one, depend on the documents of the probe.
+
+Whole documents are drawn with replacement (Efron 1979, Ann. Statist. 7, 1-26), for tokens of one document are not
+independent draws (a bootstrap of clusters: Cameron, Gelbach and Miller 2008, Rev. Econ. Stat. 90, 414-427), and within
+each corpus, so that each keeps its number of documents. r of a pair follows from sums by document, weighted by how
+often each was drawn, so that tokens are read once. In the order of use: `document_numbers`, `document_sums`,
+`bootstrap`, `replicate_shares`, `percentile_interval`.
+
+What an interval does not cover: training (the models, the SAEs and their seeds), and partners other than a few
+candidates of each feature, the best on all documents. A replicate holds 63 % of the documents or so, some of
+them several times; r of a rare feature varies more for it, and an interval need not lie evenly about the value on all
+documents.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Bool, Float, Int, Integer
+from safetensors import SafetensorError
+
+from saelineage.correlations.matches import MIN_VARIANCE, SIDES, Correlation
+from saelineage.errors import InputError
+from saelineage.features.shards import FeatureShard, require_aligned
+from saelineage.files.tensors import read_tensors, write_tensors
+
+NO_DOCUMENT = -1
+ENTRIES_AT_ONCE = 1 << 22
+"""Activations of pairs that are multiplied at a time: 50 MB or so, for a feature may be in thousands of pairs."""
+REPLICATES_AT_ONCE = 32
+"""Replicates whose sums are held at a time: 25 MB for each hundred thousand pairs, several times over."""
+
+
+class DocumentSums(NamedTuple):
+    """Sums over the aligned tokens of each document; documents of all corpora, in the corpora's sorted order."""
+
+    names: tuple[str, str]
+    """The two SAEs, as `{model}.{sae}`."""
+    n_documents: dict[str, int]
+    """Documents of each corpus, by sorted corpora."""
+    n_tokens: Int[np.ndarray, " document"]
+    """Tokens that are compared in both."""
+    totals: tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]
+    """Per side, [d_sae, document] sums of activations, in float64 as all sums here."""
+    squares: tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]
+    """Per side, [d_sae, document] sums of squared activations."""
+    products: scipy.sparse.csr_array
+    """[pair, document] sums of activation x activation."""
+    pairs: Int[np.ndarray, "pair 2"]
+    """The two latents of each pair, ascending."""
+    pair_numbers: tuple[Int[np.ndarray, "d_sae_a rank_a"], Int[np.ndarray, "d_sae_b rank_b"]]
+    """Per side, the pair that each candidate of a feature stands for; -1 where there is no candidate."""
+
+
+class Replicates(NamedTuple):
+    """Best matches on documents drawn again and again."""
+
+    names: tuple[str, str]
+    n_documents: dict[str, int]
+    """Documents of each corpus."""
+    seed: int
+    best: tuple[Float[np.ndarray, "replicate d_sae_a"], Float[np.ndarray, "replicate d_sae_b"]]
+    """Per side, each feature's largest r among its candidates, in float32; NaN where none is defined."""
+
+
+def document_numbers(ids: Integer[np.ndarray, "row n_ctx"], eos_id: int) -> Int[np.ndarray, " position"]:
+    """Which document each place of the token rows belongs to: row x n_ctx + place in the row, as in feature shards.
+
+    Numbers run from 0 without a gap over the documents that have text here; a document goes on from row to row until
+    its EOS. BOS and EOS are no text and get -1. The first column is BOS whatever its id, so that a tokenizer with one
+    id for both ends no document there.
+
+    Args:
+        ids: the rows that features are read from (`tokens.TokenRows.ids`); rows in excess would add documents without
+            tokens.
+        eos_id: ends a document.
+    """
+    ends = ids == eos_id
+    ends[:, 0] = False
+    is_text = ~ends
+    is_text[:, 0] = False
+    ends_before = np.cumsum(ends)  # at text, the ends up to a place are those before it
+    numbers = np.full(ids.size, NO_DOCUMENT)
+    numbers[is_text.ravel()] = np.unique(ends_before[is_text.ravel()], return_inverse=True)[1]
+    return numbers
+
+
+def leading_candidates(
+    found: Correlation, n_candidates: int = 3
+) -> tuple[Int[np.ndarray, "d_sae_a rank_a"], Int[np.ndarray, "d_sae_b rank_b"]]:
+    """Per side, the partners with which each feature correlates most over all corpora; -1 where there are no more."""
+    a, b = (partners[:, :n_candidates] for partners in found.pearson.partners)
+    return a, b
+
+
+def document_sums(
+    shards: Iterable[tuple[FeatureShard, FeatureShard]],
+    candidates: tuple[Int[np.ndarray, "d_sae_a rank_a"], Int[np.ndarray, "d_sae_b rank_b"]],
+    documents: Mapping[str, Int[np.ndarray, " _position"]],
+) -> DocumentSums:
+    """Sum by document, over tokens that are compared on both sides, what r of the candidate pairs is made of.
+
+    Args:
+        shards: aligned shards of the two SAEs, of any corpora and any number; each pair is let go before the next is
+            asked for, so that a generator that loads them holds one at a time.
+        candidates: per side, possible partners of each feature (`leading_candidates`); -1 where there are no more.
+        documents: `document_numbers` of each corpus; corpora and documents without shards here take part with no
+            tokens, so that every pair of SAEs is resampled alike.
+
+    Raises:
+        InputError: if shards are not aligned, not of one pair of SAEs with these candidates, come twice, or have tokens
+            of no known document.
+    """
+    n_documents = {corpus: int(documents[corpus].max(initial=NO_DOCUMENT)) + 1 for corpus in sorted(documents)}
+    starts = dict(zip(n_documents, accumulate(n_documents.values(), initial=0), strict=False))
+    pairs, pair_numbers = _pairs_of(candidates)
+    names, covered, sums = None, [], None
+    for a, b in shards:
+        names = names or _names(a, b)
+        _require_addable(a, b, names, candidates, covered)
+        covered.append((a.corpus, a.ids_sha256, a.first_row, a.stop_row))
+        of_token = starts.get(a.corpus, 0) + _documents_of(a, documents)
+        found = _shard_sums(a, b, pairs, of_token, sum(n_documents.values()))
+        sums = found if sums is None else _added(sums, found)
+        del a, b, found  # or they would stay while the next are loaded
+    if sums is None:
+        raise InputError("there are no features to sum by document; give at least one shard of each SAE")
+    n_tokens, total_a, total_b, square_a, square_b, products = sums
+    sides = ((total_a, total_b), (square_a, square_b))
+    return DocumentSums(names, n_documents, n_tokens, *sides, products, pairs, pair_numbers)
+
+
+def document_weights(
+    n_documents: Mapping[str, int], n_replicates: int, seed: int
+) -> Int[np.ndarray, "replicate document"]:
+    """How often each document is drawn in each replicate: as many as there are, with replacement, within each corpus.
+
+    Equal arguments give equal weights, whichever the SAEs, so that replicates of several pairs of SAEs of one run go
+    together (`require_paired`). A corpus of one document always has it once, and so adds nothing to an interval.
+
+    Args:
+        n_documents: documents of each corpus; columns follow the corpora's sorted order.
+        n_replicates: how many to draw.
+        seed: of the draws.
+
+    Raises:
+        InputError: if a corpus has no document.
+    """
+    random = np.random.default_rng(seed)
+    weights = []
+    for corpus, n in sorted(n_documents.items()):
+        if n < 1:
+            raise InputError(
+                f"documents can be drawn only where there are some, but '{corpus}' has {n} in its probe split; "
+                "raise splits.probe or leave the corpus out"
+            )
+        weights.append(random.multinomial(n, np.full(n, 1 / n), size=n_replicates))
+    return np.concatenate(weights, axis=1)
+
+
+def bootstrap(sums: DocumentSums, n_replicates: int, seed: int) -> Replicates:
+    """Best matches in replicates of the documents (`document_weights`, `resampled_best`)."""
+    weights = document_weights(sums.n_documents, n_replicates, seed)
+    return Replicates(sums.names, sums.n_documents, seed, resampled_best(sums, weights))
+
+
+def resampled_best(
+    sums: DocumentSums, weights: Integer[np.ndarray, "replicate document"]
+) -> tuple[Float[np.ndarray, "replicate d_sae_a"], Float[np.ndarray, "replicate d_sae_b"]]:
+    """Per side, each feature's largest r among its candidates (`resampled_r`) in each replicate, in float32.
+
+    NaN where a feature has no candidate, or r with none of them is defined.
+    """
+    best = tuple(np.empty((len(weights), len(numbers)), dtype=np.float32) for numbers in sums.pair_numbers)
+    for start in range(0, len(weights), REPLICATES_AT_ONCE):
+        block = slice(start, start + REPLICATES_AT_ONCE)
+        r = resampled_r(sums, weights[block])
+        for side, numbers in enumerate(sums.pair_numbers):
+            best[side][block] = _largest(r, numbers).T
+    return best
+
+
+def resampled_r(
+    sums: DocumentSums, weights: Integer[np.ndarray, "replicate document"]
+) -> Float[np.ndarray, "pair replicate"]:
+    """Pearson r of each candidate pair when each document counts as often as its weight says; in float64, [-1, 1].
+
+    NaN where a feature does not vary over the documents drawn (`matches.MIN_VARIANCE`). How often it has to fire
+    was asked of all documents and is not asked again of those drawn.
+    """
+    drawn = np.ascontiguousarray(weights.T, dtype=np.float64)
+    n_tokens = sums.n_tokens @ drawn
+    totals = [side @ drawn for side in sums.totals]
+    spreads = [_spread(n_tokens, total, squares @ drawn) for total, squares in zip(totals, sums.squares, strict=True)]
+    a, b = sums.pairs.T
+    covariance = n_tokens * (sums.products @ drawn) - totals[0][a] * totals[1][b]
+    return np.clip(covariance / (spreads[0][a] * spreads[1][b]), -1.0, 1.0)
+
+
+def replicate_shares(
+    best: Float[np.ndarray, "replicate d_sae"], testable: Bool[np.ndarray, " d_sae"], threshold: float
+) -> Float[np.ndarray, " replicate"]:
+    """Per replicate, the share of testable features whose best r is at or above a threshold, in [0, 1].
+
+    An undefined r is no match, as where a feature fires in none of the documents drawn. NaN if no feature is testable.
+    """
+    if not testable.any():
+        return np.full(len(best), np.nan)
+    return (best[:, testable] >= threshold).mean(axis=1)
+
+
+def relative(
+    shares: Float[np.ndarray, " replicate"], floors: Float[np.ndarray, " replicate"]
+) -> Float[np.ndarray, " replicate"]:
+    """Shares over floors, replicate by replicate, which must be of the same draws (`require_paired`).
+
+    NaN where a floor is 0.
+    """
+    return np.divide(shares, floors, out=np.full(len(shares), np.nan), where=floors != 0)
+
+
+def percentile_interval(values: Float[np.ndarray, " replicate"], level: float = 0.95) -> tuple[float, float] | None:
+    """The percentile interval (Efron 1979) that holds the middle `level` of the replicates.
+
+    None where there are no replicates or one is NaN: leaving those out would make the interval too narrow.
+    """
+    if len(values) == 0 or np.isnan(values).any():
+        return None
+    low, high = np.quantile(values.astype(np.float64), _tails(level))
+    return float(low), float(high)
+
+
+def feature_intervals(
+    best: Float[np.ndarray, "replicate d_sae"], level: float = 0.95
+) -> tuple[Float[np.ndarray, " d_sae"], Float[np.ndarray, " d_sae"]]:
+    """Percentile intervals of each feature's best r, lower ends and upper ends; NaN where a replicate has none.
+
+    A feature that fires in few documents is missing from some replicates and so has no interval.
+    """
+    if len(best) == 0:
+        return np.full(best.shape[1], np.nan), np.full(best.shape[1], np.nan)
+    low, high = np.quantile(best, _tails(level), axis=0).astype(np.float64)
+    return low, high
+
+
+def require_paired(replicates: Sequence[Replicates]) -> None:
+    """Refuse to set replicates side by side that are not of the same draws of the same documents.
+
+    Raises:
+        InputError: naming the two that differ.
+    """
+    for one, other in pairwise(replicates):
+        draws, other_draws = ((x.seed, len(x.best[0]), x.n_documents) for x in (one, other))
+        if draws != other_draws:
+            raise InputError(
+                f"replicates must be of the same draws (seed, number, documents by corpus), but those of {one.names} "
+                f"are of {draws} and those of {other.names} of {other_draws}; draw both again with one seed"
+            )
+
+
+def save_replicates(found: Replicates, path: Path | str) -> None:
+    """Write replicates as one safetensors file: `best_a` and `best_b`, [replicate, d_sae]."""
+    header = {
+        "names": found.names,
+        "n_replicates": len(found.best[0]),
+        "seed": found.seed,
+        "n_documents": found.n_documents,
+    }
+    write_tensors(path, header, {f"best_{side}": best for side, best in zip(SIDES, found.best, strict=True)})
+
+
+def load_replicates(path: Path | str) -> Replicates:
+    """Read what `save_replicates` wrote.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    try:
+        header, tensors = read_tensors(path)
+        best = tuple(tensors[f"best_{side}"] for side in SIDES)
+        if {len(one) for one in best} != {header["n_replicates"]}:
+            raise ValueError(f"it does not hold {header['n_replicates']} replicates of both sides")
+        return Replicates(tuple(header["names"]), dict(sorted(header["n_documents"].items())), header["seed"], best)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"'{path}' is not a whole file of replicates ({error}); delete it and run again") from error
+
+
+def _names(a: FeatureShard, b: FeatureShard) -> tuple[str, str]:
+    return f"{a.model}.{a.sae}", f"{b.model}.{b.sae}"
+
+
+def _require_addable(
+    a: FeatureShard, b: FeatureShard, names: tuple[str, str], candidates: tuple[np.ndarray, np.ndarray], covered: list
+) -> None:
+    """Refuse shards of other tokens than each other, of other SAEs than before, and tokens counted twice."""
+    require_aligned(a, b)
+    if _names(a, b) != names:
+        raise InputError(
+            f"sums by document must be of one pair of SAEs, but '{a.path}' and '{b.path}' are of {_names(a, b)} "
+            f"and the first shards of {names}; give the shards of one pair"
+        )
+    shape, candidates_shape = (a.d_sae, b.d_sae), tuple(map(len, candidates))
+    largest = tuple(int(partners.max(initial=-1)) for partners in reversed(candidates))
+    if shape != candidates_shape or any(latent >= d_sae for latent, d_sae in zip(largest, shape, strict=True)):
+        raise InputError(
+            f"candidates must be of the SAEs summed, but '{a.path}' and '{b.path}' have {shape} latents and the "
+            f"candidates are of {candidates_shape} latents, up to {largest}; give the correlation of these SAEs"
+        )
+    for corpus, ids_sha256, first_row, stop_row in covered:
+        if corpus == a.corpus and (
+            ids_sha256 != a.ids_sha256 or max(first_row, a.first_row) < min(stop_row, a.stop_row)
+        ):
+            raise InputError(
+                f"each token of '{a.corpus}' must be summed once, but '{a.path}' ({a.token_range}) comes after shards "
+                f"of {ids_sha256} rows {first_row} to {stop_row}; give every shard of one probe split once"
+            )
+
+
+def _documents_of(shard: FeatureShard, documents: Mapping[str, np.ndarray]) -> Int[np.ndarray, " token"]:
+    """The document of each token of a shard, numbered within its corpus."""
+    known = documents.get(shard.corpus, np.empty(0, dtype=np.int64))
+    if shard.positions.max(initial=-1) >= len(known):
+        raise InputError(
+            f"tokens of '{shard.path}' ({shard.corpus}) must stand in the token rows that documents were counted in, "
+            f"which have {len(known)} places; count the documents of the token rows that features come from"
+        )
+    found = known[shard.positions]
+    if np.any(found == NO_DOCUMENT):
+        place = shard.positions[found == NO_DOCUMENT][0]
+        raise InputError(
+            f"tokens of '{shard.path}' ({shard.corpus}) must be text, but place {place} of the token rows is BOS or "
+            "EOS; count the documents of the token rows that features come from"
+        )
+    return found
+
+
+def _pairs_of(
+    candidates: tuple[np.ndarray, np.ndarray],
+) -> tuple[Int[np.ndarray, "pair 2"], tuple[Int[np.ndarray, "d_sae_a rank_a"], Int[np.ndarray, "d_sae_b rank_b"]]]:
+    """All candidate pairs once, ascending; and per side the number of the pair of each candidate, or -1."""
+    d_sae_b = max(1, len(candidates[1]))
+    own = [np.arange(len(partners))[:, None] for partners in candidates]
+    keys = (own[0] * d_sae_b + candidates[0], candidates[1] * d_sae_b + own[1])
+    there = [partners >= 0 for partners in candidates]
+    all_keys = np.unique(np.concatenate([key[known] for key, known in zip(keys, there, strict=True)]))
+    numbers = tuple(np.where(known, np.searchsorted(all_keys, key), -1) for key, known in zip(keys, there, strict=True))
+    return np.stack(np.divmod(all_keys, d_sae_b), axis=1), numbers
+
+
+def _shard_sums(
+    a: FeatureShard, b: FeatureShard, pairs: np.ndarray, of_token: np.ndarray, n_documents: int
+) -> list[np.ndarray | scipy.sparse.csr_array]:
+    """Of one shard: number of tokens, totals of a and b, squares of a and b, products."""
+    compared = a.compared & b.compared
+    sides = [shard.latents[compared].T.tocsr().astype(np.float64) for shard in (a, b)]
+    columns, starts = of_token[compared], np.arange(compared.sum() + 1)
+    by_document = scipy.sparse.csr_array((np.ones(len(columns)), columns, starts), shape=(len(columns), n_documents))
+    return [
+        np.bincount(columns, minlength=n_documents),
+        *(side @ by_document for side in sides),
+        *(side.multiply(side) @ by_document for side in sides),
+        _products(*sides, pairs, by_document),
+    ]
+
+
+def _added(sums: list, found: list) -> list:
+    """Add to each of some sums; one after the other, so that never all of them are there twice."""
+    for index in range(len(sums)):
+        sums[index] = sums[index] + found[index]
+        found[index] = None
+    return sums
+
+
+def _products(
+    a: scipy.sparse.csr_array, b: scipy.sparse.csr_array, pairs: np.ndarray, by_document: scipy.sparse.csr_array
+) -> scipy.sparse.csr_array:
+    """[pair, document] sums of products of a and b, [d_sae, token]; so many pairs at a time as memory is meant for."""
+    entries = np.cumsum(np.diff(a.indptr)[pairs[:, 0]] + np.diff(b.indptr)[pairs[:, 1]], dtype=np.int64)
+    blocks = np.split(pairs, np.flatnonzero(np.diff(entries // ENTRIES_AT_ONCE)) + 1)
+    found = [a[block[:, 0]].multiply(b[block[:, 1]]) @ by_document for block in blocks]
+    return scipy.sparse.vstack(found, format="csr")
+
+
+def _spread(n_tokens: np.ndarray, totals: np.ndarray, squares: np.ndarray) -> Float[np.ndarray, "d_sae replicate"]:
+    """sqrt(n sum(x^2) - sum(x)^2) of each feature in each replicate, as `correlations.OneSided.spread`."""
+    variance = n_tokens * squares - totals**2
+    return np.sqrt(np.where(variance > MIN_VARIANCE * n_tokens * squares, variance, np.nan))
+
+
+def _largest(r: np.ndarray, numbers: np.ndarray) -> Float[np.ndarray, "d_sae replicate"]:
+    """Each feature's largest defined r among the pairs of its candidates."""
+    best = np.full((len(numbers), r.shape[1]), np.nan)
+    for column in numbers.T:
+        there = column >= 0
+        best[there] = np.fmax(best[there], r[column[there]])
+    return best
+
+
+def _tails(level: float) -> tuple[float, float]:
+    return (1 - level) / 2, (1 + level) / 2

@@ -1,0 +1,149 @@
+"""Matches: what is kept of the similarities of all pairs of two SAEs' features, whatever the measure, and its file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+
+from saelineage.errors import InputError
+from saelineage.files.tensors import read_tensors, write_tensors
+from saelineage.plan.graph import POOLED
+
+SIDES = ("a", "b")
+MIN_VARIANCE = 1e-9
+"""Features whose variance is a smaller share of their mean square do not vary; r is off by 1e-14 over the share."""
+
+
+class Matches(NamedTuple):
+    """What is kept of all pairs."""
+
+    best: tuple[Float[np.ndarray, "d_sae_a rank"], Float[np.ndarray, "d_sae_b rank"]]
+    """Per side, each feature's largest similarities, largest first; NaN where there are no more defined ones."""
+    partners: tuple[Int[np.ndarray, "d_sae_a rank"], Int[np.ndarray, "d_sae_b rank"]]
+    """The latent of the other side behind each `best`, of equal ones the lower first; -1 where there is none."""
+    kept: scipy.sparse.csr_array
+    """[d_sae_a, d_sae_b]: every similarity at or above the floor chosen, in float64."""
+    histogram: Int[np.ndarray, " bin"]
+    """All defined similarities, in equal bins from -1 to 1; the last bin holds 1 itself."""
+    n_undefined: int
+    """Pairs whose similarity is NaN."""
+
+
+class Combined(NamedTuple):
+    """How well several features of the other side stand for one together, from `splits.combined_r`."""
+
+    r: tuple[Float[np.ndarray, " d_sae_a"], Float[np.ndarray, " d_sae_b"]]
+    """Per side, the multiple correlation of each feature with its parts, in [0, 1]; NaN where it has less than two."""
+    whole_of: tuple[Int[np.ndarray, " d_sae_a"], Int[np.ndarray, " d_sae_b"]]
+    """Per side, the latent of the other side that each feature is a part of, or -1."""
+
+
+class Correlation(NamedTuple):
+    """What is kept of all pairs of two SAEs' features."""
+
+    names: tuple[str, str]
+    n_tokens: dict[str, int]
+    """Aligned tokens, by corpus."""
+    firings: tuple[Int[np.ndarray, "corpus d_sae_a"], Int[np.ndarray, "corpus d_sae_b"]]
+    """Tokens on which each feature fires, by corpus (in the order of `n_tokens`)."""
+    testable: tuple[Bool[np.ndarray, " d_sae_a"], Bool[np.ndarray, " d_sae_b"]]
+    """Features that vary and fire often enough, over all corpora, to be compared at all."""
+    pearson: Matches
+    """Pearson r over all corpora together."""
+    by_corpus: dict[str, Matches]
+    """Pearson r over single corpora."""
+    one_to_one: Int[np.ndarray, " d_sae_a"]
+    """Each feature's partner in the assignment, among pairs kept, with the largest sum of pooled r; or -1."""
+    jaccard: Matches
+    """Tokens on which both fire / tokens on which either fires, over all corpora together; in [0, 1]."""
+    combined: Combined | None = None
+    """Features divided among several of the other side, over all corpora together; None if they were not looked for."""
+
+    @property
+    def corpora(self) -> list[str]:
+        """The corpora, sorted."""
+        return list(self.n_tokens)
+
+    def density(self, side: int) -> Float[np.ndarray, " d_sae"]:
+        """The share of all tokens on which each feature of a side fires."""
+        return self.firings[side].sum(axis=0) / sum(self.n_tokens.values())
+
+
+def match_tensors(found: Matches, measure: str) -> dict[str, np.ndarray]:
+    """Matches by some measure as named arrays, for a safetensors file."""
+    tensors = {
+        "histogram": found.histogram,
+        "n_undefined": np.array(found.n_undefined),
+        "kept/indptr": found.kept.indptr.astype(np.int64),
+        "kept/indices": found.kept.indices.astype(np.int32),
+        "kept/values": found.kept.data,
+    }
+    for index, side in enumerate(SIDES):
+        tensors |= {f"best_{side}": found.best[index], f"partners_{side}": found.partners[index]}
+    return {f"{measure}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def matches_of_tensors(tensors: Mapping[str, np.ndarray], measure: str) -> Matches:
+    """What `match_tensors` made of matches, back."""
+
+    def own(*names: str) -> tuple[np.ndarray, ...]:
+        return tuple(tensors[f"{measure}/{name}"] for name in names)
+
+    best, partners = (own(*(f"{name}_{side}" for side in SIDES)) for name in ("best", "partners"))
+    kept = scipy.sparse.csr_array(own("kept/values", "kept/indices", "kept/indptr"), shape=(len(best[0]), len(best[1])))
+    histogram, n_undefined = own("histogram", "n_undefined")
+    return Matches(best, partners, kept, histogram, int(n_undefined))
+
+
+def save_correlation(found: Correlation, path: Path | str) -> None:
+    """Write a correlation as one safetensors file (docs/artifacts.md lists its tensors)."""
+    tensors = {"one_to_one": found.one_to_one}
+    measures = {f"pearson/{POOLED}": found.pearson, "jaccard": found.jaccard}
+    if len(found.corpora) > 1:
+        measures |= {f"pearson/{corpus}": matches for corpus, matches in found.by_corpus.items()}
+    for name, matches in measures.items():
+        tensors |= match_tensors(matches, name)
+    for index, side in enumerate(SIDES):
+        tensors |= {f"firings_{side}": found.firings[index], f"testable_{side}": found.testable[index]}
+        if found.combined is not None:
+            tensors |= {f"combined_{side}": found.combined.r[index], f"whole_of_{side}": found.combined.whole_of[index]}
+    write_tensors(path, {"names": found.names, "n_tokens": found.n_tokens}, tensors)
+
+
+def load_correlation(path: Path | str) -> Correlation:
+    """Read what `save_correlation` wrote.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    try:
+        header, tensors = read_tensors(path)
+        corpora = sorted(header["n_tokens"])
+        pooled = matches_of_tensors(tensors, f"pearson/{POOLED}")
+        singles = corpora if len(corpora) > 1 else []
+        by_corpus = {corpus: matches_of_tensors(tensors, f"pearson/{corpus}") for corpus in singles}
+        return Correlation(
+            names=tuple(header["names"]),
+            n_tokens={corpus: header["n_tokens"][corpus] for corpus in corpora},
+            firings=tuple(tensors[f"firings_{side}"] for side in SIDES),
+            testable=tuple(tensors[f"testable_{side}"] for side in SIDES),
+            pearson=pooled,
+            by_corpus=by_corpus or {corpus: pooled for corpus in corpora},
+            one_to_one=tensors["one_to_one"],
+            jaccard=matches_of_tensors(tensors, "jaccard"),
+            combined=_combined(tensors),
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{path}' is not a whole correlation file ({error}); delete it and run again") from error
+
+
+def _combined(tensors: Mapping[str, np.ndarray]) -> Combined | None:
+    """What a correlation's file holds of splits and merges, if anything."""
+    if "combined_a" not in tensors:
+        return None
+    r, whole_of = (tuple(tensors[f"{name}_{side}"] for side in SIDES) for name in ("combined", "whole_of"))
+    return Combined(r, whole_of)

@@ -1,0 +1,304 @@
+"""Raw sums over the aligned tokens of two SAEs' features: what correlations are made of, and what adds up over shards.
+
+Sums of products are sparse, for latents are. They come a block of rows (features of side a) at a time, so that neither
+the products of all pairs nor all tokens are ever held.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import NamedTuple, TypeVar, no_type_check
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float, Int, Integer
+from numba import njit
+from safetensors import SafetensorError, safe_open
+
+from saelineage.correlations.matches import SIDES
+from saelineage.errors import InputError
+from saelineage.features.shards import FeatureShard, require_aligned
+from saelineage.files.atomic import decode_header
+from saelineage.files.tensors import require_sha256, sha256_tensors, writing_tensors
+
+T = TypeVar("T")
+ENTRY = np.dtype([("latent", np.int32), ("value", np.float32)])
+"""Latent and activation side by side: most of the time goes into fetching them from memory."""
+HEADER_BYTES = 2048
+"""Room in a file's header for what is said of a corpus, and of a block of products."""
+SUMS_OF_ONE_SIDE = ("totals", "squares", "firings")
+
+
+class Products(NamedTuple):
+    """Some rows of the sums of products, as compressed sparse rows: only pairs that fire together somewhere."""
+
+    indptr: Int[np.ndarray, " row_plus_1"]
+    indices: Integer[np.ndarray, " entry"]
+    """The feature of side b, ascending in each row; in 16 bits where they suffice, for files are large."""
+    products: Float[np.ndarray, " entry"]
+    """Sums over tokens of activation x activation."""
+    together: Integer[np.ndarray, " entry"]
+    """Tokens on which both fire; in 16 bits where they suffice."""
+
+
+class PairSums(ABC):
+    """Raw sums over the aligned tokens of one corpus in one shard.
+
+    Attributes:
+        source: what error messages name: the files.
+        names: the two SAEs, as `{model}.{sae}`.
+        corpus: the corpus.
+        n_tokens: aligned tokens that are compared in both.
+        covered: the token rows: digest of their ids, first row, row behind the last.
+        totals, squares, firings: per side, [d_sae] sums of activations and their squares, and tokens that fire.
+        block_features: features of side a in a block.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        names: tuple[str, str],
+        corpus: str,
+        n_tokens: int,
+        covered: tuple[str, int, int],
+        sides: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        block_features: int,
+    ):
+        """Take over all but the products; `sides` holds `totals`, `squares` and `firings`."""
+        self.source, self.names, self.corpus, self.n_tokens, self.covered = source, names, corpus, n_tokens, covered
+        self.totals, self.squares, self.firings = (sides[name] for name in SUMS_OF_ONE_SIDE)
+        self.block_features = block_features
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """d_sae of both sides."""
+        return len(self.totals[0]), len(self.totals[1])
+
+    def blocks(self) -> list[range]:
+        """The blocks of rows, in order."""
+        n_rows = self.shape[0]
+        return [
+            range(start, min(start + self.block_features, n_rows)) for start in range(0, n_rows, self.block_features)
+        ]
+
+    @abstractmethod
+    def products(self, rows: range) -> Products:
+        """Sums of products of one of the `blocks`."""
+
+
+class ShardSums(PairSums):
+    """Computed from a shard of each SAE, over the tokens that are to be compared in both.
+
+    One feature of side a after the other: the rows of side b at its tokens are added into a dense row (Gustavson 1978,
+    ACM TOMS 4, 250-269), in the order of tokens, in float64.
+    """
+
+    def __init__(self, a: FeatureShard, b: FeatureShard, block_features: int):
+        """Sum all but the products.
+
+        Raises:
+            InputError: if the two shards are not of the same tokens.
+        """
+        require_aligned(a, b)
+        compared = a.compared & b.compared
+        sides = [shard.latents if compared.all() else shard.latents[compared] for shard in (a, b)]
+        super().__init__(
+            source=f"'{a.path}' and '{b.path}'",
+            names=(f"{a.model}.{a.sae}", f"{b.model}.{b.sae}"),
+            corpus=a.corpus,
+            n_tokens=int(compared.sum()),
+            covered=(a.ids_sha256, a.first_row, a.stop_row),
+            sides={
+                "totals": tuple(_column_sums(side, side.data.astype(np.float64)) for side in sides),
+                "squares": tuple(_column_sums(side, side.data.astype(np.float64) ** 2) for side in sides),
+                "firings": tuple(np.bincount(side.indices, minlength=side.shape[1]) for side in sides),
+            },
+            block_features=block_features,
+        )
+        self._by_latent, self._starts = sides[0].T.tocsr(), sides[1].indptr
+        self._entries = np.empty(sides[1].nnz, ENTRY)
+        self._entries["latent"], self._entries["value"] = sides[1].indices, sides[1].data
+
+    def products(self, rows: range) -> Products:
+        """See `PairSums.products`."""
+        a, d_sae_b = self._by_latent, self.shape[1]
+        starts = a.indptr[rows.start : rows.stop + 1]
+        tokens = a.indices[starts[0] : starts[-1]]
+        lengths = np.diff(self._starts)[tokens]
+        ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[starts - starts[0]]
+        most = int(np.minimum(np.diff(ends), d_sae_b).sum())
+        indptr, indices = np.zeros(len(rows) + 1, dtype=np.int64), np.empty(most, dtype=_smallest(d_sae_b - 1))
+        products, together = np.empty(most), np.empty(most, dtype=_smallest(int(np.diff(starts).max())))
+        found = (indptr, indices, products, together)
+        _sum_products(starts, a.indices, a.data, self._starts, self._entries, d_sae_b, *found)
+        n = indptr[-1]
+        return Products(indptr, indices[:n], products[:n], together[:n])
+
+
+class SavedSums(PairSums):
+    """Read from a file that `save_sums` wrote, products only when they are asked for."""
+
+    def __init__(self, path: Path | str, header: Mapping, sides: Mapping[str, tuple[np.ndarray, np.ndarray]]):
+        """Take over all but the products; use `load_sums`."""
+        self._path, self._digests = path, header["digests"]
+        super().__init__(
+            source=f"'{path}'",
+            names=tuple(header["names"]),
+            corpus=header["corpus"],
+            n_tokens=header["n_tokens"],
+            covered=tuple(header["covered"]),
+            sides=sides,
+            block_features=header["block_features"],
+        )
+
+    def products(self, rows: range) -> Products:
+        """See `PairSums.products`.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        try:
+            with safe_open(self._path, framework="np") as file:
+                prefix = f"{self.corpus}/{rows.start}"
+                found = Products(*(file.get_tensor(f"{prefix}/{name}") for name in Products._fields))
+            require_sha256({"sha256": self._digests[str(rows.start)]}, found._asdict())
+        except (SafetensorError, OSError, ValueError) as error:
+            raise _damaged(self._path, error) from error
+        return found
+
+
+def require_addable(sums: Sequence[PairSums]) -> None:
+    """Refuse to add sums of other pairs, sizes or tokens, and tokens counted twice.
+
+    Raises:
+        InputError: naming the two that do not go together.
+    """
+    if not sums:
+        raise InputError("there are no sums to add; give at least one shard")
+    for one, other in pairwise(sums):
+        for what in ("names", "shape", "block_features"):
+            mine, theirs = getattr(one, what), getattr(other, what)
+            if mine != theirs:
+                raise InputError(
+                    f"sums can be added only where they have the same {what}, not {mine} ({one.source}) and "
+                    f"{theirs} ({other.source}); delete the one that is wrong and run again"
+                )
+    for one, other in pairwise(sorted(sums, key=lambda one: (one.corpus, one.covered))):
+        (ids, _, stop), (other_ids, first, other_stop) = one.covered, other.covered
+        if one.corpus != other.corpus:
+            continue
+        if ids != other_ids:
+            raise InputError(
+                f"sums on '{one.corpus}' can be added only where they are of the same tokens, not {ids} ({one.source}) "
+                f"and {other_ids} ({other.source}); delete the one that is wrong and run again"
+            )
+        if first < min(stop, other_stop):
+            raise InputError(
+                f"sums of {one.names} on '{one.corpus}' would count token rows {first} to {min(stop, other_stop)} "
+                f"twice ({one.source}; {other.source}); delete the one that is wrong and run again"
+            )
+
+
+def save_sums(sums: Sequence[PairSums], path: Path | str, threads: int = 1) -> None:
+    """Write the sums of one shard, one for each corpus, as one safetensors file; a block of products at a time."""
+    headers = {}
+    n_blocks = sum(len(one.blocks()) for one in sums)
+    with writing_tensors(path, HEADER_BYTES * (1 + len(sums) + n_blocks)) as writer:
+        for one in sorted(sums, key=lambda one: one.corpus):
+            sides = {
+                f"{name}_{side}": values
+                for name in SUMS_OF_ONE_SIDE
+                for side, values in zip(SIDES, getattr(one, name), strict=True)
+            }
+            for name, values in sides.items():
+                writer.add(f"{one.corpus}/{name}", values)
+            tasks = (partial(_with_sha256, one, rows) for rows in one.blocks())
+            digests = {}
+            for rows, (found, digest) in zip(one.blocks(), ahead(tasks, threads), strict=True):
+                digests[str(rows.start)] = digest
+                for name, values in found._asdict().items():
+                    writer.add(f"{one.corpus}/{rows.start}/{name}", values)
+            header = {
+                "names": one.names,
+                "corpus": one.corpus,
+                "n_tokens": one.n_tokens,
+                "covered": one.covered,
+                "block_features": one.block_features,
+                "digests": digests,
+            }
+            headers[one.corpus] = {**header, "sha256": sha256_tensors(header, sides)}
+        writer.header = {"corpora": headers}
+
+
+def load_sums(path: Path | str) -> dict[str, SavedSums]:
+    """What `save_sums` wrote, by corpus.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            found = {}
+            for corpus, header in sorted(decode_header(file.metadata())["corpora"].items()):
+                names = [f"{name}_{side}" for name in SUMS_OF_ONE_SIDE for side in SIDES]
+                tensors = {name: file.get_tensor(f"{corpus}/{name}") for name in names}
+                require_sha256(header, tensors)
+                sides = {name: tuple(tensors[f"{name}_{side}"] for side in SIDES) for name in SUMS_OF_ONE_SIDE}
+                found[corpus] = SavedSums(path, header, sides)
+            return found
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def ahead(tasks: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
+    """The tasks' results in order, as many computed at once as there are threads, none farther ahead."""
+    tasks = iter(tasks)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = [pool.submit(task) for task in islice(tasks, threads)]
+        while waiting:
+            result = waiting.pop(0).result()
+            waiting += [pool.submit(task) for task in islice(tasks, 1)]
+            yield result
+
+
+def _with_sha256(sums: PairSums, rows: range) -> tuple[Products, str]:
+    found = sums.products(rows)
+    return found, sha256_tensors({}, found._asdict())
+
+
+def _smallest(largest: int) -> type[np.integer]:
+    """The number format of 16 or 32 bits that holds numbers up to `largest`."""
+    return np.uint16 if largest < 1 << 16 else np.int32
+
+
+def _column_sums(latents: scipy.sparse.csr_array, values: Float[np.ndarray, " entry"]) -> Float[np.ndarray, " d_sae"]:
+    sums = np.bincount(latents.indices, weights=values, minlength=latents.shape[1])
+    return sums.astype(np.float64)  # of no entries numpy makes integers
+
+
+def _damaged(path: Path | str, error: object) -> InputError:
+    return InputError(f"'{path}' is not a whole file of correlation sums ({error}); delete it and run again")
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _sum_products(starts, tokens, values, b_starts, b_entries, d_sae_b, indptr, indices, products, together):
+    """Fill the rows of `Products`."""
+    row_products, row_together = np.zeros(d_sae_b), np.zeros(d_sae_b, dtype=np.int32)
+    n = 0
+    for row in range(len(starts) - 1):
+        for entry in range(starts[row], starts[row + 1]):
+            token, value = tokens[entry], np.float64(values[entry])
+            for place in range(b_starts[token], b_starts[token + 1]):
+                latent = b_entries[place].latent
+                row_products[latent] += value * b_entries[place].value
+                row_together[latent] += 1
+        for latent in range(d_sae_b):
+            if row_together[latent]:
+                indices[n], products[n], together[n] = latent, row_products[latent], row_together[latent]
+                row_products[latent], row_together[latent] = 0.0, 0
+                n += 1
+        indptr[row + 1] = n

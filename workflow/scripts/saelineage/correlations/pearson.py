@@ -1,0 +1,325 @@
+"""Correlations: how alike the features of two SAEs are over all aligned tokens, zeros included.
+
+Pearson r of activations per corpus and over all corpora, and the Jaccard index of the tokens that features fire on, all
+pairs. Raw sums are added shard by shard (`pair_sums`); similarities fall out a block of rows at a time, and what is
+kept of them is `Matches`. In notebooks: `correlate`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float
+from numba import njit
+from tqdm import tqdm
+
+from saelineage.correlations.assignments import one_to_one
+from saelineage.correlations.match_finder import MatchFinder, parts
+from saelineage.correlations.matches import MIN_VARIANCE, Correlation
+from saelineage.correlations.pair_sums import (
+    PairSums,
+    Products,
+    ShardSums,
+    ahead,
+    load_sums,
+    require_addable,
+    save_sums,
+)
+from saelineage.correlations.parts import combined_r
+from saelineage.errors import InputError
+from saelineage.features.shards import FeatureShard
+from saelineage.files.atomic import atomic_path
+from saelineage.plan.graph import POOLED
+
+JACCARD = "jaccard index"
+"""Where the Jaccard index stands beside r by corpus; no corpus has a name with a space."""
+Latents = np.ndarray | scipy.sparse.sparray | scipy.sparse.spmatrix
+
+
+def correlate(
+    a: Latents | Path | str,
+    b: Latents | Path | str,
+    *,
+    min_firings: int = 20,
+    top_matches: int = 8,
+    keep_above: float = 0.3,
+    n_bins: int = 200,
+    block_features: int = 1024,
+    threads: int = 1,
+    progress: bool = True,
+) -> Correlation:
+    """Correlate all features of two SAEs over the same tokens.
+
+    Args:
+        a, b: latent activations [token, d_sae], all >= 0, dense or sparse; or the folder of an SAE's feature shards,
+            `results/{run}/features/{model}/{sae}`, whose raw sums are kept in a temporary folder (`TMPDIR`).
+        min_firings, top_matches, keep_above, n_bins, block_features: the config's `correlations` block.
+        threads: how many work at once; it changes no bit.
+        progress: whether to show bars.
+
+    Raises:
+        InputError: if the two are not of the same tokens, or activations are negative or not finite.
+    """
+    kept = {"min_firings": min_firings, "top_matches": top_matches, "keep_above": keep_above, "n_bins": n_bins}
+    settings = kept | {"threads": threads, "progress": progress}
+    if isinstance(a, str | Path) != isinstance(b, str | Path):
+        raise InputError("a and b must both be arrays or both be folders of feature shards; give two of one kind")
+    if isinstance(a, str | Path):
+        return _correlate_folders(Path(a), Path(b), block_features, settings)
+    return _correlate_arrays(a, b, block_features, settings)
+
+
+def correlate_sums(
+    sums: Iterable[PairSums],
+    *,
+    min_firings: int,
+    top_matches: int,
+    keep_above: float,
+    n_bins: int,
+    threads: int = 1,
+    progress: bool = False,
+) -> Correlation:
+    """Correlate all pairs from raw sums.
+
+    Args:
+        sums: of all shards and corpora, in any order.
+        min_firings: features firing on fewer tokens are untestable and are nobody's partner.
+        top_matches: partners kept per feature.
+        keep_above: every similarity at or above this is kept.
+        n_bins: bins of the histograms.
+        threads: how many work at once; it changes no bit.
+        progress: whether to show a bar.
+
+    Raises:
+        InputError: if the sums cannot be added (`pair_sums.require_addable`).
+    """
+    by_corpus = added_by_corpus(sums)
+    first = next(iter(by_corpus.values()))[0]
+    names = [*by_corpus, POOLED, JACCARD] if len(by_corpus) > 1 else [POOLED, JACCARD]
+    kept = {"top_matches": top_matches, "keep_above": keep_above, "n_bins": n_bins}
+    finders = {name: MatchFinder(first.shape, **kept, threads=threads) for name in names}
+    blocks = similarity_blocks(by_corpus, min_firings, threads)
+    for rows, similarities in tqdm(blocks, total=len(first.blocks()), unit="block", disable=not progress):
+        for name, finder in finders.items():
+            finder.offer(rows.start, similarities[name])
+    found = {name: finder.result() for name, finder in finders.items()}
+    whole = OneSided.of([one for own in by_corpus.values() for one in own])
+    return Correlation(
+        names=first.names,
+        n_tokens={corpus: sum(one.n_tokens for one in own) for corpus, own in by_corpus.items()},
+        firings=tuple(
+            np.stack([sum(one.firings[side] for one in own) for own in by_corpus.values()]) for side in range(2)
+        ),
+        testable=tuple(~np.isnan(whole.spread(side, min_firings)) for side in range(2)),
+        pearson=found[POOLED],
+        by_corpus={corpus: found.get(corpus, found[POOLED]) for corpus in by_corpus},
+        one_to_one=one_to_one(found[POOLED].kept),
+        jaccard=found[JACCARD],
+    )
+
+
+def dense_pearson(sums: Iterable[PairSums], path: Path | str, min_firings: int, threads: int = 1) -> None:
+    """Write Pearson r over all corpora of every pair, as a NumPy file [d_sae of a, d_sae of b] in float32.
+
+    Raises:
+        InputError: if the sums cannot be added.
+    """
+    by_corpus = added_by_corpus(sums)
+    shape = next(iter(by_corpus.values()))[0].shape
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _, similarities in similarity_blocks(by_corpus, min_firings, threads):
+            file.write(similarities[POOLED].astype("<f4").data)
+
+
+def added_by_corpus(sums: Iterable[PairSums]) -> dict[str, list[PairSums]]:
+    """Sums that can be added, by corpus; shards in the order of their tokens, whatever came first.
+
+    Raises:
+        InputError: if they cannot be added (`pair_sums.require_addable`).
+    """
+    in_order = sorted(sums, key=lambda one: (one.corpus, one.covered))
+    require_addable(in_order)
+    found: dict[str, list[PairSums]] = {}
+    for one in in_order:
+        found.setdefault(one.corpus, []).append(one)
+    return found
+
+
+class OneSided(NamedTuple):
+    """The sums of single features over several shards."""
+
+    n_tokens: int
+    totals: tuple[np.ndarray, np.ndarray]
+    squares: tuple[np.ndarray, np.ndarray]
+    firings: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, sums: Sequence[PairSums]) -> "OneSided":
+        """Add them."""
+        both = {
+            name: tuple(np.sum([getattr(one, name)[side] for one in sums], axis=0) for side in range(2))
+            for name in ("totals", "squares", "firings")
+        }
+        return cls(n_tokens=sum(one.n_tokens for one in sums), **both)
+
+    def spread(self, side: int, min_firings: int) -> Float[np.ndarray, " d_sae"]:
+        """sqrt(n sum(x^2) - sum(x)^2) for each feature of a side; NaN where it does not vary or hardly fires."""
+        total, square = self.totals[side], self.squares[side]
+        variance = self.n_tokens * square - total**2
+        testable = (variance > MIN_VARIANCE * self.n_tokens * square) & (self.firings[side] >= min_firings)
+        return np.sqrt(np.where(testable, variance, np.nan))
+
+
+def similarity_blocks(
+    by_corpus: Mapping[str, Sequence[PairSums]], min_firings: int, threads: int
+) -> Iterator[tuple[range, dict[str, Float[np.ndarray, "row d_sae_b"]]]]:
+    """Rows of all similarities, a block at a time: Pearson r by corpus and under `POOLED`, and `JACCARD`.
+
+    r = (n sum(ab) - sum(a) sum(b)) / sqrt((n sum(a^2) - sum(a)^2) (n sum(b^2) - sum(b)^2)), in [-1, 1]; NaN where a
+    feature does not vary or fires on fewer than `min_firings` tokens. Of a single corpus only `POOLED` is given. The
+    arrays are used again for the next block.
+    """
+    first = next(iter(by_corpus.values()))[0]
+    n_columns = first.shape[1]
+    pooled = OneSided.of([one for own in by_corpus.values() for one in own])
+    singles = {corpus: OneSided.of(own) for corpus, own in by_corpus.items()} if len(by_corpus) > 1 else {}
+    spreads = {
+        name: tuple(sums.spread(side, min_firings) for side in range(2))
+        for name, sums in {**singles, POOLED: pooled}.items()
+    }
+    tasks = (partial(one.products, rows) for rows in first.blocks() for own in by_corpus.values() for one in own)
+    found = ahead(tasks, threads)
+    n_rows = len(first.blocks()[0])
+    buffers = {name: np.empty((n_rows, n_columns)) for name in [*singles, POOLED, JACCARD]}
+    together = np.empty((n_rows, n_columns), dtype=np.int64)
+    for rows in first.blocks():
+        block = {name: buffer[: len(rows)] for name, buffer in buffers.items()}
+        for array in (*block.values(), together[: len(rows)]):
+            array.fill(0)
+        for corpus, own in by_corpus.items():
+            products = block[corpus] if corpus in singles else block[POOLED]
+            for _ in own:
+                _add(next(found), products, together[: len(rows)], threads)
+            if corpus in singles:
+                block[POOLED] += products
+                _to_pearson(products, rows, singles[corpus], spreads[corpus], threads)
+        _to_pearson(block[POOLED], rows, pooled, spreads[POOLED], threads)
+        _to_jaccard(block[JACCARD], together[: len(rows)], rows, pooled.firings, min_firings, threads)
+        yield rows, block
+
+
+def _correlate_arrays(a: Latents, b: Latents, block_features: int, settings: dict) -> Correlation:
+    """`correlate` for arrays; `settings` are those of `correlate_sums`."""
+    if len({a.ndim, b.ndim, 2}) > 1 or a.shape[0] != b.shape[0]:
+        raise InputError(
+            f"a and b must be [token, d_sae] arrays of the same tokens, but their shapes are {a.shape} and "
+            f"{b.shape}; give the latents of both SAEs on the same tokens"
+        )
+    shards = FeatureShard.of_array(a, "a"), FeatureShard.of_array(b, "b")
+    found = correlate_sums([ShardSums(*shards, block_features)], **settings)
+    return found._replace(combined=combined_r(found, [shards]))
+
+
+def _correlate_folders(a: Path, b: Path, block_features: int, settings: dict) -> Correlation:
+    """`correlate` for folders of shards; `settings` are those of `correlate_sums`."""
+    pairs = _shards_of_both(a, b)
+    with TemporaryDirectory() as folder:
+        sums = []
+        for number, (one, other) in enumerate(tqdm(pairs, unit="shard", disable=not settings["progress"])):
+            path = Path(folder) / f"{number}.safetensors"
+            computed = ShardSums(FeatureShard(one), FeatureShard(other), block_features)
+            save_sums([computed], path, settings["threads"])
+            for saved in load_sums(path).values():
+                saved.source = computed.source  # what a message should name is not the temporary file
+                sums.append(saved)
+        found = correlate_sums(sums, **settings)
+    shards = ((FeatureShard(one), FeatureShard(other)) for one, other in pairs)
+    return found._replace(combined=combined_r(found, shards))
+
+
+def _shards_of_both(a: Path, b: Path) -> list[tuple[Path, Path]]:
+    """The feature shards below two folders, by the names they have there."""
+    names = [sorted(path.relative_to(folder) for path in folder.glob("**/shard-*.safetensors")) for folder in (a, b)]
+    if not names[0] or names[0] != names[1]:
+        alone = sorted(set(names[0]) ^ set(names[1]))
+        raise InputError(
+            f"'{a}' and '{b}' must hold feature shards (shard-*.safetensors) of the same names, but hold "
+            f"{len(names[0])} and {len(names[1])}{f', only one of them {str(alone[0])!r}' if alone else ''}; "
+            "give the folders of two SAEs of one run"
+        )
+    return [(a / name, b / name) for name in names[0]]
+
+
+def _in_threads(n_rows: int, threads: int, work: Callable[[slice], None]) -> None:
+    """Do the same with parts of the rows."""
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda part: work(slice(*part)), parts(n_rows, threads)))
+
+
+def _add(found: Products, products: np.ndarray, together: np.ndarray, threads: int) -> None:
+    """Add sparse rows to dense ones."""
+
+    def work(part: slice) -> None:
+        indptr = found.indptr[part.start : part.stop + 1]
+        _add_rows(indptr, found.indices, found.products, found.together, products[part], together[part])
+
+    _in_threads(len(products), threads, work)
+
+
+def _to_pearson(products: np.ndarray, rows: range, sums: OneSided, spreads: tuple, threads: int) -> None:
+    """Turn sums of products into Pearson r, in place."""
+
+    def work(part: slice) -> None:
+        own = slice(rows.start + part.start, rows.start + part.stop)
+        sides = (sums.totals[0][own], spreads[0][own], sums.totals[1], spreads[1])
+        _pearson_rows(products[part], sums.n_tokens, *sides)
+
+    _in_threads(len(rows), threads, work)
+
+
+def _to_jaccard(
+    out: np.ndarray, together: np.ndarray, rows: range, firings: tuple, min_firings: int, threads: int
+) -> None:
+    """Fill in Jaccard indices."""
+
+    def work(part: slice) -> None:
+        own = slice(rows.start + part.start, rows.start + part.stop)
+        _jaccard_rows(out[part], together[part], firings[0][own], firings[1], min_firings)
+
+    _in_threads(len(rows), threads, work)
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _add_rows(indptr, indices, values, counts, products, together):
+    for row in range(len(indptr) - 1):
+        for entry in range(indptr[row], indptr[row + 1]):
+            products[row, indices[entry]] += values[entry]
+            together[row, indices[entry]] += counts[entry]
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _pearson_rows(products, n_tokens, totals_a, spread_a, totals_b, spread_b):
+    for row in range(products.shape[0]):
+        for column in range(products.shape[1]):
+            covariance = n_tokens * products[row, column] - totals_a[row] * totals_b[column]
+            r = covariance / (spread_a[row] * spread_b[column])
+            products[row, column] = min(1.0, max(-1.0, r)) if r == r else np.nan
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _jaccard_rows(out, together, firings_a, firings_b, min_firings):
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            either = firings_a[row] + firings_b[column] - together[row, column]
+            tested = firings_a[row] >= min_firings and firings_b[column] >= min_firings and either > 0
+            out[row, column] = together[row, column] / either if tested else np.nan

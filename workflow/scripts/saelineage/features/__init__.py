@@ -1,0 +1,1 @@
+"""Sparse latents over the probe."""

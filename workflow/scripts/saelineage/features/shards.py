@@ -1,0 +1,178 @@
+"""Features: the sparse latents of one SAE over the probe tokens of one corpus, in shards.
+
+A shard is a safetensors file with compressed sparse rows (`indptr` [token + 1], `indices` and `values` [entry]), the
+`positions` [token] of its tokens, and which of them are `compared` [token]: not those whose activations are so long
+that they were left out of the SAE's training, whose rows are empty. Its header names the SAE, the corpus and the
+tokens.
+"""
+
+from collections.abc import Iterable
+from copy import copy
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Bool, Float, Integer, Num
+from safetensors import SafetensorError
+
+from saelineage.errors import InputError
+from saelineage.files.tensors import read_tensors, write_tensors
+
+TENSORS = ("indptr", "indices", "values", "positions", "compared")
+
+
+class FeatureShard:
+    """One shard, read.
+
+    Attributes:
+        path: its file.
+        model, sae, corpus: whose latents, on what.
+        ids_sha256, first_row, stop_row, n_ctx: the token rows it covers.
+        latents: [token, d_sae] compressed sparse rows of float32 activations, all > 0.
+        positions: [token] row x n_ctx + place in the row.
+        compared: [token] False for tokens that mean nothing to the SAE.
+    """
+
+    def __init__(self, path: Path | str):
+        """Read a shard.
+
+        Raises:
+            InputError: if the file is not a whole, consistent feature shard, or holds what are no activations.
+        """
+        self.path = Path(path)
+        try:
+            header, tensors = read_tensors(path)
+            indptr, indices, values, self.positions, self.compared = (tensors[name] for name in TENSORS)
+            self.model, self.sae, self.corpus, self.ids_sha256 = (
+                header[key] for key in ("model", "sae", "corpus", "ids_sha256")
+            )
+            self.first_row, self.stop_row, self.n_ctx, d_sae = (
+                header[key] for key in ("first_row", "stop_row", "n_ctx", "d_sae")
+            )
+            self.latents = scipy.sparse.csr_array((values, indices, indptr), shape=(len(self.positions), d_sae))
+            self.latents.check_format(full_check=True)
+            if not self.latents.has_canonical_format:
+                raise ValueError("latents do not ascend within each token")
+            if len(self.compared) != len(self.positions):
+                raise ValueError(f"it compares {len(self.compared)} tokens of {len(self.positions)}")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"'{path}' is not a whole feature shard ({error}); delete it and run again") from error
+        self._require_activations()
+
+    @classmethod
+    def of_array(
+        cls, latents: Num[np.ndarray, "token d_sae"] | scipy.sparse.sparray | scipy.sparse.spmatrix, name: str
+    ) -> "FeatureShard":
+        """Latents that are at hand, as a shard; kept in float32.
+
+        Args:
+            latents: [token, d_sae], dense or sparse.
+            name: what messages call it.
+
+        Raises:
+            InputError: if an activation is negative or not finite.
+        """
+        shard = cls.__new__(cls)
+        shard.path, shard.model, shard.sae, shard.corpus, shard.ids_sha256 = Path(name), name, "sae", "corpus", ""
+        shard.latents = scipy.sparse.csr_array(latents, dtype=np.float32, copy=True)
+        shard.latents.sum_duplicates()
+        shard.latents.eliminate_zeros()
+        n_tokens = shard.latents.shape[0]
+        shard.first_row, shard.stop_row, shard.n_ctx = 0, n_tokens, 1
+        shard.positions, shard.compared = np.arange(n_tokens), np.ones(n_tokens, dtype=bool)
+        shard._require_activations()
+        return shard
+
+    def _require_activations(self) -> None:
+        values = self.latents.data
+        wrong = values[~(np.isfinite(values) & (values > 0))]
+        if len(wrong):
+            raise InputError(
+                f"activations in '{self.path}' must be finite and above zero where features fire, but one is "
+                f"{wrong[0]}; look at the SAE '{self.model}.{self.sae}'"
+            )
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return self.latents.shape[1]
+
+    @property
+    def token_range(self) -> str:
+        """The tokens covered, as one comparable string."""
+        return f"{self.ids_sha256} rows {self.first_row} to {self.stop_row}"
+
+
+def save_shard(
+    path: Path | str,
+    indptr: Integer[np.ndarray, " token_plus_1"],
+    indices: Integer[np.ndarray, " entry"],
+    values: Float[np.ndarray, " entry"],
+    positions: Integer[np.ndarray, " token"],
+    compared: Bool[np.ndarray, " token"],
+    header: dict[str, str | int],
+) -> None:
+    """Write one shard.
+
+    Args:
+        path: where to.
+        indptr, indices, values: compressed sparse rows.
+        positions: where each token stands.
+        compared: whether each token is to be compared.
+        header: model, sae, corpus, d_sae, ids_sha256, first_row, stop_row, n_ctx.
+    """
+    tensors = {
+        "indptr": indptr.astype(np.int64),
+        "indices": indices.astype(np.int32),
+        "values": values.astype(np.float32),
+        "positions": positions.astype(np.int64),
+        "compared": compared,
+    }
+    write_tensors(path, header, tensors)
+
+
+def shards_by_sae(paths: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+    """Paths `features/{model}/{sae}/{corpus}/{shard}` by (model, SAE), in their order."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in paths:
+        found.setdefault(Path(path).parts[-4:-2], []).append(path)
+    return found
+
+
+def require_aligned(a: FeatureShard, b: FeatureShard) -> None:
+    """Refuse to compare features of different tokens.
+
+    Raises:
+        InputError: naming both shards.
+    """
+    if (a.corpus, a.token_range) != (b.corpus, b.token_range) or not np.array_equal(a.positions, b.positions):
+        raise InputError(
+            f"features must come from the same tokens, but '{a.path}' ({a.corpus}, {a.token_range}) and "
+            f"'{b.path}' ({b.corpus}, {b.token_range}) do not; delete both and run again"
+        )
+
+
+def shifted(shard: FeatureShard) -> FeatureShard:
+    """A null: the same tokens with the features of other documents, half of the shard's token rows further on.
+
+    Each feature keeps its own statistics, its place in the row included, and nothing else is kept together. Tokens
+    whose place is masked out in the other row are not compared.
+
+    Raises:
+        InputError: if the shard holds less than two token rows.
+    """
+    n_rows = shard.stop_row - shard.first_row
+    if n_rows < 2:
+        raise InputError(
+            f"documents can be shifted only where a shard has two token rows or more, but '{shard.path}' has {n_rows}; "
+            "lower activations.n_probe_shards or take 'shifted' out of correlations.nulls"
+        )
+    rows, places = np.divmod(shard.positions, shard.n_ctx)
+    others = (rows - shard.first_row + n_rows // 2) % n_rows + shard.first_row
+    wanted = others * shard.n_ctx + places
+    found = np.searchsorted(shard.positions, wanted).clip(max=len(shard.positions) - 1)
+    null = copy(shard)
+    null.sae = f"{shard.sae}_shifted"
+    null.latents = shard.latents[found]
+    null.compared = shard.compared[found] & (shard.positions[found] == wanted)
+    return null

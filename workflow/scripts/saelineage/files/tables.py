@@ -1,0 +1,13 @@
+"""Tables on disk."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from saelineage.files.atomic import atomic_path
+
+
+def write_parquet(table: pd.DataFrame, path: Path | str) -> None:
+    """Write a table as parquet, whole or not at all."""
+    with atomic_path(path) as temporary:
+        table.to_parquet(temporary, index=False)

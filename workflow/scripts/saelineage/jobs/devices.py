@@ -1,0 +1,55 @@
+"""What a job computes on: threads and device."""
+
+import ctypes
+import logging
+import os
+
+import torch
+
+from saelineage.jobs.gpus import installed_gpus, see_one_gpu
+
+logger = logging.getLogger(__name__)
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
+
+def prepare_cpu(threads: int) -> None:
+    """Give torch this many threads, and keep memory that it frees.
+
+    Sums depend on the number of threads in their last bits, so it is never left to the machine. glibc gives large
+    blocks back to the kernel at once, and torch asks for them again at every step: kept, a step of SAE training takes 5
+    (TopK) to 15 (ReLU) percent less time (docs/decisions/0009). Other C libraries go without.
+    """
+    torch.set_num_threads(threads)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            mallopt(setting, 2**31 - 1)
+
+
+def pick_device(gpus: int) -> torch.device:
+    """The GPU when the job was given one and there is one, else the CPU; the log says which.
+
+    Of several GPUs one that no other job has (see `machine.see_one_gpu`).
+    """
+    if gpus:
+        see_one_gpu(installed_gpus())
+    found = bool(gpus) and torch.cuda.is_available()
+    logger.info(
+        "computing on the %s; GPUs asked for: %d, CUDA_VISIBLE_DEVICES: %s",
+        "GPU" if found else "CPU",
+        gpus,
+        os.environ.get("CUDA_VISIBLE_DEVICES", "not set"),
+    )
+    if not found:
+        return torch.device("cpu")
+    # sums in bfloat16 would be off by more than `sparse_products.screen` allows for
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    return torch.device("cuda")
+
+
+def native_bf16(gpus: int) -> bool:
+    """Whether the device computes bfloat16 products in hardware; emulated ones are many times slower than float32."""
+    if gpus and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

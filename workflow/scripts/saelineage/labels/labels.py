@@ -1,0 +1,219 @@
+"""Labels: which property of tokens a feature follows, in words and with a score, without asking anybody.
+
+The score is Pearson r, over tokens, zeros included, between a feature's activations and the 0 or 1 of having the
+property: the measure by which explanations are scored as well (Horn & Elliott, arXiv 2410.12391, Figure 6, where the
+numbers correlated with the activations are simulated). The best of a thousand properties looks good by chance, so the
+documents are dealt in two halves: those of even number choose the property, those of odd number score it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+from jaxtyping import Bool, Float, Int, Num
+
+from saelineage.correlations.matches import MIN_VARIANCE
+from saelineage.errors import InputError
+from saelineage.features.shards import FeatureShard
+from saelineage.labels.annotations import CONCEPTS, KINDS, RULES, Annotations, numbers_of
+
+BLOCK_LATENTS = 4096
+COLUMNS = {
+    "latent": np.int64,
+    "kind": str,
+    "label": str,
+    "score": np.float64,
+    "precision": np.float64,
+    "recall": np.float64,
+    "n_firings": np.int64,
+    "wins": np.bool_,
+}
+
+
+class Sums:
+    """Sums over the tokens of one half of the documents; those of several shards add up.
+
+    Attributes:
+        n_tokens: how many tokens.
+        holds: [property] tokens that have it.
+        totals, squares: [latent] sums of activations and of their squares.
+        firings: [latent] tokens it fires on.
+        products: [property, latent] sum of activations over the tokens that have the property.
+        together: [property, latent] tokens that have the property and on which the latent fires; None if not counted.
+    """
+
+    def __init__(self, n_properties: int, n_latents: int, count_together: bool):
+        """Nothing yet."""
+        self.n_tokens = 0
+        self.holds = np.zeros(n_properties, dtype=np.int64)
+        self.totals, self.squares = np.zeros(n_latents), np.zeros(n_latents)
+        self.firings = np.zeros(n_latents, dtype=np.int64)
+        self.products = np.zeros((n_properties, n_latents))
+        self.together = np.zeros((n_properties, n_latents), dtype=np.int32) if count_together else None
+
+    def add(self, latents: scipy.sparse.csr_array, properties: scipy.sparse.csr_array) -> None:
+        """Add tokens: their activations [token, latent], and [token, property] which properties they have."""
+        acts = latents.astype(np.float64)
+        tokens_of = properties.T.tocsr().astype(np.float64)
+        self.n_tokens += acts.shape[0]
+        self.holds += np.bincount(properties.indices, minlength=len(self.holds))
+        self.totals += np.bincount(acts.indices, acts.data, minlength=len(self.totals))
+        self.squares += np.bincount(acts.indices, acts.data**2, minlength=len(self.totals))
+        self.firings += np.bincount(acts.indices, minlength=len(self.totals))
+        _add(tokens_of @ acts, self.products)
+        if self.together is not None:
+            acts.data[:] = 1
+            _add(tokens_of @ acts, self.together)
+
+    def scores(self) -> Float[np.ndarray, "property latent"]:
+        """Pearson r of every property and every latent, in [-1, 1]; NaN where one of the two does not vary."""
+        n = self.n_tokens
+        variance = n * self.squares - self.totals**2
+        varies = variance > MIN_VARIANCE * n * self.squares
+        spread = np.sqrt(np.where(varies, variance, np.nan))
+        of_property = (n * self.holds - self.holds**2).astype(np.float64)
+        spread_of_property = np.sqrt(np.where(of_property > 0, of_property, np.nan))
+        r = n * self.products
+        r -= np.outer(self.holds.astype(np.float64), self.totals)
+        r /= spread_of_property[:, None]
+        r /= spread
+        return np.clip(r, -1.0, 1.0, out=r)
+
+
+def label(
+    paths: Sequence[Path | str], annotations: Annotations, min_firings: int = 10, block_latents: int = BLOCK_LATENTS
+) -> pd.DataFrame:
+    """Find the best property of every kind for every feature of one SAE.
+
+    Only tokens that are compared at all count (`FeatureShard.compared`). Even and odd are the numbers of documents over
+    all corpora, so that every corpus gives half of its documents to either half, and no document is in both.
+
+    Args:
+        paths: feature shards of one SAE, all corpora; one is in memory at a time.
+        annotations: of the same tokens.
+        min_firings: a feature that fires on fewer tokens of either half is not described.
+        block_latents: latents looked at together; bounds memory (some 50 bytes x properties x latents), changes no
+            result. The shards are read once for each block.
+
+    Returns:
+        Rows `latent` (ascending), `kind` and `label` (the property: best of its kind on the even half, where any
+        correlates above 0; of kind `concept` all properties), and on the odd half `score` (Pearson r), `precision`
+        (share of the tokens on which the feature fires that have the property), `recall` (share of the tokens with the
+        property on which it fires; NaN where there are none), `n_firings`. `wins`: the best of all on the even half, at
+        most one a feature.
+
+    Raises:
+        InputError: if there are no shards, or they are of several SAEs or of tokens without annotations.
+    """
+    if not paths:
+        raise InputError("labels need at least one feature shard, but there is none; give those of an SAE")
+    n_latents = FeatureShard(paths[0]).d_sae
+    tables = []
+    for first in range(0, n_latents, block_latents):
+        latents = range(first, min(first + block_latents, n_latents))
+        chosen_on, scored_on = _sums(paths, annotations, latents)
+        tables.append(_table(latents, chosen_on, scored_on, annotations.properties, min_firings))
+    return pd.concat(tables, ignore_index=True)
+
+
+def describe(row: Mapping | pd.Series) -> str:
+    """A row of the table in a few words, such as "token 'def'" or "lua: identifier in variable_list"."""
+    kind, name = row["kind"], row["label"]
+    if kind in ("token", "after"):
+        return f"{kind} '{name}'"
+    return f"corpus {name}" if kind == "corpus" else name
+
+
+def sentence(row: Mapping | pd.Series) -> str:
+    """What the property of a row means, as a sentence."""
+    kind, name = row["kind"], row["label"]
+    if (kind, name) in RULES:
+        return RULES[kind, name].sentence
+    if kind == "concept":
+        return CONCEPTS[name]
+    if kind == "syntax":
+        language, _, place = name.partition(": ")
+        where = "stands below" if place.startswith("inside ") else "is in"
+        return f"The token {where} such a node of tree-sitter's tree of {language.capitalize()}: {place}."
+    if kind == "corpus":
+        return f"The token is of the corpus {name}."
+    before = "token" if kind == "token" else "token before, in the same document and row,"
+    return f"The {before} is '{name}', whitespace around it left aside."
+
+
+def _sums(paths: Sequence[Path | str], annotations: Annotations, latents: range) -> tuple[Sums, Sums]:
+    """The sums of some latents over the documents of even and of odd number."""
+    n_properties = len(annotations.properties)
+    halves = tuple(Sums(n_properties, len(latents), count_together=bool(half)) for half in range(2))
+    for shard in _shards_of_one_sae(paths):
+        tokens = numbers_of(annotations, shard.corpus, shard.positions)
+        parity = annotations.documents[tokens] % 2
+        for half, sums in enumerate(halves):
+            own = shard.compared & (parity == half)
+            sums.add(shard.latents[own, latents.start : latents.stop], annotations.matrix[tokens[own]])
+    return halves
+
+
+def _shards_of_one_sae(paths: Sequence[Path | str]) -> Iterator[FeatureShard]:
+    """Read shards one after the other; tokens without documents cannot be among theirs."""
+    first = None
+    for path in paths:
+        shard = FeatureShard(path)
+        first = first or (shard.model, shard.sae, shard.d_sae)
+        if (shard.model, shard.sae, shard.d_sae) != first:
+            raise InputError(
+                f"'{path}' must be of the SAE '{first[0]}.{first[1]}' with {first[2]} latents, as the shards before "
+                f"it, but is of '{shard.model}.{shard.sae}' with {shard.d_sae}; give the shards of one SAE"
+            )
+        yield shard
+
+
+def _table(
+    latents: range, chosen_on: Sums, scored_on: Sums, properties: Sequence[tuple[str, str]], min_firings: int
+) -> pd.DataFrame:
+    """The rows of some latents."""
+    chosen = chosen_on.scores()
+    chosen[np.isnan(chosen)] = -np.inf
+    described = (chosen_on.firings >= min_firings) & (scored_on.firings >= min_firings)
+    number, own = _candidates(chosen, described, properties)
+    together, holds = scored_on.together[number, own], scored_on.holds[number].astype(np.float64)
+    columns = {
+        "latent": latents.start + own,
+        "kind": [properties[one][0] for one in number],
+        "label": [properties[one][1] for one in number],
+        "score": scored_on.scores()[number, own],
+        "precision": together / scored_on.firings[own],
+        "recall": together / np.where(holds > 0, holds, np.nan),
+        "n_firings": scored_on.firings[own],
+        "wins": (number == chosen.argmax(axis=0)[own]) & (chosen[number, own] > 0),  # of equal ones the first
+    }
+    return pd.DataFrame(columns).astype(COLUMNS)
+
+
+def _candidates(
+    chosen: Float[np.ndarray, "property latent"],
+    described: Bool[np.ndarray, " latent"],
+    properties: Sequence[tuple[str, str]],
+) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
+    """Property and latent of each row of the table, latents ascending, and for each the properties."""
+    kinds = np.array([kind for kind, _ in properties])
+    pairs = []
+    for kind in KINDS:
+        (of_kind,) = np.nonzero(kinds == kind)
+        if kind == "concept":
+            pairs.append(np.stack(np.meshgrid(of_kind, np.flatnonzero(described), indexing="ij")).reshape(2, -1))
+        elif len(of_kind):
+            best = of_kind[chosen[of_kind].argmax(axis=0)]
+            (own,) = np.nonzero(described & (chosen[best, np.arange(len(best))] > 0))
+            pairs.append(np.stack([best[own], own]))
+    number, own = np.concatenate(pairs, axis=1)
+    order = np.lexsort((number, own))
+    return number[order], own[order]
+
+
+def _add(found: scipy.sparse.csr_array, sums: Num[np.ndarray, "property latent"]) -> None:
+    """Add sparse rows to dense ones, in place."""
+    rows = np.repeat(np.arange(found.shape[0]), np.diff(found.indptr))
+    sums[rows, found.indices] += found.data.astype(sums.dtype)  # no place stands twice in a product

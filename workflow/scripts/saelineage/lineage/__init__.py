@@ -1,0 +1,1 @@
+"""Verdicts per feature and edge, and the evidence for them."""

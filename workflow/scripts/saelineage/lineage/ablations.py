@@ -1,0 +1,335 @@
+"""Ablations: what a model's predictions lose when some of its features are taken out of it.
+
+At the hookpoint, acts become acts - sum over the group of latent_acts_i W_dec_i. The SAE's error stays in, so to take
+out nothing changes nothing (Marks et al., arXiv 2403.19647, keep it for the same reason). As in `sae_metrics`, BOS, EOS
+and tokens whose activations are longer than `Sae.max_norm` are left as they are. Losses are summed in float64.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+import torch
+from jaxtyping import Float, Int, Integer
+from torch import Tensor, nn
+
+from saelineage.activations import hooked, read_with_logits
+from saelineage.errors import InputError
+from saelineage.lineage.verdicts import PERSISTS, SIDES, UNTESTABLE, VERDICTS
+from saelineage.models.losses import token_losses
+from saelineage.plan.graph import POOLED
+from saelineage.saes.sae import Sae, SparseLatents
+from saelineage.tokens import TokenRows
+
+MIN_PAIRS = 3
+"""Fewer points than these have a correlation that says nothing."""
+
+
+class Batch(NamedTuple):
+    """Some token rows, as the model and its SAE see them."""
+
+    ids: Int[Tensor, "row n_ctx"]
+    row: Int[Tensor, " token"]
+    """The row, within the batch, of each token that the SAE reads."""
+    place: Int[Tensor, " token"]
+    """Its place in the row."""
+    latents: SparseLatents
+    losses: Float[Tensor, " row"]
+    """Summed next-token loss of each row in nats, with nothing taken out."""
+
+
+@torch.inference_mode()
+def group_effects(
+    model: nn.Module,
+    sae: Sae,
+    hookpoint: str,
+    rows: Mapping[str, TokenRows],
+    groups: Mapping[str, Integer[np.ndarray, " latent"]],
+    batch_rows: int,
+    max_rows: int | None = None,
+) -> pd.DataFrame:
+    """The change in a model's loss when the features of a group are taken out together, by corpus.
+
+    Args:
+        model, sae, hookpoint: the model, and the SAE that reads it there.
+        rows: token rows by corpus.
+        groups: latents by the name of their group; each latent counts once.
+        batch_rows: rows in a forward pass.
+        max_rows: at most so many rows of each corpus, from the first; None takes all.
+
+    Returns:
+        One row for each corpus, sorted, and group, in the order given: `group`, `corpus`, `n_latents`; `loss`, nats per
+        token with nothing taken out; `loss_change`, what ablation adds to it, above 0 where the group helps;
+        `loss_change_per_firing`, the summed change over `n_firings`, which lets groups of different size be compared
+        and is NaN where none fires; `n_firings`, how often latents of the group fire on these rows, a token on which
+        two fire counting twice; and `n_tokens`, the tokens predicted, all but each row's first.
+    """
+    latents = {name: torch.from_numpy(np.unique(group)).to(model.device) for name, group in groups.items()}
+    found = []
+    for corpus in sorted(rows):
+        loss, n_tokens, changes, firings = 0.0, 0, np.zeros(len(latents)), np.zeros(len(latents), dtype=np.int64)
+        for batch in _batches(model, sae, hookpoint, rows[corpus], batch_rows, max_rows):
+            loss, n_tokens = loss + float(batch.losses.sum()), n_tokens + batch.ids[:, 1:].numel()
+            parts = [only(batch.latents, group) for group in latents.values()]
+            changes += [_change_without(model, sae, hookpoint, batch, part) for part in parts]
+            firings += [len(part.indices) for part in parts]
+        columns = {
+            "group": list(groups),
+            "corpus": corpus,
+            "n_latents": [len(group) for group in latents.values()],
+            "loss": loss / n_tokens,
+            "loss_change": changes / n_tokens,
+            "loss_change_per_firing": _per_firing(changes, firings),
+            "n_firings": firings,
+            "n_tokens": n_tokens,
+        }
+        found.append(pd.DataFrame(columns))
+    return pd.concat(found, ignore_index=True)
+
+
+@torch.inference_mode()
+def feature_effects(
+    model: nn.Module,
+    sae: Sae,
+    hookpoint: str,
+    rows: Mapping[str, TokenRows],
+    latents: Integer[np.ndarray, " latent"],
+    batch_rows: int,
+    max_rows: int | None = None,
+) -> pd.DataFrame:
+    """The change in a model's loss when features are taken out one at a time, by corpus.
+
+    The change of the summed loss of the rows read, divided by the tokens on which the feature fires: nats per firing.
+    What later tokens of a row lose belongs to it. Only rows in which a feature fires are run without it, together with
+    rows for other features; so changes as small as the rounding of a row's loss in float32 (about 1e-6 of it) mean
+    nothing.
+
+    Args:
+        model, sae, hookpoint, rows, batch_rows, max_rows: as for `group_effects`.
+        latents: the features.
+
+    Returns:
+        One row for each corpus, sorted, and latent, in the order given: `latent`, `corpus`, `loss_change` (NaN where it
+        never fires) and `n_firings`.
+    """
+    wanted = torch.tensor(latents, device=model.device)
+    found = []
+    for corpus in sorted(rows):
+        changes, firings = np.zeros(sae.d_sae), np.zeros(sae.d_sae, dtype=np.int64)
+        for batch in _batches(model, sae, hookpoint, rows[corpus], batch_rows, max_rows):
+            batch = batch._replace(latents=only(batch.latents, wanted))
+            firings += torch.bincount(batch.latents.indices, minlength=sae.d_sae).cpu().numpy()
+            for numbers, change in _single_changes(model, sae, hookpoint, batch, batch_rows):
+                np.add.at(changes, numbers.cpu().numpy(), change.cpu().numpy())
+        columns = {
+            "latent": latents,
+            "corpus": corpus,
+            "loss_change": _per_firing(changes[latents], firings[latents]),
+            "n_firings": firings[latents],
+        }
+        found.append(pd.DataFrame(columns))
+    return pd.concat(found, ignore_index=True)
+
+
+def only(latents: SparseLatents, group: Int[Tensor, " latent"]) -> SparseLatents:
+    """The same tokens with the activations of a group of latents alone."""
+    kept = torch.isin(latents.indices, group)
+    before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+    return SparseLatents(before[latents.indptr], latents.indices[kept], latents.values[kept])
+
+
+def group_part(sae: Sae, latents: SparseLatents) -> Float[Tensor, "token d_in"]:
+    """What latents add to each token's reconstruction: sum of latent_acts_i W_dec_i, without the bias."""
+    return sae.decode_sparse(latents) - sae.b_dec
+
+
+def matched_random(
+    group: Integer[np.ndarray, " latent"],
+    pool: Integer[np.ndarray, " candidate"],
+    density: Float[np.ndarray, " d_sae"],
+    seed: int,
+) -> Int[np.ndarray, " control"]:
+    """A control of equal density: for each latent of a group another latent that fires about as often.
+
+    Latents of the group, in random order, each take what is nearest in log density among those of the pool that are
+    neither in the group nor taken; of equally near ones the lower. Where the pool runs out, the rest of the group goes
+    without, and the control is smaller than the group.
+
+    Args:
+        group: the latents to be matched.
+        pool: what may be taken.
+        density: share of tokens on which each latent fires, in (0, 1] for those of group and pool.
+        seed: of the random order.
+
+    Returns:
+        The latents taken, ascending.
+
+    Raises:
+        InputError: if a latent of the group or of the pool never fires.
+    """
+    free = np.setdiff1d(pool, group)
+    silent = [int(latent) for latent in np.union1d(group, free) if not density[latent] > 0]
+    if silent:
+        raise InputError(
+            f"density must be above 0 to be matched, but that of latent {silent[0]} is {density[silent[0]]}; "
+            "leave out latents that never fire"
+        )
+    log_free, taken = np.log(density[free]), np.zeros(len(free), dtype=bool)
+    for latent in np.random.default_rng(seed).permutation(np.unique(group))[: len(free)]:
+        distance = np.where(taken, np.inf, np.abs(log_free - np.log(density[latent])))
+        taken[distance.argmin()] = True
+    return free[taken].astype(np.int64)
+
+
+def edge_groups(edge: pd.DataFrame, side: str, seed: int) -> dict[str, Int[np.ndarray, " latent"]]:
+    """The groups of features of one side of an edge, and for each a random group of equal density.
+
+    Args:
+        edge: the table of `verdicts.edge_table`.
+        side: `parent` or `child`.
+        seed: of the random groups.
+
+    Returns:
+        Latents by `persists` and `disappears`, or `inherited` and `emerges`, and by the same names with `_random`: of
+        the other testable features of that side as many as `matched_random` finds. As there are only two verdicts, the
+        control of one consists of features of the other.
+    """
+    own = edge[(edge["side"] == side) & (edge["verdict"] != UNTESTABLE)]
+    density = np.zeros(int(edge["latent"].max()) + 1)
+    pool = own["latent"].to_numpy(dtype=np.int64)
+    density[pool] = own["density"]
+    groups = {verdict: pool[(own["verdict"] == verdict).to_numpy()] for verdict in VERDICTS[SIDES.index(side)]}
+    return groups | {f"{name}_random": matched_random(group, pool, density, seed) for name, group in groups.items()}
+
+
+def top_matches(edge: pd.DataFrame, n_matches: int) -> pd.DataFrame:
+    """The parent's persisting features with the largest r, and the child's features that match them.
+
+    A feature of the child that is the match of several counts once, with the largest r.
+
+    Returns:
+        At most `n_matches` rows, largest r first, of equal ones the parent's lower latent: `parent`, `child`, `r`.
+    """
+    persisting = edge[(edge["side"] == SIDES[0]) & (edge["verdict"] == PERSISTS)]
+    ranked = persisting.sort_values(["r", "latent"], ascending=[False, True]).drop_duplicates("match").head(n_matches)
+    columns = {"latent": "parent", "match": "child", "r": "r"}
+    return ranked[list(columns)].rename(columns=columns).reset_index(drop=True)
+
+
+def matched_effects(pairs: pd.DataFrame, parent_effects: pd.DataFrame, child_effects: pd.DataFrame) -> pd.DataFrame:
+    """The effects of matched features side by side.
+
+    Args:
+        pairs: from `top_matches`.
+        parent_effects, child_effects: from `feature_effects`, of the same corpora.
+
+    Returns:
+        One row for each corpus and pair: `corpus`, `parent`, `child`, `r`, and `loss_change` and `n_firings` of each
+        side with `_parent` or `_child` behind.
+    """
+    parent, child = (
+        own.rename(columns={"latent": side, "loss_change": f"loss_change_{side}", "n_firings": f"n_firings_{side}"})
+        for side, own in {"parent": parent_effects, "child": child_effects}.items()
+    )
+    found = pairs.merge(parent, on="parent").merge(child, on=["child", "corpus"])
+    effects = [f"{column}_{side}" for column in ("loss_change", "n_firings") for side in SIDES]
+    return found.sort_values("corpus", kind="stable", ignore_index=True)[["corpus", *pairs.columns, *effects]]
+
+
+def agreement(
+    parent_effects: Float[np.ndarray, " pair"], child_effects: Float[np.ndarray, " pair"]
+) -> dict[str, int | float]:
+    """Whether matched features do the same: correlations of their effects over pairs.
+
+    Returns:
+        `n`, the pairs in which both effects are defined; `pearson` and `spearman`, in [-1, 1], NaN for fewer than
+        three pairs or where one side's effects are all equal.
+    """
+    defined = np.isfinite(parent_effects) & np.isfinite(child_effects)
+    a, b = parent_effects[defined], child_effects[defined]
+    if len(a) < MIN_PAIRS or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return {"n": len(a), "pearson": np.nan, "spearman": np.nan}
+    pearson, spearman = scipy.stats.pearsonr(a, b).statistic, scipy.stats.spearmanr(a, b).statistic
+    return {"n": len(a), "pearson": float(pearson), "spearman": float(spearman)}
+
+
+def agreements(matched: pd.DataFrame) -> pd.DataFrame:
+    """`agreement` by corpus and, under `pooled`, over the pairs of all corpora: `corpus`, `n`, `pearson`, `spearman`.
+
+    Args:
+        matched: from `matched_effects`.
+    """
+    groups = dict(iter(matched.groupby("corpus"))) | {POOLED: matched}
+    sides = ("loss_change_parent", "loss_change_child")
+    rows = [
+        {"corpus": corpus, **agreement(*(rows[side].to_numpy(dtype=np.float64) for side in sides))}
+        for corpus, rows in groups.items()
+    ]
+    return pd.DataFrame(rows, columns=["corpus", "n", "pearson", "spearman"])
+
+
+def _batches(
+    model: nn.Module, sae: Sae, hookpoint: str, rows: TokenRows, batch_rows: int, max_rows: int | None
+) -> Iterator[Batch]:
+    """The first rows of a corpus, run with nothing taken out."""
+    n_rows = len(rows.ids) if max_rows is None else min(len(rows.ids), max_rows)
+    for numbers, array in rows.batches(batch_rows, range(n_rows)):
+        ids = torch.from_numpy(array).to(model.device)
+        acts, logits = read_with_logits(model, hookpoint, ids)
+        is_text = torch.from_numpy(rows.text_mask(numbers)).to(model.device)
+        row, place = (is_text & (acts.norm(dim=-1) <= sae.max_norm)).nonzero(as_tuple=True)
+        yield Batch(ids, row, place, sae.encode_sparse(acts[row, place]), token_losses(logits, ids).sum(1))
+
+
+def _change_without(model: nn.Module, sae: Sae, hookpoint: str, batch: Batch, latents: SparseLatents) -> float:
+    """What a batch's summed loss gains when these latents are taken out; no pass is spent where none fires."""
+    if not len(latents.indices):
+        return 0.0
+    part = group_part(sae, latents)
+    losses = _losses_without(model, hookpoint, batch.ids, batch.row, batch.place, part)
+    return float((losses - batch.losses).sum())
+
+
+def _single_changes(
+    model: nn.Module, sae: Sae, hookpoint: str, batch: Batch, batch_rows: int
+) -> Iterator[tuple[Int[Tensor, " pair"], Float[Tensor, " pair"]]]:
+    """What single rows' summed losses gain when single latents are taken out: the latents, and the gains.
+
+    Each pair of a row and a latent that fires in it is one row of a forward pass.
+    """
+    indptr, latent, values = batch.latents
+    token = torch.repeat_interleave(torch.arange(len(indptr) - 1, device=indptr.device), indptr.diff())
+    keys, pair = (batch.row[token] * sae.d_sae + latent).unique(return_inverse=True)
+    rows, latents = keys // sae.d_sae, keys % sae.d_sae
+    for start in range(0, len(keys), batch_rows):
+        chosen, own = slice(start, start + batch_rows), (pair >= start) & (pair < start + batch_rows)
+        part = values[own].unsqueeze(1) * sae.W_dec[latent[own]]
+        ids, place = batch.ids[rows[chosen]], batch.place[token[own]]
+        losses = _losses_without(model, hookpoint, ids, pair[own] - start, place, part)
+        yield latents[chosen], losses - batch.losses[rows[chosen]]
+
+
+def _losses_without(
+    model: nn.Module,
+    hookpoint: str,
+    ids: Int[Tensor, "row n_ctx"],
+    row: Int[Tensor, " token"],
+    place: Int[Tensor, " token"],
+    part: Float[Tensor, "token d_in"],
+) -> Float[Tensor, " row"]:
+    """Each row's summed next-token loss with `part` taken out of the activations of some tokens, each named once."""
+
+    def take_out(acts: Tensor) -> Tensor:
+        changed = acts.clone()
+        changed[row, place] -= part.to(acts.dtype)
+        return changed
+
+    with hooked(model, hookpoint, take_out):
+        return token_losses(model(input_ids=ids, use_cache=False).logits, ids).sum(1)
+
+
+def _per_firing(changes: Float[np.ndarray, " any"], firings: Integer[np.ndarray, " any"]) -> Float[np.ndarray, " any"]:
+    """Summed changes over firings, NaN where there are none."""
+    return np.divide(changes, firings, out=np.full(len(changes), np.nan), where=firings > 0)

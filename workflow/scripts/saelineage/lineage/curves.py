@@ -1,0 +1,87 @@
+"""Curves: how many features have a match, at every threshold instead of a single one.
+
+Next to each other the curves of an edge, of its nulls and of seeds show at which thresholds a share says anything.
+"""
+
+from collections.abc import Mapping
+from math import inf, nan
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from saelineage.correlations.matches import Correlation
+from saelineage.lineage.verdicts import best_matches
+
+
+def best_r(found: Correlation, side: int) -> Float[np.ndarray, " feature"]:
+    """The largest r of each testable feature of a side; NaN where no partner is testable."""
+    return best_matches(found, side)[0][found.testable[side]]
+
+
+def share_curve(
+    best_r: Float[np.ndarray, " feature"], thresholds: Float[np.ndarray, " threshold"]
+) -> Float[np.ndarray, " threshold"]:
+    """The share of features whose r is at or above each threshold; NaN without any feature.
+
+    Args:
+        best_r: of testable features; NaN (no partner) is no match at any threshold.
+        thresholds: in any order.
+    """
+    if not len(best_r):
+        return np.full(len(thresholds), np.nan)
+    found = np.sort(best_r[~np.isnan(best_r)])
+    return (len(found) - np.searchsorted(found, thresholds, side="left")) / len(best_r)
+
+
+def auc(best_r: Float[np.ndarray, " feature"]) -> float:
+    """Area under the share over thresholds from 0 to 1: the mean of max(r, 0), in [0, 1]; NaN without any feature.
+
+    A feature adds 1 / n to the share at all thresholds up to its r, hence r / n to the area, and nothing where r is
+    negative or NaN (no partner).
+    """
+    return float(np.fmax(best_r, 0.0).mean()) if len(best_r) else nan
+
+
+def false_match_threshold(null_r: Float[np.ndarray, " feature"], rate: float) -> float:
+    """The least threshold in [0, inf) at which at most a share `rate` of a null's features have a match.
+
+    A match is r at or above the threshold, so it is the next number above the r of the first feature too many; features
+    of equal r fall out together. It is above 1 where no threshold in [0, 1] will do.
+
+    Args:
+        null_r: best r against a partner that has none of the features; NaN (no partner) is no match.
+        rate: in [0, 1].
+
+    Returns:
+        The threshold; 0.0 where the share never exceeds the rate; NaN without any feature.
+    """
+    n = len(null_r)
+    if n == 0:
+        return nan
+    n_allowed = int((np.arange(1, n + 1) / n <= rate).sum())
+    if n_allowed == n:
+        return 0.0
+    descending = np.sort(np.where(np.isnan(null_r), -inf, null_r))[::-1]
+    first_too_many = descending[n_allowed]
+    return float(np.nextafter(first_too_many, inf)) if first_too_many >= 0 else 0.0
+
+
+def curve_table(
+    named: Mapping[str, Float[np.ndarray, " _"]], thresholds: Float[np.ndarray, " threshold"]
+) -> pd.DataFrame:
+    """Curves one below the other.
+
+    Args:
+        named: best r of testable features, by the curve's name.
+        thresholds: of every curve.
+
+    Returns:
+        Columns `name`, `threshold`, `share` and `n`, the features that the share is of.
+    """
+    curves = [
+        pd.DataFrame({"name": name, "threshold": thresholds, "share": share_curve(r, thresholds), "n": len(r)})
+        for name, r in named.items()
+    ]
+    columns = ["name", "threshold", "share", "n"]
+    return pd.concat(curves, ignore_index=True)[columns] if curves else pd.DataFrame(columns=columns)

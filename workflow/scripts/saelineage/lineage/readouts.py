@@ -1,0 +1,253 @@
+"""Readouts: how much of a parent's feature a linear map reads from a child's activations.
+
+A feature that no latent of the child's SAE follows is either gone from the child or missed by its SAE. Its readout
+tells the two apart: a ridge regression (Hoerl & Kennard 1970, Technometrics 12, 55-67) from raw activations to the
+feature's activation on the same tokens. Read from the parent's own activations it says what a linear map can reach at
+all.
+
+Tokens are divided into three folds, one to fit the weights on, one to choose the penalty on and one to measure on. Only
+sums over tokens are kept of each, in float64, so memory does not grow with the number of tokens.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+from jaxtyping import Bool, Float, Int, Integer
+from torch import Tensor
+
+from saelineage.activations import ActivationShard
+from saelineage.errors import InputError
+from saelineage.features.shards import FeatureShard
+
+FIT, TUNE, TEST = 0, 1, 2
+FOLD_OF_BLOCK = np.array([FIT, FIT, TUNE, TEST])
+BLOCK_ROWS = 8
+"""Token rows that stay together in a fold."""
+PENALTIES = tuple(10.0**power for power in range(-6, 2))
+"""What is added to every eigenvalue of the activations' covariance, in units of their mean eigenvalue."""
+MIN_TEST_FIRINGS = 5
+"""Of 20 firings, below which no feature is worth comparing, a quarter: the test fold is a quarter of the tokens."""
+LEAST_VARIANCE = 1e-12
+"""A variance below this share of the mean square is rounding: it is the difference of sums that agree in 12 digits."""
+CHUNK_TOKENS = 2048
+BLOCK_LATENTS = 1024
+
+
+@dataclass
+class FoldSums:
+    """Sums over the tokens of one fold, or parts of them, to which more tokens can be added.
+
+    Attributes:
+        n: number of tokens.
+        x: [d_in] sums of the activations.
+        xx: [d_in, d_in] sums of products of two activations.
+        y, yy: [latent] sums of the features' activations, and of their squares.
+        yx: [latent, d_in] sums of products of a feature's activation and the activations.
+        firings: [latent] tokens on which each feature fires.
+    """
+
+    n: int
+    x: Float[Tensor, " d_in"]
+    xx: Float[Tensor, "d_in d_in"]
+    y: Float[Tensor, " latent"]
+    yy: Float[Tensor, " latent"]
+    yx: Float[Tensor, "latent d_in"]
+    firings: Int[Tensor, " latent"]
+
+    @classmethod
+    def zeros(cls, d_in: int, d_sae: int) -> "FoldSums":
+        """The sums over no tokens."""
+        x, y = torch.zeros(d_in, dtype=torch.float64), torch.zeros(d_sae, dtype=torch.float64)
+        return cls(0, x, x.new_zeros(d_in, d_in), y, y.clone(), x.new_zeros(d_sae, d_in), y.long())
+
+    def add(self, acts: Float[Tensor, "token d_in"], latents: scipy.sparse.csr_array) -> None:
+        """Add tokens in place: their activations, and their latents [token, d_sae] as sparse rows."""
+        acts, latents = acts.double(), latents.astype(np.float64)
+        self.n += len(acts)
+        self.x += acts.sum(0)
+        self.xx.addmm_(acts.T, acts)
+        self.y += torch.from_numpy(latents.sum(axis=0))
+        self.yy += torch.from_numpy(latents.multiply(latents).sum(axis=0))
+        self.yx += torch.from_numpy(latents.T @ acts.numpy())
+        self.firings += torch.from_numpy(np.bincount(latents.indices, minlength=latents.shape[1]))
+
+    def of_latents(self, part: slice) -> "FoldSums":
+        """The sums of some of the features, without a copy."""
+        return FoldSums(self.n, self.x, self.xx, self.y[part], self.yy[part], self.yx[part], self.firings[part])
+
+    def about(self, x: Float[Tensor, " d_in"], y: Float[Tensor, " latent"]) -> "FoldSums":
+        """The sums over the same tokens of deviations from `x` and `y`."""
+        xx = self.xx - torch.outer(self.x, x) - torch.outer(x, self.x) + self.n * torch.outer(x, x)
+        yy = self.yy - 2 * y * self.y + self.n * y.square()
+        yx = self.yx - torch.outer(self.y, x) - torch.outer(y, self.x) + self.n * torch.outer(y, x)
+        return FoldSums(self.n, self.x - self.n * x, xx, self.y - self.n * y, yy, yx, self.firings)
+
+    def rotated(self, basis: Float[Tensor, "d_in d_in"]) -> "FoldSums":
+        """The sums over the same tokens with their activations in another orthonormal basis, its vectors in columns."""
+        xx, yx = basis.T @ self.xx @ basis, self.yx @ basis
+        return FoldSums(self.n, self.x @ basis, xx, self.y, self.yy, yx, self.firings)
+
+    def varies(self) -> Bool[Tensor, " latent"]:
+        """Whether each feature's activation varies from token to token."""
+        return self.total() > LEAST_VARIANCE * self.yy
+
+    def total(self) -> Float[Tensor, " latent"]:
+        """SST of each feature: the sum of its squared deviations from its mean over these tokens."""
+        return self.yy - self.y.square() / self.n
+
+
+def folds(positions: Integer[np.ndarray, " token"], n_ctx: int) -> Int[np.ndarray, " token"]:
+    """The fold of each token: of every 32 token rows 16 are to fit on, the next 8 to tune and the last 8 to test.
+
+    Neighbouring rows hold parts of the same documents, so blocks of rows stay together; a document is in two folds only
+    where it crosses the edge of a block.
+
+    Args:
+        positions: row x n_ctx + place in the row.
+        n_ctx: tokens in a row.
+    """
+    return FOLD_OF_BLOCK[positions // n_ctx // BLOCK_ROWS % len(FOLD_OF_BLOCK)]
+
+
+def read_out(
+    parent_acts: Sequence[Path | str],
+    child_acts: Sequence[Path | str],
+    features: Sequence[Path | str],
+    min_test_firings: int = MIN_TEST_FIRINGS,
+) -> pd.DataFrame:
+    """How well every feature of the parent's SAE is read from the child's activations, and from the parent's own.
+
+    Args:
+        parent_acts, child_acts: activation shards of the two models on the probe.
+        features: feature shards of the parent's SAE, of the same tokens and in the same order. Tokens that are not
+            `compared` there are left out.
+        min_test_firings: a feature must fire on so many tokens of the test fold.
+
+    Returns:
+        One row per latent with columns `latent`; `r2_child` and `r2_parent`, R^2 on the test fold, at most 1, below 0
+        where the mean of that fold is a better guess, NaN where a feature does not vary in each fold or fires too
+        seldom; `n_test_firings`; and `penalty_child` and `penalty_parent`, the penalties chosen (see `ridge_r2`), NaN
+        where R^2 is.
+
+    Raises:
+        InputError: if shards are not of the same tokens, or there are too few token rows for three folds.
+    """
+    columns = {}
+    for side, paths in {"child": child_acts, "parent": parent_acts}.items():  # one after the other, for memory
+        sums = fold_sums(paths, features)
+        columns[f"r2_{side}"], columns[f"penalty_{side}"] = ridge_r2(*sums, min_test_firings=min_test_firings)
+        columns["n_test_firings"] = sums[TEST].firings.numpy()
+    table = pd.DataFrame({"latent": np.arange(len(columns["r2_child"])), **columns})
+    return table[["latent", "r2_child", "r2_parent", "n_test_firings", "penalty_child", "penalty_parent"]]
+
+
+def fold_sums(acts: Sequence[Path | str], features: Sequence[Path | str]) -> tuple[FoldSums, FoldSums, FoldSums]:
+    """The sums of the three folds over activation shards and the feature shards of the same tokens.
+
+    Raises:
+        InputError: if there is not one feature shard for each activation shard, two are not of the same tokens, or a
+            fold is left without tokens.
+    """
+    if len(acts) != len(features) or not features:
+        raise InputError(
+            f"readouts need one feature shard for each activation shard, got {len(features)} and {len(acts)}; "
+            "list both in the same order"
+        )
+    sums = None
+    for path_to_acts, path_to_features in zip(acts, features, strict=True):
+        shard, own = ActivationShard(path_to_acts), FeatureShard(path_to_features)
+        require_same_tokens(shard, own)
+        sums = sums or tuple(FoldSums.zeros(shard.d_in, own.d_sae) for _ in (FIT, TUNE, TEST))
+        for fold, chunk, latents in _parts(shard, own):
+            sums[fold].add(chunk, latents)
+    if not all(fold.n for fold in sums):
+        raise InputError(
+            f"readouts need probe tokens in each of three folds, but there are {[fold.n for fold in sums]} to fit, "
+            f"tune and test on; let the probe split hold {BLOCK_ROWS * len(FOLD_OF_BLOCK)} token rows or more"
+        )
+    return sums
+
+
+def require_same_tokens(acts: ActivationShard, features: FeatureShard) -> None:
+    """Refuse activations and features of different tokens.
+
+    Raises:
+        InputError: naming both shards.
+    """
+    header = acts.header
+    of_acts = f"{header['ids_sha256']} rows {header['first_row']} to {header['stop_row']}"
+    if of_acts != features.token_range or not np.array_equal(acts.positions().numpy(), features.positions):
+        raise InputError(
+            f"activations and features must come from the same tokens, but '{acts.path}' ({of_acts}) and "
+            f"'{features.path}' ({features.token_range}) do not; delete both and run again"
+        )
+
+
+def ridge_r2(
+    fit: FoldSums,
+    tune: FoldSums,
+    test: FoldSums,
+    penalties: Iterable[float] = PENALTIES,
+    min_test_firings: int = MIN_TEST_FIRINGS,
+) -> tuple[Float[np.ndarray, " latent"], Float[np.ndarray, " latent"]]:
+    """R^2 of a ridge regression of each feature on activations, on tokens that it was neither fitted nor tuned on.
+
+    With C and c the covariances over the fold `fit` of activations, and of activations and a feature, the weights are
+    w = (C + penalty m I)^-1 c, m being the mean eigenvalue of C, and the guess is mean_y + w . (x - mean_x). All
+    penalties are had from one eigendecomposition of C. Each feature takes the penalty with the least SSE on `tune`, of
+    equal ones the first. With X and y the deviations in a fold from the means of `fit`,
+
+        SSE = y'y - 2 w . X'y + w . X'X w,    R^2 = 1 - SSE / SST,
+
+    SST being the sum of squared deviations from the mean of the fold `test` itself.
+
+    Returns:
+        R^2, and the penalty. Both are NaN where a feature does not vary in some fold, or fires on fewer than
+        `min_test_firings` tokens of `test`.
+
+    Raises:
+        InputError: if the activations do not vary.
+    """
+    sound = fit.varies() & tune.varies() & test.varies() & (test.firings >= min_test_firings)
+    sst, means, square = test.total(), (fit.x / fit.n, fit.y / fit.n), fit.xx.trace()
+    fit, tune, test = (fold.about(*means) for fold in (fit, tune, test))
+    if not fit.xx.trace() > LEAST_VARIANCE * square:
+        raise InputError("activations must vary to be read from, but all tokens have the same; look at their shards")
+    eigenvalues, basis = torch.linalg.eigh(fit.xx / fit.n)
+    grid = torch.tensor(list(penalties), dtype=torch.float64)
+    inverses = 1 / (eigenvalues.clamp(min=0) + eigenvalues.mean() * grid.unsqueeze(1))
+    sse, chosen = _tuned_sse(fit.yx @ basis / fit.n, inverses, tune.rotated(basis), test.rotated(basis))
+    return tuple(torch.where(sound, values, torch.nan).numpy() for values in (1 - sse / sst, grid[chosen]))
+
+
+def _parts(shard: ActivationShard, features: FeatureShard) -> Iterator[tuple[int, Tensor, scipy.sparse.csr_array]]:
+    """The compared tokens of a shard a chunk at a time: fold, activations and latents of each part of one."""
+    fold_of = np.where(features.compared, folds(features.positions, features.n_ctx), -1)
+    for start, chunk in zip(range(0, shard.n_tokens, CHUNK_TOKENS), shard.chunks(CHUNK_TOKENS), strict=True):
+        for fold in (FIT, TUNE, TEST):
+            inside = np.flatnonzero(fold_of[start : start + CHUNK_TOKENS] == fold)
+            if len(inside):
+                yield fold, chunk[torch.from_numpy(inside)], features.latents[start + inside]
+
+
+def _tuned_sse(
+    covariances: Float[Tensor, "latent d_in"], inverses: Float[Tensor, "penalty d_in"], tune: FoldSums, test: FoldSums
+) -> tuple[Float[Tensor, " latent"], Int[Tensor, " latent"]]:
+    """SSE on `test` under the penalty that does best on `tune`, and which it is, a block of features at a time."""
+    sse, chosen = torch.zeros_like(test.yy), torch.zeros_like(test.firings)
+    for start in range(0, len(sse), BLOCK_LATENTS):
+        part = slice(start, start + BLOCK_LATENTS)
+        on_tune = [_sse(covariances[part] * inverse, tune.of_latents(part)) for inverse in inverses]
+        chosen[part] = torch.stack(on_tune).argmin(0)
+        sse[part] = _sse(covariances[part] * inverses[chosen[part]], test.of_latents(part))
+    return sse, chosen
+
+
+def _sse(weights: Float[Tensor, "latent d_in"], fold: FoldSums) -> Float[Tensor, " latent"]:
+    """Sum of squared errors of each feature's readout, from a fold's deviations from the means of the fit."""
+    return fold.yy - 2 * (weights * fold.yx).sum(1) + ((weights @ fold.xx) * weights).sum(1)

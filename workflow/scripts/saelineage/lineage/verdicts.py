@@ -1,0 +1,291 @@
+"""Verdicts: which features of a parent persist or disappear in a child, and which of the child's are new.
+
+A match of one feature with one is not all there is: a feature can be split among several, or several can be merged into
+one. Beside every share stands its floor: the share that SAEs of one model agree on.
+"""
+
+from collections.abc import Iterable
+from math import nan, sqrt
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from saelineage.correlations.assignments import mutual_best
+from saelineage.correlations.matches import Correlation, Matches
+
+PERSISTS, DISAPPEARS, INHERITED, EMERGES, UNTESTABLE = "persists", "disappears", "inherited", "emerges", "untestable"
+SIDES = ("parent", "child")
+"""What the sides of an edge's correlation are called in tables."""
+VERDICTS = ((PERSISTS, DISAPPEARS), (INHERITED, EMERGES))
+"""Per side, the verdict of a feature that is found on the other side and of one that is not."""
+ONE_TO_ONE, SPLIT, MERGED = "1:1", "split", "merged"
+"""How a feature is found on the other side."""
+SPLIT_GAIN = 0.05
+"""Parts together correlate with their whole by so much more than its best match alone does."""
+Z_95 = 1.959963984540054
+
+
+class Share(NamedTuple):
+    """A share with what it rests on."""
+
+    value: float | None
+    """None where there is nothing to take a share of."""
+    n: int
+    interval: tuple[float, float] | None
+    """Wilson's 95 % interval.
+
+    It takes features as independent draws, and does not cover the choice of corpus, model or SAE seed.
+    """
+
+
+def share(count: int, n: int) -> Share:
+    """count / n with Wilson's score interval (Wilson 1927, JASA 22, 209-212)."""
+    if n == 0:
+        return Share(None, 0, None)
+    p, z2 = count / n, Z_95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 * sqrt(p * (1 - p) / n + z2 / (4 * n**2)) / (1 + z2 / n)
+    return Share(p, n, (max(0.0, centre - half), min(1.0, centre + half)))
+
+
+def edge_table(found: Correlation, threshold: float) -> pd.DataFrame:
+    """Verdicts of both sides of an edge, the parent's features first; columns as in `verdicts`."""
+    return pd.concat([verdicts(found, side, threshold) for side in range(2)], ignore_index=True)
+
+
+def verdicts(found: Correlation, side: int, threshold: float) -> pd.DataFrame:
+    """One row per feature of a side: what is found of it on the other side and what follows.
+
+    A feature is found (a parent's persists, a child's is inherited) where its best r is at or above the threshold, or
+    where it takes part in a split (a parent's feature is divided among several of the child's) or in a merge (the same,
+    read backwards). A feature is divided where R with its parts (`splits.combined_r`) is at or above the threshold and
+    at least `SPLIT_GAIN` above its best r, so that a small companion of a match makes no split. Else a parent's
+    disappears, a child's emerges.
+
+    Args:
+        found: the correlation of a parent's (side 0) and a child's (side 1) features.
+        side: whose features.
+        threshold: r at or above this is a match.
+
+    Returns:
+        Columns `side` (`parent`, `child`); `latent`; `verdict`; `kind` (`1:1`, `split`, `merged`; empty where the
+        feature is not found); `r` and `match`, its best match whatever its r (NaN and -1 where there is none);
+        `mutual`, whether that one's best match is this feature; `assigned` and `r_assigned`, its partner in the
+        one-to-one assignment (-1 and NaN where it stays alone); `firings`; `density`.
+    """
+    r, match = best_matches(found, side)
+    assigned, mutual = (
+        _seen_from(side, partners, found) for partners in (found.one_to_one, mutual_best(found.pearson))
+    )
+    kind = _kinds(found, side, threshold)
+    yes, no = VERDICTS[side]
+    return pd.DataFrame(
+        {
+            "side": SIDES[side],
+            "latent": np.arange(len(r)),
+            "verdict": np.select([~found.testable[side], kind != ""], [UNTESTABLE, yes], no),
+            "kind": kind,
+            "r": r,
+            "match": match,
+            "mutual": mutual >= 0,
+            "assigned": assigned,
+            "r_assigned": _kept(found.pearson, side, assigned),
+            "firings": found.firings[side].sum(axis=0),
+            "density": found.density(side),
+        }
+    )
+
+
+def best_matches(found: Correlation, side: int) -> tuple[Float[np.ndarray, " d_sae"], Int[np.ndarray, " d_sae"]]:
+    """The largest r of each feature of a side, and the partner; NaN and -1 where untestable or none is defined."""
+    testable = found.testable[side]
+    r, match = found.pearson.best[side][:, 0], found.pearson.partners[side][:, 0]
+    return np.where(testable, r, np.nan), np.where(testable, match, -1)
+
+
+def matched_share(found: Correlation, side: int, threshold: float) -> Share:
+    """The share of a side's testable features that are found on the other side, splits and merges included."""
+    verdict = verdicts(found, side, threshold)["verdict"]
+    return share(int((verdict == VERDICTS[side][0]).sum()), int((verdict != UNTESTABLE).sum()))
+
+
+def floor_share(pairs: Iterable[Correlation], threshold: float) -> Share:
+    """The share that SAEs of one model agree on, over all pairs of them and both directions."""
+    return pooled(matched_share(found, side, threshold) for found in pairs for side in range(2))
+
+
+def pooled(shares: Iterable[Share]) -> Share:
+    """The share among the features of several groups together."""
+    found = list(shares)
+    return share(round(sum(one.n * (one.value or 0) for one in found)), sum(one.n for one in found))
+
+
+def matching_shares(table: pd.DataFrame, threshold: float, side: str) -> dict[str, Share]:
+    """The share of a side's testable features with a partner at or above the threshold, by three rules.
+
+    Splits and merges are left out: a partner is one feature.
+
+    Args:
+        table: from `edge_table`.
+        threshold: r at or above this is a match.
+        side: `parent` or `child`.
+
+    Returns:
+        Under `best`, the best match, which several features may share (Horn and Elliott 2024, arXiv 2410.12391); under
+        `mutual`, the best match where it is mutual; under `assignment`, the partner in the one-to-one assignment.
+    """
+    own = table[(table["side"] == side) & (table["verdict"] != UNTESTABLE)]
+    matched = {
+        "best": own["r"] >= threshold,
+        "mutual": own["mutual"] & (own["r"] >= threshold),
+        "assignment": own["r_assigned"] >= threshold,
+    }
+    return {rule: share(int(found.sum()), len(own)) for rule, found in matched.items()}
+
+
+def recurs(correlations: Iterable[Correlation], name: str, threshold: float) -> Bool[np.ndarray, " d_sae"]:
+    """The features of an SAE that are found in every one of several others, splits and merges included.
+
+    Args:
+        correlations: of the SAE with the others; it may stand on either side.
+        name: `{model}.{sae}`.
+        threshold: r at or above this is a match.
+
+    Raises:
+        ValueError: if there is no correlation, or one without this SAE.
+    """
+    return _everywhere(correlations, name, threshold, (PERSISTS, INHERITED))
+
+
+def absent(correlations: Iterable[Correlation], name: str, threshold: float) -> Bool[np.ndarray, " d_sae"]:
+    """The features of an SAE that are testable against every one of several others and found in none of them.
+
+    Args:
+        correlations: of the SAE with the others; it may stand on either side.
+        name: `{model}.{sae}`.
+        threshold: r at or above this is a match.
+
+    Raises:
+        ValueError: if there is no correlation, or one without this SAE.
+    """
+    return _everywhere(correlations, name, threshold, (DISAPPEARS, EMERGES))
+
+
+def add_robust(
+    table: pd.DataFrame,
+    parent: tuple[Bool[np.ndarray, " d_sae_a"], Bool[np.ndarray, " d_sae_a"]],
+    child: tuple[Bool[np.ndarray, " d_sae_b"], Bool[np.ndarray, " d_sae_b"]],
+) -> pd.DataFrame:
+    """A copy of an edge's table with a column `robust`: losses and gains that another SAE seed cannot explain.
+
+    True where a parent's feature disappears, recurs in the parent's other seeds and is absent from all of the child's;
+    and where a child's feature emerges, recurs in the child's other seeds and is absent from all of the parent's.
+
+    Args:
+        table: from `edge_table`.
+        parent, child: for each side, what `recurs` gave within its own model and `absent` against the other model.
+    """
+    robust = pd.Series(False, index=table.index)
+    for (in_own, not_in_other), (_, verdict) in zip((parent, child), VERDICTS, strict=True):
+        rows = table["verdict"] == verdict
+        robust[rows] = (in_own & not_in_other)[table.loc[rows, "latent"]]
+    return table.assign(robust=robust)
+
+
+def agreement(one: pd.DataFrame, other: pd.DataFrame, side: str) -> dict[str, int | float]:
+    """How far two tables give the features of one SAE the same verdict.
+
+    kappa = (p_o - p_e) / (1 - p_e), where p_o is the share of equal verdicts and p_e what is expected of verdicts drawn
+    independently at each table's own rates (Cohen 1960, Educational and Psychological Measurement 20, 37-46). 1 is full
+    agreement, 0 is that of chance.
+
+    Args:
+        one, other: from `edge_table`, with the same SAE on this side.
+        side: `parent` or `child`.
+
+    Returns:
+        `n`, the features testable in both; `share`, those with the same verdict (NaN where there are none); `kappa`
+        (NaN where each table has but one verdict, the same one).
+
+    Raises:
+        ValueError: if the tables differ in how many features they have on this side.
+    """
+    first, second = (table.loc[table["side"] == side, "verdict"].to_numpy() for table in (one, other))
+    if len(first) != len(second):
+        raise ValueError(
+            f"both tables must be of the same SAE on the {side}'s side, but have {len(first)} and {len(second)} "
+            "features there; give tables of edges that share it"
+        )
+    both = (first != UNTESTABLE) & (second != UNTESTABLE)
+    first, second, n = first[both], second[both], int(both.sum())
+    same = int((first == second).sum())
+    # n^2 p_e, a whole number, so that 1 - p_e is zero where it should be
+    by_chance = sum(int((first == verdict).sum()) * int((second == verdict).sum()) for verdict in set(first))
+    kappa = (n * same - by_chance) / (n**2 - by_chance) if n**2 > by_chance else nan
+    return {"n": n, "share": same / n if n else nan, "kappa": kappa}
+
+
+def same_index_rate(found: Correlation, threshold: float) -> Share:
+    """The share of matches that have the same latent index on both sides: a sign of a shared initialisation.
+
+    Of the features of side 0 with a best match at or above the threshold whose latent index is testable on both sides.
+    SAEs initialised apart agree on 1 in d_sae by chance.
+    """
+    r, match = best_matches(found, 0)
+    n = min(len(own) for own in found.testable)
+    counted = found.testable[0][:n] & found.testable[1][:n] & (r[:n] >= threshold)
+    return share(int((counted & (match[:n] == np.arange(n))).sum()), int(counted.sum()))
+
+
+def _kinds(found: Correlation, side: int, threshold: float) -> np.ndarray:
+    """How each feature is found; of a split and a merge the one with the larger R counts, of equal ones the split."""
+    split, merged = (_divided(found, side, whole, threshold) for whole in range(2))
+    in_split = ~np.isnan(split) & ~(merged > split)
+    single = best_matches(found, side)[0] >= threshold
+    return np.select([in_split, ~np.isnan(merged), single], [SPLIT, MERGED, ONE_TO_ONE], "")
+
+
+def _divided(found: Correlation, side: int, whole: int, threshold: float) -> Float[np.ndarray, " d_sae"]:
+    """R of each feature of a side that takes part where features of side `whole` are divided (`verdicts`); else NaN."""
+    if found.combined is None:
+        return np.full(len(found.testable[side]), np.nan)
+    combined, best = found.combined.r[whole], best_matches(found, whole)[0]
+    divided = (combined >= threshold) & (combined >= best + SPLIT_GAIN)
+    of_wholes = np.where(divided, combined, np.nan)
+    if side == whole:
+        return of_wholes
+    whole_of = found.combined.whole_of[side]
+    return np.where(whole_of >= 0, of_wholes[whole_of], np.nan)
+
+
+def _kept(found: Matches, side: int, partners: Int[np.ndarray, " d_sae"]) -> Float[np.ndarray, " d_sae"]:
+    """The similarity of each feature of a side with its partner; NaN where it has none (-1) or it was not kept."""
+    pairs = (np.arange(len(partners)), partners)[:: 1 if side == 0 else -1]
+    similarities = found.kept[pairs]
+    return np.where((partners >= 0) & (similarities != 0), similarities, np.nan)
+
+
+def _seen_from(side: int, partners: Int[np.ndarray, " d_sae_a"], found: Correlation) -> np.ndarray:
+    """Partners of side 0's features, as given, or as partners of side 1's."""
+    if side == 0:
+        return partners
+    inverse = np.full(len(found.testable[1]), -1)
+    paired = np.flatnonzero(partners >= 0)
+    inverse[partners[paired]] = paired
+    return inverse
+
+
+def _everywhere(
+    correlations: Iterable[Correlation], name: str, threshold: float, wanted: tuple[str, str]
+) -> Bool[np.ndarray, " d_sae"]:
+    """The features of an SAE that have one of two verdicts in every correlation."""
+    found = list(correlations)
+    without = [one.names for one in found if name not in one.names]
+    if not found or without:
+        raise ValueError(
+            f"there must be correlations, each with '{name}' on one side, but there are {without or found}"
+        )
+    tables = [verdicts(one, one.names.index(name), threshold) for one in found]
+    return np.all([table["verdict"].isin(wanted) for table in tables], axis=0)

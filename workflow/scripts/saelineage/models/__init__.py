@@ -1,0 +1,1 @@
+"""Language models: loading, training, merging, next-token losses."""

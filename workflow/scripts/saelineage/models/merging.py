@@ -1,0 +1,126 @@
+"""Merging two models by spherical or plain linear interpolation, tensor by tensor.
+
+The formula of the spherical one and the switch to linear interpolation are those of mergekit's `slerp`
+(github.com/arcee-ai/mergekit), after Shoemake, "Animating Rotation with Quaternion Curves" (1985), section 3.3.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from saelineage.errors import InputError
+from saelineage.files.atomic import atomic_path, read_json, write_json, write_text
+
+LERP_ABOVE_COS = 0.9995
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Merged(NamedTuple):
+    """One merged tensor and how it came to be."""
+
+    tensor: Tensor
+    cos: float | None
+    """Cosine between the parents' flattened tensors, in [-1, 1]; None where one of them is zero."""
+    branch: str
+    """`slerp`, `lerp`, or `parent` at t = 0 and t = 1."""
+
+
+def slerp(a: Tensor, b: Tensor, t: float) -> Merged:
+    """Interpolate between two tensors along the arc between their directions.
+
+    The whole tensor is one vector. With theta the angle between the vectors, the result is
+    sin((1 - t) theta) / sin(theta) a + sin(t theta) / sin(theta) b. Where |cos theta| > 0.9995, or a vector is zero, it
+    is (1 - t) a + t b. At t = 0 and t = 1 it is the parent itself, bit for bit. Computed in float64, returned in a's
+    dtype.
+    """
+    if t in (0, 1):
+        return Merged((b if t else a).to(a.dtype, copy=True), _cos(a, b), "parent")
+    cos = _cos(a, b)
+    a64, b64 = a.double(), b.double()
+    if cos is None or abs(cos) > LERP_ABOVE_COS:
+        return Merged(((1 - t) * a64 + t * b64).to(a.dtype), cos, "lerp")
+    theta = torch.arccos(torch.tensor(cos, dtype=torch.float64))
+    merged = (torch.sin((1 - t) * theta) * a64 + torch.sin(t * theta) * b64) / torch.sin(theta)
+    return Merged(merged.to(a.dtype), cos, "slerp")
+
+
+def linear(a: Tensor, b: Tensor, t: float) -> Merged:
+    """(1 - t) a + t b, computed in float64, returned in a's dtype; at t = 0 and t = 1 the parent itself, as `slerp`."""
+    if t in (0, 1):
+        return slerp(a, b, t)
+    return Merged(((1 - t) * a.double() + t * b.double()).to(a.dtype), _cos(a, b), "lerp")
+
+
+METHODS = {"slerp": slerp, "linear": linear}
+
+
+def merge_state(
+    a: dict[str, Tensor], b: dict[str, Tensor], t: float, names: tuple[str, str], method: str = "slerp"
+) -> tuple[dict[str, Tensor], dict]:
+    """Merge two models' tensors.
+
+    Args:
+        a, b: tensors by name.
+        t: 0 is a, 1 is b.
+        names: the parents' names, for error messages.
+        method: one of `METHODS`.
+
+    Returns:
+        The merged tensors, and for each its `cos` and `branch`.
+
+    Raises:
+        InputError: if the two do not hold the same tensors in the same shapes.
+    """
+    require_same_tensors(a, b, names)
+    merged = {name: METHODS[method](a[name], b[name], t) for name in sorted(a)}
+    tensors = {name: result.tensor.contiguous() for name, result in merged.items()}
+    return tensors, {name: {"cos": result.cos, "branch": result.branch} for name, result in merged.items()}
+
+
+def require_same_tensors(a: dict[str, Tensor], b: dict[str, Tensor], names: tuple[str, str]) -> None:
+    """Refuse to merge models of different shapes.
+
+    Raises:
+        InputError: naming the models and the first tensor that differs.
+    """
+    for name in sorted(a.keys() | b.keys()):
+        shapes = [tuple(state[name].shape) if name in state else None for state in (a, b)]
+        if shapes[0] != shapes[1]:
+            found = ", ".join(f"'{model}' has {shape or 'none'}" for model, shape in zip(names, shapes, strict=True))
+            raise InputError(
+                f"merged models must have one shape, but for tensor '{name}' {found}; merge models of one base"
+            )
+
+
+def read_state(folder: Path, dtype: str | None) -> dict[str, Tensor]:
+    """The tensors of a model folder, in a number format chosen or, with None, their own."""
+    state = load_file(folder / "model.safetensors")
+    return state if dtype is None else {name: tensor.to(DTYPES[dtype]) for name, tensor in state.items()}
+
+
+def merge_folders(a: Path, b: Path, t: float, dtype: str | None, folder: Path, method: str = "slerp") -> None:
+    """Merge two model folders into a third, with `merge.json` on how each tensor was merged.
+
+    Config and tokenizer are the first parent's.
+
+    Raises:
+        InputError: if the parents' tensors differ in names or shapes.
+    """
+    states = [read_state(parent, dtype) for parent in (a, b)]
+    merged, branches = merge_state(*states, t, (a.name, b.name), method)
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file(merged, temporary, metadata={"format": "pt"})
+    config = read_json(a / "config.json") | ({"dtype": dtype} if dtype else {})
+    write_json(folder / "config.json", config)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        write_text(folder / name, (a / name).read_text(encoding="utf-8"))
+    write_json(folder / "merge.json", {"method": method, "parents": [a.name, b.name], "t": t, "tensors": branches})
+
+
+def _cos(a: Tensor, b: Tensor) -> float | None:
+    a64, b64 = a.double().flatten(), b.double().flatten()
+    norms = float(a64.norm() * b64.norm())
+    return None if norms == 0 else max(-1.0, min(1.0, float(a64 @ b64) / norms))

@@ -1,0 +1,220 @@
+"""Training language models with the Hugging Face Trainer: pretraining, fine-tuning, resuming."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from transformers import (
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_callback import TrainerState
+
+from saelineage.errors import InputError
+from saelineage.files.atomic import atomic_files, write_text
+from saelineage.jobs.devices import native_bf16, pick_device
+from saelineage.jobs.job import on_terminal
+from saelineage.models.loading import quiet_off_terminal
+from saelineage.tokens import TokenRows
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY_STEPS = 20
+WHOLE = "1000TB"  # one safetensors file, whatever the model's size
+
+
+class Mixture(torch.utils.data.Dataset):
+    """Token rows of several corpora in one fixed, shuffled order.
+
+    Each corpus gives its share of the rows. A corpus that is too short for its share is repeated, in a new order each
+    time.
+    """
+
+    def __init__(self, rows: Mapping[str, TokenRows], shares: Mapping[str, float], n_rows: int, seed: int):
+        """Draw `n_rows` rows, `shares[corpus]` of them from `rows[corpus]`."""
+        self.rows = [rows[corpus].ids for corpus in shares]
+        self.order = mixture_order([len(ids) for ids in self.rows], list(shares.values()), n_rows, seed)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        corpus, row = self.order[index]
+        return self.rows[corpus][row]
+
+
+def mixture_order(lengths: list[int], shares: list[float], n_rows: int, seed: int) -> Int[np.ndarray, "row 2"]:
+    """Pairs (corpus, row) in training order.
+
+    Whole passes over a corpus, each in a new order, cut off at its share; then all corpora shuffled together.
+    """
+    random = np.random.default_rng(seed)
+    picks = []
+    for corpus, (length, wanted) in enumerate(zip(lengths, _apportion(shares, n_rows), strict=True)):
+        passes = [random.permutation(length) for _ in range(-(-wanted // length))]
+        rows = np.concatenate([*passes, np.empty(0, dtype=np.int64)])[:wanted]
+        picks.append(np.stack([np.full(wanted, corpus), rows], axis=1))
+    order = np.concatenate(picks)
+    return order[random.permutation(len(order))]
+
+
+def rows_to_train(settings: Mapping, rows: Mapping[str, TokenRows], n_ctx: int) -> int:
+    """How many rows `n_tokens` or `epochs` amounts to, in whole optimizer steps.
+
+    Raises:
+        InputError: if that is no step at all.
+    """
+    if settings["n_tokens"] is not None:
+        wanted = settings["n_tokens"] // n_ctx
+    else:
+        wanted = round(settings["epochs"] * sum(len(rows[corpus].ids) for corpus in settings["corpora"]))
+    n_steps = wanted // settings["batch_rows"]
+    if n_steps == 0:
+        raise InputError(
+            f"the training lasts {wanted} rows, less than one step of batch_rows = {settings['batch_rows']}; "
+            "train longer"
+        )
+    return n_steps * settings["batch_rows"]
+
+
+def new_mistral(settings: Mapping, d_vocab: int, n_ctx: int, special: Mapping[str, int]) -> MistralForCausalLM:
+    """A Mistral model with random weights, drawn from `settings['seed']`."""
+    set_seed(settings["seed"])
+    return MistralForCausalLM(
+        MistralConfig(
+            vocab_size=d_vocab,
+            hidden_size=settings["d_model"],
+            intermediate_size=settings["d_mlp"],
+            num_hidden_layers=settings["n_layers"],
+            num_attention_heads=settings["n_heads"],
+            num_key_value_heads=settings["n_kv_heads"],
+            max_position_embeddings=n_ctx,
+            rms_norm_eps=settings["rms_norm_eps"],
+            rope_parameters={"rope_type": "default", "rope_theta": settings["rope_theta"]},
+            tie_word_embeddings=settings["tie_embeddings"],
+            sliding_window=None,
+            bos_token_id=special["bos"],
+            eos_token_id=special["eos"],
+            use_cache=True,
+        )
+    )
+
+
+def train(model: PreTrainedModel, mixture: Mixture, settings: Mapping, checkpoints: Path, gpus: int) -> PreTrainedModel:
+    """Train a model over a mixture once, in order; an interrupted training goes on from its last checkpoint.
+
+    Args:
+        model: changed in place.
+        mixture: the rows.
+        settings: the `training` block of the config.
+        checkpoints: folder for the Trainer's checkpoints, outside the job's outputs.
+        gpus: 0 trains on the CPU even where there is a GPU.
+    """
+    n_steps = len(mixture) // settings["batch_rows"]
+    # The Trainer takes every GPU that it sees, so it must see one; and it stops where it is promised one in vain.
+    gpus = int(pick_device(gpus).type == "cuda")
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=n_steps,
+        per_device_train_batch_size=settings["batch_rows"],
+        train_sampling_strategy="sequential",  # the mixture is already in its order
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type=settings["scheduler"],
+        warmup_steps=settings["warmup_steps"],
+        weight_decay=settings["weight_decay"],
+        adam_beta1=settings["adam_betas"][0],
+        adam_beta2=settings["adam_betas"][1],
+        max_grad_norm=settings["max_grad_norm"],
+        seed=settings["seed"],
+        bf16=native_bf16(gpus) if settings["bf16"] == "auto" else settings["bf16"],
+        use_cpu=not gpus,
+        save_strategy="steps",
+        save_steps=settings["save_steps"],
+        save_total_limit=2,
+        logging_steps=LOG_EVERY_STEPS,
+        report_to="none",
+        disable_tqdm=not on_terminal(),
+        dataloader_pin_memory=bool(gpus),
+        remove_unused_columns=False,
+    )
+    quiet_off_terminal()
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=mixture, data_collator=collate, callbacks=[LogToFile()]
+    )
+    trainer.remove_callback(PrinterCallback)
+    last = last_whole_checkpoint(checkpoints)
+    if last:
+        logger.info("resuming from %s", last)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    return model.eval()
+
+
+def last_whole_checkpoint(checkpoints: Path) -> Path | None:
+    """The latest checkpoint that was written to its end, or None; one that a kill cut short is passed over.
+
+    The Trainer writes `trainer_state.json` last.
+    """
+    found = [path for path in checkpoints.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+        try:
+            TrainerState.load_from_json(str(path / "trainer_state.json"))
+        except (OSError, ValueError):
+            logger.warning("%s was not written to its end and is passed over", path)
+        else:
+            return path
+    return None
+
+
+def train_on(
+    model: PreTrainedModel, rows: Mapping[str, TokenRows], settings: Mapping, checkpoints: Path, gpus: int
+) -> PreTrainedModel:
+    """Train a model on token rows as its config block says (see `Mixture` and `train`)."""
+    n_ctx = next(iter(rows.values())).info["n_ctx"]
+    n_rows = rows_to_train(settings, rows, n_ctx)
+    return train(model, Mixture(rows, settings["corpora"], n_rows, settings["seed"]), settings, checkpoints, gpus)
+
+
+def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> None:
+    """Write a Hugging Face folder: the model as one safetensors file, and the tokenizer of another folder.
+
+    Files take their final names one by one, each only when it is whole.
+    """
+    quiet_off_terminal()
+    with atomic_files(folder) as temporary:
+        model.save_pretrained(temporary, max_shard_size=WHOLE)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        write_text(folder / name, (tokenizer_folder / name).read_text(encoding="utf-8"))
+
+
+class LogToFile(TrainerCallback):
+    """Sends the Trainer's figures to the job's log, where its own printer would send them to the console."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Write one line per report."""
+        figures = ", ".join(f"{name} {value}" for name, value in sorted((logs or {}).items()))
+        logger.info("step %d of %d: %s", state.global_step, state.max_steps, figures)
+
+
+def collate(rows: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    """A batch for a causal model: the ids are their own labels, shifted inside the model."""
+    ids = torch.from_numpy(np.stack(rows).astype(np.int64))
+    return {"input_ids": ids, "labels": ids}
+
+
+def _apportion(shares: list[float], total: int) -> list[int]:
+    """Split `total` by shares into whole numbers that sum to it (largest remainders first)."""
+    exact = [share * total / sum(shares) for share in shares]
+    counts = [int(value) for value in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda index: (counts[index] - exact[index], index))
+    for index in by_remainder[: total - sum(counts)]:
+        counts[index] += 1
+    return counts

@@ -1,0 +1,1 @@
+"""The report: tables, figures, dashboards and the page that holds them."""

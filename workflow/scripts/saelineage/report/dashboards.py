@@ -1,0 +1,354 @@
+"""Dashboards: what a page shows of every feature of a model, beside the features of other models that it is matched to.
+
+In the order of a run: `related_features` says which features of other models stand beside each, `feature_table` is the
+searchable table, `Dashboards` makes the dashboard of one feature after the other, and `packed` turns either into text
+that a page loads by a script tag, for a page opened from a disk may fetch nothing.
+"""
+
+import base64
+import gzip
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+from jaxtyping import Bool, Float, Int
+from tokenizers import Tokenizer
+
+from saelineage.labels.annotations import Annotations, text_of
+from saelineage.labels.labels import describe, sentence
+from saelineage.labels.passages import Firings, Peak, activations_in, choose_peaks, place_of, windows
+from saelineage.lineage.verdicts import DISAPPEARS, EMERGES, INHERITED, PERSISTS, SIDES, UNTESTABLE
+
+FEATURES_PER_CHUNK = 128
+N_BINS = 20
+N_TOP_TOKENS = 4
+N_LOGITS = 8
+PARTIAL = "\ufffd"
+"""What a decoder puts where a token holds a part of a character."""
+VERDICTS = (PERSISTS, INHERITED, DISAPPEARS, EMERGES, UNTESTABLE)
+EdgeTables = Mapping[tuple[str, str], pd.DataFrame]
+
+
+class Related(NamedTuple):
+    """For every feature of a model, the one of another model that is shown beside it."""
+
+    model: str
+    sae: str
+    latents: Int[np.ndarray, " d_sae"]
+    """The other model's latent, or -1."""
+    r: Float[np.ndarray, " d_sae"]
+    """The least Pearson r on the way to it."""
+    found: Bool[np.ndarray, " d_sae"]
+    """Whether the feature persists or is inherited all the way; else it is only the closest one."""
+
+
+class Shown(NamedTuple):
+    """How much of each feature is shown."""
+
+    n_top: int
+    """Strongest passages from each corpus."""
+    quantiles: tuple[float, ...]
+    """Passages from each corpus at these quantiles of strength."""
+
+
+def related_features(model: str, features: pd.DataFrame, edges: EdgeTables) -> list[Related]:
+    """The features of all other models that stand beside those of one model.
+
+    They are those found by going from match to match; where there is none on an edge of the model itself, the closest.
+
+    Args:
+        model: whose features.
+        features: `lineage/features.parquet`.
+        edges: the table of each (parent, child).
+    """
+    own = features[features["model"] == model]
+    saes = features.drop_duplicates("model").set_index("model")["sae"]
+    related = []
+    for other in [name for name in saes.index if name != model]:
+        latents, r = own[f"in_{other}"].to_numpy(copy=True), own[f"r_{other}"].to_numpy(dtype=float, copy=True)
+        found = latents >= 0
+        closest = _closest(model, other, edges)
+        if closest is not None:
+            latents, r = np.where(found, latents, closest["match"]), np.where(found, r, closest["r"])
+        if (latents >= 0).any():
+            related.append(Related(other, saes[other], latents, r, found))
+    return related
+
+
+def _closest(model: str, other: str, edges: EdgeTables) -> pd.DataFrame | None:
+    """What an edge between two models says of the features of one of them; None where there is no edge."""
+    for side, edge in zip(SIDES, [(model, other), (other, model)], strict=True):
+        if edge in edges:
+            return edges[edge][edges[edge]["side"] == side].reset_index(drop=True)
+    return None
+
+
+def feature_table(
+    model: str,
+    features: pd.DataFrame,
+    edges: EdgeTables,
+    firings: Firings,
+    annotations: Annotations,
+    labels: pd.DataFrame,
+    explanations: pd.DataFrame | None,
+    floors: Float[np.ndarray, " d_sae"],
+) -> dict:
+    """What the table of a page shows of a model's features, column after column, as plain data.
+
+    Args:
+        model: whose features.
+        features: `lineage/features.parquet`.
+        edges: the table of each (parent, child).
+        firings: of the model's SAE on the probe.
+        annotations: of the probe.
+        labels: a row per labelled feature: `latent`, `kind`, `label`, `score`, `precision`, `recall`.
+        explanations: a row per explained feature: `latent`, `explanation`, `score`; None where there are none.
+        floors: each feature's best r where nothing changed; NaN where that was not measured.
+    """
+    own = features[features["model"] == model]
+    shares = corpus_shares(firings, annotations)
+    strings, tokens = _interned(top_tokens(firings, annotations))
+    labels = labels.set_index("latent").reindex(own["latent"])
+    rows = labels.to_dict("records")
+    kinds, kind = _interned(labels["kind"])
+    texts, text = _interned([describe(row) if isinstance(row["label"], str) else None for row in rows])
+    meanings = {describe(row): sentence(row) for row in rows if isinstance(row["label"], str)}
+    return {
+        "model": model,
+        "sae": own["sae"].iloc[0],
+        "n": len(own),
+        "density": _numbers(own["density"], 3),
+        "largest": _numbers(firings.largest, 3),
+        "firings": own["firings"].tolist(),
+        "floor": _numbers(floors, 3),
+        "shares": {corpus: _numbers(share, 2) for corpus, share in shares.items()},
+        "strings": strings,
+        "tokens": tokens,
+        "labels": texts,
+        "meanings": [meanings[text] for text in texts],
+        "label": text,
+        "kinds": kinds,
+        "kind": kind,
+        **{name: _numbers(labels[name], 3) for name in ("score", "precision", "recall")},
+        "explained": [] if explanations is None else _explained(explanations),
+        "edges": [_edge_columns(model, edge, table) for edge, table in edges.items() if model in edge],
+    }
+
+
+def _explained(explanations: pd.DataFrame) -> list[list]:
+    """Latent, explanation and its score, of features that have one."""
+    known = explanations.dropna(subset=["explanation"])
+    return [[int(row.latent), row.explanation, _number(row.score, 3)] for row in known.itertuples()]
+
+
+def _edge_columns(model: str, edge: tuple[str, str], table: pd.DataFrame) -> dict:
+    """One edge's verdicts on the features of one of its models."""
+    side = SIDES[edge.index(model)]
+    own = table[table["side"] == side]
+    return {
+        "parent": edge[0],
+        "child": edge[1],
+        "side": side,
+        "verdict": [VERDICTS.index(verdict) for verdict in own["verdict"]],
+        "match": own["match"].tolist(),
+        **{name: _numbers(own[name], 3) for name in ("r", "r_low", "r_high")},
+        "details": [_details(row) for row in own.itertuples()],
+    }
+
+
+def _details(row: tuple) -> str:
+    """What is known of a feature on an edge beyond its verdict: split or merged, robust, gone or missed."""
+    found = [row.kind if row.kind in ("split", "merged") else "", getattr(row, "absence", "")]
+    found.append("robust" if getattr(row, "robust", False) else "")
+    return ", ".join(part for part in found if part)
+
+
+def corpus_shares(firings: Firings, annotations: Annotations) -> dict[str, Float[np.ndarray, " d_sae"]]:
+    """How a feature's densities on the corpora compare: each one's share of their sum; NaN where it never fires."""
+    bounds = [*annotations.starts.values(), len(annotations.pieces)]
+    densities = []
+    for start, stop in pairwise(bounds):
+        inside = (firings.columns.indices >= start) & (firings.columns.indices < stop)
+        counts = np.add.reduceat(np.append(inside, 0).astype(np.int64), firings.columns.indptr[:-1])
+        counts[np.diff(firings.columns.indptr) == 0] = 0
+        n_tokens = int((annotations.pieces[start:stop] >= 0).sum())
+        densities.append(counts / max(n_tokens, 1))
+    total = np.sum(densities, axis=0)
+    return {
+        corpus: np.divide(density, total, out=np.full(len(total), np.nan), where=total > 0)
+        for corpus, density in zip(annotations.starts, densities, strict=True)
+    }
+
+
+def top_tokens(firings: Firings, annotations: Annotations, n: int = N_TOP_TOKENS) -> list[list[str]]:
+    """Per feature the tokens (as texts) on which its activations sum up to most, most first."""
+    where = np.flatnonzero(annotations.pieces >= 0)
+    shape = (len(annotations.pieces), len(annotations.strings))
+    ones = np.ones(len(where))
+    texts = scipy.sparse.coo_array((ones, (where, annotations.pieces[where])), shape=shape).tocsr()
+    sums = (firings.columns.T.astype(np.float64) @ texts).tocsr()
+    found = []
+    for start, stop in pairwise(sums.indptr):
+        order = np.lexsort((sums.indices[start:stop], -sums.data[start:stop]))[:n]
+        found.append([annotations.strings[index] for index in sums.indices[start:stop][order]])
+    return found
+
+
+class Dashboards:
+    """The dashboards of one model's features, put together an SAE at a time."""
+
+    def __init__(self, firings: Firings, annotations: Annotations, shown: Shown):
+        """Choose the passages of every feature.
+
+        Args:
+            firings: of the model's SAE on the probe.
+            annotations: of the probe.
+            shown: how much of each feature is shown.
+        """
+        self._annotations = annotations
+        self._found = []
+        bounds = [*annotations.starts.values(), len(annotations.pieces)]
+        for latent in range(firings.columns.shape[1]):
+            tokens, values = firings.of(latent)
+            peaks = _peaks(tokens, values, bounds, annotations, shown)
+            stretches = windows((peak.token for peak in peaks), annotations)
+            self._found.append((peaks, stretches, _histogram(values), self._activations(stretches, tokens, values)))
+        self._others: list[list[dict]] = [[] for _ in self._found]
+
+    def add(self, related: Related, firings: Firings) -> None:
+        """Put a model's features beside those that they are related to, on the same text."""
+        largest = firings.largest
+        for latent in np.flatnonzero(related.latents >= 0).tolist():
+            other = int(related.latents[latent])
+            entry = {
+                "model": related.model,
+                "latent": other,
+                "r": _number(related.r[latent], 3),
+                "found": bool(related.found[latent]),
+                "largest": _number(largest[other], 3),
+                "activations": self._activations(self._found[latent][1], *firings.of(other)),
+            }
+            self._others[latent].append(entry)
+
+    def chunk(self, first: int, effects: Sequence[dict] | None) -> dict:
+        """The dashboards of `FEATURES_PER_CHUNK` features from `first` on, as plain data.
+
+        Args:
+            first: their first latent.
+            effects: of these features, from `logit_effects`; None where there are none.
+        """
+        numbers = range(first, min(first + FEATURES_PER_CHUNK, len(self._found)))
+        strings: dict[str, int] = {}
+        features = [self._dashboard(latent, strings) for latent in numbers]
+        if effects is not None:
+            features = [feature | own for feature, own in zip(features, effects, strict=True)]
+        return {"strings": list(strings), "features": features}
+
+    def __len__(self) -> int:
+        """The number of features."""
+        return len(self._found)
+
+    def _dashboard(self, latent: int, strings: dict[str, int]) -> dict:
+        peaks, stretches, histogram, own = self._found[latent]
+        passages = [self._passage(peak, stretch, strings) for peak, stretch in zip(peaks, stretches, strict=True)]
+        return {"histogram": histogram, "passages": passages, "activations": own, "others": self._others[latent]}
+
+    def _passage(self, peak: Peak, stretch: range, strings: dict[str, int]) -> dict:
+        corpus, row, place = place_of(self._annotations, stretch.start)
+        texts = text_of(self._annotations, stretch)
+        tokens = [strings.setdefault(text, len(strings)) for text in texts]
+        return {"corpus": corpus, "row": row, "place": place, "why": peak.why, "tokens": tokens}
+
+    def _activations(self, stretches: Sequence[range], tokens: np.ndarray, values: np.ndarray) -> list[list]:
+        """Per passage the places where a feature fires, and its activations there."""
+        return [
+            [places, [_number(value, 3) for value in strengths]]
+            for places, strengths in activations_in(stretches, tokens, values)
+        ]
+
+
+def logit_effects(
+    decoder: Float[np.ndarray, "latent d_in"],
+    to_norm: Float[np.ndarray, "d_in d_model"],
+    unembedding: Float[np.ndarray, "d_vocab d_model"],
+    texts: Sequence[str],
+    n: int = N_LOGITS,
+) -> list[dict]:
+    """The tokens whose logits each feature raises and lowers most on the direct path, per unit of activation.
+
+    The path is that of `similarities.LogitMap`; the mean over the vocabulary is subtracted, for softmax does not see
+    it. The final norm's scale of each token is left out, so only the order and the proportions mean something.
+
+    Args:
+        decoder: rows of W_dec.
+        to_norm, unembedding: of the model.
+        texts: of the vocabulary.
+        n: tokens on either side.
+    """
+    effects = decoder @ to_norm @ unembedding.T
+    effects -= effects.mean(axis=1, keepdims=True)
+    order = np.argsort(-effects, axis=1, kind="stable")
+    return [
+        {
+            name: [[texts[token], _number(float(own[token]), 3)] for token in tokens.tolist()]
+            for name, tokens in (("raised", ranks[:n]), ("lowered", ranks[::-1][:n]))
+        }
+        for own, ranks in zip(effects, order, strict=True)
+    ]
+
+
+def vocabulary_texts(tokenizer: Tokenizer, d_vocab: int) -> list[str]:
+    """Each id's text; its own name where it has none alone, as a part of a character."""
+    texts = []
+    for token in range(d_vocab):
+        text = tokenizer.decode([token], skip_special_tokens=False)
+        texts.append(text if text and PARTIAL not in text else tokenizer.id_to_token(token) or f"id {token}")
+    return texts
+
+
+def _peaks(
+    tokens: np.ndarray, values: np.ndarray, bounds: Sequence[int], annotations: Annotations, shown: Shown
+) -> list[Peak]:
+    """What is shown of a feature, corpus after corpus."""
+    parts = np.searchsorted(tokens, bounds)
+    peaks = []
+    for low, high in pairwise(parts):
+        peaks += choose_peaks(tokens[low:high], values[low:high], annotations, shown.n_top, shown.quantiles)
+    return peaks
+
+
+def _histogram(values: Float[np.ndarray, " firing"]) -> list[int]:
+    """How many firings lie in each of equal bins from 0 to the largest activation."""
+    return np.histogram(values, bins=N_BINS, range=(0.0, float(values.max(initial=0.0)) or 1.0))[0].tolist()
+
+
+def packed(name: str, value: object) -> str:
+    """A value as a script that hands it to the page: `saelineage.receive(name, base64 of gzip of JSON)`."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    return f'saelineage.receive("{name}","{base64.b64encode(gzip.compress(text, 6, mtime=0)).decode()}")\n'
+
+
+def _interned(values: Iterable) -> tuple[list[str], list]:
+    """Texts, each once in the order they come, and the values (or lists of them) as numbers among them; None stays."""
+    strings: dict[str, int] = {}
+
+    def number(value: object) -> object:
+        if isinstance(value, list):
+            return [number(part) for part in value]
+        return strings.setdefault(value, len(strings)) if isinstance(value, str) else None
+
+    numbers = [number(value) for value in values]
+    return list(strings), numbers
+
+
+def _numbers(values: Sequence[float] | np.ndarray | pd.Series, digits: int) -> list[float | None]:
+    return [_number(value, digits) for value in values]
+
+
+def _number(value: float | np.floating, digits: int) -> float | None:
+    """A number to some significant digits, as short as it can be written; None for NaN."""
+    return None if np.isnan(value) else float(f"{value:.{digits}g}")

@@ -1,0 +1,394 @@
+"""Figures: a table in, a picture out. Nothing is computed here; every table is saved beside the page.
+
+Plotly figures leave text and grid colours to the page, which knows whether it is read in light or dark.
+"""
+
+import re
+from collections.abc import Sequence
+from html import escape
+from itertools import pairwise
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from saelineage.report.drawing import Graph, arrange
+
+# Okabe and Ito's palette, made for colour-blind eyes.
+BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, GREY = (
+    *("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"),
+    "#8a8f98",
+)
+VERDICT_COLOURS = {
+    "persists": BLUE,
+    "inherited": SKY,
+    "disappears": VERMILLION,
+    "emerges": GREEN,
+    "untestable": GREY,
+}
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY, GREY)
+DASHES = ("solid", "dash", "dot", "dashdot")
+CURVE_DASHES = {"edge": "solid", "floor": "dash", "seed floor": "dashdot"}
+# Controls, zero-width spaces, marks of direction, line separators, half surrogates, non-characters.
+UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]"
+)
+PICTURES = {"\n": "↵", "\t": "⇥", "\x7f": "␡"}
+CARD_WIDTH, CARD_GAP, LINE_HEIGHT, EDGE_HEIGHT = 236.0, 46.0, 15.0, 92.0
+FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE, FLOW_PAD = 590.0, 60.0, 14.0
+LEGEND_LINE = 20
+TIP = (
+    '<defs><marker id="lineage-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+    '<path d="M0 0L8 4L0 8z" class="tip"/></marker></defs>'
+)
+
+
+def visible(text: str) -> str:
+    """Text with a sign for every character that would not be seen, would turn text around or could not be written.
+
+    Line breaks, tabs and other control characters get a picture of their own; marks of direction, separators and half
+    surrogates are written as escapes.
+    """
+    return UNSEEN.sub(_sign, text)
+
+
+def plain(text: object) -> str:
+    """Text as Plotly shows it, which reads a little HTML in its labels."""
+    return escape(visible(str(text)), quote=False)
+
+
+def _sign(found: re.Match) -> str:
+    character = found[0]
+    if character in PICTURES:
+        return PICTURES[character]
+    return chr(0x2400 + ord(character)) if ord(character) < 0x20 else f"\\u{ord(character):04x}"
+
+
+def lineage_svg(models: pd.DataFrame, edges: pd.DataFrame) -> str:
+    """The lineage as cards joined by arrows, parents above children.
+
+    Args:
+        models: a row per model and corpus: `model`, `made` (how it was made), `corpus`, `loss`, `accuracy`.
+        edges: a row per edge: `parent`, `child`, `label` and `floor`, the two lines written on it.
+    """
+    names = list(dict.fromkeys(models["model"]))
+    number = {name: index for index, name in enumerate(names)}
+    arrows = [(number[parent], number[child]) for parent, child in zip(edges["parent"], edges["child"], strict=True)]
+    found = arrange(Graph([(name,) for name in names], arrows), CARD_WIDTH + CARD_GAP)
+    height = 46 + LINE_HEIGHT * int(models.groupby("model")["corpus"].size().max())
+    corners = [
+        (place - CARD_WIDTH / 2, 6 + rank * (height + EDGE_HEIGHT))
+        for place, rank in zip(found.place, found.rank, strict=True)
+    ]
+    parts = []
+    for (first, then), edge in zip(arrows, edges.itertuples(), strict=True):
+        parts.append(_lineage_arrow(corners[first], corners[then], found.bends[first, then], height, edge))
+    for corner, name in zip(corners, names, strict=True):
+        parts.append(_card(corner, height, models[models["model"] == name]))
+    bottom = max(y for _, y in corners) + height + 6
+    size = f'width="{found.extent:g}" height="{bottom:g}" viewBox="0 0 {found.extent:g} {bottom:g}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="lineage" role="img" aria-label="The lineage" {size}>'
+    return "\n".join([head, TIP, *parts, "</svg>"])
+
+
+def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
+    """Sankey of every class on every edge.
+
+    Args:
+        nodes: `name`, `label`, `column` (0 is the leftmost), `size` (features that flow through it), `colour`.
+        flows: `source` and `target` (names of nodes), `n_features`, `verdict`, `edge`, `parent`, `child`, `side`.
+    """
+    number = {name: index for index, name in enumerate(nodes["name"])}
+    drawn = flows[flows["n_features"] > 0]
+    n_stacked = int(nodes["column"].value_counts().max())
+    height = max(FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE * n_stacked)
+    # Plotly scales nodes by columns of its own, which may hold fewer of them: the room between ours is kept free below.
+    below = 15 + FLOW_PAD * (n_stacked - 1)
+    sankey = go.Sankey(
+        arrangement="snap",
+        node={
+            "label": [plain(label) for label in nodes["label"]],
+            "x": (nodes["column"] / max(nodes["column"].max(), 1)).clip(0.01, 0.985).tolist(),
+            "y": _stacked(nodes, FLOW_PAD / height),
+            "color": nodes["colour"].tolist(),
+            "pad": FLOW_PAD,
+            "thickness": 14,
+            "line": {"width": 0},
+            "hovertemplate": "%{label}<extra></extra>",
+        },
+        link={
+            "source": [number[name] for name in drawn["source"]],
+            "target": [number[name] for name in drawn["target"]],
+            "value": drawn["n_features"].tolist(),
+            "color": [
+                VERDICT_COLOURS[verdict] if verdict in ("persists", "inherited") else _faint(VERDICT_COLOURS[verdict])
+                for verdict in drawn["verdict"]
+            ],
+            "customdata": [
+                [plain(f"{row.verdict}, {row.edge}"), row.parent, row.child, row.side, row.verdict]
+                for row in drawn.itertuples()
+            ],
+            "hovertemplate": "%{customdata[0]}: %{value:,} features<extra></extra>",
+        },
+    )
+    return _styled(go.Figure(sankey), height=int(height + 15 + below), margin={"l": 10, "r": 10, "t": 15, "b": below})
+
+
+def sweep_figure(table: pd.DataFrame, measure: str, chosen: float) -> go.Figure:
+    """A measure against the merge coefficient, a line per corpus; the ancestor's value dashed, the chosen t marked.
+
+    Args:
+        table: `t` (NaN for the common ancestor), `corpus` and the measure.
+        measure: `accuracy` or `loss`.
+        chosen: the coefficient of the merged model.
+    """
+    figure = go.Figure()
+    for index, corpus in enumerate(dict.fromkeys(table["corpus"])):
+        rows = table[table["corpus"] == corpus]
+        swept, base = rows[rows["t"].notna()].sort_values("t"), rows[rows["t"].isna()]
+        colour = SERIES[index % len(SERIES)]
+        figure.add_scatter(
+            x=swept["t"], y=swept[measure], name=plain(corpus), mode="lines+markers", line={"color": colour, "width": 2}
+        )
+        for value in base[measure]:
+            figure.add_hline(y=value, line={"color": colour, "dash": "dash", "width": 1.5})
+    figure.add_vline(x=chosen, line={"color": GREY, "width": 1, "dash": "dot"}, annotation_text=f"t = {chosen:g}")
+    figure.update_xaxes(title="merge coefficient t")
+    figure.update_yaxes(title="next-token accuracy" if measure == "accuracy" else "loss (nats per token)")
+    return _styled(figure, height=340)
+
+
+def fvu_figure(saes: pd.DataFrame) -> go.Figure:
+    """Fraction of variance unexplained, a point per SAE and corpus.
+
+    Args:
+        saes: `model`, `sae`, `corpus`, `fvu`.
+    """
+    figure = go.Figure()
+    for index, corpus in enumerate(dict.fromkeys(saes["corpus"])):
+        rows = saes[saes["corpus"] == corpus]
+        names = [plain(f"{row.model}.{row.sae}") for row in rows.itertuples()]
+        pooled = corpus == "pooled"
+        marker = {
+            "color": GREY if pooled else SERIES[index % len(SERIES)],
+            "size": 13 if pooled else 8,
+            "symbol": "line-ew-open" if pooled else "circle",
+        }
+        figure.add_scatter(x=names, y=rows["fvu"], name=plain(corpus), mode="markers", marker=marker)
+    figure.update_yaxes(title="fvu", rangemode="tozero")
+    return _styled(figure, height=320)
+
+
+def density_figure(densities: pd.DataFrame) -> go.Figure:
+    """How many latents fire how often, a line per SAE.
+
+    Args:
+        densities: `model`, `sae`, `log10_density` (left edge of a bin), `n_latents`.
+    """
+    figure = go.Figure()
+    for name, style, rows in _by_sae(densities):
+        line = style | {"shape": "hv"}
+        figure.add_scatter(x=rows["log10_density"], y=rows["n_latents"], name=name, mode="lines", line=line)
+    figure.update_xaxes(title="log10 of the share of tokens a latent fires on")
+    figure.update_yaxes(title="latents")
+    return _styled(figure, height=320)
+
+
+def training_figure(training: pd.DataFrame) -> go.Figure:
+    """Fvu while the SAEs were trained, a line per SAE.
+
+    Args:
+        training: `model`, `sae`, `tokens`, `fvu`.
+    """
+    figure = go.Figure()
+    for name, style, rows in _by_sae(training):
+        figure.add_scatter(x=rows["tokens"], y=rows["fvu"], name=name, mode="lines", line=style)
+    figure.update_xaxes(title="tokens trained on")
+    figure.update_yaxes(title="fvu of the batch", rangemode="tozero")
+    return _styled(figure, height=320)
+
+
+def correlation_figure(histograms: pd.DataFrame, threshold: float) -> go.Figure:
+    """How many pairs of features have which r, a line per edge, on a logarithmic axis.
+
+    Args:
+        histograms: `edge`, `r` (left edge of a bin), `n_pairs`.
+        threshold: r at or above this is a match.
+    """
+    figure = go.Figure()
+    for index, edge in enumerate(dict.fromkeys(histograms["edge"])):
+        rows = histograms[(histograms["edge"] == edge) & (histograms["n_pairs"] > 0)]
+        line = {"color": SERIES[index % len(SERIES)], "width": 1.5, "shape": "hv"}
+        figure.add_scatter(x=rows["r"], y=rows["n_pairs"], name=plain(edge), mode="lines", line=line)
+    line = {"color": GREY, "width": 1, "dash": "dot"}
+    figure.add_vline(x=threshold, line=line, annotation_text=f"r = {threshold:g}")
+    figure.update_xaxes(title="Pearson r")
+    figure.update_yaxes(title="pairs of features", type="log", exponentformat="power")
+    return _styled(figure, height=340)
+
+
+def scores_figure(scores: pd.DataFrame) -> go.Figure:
+    """How many features' descriptions predict their activations how well: a colour per model, dashed if written.
+
+    Args:
+        scores: `model`, `source`, `r` (left edge of a bin), `n_features`, `n` in all, `median`.
+    """
+    figure = go.Figure()
+    models = list(dict.fromkeys(scores["model"]))
+    for (model, source), rows in scores.groupby(["model", "source"], sort=False):
+        dash = "solid" if source == "labels" else "dash"
+        colour = SERIES[models.index(model) % len(SERIES)]
+        n, median = rows["n"].iloc[0], rows["median"].iloc[0]
+        counted = f"n {n:,}, median {median:.2f}" if n else "n 0"
+        figure.add_scatter(
+            x=rows["r"],
+            y=rows["n_features"] / max(n, 1),
+            name=f"{plain(model)}, {plain(source)} ({counted})",
+            mode="lines",
+            line={"color": colour, "width": 1.75, "dash": dash, "shape": "hv"},
+        )
+    figure.update_xaxes(title="Pearson r of described and true activations")
+    figure.update_yaxes(title="share of features", tickformat=".0%", rangemode="tozero")
+    return _styled(figure, height=360)
+
+
+def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
+    """The share of features with a match at every threshold: a colour per edge, solid for it, dashed for its floor.
+
+    The seed floor's is dash-dotted, every other curve, of a null or a stand-in, dotted. Behind each name in the legend
+    stands the area under it.
+
+    Args:
+        curves: `parent`, `child`, `name` (`edge`, `floor`, `seed floor`, or a null's), `threshold`, `share`, `auc`.
+        threshold: r at or above this is a match.
+    """
+    figure = go.Figure()
+    for index, ((parent, child), rows) in enumerate(curves.groupby(["parent", "child"], sort=False)):
+        edge = plain(f"{parent} → {child}")
+        for name, own in rows.groupby("name", sort=False):
+            line = {"color": SERIES[index % len(SERIES)], "width": 1.75, "dash": CURVE_DASHES.get(name, "dot")}
+            figure.add_scatter(
+                x=own["threshold"],
+                y=own["share"],
+                name=f"{plain(name)} {own['auc'].iloc[0]:.2f}",
+                mode="lines",
+                line=line,
+                legendgroup=str(index),
+                legendgrouptitle={"text": edge},
+                hovertemplate=f"{edge}, {plain(name)}: %{{y:.1%}} at r ≥ %{{x:.2f}}<extra></extra>",
+            )
+    line = {"color": GREY, "width": 1, "dash": "dot"}
+    figure.add_vline(x=threshold, line=line, annotation_text=f"r = {threshold:g}")
+    figure.update_xaxes(title="threshold of Pearson r")
+    figure.update_yaxes(title="features with a match", tickformat=".0%", rangemode="tozero")
+    n_lines = len(figure.data) + len({trace.legendgroup for trace in figure.data})
+    height = min(max(440, 90 + LEGEND_LINE * n_lines), 1000)
+    legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "groupclick": "toggleitem", "tracegroupgap": 6}
+    return _styled(figure, height).update_layout(legend=legend)
+
+
+def _by_sae(table: pd.DataFrame) -> list[tuple[str, dict, pd.DataFrame]]:
+    """Each SAE's name, line style (a colour per model, a dash per seed) and rows."""
+    models, saes = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["sae"]))
+    return [
+        (
+            plain(f"{model}.{sae}"),
+            {
+                "color": SERIES[models.index(model) % len(SERIES)],
+                "dash": DASHES[saes.index(sae) % len(DASHES)],
+                "width": 1.75,
+            },
+            rows,
+        )
+        for (model, sae), rows in table.groupby(["model", "sae"], sort=False)
+    ]
+
+
+def _styled(figure: go.Figure, height: int, margin: dict | None = None) -> go.Figure:
+    """The look that all figures share."""
+    grid = {"gridcolor": "rgba(128,138,150,.25)", "zerolinecolor": "rgba(128,138,150,.45)", "automargin": True}
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin=margin or {"l": 60, "r": 16, "t": 24, "b": 50},
+        font={"family": "system-ui, sans-serif", "size": 12, "color": "#5b6675"},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": BLUE},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        xaxis=grid,
+        yaxis=grid,
+    )
+    return figure
+
+
+def _stacked(nodes: pd.DataFrame, pad: float) -> list[float]:
+    """Centres, in (0, 1), of nodes above each other in their columns: Plotly's own heights, what is left shared out.
+
+    Args:
+        nodes: `column` and `size`.
+        pad: what Plotly keeps free between two nodes, as a share of the height.
+    """
+    columns = nodes.groupby("column")["size"]
+    n, total = columns.transform("size"), columns.transform("sum")
+    heights = nodes["size"] * ((1 - (n - 1) * pad) / total).min()
+    left = 1 - heights.groupby(nodes["column"]).transform("sum") - (n - 1) * pad
+    number = columns.cumcount()
+    ends = heights.groupby(nodes["column"]).cumsum() + number * pad + left * (number + 1) / (n + 1)
+    return (ends - heights / 2).round(4).clip(0.001, 0.999).tolist()
+
+
+def _faint(colour: str) -> str:
+    """A colour of which what lies beneath shows through."""
+    red, green, blue = (int(colour[index : index + 2], 16) for index in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.5)"
+
+
+def _card(corner: tuple[float, float], height: float, rows: pd.DataFrame) -> str:
+    """A model's card: its name, how it was made, and a line per corpus."""
+    x, y = corner
+    name, made = rows["model"].iloc[0], rows["made"].iloc[0]
+    told = "\n".join(f"{row.corpus}: loss {row.loss:.3f}, accuracy {row.accuracy:.3f}" for row in rows.itertuples())
+    parts = [
+        f"<g><title>{_safe(f'{name} ({made})')}\n{_safe(told)}</title>",
+        f'<rect class="card" x="{x:g}" y="{y:g}" width="{CARD_WIDTH:g}" height="{height:g}" rx="8"/>',
+        f'<text class="name" x="{x + 12:g}" y="{y + 20:g}">{_safe(_short(name, 30))}</text>',
+        f'<text class="made" x="{x + 12:g}" y="{y + 35:g}">{_safe(_short(made, 40))}</text>',
+    ]
+    for index, row in enumerate(rows.itertuples()):
+        line = y + 52 + index * LINE_HEIGHT
+        parts.append(f'<text class="number" x="{x + 12:g}" y="{line:g}">{_safe(_short(row.corpus, 15))}</text>')
+        parts.append(f'<text class="number end" x="{x + 162:g}" y="{line:g}">loss {row.loss:.2f}</text>')
+        parts.append(f'<text class="number end" x="{x + 224:g}" y="{line:g}">{row.accuracy:.1%}</text>')
+    return "".join([*parts, "</g>"])
+
+
+def _lineage_arrow(
+    start: tuple[float, float], end: tuple[float, float], bends: Sequence[float], height: float, edge: tuple
+) -> str:
+    """An arrow between two cards with its two lines of text halfway down its last stretch."""
+    points = [(start[0] + CARD_WIDTH / 2, start[1] + height)]
+    for step, bend in enumerate(bends, start=1):
+        top = start[1] + step * (height + EDGE_HEIGHT)
+        points += [(bend, top), (bend, top + height)]
+    points.append((end[0] + CARD_WIDTH / 2, end[1] - 2))
+    path = f"M{points[0][0]:g} {points[0][1]:g}"
+    for (x0, y0), (x1, y1) in pairwise(points):
+        middle = (y0 + y1) / 2
+        path += f"C{x0:g} {middle:g} {x1:g} {middle:g} {x1:g} {y1:g}"
+    (x0, y0), (x1, y1) = points[-2:]
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    return (
+        f'<path class="edge" d="{path}" marker-end="url(#lineage-tip)"/>'
+        f'<text class="share" x="{x:g}" y="{y - 2:g}">{_safe(edge.label)}</text>'
+        f'<text class="floor" x="{x:g}" y="{y + 13:g}">{_safe(edge.floor)}</text>'
+    )
+
+
+def _safe(text: str) -> str:
+    """Text for inside a picture."""
+    return "\n".join(escape(visible(line)) for line in text.split("\n"))
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

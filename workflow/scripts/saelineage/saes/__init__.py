@@ -1,0 +1,1 @@
+"""Sparse autoencoders: the module, its training, imports and metrics."""

@@ -1,0 +1,194 @@
+"""How good an SAE is: every metric defined once, as sums in float64 that add over batches and corpora.
+
+acts: activations [token, d_in]; recons: reconstructions; latents: sparse latents of the same tokens. Tokens are text
+tokens: BOS and EOS are neither measured nor replaced, nor are tokens whose activations are so long that they were left
+out of the SAE's training (`Sae.max_norm`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saelineage.activations import hooked, read_with_logits
+from saelineage.models.losses import next_token_loss
+from saelineage.saes.sae import Sae, SparseLatents
+from saelineage.tokens import TokenRows
+
+DENSITY_BINS = np.linspace(-7, 0, 57)
+"""Edges of the density histogram, in log10 of the share of tokens."""
+
+
+@dataclass
+class Moments:
+    """Count, mean and summed squared deviation from the mean of vectors, merged as in Chan, Golub & LeVeque (1983)."""
+
+    n: int = 0
+    mean: Tensor | float = 0.0
+    deviation: float = 0.0
+
+    def add(self, other: "Moments") -> "Moments":
+        """The moments of both sets together."""
+        n = self.n + other.n
+        if n == 0:
+            return Moments()
+        shift = other.mean - self.mean
+        between = float(torch.as_tensor(shift).square().sum()) * self.n * other.n / n
+        return Moments(n, self.mean + shift * (other.n / n), self.deviation + other.deviation + between)
+
+    @classmethod
+    def of(cls, vectors: Float[Tensor, "token d_in"]) -> "Moments":
+        """The moments of some vectors."""
+        if len(vectors) == 0:
+            return cls()
+        vectors = vectors.double()
+        mean = vectors.mean(0)
+        return cls(len(vectors), mean, float((vectors - mean).square().sum()))
+
+
+@dataclass
+class SaeSums:
+    """Everything the metrics of one SAE on one set of tokens need; `add` joins two sets."""
+
+    moments: Moments = field(default_factory=Moments)
+    residual: float = 0.0
+    firings: np.ndarray | int = 0
+    """[d_sae]: tokens on which each latent fires."""
+    ce_clean: float = 0.0
+    ce_spliced: float = 0.0
+    ce_ablated: float = 0.0
+    n_predictions: int = 0
+    n_left_out: int = 0
+    """Text tokens whose activations are too long to be measured."""
+
+    def add(self, other: "SaeSums") -> "SaeSums":
+        """The sums over both sets."""
+        return SaeSums(
+            self.moments.add(other.moments),
+            self.residual + other.residual,
+            self.firings + other.firings,
+            self.ce_clean + other.ce_clean,
+            self.ce_spliced + other.ce_spliced,
+            self.ce_ablated + other.ce_ablated,
+            self.n_predictions + other.n_predictions,
+            self.n_left_out + other.n_left_out,
+        )
+
+
+def reconstruction_sums(
+    acts: Float[Tensor, "token d_in"], recons: Float[Tensor, "token d_in"], latents: SparseLatents, d_sae: int
+) -> SaeSums:
+    """The sums that need no language model."""
+    residual = float((acts.double() - recons.double()).square().sum())
+    firings = torch.bincount(latents.indices, minlength=d_sae).cpu().numpy()
+    return SaeSums(Moments.of(acts), residual, firings)
+
+
+def fvu(sums: SaeSums) -> float | None:
+    """Fraction of variance unexplained: sum |acts - recons|^2 / sum |acts - mean|^2, the mean over all tokens measured.
+
+    0 is perfect; predicting the mean gives 1; None where the activations do not vary.
+    """
+    return sums.residual / sums.moments.deviation if sums.moments.deviation else None
+
+
+def l0(sums: SaeSums) -> float:
+    """Mean number of latents above zero per token."""
+    return float(np.sum(sums.firings)) / sums.moments.n
+
+
+def dead_fraction(sums: SaeSums) -> float:
+    """Share of latents that fire on none of the tokens measured."""
+    return float(np.mean(np.asarray(sums.firings) == 0))
+
+
+def ce_recovered(sums: SaeSums) -> float | None:
+    """(CE_ablated - CE_spliced) / (CE_ablated - CE_clean), ablation being zero at the hookpoint.
+
+    1 is perfect, 0 is no better than zeros, None where ablation changes nothing. It saturates near 1: read
+    `ce_difference` beside it.
+    """
+    loss = sums.ce_ablated - sums.ce_clean
+    return (sums.ce_ablated - sums.ce_spliced) / loss if loss else None
+
+
+def ce_difference(sums: SaeSums) -> float:
+    """CE_spliced - CE_clean in nats per prediction: what reading the model through the SAE costs."""
+    return (sums.ce_spliced - sums.ce_clean) / sums.n_predictions
+
+
+def density_histogram(sums: SaeSums) -> dict[str, list]:
+    """Latents by log10 of the share of tokens they fire on.
+
+    Those that never fire are in no bin (see `dead_fraction`), rarer ones than the lowest edge in the lowest bin.
+    """
+    firings = np.asarray(sums.firings)
+    densities = np.log10(firings[firings > 0] / sums.moments.n)
+    counts, _ = np.histogram(np.maximum(densities, DENSITY_BINS[0]), bins=DENSITY_BINS)
+    return {"log10_edges": DENSITY_BINS.tolist(), "counts": counts.tolist()}
+
+
+def report(sums: SaeSums) -> dict:
+    """All metrics of one set of tokens, with the numbers of tokens and predictions they were measured on."""
+    return {
+        "fvu": fvu(sums),
+        "l0": l0(sums),
+        "dead_fraction": dead_fraction(sums),
+        "ce_clean": sums.ce_clean / sums.n_predictions,
+        "ce_spliced": sums.ce_spliced / sums.n_predictions,
+        "ce_ablated": sums.ce_ablated / sums.n_predictions,
+        "ce_recovered": ce_recovered(sums),
+        "ce_difference": ce_difference(sums),
+        "n_tokens": sums.moments.n,
+        "n_predictions": sums.n_predictions,
+        "n_left_out": sums.n_left_out,
+    }
+
+
+@torch.inference_mode()
+def measure(model: nn.Module, sae: Sae, hookpoint: str, rows: TokenRows, batch_rows: int) -> SaeSums:
+    """Run a model over token rows as it is, with the SAE's reconstructions in place, and with zeros in place."""
+    sums = SaeSums()
+    for numbers, batch in rows.batches(batch_rows):
+        ids = torch.from_numpy(batch).to(model.device)
+        is_text = torch.from_numpy(rows.text_mask(numbers)).to(model.device)
+        acts, logits = read_with_logits(model, hookpoint, ids)
+        mask = is_text & (acts.norm(dim=-1) <= sae.max_norm)
+        acts = acts[mask]
+        latents = sae.encode_sparse(acts)
+        recons = sae.decode_sparse(latents)
+        found = reconstruction_sums(acts, recons, latents, sae.d_sae)
+        found.n_left_out = int(is_text.sum() - mask.sum())
+        found.ce_clean, _, found.n_predictions = next_token_loss(logits, ids)
+        found.ce_spliced = _loss_with(model, hookpoint, ids, mask, recons)
+        found.ce_ablated = _loss_with(model, hookpoint, ids, mask, torch.zeros_like(recons))
+        sums = sums.add(found)
+    return sums
+
+
+def measure_corpora(model: nn.Module, sae: Sae, hookpoint: str, rows: Mapping[str, TokenRows], batch_rows: int) -> dict:
+    """The metrics of an SAE on each corpus and on all of them together (`pooled`), and the pooled density histogram."""
+    sums = {corpus: measure(model, sae, hookpoint, found, batch_rows) for corpus, found in sorted(rows.items())}
+    pooled = SaeSums()
+    for found in sums.values():
+        pooled = pooled.add(found)
+    return {
+        "pooled": report(pooled),
+        "corpora": {corpus: report(found) for corpus, found in sums.items()},
+        "density_histogram": density_histogram(pooled),
+    }
+
+
+def _loss_with(model: nn.Module, hookpoint: str, ids: Tensor, mask: Tensor, replacement: Tensor) -> float:
+    """Summed next-token loss with `replacement` at the text tokens."""
+
+    def replace(acts: Tensor) -> Tensor:
+        changed = acts.clone()
+        changed[mask] = replacement.to(acts.dtype)
+        return changed
+
+    with hooked(model, hookpoint, replace):
+        return next_token_loss(model(input_ids=ids, use_cache=False).logits, ids)[0]
