@@ -105,7 +105,7 @@ def stages(config: dict, sizes: Sizes, n_shards: int) -> list[Stage]:
     model, sae, block = sizes.model, sizes.sae, config["correlations"]["block_features"]
     n_models, n_saes = len(config["models"]), len(comparisons.trained_saes(config))
     n_encoded, n_pairs = len(comparisons.all_saes(config)), len(comparisons.all_pairs(config))
-    n_shown, finetunes = len(comparisons.lead_saes(config)), 2
+    n_shown, finetunes = len(comparisons.leading_saes(config)), 2
     acts = 2 * sae.d_in
     entry_bytes = 8 * sizes.k + 17  # latents with values; where a row starts and stands, and whether it counts
     shard_tokens, shard_bytes = sizes.probe_tokens // n_shards, sizes.probe_tokens // n_shards * entry_bytes

@@ -250,7 +250,7 @@ def summary_of(run: SimpleNamespace) -> dict:
     unknown = {f"{name}{part}": None for name in (*shares, "relative_persistence") for part in ("", "_n", "_interval")}
     unknown |= {"instrument": "independent", "kinds": {}, "robustly_disappears": 0, "robustly_emerges": 0}
     edges = [{"parent": a, "child": b, **counts(table), **unknown} for (a, b), table in run.edges.items()]
-    summary = {"run": "benchmark", "threshold": 0.8, "models": list(LINEAGE), "lead": "independent", "edges": edges}
+    summary = {"run": "benchmark", "threshold": 0.8, "models": list(LINEAGE), "leading": "independent", "edges": edges}
     return summary | {"saes": dict.fromkeys(LINEAGE, "seed0"), "instruments": [], "agreements": [], "sources": {}}
 
 

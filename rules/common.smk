@@ -62,7 +62,7 @@ def all_manifests():
     saes, splits = comparisons.all_saes(config), ["train", "validation", "probe"]
     trained = dict.fromkeys(sae.model for sae in comparisons.trained_saes(config))
     read = dict.fromkeys(sae.model for sae in saes)
-    shown = [graph.Sae(*pair) for pair in comparisons.lead_saes(config).items()]
+    shown = [graph.SaeName(*pair) for pair in comparisons.leading_saes(config).items()]
     encoded = dict.fromkeys(sae for sae in [*shown, *compared_saes()] if not sae.sae.endswith("_shifted"))
     edges, lineage, parts = edge_names(), config["lineage"], config["activations"]
     train_shards, probe_shards = (graph.shard_names(parts[key]) for key in ("n_shards", "n_probe_shards"))
@@ -402,7 +402,7 @@ def edge_dump(side):
 
 def edge_features(wildcards):
     """Feature shards of the parent's SAE that an edge's verdicts rest on, in the order of `edge_dump`."""
-    return sae_features(wildcards, wildcards.parent, comparisons.lead_saes(config)[wildcards.parent])
+    return sae_features(wildcards, wildcards.parent, comparisons.leading_saes(config)[wildcards.parent])
 
 
 def edge_model(side):
@@ -419,7 +419,7 @@ def edge_sae(side):
 
     def of_edge(wildcards):
         model = getattr(wildcards, side)
-        return sae_folders(wildcards, [graph.Sae(model, comparisons.lead_saes(config)[model])])
+        return sae_folders(wildcards, [graph.SaeName(model, comparisons.leading_saes(config)[model])])
 
     return of_edge
 
@@ -497,7 +497,7 @@ def root_seed_correlations(wildcards):
 
 def lineage_features(wildcards):
     """Feature shards of the SAEs that verdicts rest on, all in one order of corpora and shards."""
-    return [path for item in comparisons.lead_saes(config).items() for path in sae_features(wildcards, *item)]
+    return [path for item in comparisons.leading_saes(config).items() for path in sae_features(wildcards, *item)]
 
 
 def shown_features(wildcards):
@@ -506,37 +506,37 @@ def shown_features(wildcards):
     return lineage_features(wildcards) + others
 
 
-def lead_labels(wildcards, model, suffix=""):
+def leading_labels(wildcards, model, suffix=""):
     """The labels of a model's SAE that verdicts rest on."""
     path = "results/{run}/labels/{model}/{sae}{suffix}.parquet"
-    return expand(path, run=wildcards.run, model=model, sae=comparisons.lead_saes(config)[model], suffix=suffix)
+    return expand(path, run=wildcards.run, model=model, sae=comparisons.leading_saes(config)[model], suffix=suffix)
 
 
 def own_labels(wildcards):
     """The labels of the features of the job's own model."""
-    return lead_labels(wildcards, wildcards.model)
+    return leading_labels(wildcards, wildcards.model)
 
 
 def all_explanations(wildcards):
     """The written explanations of the features of every lineage model, where they are asked for."""
     asked = graph.lineage_models(config) if "explanations" in config["labels"] else []
-    return [path for model in asked for path in lead_labels(wildcards, model, ".explanations")]
+    return [path for model in asked for path in leading_labels(wildcards, model, ".explanations")]
 
 
 def own_explanations(wildcards):
     """The written explanations of the features of the job's own model, where they are asked for."""
     asked = "explanations" in config["labels"]
-    return lead_labels(wildcards, wildcards.model, ".explanations") if asked else []
+    return leading_labels(wildcards, wildcards.model, ".explanations") if asked else []
 
 
 def all_labels(wildcards):
     """The labels of the features of every model of the lineage, in order."""
-    return [path for model in graph.lineage_models(config) for path in lead_labels(wildcards, model)]
+    return [path for model in graph.lineage_models(config) for path in leading_labels(wildcards, model)]
 
 
 def root_labels(wildcards):
     """The labels of the features of models without parents."""
-    return [path for model in root_models() for path in lead_labels(wildcards, model)]
+    return [path for model in root_models() for path in leading_labels(wildcards, model)]
 
 
 def own_edge_tables(wildcards):
@@ -551,15 +551,15 @@ def own_floors(wildcards):
     return correlation_of(wildcards, map(comparisons.pair_name, pairs))
 
 
-def own_lead_sae(wildcards):
+def own_leading_sae(wildcards):
     """The folder of the SAE of the job's own model that verdicts rest on."""
-    return sae_folders(wildcards, [graph.Sae(wildcards.model, comparisons.lead_saes(config)[wildcards.model])])
+    return sae_folders(wildcards, [graph.SaeName(wildcards.model, comparisons.leading_saes(config)[wildcards.model])])
 
 
 def edge_correlations(wildcards):
     """The correlation behind each edge, in the order of `edge_names`."""
-    lead = comparisons.instruments(config)[0]
-    pairs = [comparisons.edge_pair(config, lead, edge) for edge in graph.edges(config)]
+    leading = comparisons.instruments(config)[0]
+    pairs = [comparisons.edge_pair(config, leading, edge) for edge in graph.edges(config)]
     return correlation_of(wildcards, map(comparisons.pair_name, pairs))
 
 

@@ -51,7 +51,7 @@ rule write_dashboards:
         explanations=own_explanations,
         floors=own_floors,
         model=own_model_files,
-        sae=own_lead_sae,
+        sae=own_leading_sae,
     output:
         data=directory("results/{run}/report/data/{model}"),
         manifest="results/{run}/report/data/{model}.manifest.json",

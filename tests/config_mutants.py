@@ -348,9 +348,9 @@ EDITS: dict[str, dict[str, list[tuple[str, object]]]] = {
         "45 generations of merges": [("models", generations(45)), ("saes.models", {}), ("sweeps", {})],
         "60 generations": [("models", descendants(60)), ("saes.models", {}), ("sweeps", {})],
         "250 generations": [("models", descendants(250)), ("saes.models", {}), ("sweeps", {})],
-        "stand-in for a root": [("lineage.stand_ins", {"base": ["far"]})],
-        "stand-in for itself": [("lineage.stand_ins", {"left": ["left"]})],
-        "stand-in that is a parent": [("lineage.stand_ins", {"merged": ["left"]})],
+        "control for a root": [("lineage.controls", {"base": ["far"]})],
+        "control for itself": [("lineage.controls", {"left": ["left"]})],
+        "control that is a parent": [("lineage.controls", {"merged": ["left"]})],
     },
     "contradictions": {
         "shares of 0.9": [("models.base.pretrain.corpora", {"english": 0.5, "lua": 0.4})],

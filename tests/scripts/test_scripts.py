@@ -187,7 +187,7 @@ CONFIG = {
     },
     "saes": {"seeds": [0, 1], "anchored": {}, "one_pass": False, "models": {}, "shuffle_seed": None},
     "correlations": {"nulls": ["shifted", "rotated"]},
-    "lineage": {"instruments": ["independent"], "budgets": [], "stand_ins": {}},
+    "lineage": {"instruments": ["independent"], "budgets": [], "controls": {}},
 }
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.jobs.checkpoints import checkpoint_folder
-from saelineage.jobs.devices import prepare_cpu
+from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job_log
 from saelineage.jobs.manifests import record_job
 from saelineage.models.loading import load_model, require_vocabulary
@@ -22,7 +22,7 @@ def finetune_model(
     rows = read_token_rows(paths_to_tokens)
     model = load_model(parent_folder)
     require_vocabulary(model, rows, settings["parent"])
-    train_on(model, rows, settings, checkpoints, gpus)
+    train_on(model, rows, settings, checkpoints, pick_device(gpus))
     save_model(model, parent_folder, folder)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.jobs.checkpoints import checkpoint_folder
-from saelineage.jobs.devices import prepare_cpu
+from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job_log
 from saelineage.jobs.manifests import record_job
 from saelineage.models.training import new_mistral, save_model, train_on
@@ -26,7 +26,7 @@ def pretrain_model(
     """Train and write a model folder."""
     d_vocab = load_tokenizer(tokenizer_folder).get_vocab_size()
     model = new_mistral(settings, d_vocab, n_ctx, special_ids(tokenizer_folder))
-    train_on(model, read_token_rows(paths_to_tokens), settings, checkpoints, gpus)
+    train_on(model, read_token_rows(paths_to_tokens), settings, checkpoints, pick_device(gpus))
     save_model(model, tokenizer_folder, folder)
 
 

@@ -47,7 +47,7 @@ def trace_lineage(
         folder: where to.
     """
     threshold = settings["threshold"]
-    leading = [one for one in plan["comparisons"] if one["instrument"] == plan["lead"]]
+    leading = [one for one in plan["comparisons"] if one["instrument"] == plan["leading"]]
     tables = {}
     for one in leading:
         edge = f"{one['parent']}__{one['child']}"
@@ -63,12 +63,12 @@ def trace_lineage(
     write_parquet(concat([evidence.curves(one, load) for one in plan["comparisons"]]), folder / "curves.parquet")
     traced = {merge: trace_sources(found, merge, load, threshold) for merge, found in plan["sources"].items()}
     write_parquet(concat(list(traced.values())), folder / "sources.parquet")
-    edges = [one for one in weighed if one["instrument"] == plan["lead"]]
+    edges = [one for one in weighed if one["instrument"] == plan["leading"]]
     summary = {
         "run": run,
         "threshold": threshold,
         "models": models,
-        "lead": plan["lead"],
+        "leading": plan["leading"],
         "saes": plan["saes"],
         "edges": [edge_summary(tables[one["parent"], one["child"]], one) for one in edges],
         "instruments": weighed,
@@ -96,7 +96,7 @@ def write_features(
     tables: Mapping[tuple[str, str], pd.DataFrame], plan: Mapping, load: Load, models: list[str], path: Path
 ) -> None:
     """Write the trajectories of the features of the SAEs that verdicts rest on."""
-    pairs = [one["pair"] for one in plan["comparisons"] if one["instrument"] == plan["lead"]]
+    pairs = [one["pair"] for one in plan["comparisons"] if one["instrument"] == plan["leading"]]
     statistics = feature_statistics((load(pair).correlation for pair in pairs), models)
     write_parquet(feature_table(tables, models, statistics), path)
 

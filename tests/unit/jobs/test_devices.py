@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from saelineage.jobs.devices import native_bf16, pick_device, prepare_cpu
+from saelineage.jobs.devices import pick_device, prepare_cpu
+from saelineage.precision import native_bf16
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_bfloat16_is_native_where_the_processor_multiplies_it(monkeypatch):
     for avx, amx in ((False, False), (True, False), (False, True)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        assert native_bf16(0) == (avx or amx)
+        assert native_bf16(torch.device("cpu")) == (avx or amx)
 
 
 def test_a_training_that_was_promised_a_gpu_in_vain_runs_on_the_cpu(tiny, training_settings, tmp_path, monkeypatch):
@@ -73,5 +74,7 @@ def test_a_training_that_was_promised_a_gpu_in_vain_runs_on_the_cpu(tiny, traini
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     rows = {"words": TokenRows(tiny.tokens["words"]["train"])}
-    model = train_on(load_model(tiny.models["a"]), rows, training_settings | {"n_tokens": 4 * 16}, tmp_path, gpus=1)
+    model = train_on(
+        load_model(tiny.models["a"]), rows, training_settings | {"n_tokens": 4 * 16}, tmp_path, pick_device(1)
+    )
     assert model.device == torch.device("cpu")

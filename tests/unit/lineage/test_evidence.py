@@ -155,7 +155,7 @@ def test_a_seed_floor_that_is_not_the_instrument_s_floor_has_a_line_of_its_own()
 
 def test_instruments_agree_on_the_parent_s_features_where_its_sae_is_the_same():
     pairs = PAIRS | {
-        # Of the four, the lead's third persists; here it does not: 3 of 4 verdicts are equal.
+        # Of the four, the leading's third persists; here it does not: 3 of 4 verdicts are equal.
         "base.a__lua.d": compared(diagonal(0.9, 0.9, 0.1, 0.1), "base.a__lua.d"),
         "base.x__lua.y": compared(diagonal(0.9, 0.9, 0.1, 0.1), "base.x__lua.y"),
     }
@@ -164,7 +164,7 @@ def test_instruments_agree_on_the_parent_s_features_where_its_sae_is_the_same():
         COMPARISON | {"instrument": "independent", "pair": "base.a__lua.d"},
         COMPARISON | {"instrument": "same_init", "pair": "base.x__lua.y"},
     ]
-    found = evidence.agreements({"lead": "anchored", "comparisons": rows}, pairs.__getitem__, 0.8)
+    found = evidence.agreements({"leading": "anchored", "comparisons": rows}, pairs.__getitem__, 0.8)
     assert [row["instrument"] for row in found] == ["independent"]
     # By chance (3 x 2 + 1 x 2) / 16 = 0.5, so kappa = (0.75 - 0.5) / (1 - 0.5).
     assert (found[0]["n"], found[0]["share"], found[0]["kappa"]) == (4, 0.75, 0.5)

@@ -32,6 +32,9 @@ def rows(tiny) -> dict[str, TokenRows]:
     return read_token_rows(tiny.tokens[corpus]["train"] for corpus in ("words", "sums"))
 
 
+CPU = torch.device("cpu")
+
+
 @pytest.fixture
 def trained(tiny, rows, training_settings, tmp_path):
     """Train model `a` on with some settings changed; returns the weights file."""
@@ -39,7 +42,7 @@ def trained(tiny, rows, training_settings, tmp_path):
     def train(name: str, checkpoints: Path | None = None, **changes: object) -> Path:
         settings = training_settings | changes
         model = train_on(
-            load_model(tiny.models["a"]), rows, settings, checkpoints or tmp_path / f"{name}.checkpoints", 0
+            load_model(tiny.models["a"]), rows, settings, checkpoints or tmp_path / f"{name}.checkpoints", CPU
         )
         save_model(model, tiny.models["a"], tmp_path / name)
         return tmp_path / name / "model.safetensors"
@@ -164,7 +167,7 @@ class Kill(training.LogToFile):
 
 training.LogToFile = Kill
 model, tokens, settings, checkpoints = sys.argv[1], sys.argv[2], eval(sys.argv[3]), Path(sys.argv[4])
-training.train_on(load_model(model), read_token_rows([tokens]), settings, checkpoints, 0)
+training.train_on(load_model(model), read_token_rows([tokens]), settings, checkpoints, torch.device("cpu"))
 """
 
 

@@ -1,9 +1,9 @@
-"""Which SAEs are compared: instruments, floors, nulls, stand-ins, and everything a run has to make for them."""
+"""Which SAEs are compared: instruments, floors, nulls, controls, and everything a run has to make for them."""
 
 import pytest
 
 from saelineage.plan import comparisons
-from saelineage.plan.graph import Edge, Sae
+from saelineage.plan.graph import Edge, SaeName
 
 
 def lineage(*instruments: str, **models: dict) -> dict:
@@ -32,7 +32,7 @@ def lineage(*instruments: str, **models: dict) -> dict:
         "lineage": {
             "instruments": list(instruments) or ["anchored"],
             "budgets": [],
-            "stand_ins": {},
+            "controls": {},
             "token_type": False,
             "readouts": True,
             "ablations": True,
@@ -102,19 +102,21 @@ def test_nulls_are_those_of_the_config_and_models_re_initialised_like_an_ancesto
 
 def test_a_stand_in_is_compared_in_its_child_s_place_alone():
     config = lineage(random=RANDOM, scratch={"finetune": {"parent": "random", "corpora": {"lua": 1.0}}})
-    config["lineage"]["stand_ins"] = {"lua": ["scratch"]}
+    config["lineage"]["controls"] = {"lua": ["scratch"]}
     found = comparisons.null_pairs(config, "frozen", LUA)
     assert {null: comparisons.pair_name(pair) for null, pair in found.items()} == {
         "reinitialised (random)": "base.seed0__random.from_base@0",
-        "stand-in (scratch)": "base.seed0__scratch.from_base@0",
+        "control (scratch)": "base.seed0__scratch.from_base@0",
     }
     assert comparisons.null_pairs(config, "frozen", Edge("base", "stories")).keys() == {"reinitialised (random)"}
 
 
 def test_a_model_s_leading_sae_is_shown_beside_another_seed_s_or_its_floor_s():
-    assert comparisons.other_pairs(lineage("anchored"), "base") == [(Sae("base", "seed0"), Sae("base", "seed1"))]
+    assert comparisons.other_pairs(lineage("anchored"), "base") == [
+        (SaeName("base", "seed0"), SaeName("base", "seed1"))
+    ]
     config = lineage("same_init")
-    assert comparisons.other_pairs(config, "base") == [(Sae("base", "shared0"), Sae("base", "shared0_again"))]
+    assert comparisons.other_pairs(config, "base") == [(SaeName("base", "shared0"), SaeName("base", "shared0_again"))]
     config = lineage("independent")
     config["saes"]["seeds"] = [0]
     assert comparisons.other_pairs(config, "base") == []
@@ -148,7 +150,7 @@ def test_of_several_seeds_the_leading_one_s_pairs_show_where_nothing_changed():
 
 
 def test_a_merge_is_also_anchored_to_each_parent_alone():
-    assert comparisons.anchored_alone(lineage(), MERGE) == (Sae("lua", "from_base"), Sae("merged", "from_lua"))
+    assert comparisons.anchored_alone(lineage(), MERGE) == (SaeName("lua", "from_base"), SaeName("merged", "from_lua"))
     assert comparisons.anchored_alone(lineage(), LUA) is None
 
 
@@ -186,7 +188,7 @@ def test_a_merge_s_features_may_come_from_its_parents_or_from_what_both_descend_
 
 def test_merges_that_stand_in_a_merge_s_place_have_sources_too():
     config = lineage("anchored", linear={"merge": {"parents": ["lua", "stories"], "method": "linear", "t": 0.5}})
-    config["lineage"]["stand_ins"] = {"merged": ["linear"]}
+    config["lineage"]["controls"] = {"merged": ["linear"]}
     sources = comparisons.plan(config)["sources"]
     assert list(sources) == ["merged", "linear"]
     assert sources["linear"] == {
@@ -203,7 +205,7 @@ def test_each_pair_is_correlated_once_whichever_way_round():
     pairs = comparisons.all_pairs(lineage("anchored", "independent", "frozen"))
     assert len({frozenset(pair) for pair in pairs}) == len(pairs)
     # The child's side asks for this one the other way round; the edge, parent first, is what is made.
-    assert (Sae("base", "seed0"), Sae("lua", "seed0")) in pairs
+    assert (SaeName("base", "seed0"), SaeName("lua", "seed0")) in pairs
 
 
 def test_the_plan_names_no_pair_that_is_not_correlated():
@@ -223,7 +225,7 @@ def test_the_plan_names_no_pair_that_is_not_correlated():
 
 def test_a_plan_leads_with_the_first_instrument_and_has_a_row_for_each_edge_and_instrument():
     plan = comparisons.plan(lineage("anchored", "independent"))
-    assert plan["lead"] == "anchored"
+    assert plan["leading"] == "anchored"
     assert plan["saes"] == {
         "base": "seed0",
         "lua": "from_base",
@@ -267,7 +269,7 @@ def test_saes_that_are_imported_are_not_trained():
     config = lineage("independent")
     config["saes"]["models"] = {"lua": {"import": {"folder": "a"}, "seed0": {"import": None}}}
     trained = comparisons.trained_saes(config)
-    assert [sae for sae in comparisons.all_saes(config) if sae not in trained] == [Sae("lua", "seed1")]
+    assert [sae for sae in comparisons.all_saes(config) if sae not in trained] == [SaeName("lua", "seed1")]
 
 
 def test_the_shape_of_a_run_knows_its_jobs_and_not_their_settings():
@@ -292,7 +294,7 @@ def test_the_shape_of_a_run_knows_which_saes_are_imported_and_not_from_where():
     assert comparisons.job_shape(config) == shape
 
 
-def test_saes_that_are_only_floors_or_stand_ins_are_not_measured():
+def test_saes_that_are_only_floors_or_controls_are_not_measured():
     config = lineage("anchored", "same_init", random=RANDOM)
     left_out = set(comparisons.all_saes(config)) - set(comparisons.measured_saes(config))
     assert sorted(map(str, left_out)) == [

@@ -468,20 +468,20 @@ def test_an_import_has_its_defaults_wherever_it_stands(path: str):
             "'own_mixture']",
         ),
         (
-            "lineage/stand_ins",
+            "lineage/controls",
             {"lua": ["scratch"]},
-            "lineage.stand_ins.lua: 'scratch' is not among models (base, both, english, lua); "
+            "lineage.controls.lua: 'scratch' is not among models (base, both, english, lua); "
             "correct the name or add it there",
         ),
         (
-            "lineage/stand_ins",
+            "lineage/controls",
             {"base": ["english"]},
-            "lineage.stand_ins: 'base' has no parent that models could be compared with in its place",
+            "lineage.controls: 'base' has no parent that models could be compared with in its place",
         ),
         (
-            "lineage/stand_ins",
+            "lineage/controls",
             {"both": ["lua"]},
-            "lineage.stand_ins.both: 'both' itself, or a model it descends from, is named; name others",
+            "lineage.controls.both: 'both' itself, or a model it descends from, is named; name others",
         ),
         (
             "models/shifted",

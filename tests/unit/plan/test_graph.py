@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from saelineage.plan import graph
-from saelineage.plan.graph import Edge, Sae
+from saelineage.plan.graph import Edge, SaeName
 
 
 def lineage() -> dict:
@@ -30,7 +30,7 @@ def lineage() -> dict:
             "models": {},
         },
         "correlations": {"nulls": []},
-        "lineage": {"stand_ins": {}},
+        "lineage": {"controls": {}},
     }
 
 
@@ -85,9 +85,9 @@ def test_an_sae_is_imported_where_its_settings_say_so_and_trained_otherwise():
         "lua": {"import": {"folder": "a"}, "seed0": {"import": None}},
         "base": {"seed3": {"k": 1}},
     }
-    assert graph.imported_saes(config) == [Sae("lua", "seed3")]
+    assert graph.imported_saes(config) == [SaeName("lua", "seed3")]
     config["saes"] |= {"import": {"folder": "b"}}
-    assert Sae("lua", "seed0") not in graph.imported_saes(config)
+    assert SaeName("lua", "seed0") not in graph.imported_saes(config)
     assert len(graph.imported_saes(config)) == 2 * len(config["models"]) - 1
 
 
@@ -153,18 +153,18 @@ def test_training_corpora_of_a_merge_are_those_of_its_parents_each_once():
 
 
 def test_a_model_has_an_sae_for_each_seed_the_first_one_first():
-    assert graph.saes(lineage(), "lua") == [Sae("lua", "seed3"), Sae("lua", "seed0")]
-    assert str(Sae("base", "seed3")) == "base.seed3"
+    assert graph.saes(lineage(), "lua") == [SaeName("lua", "seed3"), SaeName("lua", "seed0")]
+    assert str(SaeName("base", "seed3")) == "base.seed3"
 
 
-def test_stand_ins_are_the_re_initialised_what_descends_from_them_and_those_named():
+def test_controls_are_the_re_initialised_what_descends_from_them_and_those_named():
     config = lineage()
     config["models"] |= {
         "random": {"reinitialise": {"like": "base", "seed": 0}},
         "scratch": {"finetune": {"parent": "random", "corpora": {"lua": 1.0}}},
     }
-    config["lineage"]["stand_ins"] = {"lua": ["foreign"]}
-    assert graph.stand_ins(config) == ["foreign", "random", "scratch"]
+    config["lineage"]["controls"] = {"lua": ["foreign"]}
+    assert graph.outside_models(config) == ["foreign", "random", "scratch"]
     assert graph.edges(config) == graph.edges(lineage())
     assert graph.lineage_models(config) == ["base", "lua", "stories", "merged", "polished"]
     assert graph.parents(config, "scratch") == ["random"]

@@ -177,7 +177,7 @@ def curves(parent: str = "base", names: tuple[str, ...] = ("edge", "floor", "shi
 
 
 def test_an_edge_is_solid_its_floors_dashed_and_every_null_dotted():
-    names = ("edge", "floor", "seed floor", "shifted", "stand-in (twin)")
+    names = ("edge", "floor", "seed floor", "shifted", "control (twin)")
     lines = share_curves_figure(curves(names=names), 0.8).data
     assert [line.line.dash for line in lines] == ["solid", "dash", "dashdot", "dot", "dot"]
     assert [line.name for line in lines] == [f"{name} 0.50" for name in names]

@@ -356,7 +356,7 @@ def test_markup_in_passages_stays_text():
 
 def test_markup_in_names_and_labels_stays_text():
     names = {"parent": f"{EVIL}</script>", "child": "</svg>"}
-    nulls = {f"stand-in ({EVIL})": a_null(), EVIL: a_null()}
+    nulls = {f"control ({EVIL})": a_null(), EVIL: a_null()}
     kind = {"shifted": a_null(), "rotated": a_null()}
     found = page(results(sourced(summary(comparison(nulls=nulls, **names)))))
     assert EVIL not in found

@@ -40,7 +40,7 @@ def test_the_answer_names_share_floor_and_seed_floor_of_every_edge():
 
 
 def test_independent_saes_have_one_floor():
-    found = sentences(comparison(0.25, 0.5, instrument="independent"), lead="independent")
+    found = sentences(comparison(0.25, 0.5, instrument="independent"), leading="independent")
     assert found[1].endswith("where nothing changed, between two independent SAEs of base, 50.0 % [40.0 to 60.0 %] do.")
 
 
@@ -79,7 +79,7 @@ def test_a_lineage_without_edges_has_an_answer():
 
 def test_the_check_names_the_lowest_floor_and_the_largest_null():
     high = comparison(0.5, 0.96, nulls={"shifted": a_null(0.01), "reinitialised (r)": a_null(0.04)})
-    low = comparison(0.5, 0.95, parent="left", nulls={"shifted": a_null(0.02), "stand-in (twin)": a_null(0.5)})
+    low = comparison(0.5, 0.95, parent="left", nulls={"shifted": a_null(0.02), "control (twin)": a_null(0.5)})
     assert plain(instrument_check(summary(high, low))) == (
         "The instrument passes its check. Where nothing changed it finds 95.0 % again at worst (left → merged; 95 % or "
         "more is asked for); where nothing can persist it finds 4.0 % at most (reinitialised (r), base → merged; "

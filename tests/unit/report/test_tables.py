@@ -73,12 +73,12 @@ def an_edge(found: dict, **changes) -> dict:
     return COUNTS | kinds | {"absences": {"gone": 1, "missed": 2, "undecided": 3}} | found | changes
 
 
-def summary(*found: dict, lead: str = "anchored", **changes) -> dict:
+def summary(*found: dict, leading: str = "anchored", **changes) -> dict:
     """A summary of comparisons; those of the leading instrument are the edges."""
-    edges = [an_edge(one) for one in found if one["instrument"] == lead]
+    edges = [an_edge(one) for one in found if one["instrument"] == leading]
     models = list(dict.fromkeys(model for one in edges for model in (one["parent"], one["child"])))
     models = models or ["base", "merged"]
-    made_of = {"run": "tiny", "threshold": 0.8, "models": models, "lead": lead, "edges": edges}
+    made_of = {"run": "tiny", "threshold": 0.8, "models": models, "leading": leading, "edges": edges}
     made_of["saes"] = dict.fromkeys(models, "seed0")
     return made_of | {"instruments": list(found), "agreements": [], "sources": {}} | changes
 
@@ -141,7 +141,7 @@ def test_every_instrument_is_a_row_beside_its_agreement_with_the_leading_one():
     agreed = {"parent": "base", "child": "merged", "instrument": "independent", "n": 8, "share": 0.75, "kappa": 0.5}
     found = summary(comparison(), comparison(0.1, instrument="independent"), agreements=[agreed])
     table = instrument_table(found).set_index("instrument")
-    assert table["lead"].tolist() == [True, False]
+    assert table["leading"].tolist() == [True, False]
     assert table["persist_share"].tolist() == [0.25, 0.1]
     assert table.loc["independent", ["same_verdict_share", "kappa"]].tolist() == [0.75, 0.5]
     assert np.isnan(table.loc["anchored", "kappa"])
@@ -160,9 +160,9 @@ def test_an_agreement_counts_for_its_own_edge_only():
 
 
 def test_a_stand_in_is_no_null():
-    nulls = {"shifted": a_null(0.01), "reinitialised (r)": a_null(0.03), "stand-in (twin)": a_null(0.4)}
+    nulls = {"shifted": a_null(0.01), "reinitialised (r)": a_null(0.03), "control (twin)": a_null(0.4)}
     assert largest_null(nulls) == ("reinitialised (r)", 0.03)
-    assert largest_null({"stand-in (twin)": a_null(0.4)}) == (None, None)
+    assert largest_null({"control (twin)": a_null(0.4)}) == (None, None)
     assert largest_null({"shifted": a_null(None)}) == (None, None)
 
 
@@ -207,11 +207,11 @@ def test_curves_have_the_areas_of_their_own_edge_and_instrument():
     found = summary(comparison(), comparison(instrument="independent") | {"auc": 0.25})
     table = curve_table(curves, found)
     assert table["auc"].tolist() == [0.5, 0.75, 0.2, 0.25]
-    assert table["lead"].tolist() == [True, True, True, False]
+    assert table["leading"].tolist() == [True, True, True, False]
 
 
 def test_a_run_without_edges_has_no_curves():
-    assert curve_table(pd.DataFrame(), summary()).columns.tolist()[-2:] == ["lead", "auc"]
+    assert curve_table(pd.DataFrame(), summary()).columns.tolist()[-2:] == ["leading", "auc"]
 
 
 def test_an_undefined_area_is_missing():

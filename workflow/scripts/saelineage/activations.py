@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, decode_header, encode_header
+from saelineage.precision import DTYPES
 from saelineage.tokens import TokenRows
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Hookpoint(NamedTuple):

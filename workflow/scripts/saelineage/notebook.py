@@ -18,7 +18,7 @@ from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard
 from saelineage.files.atomic import read_json
-from saelineage.plan.graph import Sae, shard_names
+from saelineage.plan.graph import SaeName, shard_names
 from saelineage.report.tables import edge_table
 from saelineage.tokens import TokenRows, load_tokenizer
 
@@ -207,7 +207,7 @@ class Run:
         if model not in known:
             raise InputError(f"run '{self.name}' has no model '{model}', only {', '.join(known)}; take one of these")
 
-    def _sae(self, name: str) -> Sae:
+    def _sae(self, name: str) -> SaeName:
         """The SAE that a name stands for."""
         model, dot, sae = name.partition(".")
         self._require_model(model)
@@ -218,9 +218,9 @@ class Run:
             raise InputError(
                 f"run '{self.name}' has {what}; its SAEs are {', '.join(f'{model}.{one}' for one in known) or 'none'}"
             )
-        return Sae(model, sae)
+        return SaeName(model, sae)
 
-    def _shards(self, sae: Sae) -> Iterator[tuple[TokenRows, Path]]:
+    def _shards(self, sae: SaeName) -> Iterator[tuple[TokenRows, Path]]:
         """The feature shards of an SAE with the probe's token rows, all corpora in order."""
         for corpus in _folders(self.folder / "tokens"):
             rows = TokenRows(self.path(f"tokens/{corpus}/probe.npy"))

@@ -181,6 +181,14 @@ def _remove_abandoned(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+@cache
+def _umask() -> int:
+    """The process's umask; it can only be read by setting it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
 def _is_fault(error: BaseException, number: int) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == number and (number in UNMISTAKABLE or error.filename is not None)  # or a socket's
@@ -200,7 +208,8 @@ def _is_running(pid: int) -> bool:
 
 
 def _place(temporary: Path, path: Path) -> None:
-    """Give a file its final name once it is on the disk."""
+    """Give a file the permissions of the umask, which some libraries narrow, and its final name once it is on disk."""
+    os.chmod(temporary, 0o666 & ~_umask())
     with open(temporary, "rb") as written:
         os.fsync(written.fileno())
     os.replace(temporary, path)

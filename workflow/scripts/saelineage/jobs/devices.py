@@ -46,10 +46,3 @@ def pick_device(gpus: int) -> torch.device:
     # sums in bfloat16 would be off by more than `sparse_products.screen` allows for
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     return torch.device("cuda")
-
-
-def native_bf16(gpus: int) -> bool:
-    """Whether the device computes bfloat16 products in hardware; emulated ones are many times slower than float32."""
-    if gpus and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

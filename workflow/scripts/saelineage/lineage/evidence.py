@@ -1,6 +1,6 @@
 """Evidence: what stands beside the shares of an edge, under every instrument, so that one can tell what they show.
 
-Floors (no change), nulls and other stand-ins for the child, matchings by other rules, intervals over documents, the
+Floors (no change), nulls and other controls for the child, matchings by other rules, intervals over documents, the
 share at every threshold, and how far instruments agree. Plain functions over what `comparisons.plan` names.
 """
 
@@ -129,15 +129,16 @@ def agreements(plan: Mapping, load: Load, threshold: float) -> list[dict]:
     Returns:
         `parent`, `child`, `instrument` (with `, by token types` for the protocol), and `verdicts.agreement`'s figures.
     """
-    leading = {(one["parent"], one["child"]): one for one in plan["comparisons"] if one["instrument"] == plan["lead"]}
+    of_leading = [row for row in plan["comparisons"] if row["instrument"] == plan["leading"]]
+    leading_rows = {(row["parent"], row["child"]): row for row in of_leading}
     rows = []
     for one in plan["comparisons"]:
-        lead, found = leading[one["parent"], one["child"]], load(one["pair"])
-        of_lead = load(lead["pair"]).correlation
-        if found.correlation.names[0] != of_lead.names[0]:
+        leading, found = leading_rows[one["parent"], one["child"]], load(one["pair"])
+        leading_correlation = load(leading["pair"]).correlation
+        if found.correlation.names[0] != leading_correlation.names[0]:
             continue
-        table = edge_table(of_lead, threshold)
-        others = {} if one is lead else {one["instrument"]: edge_table(found.correlation, threshold)}
+        table = edge_table(leading_correlation, threshold)
+        others = {} if one is leading else {one["instrument"]: edge_table(found.correlation, threshold)}
         if found.by_types is not None:
             by_types = _by_best_match(edge_table(found.by_types, threshold), threshold)
             others[f"{one['instrument']}, by token types"] = by_types

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,7 +22,6 @@ from transformers.utils import logging as transformers_logging
 from saelineage.errors import InputError
 from saelineage.files.foreign import mappings, named_numbers, read_foreign_json, require_inside, tensor_shapes
 from saelineage.files.hub import hub_download, hub_repo
-from saelineage.jobs.job import on_terminal
 from saelineage.models.losses import next_token_loss
 from saelineage.tokens import TokenRows
 
@@ -238,7 +238,7 @@ def reinitialised(folder: Path | str, seed: int) -> PreTrainedModel:
 
 def quiet_off_terminal() -> None:
     """No progress bars of transformers where nobody would see them move."""
-    if not on_terminal():
+    if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, read_json, write_json, write_text
+from saelineage.precision import DTYPES
 
 LERP_ABOVE_COS = 0.9995
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Merged(NamedTuple):

@@ -1,6 +1,7 @@
 """Training language models with the Hugging Face Trainer: pretraining, fine-tuning, resuming."""
 
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,9 +22,8 @@ from transformers.trainer_callback import TrainerState
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_files, write_text
-from saelineage.jobs.devices import native_bf16, pick_device
-from saelineage.jobs.job import on_terminal
 from saelineage.models.loading import quiet_off_terminal
+from saelineage.precision import native_bf16
 from saelineage.tokens import TokenRows
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,9 @@ def new_mistral(settings: Mapping, d_vocab: int, n_ctx: int, special: Mapping[st
     )
 
 
-def train(model: PreTrainedModel, mixture: Mixture, settings: Mapping, checkpoints: Path, gpus: int) -> PreTrainedModel:
+def train(
+    model: PreTrainedModel, mixture: Mixture, settings: Mapping, checkpoints: Path, device: torch.device
+) -> PreTrainedModel:
     """Train a model over a mixture once, in order; an interrupted training goes on from its last checkpoint.
 
     Args:
@@ -117,11 +119,10 @@ def train(model: PreTrainedModel, mixture: Mixture, settings: Mapping, checkpoin
         mixture: the rows.
         settings: the `training` block of the config.
         checkpoints: folder for the Trainer's checkpoints, outside the job's outputs.
-        gpus: 0 trains on the CPU even where there is a GPU.
+        device: where to. The Trainer takes every GPU that it sees, so a CUDA device must be the only one in sight
+            (`jobs.devices.pick_device`).
     """
     n_steps = len(mixture) // settings["batch_rows"]
-    # The Trainer takes every GPU that it sees, so it must see one; and it stops where it is promised one in vain.
-    gpus = int(pick_device(gpus).type == "cuda")
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=n_steps,
@@ -135,15 +136,15 @@ def train(model: PreTrainedModel, mixture: Mixture, settings: Mapping, checkpoin
         adam_beta2=settings["adam_betas"][1],
         max_grad_norm=settings["max_grad_norm"],
         seed=settings["seed"],
-        bf16=native_bf16(gpus) if settings["bf16"] == "auto" else settings["bf16"],
-        use_cpu=not gpus,
+        bf16=native_bf16(device) if settings["bf16"] == "auto" else settings["bf16"],
+        use_cpu=device.type == "cpu",
         save_strategy="steps",
         save_steps=settings["save_steps"],
         save_total_limit=2,
         logging_steps=LOG_EVERY_STEPS,
         report_to="none",
-        disable_tqdm=not on_terminal(),
-        dataloader_pin_memory=bool(gpus),
+        disable_tqdm=not sys.stderr.isatty(),
+        dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
     )
     quiet_off_terminal()
@@ -175,12 +176,12 @@ def last_whole_checkpoint(checkpoints: Path) -> Path | None:
 
 
 def train_on(
-    model: PreTrainedModel, rows: Mapping[str, TokenRows], settings: Mapping, checkpoints: Path, gpus: int
+    model: PreTrainedModel, rows: Mapping[str, TokenRows], settings: Mapping, checkpoints: Path, device: torch.device
 ) -> PreTrainedModel:
     """Train a model on token rows as its config block says (see `Mixture` and `train`)."""
     n_ctx = next(iter(rows.values())).info["n_ctx"]
     n_rows = rows_to_train(settings, rows, n_ctx)
-    return train(model, Mixture(rows, settings["corpora"], n_rows, settings["seed"]), settings, checkpoints, gpus)
+    return train(model, Mixture(rows, settings["corpora"], n_rows, settings["seed"]), settings, checkpoints, device)
 
 
 def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> None:

@@ -18,9 +18,9 @@ from collections.abc import Iterable
 from itertools import combinations
 
 from saelineage.plan import graph
-from saelineage.plan.graph import Edge, Sae
+from saelineage.plan.graph import Edge, SaeName
 
-Pair = tuple[Sae, Sae]
+Pair = tuple[SaeName, SaeName]
 BUDGETS = {"anchored": "", "frozen": "@0"}
 """What follows in the names of an anchored instrument's SAEs; after `anchored@{n}` it is `@{n}`."""
 
@@ -36,18 +36,18 @@ def budget(instrument: str) -> str | None:
     return at + n_tokens if at else BUDGETS.get(name)
 
 
-def sae_of(config: dict, instrument: str, model: str) -> Sae:
+def sae_of(config: dict, instrument: str, model: str) -> SaeName:
     """The SAE of a model that an instrument compares."""
     if budget(instrument) is not None:
         return graph.anchor(config, model, budget(instrument))
     kind = {"independent": "seed", "same_init": "shared", "own_mixture": "own"}[instrument]
-    return Sae(model, f"{kind}{config['saes']['seeds'][0]}")
+    return SaeName(model, f"{kind}{config['saes']['seeds'][0]}")
 
 
-def lead_saes(config: dict) -> dict[str, str]:
+def leading_saes(config: dict) -> dict[str, str]:
     """The SAE of each model of the lineage that the run's verdicts rest on."""
-    lead = instruments(config)[0]
-    return {model: sae_of(config, lead, model).sae for model in graph.lineage_models(config)}
+    leading = instruments(config)[0]
+    return {model: sae_of(config, leading, model).sae for model in graph.lineage_models(config)}
 
 
 def edge_pair(config: dict, instrument: str, edge: Edge) -> Pair:
@@ -59,11 +59,11 @@ def floor_pairs(config: dict, instrument: str, model: str) -> list[Pair]:
     """Pairs of SAEs of one model that differ as those of an edge do, but for the model: what no change looks like."""
     first = sae_of(config, instrument, model)
     if budget(instrument) is not None:
-        return [(first, Sae(model, f"from_{model}{budget(instrument)}"))]
+        return [(first, SaeName(model, f"from_{model}{budget(instrument)}"))]
     if instrument == "same_init":
-        return [(first, Sae(model, f"{first.sae}_again"))]
+        return [(first, SaeName(model, f"{first.sae}_again"))]
     kind = first.sae.rstrip("0123456789")
-    return list(combinations([Sae(model, f"{kind}{seed}") for seed in config["saes"]["seeds"]], 2))
+    return list(combinations([SaeName(model, f"{kind}{seed}") for seed in config["saes"]["seeds"]], 2))
 
 
 def seed_pairs(config: dict, model: str) -> list[Pair]:
@@ -78,26 +78,26 @@ def null_pairs(config: dict, instrument: str, edge: Edge) -> dict[str, Pair]:
     stand in the child's place: those re-initialised like the parent or an ancestor of it, and the child's own.
     """
     parent, child = edge_pair(config, instrument, edge)
-    pairs = {null: (parent, Sae(child.model, f"{child.sae}_{null}")) for null in config["correlations"]["nulls"]}
-    for model, why in _stand_ins_of(config, edge).items():
+    pairs = {null: (parent, SaeName(child.model, f"{child.sae}_{null}")) for null in config["correlations"]["nulls"]}
+    for model, why in _controls_of(config, edge).items():
         started = f"from_{edge.parent}{budget(instrument)}"
-        own = sae_of(config, instrument, model) if budget(instrument) is None else Sae(model, started)
+        own = sae_of(config, instrument, model) if budget(instrument) is None else SaeName(model, started)
         pairs[f"{why} ({model})"] = (parent, own)
     return pairs
 
 
 def other_pairs(config: dict, model: str) -> list[Pair]:
     """The leading instrument's SAE of a model with other SAEs of it: those of other seeds, or else its floor's."""
-    lead = instruments(config)[0]
-    first = sae_of(config, lead, model)
+    leading = instruments(config)[0]
+    first = sae_of(config, leading, model)
     own = graph.saes(config, model)
-    return [(first, sae) for sae in own if sae != first] if first in own else floor_pairs(config, lead, model)
+    return [(first, sae) for sae in own if sae != first] if first in own else floor_pairs(config, leading, model)
 
 
 def no_change_pairs(config: dict, model: str) -> list[Pair]:
     """Pairs that are correlated anyway and show what the leading instrument finds of a model where nothing changed."""
-    lead = instruments(config)[0]
-    wanted = {frozenset(pair) for pair in floor_pairs(config, lead, model) if sae_of(config, lead, model) in pair}
+    leading = instruments(config)[0]
+    wanted = {frozenset(pair) for pair in floor_pairs(config, leading, model) if sae_of(config, leading, model) in pair}
     return [pair for pair in all_pairs(config) if frozenset(pair) in wanted]
 
 
@@ -105,7 +105,7 @@ def anchored_alone(config: dict, edge: Edge) -> Pair | None:
     """For an edge to a merge, the parent's SAE and the one of the merge that started from that parent's alone."""
     if len(graph.parents(config, edge.child)) < 2:
         return None
-    return graph.anchor(config, edge.parent), Sae(edge.child, f"from_{edge.parent}")
+    return graph.anchor(config, edge.parent), SaeName(edge.child, f"from_{edge.parent}")
 
 
 def recurrence_pairs(config: dict, edge: Edge) -> dict[str, dict[str, list[Pair]]]:
@@ -122,17 +122,17 @@ def recurrence_pairs(config: dict, edge: Edge) -> dict[str, dict[str, list[Pair]
 
 def source_pairs(config: dict, merge: str) -> dict[str, Pair]:
     """A merge's SAE with each parent's, and with that of the model both descend from, where there is one."""
-    lead, base = instruments(config)[0], graph.common_ancestor(config, merge)
+    leading, base = instruments(config)[0], graph.common_ancestor(config, merge)
     names = [*graph.parents(config, merge), *([base] if base else [])]
-    own = sae_of(config, lead, merge)
-    return {name: (sae_of(config, lead, name), own) for name in dict.fromkeys(names)}
+    own = sae_of(config, leading, merge)
+    return {name: (sae_of(config, leading, name), own) for name in dict.fromkeys(names)}
 
 
 def merges(config: dict) -> list[str]:
     """Models of the lineage with more than one parent, each followed by the merges that stand in its place."""
     found = []
     for model in graph.lineage_models(config):
-        line = [model, *config["lineage"]["stand_ins"].get(model, [])]
+        line = [model, *config["lineage"]["controls"].get(model, [])]
         if len(graph.parents(config, model)) > 1:
             found += [name for name in line if len(graph.parents(config, name)) > 1]
     return found
@@ -177,8 +177,8 @@ def plan(config: dict) -> dict:
             "pairs": dict(zip(pairs, names(pairs.values()), strict=True)),
         }
     return {
-        "lead": instruments(config)[0],
-        "saes": lead_saes(config),
+        "leading": instruments(config)[0],
+        "saes": leading_saes(config),
         "comparisons": rows,
         "recurrence": recurrence,
         "sources": sources,
@@ -198,9 +198,9 @@ def pair_name(pair: Pair) -> str:
     return "__".join(map(str, pair))
 
 
-def all_saes(config: dict) -> list[Sae]:
+def all_saes(config: dict) -> list[SaeName]:
     """Every SAE of the run, by model: those from seeds of their own, those compared, and those they start from."""
-    outside = graph.stand_ins(config)
+    outside = graph.outside_models(config)
     found = [sae for model in config["models"] if model not in outside for sae in graph.saes(config, model)]
     found += [_without_null(config, sae) for pair in all_pairs(config) for sae in pair]
     waiting = list(known := dict.fromkeys(found))
@@ -212,13 +212,13 @@ def all_saes(config: dict) -> list[Sae]:
     return sorted(known, key=lambda sae: order[sae.model])
 
 
-def trained_saes(config: dict) -> list[Sae]:
+def trained_saes(config: dict) -> list[SaeName]:
     """The SAEs that are trained here."""
     imported = graph.imported_saes(config)
     return [sae for sae in all_saes(config) if sae not in imported]
 
 
-def measured_saes(config: dict) -> list[Sae]:
+def measured_saes(config: dict) -> list[SaeName]:
     """The SAEs whose quality is measured: all from seeds of their own and all that an edge is seen through."""
     pairs = [edge_pair(config, instrument, edge) for edge in graph.edges(config) for instrument in instruments(config)]
     pairs += [alone for edge in graph.edges(config) if (alone := anchored_alone(config, edge))]
@@ -251,12 +251,12 @@ def job_shape(config: dict) -> dict:
     }
 
 
-def _stand_ins_of(config: dict, edge: Edge) -> dict[str, str]:
+def _controls_of(config: dict, edge: Edge) -> dict[str, str]:
     """The models that stand in the child's place of an edge, and what they are."""
     line = [edge.parent, *graph.ancestors(config, edge.parent)]
     random = [name for name in graph.models_of_kind(config, "reinitialise") if graph.like(config, name) in line]
-    named = config["lineage"]["stand_ins"].get(edge.child, [])
-    return dict.fromkeys(random, "reinitialised") | dict.fromkeys(named, "stand-in")
+    named = config["lineage"]["controls"].get(edge.child, [])
+    return dict.fromkeys(random, "reinitialised") | dict.fromkeys(named, "control")
 
 
 def _wanted_pairs(config: dict) -> Iterable[Pair]:
@@ -276,9 +276,9 @@ def _wanted_pairs(config: dict) -> Iterable[Pair]:
         yield from source_pairs(config, merge).values()
 
 
-def _without_null(config: dict, sae: Sae) -> Sae:
+def _without_null(config: dict, sae: SaeName) -> SaeName:
     """The SAE that a null's features come from."""
     name = sae.sae
     for null in config["correlations"]["nulls"]:
         name = name.removesuffix(f"_{null}")
-    return Sae(sae.model, name)
+    return SaeName(sae.model, name)

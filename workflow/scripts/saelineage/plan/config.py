@@ -293,21 +293,21 @@ def check_lineage(config: dict) -> None:
 
 
 def check_instruments(config: dict) -> None:
-    """Stand-ins are models, and merges have an SAE to start from where anything is anchored."""
-    models, key = config["models"], "lineage.stand_ins"
+    """Controls are models, and merges have an SAE to start from where anything is anchored."""
+    models, key = config["models"], "lineage.controls"
     for null in NULLS:
         for model in models:
             if model == null:
                 raise InputError(f"models: '{null}' is what a null is called; rename that model")
             if model.endswith(f"_{null}"):
                 raise InputError(f"models: '{model}' ends as the name of a null does (_{null}); rename that model")
-    for child, names in config["lineage"]["stand_ins"].items():
+    for child, names in config["lineage"]["controls"].items():
         _require_known(child, models, key, "models")
         if not graph.parents(config, child):
             raise InputError(f"{key}: '{child}' has no parent that models could be compared with in its place")
         for name in names:
             _require_known(name, models, f"{key}.{child}", "models")
-        if child in graph.stand_ins(config):
+        if child in graph.outside_models(config):
             raise InputError(f"{key}.{child}: '{child}' itself, or a model it descends from, is named; name others")
     if all(comparisons.budget(instrument) is None for instrument in comparisons.instruments(config)):
         return

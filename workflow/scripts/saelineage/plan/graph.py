@@ -24,7 +24,7 @@ class Edge(NamedTuple):
     child: str
 
 
-class Sae(NamedTuple):
+class SaeName(NamedTuple):
     """One SAE of one model; written `{model}.{sae}` in paths."""
 
     model: str
@@ -50,26 +50,26 @@ def like(config: dict, model: str) -> str | None:
     return config["models"][model][kind(config, model)].get("like")
 
 
-def stand_ins(config: dict) -> list[str]:
+def outside_models(config: dict) -> list[str]:
     """Models that stand in a child's place, to say what else than descent makes features alike; no part of the lineage.
 
-    Those re-initialised, those that descend from them, and those that `lineage.stand_ins` names.
+    Those re-initialised, those that descend from them, and those that `lineage.controls` names.
     """
-    named = {model for models in config["lineage"]["stand_ins"].values() for model in models}
+    named = {model for models in config["lineage"]["controls"].values() for model in models}
     outside = named | set(models_of_kind(config, "reinitialise"))
     return [model for model in config["models"] if outside & {model, *ancestors(config, model)}]
 
 
 def edges(config: dict) -> list[Edge]:
     """Every parent-child pair of the lineage, parents before children."""
-    outside = stand_ins(config)
+    outside = outside_models(config)
     children = [model for model in ordered_models(config) if model not in outside]
     return [Edge(parent, child) for child in children for parent in parents(config, child)]
 
 
 def lineage_models(config: dict) -> list[str]:
     """The models of the lineage, parents before children."""
-    outside = stand_ins(config)
+    outside = outside_models(config)
     return [model for model in ordered_models(config) if model not in outside]
 
 
@@ -136,9 +136,9 @@ def sae_names(config: dict) -> list[str]:
     return [f"seed{seed}" for seed in config["saes"]["seeds"]]
 
 
-def saes(config: dict, model: str) -> list[Sae]:
+def saes(config: dict, model: str) -> list[SaeName]:
     """The SAEs of one model that are trained from seeds of their own."""
-    return [Sae(model, name) for name in sae_names(config)]
+    return [SaeName(model, name) for name in sae_names(config)]
 
 
 def started_from(sae: str) -> tuple[list[str], str]:
@@ -150,13 +150,13 @@ def started_from(sae: str) -> tuple[list[str], str]:
     return (names.split("+"), at + n_tokens) if sae.startswith("from_") else ([], "")
 
 
-def anchor(config: dict, model: str, budget: str = "") -> Sae:
+def anchor(config: dict, model: str, budget: str = "") -> SaeName:
     """The SAE of a model in a chain of SAEs that start from the parents', merges from the average of their parents'."""
     line = parents(config, model)
-    return Sae(model, f"from_{'+'.join(line)}{budget}") if line else saes(config, model)[0]
+    return SaeName(model, f"from_{'+'.join(line)}{budget}") if line else saes(config, model)[0]
 
 
-def starts(config: dict, sae: str) -> list[Sae]:
+def starts(config: dict, sae: str) -> list[SaeName]:
     """The SAEs whose average an SAE's training starts from; none where it starts at random."""
     names, budget = started_from(sae)
     return [anchor(config, name, budget) for name in names]
@@ -194,7 +194,7 @@ def _streams(config: dict, model: str, sae: str, settings: dict) -> dict:
     return {"seed": stream_seed(model, sae.removeprefix("seed")), "shuffle_seed": shuffle_seed}
 
 
-def imported_saes(config: dict) -> list[Sae]:
+def imported_saes(config: dict) -> list[SaeName]:
     """The SAEs that somebody else trained."""
     found = [sae for model in config["models"] for sae in saes(config, model)]
     return [sae for sae in found if sae_settings(config, *sae).get("import")]

@@ -255,7 +255,7 @@ def scores_figure(scores: pd.DataFrame) -> go.Figure:
 def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
     """The share of features with a match at every threshold: a colour per edge, solid for it, dashed for its floor.
 
-    The seed floor's is dash-dotted, every other curve, of a null or a stand-in, dotted. Behind each name in the legend
+    The seed floor's is dash-dotted, every other curve, of a null or a control, dotted. Behind each name in the legend
     stands the area under it.
 
     Args:

@@ -88,7 +88,7 @@ def render_page(results: Results, sources: Sources) -> str:
         run=results.summary["run"],
         threshold=results.summary["threshold"],
         models=results.summary["models"],
-        lead=results.summary["lead"],
+        leading=results.summary["leading"],
         edges=[edge | {"reading": READINGS[reading(edge)]} for edge in results.summary["edges"]],
         answer=answer(results.summary),
         bounds={"least_floor": LEAST_FLOOR, "largest_null": LARGEST_NULL},
@@ -181,7 +181,7 @@ def draw(results: Results) -> dict[str, Markup | dict]:
     pictures |= {name: _figure(figure(table)) for name, (table, figure) in plots.items() if len(table)}
     if len(tables["flows"]):
         pictures["flows"] = _figure(figures.flows_figure(*flow_nodes(tables["flows"])))
-    leading = tables["curves"][tables["curves"]["lead"].astype(bool)]
+    leading = tables["curves"][tables["curves"]["leading"].astype(bool)]
     if len(leading):
         pictures["curves"] = _figure(figures.share_curves_figure(leading, threshold))
     if len(tables["correlations"]):

@@ -50,7 +50,7 @@ def answer(summary: dict) -> list[str]:
     if not summary["edges"]:
         return ["The lineage has no edge, so there is nothing to compare."]
     return [
-        f"All shares here are those of this run's leading instrument, {summary['lead']}.",
+        f"All shares here are those of this run's leading instrument, {summary['leading']}.",
         *[_edge_sentence(edge) for edge in summary["edges"]],
         _together([reading(edge) for edge in summary["edges"]]),
         instrument_check(summary),
@@ -84,14 +84,14 @@ def instrument_warnings(summary: dict) -> list[str]:
     warnings = []
     if low:
         warnings.append(
-            f"Under {summary['lead']} the floor is less than {percent(LEAST_FLOOR, 0)} on {len(low)} of {len(leading)} "
-            "edges: the instrument loses features by itself, so small losses cannot be seen, and an edge at the floor "
+            f"Under {summary['leading']} the floor is less than {percent(LEAST_FLOOR, 0)} on {len(low)} of "
+            f"{len(leading)} edges: the instrument loses features by itself, so small losses cannot be seen, and an edge at the floor "
             "may have lost features all the same."
         )
     if high:
         warnings.append(
-            f"Under {summary['lead']} a null is more than {percent(LARGEST_NULL, 0)} on {len(high)} of {len(leading)} "
-            "edges: as many features match without any descent, so shares may be too high by that much."
+            f"Under {summary['leading']} a null is more than {percent(LARGEST_NULL, 0)} on {len(high)} of "
+            f"{len(leading)} edges: as many features match without any descent, so shares may be too high by that much."
         )
     return warnings
 
@@ -216,7 +216,7 @@ def _together(readings: Sequence[str]) -> str:
 
 def _leading(summary: dict) -> list[dict]:
     """What the leading instrument says of each edge."""
-    return [one for one in summary["instruments"] if one["instrument"] == summary["lead"]]
+    return [one for one in summary["instruments"] if one["instrument"] == summary["leading"]]
 
 
 def _arrow(edge: Mapping) -> str:

@@ -16,8 +16,8 @@ One that loses more of them by itself hides losses of that size."""
 LARGEST_NULL = 0.05
 """An instrument is fit when it finds at most this share of features where none can persist.
 
-Stand-ins are no nulls: they are trained models, which may have come to the same features."""
-STAND_IN = "stand-in "
+Controls are no nulls: they are trained models, which may have come to the same features."""
+CONTROL = "control "
 """How `comparisons.null_pairs` begins the names of controls that are no nulls."""
 KINDS = {
     "pretrain": "pretrained here",
@@ -75,13 +75,21 @@ def instrument_table(summary: dict) -> pd.DataFrame:
     """One row per edge and instrument: its shares and floors, its largest null, how far it agrees with the leading one.
 
     Returns:
-        Beside the figures of `summary["instruments"]`: `lead`; `largest_null` and `largest_null_share`, stand-ins left
-        out; `fit`, see `is_fit`; `same_verdict_share` and `kappa`, its agreement with the leading instrument (missing
-        for that itself, and where another SAE of the parent is compared).
+        Beside the figures of `summary["instruments"]`: `leading`; `largest_null` and `largest_null_share`, controls
+        left out; `fit`, see `is_fit`; `same_verdict_share` and `kappa`, its agreement with the leading one (missing for
+        that itself, and where another SAE of the parent is compared).
     """
     agreements = {_comparison(row): row for row in summary["agreements"]}
-    rows = [_instrument_row(found, summary["lead"], agreements) for found in summary["instruments"]]
-    columns = ["parent", "child", "instrument", "lead", *_columns(INSTRUMENT_SHARES), "document_low", "document_high"]
+    rows = [_instrument_row(found, summary["leading"], agreements) for found in summary["instruments"]]
+    columns = [
+        "parent",
+        "child",
+        "instrument",
+        "leading",
+        *_columns(INSTRUMENT_SHARES),
+        "document_low",
+        "document_high",
+    ]
     columns += [*_with_bounds("relative_persistence"), "auc", "floor_auc"]
     columns += ["largest_null", "largest_null_share", "fit", "same_verdict_share", "kappa"]
     return pd.DataFrame(rows, columns=columns)
@@ -92,7 +100,7 @@ def largest_null(nulls: Mapping[str, Mapping]) -> tuple[str | None, float | None
     shares = {
         null: found["persist_share"]
         for null, found in nulls.items()
-        if not null.startswith(STAND_IN) and found["persist_share"] is not None
+        if not null.startswith(CONTROL) and found["persist_share"] is not None
     }
     return max(shares.items(), key=_second) if shares else (None, None)
 
@@ -122,7 +130,7 @@ def matching_table(summary: dict) -> pd.DataFrame:
 
 
 def null_table(summary: dict) -> pd.DataFrame:
-    """One row per edge, instrument and null or stand-in: what persists where the child is not the parent's descendant.
+    """One row per edge, instrument and null or control: what persists where the child is not the parent's descendant.
 
     Returns:
         `share` with `n`, `low`, `high`; `auc`; `threshold_at_1_percent`, from which on at most 1 % match; and
@@ -139,7 +147,7 @@ def null_table(summary: dict) -> pd.DataFrame:
 
 
 def curve_table(curves: pd.DataFrame, summary: dict) -> pd.DataFrame:
-    """`lineage/curves.parquet` with the area under each curve, `auc`, and whether its instrument leads, `lead`."""
+    """`lineage/curves.parquet` with the area under each curve, `auc`, and whether its instrument leads, `leading`."""
     areas = {}
     for found in summary["instruments"]:
         areas[*_comparison(found), "edge"] = found["auc"]
@@ -148,9 +156,9 @@ def curve_table(curves: pd.DataFrame, summary: dict) -> pd.DataFrame:
         areas |= {(*_comparison(found), null): own["auc"] for null, own in found["nulls"].items()}
     keys = ["parent", "child", "instrument", "name"]
     if curves.empty:
-        return pd.DataFrame(columns=[*keys, "threshold", "share", "n", "lead", "auc"])
+        return pd.DataFrame(columns=[*keys, "threshold", "share", "n", "leading", "auc"])
     auc = [areas[key] for key in curves[keys].itertuples(index=False, name=None)]
-    return curves.assign(lead=curves["instrument"] == summary["lead"], auc=np.array(auc, dtype=np.float64))
+    return curves.assign(leading=curves["instrument"] == summary["leading"], auc=np.array(auc, dtype=np.float64))
 
 
 def agreement_table(summary: dict) -> pd.DataFrame:
@@ -353,7 +361,7 @@ def timing_table(benchmarks: pd.DataFrame) -> pd.DataFrame:
     return found.reset_index(names="stage").astype({"n_jobs": int})[columns]
 
 
-def _instrument_row(found: Mapping, lead: str, agreements: Mapping[tuple[str, str, str], Mapping]) -> dict:
+def _instrument_row(found: Mapping, leading: str, agreements: Mapping[tuple[str, str, str], Mapping]) -> dict:
     """A row of `instrument_table`."""
     low, high = found["document_interval"] or (None, None)
     null, null_share = largest_null(found["nulls"])
@@ -362,7 +370,7 @@ def _instrument_row(found: Mapping, lead: str, agreements: Mapping[tuple[str, st
         **{key: found[key] for key in ("parent", "child", "instrument", "auc", "floor_auc")},
         **_shares(found, INSTRUMENT_SHARES),
         **_bounded(found, "relative_persistence"),
-        "lead": found["instrument"] == lead,
+        "leading": found["instrument"] == leading,
         "document_low": low,
         "document_high": high,
         "largest_null": null,

@@ -22,8 +22,7 @@ from tqdm import tqdm
 from saelineage.activations import ActivationShard, norm_limit
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, decode_header, encode_header
-from saelineage.jobs.devices import native_bf16
-from saelineage.jobs.job import on_terminal
+from saelineage.precision import native_bf16
 from saelineage.saes.objectives import OBJECTIVES, Loss, SomeEntries, Weights, auxiliary_loss
 from saelineage.saes.sae import Sae, n_latents
 from saelineage.saes.sparse_products import CACHED_ROWS, screen
@@ -227,7 +226,7 @@ class SaeTrainer:
             groups, lr=settings["learning_rate"], betas=tuple(settings["adam_betas"]), fused=True
         )
         self.low_precision = settings["precision"] == "bfloat16" or (
-            settings["precision"] == "auto" and native_bf16(self.device.type == "cuda")
+            settings["precision"] == "auto" and native_bf16(self.device)
         )
         self.coefficient = settings["sparsity_coefficient"]
         self.silent_tokens = torch.zeros(d_sae, dtype=torch.int64, device=self.device)
@@ -458,7 +457,7 @@ def train_saes(
         initial=first * batch_tokens,
         unit="token",
         unit_scale=True,
-        disable=not on_terminal(),
+        disable=None,  # where nobody looks at a terminal
     ) as bar:
         for step, tokens in enumerate(batches, start=first + 1):
             acts = dump[tokens].to(device) * scaling.scale

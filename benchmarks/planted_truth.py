@@ -1,6 +1,6 @@
 """How far verdicts can be trusted: features planted in a parent and its child, found again.
 
-    python benchmarks/planted.py [--json FILE]
+    python benchmarks/planted_truth.py [--json FILE]
 
 Two stages. The matching stage alone takes what is planted, perturbed as an SAE that has a latent for each feature would
 show it, and asks for the verdict and the kind of each planted feature, against noise, density and number of tokens. The
@@ -37,6 +37,21 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "workflow" / "scripts"))
 
+from planted_lineage import (  # noqa: E402
+    PlantedLineage,
+    Planting,
+    expected_r,
+    fate_table,
+    kind_scores,
+    perturbed,
+    plant,
+    representatives,
+    require_unrelated,
+    truth,
+    verdict_scores,
+    write_dump,
+)
+
 from saelineage.activations import ActivationShard  # noqa: E402
 from saelineage.correlations.matches import Correlation  # noqa: E402
 from saelineage.correlations.pearson import correlate  # noqa: E402
@@ -50,20 +65,6 @@ from saelineage.lineage.verdicts import (  # noqa: E402
     edge_table,
     matched_share,
     recurs,
-)
-from saelineage.planted import (  # noqa: E402
-    PlantedLineage,
-    Planting,
-    expected_r,
-    fate_table,
-    kind_scores,
-    perturbed,
-    plant,
-    representatives,
-    require_unrelated,
-    truth,
-    verdict_scores,
-    write_dump,
 )
 from saelineage.saes.sae import Sae, n_latents  # noqa: E402
 from saelineage.saes.training import Dump, initial_directions, train_saes  # noqa: E402
@@ -87,7 +88,7 @@ SAE_SETTINGS = {
     "checkpoint_steps": 1_000_000,
 }
 NOISE = {"noise": 0.15, "missed": 0.03, "false": 0.03}
-"""How an SAE perturbs what is planted (`planted.perturbed`), at level 1."""
+"""How an SAE perturbs what is planted (`planted_lineage.perturbed`), at level 1."""
 MATCHING = (
     *({"level": level} for level in (0.0, 0.5, 1.0, 1.25, 1.5, 2.0)),
     {"level": 1.0, "densities": (0.02, 0.2)},

@@ -8,12 +8,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import torch
-
-from saelineage.activations import ActivationShard
-from saelineage.correlations.pearson import correlate
-from saelineage.errors import InputError
-from saelineage.lineage.verdicts import edge_table
-from saelineage.planted import (
+from benchmarks.planted_lineage import (
     FATES,
     PlantedLineage,
     Planting,
@@ -33,6 +28,11 @@ from saelineage.planted import (
     verdict_scores,
     write_dump,
 )
+
+from saelineage.activations import ActivationShard
+from saelineage.correlations.pearson import correlate
+from saelineage.errors import InputError
+from saelineage.lineage.verdicts import edge_table
 from saelineage.saes.sae import Sae
 from saelineage.saes.training import Dump, initial_directions, train_saes
 
