@@ -85,8 +85,8 @@ def instrument_warnings(summary: dict) -> list[str]:
     if low:
         warnings.append(
             f"Under {summary['leading']} the floor is less than {percent(LEAST_FLOOR, 0)} on {len(low)} of "
-            f"{len(leading)} edges: the instrument loses features by itself, so small losses cannot be seen, and an edge at the floor "
-            "may have lost features all the same."
+            f"{len(leading)} edges: the instrument loses features by itself, so small losses cannot be seen, "
+            "and an edge at the floor may have lost features all the same."
         )
     if high:
         warnings.append(
