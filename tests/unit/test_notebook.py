@@ -1,4 +1,4 @@
-"""A finished run, opened: files found by their names, and clear words for what is not there."""
+"""Finished runs open from their folder; a missing file, model, SAE, edge or pair is named with the next step."""
 
 import subprocess
 import sys
@@ -10,12 +10,13 @@ import pytest
 import scipy.sparse
 import torch
 
+from saelineage.correlations import pearson
 from saelineage.correlations.matches import Combined, Correlation, Matches, save_correlation
 from saelineage.errors import InputError
 from saelineage.features.shards import save_shard
 from saelineage.files.atomic import write_json
 from saelineage.models.training import new_mistral, save_model
-from saelineage.notebook import Run, open_run
+from saelineage.notebook import Run, correlate, open_run
 from saelineage.report.tables import EDGE_SHARES, VERDICT_COUNTS
 from saelineage.saes.sae import Sae, save_sae
 from saelineage.tokens import save_tokenizer, special_ids, train_tokenizer, write_sidecar
@@ -31,8 +32,9 @@ def write_summary(folder: Path) -> None:
     shares = {f"{name}{end}": None for name in EDGE_SHARES for end in ("", "_n", "_interval")}
     edge = dict.fromkeys(VERDICT_COUNTS, 3) | shares | {"parent": "base", "child": "lua"}
     edge |= {"persist_share": 0.5, "relative_persistence": None, "relative_persistence_interval": None}
-    found = {"run": "mine", "models": ["base", "lua"], "saes": {"base": "seed0", "lua": "from_base"}, "edges": [edge]}
-    write_json(folder / "lineage/summary.json", found)
+    saes = {"base": "seed0", "lua": "from_base"}
+    summary = {"run": "mine", "models": ["base", "lua"], "saes": saes, "edges": [edge]}
+    write_json(folder / "lineage/summary.json", summary)
 
 
 def write_tables(folder: Path) -> None:
@@ -42,7 +44,7 @@ def write_tables(folder: Path) -> None:
 
 
 def write_tokens(folder: Path) -> None:
-    """Two rows of each corpus, `<s>a-e` and `<s>ea-`, under different digests."""
+    """Write two rows of each corpus, `<s>a-e` and `<s>ea-`, under different digests."""
     save_tokenizer(train_tokenizer(["a"], 259), folder / "tokenizer", 4)
     for corpus in ("lua", "english"):
         path = folder / "tokens" / corpus / "probe.npy"
@@ -52,7 +54,7 @@ def write_tokens(folder: Path) -> None:
 
 
 def write_features(folder: Path, model: str, sae: str) -> None:
-    """Two shards of a row each; latent 2 fires nowhere."""
+    """Write two shards of a row each; latent 2 never fires."""
     rows = {
         "english": ([[0.0, 1.0, 0.0], [0.5, 0.0, 0.0], [0.0, 2.0, 0.0]], [[0.0, 0.0, 0.0]] * 3),
         "lua": ([[3.0, 0.0, 0.0], [0.0] * 3, [0.0] * 3], [[0.0] * 3, [0.0, 4.0, 0.0], [0.0] * 3]),
@@ -63,31 +65,31 @@ def write_features(folder: Path, model: str, sae: str) -> None:
             header = {"model": model, "sae": sae, "corpus": corpus, "d_sae": 3, "ids_sha256": f"ids of {corpus}"}
             header |= {"first_row": row, "stop_row": row + 1, "n_ctx": 4}
             path = folder / "features" / model / sae / corpus / f"shard-{shard}.safetensors"
-            where = 4 * row + np.array([1, 2, 3])  # place 0 is BOS, which has no features
-            save_shard(path, sparse.indptr, sparse.indices, sparse.data, where, np.ones(3, dtype=bool), header)
+            positions = 4 * row + np.array([1, 2, 3])  # place 0 is BOS, which has no features
+            save_shard(path, sparse.indptr, sparse.indices, sparse.data, positions, np.ones(3, dtype=bool), header)
 
 
 def write_correlation(folder: Path, a: str, b: str) -> None:
-    """Two SAEs of one latent each."""
-    one, none = np.array([[0.9]]), np.array([[0]])
-    pearson = Matches((one, one), (none, none), scipy.sparse.csr_array(one), np.array([0, 1]), 0)
-    found = Correlation(
+    """Write the correlation of two SAEs of one latent each."""
+    r, zero = np.array([[0.9]]), np.array([[0]])
+    matches = Matches((r, r), (zero, zero), scipy.sparse.csr_array(r), np.array([0, 1]), 0)
+    correlation = Correlation(
         names=(a, b),
         n_tokens={"lua": 3},
-        firings=(none, none),
+        firings=(zero, zero),
         testable=(np.array([True]), np.array([True])),
-        pearson=pearson,
-        by_corpus={"lua": pearson},
+        pearson=matches,
+        by_corpus={"lua": matches},
         one_to_one=np.array([0]),
-        jaccard=pearson,
-        combined=Combined((one[0], one[0]), (none[0], none[0])),
+        jaccard=matches,
+        combined=Combined((r[0], r[0]), (zero[0], zero[0])),
     )
-    save_correlation(found, folder / "correlations" / f"{a}__{b}" / "correlation.safetensors")
+    save_correlation(correlation, folder / "correlations" / f"{a}__{b}" / "correlation.safetensors")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two models and an edge, of which `random` is no part; to be read only."""
+    """A read-only run of two models, the edge between them, and a null called `random`."""
     folder = tmp_path_factory.mktemp("results") / "mine"
     write_summary(folder)
     write_tables(folder)
@@ -111,20 +113,13 @@ def run(folder: Path) -> Run:
     return open_run(folder)
 
 
-def message_of(folder: Path, call: object, *arguments: object) -> str:
-    """The message that a call ends with, the run's folder left out of it."""
-    with pytest.raises(InputError) as raised:
-        call(*arguments)
-    return str(raised.value).replace(f"{folder}", "FOLDER")
-
-
-def test_a_run_knows_its_name_models_and_leading_saes(run: Run):
+def test_a_run_lists_its_models_and_leading_saes(run: Run):
     assert (run.name, run.models) == ("mine", ["base", "lua"])
     assert run.saes == {"base": "seed0", "lua": "from_base"}
     assert run.summary["edges"][0]["persists"] == 3
 
 
-def test_the_name_of_a_run_does_not_hang_on_how_its_folder_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_is_named_after_its_folder_however_the_path_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
     assert open_run(".").name == "mine"
     monkeypatch.chdir(folder.parent)
@@ -143,24 +138,24 @@ def test_tables_are_read_from_their_files(run: Run):
     assert run.labels("base")["name"].tolist() == run.labels("base.seed0")["name"].tolist() == ["labels/base/seed0"]
 
 
-def test_the_activations_of_latents_have_place_and_text(run: Run):
-    found = run.activations("base", [1, 0])
+def test_activations_come_with_place_and_text(run: Run):
+    activations = run.activations("base", [1, 0])
     # Rows are <s>a-e and <s>ea-; the second token of lua's second row is a.
-    assert found.to_numpy().tolist() == [
+    assert activations.to_numpy().tolist() == [
         [1, "english", 0, 1, "a", 1.0],
         [1, "english", 0, 3, "e", 2.0],
         [1, "lua", 1, 2, "a", 4.0],
         [0, "english", 0, 2, "-", 0.5],
         [0, "lua", 0, 1, "a", 3.0],
     ]
-    assert list(found) == ["latent", "corpus", "row", "place", "token", "activation"]
+    assert list(activations) == ["latent", "corpus", "row", "place", "token", "activation"]
 
 
-@pytest.mark.parametrize("latents", [[2], []])
-def test_a_latent_that_fires_nowhere_has_no_activations(run: Run, latents: list[int]):
-    found = run.activations("base", latents)
-    assert list(found) == ["latent", "corpus", "row", "place", "token", "activation"]
-    assert len(found) == 0
+def test_a_latent_that_never_fires_has_no_activations(run: Run):
+    for latents in ([2], []):
+        activations = run.activations("base", latents)
+        assert list(activations) == ["latent", "corpus", "row", "place", "token", "activation"]
+        assert len(activations) == 0
 
 
 def test_latents_may_come_from_a_table(run: Run):
@@ -168,15 +163,10 @@ def test_latents_may_come_from_a_table(run: Run):
     assert run.activations("base", np.array([0]))["activation"].tolist() == [0.5, 3.0]
 
 
-def test_an_sae_is_the_leading_one_or_the_one_named(run: Run):
-    assert run.sae("lua").d_sae == run.sae("base.seed1").d_sae == 3
-    for name, folder in (("lua", "lua/from_base"), ("base", "base/seed0"), ("base.seed1", "base/seed1")):
-        assert "/".join(run._sae(name)) == folder
-
-
-def test_a_model_opens_whether_it_is_of_the_lineage_or_not(run: Run):
+def test_models_and_saes_load(run: Run):
     model = run.model("random")
     assert (model.config.hidden_size, model.dtype, model.training) == (4, torch.float32, False)
+    assert run.sae("lua").d_sae == run.sae("base.seed1").d_sae == 3
 
 
 def test_a_correlation_is_that_of_the_leading_saes_or_of_those_named(run: Run):
@@ -184,97 +174,77 @@ def test_a_correlation_is_that_of_the_leading_saes_or_of_those_named(run: Run):
     assert run.correlation("base.seed1", "base").names == ("base.seed1", "base.seed0")
 
 
-def test_tables_need_neither_torch_nor_transformers(folder: Path):
+def test_correlate_is_that_of_the_correlations_package():
+    assert correlate is pearson.correlate
+
+
+def test_tables_need_neither_torch_nor_transformers_nor_numba(folder: Path):
     code = (
         "import sys; from saelineage.notebook import open_run; run = open_run(sys.argv[1]); "
         "run.edges, run.edge('base', 'lua'), run.labels('base'), run.activations('base', [0]); "
-        "print({'torch', 'transformers', 'plotly'} & set(sys.modules))"
+        "print({'torch', 'transformers', 'numba', 'plotly'} & set(sys.modules))"
     )
     scripts = Path(__file__).parents[2] / "workflow" / "scripts"
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, str(folder)], cwd=scripts, capture_output=True, text=True, check=False
     )
-    assert done.stdout.strip() == "set()", done.stderr
+    assert result.stdout.strip() == "set()", result.stderr
 
 
-# --- what is not there ---
+# --- missing and invalid ---
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path):
-    assert message_of(tmp_path, open_run, tmp_path / "demo").startswith(
-        "'FOLDER/demo' must be the folder of a run, results/NAME, but holds none of corpora, tokenizer, tokens, models,"
-    )
+def test_a_folder_without_a_run_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="demo' must be the folder of a run"):
+        open_run(tmp_path / "demo")
 
 
-@pytest.mark.parametrize(
-    "missing", ["lineage/summary.json", "lineage/features.parquet", "lineage/edges/base__lua.parquet"]
-)
-def test_an_unfinished_run_is_named_with_what_to_run(tmp_path: Path, missing: str):
-    folder = tmp_path / "mine"
-    write_summary(folder)
-    write_tables(folder)
-    (folder / missing).unlink()
-    assert message_of(folder, open_run, folder) == (
-        f"run 'mine' is unfinished: 'FOLDER/{missing}' is missing; "
-        f"with the run's config, run: snakemake --cores 2 results/mine/{missing}"
-    )
+def test_an_unfinished_run_is_refused_with_the_command_that_finishes_it(tmp_path: Path):
+    for missing in ("lineage/summary.json", "lineage/features.parquet", "lineage/edges/base__lua.parquet"):
+        folder = tmp_path / Path(missing).stem
+        write_summary(folder)
+        write_tables(folder)
+        (folder / missing).unlink()
+        with pytest.raises(InputError, match=f"run: snakemake --cores 2 results/{folder.name}/{missing}$"):
+            open_run(folder)
 
 
-def test_a_run_without_labels_says_how_to_make_them(run: Run, folder: Path):
-    path = "labels/lua/from_base.parquet"
-    assert message_of(folder, run.labels, "lua") == (
-        f"run 'mine' is unfinished: 'FOLDER/{path}' is missing; "
-        f"with the run's config, run: snakemake --cores 2 results/mine/{path}"
-    )
+def test_a_run_without_labels_says_how_to_make_them(run: Run):
+    with pytest.raises(InputError, match=r"snakemake --cores 2 results/mine/labels/lua/from_base.parquet$"):
+        run.labels("lua")
 
 
-@pytest.mark.parametrize("call", ["model", "sae", "labels"])
-def test_an_unknown_model_is_named_with_those_there_are(run: Run, folder: Path, call: str):
-    message = message_of(folder, getattr(run, call), "moon")
-    assert message == "run 'mine' has no model 'moon', only base, lua, random; take one of these"
+def test_an_unknown_name_is_refused_with_the_choices(run: Run):
+    for call in (run.model, run.sae, run.labels):
+        with pytest.raises(InputError, match=r"'moon'.* base, lua, random$"):
+            call("moon")
+    with pytest.raises(InputError, match=r"'base\.seed7'.* base\.seed0, base\.seed1$"):
+        run.sae("base.seed7")
+    with pytest.raises(InputError, match=r"no verdicts on 'random'.* random\.seed0$"):
+        run.sae("random")
+    with pytest.raises(InputError, match=r"lua -> base.* base -> lua$"):
+        run.edge("lua", "base")
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("base.seed7", "run 'mine' has no SAE 'base.seed7'; its SAEs are base.seed0, base.seed1"),
-        ("random", "run 'mine' has no verdicts on 'random', so its SAE must be named; its SAEs are random.seed0"),
-    ],
-)
-def test_an_unknown_sae_is_named_with_those_there_are(run: Run, folder: Path, name: str, message: str):
-    assert message_of(folder, run.sae, name) == message
+def test_a_pair_that_was_not_correlated_is_refused_with_the_choices_and_the_command(run: Run):
+    # Of lua and base there is one pair, the other way round; of lua and random there is none, so all are listed.
+    with pytest.raises(InputError, match=r"lua\.from_base__base\.seed0; choose one of: base\.seed0__lua\.from_base;"):
+        run.correlation("lua", "base")
+    pair = "lua.from_base__random.seed0"
+    choices = "base.seed0__lua.from_base, base.seed1__base.seed0"
+    with pytest.raises(InputError, match=f"{pair}; .* {choices}; .* results/mine/correlations/{pair}/correlation.safe"):
+        run.correlation("lua", "random.seed0")
 
 
-def test_an_unknown_edge_is_named_with_those_there_are(run: Run, folder: Path):
-    message = message_of(folder, run.edge, "lua", "base")
-    assert message == "run 'mine' has no edge lua -> base, only base -> lua; take one of these"
+def test_a_latent_outside_the_sae_is_refused(run: Run):
+    for latent in (3, -1):
+        with pytest.raises(InputError, match=f"base.seed0 .* 0 to 2, not {latent}"):
+            run.activations("base", [0, latent])
 
 
-@pytest.mark.parametrize(
-    ("pair", "asked", "known"),
-    [
-        # Of these two models there is one, the other way round; of lua and random there is none, so all are named.
-        (("lua", "base"), "lua.from_base__base.seed0", "base.seed0__lua.from_base"),
-        (("lua", "random.seed0"), "lua.from_base__random.seed0", "base.seed0__lua.from_base, base.seed1__base.seed0"),
-    ],
-)
-def test_a_pair_that_was_not_compared_is_named_with_those_that_were(
-    run: Run, folder: Path, pair: tuple[str, str], asked: str, known: str
-):
-    assert message_of(folder, run.correlation, *pair) == (
-        f"run 'mine' has no correlation {asked}, only {known}; take one of these, or with the run's config, run: "
-        f"snakemake --cores 2 results/mine/correlations/{asked}/correlation.safetensors"
-    )
-
-
-@pytest.mark.parametrize("latent", [3, -1])
-def test_a_latent_that_the_sae_does_not_have_is_refused(run: Run, folder: Path, latent: int):
-    message = message_of(folder, run.activations, "base", [0, latent])
-    assert message == f"latents of base.seed0 are 0 to 2, there is no {latent}; correct it"
-
-
-def with_features(tmp_path: Path) -> Path:
-    """A run of one SAE whose features may be changed."""
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """A run of one SAE whose features a test may damage."""
     folder = tmp_path / "mine"
     write_summary(folder)
     write_tokens(folder)
@@ -284,19 +254,17 @@ def with_features(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_missing_shard_is_named_and_not_passed_over(tmp_path: Path):
-    folder = with_features(tmp_path)
+def test_a_missing_shard_is_refused_and_not_skipped(damaged: Path):
     path = f"features/base/seed0/lua/shard-{SHARDS[1]}.safetensors"
-    (folder / path).unlink()
-    message = message_of(folder, Run(folder).activations, "base", [0])
-    assert message.startswith(f"run 'mine' is unfinished: 'FOLDER/{path}' is missing; ")
+    (damaged / path).unlink()
+    with pytest.raises(InputError, match=f"{path}' is missing"):
+        Run(damaged).activations("base", [0])
 
 
-def test_features_of_other_tokens_are_refused(tmp_path: Path):
-    folder = with_features(tmp_path)
-    info = {"n_rows": 2, "n_ctx": 4, "bos_id": 0, "eos_id": 1, "ids_sha256": "others"}
-    write_sidecar(folder / "tokens/english/probe.npy", info)
-    assert message_of(folder, Run(folder).activations, "base", [0]) == (
-        f"'FOLDER/features/base/seed0/english/shard-{SHARDS[0]}.safetensors' must be of the tokens in "
-        "'FOLDER/tokens/english/probe.npy', but is not; delete it and run again"
-    )
+def test_features_of_other_tokens_are_refused(damaged: Path):
+    tokens = "tokens/english/probe.npy"
+    sidecar = {"n_rows": 2, "n_ctx": 4, "bos_id": 0, "eos_id": 1, "ids_sha256": "others"}
+    write_sidecar(damaged / tokens, sidecar)
+    shard = f"features/base/seed0/english/shard-{SHARDS[0]}.safetensors"
+    with pytest.raises(InputError, match=f"{shard}' .*{tokens}'.* delete it"):
+        Run(damaged).activations("base", [0])

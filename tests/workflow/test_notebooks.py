@@ -1,7 +1,6 @@
-"""The notebooks, run on the tiny run from beginning to end, without Jupyter."""
+"""The notebook, run from beginning to end on the tiny run, without Jupyter."""
 
 import ast
-import sys
 from pathlib import Path
 
 import nbformat
@@ -11,42 +10,38 @@ import pytest
 
 from tests.workflow.conftest import ROOT, Checkout
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOK = ROOT / "notebooks/open_a_run.ipynb"
 
 
-def cells_of(path: Path, kind: str = "code") -> list:
-    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
 def run_cells(sources: list[str]) -> list[object]:
-    """Run cells one after the other in one namespace; what each one shows, the value of its last line."""
+    """Run cells in one namespace; return the value of each cell's last line, or None if that is a statement."""
     namespace: dict = {}
-    shown = []
+    values = []
     for source in sources:
         *statements, last = ast.parse(source).body
-        is_shown = isinstance(last, ast.Expr)
-        module = ast.Module(body=statements if is_shown else [*statements, last], type_ignores=[])
+        is_value = isinstance(last, ast.Expr)
+        module = ast.Module(body=statements if is_value else [*statements, last], type_ignores=[])
         exec(compile(module, "<cell>", "exec"), namespace)  # noqa: S102 - the repository's own notebook
-        value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace) if is_shown else None  # noqa: S307
-        shown.append(value)
-    return shown
+        value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace) if is_value else None  # noqa: S307
+        values.append(value)
+    return values
 
 
-def test_there_is_a_notebook():
-    assert [path.name for path in NOTEBOOKS] == ["open_a_run.ipynb"]
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_a_notebook_holds_no_outputs_and_no_paths_of_one_machine(path: Path):
-    nbformat.validate(nbformat.read(path, as_version=4))
-    for cell in cells_of(path):
+def test_notebooks_hold_no_outputs_and_no_absolute_paths():
+    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert paths == [NOTEBOOK]
+    nbformat.validate(nbformat.read(NOTEBOOK, as_version=4))
+    for cell in code_cells(NOTEBOOK):
         assert (cell.outputs, cell.execution_count) == ([], None)
         assert not [text for text in ('"/', "'/", "~", ":\\") if text in cell.source]
 
 
-def test_five_lines_open_a_run_and_are_those_of_the_readme():
-    (lines,) = [cell.source for cell in cells_of(ROOT / "notebooks/open_a_run.ipynb") if "open_run(" in cell.source]
-    assert len([line for line in lines.splitlines() if line]) == 5
+def test_the_readme_opens_a_run_with_the_lines_of_the_notebook():
+    (lines,) = [cell.source for cell in code_cells(NOTEBOOK) if "open_run(" in cell.source]
     assert lines in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -56,16 +51,15 @@ def test_the_notebook_shows_the_answer_of_a_finished_run(
 ):
     (finished.folder / folder).mkdir(exist_ok=True)
     monkeypatch.chdir(finished.folder / folder)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    sources = [cell.source for cell in cells_of(ROOT / "notebooks/open_a_run.ipynb")]
+    sources = [cell.source for cell in code_cells(NOTEBOOK)]
     assert sum(source.count("results/demo") for source in sources) == 1
-    shown = run_cells([source.replace("results/demo", "results/tiny") for source in sources])
-    _, edges, figure, best = shown
+    _, edges, figure, best = run_cells([source.replace("results/demo", "results/tiny") for source in sources])
     assert isinstance(edges, pd.DataFrame)
     assert edges["parent"].tolist() == ["base", "base", "left", "right"]
     assert isinstance(figure, plotly.graph_objects.Figure)
     assert "base -> left" in figure.layout.title.text
     assert 0 < sum(len(trace.x) for trace in figure.data) <= 256  # 128 features on either side
+    assert isinstance(best, pd.DataFrame)
     assert best["r"].is_monotonic_decreasing
     assert len(best) == 10
     assert best["fires_on"].map(len).between(1, 6).all()

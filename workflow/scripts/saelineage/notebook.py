@@ -1,8 +1,7 @@
-"""Runs: a finished run, opened from its folder, for notebooks and scripts.
+"""The library's face for notebooks: open a finished run, and correlate the features of two SAEs.
 
-Everything is read from the files that docs/artifacts.md lists, when it is asked for, by the functions that the workflow
-itself reads them with. Whether the files are those that were written is not checked here: `snakemake --cores 1 verify`
-compares each with the digest in its manifest.
+A run is read lazily, with the functions that the workflow uses, from the files that docs/artifacts.md lists. Files are
+not checked against their manifests here; `snakemake --cores 1 verify` does that.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,7 +24,10 @@ from saelineage.tokens import TokenRows, load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from saelineage.saes import sae as saes
+    from saelineage.correlations.pearson import correlate
+    from saelineage.saes.sae import Sae
+
+__all__ = ["Run", "correlate", "open_run"]
 
 SUMMARY, FEATURES = "lineage/summary.json", "lineage/features.parquet"
 STAGES = ("corpora", "tokenizer", "tokens", "models", "activations", "saes", "features", "correlations", "lineage")
@@ -36,7 +38,7 @@ def open_run(folder: Path | str) -> "Run":
     """Open the folder of a finished run, such as `results/demo`.
 
     Raises:
-        InputError: if there is no run in the folder, or its lineage is unfinished.
+        InputError: if the folder holds no run, or its lineage is unfinished.
     """
     run = Run(folder)
     if not any((run.folder / stage).is_dir() for stage in STAGES):
@@ -50,40 +52,49 @@ def open_run(folder: Path | str) -> "Run":
     return run
 
 
+def __getattr__(name: str) -> object:
+    """Import `correlate` on first use, because numba takes a second to load and tables do not need it."""
+    if name == "correlate":
+        from saelineage.correlations.pearson import correlate
+
+        return correlate
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
 class Run:
     """A finished run.
 
-    A name is that of a model, `lua`, or of one SAE of it, `lua.seed1`. Where a model stands for an SAE, it is the one
-    that the run's verdicts rest on.
+    Methods take the name of a model, `lua`, or of one SAE, `lua.seed1`. Where an SAE is needed and a model is named, it
+    is the model's leading SAE, which the run's verdicts rest on.
 
     Attributes:
-        folder: where it lies.
-        name: as it is called in the config.
+        folder: path of the run.
+        name: the run's name in the config.
     """
 
     def __init__(self, folder: Path | str):
-        """Nothing is read yet; see `open_run`."""
+        """Remember the folder without reading it; see `open_run`."""
         self.folder = Path(folder)
         self.name = self.folder.absolute().name
 
     @cached_property
     def summary(self) -> dict:
-        """`lineage/summary.json`: counts and shares of every edge beside their floors and nulls."""
+        """`lineage/summary.json`: counts and shares of every edge, with floors and nulls."""
         return read_json(self.path(SUMMARY))
 
     @property
     def models(self) -> list[str]:
-        """The models of the lineage, parents before children."""
+        """Models of the lineage, parents before children."""
         return list(self.summary["models"])
 
     @property
     def saes(self) -> dict[str, str]:
-        """The SAE of each model of the lineage that verdicts rest on."""
+        """Leading SAE of each model of the lineage, which verdicts rest on."""
         return dict(self.summary["saes"])
 
     @property
     def edges(self) -> pd.DataFrame:
-        """One row per edge, as the report shows it: what became of how many features, and the floors."""
+        """One row per edge, as in the report: how many features persist, disappear and emerge, and the floors."""
         return edge_table(self.summary)
 
     @cached_property
@@ -93,7 +104,7 @@ class Run:
 
     @cached_property
     def examples(self) -> dict:
-        """`report/examples.json`: the features and passages that the report shows."""
+        """`report/examples.json`: features and passages shown in the report."""
         return read_json(self.path("report/examples.json"))
 
     @cached_property
@@ -102,97 +113,97 @@ class Run:
         return load_tokenizer(self.path("tokenizer"))
 
     def edge(self, parent: str, child: str) -> pd.DataFrame:
-        """The verdicts of one edge: one row per feature of either side.
+        """Verdicts of one edge, one row per feature of either side.
 
         Raises:
-            InputError: if there is no such edge, naming those there are.
+            InputError: if the run has no such edge; the message lists its edges.
         """
         edges = [(edge["parent"], edge["child"]) for edge in self.summary["edges"]]
         if (parent, child) not in edges:
-            known = ", ".join(f"{one} -> {other}" for one, other in edges)
-            raise InputError(f"run '{self.name}' has no edge {parent} -> {child}, only {known}; take one of these")
+            listed = ", ".join(f"{parent} -> {child}" for parent, child in edges)
+            raise InputError(f"run '{self.name}' has no edge {parent} -> {child}; choose one of: {listed}")
         return pd.read_parquet(self.path(f"lineage/edges/{parent}__{child}.parquet"))
 
     def labels(self, name: str) -> pd.DataFrame:
-        """What the features of an SAE follow, in words: `labels/{model}/{sae}.parquet`.
+        """Labels of an SAE's features: `labels/{model}/{sae}.parquet`.
 
         Raises:
-            InputError: if there is no such SAE, or the run has no labels for it.
+            InputError: if the run has no such SAE, or no labels for it.
         """
         sae = self._sae(name)
         return pd.read_parquet(self.path(f"labels/{sae.model}/{sae.sae}.parquet"))
 
-    def sae(self, name: str) -> "saes.Sae":
-        """An SAE, with float32 weights.
+    def sae(self, name: str) -> "Sae":
+        """Load an SAE, with float32 weights.
 
         Raises:
-            InputError: if there is no such SAE, naming those there are.
+            InputError: if the run has no such SAE; the message lists the model's SAEs.
         """
-        from saelineage.saes.sae import load_sae  # here, for tables need no torch
+        from saelineage.saes.sae import load_sae  # here, because tables need no torch
 
         sae = self._sae(name)
         return load_sae(self.path(f"saes/{sae.model}/{sae.sae}"))
 
     def model(self, model: str) -> "PreTrainedModel":
-        """A language model of the run, of the lineage or not, in evaluation mode and float32.
+        """Load a language model of the run, in evaluation mode and float32; nulls and controls can be loaded too.
 
         Raises:
-            InputError: if there is no such model, naming those there are.
+            InputError: if the run has no such model; the message lists its models.
         """
-        from saelineage.models.loading import load_model  # here, for tables need no transformers
+        from saelineage.models.loading import load_model  # here, because tables need no transformers
 
         self._require_model(model)
         return load_model(self.path(f"models/{model}"))
 
     def correlation(self, a: str, b: str) -> Correlation:
-        """What is kept of all pairs of two SAEs' features; of an edge the parent comes first.
+        """Load the correlation of two SAEs' features; for an edge, name the parent first.
 
         Args:
             a, b: names; `{model}.{sae}_shifted` and `{model}.{sae}_rotated` are nulls.
 
         Raises:
-            InputError: if this pair was not compared, naming the pairs of these models that were.
+            InputError: if the run did not correlate this pair; the message lists the pairs of these models.
         """
         pair = "__".join(name if "." in name else str(self._sae(name)) for name in (a, b))
         path = f"correlations/{pair}/correlation.safetensors"
         if not (self.folder / path).exists():
-            of_models = {a.partition(".")[0], b.partition(".")[0]}
-            known = sorted(found.name for found in self.folder.glob("correlations/*"))
-            near = [one for one in known if {name.partition(".")[0] for name in one.split("__")} == of_models]
+            models = {a.partition(".")[0], b.partition(".")[0]}
+            pairs = _folders(self.folder / "correlations")
+            near = [name for name in pairs if {sae.partition(".")[0] for sae in name.split("__")} == models]
             raise InputError(
-                f"run '{self.name}' has no correlation {pair}, only {', '.join(near or known)}; "
-                f"take one of these, or {self._remedy(path)}"
+                f"run '{self.name}' has no correlation {pair}; choose one of: {', '.join(near or pairs)}; "
+                f"or {self._remedy(path)}"
             )
         return load_correlation(self.path(path))
 
     def activations(self, name: str, latents: Iterable[int | np.integer]) -> pd.DataFrame:
-        """Where some latents of an SAE fire on the probe, and how strongly; zeros are left out.
+        """List the firings of some latents of an SAE on the probe.
 
         Args:
             name: a model, or `{model}.{sae}`.
-            latents: which ones.
+            latents: numbers of the latents.
 
         Returns:
-            One row per latent and token on which it fires, latents in the order given, corpora by name, tokens as they
-            stand: `latent`, `corpus`, `row`, `place` in the row, `token` (the text of that token alone, with U+FFFD
-            where it is part of a character) and `activation`, above 0.
+            One row per latent and token on which it fires; latents in the order given, then corpora by name, then
+            tokens in the order of the text. Columns: `latent`, `corpus`, `row`, `place` in the row, `token` (the text
+            of this token alone, with U+FFFD where it is part of a character) and `activation`, above 0.
 
         Raises:
-            InputError: if there is no such SAE or latent, or its features are not of the run's tokens.
+            InputError: if the run has no such SAE or latent, or the features are of other tokens than the run's.
         """
-        sae, latents = self._sae(name), [int(latent) for latent in latents]
-        found = [self._shard_activations(path, rows, latents) for rows, path in self._shards(sae)]
-        table = pd.concat(found, ignore_index=True)
-        order = table["latent"].map({latent: rank for rank, latent in enumerate(latents)})
+        sae, numbers = self._sae(name), [int(latent) for latent in latents]
+        shards = [self._shard_activations(path, rows, numbers) for rows, path in self._shards(sae)]
+        table = pd.concat(shards, ignore_index=True)
+        order = table["latent"].map({latent: rank for rank, latent in enumerate(numbers)})
         table = table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
-        texts = {one: self.tokenizer.decode([one], skip_special_tokens=False) for one in table["token"].unique()}
+        texts = {token: self.tokenizer.decode([token], skip_special_tokens=False) for token in table["token"].unique()}
         return table.assign(token=table["token"].map(texts).astype(str))
 
     def path(self, relative: str) -> Path:
-        """A file or folder of the run.
+        """Path of a file or folder of the run, from its path within the run.
 
         Raises:
-            InputError: if it is not there, naming it and what makes it.
+            InputError: if it does not exist; the message says how to make it.
         """
         path = self.folder / relative
         if not path.exists():
@@ -203,25 +214,24 @@ class Run:
         return f"with the run's config, run: snakemake --cores 2 results/{self.name}/{relative}"
 
     def _require_model(self, model: str) -> None:
-        known = _folders(self.folder / "models")
-        if model not in known:
-            raise InputError(f"run '{self.name}' has no model '{model}', only {', '.join(known)}; take one of these")
+        models = _folders(self.folder / "models")
+        if model not in models:
+            raise InputError(f"run '{self.name}' has no model '{model}'; choose one of: {', '.join(models)}")
 
     def _sae(self, name: str) -> SaeName:
-        """The SAE that a name stands for."""
+        """The SAE of this name, or the leading SAE of the model of this name."""
         model, dot, sae = name.partition(".")
         self._require_model(model)
-        known = _folders(self.folder / "saes" / model)
+        saes = _folders(self.folder / "saes" / model)
         sae = sae if dot else self.saes.get(model, "")
-        if sae not in known:
-            what = f"no SAE '{name}'" if dot else f"no verdicts on '{model}', so its SAE must be named"
-            raise InputError(
-                f"run '{self.name}' has {what}; its SAEs are {', '.join(f'{model}.{one}' for one in known) or 'none'}"
-            )
+        if sae not in saes:
+            problem = f"no SAE '{name}'" if dot else f"no verdicts on '{model}', so its SAE must be named"
+            choices = ", ".join(f"{model}.{sae}" for sae in saes) or "none"
+            raise InputError(f"run '{self.name}' has {problem}; choose one of: {choices}")
         return SaeName(model, sae)
 
     def _shards(self, sae: SaeName) -> Iterator[tuple[TokenRows, Path]]:
-        """The feature shards of an SAE with the probe's token rows, all corpora in order."""
+        """Feature shards of an SAE with the probe's token rows, corpora by name."""
         for corpus in _folders(self.folder / "tokens"):
             rows = TokenRows(self.path(f"tokens/{corpus}/probe.npy"))
             folder = self.path(f"features/{sae.model}/{sae.sae}/{corpus}")
@@ -230,16 +240,19 @@ class Run:
                 yield rows, self.path(f"features/{sae.model}/{sae.sae}/{corpus}/shard-{shard}.safetensors")
 
     def _shard_activations(self, path: Path, rows: TokenRows, latents: list[int]) -> pd.DataFrame:
-        """`activations` of one shard, with ids in the column `token`."""
+        """`activations` of one shard, with token ids in the column `token`."""
         shard = FeatureShard(path)
         if shard.ids_sha256 != rows.digest:
-            raise InputError(f"'{path}' must be of the tokens in '{rows.path}', but is not; delete it and run again")
-        wrong = [latent for latent in latents if not 0 <= latent < shard.d_sae]
-        if wrong:
             raise InputError(
-                f"latents of {shard.model}.{shard.sae} are 0 to {shard.d_sae - 1}, there is no {wrong[0]}; correct it"
+                f"'{path}' must hold features of the tokens in '{rows.path}', but holds those of other tokens; "
+                "delete it and rerun"
             )
-        entries = shard.latents[:, list(latents)].tocoo()
+        invalid = [latent for latent in latents if not 0 <= latent < shard.d_sae]
+        if invalid:
+            raise InputError(
+                f"latents of {shard.model}.{shard.sae} are from 0 to {shard.d_sae - 1}, not {invalid[0]}; correct it"
+            )
+        entries = shard.latents[:, latents].tocoo()
         row, place = np.divmod(shard.positions[entries.row], shard.n_ctx)
         columns = (np.asarray(latents, dtype=np.int64)[entries.col], shard.corpus, row, place)
         values = (*columns, np.asarray(rows.ids)[row, place].astype(np.int64), entries.data)
@@ -247,5 +260,5 @@ class Run:
 
 
 def _folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; none where it is missing."""
+    """Sorted names of the folders in a folder; empty if it does not exist."""
     return sorted(path.name for path in folder.glob("*") if path.is_dir())
