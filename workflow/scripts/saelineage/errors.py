@@ -1,11 +1,11 @@
-"""The one exception that is meant for the user's eyes."""
+"""The one exception whose message is written for the user."""
 
 DECIDES_RESULTS = False
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be worked with.
+    """Input that the workflow cannot use: a config value, a file, or an answer of the hub.
 
-    The message says what must hold, the value met, the file or config key to look at, and the next step. Scripts print
-    it without a traceback (see `logs.job_log`); anything else that is raised is a defect and keeps its traceback.
+    The message says what must hold, the value, the file or config key to look at, and the next step. Scripts print it
+    without a traceback (see `jobs.job.job_log`). Any other exception is a defect and keeps its traceback.
     """

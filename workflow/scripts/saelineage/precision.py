@@ -1,4 +1,4 @@
-"""Number formats: the names that configs use, and which of them a device multiplies in hardware."""
+"""Number formats by the names used in configs, and the device's support for bfloat16."""
 
 import torch
 
@@ -6,7 +6,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware; emulated products are many times slower than float32."""
+    """Return True if a device multiplies bfloat16 in hardware; emulation is many times slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,7 +1,7 @@
-"""Tokens: a byte-level BPE tokenizer, and rows of n_ctx token ids in memory-mappable arrays.
+"""Tokens: a byte-level BPE tokenizer, and rows of n_ctx token ids in memory-mapped arrays.
 
-A row is BOS followed by n_ctx - 1 ids of the stream `document EOS document EOS ...`; the tail that fills no row is
-dropped.
+A row is BOS followed by n_ctx - 1 ids of the stream `document EOS document EOS ...`. The last ids, which do not fill a
+row, are dropped.
 """
 
 import hashlib
@@ -22,9 +22,10 @@ from saelineage.files.foreign import read_foreign_json, require_inside, require_
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 TRAINED_BYTES = 512
-"""Longer stretches without a boundary are cut while a tokenizer learns, whose time grows with their square.
+"""Longer stretches without a boundary are cut for training, because its time grows with the square of their length.
 
-They would also become tokens: of one letter 100,000 times, a token of 65,536."""
+They would also become tokens: one letter repeated 100,000 times gives a token of 65,536 letters.
+"""
 ENCODE_DOCUMENTS = 256
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -39,24 +40,27 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-"""What AutoTokenizer may need of a repository on the hub."""
+"""Files that AutoTokenizer may need from a repository on the hub."""
 TOKENIZER_ENDINGS = (".json", ".txt", ".model", ".jinja", ".spm", ".codes", ".vocab", ".bpe", ".tiktoken")
-"""How the names of files end that a tokenizer may read."""
+"""Endings of the files that a tokenizer may read."""
 CHAT_TEMPLATES = "additional_chat_templates"
-"""A folder in a tokenizer's folder."""
+"""Sub-folder of a tokenizer's folder."""
 MOST_TOKENIZER_BYTES = 256 << 20
 TRIAL = "The cat sat\non 1 + 1 = 2 mats: \u00e9t\u00e9, \u732b."
 MOST_IDS_PER_BYTE = 16
 MOST_IDS = 1 << 24
-"""The largest vocabularies have a quarter of a million; counts are kept for every id up to the largest."""
+"""Limit for token ids, because later stages keep a count for every id up to the largest.
+
+The largest vocabularies in use have a quarter of a million ids.
+"""
 COPY_ROWS = 65_536
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE tokenizer (as GPT-2's) with <s>, </s> and <pad>.
+    """Train a byte-level BPE tokenizer like GPT-2's, with the special tokens <s>, </s> and <pad>.
 
     Raises:
-        InputError: if the texts are too few to learn `vocab_size` ids.
+        InputError: if the texts yield fewer than `vocab_size` ids.
     """
     tokenizer = Tokenizer(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -83,8 +87,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, n_ctx: int) -> None:
-    """Save as a folder that `AutoTokenizer.from_pretrained` loads."""
-    from transformers import PreTrainedTokenizerFast  # here, for reading token rows needs no transformers
+    """Save a tokenizer as a folder that `AutoTokenizer.from_pretrained` loads."""
+    from transformers import PreTrainedTokenizerFast  # imported here because reading rows needs no transformers
 
     with atomic_files(folder) as temporary:
         PreTrainedTokenizerFast(
@@ -98,12 +102,12 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, n_ctx: int) -> None
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """The fast tokenizer of a Hugging Face folder, without the truncation and padding that its file may ask for.
+    """Load the fast tokenizer of a Hugging Face folder, with truncation and padding switched off.
 
-    Those are meant for batches that go into a model; they would cut documents off, or fill them up to any length.
+    A tokenizer.json may ask for both. They are meant for batches and would cut documents or pad them to any length.
 
     Raises:
-        InputError: if the folder has no tokenizer.json, or one that is no tokenizer.
+        InputError: if the folder has no tokenizer.json, or it is not a tokenizer.
     """
     path = Path(folder, "tokenizer.json")
     if not path.exists():
@@ -120,23 +124,23 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
 
 @contextmanager
 def tokenizer_errors(source: Path | str) -> Iterator[None]:
-    """Say in one sentence what a foreign tokenizer broke off over.
+    """Turn any error of a third-party tokenizer into one InputError.
 
-    Both tokenizers and transformers raise almost anything over damaged or foreign files. What panics in Rust comes as
-    no `Exception`, of a class that cannot be imported. A full disk is no fault of the tokenizer's.
+    `tokenizers` and `transformers` raise almost any exception on damaged files. A panic in Rust is not an `Exception`,
+    and its class cannot be imported. Errors of the disk pass through unchanged.
 
     Raises:
-        InputError: in place of what was raised.
+        InputError: in place of the original error.
     """
     try:
         yield
     except BaseException as error:
-        foreign = isinstance(error, Exception) or type(error).__name__ == "PanicException"
-        if not foreign or isinstance(error, InputError) or disk_fault(error) is not None:
+        is_from_library = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if not is_from_library or isinstance(error, InputError) or disk_fault(error) is not None:
             raise
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"tokenizer: '{source}' cannot be opened as a tokenizer: {reason}; save it anew with save_pretrained"
+            f"tokenizer: '{source}' cannot be opened as a tokenizer: {reason}; save it again with save_pretrained"
         ) from error
 
 
@@ -144,7 +148,7 @@ def check_tokenizer(folder: Path | str) -> None:
     """Try a tokenizer on a short text.
 
     Raises:
-        InputError: if it cannot encode it, makes far more of it than it is, or has no token that parts documents.
+        InputError: if it cannot encode the text, gives no ids or far too many, or has neither BOS nor EOS.
     """
     special_ids(folder)
     tokenizer = load_tokenizer(folder)
@@ -152,17 +156,17 @@ def check_tokenizer(folder: Path | str) -> None:
         n_ids = len(tokenizer.encode(TRIAL, add_special_tokens=False).ids)
     if not 0 < n_ids <= MOST_IDS_PER_BYTE * len(TRIAL.encode()):
         raise InputError(
-            f"'{folder}': a tokenizer must make 1 to {MOST_IDS_PER_BYTE} ids of a byte, but this one makes {n_ids} of "
-            f"{len(TRIAL.encode())} bytes; take another one"
+            f"'{folder}': a tokenizer must make 1 to {MOST_IDS_PER_BYTE * len(TRIAL.encode())} ids of a text of "
+            f"{len(TRIAL.encode())} bytes, but this one makes {n_ids}; use another tokenizer"
         )
 
 
 def check_tokenizer_folder(folder: Path | str) -> None:
-    """Look into a stranger's tokenizer folder before transformers opens it, which follows names of files in it.
+    """Check a third-party tokenizer folder before transformers opens it and follows the file names it contains.
 
     Raises:
-        InputError: if a file is a pipe or the like, no JSON, too large, or a link that leads out of the folder (but in
-            the Hugging Face cache), or names files that do not lie in the folder.
+        InputError: if a file is not regular, not JSON or too large, is a link that leads out of the folder (outside
+            the Hugging Face cache), or names files that are not in the folder.
     """
     folder = Path(folder)
     require_inside(folder, (*TOKENIZER_ENDINGS, CHAT_TEMPLATES))
@@ -175,56 +179,56 @@ def check_tokenizer_folder(folder: Path | str) -> None:
     names = names if isinstance(names, list) else [names]
     wrong = next((name for name in names if not isinstance(name, str) or "/" in name or "\\" in name), None)
     if wrong is not None:
-        raise InputError(f"'{path}': fast_tokenizer_files must be names in this folder, not {wrong!r:.80}; take it out")
+        raise InputError(f"'{path}': fast_tokenizer_files must be names in this folder, not {wrong!r:.80}; remove it")
 
 
 def special_ids(folder: Path | str) -> dict[str, int]:
-    """Ids of BOS and EOS in a tokenizer folder; where one is missing the other serves for both.
+    """Ids of BOS and EOS in a tokenizer folder; if one is missing, the other serves for both.
 
     Raises:
         InputError: if the tokenizer has neither.
     """
     config = read_foreign_json(Path(folder, "tokenizer_config.json"))
     tokenizer = load_tokenizer(folder)
-    found = {name: _token_id(tokenizer, config.get(f"{name}_token")) for name in ("bos", "eos")}
-    if found["bos"] is None and found["eos"] is None:
+    candidates = [_token_id(tokenizer, config.get(key)) for key in ("bos_token", "eos_token")]
+    ids = [token_id for token_id in candidates if token_id is not None]
+    if not ids:
         raise InputError(
-            f"the tokenizer in '{folder}' has neither a BOS nor an EOS token, which part documents; use one that has"
+            f"the tokenizer in '{folder}' must have a BOS or an EOS token, which separates documents, but has neither; "
+            "use another tokenizer"
         )
-    return {
-        "bos": found["bos"] if found["bos"] is not None else found["eos"],
-        "eos": found["eos"] if found["eos"] is not None else found["bos"],
-    }
+    return {"bos": ids[0], "eos": ids[-1]}
 
 
 def write_rows(
     documents: Iterable[str], tokenizer_folder: Path | str, n_ctx: int, max_tokens: int | None, path: Path | str
 ) -> dict:
-    """Tokenize documents into rows and write them as a .npy array [n_rows, n_ctx]; memory does not grow with the text.
+    """Tokenize documents into rows and write them as a .npy array [n_rows, n_ctx], in constant memory.
 
     Args:
-        documents: texts of one split.
+        documents: the texts of one split.
         tokenizer_folder: a folder with tokenizer.json and tokenizer_config.json.
-        n_ctx: ids in a row.
-        max_tokens: at most this many ids are written (whole rows); None writes all.
-        path: the .npy file.
+        n_ctx: ids per row.
+        max_tokens: upper limit of the ids written, in whole rows; None writes all.
+        path: the .npy file to write.
 
     Returns:
         `n_rows`, `n_ctx`, `n_tokens`, `bos_id`, `eos_id`, `tokenizer_sha256`, `ids_sha256`.
 
     Raises:
-        InputError: if the text or `max_tokens` fills no row.
+        InputError: if the text or `max_tokens` does not fill one row.
     """
     if max_tokens is not None and max_tokens < n_ctx:
         raise InputError(f"'{path}': max_tokens ({max_tokens}) must hold a row of n_ctx ({n_ctx}) tokens; raise it")
     tokenizer, special = load_tokenizer(tokenizer_folder), special_ids(tokenizer_folder)
-    tokenizer.encode_special_tokens = True  # as text: a </s> that stands in a document does not end it
-    largest_id = max(tokenizer.get_vocab().values())  # not the number of ids, for a vocabulary may have holes
+    tokenizer.encode_special_tokens = True  # a </s> in the text of a document does not end it
+    largest_id = max(tokenizer.get_vocab().values())  # may exceed their number: a vocabulary may have holes
     if largest_id >= MOST_IDS:
         raise InputError(
-            f"'{tokenizer_folder}': ids of a tokenizer must be below {MOST_IDS}, but one is {largest_id}; use another"
+            f"'{tokenizer_folder}': ids of a tokenizer must be below {MOST_IDS}, but one is {largest_id}; use another "
+            "tokenizer"
         )
-    dtype = np.uint16 if largest_id < 2**16 else np.uint32
+    dtype: type[np.unsignedinteger] = np.uint16 if largest_id < 2**16 else np.uint32
     max_rows = None if max_tokens is None else max_tokens // n_ctx
     digest = hashlib.sha256()
     n_rows = 0
@@ -254,23 +258,24 @@ def write_rows(
 
 
 class TokenRows:
-    """Rows of token ids, memory-mapped, with what their sidecar says of them.
+    """Memory-mapped rows of token ids, with their sidecar.
 
     Attributes:
+        path: the .npy file.
         ids: [n_rows, n_ctx] unsigned ids.
-        info: the sidecar (see `write_rows`).
+        info: the sidecar: the mapping that `write_rows` returned.
     """
 
     def __init__(self, path: Path | str):
-        """Open `{split}.npy` and the `{split}.json` beside it.
+        """Open `{split}.npy` and its sidecar `{split}.json`.
 
         Raises:
-            InputError: if the two do not fit together.
+            InputError: if one is damaged or the two disagree.
         """
         self.path = Path(path)
         self.info = read_json(self.path.with_suffix(".json"))
         try:
-            self.ids = np.lib.format.open_memmap(self.path, mode="r")  # no objects, no archives
+            self.ids = np.lib.format.open_memmap(self.path, mode="r")  # takes neither pickled objects nor archives
         except (ValueError, EOFError, OSError, OverflowError, MemoryError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"'{path}' is not a whole .npy file ({reason}); delete it and run again") from error
@@ -282,11 +287,11 @@ class TokenRows:
 
     @property
     def digest(self) -> str:
-        """sha256 of the ids: what ties activations and features to these very tokens."""
+        """sha256 of the ids; activations and features carry it to show which tokens they belong to."""
         return self.info["ids_sha256"]
 
     def shard(self, shard: int, n_shards: int, max_tokens: int | None = None) -> range:
-        """The rows of one of `n_shards` nearly equal parts of all rows, or of the first rows that hold `max_tokens`.
+        """Row numbers of one of `n_shards` nearly equal parts of all rows, or of the first rows up to `max_tokens`.
 
         Raises:
             InputError: if there are fewer rows than shards.
@@ -302,25 +307,25 @@ class TokenRows:
     def batches(
         self, batch_rows: int, within: range | None = None
     ) -> Iterator[tuple[range, Int[np.ndarray, "row n_ctx"]]]:
-        """Row numbers and ids, `batch_rows` at a time, over all rows or `within` a part of them."""
+        """Yield row numbers and ids, `batch_rows` at a time, of all rows or those `within` a range."""
         within = range(len(self.ids)) if within is None else within
         for start in range(within.start, within.stop, batch_rows):
             numbers = range(start, min(start + batch_rows, within.stop))
             yield numbers, self.ids[numbers.start : numbers.stop].astype(np.int64)
 
     def text_mask(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
-        """True where a token is text, False at BOS and EOS."""
+        """Mask of the tokens that are text: False at BOS and EOS."""
         ids = self.ids[rows.start : rows.stop]
         return (ids != self.info["bos_id"]) & (ids != self.info["eos_id"])
 
 
 def write_sidecar(path: Path | str, info: dict) -> None:
-    """Write the JSON beside a token array."""
+    """Write the JSON sidecar of a token array."""
     write_json(Path(path).with_suffix(".json"), info)
 
 
 def read_token_rows(paths: Iterable[Path | str]) -> dict[str, TokenRows]:
-    """Token rows by corpus, from paths `tokens/{corpus}/{split}.npy`."""
+    """Open token rows at `tokens/{corpus}/{split}.npy`, by corpus."""
     return {Path(path).parent.name: TokenRows(path) for path in paths}
 
 
@@ -330,9 +335,9 @@ def _token_id(tokenizer: Tokenizer, token: object) -> int | None:
 
 
 def _id_stream(documents: Iterable[str], tokenizer: Tokenizer, eos_id: int) -> Iterator[list[int]]:
-    """Lists of ids, one per document, each ending in EOS."""
-    waiting = iter(documents)
-    while texts := list(islice(waiting, ENCODE_DOCUMENTS)):
+    """Yield one list of ids per document, ending in EOS."""
+    remaining = iter(documents)
+    while texts := list(islice(remaining, ENCODE_DOCUMENTS)):
         with tokenizer_errors("tokenizer.json"):
             encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
         for encoding in encodings:
@@ -340,23 +345,23 @@ def _id_stream(documents: Iterable[str], tokenizer: Tokenizer, eos_id: int) -> I
 
 
 def _row_blocks(
-    stream: Iterable[list[int]], n_ctx: int, bos_id: int, dtype: type
+    stream: Iterable[list[int]], n_ctx: int, bos_id: int, dtype: type[np.unsignedinteger]
 ) -> Iterator[Integer[np.ndarray, "row n_ctx"]]:
-    """Cut a stream of ids into blocks of full rows, BOS first in each."""
-    waiting: list[int] = []
+    """Cut a stream of ids into blocks of full rows that begin with BOS."""
+    pending: list[int] = []
     for ids in stream:
-        waiting.extend(ids)
-        n_rows = len(waiting) // (n_ctx - 1)
+        pending.extend(ids)
+        n_rows = len(pending) // (n_ctx - 1)
         if n_rows:
-            used = n_rows * (n_ctx - 1)
+            n_used = n_rows * (n_ctx - 1)
             rows = np.empty((n_rows, n_ctx), dtype=dtype)
             rows[:, 0] = bos_id
-            rows[:, 1:] = np.asarray(waiting[:used]).reshape(n_rows, n_ctx - 1)
-            del waiting[:used]
+            rows[:, 1:] = np.asarray(pending[:n_used]).reshape(n_rows, n_ctx - 1)
+            del pending[:n_used]
             yield rows
 
 
-def _copy_to_npy(raw: IO[bytes], path: Path, dtype: type, shape: tuple[int, int]) -> None:
+def _copy_to_npy(raw: IO[bytes], path: Path, dtype: type[np.unsignedinteger], shape: tuple[int, int]) -> None:
     source = np.memmap(raw, dtype=dtype, mode="r", shape=shape)
     target = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     for start in range(0, shape[0], COPY_ROWS):

@@ -1,1 +1,1 @@
-"""Documents from their sources, in three splits."""
+"""Documents from four sources, dealt to three splits."""

@@ -30,28 +30,30 @@ STDLIB_BYTES_PER_FILE = range(200, 100_001)
 WRITE_DOCUMENTS = 1000
 BOM = "\ufeff"
 MOST_DOCUMENT_BYTES = 64 << 20
-"""Of one document in UTF-8, or one line of JSON: longer ones are packed bombs or mistakes, such as books without a
-separator."""
+"""Limit for a document in UTF-8 or a line of JSON; longer ones are decompression bombs or mistakes, such as a file of
+books without a separator."""
 BYTES_PER_CHARACTER = 4
-"""At most."""
+"""Most bytes of one character in UTF-8."""
 UNPACK_ROWS = 8
-"""Rows of a parquet file that are unpacked together; a long text that all rows share is stored once, and unpacked for
-each. With 1000 together, 20,000 documents of 2 kB take 0.18 s rather than 0.30 s."""
+"""Rows of a parquet file to unpack together: few, because a long text stored once may be unpacked for every row.
+
+20,000 documents of 2 kB take 0.30 s, and would take 0.18 s with 1000 rows together.
+"""
 READ_TIMES = 4
-"""How many times its size in memory a text file takes at most: as bytes, as text, and cut into documents."""
+"""Most memory that reading a text file takes, as a multiple of its size: its bytes, its text and its documents."""
 RETRY_SECONDS = 2.0
 
 
 def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[str]:
-    """Documents of a corpus in a fixed order, as its source gives them, until `max_bytes` of text.
+    """Read the documents of a corpus in a fixed order, unchanged, until `max_bytes` of text.
 
     Args:
         corpus: the corpus's name, for error messages.
         settings: its block in the config.
-        files: for a `files` corpus, the files to read, from `corpora_files.find_files`.
+        files: for a `files` corpus, the files to read, from `plan.user_files.find_files`.
 
     Raises:
-        InputError: if a file, column or encoding is not what the config says.
+        InputError: if a file, column or encoding differs from what the config says.
     """
     source = settings["source"]
     if source == "sample":
@@ -66,59 +68,60 @@ def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[st
 
 
 def write_splits(documents: Iterable[str], fractions: dict, paths: dict[str, Path], corpus: str) -> dict:
-    """Write documents to one parquet file per split, dropping empty ones and exact duplicates.
+    """Write documents to one parquet file per split, dropping blank ones and exact duplicates.
 
-    Lone surrogates are replaced before anything else is done with a text (`without_lone_surrogates`).
+    Lone surrogates are replaced first (`without_lone_surrogates`), so the digest of a document is that of its final
+    text.
 
     Args:
         documents: the texts.
         fractions: share of documents in `validation` and in `probe`; the rest is `train`.
-        paths: where each split goes.
+        paths: the file of each split.
         corpus: the corpus's name, for error messages.
 
     Returns:
-        Counts: documents and UTF-8 bytes per split; documents dropped as duplicates and as empty; documents that had
-        lone surrogates, those dropped among them.
+        `splits`: `documents` and UTF-8 `bytes` per split. `duplicates` and `empty`: documents dropped. `surrogates`:
+        documents with lone surrogates, including dropped ones.
 
     Raises:
         InputError: if a split stays empty.
     """
     splits = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
-    counts = {"duplicates": 0, "empty": 0, "surrogates": 0, "splits": splits}
+    n_duplicates, n_empty, n_surrogates = 0, 0, 0
     seen: set[bytes] = set()
     with ExitStack() as stack:
         temporary = {split: stack.enter_context(atomic_path(paths[split])) for split in SPLITS}
         writers = {
             split: stack.enter_context(pyarrow.parquet.ParquetWriter(temporary[split], SCHEMA)) for split in SPLITS
         }
-        waiting = {split: [] for split in SPLITS}
+        unwritten: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
         for original in documents:
             text = without_lone_surrogates(original)
-            counts["surrogates"] += text != original
+            n_surrogates += text != original
             if not text.strip():
-                counts["empty"] += 1
+                n_empty += 1
                 continue
             digest = document_digest(text)
             if digest in seen:
-                counts["duplicates"] += 1
+                n_duplicates += 1
                 continue
             seen.add(digest)
             split = split_of(digest, fractions)
-            waiting[split].append((digest.hex(), text))
-            counts["splits"][split]["documents"] += 1
-            counts["splits"][split]["bytes"] += len(text.encode())
-            if len(waiting[split]) == WRITE_DOCUMENTS:
-                _write_rows(writers[split], waiting[split])
+            unwritten[split].append((digest.hex(), text))
+            splits[split]["documents"] += 1
+            splits[split]["bytes"] += len(text.encode())
+            if len(unwritten[split]) == WRITE_DOCUMENTS:
+                _write_rows(writers[split], unwritten[split])
         for split in SPLITS:
-            _write_rows(writers[split], waiting[split])
-        _require_documents(counts, corpus)
-    return counts
+            _write_rows(writers[split], unwritten[split])
+        _require_documents(splits, n_empty, corpus)
+    return {"duplicates": n_duplicates, "empty": n_empty, "surrogates": n_surrogates, "splits": splits}
 
 
 def without_lone_surrogates(text: str) -> str:
-    """The text with U+FFFD for each lone surrogate, which JSON can write but neither UTF-8 nor a tokenizer can hold.
+    """Replace each lone surrogate by U+FFFD, because JSON can express it but UTF-8 and tokenizers cannot.
 
-    Two surrogates that make up a pair are the one character that they stand for.
+    A surrogate pair becomes the one character that it encodes.
     """
     try:
         text.encode()
@@ -128,12 +131,12 @@ def without_lone_surrogates(text: str) -> str:
 
 
 def document_digest(text: str) -> bytes:
-    """The first 16 bytes of the sha256 of a document's UTF-8 text, in which there are no lone surrogates."""
+    """First 16 bytes of the sha256 of a document's UTF-8 text; the text must have no lone surrogates."""
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def split_of(digest: bytes, fractions: dict) -> str:
-    """The split a document belongs to: a function of its content alone, so equal texts never part."""
+    """Split of a document: a function of its content alone, so equal texts are in the same split."""
     position = int.from_bytes(digest[:8], "big") / 2**64
     if position < fractions["probe"]:
         return "probe"
@@ -141,14 +144,14 @@ def split_of(digest: bytes, fractions: dict) -> str:
 
 
 def read_split(path: Path | str) -> Iterator[str]:
-    """The texts of one split, in file order, a batch at a time."""
+    """Yield the texts of one split in file order; memory holds one batch of them."""
     with pyarrow.parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=WRITE_DOCUMENTS, columns=["text"]):
             yield from batch.column("text").to_pylist()
 
 
 def up_to_bytes(documents: Iterable[str], max_bytes: int | None) -> Iterator[str]:
-    """Documents until at least `max_bytes` of UTF-8 text has passed; None passes all."""
+    """Yield documents up to and including the one that reaches `max_bytes` of UTF-8 text; None yields all."""
     passed = 0
     for text in documents:
         yield text
@@ -158,30 +161,30 @@ def up_to_bytes(documents: Iterable[str], max_bytes: int | None) -> Iterator[str
 
 
 def stdlib_documents() -> Iterator[str]:
-    """Source files of the running interpreter's standard library, in an order that mixes its packages."""
+    """Yield the source files of the running interpreter's standard library, in an order that mixes its packages."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    found = [path for path in root.rglob("*.py") if not STDLIB_SKIPPED_FOLDERS & set(path.relative_to(root).parts)]
-    for path in sorted(found, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()):
+    sources = [path for path in root.rglob("*.py") if not STDLIB_SKIPPED_FOLDERS & set(path.relative_to(root).parts)]
+    for path in sorted(sources, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()):
         if path.is_file() and path.stat().st_size in STDLIB_BYTES_PER_FILE:
             yield path.read_text(encoding="utf-8")
 
 
 def file_documents(corpus: str, path: Path, settings: dict) -> Iterator[str]:
-    """The documents of one file; in folders, a file with another ending (.lua, .py, .md ...) is read like a .txt.
+    """Yield the documents of one file: parquet, JSON lines, or text for any other ending (.txt, .lua, .md ...).
 
-    A byte order mark at the beginning of a text or JSON file is no part of its text, and the line ends of a text file,
-    however they were written, are read as line feeds. All other characters are kept, control characters among them.
+    A byte order mark at the start of a text or JSON file is dropped, and all line endings of a text file become line
+    feeds. All other characters are kept, including control characters.
 
     Raises:
-        InputError: naming corpus, file and key, if the file cannot be read as what its name says, or a document has
-            more than `MOST_DOCUMENT_BYTES`.
+        InputError: naming corpus, file and key, if the file is not of the format of its name, or a document has more
+            than `MOST_DOCUMENT_BYTES`.
     """
     try:
         for number, text in enumerate(_documents_in(corpus, path, settings), start=1):
             _require_short(text, corpus, f"document {number} of '{path}'")
             yield text
     except FileNotFoundError as error:
-        raise InputError(f"corpora.{corpus}.path: '{path}' is not there; correct the path") from error
+        raise InputError(f"corpora.{corpus}.path: '{path}' does not exist; correct the path") from error
     except (OSError, EOFError, zlib.error, pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise InputError(
             f"corpus '{corpus}': '{path}' cannot be read ({first_line(error)}); fetch it again or correct "
@@ -190,17 +193,17 @@ def file_documents(corpus: str, path: Path, settings: dict) -> Iterator[str]:
 
 
 def n_bytes(text: str) -> int:
-    """Bytes of a text in UTF-8, lone surrogates among them."""
+    """Bytes of a text in UTF-8, counting 3 for a lone surrogate."""
     return len(text.encode("utf-8", "surrogatepass"))
 
 
 def hub_documents(corpus: str, settings: dict) -> Iterator[str]:
-    """Stream a text column from the hub; a lost connection is tried again from the row it was lost at.
+    """Stream a text column from the hub, and resume at the same row after a lost connection.
 
     Raises:
-        InputError: if the dataset, split or column does not exist, or the connection stays lost.
+        InputError: if the dataset, split or column does not exist, or the connection stays lost after all retries.
     """
-    from datasets.exceptions import DatasetsError  # here, for it costs a second that the other sources need not pay
+    from datasets.exceptions import DatasetsError  # imported here because it takes a second
     from huggingface_hub.errors import HfHubHTTPError
 
     wrong_requests = (DatasetsError, HfHubHTTPError, FileNotFoundError, RuntimeError, ValueError)
@@ -240,13 +243,14 @@ def hub_documents(corpus: str, settings: dict) -> Iterator[str]:
 
 
 def _hub_rows(settings: dict, start: int) -> Iterable[dict]:
-    """The rows of a hub dataset from row `start` on, streamed."""
+    """Stream the rows of a hub dataset, starting at row `start`."""
     import datasets
 
-    # Its own 20 rounds of retries would neither count as `retries` nor show in the job's log.
+    # The library's 20 rounds of retries would neither count as `retries` nor show in the job's log.
     datasets.config.STREAMING_OPEN_MAX_RETRIES = datasets.config.STREAMING_READ_MAX_RETRIES = 1
     datasets.config.STREAMING_OPEN_RETRY_INTERVAL = datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
-    # An empty cache, for without the hub it takes whichever revision it has; and hf://, for it prefers local folders.
+    # The cache is empty because the library, when the hub is down, falls back on any cached revision. The path begins
+    # with hf:// because the library prefers a local folder of the same name.
     with tempfile.TemporaryDirectory() as empty_cache:
         stream = datasets.load_dataset(
             f"hf://datasets/{settings['repo']}",
@@ -260,7 +264,7 @@ def _hub_rows(settings: dict, start: int) -> Iterable[dict]:
 
 
 def _documents_in(corpus: str, path: Path, settings: dict) -> Iterator[str]:
-    """The documents of one file, however long."""
+    """Yield the documents of one file, of any length."""
     if path.name.endswith(".parquet"):
         return _parquet_documents(corpus, path, settings["text_column"])
     if path.name.endswith((".jsonl", ".jsonl.gz")):
@@ -275,17 +279,17 @@ def _plain_text(corpus: str, path: Path, separator: str | None) -> str:
     if separator is None and size > MOST_DOCUMENT_BYTES:
         raise InputError(_too_long(corpus, str(path)))
     try:
-        return path.read_text(encoding="utf-8").removeprefix(BOM)  # "utf-8-sig" would count bytes from behind the mark
+        return path.read_text(encoding="utf-8").removeprefix(BOM)  # "utf-8-sig" would count bytes after the mark
     except UnicodeDecodeError as error:
         raise InputError(
             f"corpus '{corpus}': '{path}' must be UTF-8, but byte {error.start} is not; convert it (iconv -t UTF-8) "
-            f"or take it out of corpora.{corpus}.path"
+            f"or remove it from corpora.{corpus}.path"
         ) from error
 
 
 def _jsonl_documents(corpus: str, path: Path, column: str) -> Iterator[str]:
     opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rb") as lines:  # bytes, to tell in which line an undecodable one stands
+    with opener(path, "rb") as lines:  # bytes, so that an error can name the line
         for number, line in enumerate(iter(lambda: lines.readline(MOST_DOCUMENT_BYTES + 1), b""), start=1):
             if len(line) > MOST_DOCUMENT_BYTES:
                 raise InputError(_too_long(corpus, f"line {number} of '{path}'"))
@@ -297,11 +301,11 @@ def _jsonl_documents(corpus: str, path: Path, column: str) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 raise InputError(
                     f"corpus '{corpus}': line {number} of '{path}' must be UTF-8, but byte {error.start} of it is not; "
-                    "mend that line or convert the file (iconv -t UTF-8)"
+                    "correct that line or convert the file (iconv -t UTF-8)"
                 ) from error
-            except (ValueError, RecursionError) as error:  # not JSON, a number of too many digits, nested too deeply
+            except (ValueError, RecursionError) as error:  # not JSON, a number with too many digits, nested too deeply
                 raise InputError(
-                    f"corpus '{corpus}': line {number} of '{path}' is not JSON ({error}); mend that line"
+                    f"corpus '{corpus}': line {number} of '{path}' is not JSON ({error}); correct that line"
                 ) from error
             yield _text_of(row, column, corpus, f"{path}, line {number}")
 
@@ -325,8 +329,8 @@ def _require_short(text: str, corpus: str, where: str) -> None:
 
 def _too_long(corpus: str, where: str) -> str:
     return (
-        f"corpus '{corpus}': {where} must be a document of at most {MOST_DOCUMENT_BYTES} bytes, but is longer; cut it "
-        f"up (a .txt with corpora.{corpus}.separator), or take it out of corpora.{corpus}.path"
+        f"corpus '{corpus}': {where} must be a document of at most {MOST_DOCUMENT_BYTES} bytes, but is longer; "
+        f"split it (a .txt with corpora.{corpus}.separator), or remove it from corpora.{corpus}.path"
     )
 
 
@@ -336,14 +340,14 @@ def _text_of(row: object, column: str, corpus: str, where: str) -> str:
     if not isinstance(row[column], str):
         raise InputError(
             f"corpus '{corpus}': '{column}' in {where} must be text, not {type(row[column]).__name__}; "
-            f"mend it or correct corpora.{corpus}.text_column"
+            f"correct it, or set corpora.{corpus}.text_column to another column"
         )
     return row[column]
 
 
-def _missing_column(corpus: str, where: str, column: str, found: list[str]) -> str:
+def _missing_column(corpus: str, where: str, column: str, columns: list[str]) -> str:
     return (
-        f"corpus '{corpus}': {where} has no '{column}', only {found}; "
+        f"corpus '{corpus}': {where} has no '{column}', only {columns}; "
         f"set corpora.{corpus}.text_column to the one that holds the text"
     )
 
@@ -356,15 +360,13 @@ def _write_rows(writer: pyarrow.parquet.ParquetWriter, rows: list[tuple[str, str
         rows.clear()
 
 
-def _require_documents(counts: dict, corpus: str) -> None:
-    documents = {split: entry["documents"] for split, entry in counts["splits"].items()}
-    if not any(documents.values()):
-        raise InputError(
-            f"corpus '{corpus}' is empty ({counts['empty']} blank documents); correct its block corpora.{corpus}"
-        )
-    for split, count in documents.items():
-        if count == 0:
+def _require_documents(splits: dict[str, dict[str, int]], n_empty: int, corpus: str) -> None:
+    n_documents = sum(counts["documents"] for counts in splits.values())
+    if n_documents == 0:
+        raise InputError(f"corpus '{corpus}' is empty ({n_empty} blank documents); correct its block corpora.{corpus}")
+    for split, counts in splits.items():
+        if counts["documents"] == 0:
             raise InputError(
-                f"corpus '{corpus}': its {sum(documents.values())} documents leave the {split} split empty; "
+                f"corpus '{corpus}': its {n_documents} documents leave the {split} split empty; "
                 f"add documents (or set corpora.{corpus}.separator for one large .txt), or raise splits.{split}"
             )

@@ -1,1 +1,1 @@
-"""Files: whole or not at all, tensors, tables, and files that come from elsewhere."""
+"""Files: atomic writes, tensors, tables, checks of third-party files, and the hub."""

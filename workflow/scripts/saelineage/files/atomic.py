@@ -1,4 +1,4 @@
-"""Whole files or nothing: atomic writes, digests and JSON."""
+"""Atomic writes, digests and JSON: a file appears under its final name only when it is complete."""
 
 import errno
 import hashlib
@@ -18,9 +18,9 @@ READ_BYTES = 1 << 20
 HEADER_KEY = "saelineage"
 HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
 PLACE = f"{HOST}-{os.stat('/proc/self/ns/pid').st_ino}" if os.path.exists("/proc/self/ns/pid") else HOST
-"""Where process ids mean the same: a host, or a container of it."""
+"""Host and PID namespace: process ids can be compared only within one of them."""
 TEMPORARY = re.compile(r"\..+\.(?P<place>[\w-]+)\.(?P<pid>[0-9]+)\.tmp")
-"""Names of what is being written: hidden, and saying which process writes."""
+"""Hidden name of a file or folder that a process is writing."""
 DISK_FAULTS = {
     errno.ENOSPC: "free space on its disk",
     errno.EDQUOT: "free space in your quota",
@@ -28,18 +28,18 @@ DISK_FAULTS = {
     errno.EACCES: "allow access to it",
     errno.EPERM: "allow access to it",
 }
-"""What to do about faults that are the disk's and nobody else's."""
+"""Remedies for errors of the disk, by errno."""
 UNMISTAKABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Those whose texts nothing else says: libraries hand on the text alone."""
+"""Errors recognised by their text alone, because some libraries pass on no errno and nothing else has these texts."""
 SHORT_WRITE = re.compile(r"[0-9]+ requested and [0-9]+ written")
-"""What NumPy says of a full disk."""
+"""NumPy's message for a full disk."""
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well it is synced and takes the final name.
+    """Yield a temporary path next to `path`; when the block succeeds, sync the file and rename it to `path`.
 
-    When the block raises, the temporary file is removed and whatever stood under the final name is left untouched.
+    When the block raises, the temporary file is removed and any earlier file at `path` stays untouched.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -55,9 +55,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(folder: Path | str) -> Iterator[Path]:
-    """Yield a temporary folder in `folder`; when the block ends well its files move up, one by one, each whole.
+    """Yield a temporary folder in `folder`; when the block succeeds, move its files up one by one, each atomically.
 
-    For libraries that choose the names of what they save. When the block raises, nothing is moved.
+    Meant for libraries that choose the names of the files they save. When the block raises, nothing is moved.
     """
     folder = Path(folder)
     temporary = _temporary(folder / "saving")
@@ -74,31 +74,27 @@ def atomic_files(folder: Path | str) -> Iterator[Path]:
 
 
 def disk_fault(error: BaseException) -> str | None:
-    """What the disk has to do with an exception, as a message; None where it has nothing.
+    """Describe an exception that the disk caused (full, read-only, no access); None for any other exception.
 
-    Libraries wrap what the system says in exceptions of their own, so causes and texts are looked at too.
+    Libraries wrap system errors in their own exceptions, so causes and texts are searched too.
     """
-    cause = error
+    cause: BaseException | None = error
     while cause is not None:
         for number, remedy in DISK_FAULTS.items():
             if _is_fault(cause, number):
-                named = Path(getattr(cause, "filename", None) or ".")
-                notes = [note for note in getattr(error, "__notes__", []) if note.startswith("'")]
-                is_final = named != Path() and not TEMPORARY.search(str(named))
-                path = f"'{named}'" if is_final else notes[0] if notes else "a file"
-                return f"{path}: {os.strerror(number)}; {remedy} and run again"
+                return f"{_faulty_path(cause, error)}: {os.strerror(number)}; {remedy} and run again"
         cause = cause.__cause__ or cause.__context__
     return None
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether a file or folder is what a process of this host, or container, was writing when it was killed."""
+    """Return True for the temporary file or folder of a killed process of this host or container."""
     name = TEMPORARY.fullmatch(path.name)
     return name is not None and name["place"] == PLACE and not _is_running(int(name["pid"]))
 
 
 def may_be_abandoned(path: Path) -> bool:
-    """Whether a file or folder was being written, and nobody here knows by whom: `is_abandoned`, or of another host."""
+    """Return True for a temporary file or folder whose process is dead, or runs on another host and may be dead."""
     name = TEMPORARY.fullmatch(path.name)
     return name is not None and (name["place"] != PLACE or is_abandoned(path))
 
@@ -110,19 +106,23 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: object) -> None:
-    """Write JSON atomically, with sorted keys, so that equal values are equal bytes.
+    """Write JSON atomically, with sorted keys, so that equal values give equal bytes.
 
     Raises:
-        ValueError: if a float is NaN or infinite, which JSON cannot hold; write None for "undefined".
+        ValueError: if a float is NaN or infinite, because JSON has neither; write None for an undefined number.
     """
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str, remedy: str = "delete it and run again") -> dict:
-    """Read a JSON file, by default one that another step wrote.
+    """Read a JSON mapping from a file of this workflow.
+
+    Args:
+        path: the file.
+        remedy: the next step, for error messages.
 
     Raises:
-        InputError: if the file is not a JSON mapping, naming it.
+        InputError: if the file is not a JSON mapping.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -144,28 +144,28 @@ def sha256_file(path: Path | str) -> str:
 
 
 def sha256_json(value: object) -> str:
-    """Hex sha256 of a JSON-able value, independent of the order of its keys."""
+    """Hex sha256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def encode_header(header: Mapping[str, object]) -> dict[str, str]:
-    """Metadata for a safetensors file: one JSON text, for safetensors writes several keys in random order."""
+    """Encode a header as safetensors metadata: one JSON text, because the order of several keys would be random."""
     return {HEADER_KEY: json.dumps(header, sort_keys=True)}
 
 
 def decode_header(metadata: Mapping[str, str] | None) -> dict:
-    """The header that `encode_header` made.
+    """Decode the header that `encode_header` made.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the metadata holds none.
     """
-    if HEADER_KEY not in (metadata or {}):
+    if metadata is None or HEADER_KEY not in metadata:
         raise ValueError("its header does not say what it holds")
     return json.loads(metadata[HEADER_KEY])
 
 
 def _temporary(path: Path) -> Path:
-    """What to write instead of `path`; what killed processes left beside it is removed."""
+    """Return the temporary name for `path`, after removing files that killed processes left in its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path.parent.resolve())
     return path.with_name(f".{path.name}.{PLACE}.{os.getpid()}.tmp")
@@ -173,9 +173,9 @@ def _temporary(path: Path) -> Path:
 
 @cache
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes of this host were writing in a folder; once in a process, for a folder may be large.
+    """Remove temporary files of killed processes of this host; once per process, because a folder may be large.
 
-    That of other hosts is left, for whether their processes are running cannot be seen from here.
+    Temporary files of other hosts stay, because this host cannot see whether their processes are running.
     """
     for path in filter(is_abandoned, folder.iterdir()):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -183,7 +183,7 @@ def _remove_abandoned(folder: Path) -> None:
 
 @cache
 def _umask() -> int:
-    """The process's umask; it can only be read by setting it."""
+    """Return the process's umask, which can be read only by setting it."""
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
@@ -191,10 +191,20 @@ def _umask() -> int:
 
 def _is_fault(error: BaseException, number: int) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno == number and (number in UNMISTAKABLE or error.filename is not None)  # or a socket's
-    says = str(error)
-    is_short = number == errno.ENOSPC and SHORT_WRITE.search(says) is not None
-    return is_short or (number in UNMISTAKABLE and os.strerror(number) in says)
+        # Without a file name, a denied permission may be that of a socket.
+        return error.errno == number and (number in UNMISTAKABLE or error.filename is not None)
+    text = str(error)
+    is_short = number == errno.ENOSPC and SHORT_WRITE.search(text) is not None
+    return is_short or (number in UNMISTAKABLE and os.strerror(number) in text)
+
+
+def _faulty_path(cause: BaseException, error: BaseException) -> str:
+    """The quoted path that a disk error names, or else the final path in the notes that `atomic_path` added."""
+    filename = getattr(cause, "filename", None) or None
+    if isinstance(filename, str | os.PathLike) and not TEMPORARY.search(str(filename)):
+        return f"'{filename}'"
+    notes = [note for note in getattr(error, "__notes__", []) if note.startswith("'")]
+    return notes[0] if notes else "a file"
 
 
 def _is_running(pid: int) -> bool:
@@ -203,13 +213,13 @@ def _is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # it belongs to another user
     return True
 
 
 def _place(temporary: Path, path: Path) -> None:
-    """Give a file the permissions of the umask, which some libraries narrow, and its final name once it is on disk."""
-    os.chmod(temporary, 0o666 & ~_umask())
+    """Sync a file and rename it to `path`, with the permissions of the umask, which some libraries narrow."""
     with open(temporary, "rb") as written:
+        os.fchmod(written.fileno(), 0o666 & ~_umask())
         os.fsync(written.fileno())
     os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""The hub: which commit a revision stands for, what a repository holds, and single files of it."""
+"""The Hugging Face hub: commits of revisions, file lists of repositories, and downloads of single files."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from saelineage.errors import InputError
 
 TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
-"""It becomes part of paths in the hub's cache."""
+"""A commit becomes part of paths in the hub's cache, so nothing else may pass for one."""
 
 
 class HubRepo(NamedTuple):
@@ -22,44 +22,50 @@ class HubRepo(NamedTuple):
 
 
 def hub_commit(repo: str, revision: str, repo_type: str, key: str) -> str:
-    """The commit that a revision of a hub repository stands for now (see `hub_repo`)."""
+    """Return the commit that a revision of a hub repository points to now (see `hub_repo`)."""
     return hub_repo(repo, revision, repo_type, key).commit
 
 
 def hub_repo(repo: str, revision: str, repo_type: str, key: str) -> HubRepo:
-    """A repository as a revision of it stands now.
+    """Look up a repository at the commit that a revision points to now.
+
+    Args:
+        repo: `owner/name`.
+        revision: a branch, tag or commit.
+        repo_type: "model" or "dataset".
+        key: the config key that names the repository, for error messages.
 
     Raises:
-        InputError: naming `key`, if the hub does not know it or cannot be reached.
+        InputError: if the hub has no such repository or revision, or cannot be reached.
     """
-    from huggingface_hub import HfApi  # here, for most jobs need no hub
+    from huggingface_hub import DatasetInfo, HfApi, ModelInfo  # imported here because most jobs need no hub
 
     with hub_errors(f"{repo_type} '{repo}' at revision '{revision}'", key):
         info = HfApi().repo_info(repo, revision=revision, repo_type=repo_type)
-    if not COMMIT.fullmatch(str(info.sha)):
-        raise InputError(
-            f"{key}: the hub must answer with a commit of '{repo}', not {info.sha!r:.80}; check HF_ENDPOINT"
-        )
-    return HubRepo(info.sha, [sibling.rfilename for sibling in info.siblings or []])
+    commit = str(info.sha)
+    if not COMMIT.fullmatch(commit):
+        raise InputError(f"{key}: the hub must answer with a commit of '{repo}', not {commit!r:.80}; check HF_ENDPOINT")
+    assert isinstance(info, ModelInfo | DatasetInfo)
+    return HubRepo(commit, [sibling.rfilename for sibling in info.siblings or []])
 
 
 def hub_download(repo: str, commit: str, file: str, key: str) -> Path:
-    """One file of a model repository at a commit, in the hub's cache.
+    """Download one file of a model repository at a commit into the hub's cache, and return its path there.
 
     Raises:
-        InputError: naming `key`, if it is not there or the hub cannot be reached.
+        InputError: naming `key`, if the repository has no such file or the hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download
 
     if set(PurePosixPath(file).parts) & {"..", "/"}:
-        raise InputError(f"{key}: files of '{repo}' must lie in it, but '{file}' does not; take another repository")
+        raise InputError(f"{key}: files of '{repo}' must lie in it, but '{file}' does not; choose another repository")
     with hub_errors(f"file '{file}' in '{repo}' at commit '{commit}'", key):
         return Path(hf_hub_download(repo, file, revision=commit))
 
 
 @contextmanager
 def hub_errors(asked: str, key: str) -> Iterator[None]:
-    """Say in one sentence what went wrong when the hub was asked for something."""
+    """Turn errors of a request to the hub into one InputError that names what was asked for and the config key."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
@@ -78,7 +84,7 @@ def hub_errors(asked: str, key: str) -> Iterator[None]:
 
 
 def is_connection_error(error: Exception) -> bool:
-    """Whether an exception, or one that caused it, is a lost or refused connection rather than a wrong request."""
+    """Return True if an exception or one of its causes is a lost or refused connection, not a wrong request."""
     names = {"ConnectionError", "Timeout", "TimeoutException", "TransportError", "ClientError", "FSTimeoutError"}
     chain: BaseException | None = error
     while chain is not None:
@@ -92,5 +98,5 @@ def is_connection_error(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's text, or its kind where it has none."""
+    """First line of an exception's text, or the exception's type where the text is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Safetensors files that say their own digest; large ones are written array by array."""
+"""Safetensors files whose header holds a digest of their content; large files are written array by array."""
 
 import hashlib
 import json
@@ -14,44 +14,45 @@ from safetensors.numpy import save_file
 from saelineage.files.atomic import atomic_path, decode_header, encode_header, sha256_json
 
 DTYPE_NAMES = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "uint16": "U16", "bool": "BOOL"}
-"""numpy's names of number formats, and those of safetensors."""
+"""Number formats: numpy's name to the name in safetensors."""
 
 
 class TensorWriter:
-    """Arrays appended to a file behind the room for its header, as the format has it.
+    """Appends arrays to a safetensors file, behind room reserved for its header.
 
     Attributes:
-        header: what `files.decode_header` will give; to be set before the file is finished.
+        header: the mapping that `atomic.decode_header` will return; set it before the file is finished.
     """
 
     def __init__(self, file: BinaryIO, header_bytes: int):
-        """Start writing; use `writing_tensors`."""
+        """Reserve the room for the header; callers use `writing_tensors` instead."""
         self.header: Mapping[str, object] = {}
         self._file, self._room, self._end = file, -(-header_bytes // 8) * 8, 0
-        self._found: dict[str, dict] = {}
+        self._entries: dict[str, dict] = {}
         file.seek(8 + self._room)
 
     def add(self, name: str, array: np.ndarray) -> None:
         """Append an array.
 
         Raises:
-            ValueError: if there is one of this name.
+            ValueError: if an array of this name was added before.
         """
-        if name in self._found:
+        if name in self._entries:
             raise ValueError(f"'{name}' was added before")
         data = np.asarray(array, order="C")
         self._file.write(data.reshape(-1).view(np.uint8).data)
         offsets = [self._end, self._end + data.nbytes]
-        self._found[name] = {"dtype": DTYPE_NAMES[data.dtype.name], "shape": list(data.shape), "data_offsets": offsets}
+        entry = {"dtype": DTYPE_NAMES[data.dtype.name], "shape": list(data.shape), "data_offsets": offsets}
+        self._entries[name] = entry
         self._end += data.nbytes
 
     def finish(self) -> None:
-        """Put the header in front, filled up with spaces.
+        """Write the header, padded with spaces to the reserved room.
 
         Raises:
-            ValueError: if it is larger than the room for it.
+            ValueError: if it is larger than that room.
         """
-        text = json.dumps({"__metadata__": encode_header(self.header), **self._found}).encode()
+        text = json.dumps({"__metadata__": encode_header(self.header), **self._entries}).encode()
         if len(text) > self._room:
             raise ValueError(f"a header of {len(text)} bytes does not fit into {self._room}")
         self._file.seek(0)
@@ -60,11 +61,11 @@ class TensorWriter:
 
 @contextmanager
 def writing_tensors(path: Path | str, header_bytes: int) -> Iterator[TensorWriter]:
-    """Write a safetensors file, whole or not at all (`files.atomic_path`).
+    """Write a safetensors file array by array, atomically (see `atomic.atomic_path`).
 
     Args:
-        path: where to.
-        header_bytes: room in front for the names and shapes of what will be added, and for `header`.
+        path: the file to write.
+        header_bytes: room to reserve for the names and shapes of the arrays and for `TensorWriter.header`.
     """
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         writer = TensorWriter(file, header_bytes)
@@ -74,16 +75,17 @@ def writing_tensors(path: Path | str, header_bytes: int) -> Iterator[TensorWrite
 
 def write_tensors(path: Path | str, header: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> None:
     """Write arrays as a safetensors file, with their digest in its header."""
-    whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    metadata = encode_header({**header, "sha256": sha256_tensors(header, contiguous)})
     with atomic_path(path) as temporary:
-        save_file(whole, temporary, metadata=encode_header({**header, "sha256": sha256_tensors(header, whole)}))
+        save_file(contiguous, temporary, metadata=metadata)
 
 
 def read_tensors(path: Path | str) -> tuple[dict, dict[str, np.ndarray]]:
-    """Header and arrays of what `write_tensors` wrote.
+    """Read the header and arrays of a file from `write_tensors`, and check their digest.
 
     Raises:
-        SafetensorError, OSError, KeyError, ValueError: if the file is not that.
+        SafetensorError, OSError, KeyError, ValueError: if the file is damaged or not from `write_tensors`.
     """
     with safe_open(path, framework="np") as file:
         header = decode_header(file.metadata())
@@ -93,7 +95,7 @@ def read_tensors(path: Path | str) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def sha256_tensors(header: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> str:
-    """Hex sha256 of what a file says and holds: header (but for its own `sha256`), names, formats, shapes and bytes."""
+    """Hex sha256 of a header (without its `sha256`) and of the names, formats, shapes and bytes of tensors."""
     digest = hashlib.sha256(sha256_json({key: value for key, value in header.items() if key != "sha256"}).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
@@ -102,10 +104,10 @@ def sha256_tensors(header: Mapping[str, object], tensors: Mapping[str, np.ndarra
 
 
 def require_sha256(header: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuse what was read if it is not what was written.
+    """Check that a header and its tensors are the ones that were written.
 
     Raises:
-        ValueError: if the header's `sha256` is not that of header and tensors.
+        ValueError: if the header's `sha256` differs from that of header and tensors.
     """
     if header["sha256"] != sha256_tensors(header, tensors):
         raise ValueError("its bytes are not those that were written")

@@ -1,1 +1,1 @@
-"""Text made on the spot: English, little stories and Lua programs."""
+"""Generated text: English, short stories and Lua programs."""

@@ -1,4 +1,4 @@
-"""English for and by children: talk at home, simple facts, letters, instructions, quizzes, sums, rhymes, diaries."""
+"""English by and for children: talk at home, simple facts, letters, instructions, quizzes, sums, rhymes, diaries."""
 
 from functools import cache
 from random import Random
@@ -6,7 +6,7 @@ from random import Random
 from saelineage.corpora.samples.grammar import Rule, Word, Writer, curl_quotes, parse_rules, settle_articles
 from saelineage.corpora.samples.lexicon import places, rhyme_families, word_lists
 
-# Sentences shared by several genres. Word forms travel down: {vp.d} writes every verb in it in the past.
+# Sentences shared by several genres. Word forms are inherited: {vp.d} puts every verb in it in the past tense.
 SENTENCES = """
 adjective:
     {size}
@@ -521,17 +521,17 @@ def document(rng: Random) -> str:
     """Write one document of a random genre."""
     writer = Writer(rules(), rng)
     place, things, actions = writer.pick(places())
-    # A small cast, so that the same few people come back within a document.
-    cast = {name: writer.sample(writer.rules[name], n) for name, n in (("child", 5), ("adult", 3), ("pet", 2))}
+    # A small cast, so that the same few people recur within a document.
+    cast = {name: writer.sample(writer.words(name), n) for name, n in (("child", 5), ("adult", 3), ("pet", 2))}
     writer.bind(thing=things, act=actions, **cast)
     text = settle_articles(writer.pick(GENRES)(writer, place))
     return curl_quotes(text) if writer.chance(0.06) else text
 
 
 def talk(writer: Writer, place: Word) -> str:
-    """A transcript: a child and an adult, in one of three ways to label speakers."""
-    child, adult = writer.fresh(writer.rules["child"]), writer.fresh(writer.rules["family"])
-    writer.bind(family=[word for word in writer.rules["family"] if word is not adult])
+    """A transcript of a child and an adult, with the speakers labelled in one of three ways."""
+    child, adult = writer.fresh(writer.words("child")), writer.fresh(writer.words("family"))
+    writer.bind(family=[word for word in writer.words("family") if word is not adult])
     labels = [("*CHI: ", "*MOT: "), ("CHILD: ", "ADULT: "), (f"{child['']}: ", f"{adult['']}: ")]
     c, m = writer.pick(labels)
     writer.bind(c=c, m=m)
@@ -547,23 +547,23 @@ def talk(writer: Writer, place: Word) -> str:
 def facts(writer: Writer, place: Word) -> str:
     """An encyclopaedia entry about an animal, a thing, a job or nature, sometimes compared with a second one."""
     topic, rule = writer.pick([("animal", "animal_facts")] * 3 + [("object", "object_facts"), ("job", "job_facts")])
-    subject = writer.fresh(writer.rules[topic])
-    other = writer.fresh(writer.rules[topic])
-    writer.bind(x=subject, y=other)
+    subject = writer.fresh(writer.words(topic))
+    second = writer.fresh(writer.words(topic))
+    writer.bind(x=subject, y=second)
     paragraphs = [writer.lines(rule, 3, 7)]
     if writer.chance(0.4):
         paragraphs.append(writer.lines("nature_facts", 1, 4))
     if writer.chance(0.4):
-        writer.bind(x=other, y=subject)
+        writer.bind(x=second, y=subject)
         paragraphs.append(writer.lines(rule, 2, 5))
     title = writer.pick([subject["pl"].capitalize(), f"All about {subject['pl']}", f"= {subject[''].capitalize()} ="])
     return title + "\n\n" + "\n\n".join(paragraphs) + "\n"
 
 
 def letter(writer: Writer, place: Word) -> str:
-    """A letter or a postcard with a date, news, a question and a name below."""
-    writer.bind(to=writer.fresh(writer.rules["family"] + writer.rules["child"]))
-    writer.bind(**{"from": writer.fresh(writer.rules["child"])})
+    """A letter or postcard with a date, news, a question and a signature."""
+    writer.bind(to=writer.fresh(writer.words("family") + writer.words("child")))
+    writer.bind(**{"from": writer.fresh(writer.words("child"))})
     date = (
         f"{writer.number(1, 28)} {writer.write('month')} {writer.number(1952, 2019)}\n\n" if writer.chance(0.7) else ""
     )
@@ -572,13 +572,13 @@ def letter(writer: Writer, place: Word) -> str:
 
 
 def picture_book(writer: Writer, place: Word) -> str:
-    """Words that go with pictures, page by page."""
+    """The words of a picture book, page by page."""
     separator = writer.pick(["\n", "\n\n", " "])
     return writer.lines("picture", 4, 9, separator) + "\n"
 
 
 def how_to(writer: Writer, place: Word) -> str:
-    """Numbered instructions for something to eat or to make, with a tip."""
+    """Numbered instructions for cooking or crafts, with a tip."""
     kind = writer.pick(["cook", "craft"])
     what = writer.pick(DISHES if kind == "cook" else CRAFTS)
     food = [f"{writer.write('few')} {writer.write('count_food', 'pl')}", writer.write("food", "a")]
@@ -592,18 +592,18 @@ def how_to(writer: Writer, place: Word) -> str:
 
 def quiz(writer: Writer, place: Word) -> str:
     """Questions and answers."""
-    week = [day[""] for day in writer.rules["day"]]
+    week = [day[""] for day in writer.words("day")]
     pairs = []
     for _ in range(writer.number(3, 8)):
         today = writer.number(0, 6)
-        writer.bind(today=week[today], tomorrow=week[(today + 1) % 7], x=writer.fresh(writer.rules["animal"]))
-        writer.bind(y=writer.fresh(writer.rules["animal"]))
+        writer.bind(today=week[today], tomorrow=week[(today + 1) % 7], x=writer.fresh(writer.words("animal")))
+        writer.bind(y=writer.fresh(writer.words("animal")))
         pairs.append(_question_about_job(writer) if writer.chance(0.15) else writer.write("quiz"))
     return "\n\n".join(pairs) + "\n"
 
 
 def _question_about_job(writer: Writer) -> str:
-    job = writer.fresh(writer.rules["job"])
+    job = writer.fresh(writer.words("job"))
     return writer.pick(
         [f"Q: Who {job['does']}?\nA: A~ {job['']} does.", f"Q: What is a~ {job['']}?\nA: Someone who {job['does']}."]
     )
@@ -612,7 +612,7 @@ def _question_about_job(writer: Writer) -> str:
 def diary(writer: Writer, place: Word) -> str:
     """A diary or weather log over a few days of one month."""
     month, day = writer.write("month"), writer.number(1, 20)
-    week = [entry[""] for entry in writer.rules["day"]]
+    week = [entry[""] for entry in writer.words("day")]
     first = writer.number(0, 6)
     entries = []
     for i in range(writer.number(2, 5)):
@@ -622,20 +622,22 @@ def diary(writer: Writer, place: Word) -> str:
 
 
 def sums(writer: Writer, place: Word) -> str:
-    """Word problems whose answers are right."""
+    """Word problems with correct answers."""
     return "\n".join([_sum(writer) for _ in range(writer.number(2, 7))]) + "\n"
 
 
 def _sum(writer: Writer) -> str:
-    person, other = writer.fresh(writer.rules["child"]), writer.fresh(writer.rules["adult"])
-    thing = writer.pick(writer.pick([writer.rules["count_food"], writer.rules["toy"], writer.bound["thing"]]))
+    person, giver = writer.fresh(writer.words("child")), writer.fresh(writer.words("adult"))
+    things = writer.bound["thing"]
+    assert isinstance(things, list)
+    thing = writer.pick(writer.pick([writer.words("count_food"), writer.words("toy"), things]))
     a, b = writer.number(4, 30), writer.number(2, 12)
     name, he, many = person[""], person["he"], thing["pl"]
     ask = writer.pick([f"How many {many} does {he} have now?", "How many are there now?", f"How many {many} is that?"])
     kind = writer.number(0, 3)
     if kind == 0:
         gives = writer.pick(["gives", "buys", "finds", "brings"])
-        story = f"{name} has {a} {many}. {other['']} {gives} {person['him']} {b} more. {ask} {a} + {b} = {a + b}."
+        story = f"{name} has {a} {many}. {giver['']} {gives} {person['him']} {b} more. {ask} {a} + {b} = {a + b}."
     elif kind == 1:
         b = min(a - 1, b)
         lost = writer.pick(["loses", "gives away", "sells", "drops"])
@@ -648,7 +650,7 @@ def _sum(writer: Writer) -> str:
 
 
 def rhyme(writer: Writer, place: Word) -> str:
-    """A rhyme whose verses are couplets (aabb) or take turns (abab)."""
+    """A rhyme in couplets (aabb) or alternating lines (abab)."""
     verses = []
     for _ in range(writer.number(1, 4)):
         first, second = [writer.sample(family, 2) for family in writer.sample(rhyme_families(), 2)]
@@ -671,8 +673,8 @@ def narrative(writer: Writer, place: Word) -> str:
 
 
 def shopping(writer: Writer, place: Word) -> str:
-    """A talk in a shop where the money adds up."""
-    writer.bind(x=writer.fresh(writer.rules["count_food"]))
+    """A talk in a shop; the money adds up."""
+    writer.bind(x=writer.fresh(writer.words("count_food")))
     price, count = writer.number(2, 9), writer.number(2, 12)
     cost = price * count
     paid = cost + writer.number(1, 20)
@@ -682,7 +684,7 @@ def shopping(writer: Writer, place: Word) -> str:
     return writer.lines("sale", 3, 6, "\n") + "\n"
 
 
-# Genres named more than once are that much likelier.
+# A genre named several times is that many times as likely.
 GENRES = (
     *(talk, talk, talk, facts, facts, narrative, narrative),
     *(letter, picture_book, how_to, quiz, diary, sums, rhyme, shopping),

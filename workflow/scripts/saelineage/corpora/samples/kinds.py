@@ -1,4 +1,4 @@
-"""Text made on the spot, so that the workflow can run without a network: English, little stories and Lua programs."""
+"""Generated text, so that the workflow can run without a network: English, short stories and Lua programs."""
 
 from collections.abc import Iterator
 from hashlib import blake2b

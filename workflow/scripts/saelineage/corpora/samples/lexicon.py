@@ -283,7 +283,7 @@ def person(name: str, male: bool) -> Word:
 
 
 def animal(row: str) -> Word:
-    """Return an animal with everything the table says about it."""
+    """Return an animal with all columns of its table."""
     name, *facts = row.split(":")
     columns = ("young", "home", "food", "sound", "ability", "body", "class")
     word = {**noun(name), **dict(zip(columns, facts, strict=True))}
@@ -291,13 +291,13 @@ def animal(row: str) -> Word:
 
 
 def object_(row: str) -> Word:
-    """Return a made thing with its kind, its use and what it is made of."""
+    """Return a man-made thing with its kind, use and material."""
     name, kind, use, material = row.split(":")
     return {**noun(name), "kind": kind, "use": use, "using": verb(use)["g"], "material": material}
 
 
 def place(row: str) -> tuple[Word, list[Word], list[Word]]:
-    """Return a place (with and without its preposition), the things in it and what people do there."""
+    """Return a place (with and without its preposition), the things in it and the actions there."""
     where, things, actions = row.split(":")
     word = {"": where, "the": where.split(" ", 1)[1], "to": "to " + where.split(" ", 1)[1]}
     return word, [noun(thing) for thing in things.split(",")], [verb(action) for action in actions.split(",")]
@@ -339,7 +339,7 @@ def rhyme_families() -> list[list[str]]:
 
 @cache
 def word_lists() -> dict[str, list[Word]]:
-    """Return every word list by the name that the grammars use for it."""
+    """Return every word list by its name in the grammars."""
     boys = [person(name, male=True) for name in BOYS.split()]
     girls = [person(name, male=False) for name in GIRLS.split()]
     count_foods = [noun(name) for name in _rows(COUNT_FOODS)]

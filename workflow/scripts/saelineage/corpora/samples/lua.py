@@ -1,19 +1,20 @@
 """Lua 5.4 programs that parse and mostly run: classes, lists, closures, text, algorithms, errors and small tests.
 
-A program is written section by section. Sections declare what they define (`Program.functions`, `Program.calls`),
-so that later ones use only names that exist and pass arguments of the right type.
+A program is written section by section. Sections declare their definitions (`Program.functions`, `Program.calls`), so
+that later sections use only existing names and pass arguments of the right type.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from saelineage.corpora.samples.lua_algorithms import ALGORITHMS
 from saelineage.corpora.samples.lua_words import Domain, domains
 
+Option = TypeVar("Option")
 MIN_BYTES, MAX_BYTES = 300, 4000
 RESERVED = {"end", "return", "table", "string", "repeat", "until", "for", "in", "do", "not", "type", "load", "select"}
 PRECEDENCE = {"or": 1, "and": 2, "<": 3, ">": 3, "<=": 3, ">=": 3, "==": 3, "~=": 3, "..": 8, "+": 9, "-": 9,
@@ -21,13 +22,13 @@ PRECEDENCE = {"or": 1, "and": 2, "<": 3, ">": 3, "<=": 3, ">=": 3, "==": 3, "~="
 
 
 class Expression(NamedTuple):
-    """Source text and how tightly its outermost operator binds."""
+    """Source text and the precedence of its outermost operator."""
 
     text: str
     precedence: int
 
     def inside(self, precedence: int) -> str:
-        """Return the text, in parentheses where an operator this tight would tear it apart."""
+        """Return the text, in parentheses if it binds no tighter than an operator of this precedence."""
         return self.text if self.precedence > precedence else f"({self.text})"
 
 
@@ -41,10 +42,12 @@ class Function(NamedTuple):
 
 
 class Scope:
-    """The variables that can be read here, by type, and those that may be changed."""
+    """The readable variables by type, and those that may be assigned to."""
 
     def __init__(self, parent: "Scope | None" = None):
-        self.names = {kind: list(parent.names[kind]) if parent else [] for kind in ("number", "string", "list")}
+        self.names: dict[str, list[str]] = {
+            kind: list(parent.names[kind]) if parent else [] for kind in ("number", "string", "list")
+        }
         self.changeable: set[str] = set(parent.changeable) if parent else set()
         self.in_loop: bool = parent.in_loop if parent else False
 
@@ -61,7 +64,7 @@ class Scope:
 
 
 class Program:
-    """The text written so far, its style, and what it has defined."""
+    """The text written so far, its style and its definitions."""
 
     def __init__(self, rng: Random):
         self.random = rng.random
@@ -76,16 +79,16 @@ class Program:
         self.module: str = self.pick(["M", "M", self.upper(self.domain.records), f"{self.domain.record}lib"])
         self.functions: list[Function] = []
         self.calls: list[list[str]] = []
-        """For each section, statements that try it out; written at the end."""
+        """For each section, statements that use it; written at the end."""
         self.taken: dict[str, None] = {}
-        """Names at the top level, in the order they were defined (a set would not keep it)."""
+        """Names at the top level, in the order of their definition, which a set would lose."""
 
-    def pick(self, options):
+    def pick(self, options: Sequence[Option]) -> Option:
         """Return one of the options, each equally likely."""
         return options[int(self.random() * len(options))]
 
-    def sample(self, options, n: int) -> list:
-        """Return n different options in random order (all of them where there are fewer)."""
+    def sample(self, options: Sequence[Option], n: int) -> list[Option]:
+        """Return n different options in random order, or all of them if there are fewer."""
         rest = list(options)
         return [rest.pop(int(self.random() * len(rest))) for _ in range(min(n, len(rest)))]
 
@@ -108,7 +111,7 @@ class Program:
         return "".join([part.capitalize() for part in words.split()])
 
     def new_name(self, *words: str) -> str:
-        """Return a name that nothing at the top level has yet."""
+        """Return a name that is still free at the top level."""
         name = base = self.name(*words)
         suffix = 2
         while name in self.taken:
@@ -129,15 +132,15 @@ class Program:
 
     @contextmanager
     def block(self, head: str, end: str = "end") -> Iterator[None]:
-        """Write a line, then what the caller writes one level deeper, then the closing line."""
+        """Write the opening line, indent the lines of the `with` block, and write the closing line."""
         self.emit(head)
         self.depth += 1
         yield
         self.depth -= 1
         self.emit(end)
 
-    def function(self, name: str, parameters: str):
-        """Open a local function, in whichever of the two forms this program prefers."""
+    def function(self, name: str, parameters: str) -> AbstractContextManager[None]:
+        """Open a local function, in the form that this program prefers."""
         if self.assigned_functions:
             return self.block(f"local {name} = function({parameters})")
         return self.block(f"local function {name}({parameters})")
@@ -200,7 +203,7 @@ def _header(program: Program, is_module: bool) -> None:
 
 
 def _try_out(program: Program) -> None:
-    """End a script by using what it has defined, plainly or as checks."""
+    """End a script with statements that use its definitions."""
     if program.comments != "none":
         program.emit(program.pick(["-- Try it out.", "-- Example", "-- Quick checks", "-- main"]))
     style = program.pick(["plain", "plain", "do", "main"])
@@ -220,7 +223,7 @@ def _try_out(program: Program) -> None:
 
 
 def _class(program: Program) -> None:
-    """A class with a constructor, some methods, sometimes metamethods or a subclass, and an object made of it."""
+    """A class with a constructor, methods, sometimes metamethods or a subclass, and an object of it."""
     domain = program.domain
     cls = program.upper(domain.record)
     if cls in program.taken:
@@ -335,7 +338,7 @@ def _subclass(program: Program, cls: str, text: str, number: str) -> None:
 
 
 def _records(program: Program) -> None:
-    """A list of records written out, and functions that search, filter, sum, group or sort it."""
+    """A literal list of records, and functions that search, filter, sum, group or sort it."""
     domain = program.domain
     text = program.name(program.pick(domain.texts))
     number = program.name(program.pick(domain.numbers))
@@ -472,7 +475,7 @@ def _closure(program: Program) -> None:
 
 
 def _errors(program: Program) -> None:
-    """Validation that raises, and a caller that survives it."""
+    """Validation that raises an error, and a caller that catches it."""
     domain = program.domain
     number, text = program.name(program.pick(domain.numbers)), program.name(program.pick(domain.texts))
     function = program.new_name(program.pick(["check", "validate", "parse", "require"]), domain.record)
@@ -500,7 +503,7 @@ def _errors(program: Program) -> None:
 
 
 def _config(program: Program) -> None:
-    """A table of settings with nested tables, and defaults merged into it."""
+    """A table of settings with nested tables."""
     config = program.new_name(program.pick(["config", "settings", "options", "defaults"]))
     with program.block(f"local {config} = {{", "}"):
         for name in program.sample(program.domain.numbers, program.number(2, 4)):
@@ -525,7 +528,7 @@ def _config(program: Program) -> None:
 
 
 def _varargs(program: Program) -> None:
-    """A function of any number of arguments."""
+    """A function with any number of arguments."""
     kind = program.pick(["sum", "largest", "join", "log"])
     function = program.new_name(kind, program.pick(["of", "all", "values"]))
     with program.function(function, "..."):
@@ -552,7 +555,7 @@ def _varargs(program: Program) -> None:
 
 
 def _algorithm(program: Program) -> None:
-    """A classic algorithm, with names and layout of this program."""
+    """A classic algorithm, with names and layout in the style of this program."""
     title, names, source, call = program.pick(ALGORITHMS)
     words = {key: program.name(program.pick(options)) for key, options in names.items()}
     words["fn"] = program.new_name(program.pick(names["fn"]))
@@ -570,7 +573,7 @@ def _algorithm(program: Program) -> None:
 
 
 def _computation(program: Program) -> None:
-    """A function whose body is made up statement by statement from the variables in scope."""
+    """A function with a random body over the variables in scope."""
     domain, scope = program.domain, Scope()
     result = program.pick(["number", "number", "string", "list"])
     noun = program.pick({"number": domain.numbers, "string": domain.texts, "list": domain.records.split()}[result])
@@ -598,7 +601,7 @@ def _parameters(program: Program, scope: Scope) -> dict[str, str]:
 
 
 def _statements(program: Program, scope: Scope, n: int, nesting: int) -> None:
-    """Write n statements; compound ones only while there is room to nest."""
+    """Write n statements, with at most two levels of compound ones."""
     for _ in range(n):
         if program.comments != "none" and program.chance(0.07):
             _remark(program, scope)
@@ -608,7 +611,7 @@ def _statements(program: Program, scope: Scope, n: int, nesting: int) -> None:
 
 
 def _remark(program: Program, scope: Scope) -> None:
-    """A short comment inside a body, about a variable that exists."""
+    """A short comment about an existing variable."""
     number, noun = program.pick(scope.names["number"]), program.domain.record
     program.emit("-- " + program.pick([f"Adjust the {number}.", f"{number} may be zero here", f"next {noun}",
                                        f"TODO: check {number} for each {noun}", f"keep {number} in range",
@@ -642,13 +645,13 @@ def _assign(program: Program, scope: Scope, nesting: int) -> None:
 
 
 def _append(program: Program, scope: Scope, nesting: int) -> None:
-    """Extend a string or a list (never one that a loop around it walks over)."""
+    """Extend a string or a list, but never a list that an enclosing loop walks over."""
     texts, lists = scope.targets("string"), scope.targets("list")
     if lists and program.chance(0.6):
         name, value = program.pick(lists), _expression(program, scope, "number", 2).text
         program.emit(program.pick([f"table.insert({name}, {value})", f"{name}[#{name} + 1] = {value}"]))
     elif texts:
-        # Only a literal or a number is added, so that a loop cannot double the string each time round.
+        # Only a literal or a number is added, so that a loop cannot double the string in each iteration.
         number = _expression(program, scope, "number", 0).text
         name = program.pick(texts)
         program.emit(f"{name} = {name} .. {program.pick([program.value(), f'tostring({number})'])}")
@@ -718,7 +721,7 @@ def _while(program: Program, scope: Scope, nesting: int) -> None:
 
 
 def _skip_loop(program: Program, scope: Scope, nesting: int) -> None:
-    """A loop that jumps over some rounds with goto, which Lua has in place of continue."""
+    """A loop that skips some iterations with goto, because Lua has no continue."""
     if program.chance(0.7):
         return _for(program, scope, nesting)
     label = program.pick(["continue", "skip", "next_round"])
@@ -795,7 +798,7 @@ def _string(program: Program, scope: Scope, depth: int) -> Expression:
 
 def _list(program: Program, scope: Scope, depth: int) -> Expression:
     if scope.names["list"] and program.chance(0.4):
-        # A copy, since growing a list under a second name while a loop walks over it would never end.
+        # A copy, because a loop over a list that grows under a second name would never end.
         name = program.pick(scope.names["list"])
         return Expression(name if depth == 0 else f"{{ table.unpack({name}) }}", PRECEDENCE["atom"])
     elements = [_number(program, scope, max(depth - 1, 0)).text for _ in range(program.number(0, 4))]

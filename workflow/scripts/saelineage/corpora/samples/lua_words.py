@@ -1,4 +1,4 @@
-"""What Lua programs are about: for each domain a record, its fields, and values that such fields hold."""
+"""Subjects of the Lua programs: a record per domain, with its fields and their values."""
 
 from typing import NamedTuple
 
@@ -15,11 +15,11 @@ class Domain(NamedTuple):
     values: list[str]
     """Strings that a text field may hold."""
     verbs: list[str]
-    """What functions of this subject do."""
+    """Verbs for names of functions."""
     purpose: str
 
 
-# record|records|numbers|texts|values|verbs|purpose; a line that starts with a space goes on
+# record|records|numbers|texts|values|verbs|purpose; a line that starts with a space continues the one above
 TABLE = """item|items|price,quantity,weight,stock,discount|name,category,sku,supplier|hammer,rope,lamp,copper wire,
  paint,glue,bolt|restock,price,pack,count,reserve|keeps track of what is in stock
 player|players|score,health,level,speed,armor|name,class,team,title|Ayla,Brom,Cora,Dax,Edda,Finn|attack,heal,
@@ -69,4 +69,5 @@ def domains() -> list[Domain]:
 
 def _domain(row: str) -> Domain:
     record, records, *lists, purpose = row.split("|")
-    return Domain(record, records, *[names.split(",") for names in lists], purpose)
+    numbers, texts, values, verbs = [names.split(",") for names in lists]
+    return Domain(record, records, numbers, texts, values, verbs, purpose)

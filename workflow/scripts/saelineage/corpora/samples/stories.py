@@ -1,4 +1,4 @@
-"""Short stories for small children: a hero, a place, a wish, something in the way, tries, help, an end and a moral."""
+"""Short stories for small children: a hero, a place, a wish, an obstacle, attempts, help, an ending and a moral."""
 
 from functools import cache
 from random import Random
@@ -17,15 +17,15 @@ CREATURE_NAMES = (
     "Button", "Rusty", "Willow", "Bean",
 )  # fmt: skip
 
-# What a creature in need is given to eat.
-TREATS = [{"": "milk"}, {"": "bread"}, {"": "water"}, {"": "soup"}, {"": "porridge"}]
+TREATS: list[Word] = [{"": "milk"}, {"": "bread"}, {"": "water"}, {"": "soup"}, {"": "porridge"}]
+"""Food for a creature in need."""
 
 
 class Plot(NamedTuple):
-    """A kind of story: its beats in order, and the rules only it uses."""
+    """A kind of story: its beats in order, and the rules that only it uses."""
 
     beats: str
-    """Rule names; one with "?" is left out half of the time, one with "*" is told one to three times."""
+    """Names of rules; one with "?" is left out half of the time, and one with "*" is written one to three times."""
     rules: str
 
 
@@ -417,7 +417,6 @@ wish_moral:
     ),
 }
 
-# What a hero may be afraid of, a second fear for a friend, and how the first one ends.
 FEARS = (
     ("the dark", "It was only the {thing}, and there were {few} stars in the window."),
     ("deep water", "The water was warm, and {hero.he} could float."),
@@ -430,6 +429,7 @@ FEARS = (
     ("the old house", "Inside there was only {adult2}, who gave {hero.him} {food.a}."),
     ("riding a bicycle", "The wheels went round and round, and {hero.he} did not fall."),
 )
+"""Fears, each with its happy ending."""
 
 THANKS = """
 thanks:
@@ -456,7 +456,7 @@ def rules() -> dict[str, Rule | list[Word]]:
 
 @cache
 def fear_endings() -> list[Rule]:
-    """Return how each of the fears ends, in the order of `FEARS`."""
+    """Return a rule for each ending, in the order of `FEARS`."""
     return [parse_rules(f"end:\n    {end}")["end"] for _, end in FEARS]
 
 
@@ -471,34 +471,35 @@ def document(rng: Random) -> str:
 
 
 def _cast(writer: Writer) -> None:
-    """Choose who and what the story is about; these words stay bound until its end."""
+    """Choose the characters, place and things of the story, and bind them until its end."""
     where, things, actions = writer.pick(places())
     creatures = writer.chance(0.25)
     fear, fear2 = writer.sample(range(len(FEARS)), 2)
-    trait2, colour2 = writer.pick(writer.rules["trait"]), writer.pick(writer.rules["colour"])
-    creature, pet = writer.sample(writer.rules["pet"], 2)
-    adult, adult2 = writer.sample(writer.rules["adult"], 2)
+    trait2, colour2 = writer.pick(writer.words("trait")), writer.pick(writer.words("colour"))
+    creature, pet = writer.sample(writer.words("pet"), 2)
+    adult, adult2 = writer.sample(writer.words("adult"), 2)
     writer.bind(place=where, thing=writer.sample(things, 4), act=writer.sample(actions, 3))
-    writer.bind(hero=_character(writer, creatures))
-    writer.bind(friend=_character(writer, creatures, unlike=writer.bound["hero"]))
+    hero = _character(writer, creatures)
+    writer.bind(hero=hero, friend=_character(writer, creatures, unlike=hero))
     writer.bind(adult=adult, adult2=adult2, pet=pet, creature=creature, creature_food=writer.fresh(TREATS))
-    writer.bind(item=writer.fresh(writer.rules["toy"] + writer.rules["treasure"]), trait2=trait2, colour2=colour2)
+    writer.bind(item=writer.fresh(writer.words("toy") + writer.words("treasure")), trait2=trait2, colour2=colour2)
     writer.bind(fear=FEARS[fear][0], fear2=FEARS[fear2][0], fear_end=fear_endings()[fear])
-    writer.bind(pet_name=writer.pick(CREATURE_NAMES), clothing=writer.fresh(writer.rules["clothing"]))
+    writer.bind(pet_name=writer.pick(CREATURE_NAMES), clothing=writer.fresh(writer.words("clothing")))
 
 
 def _character(writer: Writer, creature: bool, unlike: Word | None = None) -> Word:
-    """Return a child, or an animal that talks, with a name other than that of `unlike`."""
+    """Return a child, or an animal that talks, with a name different from that of `unlike`."""
     while True:
-        word = writer.pick(writer.rules["child"])
+        word = writer.pick(writer.words("child"))
         if creature:
-            word = person(writer.pick(CREATURE_NAMES), writer.chance(0.5)) | {"kind": writer.pick(CREATURES)}
+            name, male = writer.pick(CREATURE_NAMES), writer.chance(0.5)
+            word = {**person(name, male), "kind": writer.pick(CREATURES)}
         if unlike is None or word[""] != unlike[""]:
             return word
 
 
 def _tell(writer: Writer, plot: Plot) -> str:
-    """Tell the beats of a plot one after another, in one paragraph or in several."""
+    """Write the beats of a plot in order, in one or several paragraphs."""
     sentences = []
     for beat in plot.beats.split():
         name = beat.rstrip("?*")
