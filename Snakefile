@@ -10,7 +10,7 @@ include: "rules/common.smk"
 
 # The default is read only when no other config is given: Snakemake would merge the two lineages into one.
 if not workflow.config_settings.configfiles:
-    require_yaml("config/config.yaml")
+    or_end(read_yaml, "config/config.yaml")
 
     configfile: "config/config.yaml"
 
@@ -22,7 +22,9 @@ resource_scopes:
     gpu="local",
 
 
-config = checked_config(config)
+schema = os.path.join(workflow.basedir, "config", "config.schema.yaml")
+run = or_end(load_plan, config, workflow.configfiles, schema)
+config = run.config  # what scripts see
 enter_run()
 
 
@@ -31,15 +33,15 @@ onstart:
 
 
 wildcard_constraints:
-    run=config["run"],
-    corpus=any_of(config["corpora"]),
+    run=run.name,
+    corpus=any_of(run.paths.corpora),
     split="train|validation|probe",
-    model=any_of(config["models"]),
-    sae=any_of(dict.fromkeys(sae.sae for sae in comparisons.all_saes(config))),
-    a=any_of(map(str, comparisons.all_saes(config))),
-    b=any_of(dict.fromkeys(str(b) for b in [*comparisons.all_saes(config), *compared_saes()])),
+    model=any_of(run.graph.models),
+    sae=any_of(sae.sae for sae in run.comparisons.saes),
+    a=any_of(run.comparisons.saes),
+    b=any_of(dict.fromkeys([*run.comparisons.saes, *run.comparisons.compared_saes])),
     shard="[0-9]{5}-of-[0-9]{5}",
-    sweep=any_of(config["sweeps"]),
+    sweep=any_of(run.config["sweeps"]),
 
 
 include: "rules/corpora.smk"
@@ -59,11 +61,5 @@ include: "rules/checks.smk"
 rule all:
     default_target: True
     input:
-        f"results/{config['run']}/report/index.html",
-        f"results/{config['run']}/lineage/summary.json",
-        expand("results/{run}/sweeps/{s}.parquet", run=config["run"], s=config["sweeps"]),
-        expand("results/{run}/models/{s}/metrics.json", run=config["run"], s=config["models"]),
-        expand(
-            "results/{run}/saes/{s.model}/{s.sae}/metrics.json", run=config["run"], s=comparisons.measured_saes(config)
-        ),
+        run.paths.everything(),
         manifests_of_whole_run,

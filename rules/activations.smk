@@ -8,33 +8,27 @@ rule dump_activations:
     Output: a safetensors shard per corpus; BOS and EOS are left out.
     """
     input:
-        model=own_model_files,
-        tokens=sae_token_rows,
+        model=run.paths.own_model,
+        tokens=run.paths.sae_rows(),
     output:
-        shards=expand(
-            "results/{{run}}/activations/{{model}}/{corpus}/train/shard-{{shard}}.safetensors",
-            corpus=sae_corpora(),
-        ),
-        manifests=expand(
-            "results/{{run}}/activations/{{model}}/{corpus}/train/shard-{{shard}}.manifest.json",
-            corpus=sae_corpora(),
-        ),
+        shards=run.paths.over(run.paths.dump, corpus=run.paths.sae_corpora, split=["train"]),
+        manifests=run.paths.over(run.paths.manifest(run.paths.dump), corpus=run.paths.sae_corpora, split=["train"]),
     log:
-        "results/{run}/logs/activations/{model}.train.{shard}.log",
+        run.paths.log("activations/{model}.train.{shard}"),
     benchmark:
-        "results/{run}/benchmarks/activations/{model}.train.{shard}.tsv"
+        run.paths.benchmark("activations/{model}.train.{shard}")
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["activations"]
+    threads: run.config["threads"]["activations"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(dumping(config["activations"]["n_shards"], config["activations"]["max_tokens"])),
-        runtime=runtime(dumping(config["activations"]["n_shards"], config["activations"]["max_tokens"])),
+        mem_mb=memory(run.needs.dumping(run.config["activations"]["n_shards"], run.config["activations"]["max_tokens"])),
+        runtime=runtime(run.needs.dumping(run.config["activations"]["n_shards"], run.config["activations"]["max_tokens"])),
     params:
-        hookpoint=config["activations"]["hookpoint"],
-        dtype=config["activations"]["dtype"],
-        max_tokens=config["activations"]["max_tokens"],
-        batch_rows=config["batch_rows"],
+        hookpoint=run.config["activations"]["hookpoint"],
+        dtype=run.config["activations"]["dtype"],
+        max_tokens=run.config["activations"]["max_tokens"],
+        batch_rows=run.config["batch_rows"],
         code=code_digest("dump_activations"),
     script:
         "../workflow/scripts/dump_activations.py"
@@ -47,33 +41,27 @@ rule dump_probe:
     Output: a safetensors shard per corpus; BOS and EOS are left out.
     """
     input:
-        model=own_model_files,
-        tokens=all_token_rows("probe"),
+        model=run.paths.own_model,
+        tokens=run.paths.rows("probe"),
     output:
-        shards=expand(
-            "results/{{run}}/activations/{{model}}/{corpus}/probe/shard-{{shard}}.safetensors",
-            corpus=config["corpora"],
-        ),
-        manifests=expand(
-            "results/{{run}}/activations/{{model}}/{corpus}/probe/shard-{{shard}}.manifest.json",
-            corpus=config["corpora"],
-        ),
+        shards=run.paths.over(run.paths.dump, corpus=run.paths.corpora, split=["probe"]),
+        manifests=run.paths.over(run.paths.manifest(run.paths.dump), corpus=run.paths.corpora, split=["probe"]),
     log:
-        "results/{run}/logs/activations/{model}.probe.{shard}.log",
+        run.paths.log("activations/{model}.probe.{shard}"),
     benchmark:
-        "results/{run}/benchmarks/activations/{model}.probe.{shard}.tsv"
+        run.paths.benchmark("activations/{model}.probe.{shard}")
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["activations"]
+    threads: run.config["threads"]["activations"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(dumping(config["activations"]["n_probe_shards"], None)),
-        runtime=runtime(dumping(config["activations"]["n_probe_shards"], None)),
+        mem_mb=memory(run.needs.dumping(run.config["activations"]["n_probe_shards"], None)),
+        runtime=runtime(run.needs.dumping(run.config["activations"]["n_probe_shards"], None)),
     params:
-        hookpoint=config["activations"]["hookpoint"],
-        dtype=config["activations"]["dtype"],
+        hookpoint=run.config["activations"]["hookpoint"],
+        dtype=run.config["activations"]["dtype"],
         max_tokens=None,
-        batch_rows=config["batch_rows"],
+        batch_rows=run.config["batch_rows"],
         code=code_digest("dump_activations"),
     script:
         "../workflow/scripts/dump_activations.py"

@@ -6,14 +6,14 @@ rule verify:
     Compare every file of the run with its manifest; run as `snakemake --cores 2 verify`.
     """
     log:
-        f"results/{config['run']}/logs/checks/verify.log",
+        f"{run.paths.folder}/logs/checks/verify.log",
     localrule: True
     conda:
         "../envs/analysis.yaml"
     threads: 16  # or as many as --cores gives
     params:
-        folder=f"results/{config['run']}",
-        kept=all_manifests(),
+        folder=run.paths.folder,
+        kept=run.paths.manifests(),
     script:
         "../workflow/scripts/verify_run.py"
 
@@ -26,11 +26,11 @@ rule jobs:
     While a run is going on, add `--nolock`.
     """
     log:
-        f"results/{config['run']}/logs/checks/jobs.log",
+        f"{run.paths.folder}/logs/checks/jobs.log",
     localrule: True  # it starts Snakemake, and takes seconds
     conda:
         "../envs/report.yaml"
     params:
-        folder=f"results/{config['run']}",
+        folder=run.paths.folder,
     script:
         "../workflow/scripts/show_jobs.py"

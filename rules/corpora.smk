@@ -3,28 +3,28 @@
 
 rule prepare_corpus:
     """
-    Read a corpus, drop exact duplicates, deal documents to splits by their hash.
+    Read a corpus, drop exact duplicates, and assign documents to splits by their hash.
 
     Input: the user's own files, for a `files` corpus. Output: a parquet file per split, counts, a manifest.
     """
     input:
-        files=corpus_files,
+        files=run.paths.corpus_files,
     output:
-        train="results/{run}/corpora/{corpus}/train.parquet",
-        validation="results/{run}/corpora/{corpus}/validation.parquet",
-        probe="results/{run}/corpora/{corpus}/probe.parquet",
-        counts="results/{run}/corpora/{corpus}/counts.json",
-        manifest="results/{run}/corpora/{corpus}/manifest.json",
+        train=run.paths.fix(run.paths.documents, split="train"),
+        validation=run.paths.fix(run.paths.documents, split="validation"),
+        probe=run.paths.fix(run.paths.documents, split="probe"),
+        counts=run.paths.corpus_counts,
+        manifest=run.paths.folder_manifest(run.paths.corpus_counts),
     log:
-        "results/{run}/logs/corpora/{corpus}.log",
+        run.paths.log("corpora/{corpus}"),
     benchmark:
-        "results/{run}/benchmarks/corpora/{corpus}.tsv"
-    localrule: needs_hub(config["corpora"].values())  # compute nodes often have no network
+        run.paths.benchmark("corpora/{corpus}")
+    localrule: run.fetches_corpora()  # compute nodes often have no network
     conda:
         "../envs/analysis.yaml"
     params:
-        corpus=corpus_settings,
-        splits=config["splits"],
+        corpus=run.params.corpus,
+        splits=run.config["splits"],
         code=code_digest("prepare_corpus"),
     script:
         "../workflow/scripts/prepare_corpus.py"

@@ -8,24 +8,24 @@ rule sum_products:
     Output: raw float64 sums per corpus. Where b ends in _shifted, its documents are shifted against a's: a null.
     """
     input:
-        a=pair_features("a"),
-        b=pair_features("b"),
+        a=run.paths.side_shard("a"),
+        b=run.paths.side_shard("b"),
     output:
-        sums=temp("results/{run}/correlations/{a}__{b}/sums-{shard}.safetensors"),
-        manifest=temp("results/{run}/correlations/{a}__{b}/sums-{shard}.manifest.json"),
+        sums=temp(run.paths.sums),
+        manifest=temp(run.paths.manifest(run.paths.sums)),
     log:
-        "results/{run}/logs/correlations/{a}__{b}.{shard}.log",
+        run.paths.log("correlations/{a}__{b}.{shard}"),
     benchmark:
-        "results/{run}/benchmarks/correlations/{a}__{b}.{shard}.tsv"
+        run.paths.benchmark("correlations/{a}__{b}.{shard}")
     conda:
         "../envs/analysis.yaml"
-    threads: config["threads"]["correlations"]
+    threads: run.config["threads"]["correlations"]
     resources:
-        mem_mb=memory(correlating),
-        runtime=runtime(correlating),
+        mem_mb=memory(run.needs.correlating),
+        runtime=runtime(run.needs.correlating),
     params:
-        shift=is_shifted,
-        block_features=config["correlations"]["block_features"],
+        shift=run.params.shift,
+        block_features=run.config["correlations"]["block_features"],
         code=code_digest("sum_products"),
     script:
         "../workflow/scripts/sum_products.py"
@@ -39,28 +39,28 @@ rule correlate_features:
     and what is split or merged; each feature's best r in every replicate of the documents.
     """
     input:
-        sums=pair_sums,
-        a=all_pair_features("a"),
-        b=all_pair_features("b"),
-        probe=all_token_rows("probe"),
+        sums=run.paths.pair_sums,
+        a=run.paths.side_features("a"),
+        b=run.paths.side_features("b"),
+        probe=run.paths.rows("probe"),
     output:
-        correlation="results/{run}/correlations/{a}__{b}/correlation.safetensors",
-        replicates="results/{run}/correlations/{a}__{b}/replicates.safetensors",
-        manifest="results/{run}/correlations/{a}__{b}/manifest.json",
+        correlation=run.paths.correlation,
+        replicates=run.paths.replicates,
+        manifest=run.paths.folder_manifest(run.paths.correlation),
     log:
-        "results/{run}/logs/correlations/{a}__{b}.log",
+        run.paths.log("correlations/{a}__{b}"),
     benchmark:
-        "results/{run}/benchmarks/correlations/{a}__{b}.tsv"
+        run.paths.benchmark("correlations/{a}__{b}")
     conda:
         "../envs/analysis.yaml"
-    threads: config["threads"]["correlations"]
+    threads: run.config["threads"]["correlations"]
     resources:
-        mem_mb=memory(correlating),
-        runtime=runtime(correlating),
+        mem_mb=memory(run.needs.correlating),
+        runtime=runtime(run.needs.correlating),
     params:
-        settings={name: config["correlations"][name] for name in ("min_firings", "top_matches", "keep_above", "n_bins")},
-        shift=is_shifted,
-        draws={name: config["lineage"][name] for name in ("n_replicates", "seed")},
+        settings=run.subset("correlations", "min_firings", "top_matches", "keep_above", "n_bins"),
+        shift=run.params.shift,
+        draws=run.subset("lineage", "n_replicates", "seed"),
         code=code_digest("correlate_features"),
     script:
         "../workflow/scripts/correlate_features.py"
@@ -73,28 +73,28 @@ rule match_token_types:
     Output: matches, and on how many tokens the best of them rest.
     """
     input:
-        a=all_pair_features("a"),
-        b=all_pair_features("b"),
-        tokens=all_token_rows("probe"),
-        tokenizer="results/{run}/tokenizer/tokenizer.json",
+        a=run.paths.side_features("a"),
+        b=run.paths.side_features("b"),
+        tokens=run.paths.rows("probe"),
+        tokenizer=run.paths.tokenizer,
     output:
-        matches="results/{run}/correlations/{a}__{b}/token_types.safetensors",
-        manifest="results/{run}/correlations/{a}__{b}/token_types.manifest.json",
+        matches=run.paths.token_types,
+        manifest=run.paths.manifest(run.paths.token_types),
     log:
-        "results/{run}/logs/correlations/{a}__{b}.token_types.log",
+        run.paths.log("correlations/{a}__{b}.token_types"),
     benchmark:
-        "results/{run}/benchmarks/correlations/{a}__{b}.token_types.tsv"
+        run.paths.benchmark("correlations/{a}__{b}.token_types")
     wildcard_constraints:
-        b=any_of(map(str, comparisons.all_saes(config))),
+        b=any_of(run.comparisons.saes),
     conda:
         "../envs/analysis.yaml"
-    threads: config["threads"]["correlations"]
+    threads: run.config["threads"]["correlations"]
     resources:
-        mem_mb=memory(correlating),
-        runtime=runtime(correlating),
+        mem_mb=memory(run.needs.correlating),
+        runtime=runtime(run.needs.correlating),
     params:
-        settings={name: config["correlations"][name] for name in ("top_matches", "n_bins", "block_features")},
-        threshold=config["lineage"]["threshold"],
+        settings=run.subset("correlations", "top_matches", "n_bins", "block_features"),
+        threshold=run.config["lineage"]["threshold"],
         code=code_digest("match_token_types"),
     script:
         "../workflow/scripts/match_token_types.py"
@@ -107,22 +107,22 @@ rule write_dense_correlation:
     Output: a NumPy file [d_sae of a, d_sae of b] in float32.
     """
     input:
-        sums=pair_sums,
+        sums=run.paths.pair_sums,
     output:
-        r="results/{run}/correlations/{a}__{b}/dense.npy",
-        manifest="results/{run}/correlations/{a}__{b}/dense.manifest.json",
+        r=run.paths.dense,
+        manifest=run.paths.manifest(run.paths.dense),
     log:
-        "results/{run}/logs/correlations/{a}__{b}.dense.log",
+        run.paths.log("correlations/{a}__{b}.dense"),
     benchmark:
-        "results/{run}/benchmarks/correlations/{a}__{b}.dense.tsv"
+        run.paths.benchmark("correlations/{a}__{b}.dense")
     conda:
         "../envs/analysis.yaml"
-    threads: config["threads"]["correlations"]
+    threads: run.config["threads"]["correlations"]
     resources:
-        mem_mb=memory(reading_all),
-        runtime=runtime(reading_all),
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
     params:
-        min_firings=config["correlations"]["min_firings"],
+        min_firings=run.config["correlations"]["min_firings"],
         code=code_digest("write_dense_correlation"),
     script:
         "../workflow/scripts/write_dense_correlation.py"
@@ -135,34 +135,32 @@ rule compare_weights:
     Output: best matches, every similarity above a floor and the histogram of all, by measure; a summary of the best.
     """
     input:
-        sae_a=expand("results/{{run}}/saes/{{model_a}}/{{sae_a}}/{name}", name=["cfg.json", "sae_weights.safetensors"]),
-        sae_b=expand("results/{{run}}/saes/{{model_b}}/{{sae_b}}/{name}", name=["cfg.json", "sae_weights.safetensors"]),
-        model_a=expand("results/{{run}}/models/{{model_a}}/{name}", name=["config.json", "model.safetensors"]),
-        model_b=expand("results/{{run}}/models/{{model_b}}/{name}", name=["config.json", "model.safetensors"]),
+        sae_a=run.paths.over("results/{run}/saes/{model_a}/{sae_a}/{name}", name=SAE_FILES),
+        sae_b=run.paths.over("results/{run}/saes/{model_b}/{sae_b}/{name}", name=SAE_FILES),
+        model_a=run.paths.over("results/{run}/models/{model_a}/{name}", name=MODEL_FILES[:2]),
+        model_b=run.paths.over("results/{run}/models/{model_b}/{name}", name=MODEL_FILES[:2]),
     output:
-        similarities="results/{run}/correlations/{model_a}.{sae_a}__{model_b}.{sae_b}/similarities.safetensors",
-        summary="results/{run}/correlations/{model_a}.{sae_a}__{model_b}.{sae_b}/similarities.json",
-        manifest="results/{run}/correlations/{model_a}.{sae_a}__{model_b}.{sae_b}/similarities.manifest.json",
+        similarities=run.paths.fix(run.paths.similarities, ending="safetensors"),
+        summary=run.paths.fix(run.paths.similarities, ending="json"),
+        manifest=run.paths.fix(run.paths.similarities, ending="manifest.json"),
     log:
-        "results/{run}/logs/correlations/{model_a}.{sae_a}__{model_b}.{sae_b}.similarities.log",
+        run.paths.log("correlations/{model_a}.{sae_a}__{model_b}.{sae_b}.similarities"),
     benchmark:
-        "results/{run}/benchmarks/correlations/{model_a}.{sae_a}__{model_b}.{sae_b}.similarities.tsv"
+        run.paths.benchmark("correlations/{model_a}.{sae_a}__{model_b}.{sae_b}.similarities")
     wildcard_constraints:
-        model_a=any_of(config["models"]),
-        model_b=any_of(config["models"]),
-        sae_a=any_of(dict.fromkeys(sae.sae for sae in comparisons.all_saes(config))),
-        sae_b=any_of(dict.fromkeys(sae.sae for sae in comparisons.all_saes(config))),
+        model_a=any_of(run.graph.models),
+        model_b=any_of(run.graph.models),
+        sae_a=any_of(sae.sae for sae in run.comparisons.saes),
+        sae_b=any_of(sae.sae for sae in run.comparisons.saes),
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["correlations"]
+    threads: run.config["threads"]["correlations"]
     resources:
-        mem_mb=memory(reading_all),
-        runtime=runtime(reading_all),
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
     params:
-        hookpoint=config["activations"]["hookpoint"],
-        settings={
-            name: config["correlations"][name] for name in ("top_matches", "keep_above", "n_bins", "block_features")
-        },
+        hookpoint=run.config["activations"]["hookpoint"],
+        settings=run.subset("correlations", "top_matches", "keep_above", "n_bins", "block_features"),
         code=code_digest("compare_weights"),
     script:
         "../workflow/scripts/compare_weights.py"

@@ -8,31 +8,22 @@ rule encode_features:
     Output: a shard of sparse rows per corpus.
     """
     input:
-        activations=expand(
-            "results/{{run}}/activations/{{model}}/{corpus}/probe/shard-{{shard}}.safetensors",
-            corpus=config["corpora"],
-        ),
-        weights="results/{run}/saes/{model}/{sae}/sae_weights.safetensors",
-        config="results/{run}/saes/{model}/{sae}/cfg.json",
+        activations=run.paths.over(run.paths.dump, corpus=run.paths.corpora, split=["probe"]),
+        weights=run.paths.sae_weights,
+        config=run.paths.sae_config,
     output:
-        shards=expand(
-            "results/{{run}}/features/{{model}}/{{sae}}/{corpus}/shard-{{shard}}.safetensors",
-            corpus=config["corpora"],
-        ),
-        manifests=expand(
-            "results/{{run}}/features/{{model}}/{{sae}}/{corpus}/shard-{{shard}}.manifest.json",
-            corpus=config["corpora"],
-        ),
+        shards=run.paths.over(run.paths.features, corpus=run.paths.corpora),
+        manifests=run.paths.over(run.paths.manifest(run.paths.features), corpus=run.paths.corpora),
     log:
-        "results/{run}/logs/features/{model}.{sae}.{shard}.log",
+        run.paths.log("features/{model}.{sae}.{shard}"),
     benchmark:
-        "results/{run}/benchmarks/features/{model}.{sae}.{shard}.tsv"
+        run.paths.benchmark("features/{model}.{sae}.{shard}")
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["features"]
+    threads: run.config["threads"]["features"]
     resources:
-        mem_mb=memory(encoding),
-        runtime=runtime(encoding),
+        mem_mb=memory(run.needs.encoding),
+        runtime=runtime(run.needs.encoding),
     params:
         rotation_seed=None,
         code=code_digest("encode_features"),
@@ -51,24 +42,18 @@ rule encode_rotated:
         weights=rules.encode_features.input.weights,
         config=rules.encode_features.input.config,
     output:
-        shards=expand(
-            "results/{{run}}/features/{{model}}/{{sae}}_rotated/{corpus}/shard-{{shard}}.safetensors",
-            corpus=config["corpora"],
-        ),
-        manifests=expand(
-            "results/{{run}}/features/{{model}}/{{sae}}_rotated/{corpus}/shard-{{shard}}.manifest.json",
-            corpus=config["corpora"],
-        ),
+        shards=run.paths.over(run.paths.rotated_features, corpus=run.paths.corpora),
+        manifests=run.paths.over(run.paths.manifest(run.paths.rotated_features), corpus=run.paths.corpora),
     log:
-        "results/{run}/logs/features/{model}.{sae}_rotated.{shard}.log",
+        run.paths.log("features/{model}.{sae}_rotated.{shard}"),
     benchmark:
-        "results/{run}/benchmarks/features/{model}.{sae}_rotated.{shard}.tsv"
+        run.paths.benchmark("features/{model}.{sae}_rotated.{shard}")
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["features"]
+    threads: run.config["threads"]["features"]
     resources:
-        mem_mb=memory(encoding),
-        runtime=runtime(encoding),
+        mem_mb=memory(run.needs.encoding),
+        runtime=runtime(run.needs.encoding),
     params:
         rotation_seed=0,
         code=code_digest("encode_features"),
@@ -83,23 +68,23 @@ rule export_latents:
     Output: config.json, and beside it a file per range of latents.
     """
     input:
-        shards=own_features,
-        probe=all_token_rows("probe"),
-        model=own_model_files,
+        shards=run.paths.own_features,
+        probe=run.paths.rows("probe"),
+        model=run.paths.own_model,
     output:
-        config="results/{run}/delphi/{model}/{sae}/{module}/config.json",
-        manifest="results/{run}/delphi/{model}/{sae}/{module}/manifest.json",
+        config=run.paths.delphi,
+        manifest=run.paths.folder_manifest(run.paths.delphi),
     log:
-        "results/{run}/logs/delphi/{model}.{sae}.{module}.log",
+        run.paths.log("delphi/{model}.{sae}.{module}"),
     benchmark:
-        "results/{run}/benchmarks/delphi/{model}.{sae}.{module}.tsv"
+        run.paths.benchmark("delphi/{model}.{sae}.{module}")
     wildcard_constraints:
-        module=re.escape(hooked_module()),
+        module=any_of([run.module]),
     conda:
         "../envs/train.yaml"
     resources:
-        mem_mb=memory(reading_all),
-        runtime=runtime(reading_all),
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
     params:
         code=code_digest("export_latents"),
     script:

@@ -8,24 +8,24 @@ rule annotate_probe:
     Output: the tokens' texts, and which of them have which properties.
     """
     input:
-        rows=all_token_rows("probe"),
-        sidecars=expand("results/{{run}}/tokens/{corpus}/probe.json", corpus=config["corpora"]),
-        documents=expand("results/{{run}}/corpora/{corpus}/probe.parquet", corpus=config["corpora"]),
-        tokenizer="results/{run}/tokenizer/tokenizer.json",
+        rows=run.paths.rows("probe"),
+        sidecars=run.paths.fill(run.paths.token_sidecar, corpus=run.paths.corpora, split="probe"),
+        documents=run.paths.fill(run.paths.documents, corpus=run.paths.corpora, split="probe"),
+        tokenizer=run.paths.tokenizer,
     output:
-        annotations="results/{run}/labels/probe.safetensors",
-        manifest="results/{run}/labels/probe.manifest.json",
+        annotations=run.paths.annotations,
+        manifest=run.paths.manifest(run.paths.annotations),
     log:
-        "results/{run}/logs/labels/probe.log",
+        run.paths.log("labels/probe"),
     benchmark:
-        "results/{run}/benchmarks/labels/probe.tsv"
+        run.paths.benchmark("labels/probe")
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=memory(reading_all),
-        runtime=runtime(reading_all),
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
     params:
-        syntax=config["labels"]["syntax"],
+        syntax=run.config["labels"]["syntax"],
         code=code_digest("annotate_probe"),
     script:
         "../workflow/scripts/annotate_probe.py"
@@ -38,22 +38,22 @@ rule label_features:
     Output: per feature the best property of every kind, with its score, precision and recall on the other half.
     """
     input:
-        shards=own_features,
-        annotations="results/{run}/labels/probe.safetensors",
+        shards=run.paths.own_features,
+        annotations=run.paths.annotations,
     output:
-        labels="results/{run}/labels/{model}/{sae}.parquet",
-        manifest="results/{run}/labels/{model}/{sae}.manifest.json",
+        labels=run.paths.labels,
+        manifest=run.paths.manifest(run.paths.labels),
     log:
-        "results/{run}/logs/labels/{model}.{sae}.log",
+        run.paths.log("labels/{model}.{sae}"),
     benchmark:
-        "results/{run}/benchmarks/labels/{model}.{sae}.tsv"
+        run.paths.benchmark("labels/{model}.{sae}")
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=memory(reading_all),
-        runtime=runtime(reading_all),
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
     params:
-        min_firings=config["labels"]["min_firings"],
+        min_firings=run.config["labels"]["min_firings"],
         code=code_digest("label_features"),
     script:
         "../workflow/scripts/label_features.py"
@@ -67,24 +67,24 @@ rule explain_features:
     results/{run}/checkpoints/explanations/, so that nothing is asked twice.
     """
     input:
-        shards=own_features,
-        annotations="results/{run}/labels/probe.safetensors",
+        shards=run.paths.own_features,
+        annotations=run.paths.annotations,
     output:
-        explanations="results/{run}/labels/{model}/{sae}.explanations.parquet",
-        manifest="results/{run}/labels/{model}/{sae}.explanations.manifest.json",
+        explanations=run.paths.explanations,
+        manifest=run.paths.manifest(run.paths.explanations),
     log:
-        "results/{run}/logs/labels/explanations.{model}.{sae}.log",
+        run.paths.log("labels/explanations.{model}.{sae}"),
     benchmark:
-        "results/{run}/benchmarks/labels/explanations.{model}.{sae}.tsv"
+        run.paths.benchmark("labels/explanations.{model}.{sae}")
     wildcard_constraints:
-        model=any_of(config["models"] if "explanations" in config["labels"] else []),
+        model=any_of(run.graph.models if run.has_explanations else []),
     localrule: True  # where Snakemake was started there is a network, and the key in the environment
     conda:
         "../envs/analysis.yaml"
     params:
-        settings=config["labels"].get("explanations"),
-        min_firings=config["labels"]["min_firings"],
-        answers="results/{run}/checkpoints/explanations",
+        settings=run.config["labels"].get("explanations"),
+        min_firings=run.config["labels"]["min_firings"],
+        answers=run.paths.answers,
         code=code_digest("explain_features"),
     script:
         "../workflow/scripts/explain_features.py"

@@ -8,25 +8,25 @@ rule read_out_features:
     Output: held-out R2 of each feature, to tell features that are gone from features that the child's SAE misses.
     """
     input:
-        parent_acts=edge_dump("parent"),
-        child_acts=edge_dump("child"),
-        features=edge_features,
+        parent_acts=run.paths.edge_dump("parent"),
+        child_acts=run.paths.edge_dump("child"),
+        features=run.paths.edge_features,
     output:
-        readouts="results/{run}/lineage/readouts/{parent}__{child}.parquet",
-        manifest="results/{run}/lineage/readouts/{parent}__{child}.manifest.json",
+        readouts=run.paths.readouts,
+        manifest=run.paths.manifest(run.paths.readouts),
     log:
-        "results/{run}/logs/lineage/readouts.{parent}__{child}.log",
+        run.paths.log("lineage/readouts.{parent}__{child}"),
     benchmark:
-        "results/{run}/benchmarks/lineage/readouts.{parent}__{child}.tsv"
+        run.paths.benchmark("lineage/readouts.{parent}__{child}")
     wildcard_constraints:
-        parent=any_of(config["models"]),
-        child=any_of(config["models"]),
+        parent=any_of(run.graph.models),
+        child=any_of(run.graph.models),
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["features"]
+    threads: run.config["threads"]["features"]
     resources:
-        mem_mb=memory(reading_out),
-        runtime=runtime(reading_out),
+        mem_mb=memory(run.needs.reading_out),
+        runtime=runtime(run.needs.reading_out),
     params:
         code=code_digest("read_out_features"),
     script:
@@ -41,29 +41,29 @@ rule trace_lineage:
     and the summary with all instruments beside their floors and nulls.
     """
     input:
-        correlations=all_correlations,
-        token_types=all_token_types,
-        readouts=all_readouts,
+        correlations=run.paths.all_correlations(),
+        token_types=run.paths.all_token_types(),
+        readouts=run.paths.all_readouts(),
     output:
-        edges=expand("results/{{run}}/lineage/edges/{edge}.parquet", edge=edge_names()),
-        features="results/{run}/lineage/features.parquet",
-        curves="results/{run}/lineage/curves.parquet",
-        sources="results/{run}/lineage/sources.parquet",
-        summary="results/{run}/lineage/summary.json",
-        manifest="results/{run}/lineage/manifest.json",
+        edges=run.paths.over(run.paths.edge_table, edge=run.paths.edges),
+        features=run.paths.lineage_features,
+        curves=run.paths.share_curves,
+        sources=run.paths.sources,
+        summary=run.paths.summary,
+        manifest=run.paths.folder_manifest(run.paths.summary),
     log:
-        "results/{run}/logs/lineage/lineage.log",
+        run.paths.log("lineage/lineage"),
     benchmark:
-        "results/{run}/benchmarks/lineage/lineage.tsv"
+        run.paths.benchmark("lineage/lineage")
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=memory(reading_all),
-        runtime=runtime(reading_all),
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
     params:
-        settings={name: config["lineage"][name] for name in ("threshold", "missed_above")},
-        models=graph.lineage_models(config),
-        plan=comparisons.plan(config),
+        settings=run.subset("lineage", "threshold", "missed_above"),
+        models=run.graph.lineage,
+        comparisons=run.comparisons.as_data(),
         code=code_digest("trace_lineage"),
     script:
         "../workflow/scripts/trace_lineage.py"
@@ -76,35 +76,35 @@ rule ablate_groups:
     Output: the change in loss per group and corpus; the same for single features that match, in both models.
     """
     input:
-        parent_model=edge_model("parent"),
-        child_model=edge_model("child"),
-        parent_sae=edge_sae("parent"),
-        child_sae=edge_sae("child"),
-        edge="results/{run}/lineage/edges/{parent}__{child}.parquet",
-        rows=all_token_rows("validation"),
+        parent_model=run.paths.edge_model("parent"),
+        child_model=run.paths.edge_model("child"),
+        parent_sae=run.paths.edge_sae("parent"),
+        child_sae=run.paths.edge_sae("child"),
+        edge=run.paths.fix(run.paths.edge_table, edge="{parent}__{child}"),
+        rows=run.paths.rows("validation"),
     output:
-        groups="results/{run}/lineage/ablations/{parent}__{child}.parquet",
-        features="results/{run}/lineage/ablations/{parent}__{child}.features.parquet",
-        agreement="results/{run}/lineage/ablations/{parent}__{child}.agreement.parquet",
-        manifest="results/{run}/lineage/ablations/{parent}__{child}.manifest.json",
+        groups=run.paths.fix(run.paths.ablations, kind=""),
+        features=run.paths.fix(run.paths.ablations, kind=".features"),
+        agreement=run.paths.fix(run.paths.ablations, kind=".agreement"),
+        manifest=run.paths.manifest(run.paths.fix(run.paths.ablations, kind="")),
     log:
-        "results/{run}/logs/lineage/ablations.{parent}__{child}.log",
+        run.paths.log("lineage/ablations.{parent}__{child}"),
     benchmark:
-        "results/{run}/benchmarks/lineage/ablations.{parent}__{child}.tsv"
+        run.paths.benchmark("lineage/ablations.{parent}__{child}")
     wildcard_constraints:
-        parent=any_of(config["models"]),
-        child=any_of(config["models"]),
+        parent=any_of(run.graph.models),
+        child=any_of(run.graph.models),
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["features"]
+    threads: run.config["threads"]["features"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(ablating),
-        runtime=runtime(ablating),
+        mem_mb=memory(run.needs.ablating),
+        runtime=runtime(run.needs.ablating),
     params:
-        hookpoint=config["activations"]["hookpoint"],
-        batch_rows=config["batch_rows"],
-        settings={name: config["lineage"][name] for name in ("ablated_rows", "ablated_features", "seed")},
+        hookpoint=run.config["activations"]["hookpoint"],
+        batch_rows=run.config["batch_rows"],
+        settings=run.subset("lineage", "ablated_rows", "ablated_features", "seed"),
         code=code_digest("ablate_groups"),
     script:
         "../workflow/scripts/ablate_groups.py"

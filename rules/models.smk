@@ -8,31 +8,27 @@ rule pretrain_model:
     Output: a Hugging Face folder. Checkpoints lie under results/{run}/checkpoints/ while it runs, for resuming.
     """
     input:
-        tokens=training_tokens,
-        tokenizer="results/{run}/tokenizer/tokenizer.json",
-        tokenizer_config="results/{run}/tokenizer/tokenizer_config.json",
+        tokens=run.paths.training_rows,
+        tokenizer=run.paths.tokenizer,
+        tokenizer_config=run.paths.tokenizer_config,
     output:
-        config="results/{run}/models/{model}/config.json",
-        weights="results/{run}/models/{model}/model.safetensors",
-        tokenizer="results/{run}/models/{model}/tokenizer.json",
-        tokenizer_config="results/{run}/models/{model}/tokenizer_config.json",
-        manifest="results/{run}/models/{model}/manifest.json",
+        **run.paths.model_output(),
     log:
-        "results/{run}/logs/models/{model}.log",
+        run.paths.log("models/{model}"),
     benchmark:
-        "results/{run}/benchmarks/models/{model}.tsv"
+        run.paths.benchmark("models/{model}")
     wildcard_constraints:
-        model=any_of(graph.models_of_kind(config, "pretrain")),
+        model=any_of(run.graph.of_kind("pretrain")),
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["models"]
+    threads: run.config["threads"]["models"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(pretraining),
-        runtime=runtime(pretraining),
+        mem_mb=memory(run.needs.pretraining),
+        runtime=runtime(run.needs.pretraining),
     params:
-        model=model_settings,
-        n_ctx=config["tokens"]["n_ctx"],
+        model=run.params.model,
+        n_ctx=run.config["tokens"]["n_ctx"],
         code=code_digest("pretrain_model"),
     script:
         "../workflow/scripts/pretrain_model.py"
@@ -45,29 +41,25 @@ rule finetune_model:
     Output: a Hugging Face folder. Checkpoints lie under results/{run}/checkpoints/ while it runs, for resuming.
     """
     input:
-        tokens=training_tokens,
-        parent=parent_files,
+        tokens=run.paths.training_rows,
+        parent=run.paths.parents,
     output:
-        config="results/{run}/models/{model}/config.json",
-        weights="results/{run}/models/{model}/model.safetensors",
-        tokenizer="results/{run}/models/{model}/tokenizer.json",
-        tokenizer_config="results/{run}/models/{model}/tokenizer_config.json",
-        manifest="results/{run}/models/{model}/manifest.json",
+        **run.paths.model_output(),
     log:
-        "results/{run}/logs/models/{model}.log",
+        run.paths.log("models/{model}"),
     benchmark:
-        "results/{run}/benchmarks/models/{model}.tsv"
+        run.paths.benchmark("models/{model}")
     wildcard_constraints:
-        model=any_of(graph.models_of_kind(config, "finetune")),
+        model=any_of(run.graph.of_kind("finetune")),
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["models"]
+    threads: run.config["threads"]["models"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(finetuning),
-        runtime=runtime(finetuning),
+        mem_mb=memory(run.needs.finetuning),
+        runtime=runtime(run.needs.finetuning),
     params:
-        model=model_settings,
+        model=run.params.model,
         code=code_digest("finetune_model"),
     script:
         "../workflow/scripts/finetune_model.py"
@@ -80,27 +72,23 @@ rule merge_models:
     Output: a Hugging Face folder, and the cosine and branch (slerp, lerp, parent) of each tensor.
     """
     input:
-        parents=merged_parent_files,
+        parents=run.paths.parents,
     output:
-        config="results/{run}/models/{model}/config.json",
-        weights="results/{run}/models/{model}/model.safetensors",
-        tokenizer="results/{run}/models/{model}/tokenizer.json",
-        tokenizer_config="results/{run}/models/{model}/tokenizer_config.json",
-        merge="results/{run}/models/{model}/merge.json",
-        manifest="results/{run}/models/{model}/manifest.json",
+        **run.paths.model_output(),
+        merge=run.paths.merge,
     log:
-        "results/{run}/logs/models/{model}.log",
+        run.paths.log("models/{model}"),
     benchmark:
-        "results/{run}/benchmarks/models/{model}.tsv"
+        run.paths.benchmark("models/{model}")
     wildcard_constraints:
-        model=any_of(graph.models_of_kind(config, "merge")),
+        model=any_of(run.graph.of_kind("merge")),
     conda:
         "../envs/train.yaml"
     resources:
-        mem_mb=memory(merging),
-        runtime=runtime(merging),
+        mem_mb=memory(run.needs.merging),
+        runtime=runtime(run.needs.merging),
     params:
-        model=model_settings,
+        model=run.params.model,
         code=code_digest("merge_models"),
     script:
         "../workflow/scripts/merge_models.py"
@@ -113,29 +101,25 @@ rule import_model:
     Output: the same model as a Hugging Face folder of this run, in safetensors.
     """
     input:
-        files=imported_files,
-        tokenizer="results/{run}/tokenizer/tokenizer.json",
-        tokenizer_config="results/{run}/tokenizer/tokenizer_config.json",
+        files=run.paths.imported_model,
+        tokenizer=run.paths.tokenizer,
+        tokenizer_config=run.paths.tokenizer_config,
     output:
-        config="results/{run}/models/{model}/config.json",
-        weights="results/{run}/models/{model}/model.safetensors",
-        tokenizer="results/{run}/models/{model}/tokenizer.json",
-        tokenizer_config="results/{run}/models/{model}/tokenizer_config.json",
-        manifest="results/{run}/models/{model}/manifest.json",
+        **run.paths.model_output(),
     log:
-        "results/{run}/logs/models/{model}.log",
+        run.paths.log("models/{model}"),
     benchmark:
-        "results/{run}/benchmarks/models/{model}.tsv"
+        run.paths.benchmark("models/{model}")
     wildcard_constraints:
-        model=any_of(graph.models_of_kind(config, "hub", "path")),
-    localrule: needs_hub(config["models"].values())  # compute nodes often have no network
+        model=any_of(run.graph.of_kind("hub", "path")),
+    localrule: run.fetches_models()  # compute nodes often have no network
     conda:
         "../envs/train.yaml"
     resources:
-        mem_mb=memory(merging),
-        runtime=runtime(merging),
+        mem_mb=memory(run.needs.merging),
+        runtime=runtime(run.needs.merging),
     params:
-        model=model_settings,
+        model=run.params.model,
         code=code_digest("import_model"),
     script:
         "../workflow/scripts/import_model.py"
@@ -148,26 +132,22 @@ rule reinitialise_model:
     Output: a Hugging Face folder.
     """
     input:
-        like=like_files,
+        like=run.paths.parents,
     output:
-        config="results/{run}/models/{model}/config.json",
-        weights="results/{run}/models/{model}/model.safetensors",
-        tokenizer="results/{run}/models/{model}/tokenizer.json",
-        tokenizer_config="results/{run}/models/{model}/tokenizer_config.json",
-        manifest="results/{run}/models/{model}/manifest.json",
+        **run.paths.model_output(),
     log:
-        "results/{run}/logs/models/{model}.log",
+        run.paths.log("models/{model}"),
     benchmark:
-        "results/{run}/benchmarks/models/{model}.tsv"
+        run.paths.benchmark("models/{model}")
     wildcard_constraints:
-        model=any_of(graph.models_of_kind(config, "reinitialise")),
+        model=any_of(run.graph.of_kind("reinitialise")),
     conda:
         "../envs/train.yaml"
     resources:
-        mem_mb=memory(merging),
-        runtime=runtime(merging),
+        mem_mb=memory(run.needs.merging),
+        runtime=runtime(run.needs.merging),
     params:
-        seed=lambda wildcards: model_settings(wildcards)["seed"],
+        seed=run.params.model_seed,
         code=code_digest("reinitialise_model"),
     script:
         "../workflow/scripts/reinitialise_model.py"
@@ -180,25 +160,25 @@ rule evaluate_model:
     Output: metrics.json in the model's folder.
     """
     input:
-        model=own_model_files,
-        train=all_token_rows("train"),
-        validation=all_token_rows("validation"),
+        model=run.paths.own_model,
+        train=run.paths.rows("train"),
+        validation=run.paths.rows("validation"),
     output:
-        metrics="results/{run}/models/{model}/metrics.json",
-        manifest="results/{run}/models/{model}/metrics.manifest.json",
+        metrics=run.paths.model_metrics,
+        manifest=run.paths.manifest(run.paths.model_metrics),
     log:
-        "results/{run}/logs/models/evaluate.{model}.log",
+        run.paths.log("models/evaluate.{model}"),
     benchmark:
-        "results/{run}/benchmarks/models/evaluate.{model}.tsv"
+        run.paths.benchmark("models/evaluate.{model}")
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["activations"]
+    threads: run.config["threads"]["activations"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(measuring_model),
-        runtime=runtime(measuring_model),
+        mem_mb=memory(run.needs.measuring_model),
+        runtime=runtime(run.needs.measuring_model),
     params:
-        batch_rows=config["batch_rows"],
+        batch_rows=run.config["batch_rows"],
         code=code_digest("evaluate_model"),
     script:
         "../workflow/scripts/evaluate_model.py"

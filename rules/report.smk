@@ -8,29 +8,29 @@ rule collect_examples:
     Output: a JSON file that the page draws.
     """
     input:
-        features="results/{run}/lineage/features.parquet",
-        edges=root_edge_tables,
-        seed_correlations=root_seed_correlations,
-        shards=shown_features,
-        labels=root_labels,
-        annotations="results/{run}/labels/probe.safetensors",
+        features=run.paths.lineage_features,
+        edges=run.paths.root_edges(),
+        seed_correlations=run.paths.root_seed_correlations(),
+        shards=run.paths.shown_features(),
+        labels=run.paths.root_labels(),
+        annotations=run.paths.annotations,
     output:
-        examples="results/{run}/report/examples.json",
-        manifest="results/{run}/report/examples.manifest.json",
+        examples=run.paths.examples,
+        manifest=run.paths.manifest(run.paths.examples),
     log:
-        "results/{run}/logs/report/examples.log",
+        run.paths.log("report/examples"),
     benchmark:
-        "results/{run}/benchmarks/report/examples.tsv"
+        run.paths.benchmark("report/examples")
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=memory(reading_all),
-        runtime=runtime(reading_all),
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
     params:
-        models=graph.ordered_models(config),
-        roots=root_models(),
-        threshold=config["lineage"]["threshold"],
-        report={name: config["report"][name] for name in ("concepts", "n_features", "n_examples")},
+        models=run.graph.ordered,
+        roots=run.graph.roots,
+        threshold=run.config["lineage"]["threshold"],
+        report=run.subset("report", "concepts", "n_features", "n_examples"),
         code=code_digest("collect_examples"),
     script:
         "../workflow/scripts/collect_examples.py"
@@ -43,30 +43,30 @@ rule write_dashboards:
     Output: the searchable table and a dashboard of each feature, in chunks that the page loads when they are needed.
     """
     input:
-        features="results/{run}/lineage/features.parquet",
-        edges=own_edge_tables,
-        shards=lineage_features,
-        annotations="results/{run}/labels/probe.safetensors",
-        labels=own_labels,
-        explanations=own_explanations,
-        floors=own_floors,
-        model=own_model_files,
-        sae=own_leading_sae,
+        features=run.paths.lineage_features,
+        edges=run.paths.own_edges,
+        shards=run.paths.leading_features(),
+        annotations=run.paths.annotations,
+        labels=run.paths.own_labels,
+        explanations=run.paths.own_explanations,
+        floors=run.paths.own_floors,
+        model=run.paths.own_model,
+        sae=run.paths.own_leading_sae,
     output:
-        data=directory("results/{run}/report/data/{model}"),
-        manifest="results/{run}/report/data/{model}.manifest.json",
+        data=directory(run.paths.dashboards),
+        manifest=run.paths.manifest(run.paths.dashboards + "."),
     log:
-        "results/{run}/logs/report/dashboards.{model}.log",
+        run.paths.log("report/dashboards.{model}"),
     benchmark:
-        "results/{run}/benchmarks/report/dashboards.{model}.tsv"
+        run.paths.benchmark("report/dashboards.{model}")
     conda:
         "../envs/train.yaml"
     resources:
-        mem_mb=memory(reading_all),
-        runtime=runtime(reading_all),
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
     params:
-        hookpoint=config["activations"]["hookpoint"],
-        report={name: config["report"][name] for name in ("n_top", "quantiles")},
+        hookpoint=run.config["activations"]["hookpoint"],
+        report=run.subset("report", "n_top", "quantiles"),
         code=code_digest("write_dashboards"),
     script:
         "../workflow/scripts/write_dashboards.py"
@@ -80,27 +80,27 @@ rule draw_dag:
     """
     output:
         dag=report(
-            "results/{run}/report/dag.svg",
+            run.paths.dag,
             caption="../workflow/report/dag.rst",
             category="Graphs",
             labels={"picture": "jobs"},
         ),
         rulegraph=report(
-            "results/{run}/report/rulegraph.svg",
+            run.paths.rulegraph,
             caption="../workflow/report/rulegraph.rst",
             category="Graphs",
             labels={"picture": "rules"},
         ),
-        manifest="results/{run}/report/dag.manifest.json",
+        manifest=run.paths.manifest(run.paths.dag),
     log:
-        "results/{run}/logs/report/dag.log",
+        run.paths.log("report/dag"),
     benchmark:
-        "results/{run}/benchmarks/report/dag.tsv"
+        run.paths.benchmark("report/dag")
     localrule: True  # it starts Snakemake, and takes seconds
     conda:
         "../envs/report.yaml"
     params:
-        shape=comparisons.job_shape(config),
+        shape=run.job_shape(),
         rules=rules_digest(),
         code=code_digest("draw_dag"),
     script:
@@ -114,35 +114,35 @@ rule write_report:
     Output: an HTML file that opens without a network, the table behind each figure as CSV, and what the page loads of jobs.
     """
     input:
-        summary="results/{run}/lineage/summary.json",
-        model_metrics=expand("results/{{run}}/models/{model}/metrics.json", model=config["models"]),
-        sae_metrics=expand("results/{{run}}/saes/{s.model}/{s.sae}/metrics.json", s=comparisons.measured_saes(config)),
-        curves=expand("results/{{run}}/saes/{s.model}/{s.sae}/training.csv", s=comparisons.trained_saes(config)),
-        sweeps=expand("results/{{run}}/sweeps/{sweep}.parquet", sweep=config["sweeps"]),
-        merges=expand("results/{{run}}/models/{model}/merge.json", model=graph.models_of_kind(config, "merge")),
-        correlations=edge_correlations,
-        share_curves="results/{run}/lineage/curves.parquet",
-        ablations=all_ablations(),
-        effects=all_ablations(".agreement"),
-        examples="results/{run}/report/examples.json",
-        rulegraph="results/{run}/report/rulegraph.svg",
+        summary=run.paths.summary,
+        model_metrics=run.paths.fill(run.paths.model_metrics, model=run.graph.models),
+        sae_metrics=run.paths.of_saes(run.paths.sae_metrics, run.comparisons.measured_saes),
+        curves=run.paths.of_saes(run.paths.sae_curve, run.comparisons.trained_saes),
+        sweeps=run.paths.fill(run.paths.sweep, sweep=run.config["sweeps"]),
+        merges=run.paths.fill(run.paths.merge, model=run.graph.of_kind("merge")),
+        correlations=run.paths.edge_correlations(),
+        share_curves=run.paths.share_curves,
+        ablations=run.paths.all_ablations(),
+        effects=run.paths.all_ablations(".agreement"),
+        examples=run.paths.examples,
+        rulegraph=run.paths.rulegraph,
         manifests=[
-            "results/{run}/lineage/manifest.json",
-            expand("results/{{run}}/models/{model}/manifest.json", model=config["models"]),
-            expand("results/{{run}}/saes/{s.model}/{s.sae}/manifest.json", s=comparisons.all_saes(config)),
+            run.paths.folder_manifest(run.paths.summary),
+            run.paths.fill(run.paths.folder_manifest(run.paths.model_metrics), model=run.graph.models),
+            run.paths.of_saes(run.paths.folder_manifest(run.paths.sae_config), run.comparisons.saes),
         ],
-        data=expand("results/{{run}}/report/data/{model}.manifest.json", model=compared_models()),
-        labels=all_labels,
-        explanations=all_explanations,
-        sources=page_sources(),
+        data=run.paths.fill(run.paths.manifest(run.paths.dashboards + "."), model=run.graph.connected),
+        labels=run.paths.all_labels(),
+        explanations=run.paths.all_explanations(),
+        sources=run.paths.page_sources(workflow.basedir),
     output:
         page=report(
-            "results/{run}/report/index.html",
+            run.paths.page,
             caption="../workflow/report/index.rst",
             category="Report",
             labels={"run": "{run}"},
         ),
-        jobs="results/{run}/report/data/jobs.js",
+        jobs=run.paths.job_data,
         edges=report(
             "results/{run}/report/tables/edges.csv",
             caption="../workflow/report/edges.rst",
@@ -257,20 +257,20 @@ rule write_report:
             category="Tables",
             labels={"table": "scores"},
         ),
-        manifest="results/{run}/report/manifest.json",
+        manifest=run.paths.folder_manifest(run.paths.page),
     log:
-        "results/{run}/logs/report/page.log",
+        run.paths.log("report/page"),
     benchmark:
-        "results/{run}/benchmarks/report/page.tsv"
+        run.paths.benchmark("report/page")
     localrule: True  # it starts Snakemake, and takes seconds
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=memory(reading_all),
-        runtime=runtime(reading_all),
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
     params:
-        config=config,
-        edges=edge_names(),
+        config=run.config,
+        edges=run.paths.edges,
         code=code_digest("write_report"),
     script:
         "../workflow/scripts/write_report.py"

@@ -9,28 +9,28 @@ rule train_sae:
     Output: a SAELens folder and the training curve.
     """
     input:
-        shards=sae_dump,
-        starts=sae_starts,
+        shards=run.paths.sae_dump,
+        starts=run.paths.sae_starts,
     output:
-        weights=["results/{run}/saes/{model}/{sae}/sae_weights.safetensors"],
-        config=["results/{run}/saes/{model}/{sae}/cfg.json"],
-        curve=["results/{run}/saes/{model}/{sae}/training.csv"],
-        manifest=["results/{run}/saes/{model}/{sae}/manifest.json"],
+        weights=[run.paths.sae_weights],
+        config=[run.paths.sae_config],
+        curve=[run.paths.sae_curve],
+        manifest=[run.paths.folder_manifest(run.paths.sae_config)],
     log:
-        "results/{run}/logs/saes/{model}.{sae}.log",
+        run.paths.log("saes/{model}.{sae}"),
     benchmark:
-        "results/{run}/benchmarks/saes/{model}.{sae}.tsv"
+        run.paths.benchmark("saes/{model}.{sae}")
     wildcard_constraints:
-        model=trained_alone(),
+        model=run.trained_alone(),
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["saes"]
+    threads: run.config["threads"]["saes"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(training_saes(own_sae_settings)),
-        runtime=runtime(training_saes(own_sae_settings)),
+        mem_mb=memory(run.needs.training_saes(run.params.sae)),
+        runtime=runtime(run.needs.training_saes(run.params.sae)),
     params:
-        saes=own_sae_settings,
+        saes=run.params.sae,
         code=code_digest("train_sae"),
     script:
         "../workflow/scripts/train_sae.py"
@@ -43,27 +43,27 @@ rule train_saes:
     Output: for each a SAELens folder and the training curve.
     """
     input:
-        shards=sae_dump,
+        shards=run.paths.sae_dump,
     output:
-        weights=expand("results/{{run}}/saes/{{model}}/{sae}/sae_weights.safetensors", sae=graph.sae_names(config)),
-        config=expand("results/{{run}}/saes/{{model}}/{sae}/cfg.json", sae=graph.sae_names(config)),
-        curve=expand("results/{{run}}/saes/{{model}}/{sae}/training.csv", sae=graph.sae_names(config)),
-        manifest=expand("results/{{run}}/saes/{{model}}/{sae}/manifest.json", sae=graph.sae_names(config)),
+        weights=run.paths.over(run.paths.sae_weights, sae=run.saes.seed_names),
+        config=run.paths.over(run.paths.sae_config, sae=run.saes.seed_names),
+        curve=run.paths.over(run.paths.sae_curve, sae=run.saes.seed_names),
+        manifest=run.paths.over(run.paths.folder_manifest(run.paths.sae_config), sae=run.saes.seed_names),
     log:
-        "results/{run}/logs/saes/{model}.log",
+        run.paths.log("saes/{model}"),
     benchmark:
-        "results/{run}/benchmarks/saes/{model}.tsv"
+        run.paths.benchmark("saes/{model}")
     wildcard_constraints:
-        model=trained_together(),
+        model=run.trained_together(),
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["saes"]
+    threads: run.config["threads"]["saes"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(training_saes(all_sae_settings)),
-        runtime=runtime(training_saes(all_sae_settings)),
+        mem_mb=memory(run.needs.training_saes(run.params.saes)),
+        runtime=runtime(run.needs.training_saes(run.params.saes)),
     params:
-        saes=all_sae_settings,
+        saes=run.params.saes,
         code=code_digest("train_sae"),
     script:
         "../workflow/scripts/train_sae.py"
@@ -76,28 +76,28 @@ rule import_sae:
     Output: the same SAE as a SAELens folder of this run.
     """
     input:
-        files=sae_files,
-        activations=probe_dump,
+        files=run.paths.imported_sae,
+        activations=run.paths.own_probe_dump,
     output:
-        weights="results/{run}/saes/{model}/{sae}/sae_weights.safetensors",
-        config="results/{run}/saes/{model}/{sae}/cfg.json",
-        manifest="results/{run}/saes/{model}/{sae}/manifest.json",
+        weights=run.paths.sae_weights,
+        config=run.paths.sae_config,
+        manifest=run.paths.folder_manifest(run.paths.sae_config),
     log:
-        "results/{run}/logs/saes/{model}.{sae}.log",
+        run.paths.log("saes/{model}.{sae}"),
     benchmark:
-        "results/{run}/benchmarks/saes/{model}.{sae}.tsv"
+        run.paths.benchmark("saes/{model}.{sae}")
     wildcard_constraints:
-        model=models_followed_by(graph.imported_saes(config)),
-    localrule: needs_hub(sae_imports())  # compute nodes often have no network
+        model=models_followed_by(run.saes.imported),
+    localrule: run.fetches_saes()  # compute nodes often have no network
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["saes"]
+    threads: run.config["threads"]["saes"]
     resources:
-        mem_mb=memory(reading_all),
-        runtime=runtime(reading_all),
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
     params:
-        source=import_settings,
-        max_norm_ratio=max_norm_ratio,
+        source=run.params.sae_import,
+        max_norm_ratio=run.params.max_norm_ratio,
         code=code_digest("import_sae"),
     script:
         "../workflow/scripts/import_sae.py"
@@ -110,27 +110,27 @@ rule evaluate_sae:
     Output: metrics.json in the SAE's folder.
     """
     input:
-        model=own_model_files,
-        weights="results/{run}/saes/{model}/{sae}/sae_weights.safetensors",
-        config="results/{run}/saes/{model}/{sae}/cfg.json",
-        validation=all_token_rows("validation"),
+        model=run.paths.own_model,
+        weights=run.paths.sae_weights,
+        config=run.paths.sae_config,
+        validation=run.paths.rows("validation"),
     output:
-        metrics="results/{run}/saes/{model}/{sae}/metrics.json",
-        manifest="results/{run}/saes/{model}/{sae}/metrics.manifest.json",
+        metrics=run.paths.sae_metrics,
+        manifest=run.paths.manifest(run.paths.sae_metrics),
     log:
-        "results/{run}/logs/saes/evaluate.{model}.{sae}.log",
+        run.paths.log("saes/evaluate.{model}.{sae}"),
     benchmark:
-        "results/{run}/benchmarks/saes/evaluate.{model}.{sae}.tsv"
+        run.paths.benchmark("saes/evaluate.{model}.{sae}")
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["saes"]
+    threads: run.config["threads"]["saes"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(measuring_sae),
-        runtime=runtime(measuring_sae),
+        mem_mb=memory(run.needs.measuring_sae),
+        runtime=runtime(run.needs.measuring_sae),
     params:
-        hookpoint=config["activations"]["hookpoint"],
-        batch_rows=config["batch_rows"],
+        hookpoint=run.config["activations"]["hookpoint"],
+        batch_rows=run.config["batch_rows"],
         code=code_digest("evaluate_sae"),
     script:
         "../workflow/scripts/evaluate_sae.py"

@@ -8,28 +8,28 @@ rule sweep_merge:
     Output: one row per coefficient and corpus; the base's rows have no coefficient.
     """
     input:
-        parents=swept_parent_files,
-        base=swept_base_metrics,
-        validation=swept_token_rows,
+        parents=run.paths.swept_parents,
+        base=run.paths.swept_base,
+        validation=run.paths.swept_rows,
     output:
-        sweep="results/{run}/sweeps/{sweep}.parquet",
-        manifest="results/{run}/sweeps/{sweep}.manifest.json",
+        sweep=run.paths.sweep,
+        manifest=run.paths.manifest(run.paths.sweep),
     log:
-        "results/{run}/logs/sweeps/{sweep}.log",
+        run.paths.log("sweeps/{sweep}"),
     benchmark:
-        "results/{run}/benchmarks/sweeps/{sweep}.tsv"
+        run.paths.benchmark("sweeps/{sweep}")
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]["activations"]
+    threads: run.config["threads"]["activations"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(sweeping),
-        runtime=runtime(sweeping),
+        mem_mb=memory(run.needs.sweeping),
+        runtime=runtime(run.needs.sweeping),
     params:
-        t=swept_coefficients,
-        dtype=swept_setting("dtype"),
-        method=swept_setting("method"),
-        batch_rows=config["batch_rows"],
+        t=run.params.sweep_coefficients,
+        dtype=run.params.sweep_dtype,
+        method=run.params.sweep_method,
+        batch_rows=run.config["batch_rows"],
         code=code_digest("sweep_merge"),
     script:
         "../workflow/scripts/sweep_merge.py"

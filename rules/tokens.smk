@@ -8,25 +8,25 @@ rule make_tokenizer:
     Output: a folder that AutoTokenizer.from_pretrained loads.
     """
     input:
-        corpora=tokenizer_corpora,
-        files=tokenizer_files,
+        corpora=run.paths.tokenizer_corpora(),
+        files=run.paths.tokenizer_files(),
     output:
-        tokenizer="results/{run}/tokenizer/tokenizer.json",
-        config="results/{run}/tokenizer/tokenizer_config.json",
-        manifest="results/{run}/tokenizer/manifest.json",
+        tokenizer=run.paths.tokenizer,
+        config=run.paths.tokenizer_config,
+        manifest=run.paths.folder_manifest(run.paths.tokenizer),
     log:
-        "results/{run}/logs/tokens/tokenizer.log",
+        run.paths.log("tokens/tokenizer"),
     benchmark:
-        "results/{run}/benchmarks/tokens/tokenizer.tsv"
-    localrule: needs_hub([config["tokenizer"]])  # compute nodes often have no network
+        run.paths.benchmark("tokens/tokenizer")
+    localrule: run.fetches_tokenizer()  # compute nodes often have no network
     conda:
         "../envs/train.yaml"
     resources:
-        mem_mb=memory(reading_all),
-        runtime=runtime(reading_all),
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
     params:
-        tokenizer=config["tokenizer"],
-        n_ctx=config["tokens"]["n_ctx"],
+        tokenizer=run.config["tokenizer"],
+        n_ctx=run.config["tokens"]["n_ctx"],
         code=code_digest("make_tokenizer"),
     script:
         "../workflow/scripts/make_tokenizer.py"
@@ -36,25 +36,25 @@ rule tokenize_split:
     """
     Cut one split of a corpus into rows of token ids.
 
-    Output: a memory-mappable array [n_rows, n_ctx], and what it was made with.
+    Output: a memory-mappable array [n_rows, n_ctx], and a sidecar that says how it was made.
     """
     input:
-        documents="results/{run}/corpora/{corpus}/{split}.parquet",
-        tokenizer="results/{run}/tokenizer/tokenizer.json",
-        tokenizer_config="results/{run}/tokenizer/tokenizer_config.json",
+        documents=run.paths.documents,
+        tokenizer=run.paths.tokenizer,
+        tokenizer_config=run.paths.tokenizer_config,
     output:
-        rows="results/{run}/tokens/{corpus}/{split}.npy",
-        sidecar="results/{run}/tokens/{corpus}/{split}.json",
-        manifest="results/{run}/tokens/{corpus}/{split}.manifest.json",
+        rows=run.paths.token_rows,
+        sidecar=run.paths.token_sidecar,
+        manifest=run.paths.manifest(run.paths.token_rows),
     log:
-        "results/{run}/logs/tokens/{corpus}.{split}.log",
+        run.paths.log("tokens/{corpus}.{split}"),
     benchmark:
-        "results/{run}/benchmarks/tokens/{corpus}.{split}.tsv"
+        run.paths.benchmark("tokens/{corpus}.{split}")
     conda:
         "../envs/train.yaml"
     params:
-        n_ctx=config["tokens"]["n_ctx"],
-        max_tokens=most_tokens,
+        n_ctx=run.config["tokens"]["n_ctx"],
+        max_tokens=run.params.max_tokens,
         code=code_digest("tokenize_split"),
     script:
         "../workflow/scripts/tokenize_split.py"

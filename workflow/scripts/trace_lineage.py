@@ -138,7 +138,7 @@ if __name__ == "__main__":
         results = Path("results", snakemake.wildcards.run)
         trace_lineage(
             run=snakemake.wildcards.run,
-            plan=snakemake.params.plan,
+            plan=snakemake.params.comparisons,
             load=loader(results / "correlations", {Path(path).parent.name for path in snakemake.input.token_types}),
             settings=snakemake.params.settings,
             models=snakemake.params.models,

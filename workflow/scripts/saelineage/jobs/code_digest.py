@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from saelineage.files.atomic import write_json
+from saelineage.files.atomic import sha256_file, sha256_json, write_json
 
 DECIDES_RESULTS = False
 
@@ -63,6 +63,12 @@ def code_digest(script: str) -> str:
         with suppress(OSError):  # of a run that may only be looked at
             write_json(KEPT, _kept())
     return digest[:16]
+
+
+def rules_digest() -> str:
+    """Hex sha256 of the Snakefile and all rules, which decide what the graph of jobs looks like."""
+    root = SCRIPTS.parent.parent
+    return sha256_json([sha256_file(path) for path in [root / "Snakefile", *sorted((root / "rules").glob("*.smk"))]])
 
 
 def reached_files(script: Path) -> set[Path]:

@@ -42,6 +42,7 @@ PACKAGES = (
 RESULTS = "results"
 """Where manifests are this workflow's; elsewhere a file of that name is the user's own."""
 LARGE_BYTES = 1 << 30
+MOST_NAMED = 5
 NO_MANIFEST = (InputError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 """What reading a manifest ends in when it is none."""
 
@@ -177,6 +178,21 @@ def check_changes(folder: Path | str) -> list[Problem]:
         if (changed or mine) and not (damaged or unread) and all(digests[path] == sha for path, sha in mine.items()):
             _renew(manifest)
     return problems + _strangers(folder, manifests) + _other_inputs(manifests, entries, digests)
+
+
+def refuse_damage(folder: Path | str) -> None:
+    """End Snakemake if a file of a run is damaged or from another run, of which Snakemake takes no notice.
+
+    Raises:
+        SystemExit: naming the first few files, and the `rm` for each. Of other exceptions Snakemake makes a traceback.
+    """
+    problems = check_changes(folder)
+    if problems:
+        lines = [str(problem) for problem in problems[:MOST_NAMED]]
+        if len(problems) > MOST_NAMED:
+            lines.append(f"... and {len(problems) - MOST_NAMED} more, which `snakemake --cores 2 verify` names")
+        listing = "\n".join(lines)
+        sys.exit(f"error: files of {folder} are damaged; delete them and run again:\n{listing}")
 
 
 def _walk(folder: Path | str) -> list[Path]:

@@ -1,0 +1,54 @@
+"""Instruments: which SAE of a parent is compared with which SAE of its child. One table, `INSTRUMENTS`.
+
+The schema's list of instruments, the README's table and the page's sentences are checked against this table.
+"""
+
+from typing import NamedTuple
+
+
+class Instrument(NamedTuple):
+    """One way of choosing the two SAEs of an edge."""
+
+    child_sae: str
+    """A phrase that completes "the child's SAE ..."."""
+    floor: str
+    """A phrase for the comparison in which nothing changed."""
+    stem: str | None = None
+    """SAEs are called by this and a seed; None where the child's SAE starts from the parent's."""
+    budget: str = ""
+    """The end of the names of SAEs that start from the parent's: `@{n}` where they are trained on n tokens."""
+
+    @property
+    def is_anchored(self) -> bool:
+        """True where the child's SAE starts from the parent's."""
+        return self.stem is None
+
+
+INSTRUMENTS = {
+    "anchored": Instrument(
+        "starts from the parent's, along the whole lineage; a merge's starts from the average of its parents'",
+        "the parent treated as its own child, on its own tokens in another order",
+    ),
+    "independent": Instrument("is trained from a seed of its own", "two seeds of one model", stem="seed"),
+    "frozen": Instrument(
+        "is the root's, read on the child without training, so nothing can emerge",
+        "the parent treated as its own child",
+        budget="@0",
+    ),
+    "same_init": Instrument(
+        "has the parent's initialisation and order of tokens, as in the original study",
+        "the same initialisation with another order of tokens",
+        stem="shared",
+    ),
+    "own_mixture": Instrument(
+        "is trained from a seed of its own on the corpora of its model and the model's ancestors",
+        "two seeds of one model",
+        stem="own",
+    ),
+}
+
+
+def instrument(name: str) -> Instrument:
+    """The instrument of this name; `anchored@{n}` is anchored with SAEs trained on n tokens (`lineage.budgets`)."""
+    base, at, n_tokens = name.partition("@")
+    return INSTRUMENTS[base]._replace(budget=at + n_tokens) if at else INSTRUMENTS[base]

@@ -1,0 +1,28 @@
+"""From what Snakemake read to a plan that has passed every check."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from saelineage.plan.checks import check, check_files
+from saelineage.plan.config import load_config, read_schema
+from saelineage.plan.plan import Plan
+from saelineage.plan.strict_yaml import read_yaml
+
+
+def load_plan(given: Mapping, paths: Iterable[Path | str], path_to_schema: Path | str) -> Plan:
+    """The plan of a config, after all checks.
+
+    Args:
+        given: the config as Snakemake merged it from the config files and `--config`.
+        paths: the config files. They are read once more, because Snakemake passes over keys that stand twice.
+        path_to_schema: `config.schema.yaml`.
+
+    Raises:
+        InputError: on the first mistake.
+    """
+    for path in paths:
+        read_yaml(path)
+    plan = Plan(load_config(given, read_schema(path_to_schema)))
+    check(plan)
+    check_files(plan)
+    return plan

@@ -1,0 +1,152 @@
+"""The memory and time that each job asks a scheduler for (docs/cluster.md).
+
+Methods take a job's wildcards and input files and give a `Need`. Where they look at files that are not there yet, they
+raise FileNotFoundError, and Snakemake asks again when they are.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from saelineage.plan import sizes
+from saelineage.plan.paths import Wildcards
+from saelineage.plan.sizes import Need
+
+if TYPE_CHECKING:
+    from saelineage.plan.plan import Plan
+
+
+class InputFiles(Protocol):
+    """The input files of a job, as Snakemake gives them: a list, with names for its parts."""
+
+    def __getattr__(self, name: str) -> Sequence[str]: ...
+
+    def __getitem__(self, place: int) -> str: ...
+
+    def __len__(self) -> int: ...
+
+
+NeedFunction = Callable[[Wildcards, InputFiles], Need]
+
+
+class Needs:
+    """Needs by what a job does."""
+
+    def __init__(self, plan: "Plan"):
+        """Compute nothing yet."""
+        self._plan = plan
+
+    @property
+    def _batch_tokens(self) -> int:
+        """Tokens of a forward pass."""
+        return self._plan.config["batch_rows"] * self._plan.config["tokens"]["n_ctx"]
+
+    def pretraining(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Training a language model from random weights."""
+        settings = self._plan.graph.settings(wildcards.model)
+        d_vocab = self._plan.config["tokenizer"].get("vocab_size", sizes.LARGE_VOCABULARY)
+        return self._training(sizes.pretrained_size(settings, d_vocab), settings, input.tokens)
+
+    def finetuning(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Training a language model on from its parent."""
+        return self._training(model_of(input.parent), self._plan.graph.settings(wildcards.model), input.tokens)
+
+    def merging(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Holding all inputs, and as much again."""
+        return Need(2 * sizes.all_bytes(files(input)))
+
+    def measuring_model(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Measuring a language model."""
+        model = model_of(input.model)
+        held = sizes.forward_bytes(model, self._batch_tokens)
+        return Need(held, sizes.forward_flop(model, n_tokens(input.validation)))
+
+    def dumping(self, n_shards: int, max_tokens: int | None) -> NeedFunction:
+        """Reading one of `n_shards` shards of all corpora, of each of which at most `max_tokens` are read."""
+        activations = self._plan.config["activations"]
+
+        def of_job(wildcards: Wildcards, input: InputFiles) -> Need:
+            model = model_of(input.model)
+            read = [min(n_tokens([path]), max_tokens or n_tokens([path])) for path in input.tokens]
+            shard = sizes.DumpSize(max(read, default=0) // n_shards, model.d_in(activations["hookpoint"]))
+            held = sizes.dump_bytes(model, self._batch_tokens, shard, activations["dtype"])
+            return Need(held, sizes.forward_flop(model, sum(read) // n_shards))
+
+        return of_job
+
+    def training_saes(self, settings_of_job: Callable[[Wildcards], Mapping[str, Mapping]]) -> NeedFunction:
+        """Training SAEs with these settings, by their names."""
+
+        def of_job(wildcards: Wildcards, input: InputFiles) -> Need:
+            settings, dump = list(settings_of_job(wildcards).values()), sizes.dump_size(input.shards)
+            sae = sizes.SaeSize(dump.d_in, round(dump.d_in * max(of_sae["expansion_factor"] for of_sae in settings)))
+            held = sizes.sae_training_bytes(sae, max(of_sae["batch_tokens"] for of_sae in settings), len(settings))
+            trained = sum(of_sae["n_tokens"] or dump.n_tokens for of_sae in settings)
+            return Need(held, sizes.sae_training_flop(sae, trained))
+
+        return of_job
+
+    def measuring_sae(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Measuring an SAE inside its language model."""
+        model, sae = self.measuring_model(wildcards, input), sizes.sae_size(os.path.dirname(str(input.weights)))
+        flop = sizes.encoding_flop(sae, n_tokens(input.validation))
+        return Need(model.n_bytes + sizes.encoding_bytes(sae, 0), model.flop * 4 + flop)
+
+    def encoding(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Encoding activations with an SAE."""
+        sae, dump = sizes.sae_size(os.path.dirname(str(input.weights))), sizes.dump_size(input.activations)
+        held = sizes.encoding_bytes(sae, sizes.most_bytes(input.activations))
+        return Need(held, sizes.encoding_flop(sae, dump.n_tokens))
+
+    def correlating(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Summing products, or correlating the features, of two SAEs."""
+        d_sae = sizes.feature_width([*input.a[:1], *input.b[:1]])
+        shards, entries = sizes.most_bytes(input.a) + sizes.most_bytes(input.b), sizes.all_bytes(input.a) // 8
+        held = sizes.correlation_bytes(d_sae, self._plan.config["correlations"]["block_features"], shards)
+        return Need(held, sizes.correlation_flop(d_sae, entries, sizes.MANY_ACTIVE))
+
+    def reading_out(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Reading features out of a child's activations."""
+        dump, d_sae = sizes.dump_size(input.child_acts), sizes.feature_width(input.features[:1])
+        held = sizes.readout_bytes(dump, d_sae, sizes.most_bytes(input.child_acts))
+        return Need(held, sizes.readout_flop(dump, d_sae))
+
+    def ablating(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Measuring two models with their SAEs again for each group and feature."""
+        model, sae = model_of(input.parent_model), sizes.sae_size(os.path.dirname(input.parent_sae[0]))
+        lineage, config = self._plan.config["lineage"], self._plan.config
+        tokens = lineage["ablated_rows"] * config["tokens"]["n_ctx"] * len(config["corpora"])
+        times = 2 * (sizes.ABLATED_GROUPS + lineage["ablated_features"])
+        flop = times * (sizes.forward_flop(model, tokens) + 2 * sizes.encoding_flop(sae, tokens))
+        return Need(2 * (sizes.forward_bytes(model, self._batch_tokens) + sizes.encoding_bytes(sae, 0)), flop)
+
+    def sweeping(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Measuring both parents and their merge once for each coefficient."""
+        model = model_of(input.parents)
+        coefficients = self._plan.config["sweeps"][wildcards.sweep]["t"]
+        flop = len(coefficients) * sizes.forward_flop(model, n_tokens(input.validation))
+        return Need(3 * sizes.forward_bytes(model, self._batch_tokens), flop)
+
+    def reading_all(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Reading all inputs into tables several times their size."""
+        return Need(4 * sizes.all_bytes(files(input)))
+
+    def _training(self, model: sizes.ModelSize, settings: Mapping, tokens: Sequence[str]) -> Need:
+        trained = settings["n_tokens"] or round(settings["epochs"] * n_tokens(tokens))
+        held = sizes.training_bytes(model, settings["batch_rows"] * self._plan.config["tokens"]["n_ctx"])
+        return Need(held, sizes.training_flop(model, trained))
+
+
+def files(input: InputFiles) -> list[str]:
+    """All input files of a job."""
+    return [input[place] for place in range(len(input))]
+
+
+def n_tokens(paths: Sequence[str]) -> int:
+    """Tokens in arrays of token rows, at most: two bytes each."""
+    return sizes.all_bytes(path for path in paths if path.endswith(".npy")) // 2
+
+
+def model_of(paths: Sequence[str]) -> sizes.ModelSize:
+    """The size of the model whose folder some files lie in."""
+    return sizes.model_size(os.path.dirname(paths[0]))

@@ -1,0 +1,512 @@
+"""Every path of a run: patterns for a rule's outputs, and functions of wildcards for its inputs."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
+from typing import TYPE_CHECKING, Protocol
+
+from saelineage.plan.comparisons import NULLS, Pair, pair_name
+from saelineage.plan.sae_names import SaeName, shard_names
+from saelineage.plan.user_files import find_files
+
+if TYPE_CHECKING:
+    from saelineage.plan.plan import Plan
+
+PAGE_SOURCES = ("page.html.jinja", "page.css", "jobs.css", "elements.js", "explorer.js", "jobs.js", "page.js")
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+SAE_FILES = ("cfg.json", "sae_weights.safetensors")
+SPLITS = ("train", "validation", "probe")
+
+
+class Wildcards(Protocol):
+    """The wildcards of a job, as Snakemake gives them."""
+
+    def __getattr__(self, name: str) -> str: ...
+
+
+InputFunction = Callable[[Wildcards], list[str]]
+
+
+class Paths:
+    """Paths relative to the working directory, as Snakemake has them.
+
+    Attributes are patterns, in which `{run}` and other wildcards are not filled in. Methods that take `wildcards` are
+    input functions. Where a job reads several corpora and shards, all shards of a corpus come before the next corpus.
+    """
+
+    documents = "results/{run}/corpora/{corpus}/{split}.parquet"
+    corpus_counts = "results/{run}/corpora/{corpus}/counts.json"
+    tokenizer = "results/{run}/tokenizer/tokenizer.json"
+    tokenizer_config = "results/{run}/tokenizer/tokenizer_config.json"
+    token_rows = "results/{run}/tokens/{corpus}/{split}.npy"
+    token_sidecar = "results/{run}/tokens/{corpus}/{split}.json"
+    model_file = "results/{run}/models/{model}/{name}"
+    merge = "results/{run}/models/{model}/merge.json"
+    model_metrics = "results/{run}/models/{model}/metrics.json"
+    dump = "results/{run}/activations/{model}/{corpus}/{split}/shard-{shard}.safetensors"
+    sae_file = "results/{run}/saes/{model}/{sae}/{name}"
+    sae_weights = "results/{run}/saes/{model}/{sae}/sae_weights.safetensors"
+    sae_config = "results/{run}/saes/{model}/{sae}/cfg.json"
+    sae_curve = "results/{run}/saes/{model}/{sae}/training.csv"
+    sae_metrics = "results/{run}/saes/{model}/{sae}/metrics.json"
+    features = "results/{run}/features/{model}/{sae}/{corpus}/shard-{shard}.safetensors"
+    rotated_features = "results/{run}/features/{model}/{sae}_rotated/{corpus}/shard-{shard}.safetensors"
+    delphi = "results/{run}/delphi/{model}/{sae}/{module}/config.json"
+    sums = "results/{run}/correlations/{a}__{b}/sums-{shard}.safetensors"
+    correlation = "results/{run}/correlations/{a}__{b}/correlation.safetensors"
+    replicates = "results/{run}/correlations/{a}__{b}/replicates.safetensors"
+    token_types = "results/{run}/correlations/{a}__{b}/token_types.safetensors"
+    dense = "results/{run}/correlations/{a}__{b}/dense.npy"
+    similarities = "results/{run}/correlations/{model_a}.{sae_a}__{model_b}.{sae_b}/similarities.{ending}"
+    readouts = "results/{run}/lineage/readouts/{parent}__{child}.parquet"
+    ablations = "results/{run}/lineage/ablations/{parent}__{child}{kind}.parquet"
+    edge_table = "results/{run}/lineage/edges/{edge}.parquet"
+    lineage_features = "results/{run}/lineage/features.parquet"
+    share_curves = "results/{run}/lineage/curves.parquet"
+    sources = "results/{run}/lineage/sources.parquet"
+    summary = "results/{run}/lineage/summary.json"
+    annotations = "results/{run}/labels/probe.safetensors"
+    labels = "results/{run}/labels/{model}/{sae}.parquet"
+    explanations = "results/{run}/labels/{model}/{sae}.explanations.parquet"
+    answers = "results/{run}/checkpoints/explanations"
+    sweep = "results/{run}/sweeps/{sweep}.parquet"
+    examples = "results/{run}/report/examples.json"
+    dashboards = "results/{run}/report/data/{model}"
+    dag = "results/{run}/report/dag.svg"
+    rulegraph = "results/{run}/report/rulegraph.svg"
+    page = "results/{run}/report/index.html"
+    job_data = "results/{run}/report/data/jobs.js"
+    report_table = "results/{run}/report/tables/{table}.csv"
+
+    def __init__(self, plan: "Plan"):
+        """Compute nothing yet."""
+        self._plan = plan
+
+    @property
+    def folder(self) -> str:
+        """The folder of the run."""
+        return f"results/{self._plan.name}"
+
+    # Building blocks.
+
+    def fill(self, pattern: str, **values: str | Iterable[str]) -> list[str]:
+        """A pattern with every combination of values, the last name fastest.
+
+        Args:
+            pattern: one of the patterns here.
+            **values: one value or several for each wildcard but `run`.
+        """
+        lists = [[value] if isinstance(value, str) else list(value) for value in values.values()]
+        filled = (dict(zip(values, combination, strict=True)) for combination in product(*lists))
+        return [pattern.format(run=self._plan.name, **names) for names in filled]
+
+    def over(self, pattern: str, **values: Iterable[str]) -> list[str]:
+        """A pattern for a rule's output: every combination of values, with the other wildcards left as they are."""
+        left = {name: f"{{{name}}}" for name in re.findall(r"{(\w+)}", pattern) if name not in values}
+        combinations = product(*values.values())
+        return [pattern.format(**left, **dict(zip(values, names, strict=True))) for names in combinations]
+
+    def fix(self, pattern: str, **values: str) -> str:
+        """A pattern for a rule's output with some wildcards filled in."""
+        return self.over(pattern, **{name: [value] for name, value in values.items()})[0]
+
+    def model_output(self) -> dict[str, str]:
+        """The files that every job that makes a model writes, by their names in a rule."""
+        names = dict(zip(("config", "weights", "tokenizer", "tokenizer_config"), MODEL_FILES, strict=True))
+        files = {name: self.fix(self.model_file, name=file) for name, file in names.items()}
+        return files | {"manifest": self.folder_manifest(self.model_file)}
+
+    @staticmethod
+    def log(name: str) -> str:
+        """The log of a job, `{stage}/{what}`."""
+        return f"results/{{run}}/logs/{name}.log"
+
+    @staticmethod
+    def benchmark(name: str) -> str:
+        """The time and memory of a job, `{stage}/{what}`."""
+        return f"results/{{run}}/benchmarks/{name}.tsv"
+
+    @staticmethod
+    def manifest(path: str) -> str:
+        """The manifest of a file that has one to itself: beside it, with the same stem."""
+        return f"{os.path.splitext(path)[0]}.manifest.json"
+
+    @staticmethod
+    def folder_manifest(path: str) -> str:
+        """The manifest of the folder that a file lies in."""
+        return f"{os.path.dirname(path)}/manifest.json"
+
+    # Corpora and tokens.
+
+    @property
+    def corpora(self) -> list[str]:
+        """The corpora, in the config's order."""
+        return list(self._plan.config["corpora"])
+
+    def corpus_files(self, wildcards: Wildcards) -> list[str]:
+        """The user's files that a corpus is read from."""
+        settings = self._plan.config["corpora"][wildcards.corpus]
+        if settings["source"] != "files":
+            return []
+        return find_files(wildcards.corpus, settings, self._plan.config["corpora_dir"])
+
+    def tokenizer_corpora(self) -> list[str]:
+        """Train splits that the tokenizer is trained on."""
+        return self.fill(self.documents, corpus=self._plan.config["tokenizer"].get("corpora", []), split="train")
+
+    def tokenizer_files(self) -> list[str]:
+        """The files of a tokenizer taken from a folder."""
+        settings = self._plan.config["tokenizer"]
+        return folder_files(settings["path"], MODEL_ENDINGS) if settings["source"] == "path" else []
+
+    def rows(self, split: str) -> list[str]:
+        """Token rows of all corpora."""
+        return self.fill(self.token_rows, corpus=self.corpora, split=split)
+
+    def training_rows(self, wildcards: Wildcards) -> list[str]:
+        """Token rows that a model is trained on."""
+        corpora = self._plan.graph.training_corpora(wildcards.model)
+        return self.fill(self.token_rows, corpus=corpora, split="train")
+
+    # Models.
+
+    def model(self, model: str) -> list[str]:
+        """The files of a model's folder that jobs read."""
+        return self.fill(self.model_file, model=model, name=MODEL_FILES)
+
+    def own_model(self, wildcards: Wildcards) -> list[str]:
+        """The folder of the job's model."""
+        return self.model(wildcards.model)
+
+    def parents(self, wildcards: Wildcards) -> list[str]:
+        """The folders of the models that a model is made from: its parents, or the model it is like."""
+        graph = self._plan.graph
+        like = graph.like(wildcards.model)
+        return [path for name in ([like] if like else graph.parents(wildcards.model)) for path in self.model(name)]
+
+    def imported_model(self, wildcards: Wildcards) -> list[str]:
+        """The files of a model taken from a folder."""
+        settings = self._plan.graph.settings(wildcards.model)
+        return folder_files(settings["folder"], MODEL_ENDINGS) if "folder" in settings else []
+
+    # Activations and SAEs.
+
+    @property
+    def train_shards(self) -> list[str]:
+        """Names of the shards of a dump of a train split."""
+        return shard_names(self._plan.config["activations"]["n_shards"])
+
+    @property
+    def probe_shards(self) -> list[str]:
+        """Names of the shards of the probe."""
+        return shard_names(self._plan.config["activations"]["n_probe_shards"])
+
+    @property
+    def sae_corpora(self) -> list[str]:
+        """Corpora that any SAE is trained on, in the config's order; all where none is trained and none is dumped."""
+        trained = self._plan.comparisons.trained_saes
+        trained_on = {corpus for sae in trained for corpus in self._plan.saes.settings(*sae)["corpora"]}
+        return [corpus for corpus in self.corpora if corpus in trained_on or not trained]
+
+    def sae_rows(self) -> list[str]:
+        """Token rows of the train splits that SAEs are trained on."""
+        return self.fill(self.token_rows, corpus=self.sae_corpora, split="train")
+
+    def sae_dump(self, wildcards: Wildcards) -> list[str]:
+        """The dump that an SAE is trained on; without the wildcard `sae`, that of all SAEs of one pass."""
+        sae = getattr(wildcards, "sae", self._plan.saes.seed_names[0])
+        corpora = self._plan.saes.settings(wildcards.model, sae)["corpora"]
+        return self.fill(self.dump, model=wildcards.model, corpus=corpora, split="train", shard=self.train_shards)
+
+    def probe_dump(self, model: str) -> list[str]:
+        """All shards of a model's activations on the probe."""
+        return self.fill(self.dump, model=model, corpus=self.corpora, split="probe", shard=self.probe_shards)
+
+    def own_probe_dump(self, wildcards: Wildcards) -> list[str]:
+        """The probe dump of the job's model."""
+        return self.probe_dump(wildcards.model)
+
+    def sae(self, sae: SaeName) -> list[str]:
+        """The files of an SAE's folder that jobs read."""
+        return self.fill(self.sae_file, model=sae.model, sae=sae.sae, name=SAE_FILES)
+
+    def sae_starts(self, wildcards: Wildcards) -> list[str]:
+        """The folders of the SAEs that an SAE's training starts from."""
+        return [path for start in self._plan.saes.starts(wildcards.sae) for path in self.sae(start)]
+
+    def imported_sae(self, wildcards: Wildcards) -> list[str]:
+        """The files of a folder that an SAE is taken over from."""
+        folder = self._plan.saes.settings(wildcards.model, wildcards.sae)["import"].get("folder")
+        return folder_files(folder, SAE_ENDINGS) if folder else []
+
+    def of_saes(self, pattern: str, saes: Iterable[SaeName]) -> list[str]:
+        """A file of each of some SAEs."""
+        return [path for sae in saes for path in self.fill(pattern, **sae._asdict())]
+
+    # Features and correlations.
+
+    def sae_features(self, sae: SaeName) -> list[str]:
+        """All feature shards of an SAE."""
+        return self.fill(self.features, model=sae.model, sae=sae.sae, corpus=self.corpora, shard=self.probe_shards)
+
+    def own_features(self, wildcards: Wildcards) -> list[str]:
+        """All feature shards of the job's SAE."""
+        return self.sae_features(SaeName(wildcards.model, wildcards.sae))
+
+    def side_features(self, side: str) -> InputFunction:
+        """All feature shards of one SAE of a pair, in one order for both sides."""
+        return lambda wildcards: self.sae_features(side_sae(wildcards, side))
+
+    def side_shard(self, side: str) -> InputFunction:
+        """Feature shards of one SAE of a pair, of one shard number."""
+
+        def of_shard(wildcards: Wildcards) -> list[str]:
+            sae = side_sae(wildcards, side)
+            return self.fill(self.features, model=sae.model, sae=sae.sae, corpus=self.corpora, shard=wildcards.shard)
+
+        return of_shard
+
+    def pair_sums(self, wildcards: Wildcards) -> list[str]:
+        """Raw sums of a pair, all shards."""
+        return self.fill(self.sums, a=wildcards.a, b=wildcards.b, shard=self.probe_shards)
+
+    def of_pairs(self, pattern: str, pairs: Iterable[Pair]) -> list[str]:
+        """A file of each of some pairs of SAEs."""
+        return [path for a, b in pairs for path in self.fill(pattern, a=str(a), b=str(b))]
+
+    def all_correlations(self) -> list[str]:
+        """The correlation of every pair."""
+        return self.of_pairs(self.correlation, self._plan.comparisons.pairs)
+
+    def all_token_types(self) -> list[str]:
+        """For each comparison and its floor, the matches of the study's protocol, where these are asked for."""
+        rows = self._plan.comparisons.rows if self._plan.config["lineage"]["token_type"] else []
+        names = dict.fromkeys(name for row in rows for name in (row["pair"], *row["floors"]))
+        pairs = {pair_name(pair): pair for pair in self._plan.comparisons.pairs}
+        return self.of_pairs(self.token_types, [pairs[name] for name in names])
+
+    # Lineage.
+
+    @property
+    def edges(self) -> list[str]:
+        """Names of the edges, `{parent}__{child}`."""
+        return list(map(str, self._plan.graph.edges))
+
+    def edge_dump(self, side: str) -> InputFunction:
+        """The probe dump of one model of an edge."""
+        return lambda wildcards: self.probe_dump(getattr(wildcards, side))
+
+    def edge_features(self, wildcards: Wildcards) -> list[str]:
+        """Feature shards of the parent's SAE that an edge's verdicts rest on."""
+        return self.sae_features(self._plan.comparisons.leading_sae(wildcards.parent))
+
+    def edge_model(self, side: str) -> InputFunction:
+        """The folder of one model of an edge."""
+        return lambda wildcards: self.model(getattr(wildcards, side))
+
+    def edge_sae(self, side: str) -> InputFunction:
+        """The folder of one of the SAEs that an edge's verdicts rest on."""
+        return lambda wildcards: self.sae(self._plan.comparisons.leading_sae(getattr(wildcards, side)))
+
+    def all_readouts(self) -> list[str]:
+        """The readouts of all edges, where they are asked for."""
+        edges = self._plan.graph.edges if self._plan.config["lineage"]["readouts"] else []
+        return [path for edge in edges for path in self.fill(self.readouts, **edge._asdict())]
+
+    def all_ablations(self, kind: str = "") -> list[str]:
+        """A file of the ablations of each edge, where they are asked for."""
+        edges = self._plan.graph.edges if self._plan.config["lineage"]["ablations"] else []
+        return [path for edge in edges for path in self.fill(self.ablations, **edge._asdict(), kind=kind)]
+
+    def edge_correlations(self) -> list[str]:
+        """The correlation behind each edge, in the order of `edges`."""
+        comparisons = self._plan.comparisons
+        pairs = [comparisons.edge_pair(comparisons.leading, edge) for edge in self._plan.graph.edges]
+        return self.of_pairs(self.correlation, pairs)
+
+    # Labels.
+
+    def leading_labels(self, models: Iterable[str], pattern: str) -> list[str]:
+        """A table of labels of the SAE of each model that verdicts rest on."""
+        return self.of_saes(pattern, map(self._plan.comparisons.leading_sae, models))
+
+    def own_labels(self, wildcards: Wildcards) -> list[str]:
+        """The labels of the features of the job's model."""
+        return self.leading_labels([wildcards.model], self.labels)
+
+    def all_labels(self) -> list[str]:
+        """The labels of the features of every model of the lineage, in order."""
+        return self.leading_labels(self._plan.graph.lineage, self.labels)
+
+    def root_labels(self) -> list[str]:
+        """The labels of the features of models without parents."""
+        return self.leading_labels(self._plan.graph.roots, self.labels)
+
+    def own_explanations(self, wildcards: Wildcards) -> list[str]:
+        """The written explanations of the features of the job's model, where they are asked for."""
+        return self.leading_labels([wildcards.model] if self._plan.has_explanations else [], self.explanations)
+
+    def all_explanations(self) -> list[str]:
+        """The written explanations of the features of every lineage model, where they are asked for."""
+        models = self._plan.graph.lineage if self._plan.has_explanations else []
+        return self.leading_labels(models, self.explanations)
+
+    # Sweeps.
+
+    def swept_parents(self, wildcards: Wildcards) -> list[str]:
+        """The folders of the models that a sweep merges."""
+        parents = self._plan.graph.parents(self._plan.swept_model(wildcards.sweep))
+        return [path for parent in parents for path in self.model(parent)]
+
+    def swept_base(self, wildcards: Wildcards) -> list[str]:
+        """Metrics of the model that both parents descend from, where there is one."""
+        base = self._plan.graph.common_ancestor(self._plan.swept_model(wildcards.sweep))
+        return self.fill(self.model_metrics, model=[base] if base else [])
+
+    def swept_rows(self, wildcards: Wildcards) -> list[str]:
+        """Validation rows that a sweep is measured on: those of its config, of the parents' fine-tunes, or all."""
+        corpora = self._plan.config["sweeps"][wildcards.sweep].get("corpora")
+        corpora = corpora or self._plan.graph.training_corpora(self._plan.swept_model(wildcards.sweep)) or self.corpora
+        return self.fill(self.token_rows, corpus=corpora, split="validation")
+
+    # Report.
+
+    def root_edges(self) -> list[str]:
+        """Verdicts of every edge that starts at a model without parents."""
+        roots = self._plan.graph.roots
+        return self.fill(self.edge_table, edge=[str(edge) for edge in self._plan.graph.edges if edge.parent in roots])
+
+    def own_edges(self, wildcards: Wildcards) -> list[str]:
+        """Verdicts of every edge from or to the job's model."""
+        edges = [str(edge) for edge in self._plan.graph.edges if wildcards.model in edge]
+        return self.fill(self.edge_table, edge=edges)
+
+    def root_seed_correlations(self) -> list[str]:
+        """The correlations of `Plan.root_seed_pairs`."""
+        return self.of_pairs(self.correlation, self._plan.root_seed_pairs)
+
+    def own_floors(self, wildcards: Wildcards) -> list[str]:
+        """Correlations of the SAE of the job's model with its floor under the leading instrument."""
+        return self.of_pairs(self.correlation, self._plan.comparisons.no_change_pairs(wildcards.model))
+
+    def leading_features(self) -> list[str]:
+        """Feature shards of the SAEs that verdicts rest on, all in one order of corpora and shards."""
+        comparisons = self._plan.comparisons
+        return [
+            path for model in comparisons.leading_saes for path in self.sae_features(comparisons.leading_sae(model))
+        ]
+
+    def shown_features(self) -> list[str]:
+        """Feature shards of the SAEs that examples are taken from, in the order of `leading_features`."""
+        others = [path for _, second in self._plan.root_seed_pairs for path in self.sae_features(second)]
+        return self.leading_features() + others
+
+    def own_leading_sae(self, wildcards: Wildcards) -> list[str]:
+        """The folder of the SAE of the job's model that verdicts rest on."""
+        return self.sae(self._plan.comparisons.leading_sae(wildcards.model))
+
+    def page_sources(self, project: str) -> list[str]:
+        """The files that the page is made from, relative to the working directory.
+
+        Args:
+            project: the folder of the Snakefile.
+        """
+        return [os.path.relpath(os.path.join(project, "workflow", "report", name)) for name in PAGE_SOURCES]
+
+    # The whole run.
+
+    def everything(self) -> list[str]:
+        """What `rule all` asks for beside manifests."""
+        return [
+            *self.fill(self.page),
+            *self.fill(self.summary),
+            *self.fill(self.sweep, sweep=self._plan.config["sweeps"]),
+            *self.fill(self.model_metrics, model=self._plan.graph.models),
+            *(
+                path
+                for sae in self._plan.comparisons.measured_saes
+                for path in self.fill(self.sae_metrics, **sae._asdict())
+            ),
+        ]
+
+    def manifests(self) -> list[str]:
+        """The manifest of everything that a run keeps.
+
+        `all` asks for these, because Snakemake takes no notice of a missing file as long as what was made from it is
+        there.
+        """
+        return [path for stage in self._manifests_by_stage().values() for path in stage]
+
+    def _manifests_by_stage(self) -> Mapping[str, list[str]]:
+        plan, comparisons = self._plan, self._plan.comparisons
+        trained = list(dict.fromkeys(sae.model for sae in comparisons.trained_saes))
+        read = list(dict.fromkeys(sae.model for sae in comparisons.saes))
+        leading = [comparisons.leading_sae(model) for model in comparisons.leading_saes]
+        encoded = dict.fromkeys(sae for sae in [*leading, *comparisons.compared_saes] if not is_shifted(sae.sae))
+        readouts, ablations = self.all_readouts(), self.all_ablations()
+        splits = {"corpus": self.corpora, "split": SPLITS}
+        dumps = {"corpus": self.sae_corpora, "split": "train", "shard": self.train_shards}
+        probes = {"corpus": self.corpora, "split": "probe", "shard": self.probe_shards}
+
+        def beside(paths: Iterable[str]) -> list[str]:
+            return [self.manifest(path) for path in paths]
+
+        def of_folders(paths: Iterable[str]) -> list[str]:
+            return [self.folder_manifest(path) for path in paths]
+
+        return {
+            "corpora": of_folders(self.fill(self.corpus_counts, corpus=self.corpora)),
+            "tokens": [*of_folders(self.fill(self.tokenizer)), *beside(self.fill(self.token_rows, **splits))],
+            "models": [
+                *of_folders(self.fill(self.model_metrics, model=plan.graph.models)),
+                *beside(self.fill(self.model_metrics, model=plan.graph.models)),
+            ],
+            "activations": [
+                *beside(self.fill(self.dump, model=trained, **dumps)),
+                *beside(self.fill(self.dump, model=read, **probes)),
+            ],
+            "saes": [
+                *of_folders(self.of_saes(self.sae_config, comparisons.saes)),
+                *beside(self.of_saes(self.sae_metrics, comparisons.measured_saes)),
+            ],
+            "features": beside(path for sae in encoded for path in self.sae_features(sae)),
+            "correlations": [
+                *of_folders(self.all_correlations()),
+                *beside(self.all_token_types()),
+            ],
+            "lineage": [*of_folders(self.fill(self.summary)), *beside(readouts), *beside(ablations)],
+            "labels": [
+                *beside(self.fill(self.annotations)),
+                *beside(self.all_labels()),
+                *beside(self.all_explanations()),
+            ],
+            "sweeps": beside(self.fill(self.sweep, sweep=plan.config["sweeps"])),
+            "report": [
+                *beside(self.fill(self.examples)),
+                *beside(self.fill(self.dag)),
+                *of_folders(self.fill(self.page)),
+                *beside(self.fill(self.dashboards + ".", model=plan.graph.connected)),
+            ],
+        }
+
+
+MODEL_ENDINGS = (".json", ".safetensors", ".model")
+"""Endings of the files of a model's or tokenizer's folder that decide what it is."""
+SAE_ENDINGS = (".json", ".safetensors", ".pt")
+"""Endings of the files of an SAE's folder that decide what it is."""
+
+
+def folder_files(folder: str, endings: tuple[str, ...]) -> list[str]:
+    """The files of a user's folder with these endings, sorted, so that a change to them is noticed."""
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.endswith(endings)]
+
+
+def side_sae(wildcards: Wildcards, side: str) -> SaeName:
+    """The SAE on side `a` or `b` of a pair; of a null of shifted documents, the SAE that is shifted."""
+    return SaeName(*getattr(wildcards, side).removesuffix(f"_{NULLS[0]}").split("."))
+
+
+def is_shifted(sae: str) -> bool:
+    """True of the name of a null whose documents are shifted: it has no features of its own."""
+    return sae.endswith(f"_{NULLS[0]}")

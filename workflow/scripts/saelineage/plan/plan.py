@@ -1,0 +1,131 @@
+"""The plan of a run: the one object that knows what a run consists of."""
+
+import re
+from collections.abc import Iterable
+from functools import cached_property
+
+from saelineage.plan.comparisons import Comparisons, Pair, pair_name
+from saelineage.plan.graph import Graph
+from saelineage.plan.needs import Needs
+from saelineage.plan.params import Params
+from saelineage.plan.paths import Paths
+from saelineage.plan.sae_names import SaeName, SaeNames
+
+
+class Plan:
+    """Models, SAEs, comparisons, paths and needs of a run.
+
+    Attributes:
+        config: the config with every default filled in, for rules that pass a block of it on.
+        graph: the models and their edges.
+        saes: the SAEs and their settings.
+        comparisons: the pairs of SAEs that are compared.
+        paths: every path.
+        params: the settings that jobs get.
+        needs: the memory and time that jobs ask for.
+    """
+
+    def __init__(self, config: dict):
+        """Compute nothing yet.
+
+        Args:
+            config: as `config.load_config` gives it.
+        """
+        self.config = config
+        self.graph = Graph(config)
+        self.saes = SaeNames(config, self.graph)
+        self.comparisons = Comparisons(config, self.graph, self.saes)
+        self.paths = Paths(self)
+        self.params = Params(self)
+        self.needs = Needs(self)
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.config["run"]
+
+    @property
+    def has_explanations(self) -> bool:
+        """True where features are explained by a language model."""
+        return "explanations" in self.config["labels"]
+
+    @property
+    def module(self) -> str:
+        """The module at which activations are read, without its side."""
+        return self.config["activations"]["hookpoint"].rpartition(".")[0]
+
+    @cached_property
+    def root_seed_pairs(self) -> list[Pair]:
+        """For each model without parents, its SAE that verdicts rest on and another of it, where it has one."""
+        return [pair for model in self.graph.roots for pair in self.comparisons.other_pairs(model)[:1]]
+
+    def subset(self, block: str, *keys: str) -> dict:
+        """Some keys of a block of the config: the params of a rule that reads these and nothing else."""
+        return {key: self.config[block][key] for key in keys}
+
+    def swept_model(self, sweep: str) -> str:
+        """The merged model of a sweep."""
+        return self.config["sweeps"][sweep]["model"]
+
+    # Constraints on wildcards.
+
+    def trained_alone(self) -> str:
+        """A constraint on {model} in .../{model}/{sae}/...: SAEs that are trained by a job each."""
+        together = self.saes.seed_names if self.config["saes"]["one_pass"] else []
+        return models_followed_by(sae for sae in self.comparisons.trained_saes if sae.sae not in together)
+
+    def trained_together(self) -> str:
+        """A constraint on {model}: models whose SAEs are trained by one job."""
+        return any_of(self.graph.models if self.config["saes"]["one_pass"] else [])
+
+    # What runs where Snakemake runs, because compute nodes often have no network.
+
+    def fetches_corpora(self) -> bool:
+        """True where a corpus comes from the hub."""
+        return any(map(needs_hub, self.config["corpora"].values()))
+
+    def fetches_tokenizer(self) -> bool:
+        """True where the tokenizer comes from the hub."""
+        return needs_hub(self.config["tokenizer"])
+
+    def fetches_models(self) -> bool:
+        """True where a model comes from the hub."""
+        return any("hub" in block for block in self.config["models"].values())
+
+    def fetches_saes(self) -> bool:
+        """True where an SAE comes from the hub."""
+        return any(needs_hub(self.saes.settings(*sae)["import"]) for sae in self.saes.imported)
+
+    def job_shape(self) -> dict:
+        """Everything that decides which jobs a run has and how they depend on each other."""
+        config, graph = self.config, self.graph
+        return {
+            "corpora": list(config["corpora"]),
+            "tokenizer": config["tokenizer"].get("corpora", []),
+            "models": {
+                model: [graph.kind(model), graph.like(model), graph.parents(model), graph.training_corpora(model)]
+                for model in graph.models
+            },
+            "saes": {str(sae): self.saes.settings(*sae)["corpora"] for sae in self.comparisons.trained_saes},
+            "pairs": [pair_name(pair) for pair in self.comparisons.pairs],
+            "one_pass": config["saes"]["one_pass"],
+            "imported_saes": [str(sae) for sae in self.saes.imported],
+            "shards": [config["activations"]["n_shards"], config["activations"]["n_probe_shards"]],
+            "lineage": self.subset("lineage", "token_type", "readouts", "ablations"),
+            "sweeps": {name: [sweep["model"], sweep.get("corpora")] for name, sweep in config["sweeps"].items()},
+        }
+
+
+def any_of(names: Iterable[object]) -> str:
+    """A wildcard constraint that matches these names alone, and nothing where there are none."""
+    return "|".join(re.escape(str(name)) for name in names) or "(?!)"
+
+
+def models_followed_by(saes: Iterable[SaeName]) -> str:
+    """A constraint on {model} in .../{model}/{sae}/... that lets only these pairs match."""
+    return "|".join(f"{re.escape(model)}(?=/{re.escape(sae)}/)" for model, sae in saes) or "(?!)"
+
+
+def needs_hub(block: dict) -> bool:
+    """True of the block of something that is fetched from the hub."""
+    return block.get("source") == "hub" or bool(block.get("repo"))
