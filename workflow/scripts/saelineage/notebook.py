@@ -17,7 +17,7 @@ from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard
 from saelineage.files.atomic import read_json
-from saelineage.plan.graph import SaeName, shard_names
+from saelineage.plan.sae_names import SaeName, shard_names
 from saelineage.report.tables import edge_table
 from saelineage.tokens import TokenRows, load_tokenizer
 
