@@ -2,8 +2,10 @@
 
 import pytest
 
-from saelineage.plan import comparisons
-from saelineage.plan.graph import Edge, SaeName
+from saelineage.plan.comparisons import pair_name
+from saelineage.plan.graph import Edge
+from saelineage.plan.plan import Plan
+from saelineage.plan.sae_names import SaeName
 
 
 def lineage(*instruments: str, **models: dict) -> dict:
@@ -58,8 +60,8 @@ MERGE = Edge("lua", "merged")
     ],
 )
 def test_an_instrument_says_which_saes_of_an_edge_are_compared(instrument, lua, merge):
-    pairs = [comparisons.edge_pair(lineage(), instrument, edge) for edge in (LUA, MERGE)]
-    assert [comparisons.pair_name(pair) for pair in pairs] == [lua, merge]
+    pairs = [Plan(lineage()).comparisons.edge_pair(instrument, edge) for edge in (LUA, MERGE)]
+    assert [pair_name(pair) for pair in pairs] == [lua, merge]
 
 
 @pytest.mark.parametrize(
@@ -74,52 +76,54 @@ def test_an_instrument_says_which_saes_of_an_edge_are_compared(instrument, lua, 
 )
 def test_a_floor_is_what_an_instrument_finds_where_nothing_changed(instrument, base, lua):
     for model, expected in (("base", base), ("lua", lua)):
-        pairs = comparisons.floor_pairs(lineage(), instrument, model)
-        assert [comparisons.pair_name(pair) for pair in pairs] == expected
+        pairs = Plan(lineage()).comparisons.floor_pairs(instrument, model)
+        assert [pair_name(pair) for pair in pairs] == expected
 
 
 def test_every_two_seeds_are_a_floor_and_one_seed_has_none():
     config = lineage()
     config["saes"]["seeds"] = [4, 0, 2]
-    names = [comparisons.pair_name(pair) for pair in comparisons.floor_pairs(config, "independent", "lua")]
+    names = [pair_name(pair) for pair in Plan(config).comparisons.floor_pairs("independent", "lua")]
     assert names == ["lua.seed4__lua.seed0", "lua.seed4__lua.seed2", "lua.seed0__lua.seed2"]
     config["saes"]["seeds"] = [4]
-    assert comparisons.floor_pairs(config, "independent", "lua") == []
+    assert Plan(config).comparisons.floor_pairs("independent", "lua") == []
 
 
 def test_nulls_are_those_of_the_config_and_models_re_initialised_like_an_ancestor():
     config = lineage(random=RANDOM, stranger={"reinitialise": {"like": "stories", "seed": 0}})
     config["correlations"]["nulls"] = ["shifted", "rotated"]
-    found = comparisons.null_pairs(config, "anchored", MERGE)
-    assert {null: comparisons.pair_name(pair) for null, pair in found.items()} == {
+    found = Plan(config).comparisons.null_pairs("anchored", MERGE)
+    assert {null: pair_name(pair) for null, pair in found.items()} == {
         "shifted": "lua.from_base__merged.from_lua+stories_shifted",
         "rotated": "lua.from_base__merged.from_lua+stories_rotated",
         "reinitialised (random)": "lua.from_base__random.from_lua",
     }
-    found = comparisons.null_pairs(config, "independent", LUA)
-    assert comparisons.pair_name(found["reinitialised (random)"]) == "base.seed0__random.seed0"
+    found = Plan(config).comparisons.null_pairs("independent", LUA)
+    assert pair_name(found["reinitialised (random)"]) == "base.seed0__random.seed0"
 
 
-def test_a_stand_in_is_compared_in_its_child_s_place_alone():
+def test_a_control_is_compared_in_its_child_s_place_alone():
     config = lineage(random=RANDOM, scratch={"finetune": {"parent": "random", "corpora": {"lua": 1.0}}})
     config["lineage"]["controls"] = {"lua": ["scratch"]}
-    found = comparisons.null_pairs(config, "frozen", LUA)
-    assert {null: comparisons.pair_name(pair) for null, pair in found.items()} == {
+    found = Plan(config).comparisons.null_pairs("frozen", LUA)
+    assert {null: pair_name(pair) for null, pair in found.items()} == {
         "reinitialised (random)": "base.seed0__random.from_base@0",
         "control (scratch)": "base.seed0__scratch.from_base@0",
     }
-    assert comparisons.null_pairs(config, "frozen", Edge("base", "stories")).keys() == {"reinitialised (random)"}
+    assert Plan(config).comparisons.null_pairs("frozen", Edge("base", "stories")).keys() == {"reinitialised (random)"}
 
 
 def test_a_model_s_leading_sae_is_shown_beside_another_seed_s_or_its_floor_s():
-    assert comparisons.other_pairs(lineage("anchored"), "base") == [
+    assert Plan(lineage("anchored")).comparisons.other_pairs("base") == [
         (SaeName("base", "seed0"), SaeName("base", "seed1"))
     ]
     config = lineage("same_init")
-    assert comparisons.other_pairs(config, "base") == [(SaeName("base", "shared0"), SaeName("base", "shared0_again"))]
+    assert Plan(config).comparisons.other_pairs("base") == [
+        (SaeName("base", "shared0"), SaeName("base", "shared0_again"))
+    ]
     config = lineage("independent")
     config["saes"]["seeds"] = [0]
-    assert comparisons.other_pairs(config, "base") == []
+    assert Plan(config).comparisons.other_pairs("base") == []
 
 
 @pytest.mark.parametrize(
@@ -134,29 +138,32 @@ def test_a_model_s_leading_sae_is_shown_beside_another_seed_s_or_its_floor_s():
 def test_the_leading_sae_where_nothing_changed_is_among_the_pairs_of_the_run(instrument, base, lua):
     config = lineage(instrument)
     for model, expected in (("base", base), ("lua", lua)):
-        pairs = comparisons.no_change_pairs(config, model)
-        assert [comparisons.pair_name(pair) for pair in pairs] == expected
-        assert set(pairs) <= set(comparisons.all_pairs(config))
+        pairs = Plan(config).comparisons.no_change_pairs(model)
+        assert [pair_name(pair) for pair in pairs] == expected
+        assert set(pairs) <= set(Plan(config).comparisons.pairs)
 
 
 def test_of_several_seeds_the_leading_one_s_pairs_show_where_nothing_changed():
     config = lineage("independent")
     config["saes"]["seeds"] = [4, 0, 2]
     # 0 beside 2 is a floor too, but says nothing of the leading SAE.
-    names = [comparisons.pair_name(pair) for pair in comparisons.no_change_pairs(config, "lua")]
+    names = [pair_name(pair) for pair in Plan(config).comparisons.no_change_pairs("lua")]
     assert sorted(names) == ["lua.seed4__lua.seed0", "lua.seed4__lua.seed2"]
     config["saes"]["seeds"] = [4]
-    assert comparisons.no_change_pairs(config, "lua") == []
+    assert Plan(config).comparisons.no_change_pairs("lua") == []
 
 
 def test_a_merge_is_also_anchored_to_each_parent_alone():
-    assert comparisons.anchored_alone(lineage(), MERGE) == (SaeName("lua", "from_base"), SaeName("merged", "from_lua"))
-    assert comparisons.anchored_alone(lineage(), LUA) is None
+    assert Plan(lineage()).comparisons.anchored_alone(MERGE) == (
+        SaeName("lua", "from_base"),
+        SaeName("merged", "from_lua"),
+    )
+    assert Plan(lineage()).comparisons.anchored_alone(LUA) is None
 
 
 def test_features_should_recur_in_their_model_s_other_seeds_and_be_absent_from_all_of_the_other_model():
     def names(config: dict, edge: Edge) -> dict:
-        found = comparisons.recurrence_pairs(config, edge)
+        found = Plan(config).comparisons.recurrence_pairs(edge)
         return {
             side: {what: [f"{a}-{b}" for a, b in pairs] for what, pairs in both.items()} for side, both in found.items()
         }
@@ -177,19 +184,19 @@ def test_features_should_recur_in_their_model_s_other_seeds_and_be_absent_from_a
 
 
 def test_a_merge_s_features_may_come_from_its_parents_or_from_what_both_descend_from():
-    found = comparisons.source_pairs(lineage("independent"), "merged")
-    assert {name: comparisons.pair_name(pair) for name, pair in found.items()} == {
+    found = Plan(lineage("independent")).comparisons.source_pairs("merged")
+    assert {name: pair_name(pair) for name, pair in found.items()} == {
         "lua": "lua.seed0__merged.seed0",
         "stories": "stories.seed0__merged.seed0",
         "base": "base.seed0__merged.seed0",
     }
-    assert comparisons.merges(lineage()) == ["merged"]
+    assert Plan(lineage()).comparisons.merges == ["merged"]
 
 
 def test_merges_that_stand_in_a_merge_s_place_have_sources_too():
     config = lineage("anchored", linear={"merge": {"parents": ["lua", "stories"], "method": "linear", "t": 0.5}})
     config["lineage"]["controls"] = {"merged": ["linear"]}
-    sources = comparisons.plan(config)["sources"]
+    sources = Plan(config).comparisons.as_data()["sources"]
     assert list(sources) == ["merged", "linear"]
     assert sources["linear"] == {
         "parents": ["lua", "stories"],
@@ -202,7 +209,7 @@ def test_merges_that_stand_in_a_merge_s_place_have_sources_too():
 
 
 def test_each_pair_is_correlated_once_whichever_way_round():
-    pairs = comparisons.all_pairs(lineage("anchored", "independent", "frozen"))
+    pairs = Plan(lineage("anchored", "independent", "frozen")).comparisons.pairs
     assert len({frozenset(pair) for pair in pairs}) == len(pairs)
     # The child's side asks for this one the other way round; the edge, parent first, is what is made.
     assert (SaeName("base", "seed0"), SaeName("lua", "seed0")) in pairs
@@ -212,8 +219,8 @@ def test_the_plan_names_no_pair_that_is_not_correlated():
     config = lineage("anchored", "independent", "same_init", random=RANDOM)
     config["lineage"]["budgets"] = [500]
     config["correlations"]["nulls"] = ["shifted"]
-    made = {comparisons.pair_name(pair) for pair in comparisons.all_pairs(config)}
-    plan = comparisons.plan(config)
+    made = {pair_name(pair) for pair in Plan(config).comparisons.pairs}
+    plan = Plan(config).comparisons.as_data()
     wanted = {row["pair"] for row in plan["comparisons"]}
     for row in plan["comparisons"]:
         wanted |= {*row["floors"], *row["nulls"].values(), *(name for names in row["seeds"].values() for name in names)}
@@ -224,7 +231,7 @@ def test_the_plan_names_no_pair_that_is_not_correlated():
 
 
 def test_a_plan_leads_with_the_first_instrument_and_has_a_row_for_each_edge_and_instrument():
-    plan = comparisons.plan(lineage("anchored", "independent"))
+    plan = Plan(lineage("anchored", "independent")).comparisons.as_data()
     assert plan["leading"] == "anchored"
     assert plan["saes"] == {
         "base": "seed0",
@@ -241,7 +248,7 @@ def test_a_plan_leads_with_the_first_instrument_and_has_a_row_for_each_edge_and_
 def test_all_saes_are_the_seeds_of_the_lineage_what_is_compared_and_what_those_start_from():
     config = lineage("frozen", random=RANDOM)
     config["saes"]["seeds"] = [0]
-    assert [str(sae) for sae in comparisons.all_saes(config)] == [
+    assert [str(sae) for sae in Plan(config).comparisons.saes] == [
         "base.seed0",
         "base.from_base@0",
         "lua.seed0",
@@ -260,43 +267,43 @@ def test_all_saes_are_the_seeds_of_the_lineage_what_is_compared_and_what_those_s
 
 def test_nulls_add_no_sae():
     config = lineage("anchored")
-    before = comparisons.all_saes(config)
+    before = Plan(config).comparisons.saes
     config["correlations"]["nulls"] = ["shifted", "rotated"]
-    assert comparisons.all_saes(config) == before
+    assert Plan(config).comparisons.saes == before
 
 
 def test_saes_that_are_imported_are_not_trained():
     config = lineage("independent")
     config["saes"]["models"] = {"lua": {"import": {"folder": "a"}, "seed0": {"import": None}}}
-    trained = comparisons.trained_saes(config)
-    assert [sae for sae in comparisons.all_saes(config) if sae not in trained] == [SaeName("lua", "seed1")]
+    trained = Plan(config).comparisons.trained_saes
+    assert [sae for sae in Plan(config).comparisons.saes if sae not in trained] == [SaeName("lua", "seed1")]
 
 
 def test_the_shape_of_a_run_knows_its_jobs_and_not_their_settings():
     config = lineage()
-    shape = comparisons.job_shape(config)
+    shape = Plan(config).job_shape()
     assert shape["models"]["merged"] == ["merge", None, ["lua", "stories"], ["lua", "english"]]
     assert shape["shards"] == [1, 2]
     config["saes"]["k"] = 48
-    assert comparisons.job_shape(config) == shape
+    assert Plan(config).job_shape() == shape
     config["lineage"]["instruments"] = ["independent"]
-    assert comparisons.job_shape(config) != shape
+    assert Plan(config).job_shape() != shape
 
 
 def test_the_shape_of_a_run_knows_which_saes_are_imported_and_not_from_where():
     config = lineage("independent")
-    trained = comparisons.job_shape(config)
+    trained = Plan(config).job_shape()
     config["saes"]["models"] = {"lua": {"seed0": {"import": {"folder": "a"}}}}
-    shape = comparisons.job_shape(config)
+    shape = Plan(config).job_shape()
     assert (trained["imported_saes"], shape["imported_saes"]) == ([], ["lua.seed0"])
     assert trained["saes"].keys() - shape["saes"].keys() == {"lua.seed0"}
     config["saes"]["models"]["lua"]["seed0"]["import"]["folder"] = "b"
-    assert comparisons.job_shape(config) == shape
+    assert Plan(config).job_shape() == shape
 
 
 def test_saes_that_are_only_floors_or_controls_are_not_measured():
     config = lineage("anchored", "same_init", random=RANDOM)
-    left_out = set(comparisons.all_saes(config)) - set(comparisons.measured_saes(config))
+    left_out = set(Plan(config).comparisons.saes) - set(Plan(config).comparisons.measured_saes)
     assert sorted(map(str, left_out)) == [
         "base.from_base",
         "base.shared0_again",

@@ -8,7 +8,10 @@ import yaml
 
 import saelineage
 from saelineage.errors import InputError
-from saelineage.plan.config import SECRET_KEY, check_files, load_config, read_yaml
+from saelineage.plan.checks import check, check_files
+from saelineage.plan.config import load_config
+from saelineage.plan.plan import Plan
+from saelineage.plan.strict_yaml import SECRET_KEY, read_yaml
 
 CONFIGS = Path(saelineage.__file__).parents[3] / "config"
 SCHEMA = read_yaml(CONFIGS / "config.schema.yaml")
@@ -47,14 +50,21 @@ def changed(path: str, value: object) -> dict:
     return config
 
 
+def load(config: dict, schema: dict) -> dict:
+    """A config with its defaults, once it has passed the checks that need no files."""
+    plan = Plan(load_config(config, schema))
+    check(plan)
+    return plan.config
+
+
 def error_of(config: dict) -> str:
     with pytest.raises(InputError) as raised:
-        load_config(config, SCHEMA)
+        load(config, SCHEMA)
     return str(raised.value)
 
 
 def test_every_default_is_filled_in():
-    filled = load_config(small(), SCHEMA)
+    filled = load(small(), SCHEMA)
     training = {
         "batch_rows": 16,
         "learning_rate": 0.001,
@@ -137,7 +147,7 @@ def test_every_default_is_filled_in():
     ],
 )
 def test_each_source_of_text_has_defaults_of_its_own(corpus: dict, filled: dict):
-    assert load_config(changed("corpora/lua", corpus), SCHEMA)["corpora"]["lua"] == corpus | filled
+    assert load(changed("corpora/lua", corpus), SCHEMA)["corpora"]["lua"] == corpus | filled
 
 
 SHIPPED = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem != "config.schema"]
@@ -145,14 +155,14 @@ SHIPPED = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem != "conf
 
 @pytest.mark.parametrize("given", [small(), *map(read_yaml, SHIPPED)], ids=["small", *(path.stem for path in SHIPPED)])
 def test_a_filled_config_is_valid_and_stays_as_it_is(given: dict):
-    filled = load_config(given, SCHEMA)
-    assert load_config(deepcopy(filled), SCHEMA) == filled
+    filled = load(given, SCHEMA)
+    assert load(deepcopy(filled), SCHEMA) == filled
 
 
 def test_the_given_config_and_the_schema_are_left_alone():
     given, schema = small(), deepcopy(SCHEMA)
-    load_config(given, schema)["saes"]["seeds"].append(9)
-    load_config({**given, "saes": {}}, schema)["saes"]["seeds"].append(9)
+    load(given, schema)["saes"]["seeds"].append(9)
+    load({**given, "saes": {}}, schema)["saes"]["seeds"].append(9)
     assert given == small()
     assert schema == SCHEMA
 
@@ -165,7 +175,7 @@ def test_models_from_elsewhere_may_stand_in_the_lineage():
     # What shape they have is not known before they are read, so merges of them are let through.
     config["models"]["mixed"] = {"merge": {"parents": ["tuned", "lua"]}}
     config["lineage"] = {"instruments": ["independent"]}
-    filled = load_config(config, SCHEMA)
+    filled = load(config, SCHEMA)
     assert filled["models"]["theirs"] == {"hub": {"repo": "a/b", "revision": "main", "parents": []}}
     assert filled["models"]["own"] == {"path": {"folder": "models/own", "parents": ["theirs"]}}
 
@@ -450,12 +460,12 @@ def test_a_mistake_is_one_sentence_with_its_key(path: str, value: object, messag
 def test_an_import_has_its_defaults_wherever_it_stands(path: str):
     config = changed(f"{path}/import", {"folder": "sae"})
     config["saes"]["seeds"] = [1]
-    found = filled = load_config(config, SCHEMA)
+    found = filled = load(config, SCHEMA)
     for key in f"{path}/import".split("/"):
         found = found[key]
     assert found == {"folder": "sae", "format": "auto", "max_fvu": 0.9, "max_l0_fraction": 0.15}
     assert filled["saes"]["models"]["lua"]["seed1"].keys() <= {"k", "import"}
-    assert load_config(filled, SCHEMA) == filled
+    assert load(filled, SCHEMA) == filled
 
 
 @pytest.mark.parametrize(
@@ -523,7 +533,7 @@ def test_the_sae_of_a_merge_starts_where_its_parents_descend_from_one_model():
         "model's, but 'both' descends from english, base; use independent alone"
     )
     config["lineage"] = {"instruments": ["independent"]}
-    assert load_config(config, SCHEMA)
+    assert load(config, SCHEMA)
     config["lineage"] |= {"budgets": [1000]}
     assert error_of(config).startswith("lineage.instruments: a merge's SAE starts from the average")
 
@@ -552,8 +562,8 @@ def test_saes_that_are_trained_in_one_pass_cannot_be_imported():
 def test_an_sae_from_the_hub_needs_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     source = {"repo": "a/b", "revision": "main", "subfolder": "c/d"}
-    config = load_config(changed("saes/models/lua/seed1/import", source), SCHEMA)
-    assert check_files(config) is config
+    config = load(changed("saes/models/lua/seed1/import", source), SCHEMA)
+    check_files(Plan(config))
 
 
 def test_two_saes_of_one_model_cannot_be_one_sae():
@@ -568,11 +578,11 @@ def test_two_saes_of_one_model_cannot_be_one_sae():
     assert error_of(config) == message
     for source in ({"folder": "b"}, None):
         config["saes"]["models"]["lua"]["seed1"] = {"import": source}
-        assert load_config(config, SCHEMA)
+        assert load(config, SCHEMA)
     # Different models may share one.
     shared = changed("saes/import", {"folder": "a"})
     shared["saes"] |= {"seeds": [0], "models": {}}
-    assert load_config(shared, SCHEMA)
+    assert load(shared, SCHEMA)
 
 
 def test_models_of_different_shapes_cannot_be_merged():
@@ -595,12 +605,12 @@ def test_a_long_value_is_cut_short_in_the_message():
 def test_the_hookpoint_of_a_deeper_model_may_name_its_last_layer():
     config = changed("models/base/pretrain/n_layers", 3)
     config["activations"] = {"hookpoint": "model.layers.2.mlp.down_proj.input"}
-    assert load_config(config, SCHEMA)["activations"]["hookpoint"] == "model.layers.2.mlp.down_proj.input"
+    assert load(config, SCHEMA)["activations"]["hookpoint"] == "model.layers.2.mlp.down_proj.input"
 
 
 def test_shares_may_miss_1_by_rounding():
     config = changed("models/base/pretrain/corpora", {"english": 0.1 + 0.2, "lua": 0.7})
-    assert load_config(config, SCHEMA)["models"]["base"]["pretrain"]["corpora"]["english"] == 0.1 + 0.2
+    assert load(config, SCHEMA)["models"]["base"]["pretrain"]["corpora"]["english"] == 0.1 + 0.2
 
 
 @pytest.mark.parametrize(
@@ -646,13 +656,13 @@ def test_merge_keys_of_yaml_are_no_duplicates(tmp_path: Path):
 
 def with_files(corpus: dict, folder: Path) -> dict:
     config = changed("corpora/lua", {"source": "files", **corpus})
-    return load_config(config | {"corpora_dir": str(folder)}, SCHEMA)
+    return load(config | {"corpora_dir": str(folder)}, SCHEMA)
 
 
 def test_files_that_are_there_are_fine(tmp_path: Path):
     (tmp_path / "lua.txt").write_text("print()")
     config = with_files({"path": "lua.txt"}, tmp_path)
-    assert check_files(config) is config
+    check_files(Plan(config))
 
 
 @pytest.mark.parametrize(
@@ -678,7 +688,7 @@ def test_files_that_are_not_where_the_config_says_are_named(tmp_path: Path, corp
     (tmp_path / "lua").mkdir()
     (tmp_path / "lua" / "a.lua").write_text("print()")
     with pytest.raises(InputError) as raised:
-        check_files(with_files(corpus, tmp_path))
+        check_files(Plan(with_files(corpus, tmp_path)))
     assert str(raised.value) == message.replace("{folder}", str(tmp_path))
 
 
@@ -707,7 +717,7 @@ def test_folders_that_are_not_there_are_named(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as raised:
-        check_files(load_config(changed(path, value), SCHEMA))
+        check_files(Plan(load(changed(path, value), SCHEMA)))
     assert str(raised.value) == message
 
 
@@ -732,7 +742,7 @@ def test_settings_that_are_called_like_secrets_are_refused(name):
 @pytest.mark.parametrize("name", ["max_tokens", "stop_tokens", "eos_token", "tokens", "tokenizer", "key", "keys", "n"])
 def test_settings_that_are_called_otherwise_are_not(name):
     request = {"extra": {"headers": {name: "anything"}}}
-    load_config(changed("labels/explanations", {"model": "words", "request": request}), SCHEMA)
+    load(changed("labels/explanations", {"model": "words", "request": request}), SCHEMA)
 
 
 def test_no_key_of_the_config_is_called_like_a_secret():
@@ -782,7 +792,7 @@ def test_values_that_look_like_secrets_are_refused_and_not_repeated(value):
 )
 def test_values_that_only_begin_like_secrets_are_not_refused(value):
     config = changed("labels/explanations", {"model": "words", "request": {"user": value}})
-    assert load_config(config, SCHEMA)["labels"]["explanations"]["request"]["user"] == value
+    assert load(config, SCHEMA)["labels"]["explanations"]["request"]["user"] == value
 
 
 def test_more_models_seeds_and_budgets_than_could_be_looked_at_are_refused_at_once():
@@ -791,7 +801,7 @@ def test_more_models_seeds_and_budgets_than_could_be_looked_at_are_refused_at_on
     config["lineage"] = {"budgets": list(range(1000, 1020))}
     line = {f"m{n}": {"finetune": {"parent": "base", "corpora": {"lua": 1.0}, "epochs": 1}} for n in range(8)}
     models = {"base": config["models"]["base"], **line}
-    assert load_config(config | {"models": models, "sweeps": {}}, SCHEMA)["run"] == "tiny"  # 9 x 20 x 21 = 3,780
+    assert load(config | {"models": models, "sweeps": {}}, SCHEMA)["run"] == "tiny"  # 9 x 20 x 21 = 3,780
     line = {f"m{n}": line["m0"] for n in range(99)}
     models = {"base": config["models"]["base"], **line}
     assert error_of(config | {"models": models, "sweeps": {}}) == (

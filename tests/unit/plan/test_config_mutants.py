@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from saelineage.errors import InputError
-from saelineage.plan.config import load_config, read_yaml
+from saelineage.plan.checks import check
+from saelineage.plan.config import load_config
+from saelineage.plan.plan import Plan
+from saelineage.plan.strict_yaml import read_yaml
 from tests.config_mutants import BASE, RANDOM, Mutant, good, mutants, thought_up
 
 ROOT = Path(__file__).resolve().parents[3]

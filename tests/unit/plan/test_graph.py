@@ -4,8 +4,9 @@ import hashlib
 
 import pytest
 
-from saelineage.plan import graph
-from saelineage.plan.graph import Edge, SaeName
+from saelineage.plan.graph import Edge
+from saelineage.plan.plan import Plan
+from saelineage.plan.sae_names import SaeName, shard_names
 
 
 def lineage() -> dict:
@@ -30,7 +31,7 @@ def lineage() -> dict:
             "models": {},
         },
         "correlations": {"nulls": []},
-        "lineage": {"controls": {}},
+        "lineage": {"controls": {}, "instruments": ["anchored"], "budgets": []},
     }
 
 
@@ -42,19 +43,19 @@ def stream(model: str, name: str) -> int:
 def test_saes_of_one_pass_share_the_order_of_the_first():
     config = lineage()
     config["saes"] |= {"one_pass": True}
-    shuffle_seeds = [graph.sae_settings(config, "lua", sae)["shuffle_seed"] for sae in ("seed3", "seed0", "own3")]
+    shuffle_seeds = [Plan(config).saes.settings("lua", sae)["shuffle_seed"] for sae in ("seed3", "seed0", "own3")]
     assert shuffle_seeds == [stream("lua", "3"), stream("lua", "3"), None]
     config["saes"]["shuffle_seed"] = 5
-    assert graph.sae_settings(config, "lua", "seed0")["shuffle_seed"] == 5
+    assert Plan(config).saes.settings("lua", "seed0")["shuffle_seed"] == 5
 
 
 def test_models_are_ordered_parents_first_and_otherwise_as_listed():
     # Each time the first model in the list whose parents are all there is taken.
-    assert graph.ordered_models(lineage()) == ["base", "lua", "stories", "merged", "polished", "foreign"]
+    assert Plan(lineage()).graph.ordered == ["base", "lua", "stories", "merged", "polished", "foreign"]
 
 
 def test_edges_follow_the_order_of_their_children():
-    assert graph.edges(lineage()) == [
+    assert Plan(lineage()).graph.edges == [
         Edge("base", "lua"),
         Edge("base", "stories"),
         Edge("lua", "merged"),
@@ -66,40 +67,39 @@ def test_edges_follow_the_order_of_their_children():
 def test_a_circle_is_named_without_the_models_outside_it():
     config = lineage()
     config["models"]["base"] = {"finetune": {"parent": "polished", "corpora": {}}}
-    with pytest.raises(
-        ValueError, match=r"^models \['base', 'lua', 'merged', 'polished', 'stories'\] descend from each"
-    ):
-        graph.ordered_models(config)
+    graph = Plan(config).graph
+    with pytest.raises(ValueError, match=r"'base', 'lua', 'merged', 'polished', 'stories'\]"):
+        list(graph.ordered)
 
 
 def test_a_model_has_one_kind_and_models_are_listed_by_kind():
-    assert graph.kind(lineage(), "merged") == "merge"
-    assert graph.models_of_kind(lineage(), "finetune") == ["polished", "lua", "stories"]
-    assert graph.models_of_kind(lineage(), "pretrain", "hub", "path") == ["base", "foreign"]
+    assert Plan(lineage()).graph.kind("merged") == "merge"
+    assert Plan(lineage()).graph.of_kind("finetune") == ["polished", "lua", "stories"]
+    assert Plan(lineage()).graph.of_kind("pretrain", "hub", "path") == ["base", "foreign"]
 
 
 def test_an_sae_is_imported_where_its_settings_say_so_and_trained_otherwise():
     config = lineage()
-    assert graph.imported_saes(config) == []
+    assert Plan(config).saes.imported == []
     config["saes"]["models"] = {
         "lua": {"import": {"folder": "a"}, "seed0": {"import": None}},
         "base": {"seed3": {"k": 1}},
     }
-    assert graph.imported_saes(config) == [SaeName("lua", "seed3")]
+    assert Plan(config).saes.imported == [SaeName("lua", "seed3")]
     config["saes"] |= {"import": {"folder": "b"}}
-    assert SaeName("lua", "seed0") not in graph.imported_saes(config)
-    assert len(graph.imported_saes(config)) == 2 * len(config["models"]) - 1
+    assert SaeName("lua", "seed0") not in Plan(config).saes.imported
+    assert len(Plan(config).saes.imported) == 2 * len(config["models"]) - 1
 
 
 def test_an_sae_that_starts_from_another_is_never_imported():
     config = lineage()
     config["saes"]["import"] = {"folder": "b"}
-    assert graph.sae_settings(config, "lua", "seed3")["import"] == {"folder": "b"}
-    assert graph.sae_settings(config, "lua", "from_base")["import"] is None
+    assert Plan(config).saes.settings("lua", "seed3")["import"] == {"folder": "b"}
+    assert Plan(config).saes.settings("lua", "from_base")["import"] is None
 
 
 def test_parents_come_in_the_order_of_the_config():
-    assert {model: graph.parents(lineage(), model) for model in lineage()["models"]} == {
+    assert {model: Plan(lineage()).graph.parents(model) for model in lineage()["models"]} == {
         "polished": ["merged"],
         "merged": ["lua", "stories"],
         "lua": ["base"],
@@ -110,38 +110,38 @@ def test_parents_come_in_the_order_of_the_config():
 
 
 def test_ancestors_are_nearest_first_and_each_once():
-    assert graph.ancestors(lineage(), "polished") == ["merged", "lua", "stories", "base"]
-    assert graph.ancestors(lineage(), "base") == []
+    assert Plan(lineage()).graph.ancestors("polished") == ["merged", "lua", "stories", "base"]
+    assert Plan(lineage()).graph.ancestors("base") == []
 
 
 def test_the_common_ancestor_is_the_nearest_model_that_all_parents_descend_from():
     config = lineage()
-    assert graph.common_ancestor(config, "merged") == "base"
+    assert Plan(config).graph.common_ancestor("merged") == "base"
     # `longer` descends from lua, `stories` does not: base is still the nearest of both.
     config["models"]["longer"] = {"finetune": {"parent": "lua", "corpora": {}}}
     config["models"]["late"] = {"merge": {"parents": ["longer", "stories"]}}
-    assert graph.common_ancestor(config, "late") == "base"
+    assert Plan(config).graph.common_ancestor("late") == "base"
     # Two children of lua: lua, and not base behind it.
     config["models"]["other"] = {"finetune": {"parent": "lua", "corpora": {}}}
     config["models"]["siblings"] = {"merge": {"parents": ["longer", "other"]}}
-    assert graph.common_ancestor(config, "siblings") == "lua"
+    assert Plan(config).graph.common_ancestor("siblings") == "lua"
 
 
 def test_a_model_merged_with_its_own_fine_tune_has_itself_for_a_base():
     config = lineage()
     config["models"]["soup"] = {"merge": {"parents": ["base", "lua"]}}
-    assert graph.common_ancestor(config, "soup") == "base"
+    assert Plan(config).graph.common_ancestor("soup") == "base"
 
 
 def test_there_may_be_no_common_ancestor():
     config = lineage()
     config["models"]["strange"] = {"merge": {"parents": ["lua", "foreign"]}}
-    assert graph.common_ancestor(config, "strange") is None
-    assert graph.common_ancestor(config, "base") is None
+    assert Plan(config).graph.common_ancestor("strange") is None
+    assert Plan(config).graph.common_ancestor("base") is None
 
 
 def test_training_corpora_of_a_merge_are_those_of_its_parents_each_once():
-    found = {model: graph.training_corpora(lineage(), model) for model in lineage()["models"]}
+    found = {model: Plan(lineage()).graph.training_corpora(model) for model in lineage()["models"]}
     assert found == {
         "polished": ["english"],
         "merged": ["lua", "stories"],
@@ -153,7 +153,7 @@ def test_training_corpora_of_a_merge_are_those_of_its_parents_each_once():
 
 
 def test_a_model_has_an_sae_for_each_seed_the_first_one_first():
-    assert graph.saes(lineage(), "lua") == [SaeName("lua", "seed3"), SaeName("lua", "seed0")]
+    assert Plan(lineage()).saes.of_seeds("lua") == [SaeName("lua", "seed3"), SaeName("lua", "seed0")]
     assert str(SaeName("base", "seed3")) == "base.seed3"
 
 
@@ -164,22 +164,22 @@ def test_controls_are_the_re_initialised_what_descends_from_them_and_those_named
         "scratch": {"finetune": {"parent": "random", "corpora": {"lua": 1.0}}},
     }
     config["lineage"]["controls"] = {"lua": ["foreign"]}
-    assert graph.outside_models(config) == ["foreign", "random", "scratch"]
-    assert graph.edges(config) == graph.edges(lineage())
-    assert graph.lineage_models(config) == ["base", "lua", "stories", "merged", "polished"]
-    assert graph.parents(config, "scratch") == ["random"]
+    assert Plan(config).graph.outside == ["foreign", "random", "scratch"]
+    assert Plan(config).graph.edges == Plan(lineage()).graph.edges
+    assert Plan(config).graph.lineage == ["base", "lua", "stories", "merged", "polished"]
+    assert Plan(config).graph.parents("scratch") == ["random"]
 
 
 def test_a_mixture_is_what_a_model_and_its_ancestors_were_trained_on():
-    assert graph.mixture(lineage(), "base") == ["english"]
-    assert graph.mixture(lineage(), "lua") == ["english", "lua"]
-    assert graph.mixture(lineage(), "merged") == ["english", "lua", "stories"]
-    assert graph.mixture(lineage(), "foreign") == ["english", "lua", "stories"]  # nobody knows
+    assert Plan(lineage()).graph.mixture("base") == ["english"]
+    assert Plan(lineage()).graph.mixture("lua") == ["english", "lua"]
+    assert Plan(lineage()).graph.mixture("merged") == ["english", "lua", "stories"]
+    assert Plan(lineage()).graph.mixture("foreign") == ["english", "lua", "stories"]  # nobody knows
 
 
 def test_anchored_saes_form_a_chain_from_the_root_s_first():
     config = lineage()
-    assert [str(graph.anchor(config, model)) for model in graph.lineage_models(config)] == [
+    assert [str(Plan(config).saes.anchor(model)) for model in Plan(config).graph.lineage] == [
         "base.seed3",
         "lua.from_base",
         "stories.from_base",
@@ -187,13 +187,13 @@ def test_anchored_saes_form_a_chain_from_the_root_s_first():
         "polished.from_merged",
         "foreign.seed3",
     ]
-    assert str(graph.anchor(config, "lua", "@500")) == "lua.from_base@500"
-    assert str(graph.anchor(config, "base", "@500")) == "base.seed3"
+    assert str(Plan(config).saes.anchor("lua", "@500")) == "lua.from_base@500"
+    assert str(Plan(config).saes.anchor("base", "@500")) == "base.seed3"
 
 
 def test_an_sae_starts_from_the_anchors_of_the_models_in_its_name_at_its_own_budget():
     config = lineage()
-    starts = {name: [str(start) for start in graph.starts(config, name)] for name in (
+    starts = {name: [str(start) for start in Plan(config).saes.starts(name)] for name in (
         "seed3", "own3", "from_base", "from_lua+stories@0", "from_merged"
     )}  # fmt: skip
     assert starts == {
@@ -212,7 +212,7 @@ def test_what_an_sae_starts_from_decides_its_budget():
     config["saes"]["models"] = {"lua": {"learning_rate": 0.2, "from_base": {"n_tokens": 700}}}
 
     def budget(model: str, sae: str) -> tuple:
-        settings = graph.sae_settings(config, model, sae)
+        settings = Plan(config).saes.settings(model, sae)
         return settings["n_tokens"], settings["learning_rate"]
 
     assert budget("lua", "seed3") == (None, 0.2)
@@ -224,14 +224,14 @@ def test_what_an_sae_starts_from_decides_its_budget():
 
 def test_a_shared_seed_is_one_stream_for_all_models_and_again_in_another_order():
     config = lineage()
-    found = [graph.sae_settings(config, model, "shared3") for model in ("base", "lua")]
+    found = [Plan(config).saes.settings(model, "shared3") for model in ("base", "lua")]
     assert [(one["seed"], one["shuffle_seed"]) for one in found] == [(3, None), (3, None)]
-    again = graph.sae_settings(config, "lua", "shared3_again")
+    again = Plan(config).saes.settings("lua", "shared3_again")
     assert (again["seed"], again["shuffle_seed"]) == (3, stream("lua", "shared3_again"))
 
 
 def test_an_sae_on_its_model_s_own_mixture_has_its_own_stream():
-    found = graph.sae_settings(lineage(), "lua", "own3")
+    found = Plan(lineage()).saes.settings("lua", "own3")
     assert (found["corpora"], found["seed"]) == (["english", "lua"], stream("lua", "own3"))
 
 
@@ -241,7 +241,7 @@ def test_an_sae_has_its_own_settings_before_its_models_before_the_stages():
     config["saes"]["models"] = {"lua": {"k": 48, "batch_tokens": 64, "seed0": {"k": 96}}, "base": {"corpora": ["lua"]}}
 
     def settings(model: str, sae: str) -> dict:
-        found = graph.sae_settings(config, model, sae)
+        found = Plan(config).saes.settings(model, sae)
         return {key: found[key] for key in ("k", "batch_tokens", "learning_rate", "corpora")}
 
     stage = {"k": 32, "batch_tokens": 1024, "learning_rate": 0.001, "corpora": ["english", "lua", "stories"]}
@@ -253,18 +253,18 @@ def test_an_sae_has_its_own_settings_before_its_models_before_the_stages():
 
 def test_settings_of_one_sae_leave_the_config_as_it_was():
     config = lineage()
-    graph.sae_settings(config, "lua", "seed0")
+    Plan(config).saes.settings("lua", "seed0")
     assert config == lineage()
 
 
 def test_a_seed_starts_another_stream_in_every_model():
     config = lineage()
-    saes = [sae for model in config["models"] for sae in graph.saes(config, model)]
-    seeds = {str(sae): graph.sae_settings(config, *sae)["seed"] for sae in saes}
+    saes = [sae for model in config["models"] for sae in Plan(config).saes.of_seeds(model)]
+    seeds = {str(sae): Plan(config).saes.settings(*sae)["seed"] for sae in saes}
     assert len(set(seeds.values())) == len(seeds)
     assert seeds["lua.seed0"] == stream("lua", "0")
 
 
 def test_shards_are_numbered_from_zero_and_padded():
-    assert graph.shard_names(1) == ["00000-of-00001"]
-    assert graph.shard_names(3) == ["00000-of-00003", "00001-of-00003", "00002-of-00003"]
+    assert shard_names(1) == ["00000-of-00001"]
+    assert shard_names(3) == ["00000-of-00003", "00001-of-00003", "00002-of-00003"]

@@ -278,9 +278,10 @@ def check_size(plan: Plan) -> None:
         )
     for key, n_jobs in _scattered_jobs(plan).items():
         if n_jobs > MOST_JOBS:
+            shards = plan.config["activations"][key]
             raise InputError(
-                f"activations.{key}: must leave at most {MOST_JOBS} jobs, but {plan.config['activations'][key]} shards "
-                f"of {len(plan.config['corpora'])} corpora and {len(plan.config['models'])} models are {n_jobs}; lower it"
+                f"activations.{key}: must leave at most {MOST_JOBS} jobs, but {shards} shards of "
+                f"{len(plan.config['corpora'])} corpora and {len(plan.config['models'])} models are {n_jobs}; lower it"
             )
 
 

@@ -6,16 +6,15 @@ raise FileNotFoundError, and Snakemake asks again when they are.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, runtime_checkable
 
 from saelineage.plan import sizes
+from saelineage.plan.contents import Contents
 from saelineage.plan.paths import Wildcards
 from saelineage.plan.sizes import Need
 
-if TYPE_CHECKING:
-    from saelineage.plan.plan import Plan
 
-
+@runtime_checkable
 class InputFiles(Protocol):
     """The input files of a job, as Snakemake gives them: a list, with names for its parts."""
 
@@ -32,24 +31,24 @@ NeedFunction = Callable[[Wildcards, InputFiles], Need]
 class Needs:
     """Needs by what a job does."""
 
-    def __init__(self, plan: "Plan"):
+    def __init__(self, contents: Contents):
         """Compute nothing yet."""
-        self._plan = plan
+        self._contents = contents
 
     @property
     def _batch_tokens(self) -> int:
         """Tokens of a forward pass."""
-        return self._plan.config["batch_rows"] * self._plan.config["tokens"]["n_ctx"]
+        return self._contents.config["batch_rows"] * self._contents.config["tokens"]["n_ctx"]
 
     def pretraining(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Training a language model from random weights."""
-        settings = self._plan.graph.settings(wildcards.model)
-        d_vocab = self._plan.config["tokenizer"].get("vocab_size", sizes.LARGE_VOCABULARY)
+        settings = self._contents.graph.settings(wildcards.model)
+        d_vocab = self._contents.config["tokenizer"].get("vocab_size", sizes.LARGE_VOCABULARY)
         return self._training(sizes.pretrained_size(settings, d_vocab), settings, input.tokens)
 
     def finetuning(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Training a language model on from its parent."""
-        return self._training(model_of(input.parent), self._plan.graph.settings(wildcards.model), input.tokens)
+        return self._training(model_of(input.parent), self._contents.graph.settings(wildcards.model), input.tokens)
 
     def merging(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Holding all inputs, and as much again."""
@@ -63,7 +62,7 @@ class Needs:
 
     def dumping(self, n_shards: int, max_tokens: int | None) -> NeedFunction:
         """Reading one of `n_shards` shards of all corpora, of each of which at most `max_tokens` are read."""
-        activations = self._plan.config["activations"]
+        activations = self._contents.config["activations"]
 
         def of_job(wildcards: Wildcards, input: InputFiles) -> Need:
             model = model_of(input.model)
@@ -102,7 +101,7 @@ class Needs:
         """Summing products, or correlating the features, of two SAEs."""
         d_sae = sizes.feature_width([*input.a[:1], *input.b[:1]])
         shards, entries = sizes.most_bytes(input.a) + sizes.most_bytes(input.b), sizes.all_bytes(input.a) // 8
-        held = sizes.correlation_bytes(d_sae, self._plan.config["correlations"]["block_features"], shards)
+        held = sizes.correlation_bytes(d_sae, self._contents.config["correlations"]["block_features"], shards)
         return Need(held, sizes.correlation_flop(d_sae, entries, sizes.MANY_ACTIVE))
 
     def reading_out(self, wildcards: Wildcards, input: InputFiles) -> Need:
@@ -114,7 +113,7 @@ class Needs:
     def ablating(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Measuring two models with their SAEs again for each group and feature."""
         model, sae = model_of(input.parent_model), sizes.sae_size(os.path.dirname(input.parent_sae[0]))
-        lineage, config = self._plan.config["lineage"], self._plan.config
+        lineage, config = self._contents.config["lineage"], self._contents.config
         tokens = lineage["ablated_rows"] * config["tokens"]["n_ctx"] * len(config["corpora"])
         times = 2 * (sizes.ABLATED_GROUPS + lineage["ablated_features"])
         flop = times * (sizes.forward_flop(model, tokens) + 2 * sizes.encoding_flop(sae, tokens))
@@ -123,7 +122,7 @@ class Needs:
     def sweeping(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Measuring both parents and their merge once for each coefficient."""
         model = model_of(input.parents)
-        coefficients = self._plan.config["sweeps"][wildcards.sweep]["t"]
+        coefficients = self._contents.config["sweeps"][wildcards.sweep]["t"]
         flop = len(coefficients) * sizes.forward_flop(model, n_tokens(input.validation))
         return Need(3 * sizes.forward_bytes(model, self._batch_tokens), flop)
 
@@ -133,7 +132,7 @@ class Needs:
 
     def _training(self, model: sizes.ModelSize, settings: Mapping, tokens: Sequence[str]) -> Need:
         trained = settings["n_tokens"] or round(settings["epochs"] * n_tokens(tokens))
-        held = sizes.training_bytes(model, settings["batch_rows"] * self._plan.config["tokens"]["n_ctx"])
+        held = sizes.training_bytes(model, settings["batch_rows"] * self._contents.config["tokens"]["n_ctx"])
         return Need(held, sizes.training_flop(model, trained))
 
 

@@ -1,31 +1,27 @@
 """The settings that jobs get as params: the block of the config that a job uses, and nothing else."""
 
-from typing import TYPE_CHECKING
-
+from saelineage.plan.contents import Contents
 from saelineage.plan.paths import Wildcards, is_shifted
-
-if TYPE_CHECKING:
-    from saelineage.plan.plan import Plan
 
 
 class Params:
     """Functions of a job's wildcards."""
 
-    def __init__(self, plan: "Plan"):
+    def __init__(self, contents: Contents):
         """Compute nothing yet."""
-        self._plan = plan
+        self._contents = contents
 
     def corpus(self, wildcards: Wildcards) -> dict:
         """The block of one corpus."""
-        return self._plan.config["corpora"][wildcards.corpus]
+        return self._contents.config["corpora"][wildcards.corpus]
 
     def max_tokens(self, wildcards: Wildcards) -> int | None:
         """Tokens that a split is cut off at."""
-        return self._plan.config["tokens"]["max_tokens"][wildcards.split]
+        return self._contents.config["tokens"]["max_tokens"][wildcards.split]
 
     def model(self, wildcards: Wildcards) -> dict:
         """The block that says how a model is made."""
-        return self._plan.graph.settings(wildcards.model)
+        return self._contents.graph.settings(wildcards.model)
 
     def model_seed(self, wildcards: Wildcards) -> int:
         """The seed of a re-initialised model."""
@@ -33,19 +29,19 @@ class Params:
 
     def sae(self, wildcards: Wildcards) -> dict[str, dict]:
         """The settings of the SAE that is trained, by its name."""
-        return {wildcards.sae: self._plan.saes.settings(wildcards.model, wildcards.sae)}
+        return {wildcards.sae: self._contents.saes.settings(wildcards.model, wildcards.sae)}
 
     def saes(self, wildcards: Wildcards) -> dict[str, dict]:
         """The settings of all SAEs of a model that are trained off one pass, by their names."""
-        return {name: self._plan.saes.settings(wildcards.model, name) for name in self._plan.saes.seed_names}
+        return {name: self._contents.saes.settings(wildcards.model, name) for name in self._contents.saes.seed_names}
 
     def sae_import(self, wildcards: Wildcards) -> dict:
         """Where an SAE is taken over from."""
-        return self._plan.saes.settings(wildcards.model, wildcards.sae)["import"]
+        return self._contents.saes.settings(wildcards.model, wildcards.sae)["import"]
 
     def max_norm_ratio(self, wildcards: Wildcards) -> float | None:
         """Outlier cut-off of an SAE, as a multiple of the median norm of activations."""
-        return self._plan.saes.settings(wildcards.model, wildcards.sae)["max_norm_ratio"]
+        return self._contents.saes.settings(wildcards.model, wildcards.sae)["max_norm_ratio"]
 
     def shift(self, wildcards: Wildcards) -> bool:
         """True where side b of a pair is a null of shifted documents."""
@@ -53,12 +49,12 @@ class Params:
 
     def sweep_coefficients(self, wildcards: Wildcards) -> list[float]:
         """The coefficients of a sweep."""
-        return self._plan.config["sweeps"][wildcards.sweep]["t"]
+        return self._contents.config["sweeps"][wildcards.sweep]["t"]
 
     def sweep_dtype(self, wildcards: Wildcards) -> str | None:
         """The number format of the swept merge."""
-        return self._plan.graph.settings(self._plan.swept_model(wildcards.sweep))["dtype"]
+        return self._contents.graph.settings(self._contents.swept_model(wildcards.sweep))["dtype"]
 
     def sweep_method(self, wildcards: Wildcards) -> str:
         """The method of the swept merge."""
-        return self._plan.graph.settings(self._plan.swept_model(wildcards.sweep))["method"]
+        return self._contents.graph.settings(self._contents.swept_model(wildcards.sweep))["method"]

@@ -4,14 +4,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, runtime_checkable
 
 from saelineage.plan.comparisons import NULLS, Pair, pair_name
+from saelineage.plan.contents import Contents
 from saelineage.plan.sae_names import SaeName, shard_names
 from saelineage.plan.user_files import find_files
-
-if TYPE_CHECKING:
-    from saelineage.plan.plan import Plan
 
 PAGE_SOURCES = ("page.html.jinja", "page.css", "jobs.css", "elements.js", "explorer.js", "jobs.js", "page.js")
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -19,6 +17,7 @@ SAE_FILES = ("cfg.json", "sae_weights.safetensors")
 SPLITS = ("train", "validation", "probe")
 
 
+@runtime_checkable
 class Wildcards(Protocol):
     """The wildcards of a job, as Snakemake gives them."""
 
@@ -79,14 +78,14 @@ class Paths:
     job_data = "results/{run}/report/data/jobs.js"
     report_table = "results/{run}/report/tables/{table}.csv"
 
-    def __init__(self, plan: "Plan"):
+    def __init__(self, contents: Contents):
         """Compute nothing yet."""
-        self._plan = plan
+        self._contents = contents
 
     @property
     def folder(self) -> str:
         """The folder of the run."""
-        return f"results/{self._plan.name}"
+        return f"results/{self._contents.name}"
 
     # Building blocks.
 
@@ -99,7 +98,7 @@ class Paths:
         """
         lists = [[value] if isinstance(value, str) else list(value) for value in values.values()]
         filled = (dict(zip(values, combination, strict=True)) for combination in product(*lists))
-        return [pattern.format(run=self._plan.name, **names) for names in filled]
+        return [pattern.format(run=self._contents.name, **names) for names in filled]
 
     def over(self, pattern: str, **values: Iterable[str]) -> list[str]:
         """A pattern for a rule's output: every combination of values, with the other wildcards left as they are."""
@@ -142,22 +141,22 @@ class Paths:
     @property
     def corpora(self) -> list[str]:
         """The corpora, in the config's order."""
-        return list(self._plan.config["corpora"])
+        return list(self._contents.config["corpora"])
 
     def corpus_files(self, wildcards: Wildcards) -> list[str]:
         """The user's files that a corpus is read from."""
-        settings = self._plan.config["corpora"][wildcards.corpus]
+        settings = self._contents.config["corpora"][wildcards.corpus]
         if settings["source"] != "files":
             return []
-        return find_files(wildcards.corpus, settings, self._plan.config["corpora_dir"])
+        return find_files(wildcards.corpus, settings, self._contents.config["corpora_dir"])
 
     def tokenizer_corpora(self) -> list[str]:
         """Train splits that the tokenizer is trained on."""
-        return self.fill(self.documents, corpus=self._plan.config["tokenizer"].get("corpora", []), split="train")
+        return self.fill(self.documents, corpus=self._contents.config["tokenizer"].get("corpora", []), split="train")
 
     def tokenizer_files(self) -> list[str]:
         """The files of a tokenizer taken from a folder."""
-        settings = self._plan.config["tokenizer"]
+        settings = self._contents.config["tokenizer"]
         return folder_files(settings["path"], MODEL_ENDINGS) if settings["source"] == "path" else []
 
     def rows(self, split: str) -> list[str]:
@@ -166,7 +165,7 @@ class Paths:
 
     def training_rows(self, wildcards: Wildcards) -> list[str]:
         """Token rows that a model is trained on."""
-        corpora = self._plan.graph.training_corpora(wildcards.model)
+        corpora = self._contents.graph.training_corpora(wildcards.model)
         return self.fill(self.token_rows, corpus=corpora, split="train")
 
     # Models.
@@ -181,13 +180,13 @@ class Paths:
 
     def parents(self, wildcards: Wildcards) -> list[str]:
         """The folders of the models that a model is made from: its parents, or the model it is like."""
-        graph = self._plan.graph
+        graph = self._contents.graph
         like = graph.like(wildcards.model)
         return [path for name in ([like] if like else graph.parents(wildcards.model)) for path in self.model(name)]
 
     def imported_model(self, wildcards: Wildcards) -> list[str]:
         """The files of a model taken from a folder."""
-        settings = self._plan.graph.settings(wildcards.model)
+        settings = self._contents.graph.settings(wildcards.model)
         return folder_files(settings["folder"], MODEL_ENDINGS) if "folder" in settings else []
 
     # Activations and SAEs.
@@ -195,18 +194,18 @@ class Paths:
     @property
     def train_shards(self) -> list[str]:
         """Names of the shards of a dump of a train split."""
-        return shard_names(self._plan.config["activations"]["n_shards"])
+        return shard_names(self._contents.config["activations"]["n_shards"])
 
     @property
     def probe_shards(self) -> list[str]:
         """Names of the shards of the probe."""
-        return shard_names(self._plan.config["activations"]["n_probe_shards"])
+        return shard_names(self._contents.config["activations"]["n_probe_shards"])
 
     @property
     def sae_corpora(self) -> list[str]:
         """Corpora that any SAE is trained on, in the config's order; all where none is trained and none is dumped."""
-        trained = self._plan.comparisons.trained_saes
-        trained_on = {corpus for sae in trained for corpus in self._plan.saes.settings(*sae)["corpora"]}
+        trained = self._contents.comparisons.trained_saes
+        trained_on = {corpus for sae in trained for corpus in self._contents.saes.settings(*sae)["corpora"]}
         return [corpus for corpus in self.corpora if corpus in trained_on or not trained]
 
     def sae_rows(self) -> list[str]:
@@ -215,8 +214,8 @@ class Paths:
 
     def sae_dump(self, wildcards: Wildcards) -> list[str]:
         """The dump that an SAE is trained on; without the wildcard `sae`, that of all SAEs of one pass."""
-        sae = getattr(wildcards, "sae", self._plan.saes.seed_names[0])
-        corpora = self._plan.saes.settings(wildcards.model, sae)["corpora"]
+        sae = getattr(wildcards, "sae", self._contents.saes.seed_names[0])
+        corpora = self._contents.saes.settings(wildcards.model, sae)["corpora"]
         return self.fill(self.dump, model=wildcards.model, corpus=corpora, split="train", shard=self.train_shards)
 
     def probe_dump(self, model: str) -> list[str]:
@@ -233,11 +232,11 @@ class Paths:
 
     def sae_starts(self, wildcards: Wildcards) -> list[str]:
         """The folders of the SAEs that an SAE's training starts from."""
-        return [path for start in self._plan.saes.starts(wildcards.sae) for path in self.sae(start)]
+        return [path for start in self._contents.saes.starts(wildcards.sae) for path in self.sae(start)]
 
     def imported_sae(self, wildcards: Wildcards) -> list[str]:
         """The files of a folder that an SAE is taken over from."""
-        folder = self._plan.saes.settings(wildcards.model, wildcards.sae)["import"].get("folder")
+        folder = self._contents.saes.settings(wildcards.model, wildcards.sae)["import"].get("folder")
         return folder_files(folder, SAE_ENDINGS) if folder else []
 
     def of_saes(self, pattern: str, saes: Iterable[SaeName]) -> list[str]:
@@ -277,13 +276,13 @@ class Paths:
 
     def all_correlations(self) -> list[str]:
         """The correlation of every pair."""
-        return self.of_pairs(self.correlation, self._plan.comparisons.pairs)
+        return self.of_pairs(self.correlation, self._contents.comparisons.pairs)
 
     def all_token_types(self) -> list[str]:
         """For each comparison and its floor, the matches of the study's protocol, where these are asked for."""
-        rows = self._plan.comparisons.rows if self._plan.config["lineage"]["token_type"] else []
+        rows = self._contents.comparisons.rows if self._contents.config["lineage"]["token_type"] else []
         names = dict.fromkeys(name for row in rows for name in (row["pair"], *row["floors"]))
-        pairs = {pair_name(pair): pair for pair in self._plan.comparisons.pairs}
+        pairs = {pair_name(pair): pair for pair in self._contents.comparisons.pairs}
         return self.of_pairs(self.token_types, [pairs[name] for name in names])
 
     # Lineage.
@@ -291,7 +290,7 @@ class Paths:
     @property
     def edges(self) -> list[str]:
         """Names of the edges, `{parent}__{child}`."""
-        return list(map(str, self._plan.graph.edges))
+        return list(map(str, self._contents.graph.edges))
 
     def edge_dump(self, side: str) -> InputFunction:
         """The probe dump of one model of an edge."""
@@ -299,7 +298,7 @@ class Paths:
 
     def edge_features(self, wildcards: Wildcards) -> list[str]:
         """Feature shards of the parent's SAE that an edge's verdicts rest on."""
-        return self.sae_features(self._plan.comparisons.leading_sae(wildcards.parent))
+        return self.sae_features(self._contents.comparisons.leading_sae(wildcards.parent))
 
     def edge_model(self, side: str) -> InputFunction:
         """The folder of one model of an edge."""
@@ -307,29 +306,29 @@ class Paths:
 
     def edge_sae(self, side: str) -> InputFunction:
         """The folder of one of the SAEs that an edge's verdicts rest on."""
-        return lambda wildcards: self.sae(self._plan.comparisons.leading_sae(getattr(wildcards, side)))
+        return lambda wildcards: self.sae(self._contents.comparisons.leading_sae(getattr(wildcards, side)))
 
     def all_readouts(self) -> list[str]:
         """The readouts of all edges, where they are asked for."""
-        edges = self._plan.graph.edges if self._plan.config["lineage"]["readouts"] else []
+        edges = self._contents.graph.edges if self._contents.config["lineage"]["readouts"] else []
         return [path for edge in edges for path in self.fill(self.readouts, **edge._asdict())]
 
     def all_ablations(self, kind: str = "") -> list[str]:
         """A file of the ablations of each edge, where they are asked for."""
-        edges = self._plan.graph.edges if self._plan.config["lineage"]["ablations"] else []
+        edges = self._contents.graph.edges if self._contents.config["lineage"]["ablations"] else []
         return [path for edge in edges for path in self.fill(self.ablations, **edge._asdict(), kind=kind)]
 
     def edge_correlations(self) -> list[str]:
         """The correlation behind each edge, in the order of `edges`."""
-        comparisons = self._plan.comparisons
-        pairs = [comparisons.edge_pair(comparisons.leading, edge) for edge in self._plan.graph.edges]
+        comparisons = self._contents.comparisons
+        pairs = [comparisons.edge_pair(comparisons.leading, edge) for edge in self._contents.graph.edges]
         return self.of_pairs(self.correlation, pairs)
 
     # Labels.
 
     def leading_labels(self, models: Iterable[str], pattern: str) -> list[str]:
         """A table of labels of the SAE of each model that verdicts rest on."""
-        return self.of_saes(pattern, map(self._plan.comparisons.leading_sae, models))
+        return self.of_saes(pattern, map(self._contents.comparisons.leading_sae, models))
 
     def own_labels(self, wildcards: Wildcards) -> list[str]:
         """The labels of the features of the job's model."""
@@ -337,74 +336,80 @@ class Paths:
 
     def all_labels(self) -> list[str]:
         """The labels of the features of every model of the lineage, in order."""
-        return self.leading_labels(self._plan.graph.lineage, self.labels)
+        return self.leading_labels(self._contents.graph.lineage, self.labels)
 
     def root_labels(self) -> list[str]:
         """The labels of the features of models without parents."""
-        return self.leading_labels(self._plan.graph.roots, self.labels)
+        return self.leading_labels(self._contents.graph.roots, self.labels)
 
     def own_explanations(self, wildcards: Wildcards) -> list[str]:
         """The written explanations of the features of the job's model, where they are asked for."""
-        return self.leading_labels([wildcards.model] if self._plan.has_explanations else [], self.explanations)
+        return self.leading_labels([wildcards.model] if self._contents.has_explanations else [], self.explanations)
 
     def all_explanations(self) -> list[str]:
         """The written explanations of the features of every lineage model, where they are asked for."""
-        models = self._plan.graph.lineage if self._plan.has_explanations else []
+        models = self._contents.graph.lineage if self._contents.has_explanations else []
         return self.leading_labels(models, self.explanations)
 
     # Sweeps.
 
     def swept_parents(self, wildcards: Wildcards) -> list[str]:
         """The folders of the models that a sweep merges."""
-        parents = self._plan.graph.parents(self._plan.swept_model(wildcards.sweep))
+        parents = self._contents.graph.parents(self._contents.swept_model(wildcards.sweep))
         return [path for parent in parents for path in self.model(parent)]
 
     def swept_base(self, wildcards: Wildcards) -> list[str]:
         """Metrics of the model that both parents descend from, where there is one."""
-        base = self._plan.graph.common_ancestor(self._plan.swept_model(wildcards.sweep))
+        base = self._contents.graph.common_ancestor(self._contents.swept_model(wildcards.sweep))
         return self.fill(self.model_metrics, model=[base] if base else [])
 
     def swept_rows(self, wildcards: Wildcards) -> list[str]:
         """Validation rows that a sweep is measured on: those of its config, of the parents' fine-tunes, or all."""
-        corpora = self._plan.config["sweeps"][wildcards.sweep].get("corpora")
-        corpora = corpora or self._plan.graph.training_corpora(self._plan.swept_model(wildcards.sweep)) or self.corpora
+        corpora = self._contents.config["sweeps"][wildcards.sweep].get("corpora")
+        corpora = (
+            corpora
+            or self._contents.graph.training_corpora(self._contents.swept_model(wildcards.sweep))
+            or self.corpora
+        )
         return self.fill(self.token_rows, corpus=corpora, split="validation")
 
     # Report.
 
     def root_edges(self) -> list[str]:
         """Verdicts of every edge that starts at a model without parents."""
-        roots = self._plan.graph.roots
-        return self.fill(self.edge_table, edge=[str(edge) for edge in self._plan.graph.edges if edge.parent in roots])
+        roots = self._contents.graph.roots
+        return self.fill(
+            self.edge_table, edge=[str(edge) for edge in self._contents.graph.edges if edge.parent in roots]
+        )
 
     def own_edges(self, wildcards: Wildcards) -> list[str]:
         """Verdicts of every edge from or to the job's model."""
-        edges = [str(edge) for edge in self._plan.graph.edges if wildcards.model in edge]
+        edges = [str(edge) for edge in self._contents.graph.edges if wildcards.model in edge]
         return self.fill(self.edge_table, edge=edges)
 
     def root_seed_correlations(self) -> list[str]:
-        """The correlations of `Plan.root_seed_pairs`."""
-        return self.of_pairs(self.correlation, self._plan.root_seed_pairs)
+        """The correlations of `Contents.root_seed_pairs`."""
+        return self.of_pairs(self.correlation, self._contents.root_seed_pairs)
 
     def own_floors(self, wildcards: Wildcards) -> list[str]:
         """Correlations of the SAE of the job's model with its floor under the leading instrument."""
-        return self.of_pairs(self.correlation, self._plan.comparisons.no_change_pairs(wildcards.model))
+        return self.of_pairs(self.correlation, self._contents.comparisons.no_change_pairs(wildcards.model))
 
     def leading_features(self) -> list[str]:
         """Feature shards of the SAEs that verdicts rest on, all in one order of corpora and shards."""
-        comparisons = self._plan.comparisons
+        comparisons = self._contents.comparisons
         return [
             path for model in comparisons.leading_saes for path in self.sae_features(comparisons.leading_sae(model))
         ]
 
     def shown_features(self) -> list[str]:
         """Feature shards of the SAEs that examples are taken from, in the order of `leading_features`."""
-        others = [path for _, second in self._plan.root_seed_pairs for path in self.sae_features(second)]
+        others = [path for _, second in self._contents.root_seed_pairs for path in self.sae_features(second)]
         return self.leading_features() + others
 
     def own_leading_sae(self, wildcards: Wildcards) -> list[str]:
         """The folder of the SAE of the job's model that verdicts rest on."""
-        return self.sae(self._plan.comparisons.leading_sae(wildcards.model))
+        return self.sae(self._contents.comparisons.leading_sae(wildcards.model))
 
     def page_sources(self, project: str) -> list[str]:
         """The files that the page is made from, relative to the working directory.
@@ -421,11 +426,11 @@ class Paths:
         return [
             *self.fill(self.page),
             *self.fill(self.summary),
-            *self.fill(self.sweep, sweep=self._plan.config["sweeps"]),
-            *self.fill(self.model_metrics, model=self._plan.graph.models),
+            *self.fill(self.sweep, sweep=self._contents.config["sweeps"]),
+            *self.fill(self.model_metrics, model=self._contents.graph.models),
             *(
                 path
-                for sae in self._plan.comparisons.measured_saes
+                for sae in self._contents.comparisons.measured_saes
                 for path in self.fill(self.sae_metrics, **sae._asdict())
             ),
         ]
@@ -439,7 +444,7 @@ class Paths:
         return [path for stage in self._manifests_by_stage().values() for path in stage]
 
     def _manifests_by_stage(self) -> Mapping[str, list[str]]:
-        plan, comparisons = self._plan, self._plan.comparisons
+        contents, comparisons = self._contents, self._contents.comparisons
         trained = list(dict.fromkeys(sae.model for sae in comparisons.trained_saes))
         read = list(dict.fromkeys(sae.model for sae in comparisons.saes))
         leading = [comparisons.leading_sae(model) for model in comparisons.leading_saes]
@@ -459,8 +464,8 @@ class Paths:
             "corpora": of_folders(self.fill(self.corpus_counts, corpus=self.corpora)),
             "tokens": [*of_folders(self.fill(self.tokenizer)), *beside(self.fill(self.token_rows, **splits))],
             "models": [
-                *of_folders(self.fill(self.model_metrics, model=plan.graph.models)),
-                *beside(self.fill(self.model_metrics, model=plan.graph.models)),
+                *of_folders(self.fill(self.model_metrics, model=contents.graph.models)),
+                *beside(self.fill(self.model_metrics, model=contents.graph.models)),
             ],
             "activations": [
                 *beside(self.fill(self.dump, model=trained, **dumps)),
@@ -481,12 +486,12 @@ class Paths:
                 *beside(self.all_labels()),
                 *beside(self.all_explanations()),
             ],
-            "sweeps": beside(self.fill(self.sweep, sweep=plan.config["sweeps"])),
+            "sweeps": beside(self.fill(self.sweep, sweep=contents.config["sweeps"])),
             "report": [
                 *beside(self.fill(self.examples)),
                 *beside(self.fill(self.dag)),
                 *of_folders(self.fill(self.page)),
-                *beside(self.fill(self.dashboards + ".", model=plan.graph.connected)),
+                *beside(self.fill(self.dashboards + ".", model=contents.graph.connected)),
             ],
         }
 
