@@ -1,9 +1,9 @@
-"""Annotations: for every token of the probe its text, its document, and which properties it has, in words.
+"""Annotations: for every token of the probe its text, its document and its properties in words.
 
-Token rows hold ids alone. The documents are encoded again as `tokens.write_rows` did, and the offsets say which text
-each token stands for. Properties are binary: a token is punctuation or it is not, follows `local` or does not.
+Token rows hold ids alone. The documents are encoded again as `tokens.write_rows` did, and the offsets give the text of
+each token. Properties are binary: a token is punctuation or it is not, follows `local` or does not.
 
-Tokens of all corpora have numbers: row x n_ctx + place in the row, the corpora one after the other.
+Tokens are numbered through all corpora, one corpus after the other: row x n_ctx + place in the row.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,39 +24,39 @@ from saelineage.tokens import TokenRows
 
 ENCODE_DOCUMENTS = 64
 MIN_TOKENS = 20
-"""A token, a token before, or a place in the syntax that fewer tokens have is no property."""
+"""Least number of tokens with a property of kind `token`, `after` or `syntax`."""
 MOST_TOKENS, MOST_AFTER = 300, 150
-"""How many of the most frequent tokens are properties `token` and `after`."""
+"""Largest number of properties of kind `token` and `after`, the most frequent first."""
 Name = tuple[str, str]
 """Kind and name of a property."""
 
 
 class Annotations(NamedTuple):
-    """What is known of every token."""
+    """Text, document and properties of every token."""
 
     starts: dict[str, int]
     """Number of the first token of each corpus, in the config's order."""
     n_ctx: int
     """Tokens in a row."""
     pieces: Int[np.ndarray, " token"]
-    """Each token's text, as a number into `strings`; -1 for BOS and EOS."""
+    """Each token's text, as an index into `strings`; -1 for BOS and EOS."""
     strings: list[str]
-    """Texts of tokens. Pieces joined are the document; of tokens that share a character, the first has it."""
+    """Texts of tokens. Joined they give the document; of tokens that share a character, the first has it."""
     documents: Int[np.ndarray, " token"]
-    """Number of the document over all corpora; -1 for BOS and EOS."""
+    """Number of each token's document, counted through all corpora; -1 for BOS and EOS."""
     properties: list[tuple[str, str]]
     """Kind and name of each property."""
     matrix: scipy.sparse.csr_array
-    """[token, property] bool: which tokens have it; BOS and EOS have none."""
+    """[token, property] bool: true where the token has the property; BOS and EOS have none."""
 
 
 class Cut:
-    """A document cut into tokens, with what its characters are.
+    """A document cut into tokens, with the classes of its characters.
 
     Attributes:
         text: the document.
-        starts, ends: characters [start, end) of each token; they follow upon each other.
-        places: place of each token in its row, from 1, for BOS is 0.
+        starts, ends: characters [start, end) of each token, without gaps.
+        places: place of each token in its row, from 1, because BOS is 0.
     """
 
     def __init__(self, text: str, ends: Integer[np.ndarray, " all_tokens"], places: Integer[np.ndarray, " token"]):
@@ -64,7 +64,7 @@ class Cut:
 
         Args:
             text: the document.
-            ends: the character behind each token, ascending; the last is the document's length.
+            ends: the character after each token, ascending; the last is the document's length.
             places: place of each token in its row; fewer than tokens where the rows end within the document.
         """
         self.text, self.places, self.n_tokens = text, places, len(ends)
@@ -72,31 +72,31 @@ class Cut:
         self.starts = np.concatenate([[0], self.ends])[: len(places)].astype(np.int64)
 
     def count(self, of: Bool[np.ndarray, " character"]) -> Int[np.ndarray, " token"]:
-        """How many characters of a class each token has."""
+        """Count the characters of a class in each token."""
         before = np.concatenate([[0], np.cumsum(of)])
         return before[self.ends] - before[self.starts]
 
     def last_before(self, of: Bool[np.ndarray, " character"]) -> Int[np.ndarray, " character_plus_1"]:
-        """For each character, and the end, the last character of a class in front of it, or -1."""
+        """For each character, and the end, the last character of a class before it, or -1."""
         here = np.where(of, np.arange(len(of)), -1)
         return np.concatenate([[-1], np.maximum.accumulate(here)]) if len(of) else np.full(1, -1)
 
     def first_from(self, of: Bool[np.ndarray, " character"]) -> Int[np.ndarray, " character_plus_1"]:
-        """For each character, and the end, the first character of a class at or behind it, or the document's length."""
+        """For each character, and the end, the first character of a class at or after it, or the document's length."""
         here = np.where(of, np.arange(len(of)), len(of))
         return np.concatenate([np.minimum.accumulate(here[::-1])[::-1], [len(of)]])
 
     @cached_property
     def _characters(self) -> tuple[list[str], Int[np.ndarray, " character"]]:
-        """The different characters, and which stands where."""
+        """The distinct characters of the document, and at each place the index of its character."""
         codes = np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        different, where = np.unique(codes, return_inverse=True)
-        return [chr(code) for code in different], where
+        distinct, where = np.unique(codes, return_inverse=True)
+        return [chr(code) for code in distinct], where
 
     def where(self, predicate: Callable[[str], bool]) -> Bool[np.ndarray, " character"]:
-        """Which characters have a property."""
-        different, where = self._characters
-        return np.array([predicate(character) for character in different], dtype=bool)[where]
+        """Mark the characters for which a predicate holds."""
+        distinct, where = self._characters
+        return np.array([predicate(character) for character in distinct], dtype=bool)[where]
 
     @cached_property
     def space(self) -> Bool[np.ndarray, " character"]:
@@ -105,7 +105,7 @@ class Cut:
 
     @cached_property
     def newline(self) -> Bool[np.ndarray, " character"]:
-        """Ends of lines."""
+        """Line ends."""
         return self.where(lambda character: character in "\n\r")
 
     @cached_property
@@ -115,30 +115,30 @@ class Cut:
 
     @cached_property
     def has_text(self) -> Bool[np.ndarray, " token"]:
-        """Whether a token has more than whitespace."""
+        """Tokens with more than whitespace."""
         return self.count(~self.space) > 0
 
     @cached_property
     def firsts(self) -> Int[np.ndarray, " token"]:
-        """The first character of each token that is no whitespace; its start where all is."""
+        """The first character of each token that is not whitespace; the token's start where all are."""
         return np.where(self.has_text, self.first_from(~self.space)[self.starts], self.starts)
 
     @cached_property
     def lasts(self) -> Int[np.ndarray, " token"]:
-        """The last character of each token that is no whitespace; its start where all is."""
+        """The last character of each token that is not whitespace; the token's start where all are."""
         return np.where(self.has_text, self.last_before(~self.space)[self.ends], self.starts)
 
     def are_all(self, predicate: Callable[[str], bool]) -> Bool[np.ndarray, " token"]:
-        """Whether a token has text, all of which has a property."""
+        """Mark the tokens with text for all of whose characters but whitespace a predicate holds."""
         return self.has_text & (self.count(self.where(predicate) & ~self.space) == self.count(~self.space))
 
     def is_at(self, of: Bool[np.ndarray, " character"], where: Int[np.ndarray, " token"]) -> Bool[np.ndarray, " token"]:
-        """Whether a character is of a class; none is in front of the document or behind it."""
+        """Mark the tokens whose given character is of a class; no character outside the document is."""
         return np.concatenate([of, [False]])[np.where((where < 0) | (where > len(of)), len(of), where)]
 
 
 class Rule(NamedTuple):
-    """A property that is decided from a document cut into tokens."""
+    """A property that follows from a document cut into tokens."""
 
     sentence: str
     holds: Callable[[Cut], Bool[np.ndarray, " token"]]
@@ -176,9 +176,9 @@ def _is_first_on_line(cut: Cut) -> Bool[np.ndarray, " token"]:
 
 
 def _is_last_on_line(cut: Cut) -> Bool[np.ndarray, " token"]:
-    behind, newline = cut.first_from(~cut.space), cut.first_from(cut.newline)
-    # At the document's end both are its length.
-    return cut.has_text & (behind[cut.lasts + cut.has_text] >= newline[cut.lasts + cut.has_text])
+    after, newline = cut.first_from(~cut.space), cut.first_from(cut.newline)
+    # at the document's end both are its length
+    return cut.has_text & (after[cut.lasts + cut.has_text] >= newline[cut.lasts + cut.has_text])
 
 
 SHAPES = {
@@ -195,7 +195,8 @@ SHAPES = {
     "capitalised": Rule("The token begins with a capital and has small letters.", _is_capitalised),
     "upper case": Rule("The token has capitals and no small letters.", _is_upper_case),
     "beyond ASCII": Rule(
-        "The token has a character beyond ASCII.", lambda cut: cut.count(cut.where(lambda one: one > "\x7f")) > 0
+        "The token has a character beyond ASCII.",
+        lambda cut: cut.count(cut.where(lambda char: char > "\x7f")) > 0,
     ),
     "rest of a character": Rule(
         "The token is a later part of a character that several tokens make up.", lambda cut: cut.ends == cut.starts
@@ -238,26 +239,30 @@ def annotate(
     tokenizer: Tokenizer,
     syntax: Mapping[str, str],
 ) -> Annotations:
-    """Say of every token of the rows what it is. Memory is bounded by the rows and a block of documents.
+    """Annotate every token of the rows. Memory is bounded by the rows and a block of documents.
 
-    Properties, by kind: `corpus` (its name), `position` and `shape` (`RULES` has a sentence for each), `token` (the
-    piece without whitespace around it, of the most frequent ones), `after` (the same of the token before, in the same
-    document and row, for the model sees no other), `syntax` and `concept` (see `syntax`).
+    Properties, by kind:
+
+    - `corpus`: its name;
+    - `position` and `shape`: `RULES` has a sentence for each;
+    - `token`: the token's text without whitespace around it, if it is frequent;
+    - `after`: the same of the token before, in the same document and row, because the model sees no other;
+    - `syntax` and `concept`: see `syntax`.
 
     Args:
-        documents: of each corpus, those the rows were made from, in their order.
+        documents: the documents that each corpus's rows were made from, in their order.
         rows: token rows of each corpus, in the config's order.
-        tokenizer: the one that made them; from here on it reads special tokens in documents as text.
+        tokenizer: the one that made the rows; from here on it reads special tokens in documents as text.
         syntax: the grammar (`python`, `lua`) of each corpus that has one.
 
     Raises:
-        InputError: if the documents and the tokenizer do not give the rows, or `syntax` names what is not there.
+        InputError: if the documents and the tokenizer do not give the rows, or `syntax` names an unknown corpus.
     """
     _require_corpora(syntax, rows)
     tokenizer.encode_special_tokens = True
     reader = _Reader(rows, syntax)
-    for corpus, own in rows.items():
-        reader.read(corpus, _encoded(documents[corpus], tokenizer), own)
+    for corpus, corpus_rows in rows.items():
+        reader.read(corpus, _encoded(documents[corpus], tokenizer), corpus_rows)
     return reader.annotations()
 
 
@@ -265,12 +270,12 @@ def save_annotations(path: Path | str, annotations: Annotations, header: Mapping
     """Write annotations as one safetensors file (docs/artifacts.md lists its tensors).
 
     Args:
-        path: where to.
-        annotations: what to write.
-        header: what else the file says of itself, such as what it was made from.
+        path: the file.
+        annotations: of the probe.
+        header: further entries of the file's header, such as its inputs.
     """
     texts = [string.encode("utf-8", "surrogatepass") for string in annotations.strings]
-    said = {key: getattr(annotations, key) for key in ("starts", "n_ctx", "properties")}
+    fields = {key: getattr(annotations, key) for key in ("starts", "n_ctx", "properties")}
     tensors = {
         "pieces": annotations.pieces,
         "documents": annotations.documents,
@@ -279,7 +284,7 @@ def save_annotations(path: Path | str, annotations: Annotations, header: Mapping
         "indptr": annotations.matrix.indptr.astype(np.int64),
         "indices": annotations.matrix.indices.astype(np.int32),
     }
-    write_tensors(path, {**header, **said}, tensors)
+    write_tensors(path, {**header, **fields}, tensors)
 
 
 def load_annotations(path: Path | str) -> Annotations:
@@ -296,7 +301,7 @@ def load_annotations(path: Path | str) -> Annotations:
         matrix.check_format(full_check=True)
         strings = _strings(tensors["string_bytes"], tensors["string_ends"])
         if len(tensors["documents"]) != len(pieces) or pieces.max(initial=-1) >= len(strings):
-            raise ValueError("its tensors do not fit together")
+            raise ValueError("its tensors do not match each other")
         return Annotations(
             starts=dict(sorted(header["starts"].items(), key=lambda item: item[1])),
             n_ctx=header["n_ctx"],
@@ -307,13 +312,13 @@ def load_annotations(path: Path | str) -> Annotations:
             matrix=matrix,
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"'{path}' is not a whole file of annotations ({error}); delete it and run again") from error
+        raise InputError(f"'{path}' must be a complete file of annotations ({error}); delete it and rerun") from error
 
 
 def numbers_of(
     annotations: Annotations, corpus: str, positions: Integer[np.ndarray, " token"]
 ) -> Int[np.ndarray, " token"]:
-    """Numbers of a feature shard's tokens.
+    """Number a feature shard's tokens as the annotations do.
 
     Args:
         annotations: of the probe that the features come from.
@@ -321,27 +326,27 @@ def numbers_of(
         positions: row x n_ctx + place in the row.
 
     Raises:
-        InputError: if the corpus is not annotated, or does not reach that far.
+        InputError: if the corpus is not annotated, or has no such position.
     """
     if corpus not in annotations.starts:
         raise InputError(
-            f"features of corpus '{corpus}' have no annotations, which are of {', '.join(annotations.starts)}; "
-            "delete labels/probe.safetensors and run again"
+            f"features must be of an annotated corpus ({', '.join(annotations.starts)}), got '{corpus}'; "
+            "delete labels/probe.safetensors and rerun"
         )
     start = annotations.starts[corpus]
-    end = min((other for other in annotations.starts.values() if other > start), default=len(annotations.pieces))
+    end = min((later for later in annotations.starts.values() if later > start), default=len(annotations.pieces))
     if positions.max(initial=-1) >= end - start:
         raise InputError(
-            f"position {positions.max()} of corpus '{corpus}' has no annotation, for {end - start} tokens of it do; "
-            "delete labels/probe.safetensors and run again"
+            f"features must be of the {end - start} annotated tokens of corpus '{corpus}', got position "
+            f"{positions.max()}; delete labels/probe.safetensors and rerun"
         )
     return start + positions.astype(np.int64)
 
 
 def window(annotations: Annotations, token: int, before: int, after: int) -> range:
-    """Token numbers from `before` tokens in front of a token to `after` behind it, within its row and its document.
+    """Token numbers from `before` tokens before a token to `after` tokens after it, within its row and its document.
 
-    Around BOS and EOS, which belong to no document, there is the token alone.
+    BOS and EOS belong to no document, so their window is the token alone.
     """
     document = annotations.documents[token]
     if document < 0:
@@ -359,11 +364,11 @@ def text_of(annotations: Annotations, tokens: Sequence[int] | Integer[np.ndarray
 
 
 class _Reader:
-    """Tokens read so far."""
+    """Annotations of the tokens read so far."""
 
     def __init__(self, rows: Mapping[str, TokenRows], syntax: Mapping[str, str]):
-        """Before the first token."""
-        sizes = [own.ids.size for own in rows.values()]
+        """Start before the first token."""
+        sizes = [corpus_rows.ids.size for corpus_rows in rows.values()]
         ends = np.cumsum([0, *sizes]).tolist()
         self.starts = dict(zip(rows, ends[:-1], strict=True))
         self.n_ctx = next(iter(rows.values())).info["n_ctx"]
@@ -371,7 +376,7 @@ class _Reader:
         self.n_documents = 0
         self.strings: dict[str, int] = {}
         self.names: dict[Name, int] = {}
-        self.found: list[tuple[np.ndarray, np.ndarray]] = []
+        self.entries: list[tuple[np.ndarray, np.ndarray]] = []
         self.syntax = _Syntax(syntax, self.number_of)
         for corpus in rows:
             self.number_of(("corpus", corpus))
@@ -379,7 +384,7 @@ class _Reader:
             self.number_of(name)
 
     def number_of(self, name: Name) -> int:
-        """A number for a property, a new one where there is none yet."""
+        """The number of a property, a new one where it has none yet."""
         return self.names.setdefault(name, len(self.names))
 
     def read(self, corpus: str, encoded: Iterable, rows: TokenRows) -> None:
@@ -397,10 +402,10 @@ class _Reader:
             self._add(corpus, Cut(text, ends, place + 1), self.starts[corpus] + row * self.n_ctx + place + 1)
             if done == len(stored):
                 return
-        raise InputError(_other_tokens(rows, f"its documents end after {done} of {len(stored)} ids"))
+        raise InputError(_other_tokens(rows, f"the documents end after {done} of {len(stored)} ids"))
 
     def _add(self, corpus: str, cut: Cut, tokens: Int[np.ndarray, " token"]) -> None:
-        """Note what a document's tokens are."""
+        """Note text, document and properties of a document's tokens."""
         cuts = zip(cut.starts.tolist(), cut.ends.tolist(), strict=True)
         self.pieces[tokens] = [self.strings.setdefault(cut.text[i:j], len(self.strings)) for i, j in cuts]
         self.documents[tokens] = self.n_documents
@@ -408,25 +413,25 @@ class _Reader:
         self._note(tokens, self.number_of(("corpus", corpus)))
         for name, rule in RULES.items():
             self._note(tokens[rule.holds(cut)], self.names[name])
-        for own, numbers in self.syntax.of(corpus, cut):
-            self.found.append((tokens[own].astype(np.int32), numbers.astype(np.int32)))
+        for places, numbers in self.syntax.of(corpus, cut):
+            self.entries.append((tokens[places].astype(np.int32), numbers.astype(np.int32)))
 
     def _note(self, tokens: Int[np.ndarray, " token"], number: int) -> None:
         """Note that some tokens have a property."""
-        self.found.append((tokens.astype(np.int32), np.full(len(tokens), number, dtype=np.int32)))
+        self.entries.append((tokens.astype(np.int32), np.full(len(tokens), number, dtype=np.int32)))
 
     def annotations(self) -> Annotations:
-        """All that was read, rare properties left out."""
+        """The annotations of all tokens read, without rare properties."""
         self._note_pieces()
-        tokens, numbers = (np.concatenate(parts) for parts in zip(*self.found, strict=True))
+        tokens, numbers = (np.concatenate(parts) for parts in zip(*self.entries, strict=True))
         names = list(self.names)
-        often = np.bincount(numbers, minlength=len(names)) >= MIN_TOKENS
-        kept = [number for number, (kind, _) in enumerate(names) if often[number] or kind != "syntax"]
+        frequent = np.bincount(numbers, minlength=len(names)) >= MIN_TOKENS
+        kept = [number for number, (kind, _) in enumerate(names) if frequent[number] or kind != "syntax"]
         kept.sort(key=lambda number: KINDS.index(names[number][0]))  # stable: within a kind as they came
         columns = np.full(len(names), -1)
         columns[kept] = np.arange(len(kept))
-        own = columns[numbers] >= 0
-        entries = (np.ones(own.sum(), dtype=bool), (tokens[own], columns[numbers[own]]))
+        inside = columns[numbers] >= 0
+        entries = (np.ones(inside.sum(), dtype=bool), (tokens[inside], columns[numbers[inside]]))
         matrix = scipy.sparse.csr_array(entries, shape=(len(self.pieces), len(kept)))
         matrix.sum_duplicates()
         return Annotations(
@@ -440,19 +445,19 @@ class _Reader:
         )
 
     def _note_pieces(self) -> None:
-        """Note which frequent token each token is, and which it follows."""
+        """Note the frequent text of each token and of the token before it."""
         stripped: dict[str, int] = {"": 0}
         types = np.array([stripped.setdefault(text.strip(), len(stripped)) for text in self.strings] + [0])
-        own = types[self.pieces]  # the last, none, where the piece is -1
-        follows = np.append(0, own[:-1]) * (self.documents >= 0)  # documents and rows are parted by EOS and BOS
+        token_types = types[self.pieces]  # a piece of -1 takes the last type, which is that of the empty text
+        follows = np.append(0, token_types[:-1]) * (self.documents >= 0)  # EOS and BOS separate documents and rows
         texts = list(stripped)
-        for kind, of_token, most in (("token", own, MOST_TOKENS), ("after", follows, MOST_AFTER)):
+        for kind, of_token, most in (("token", token_types, MOST_TOKENS), ("after", follows, MOST_AFTER)):
             for number in _most_frequent(of_token, texts, most):
                 self._note(np.flatnonzero(of_token == number), self.number_of((kind, texts[number])))
 
 
 KINDS = ("corpus", "position", "shape", "token", "after", "syntax", "concept")
-"""Kinds of properties, in the order in which they stand; of properties that are equally good the first wins."""
+"""Kinds of properties, in their order in tables; of equally good properties the first wins."""
 
 
 class _Syntax:
@@ -464,31 +469,31 @@ class _Syntax:
         self._grammars = {}
         self._numbers: dict[str, np.ndarray] = {}
         if languages:
-            from saelineage.labels.syntax import Grammar  # here, for reading annotations needs no parser
+            from saelineage.labels.syntax import Grammar  # here, because reading annotations needs no parser
 
             self._grammars = {language: Grammar(language) for language in sorted(set(languages.values()))}
 
     def of(self, corpus: str, cut: Cut) -> Iterator[tuple[Int[np.ndarray, " entry"], Int[np.ndarray, " entry"]]]:
-        """Tokens of a document, by their order in it, and the number of a property of each."""
+        """Yield tokens of a document, by their order in it, each with the number of one of its properties."""
         if corpus not in self.languages:
             return
         language = self.languages[corpus]
         grammar = self._grammars[language]
         states = np.where(cut.has_text, grammar.states_at(cut.text, cut.firsts), -1)
-        (own,) = np.nonzero(states >= 0)
-        numbers = self._table(language)[states[own]]
+        (placed,) = np.nonzero(states >= 0)
+        numbers = self._table(language)[states[placed]]
         token, column = np.nonzero(numbers >= 0)
-        yield own[token], numbers[token, column]
+        yield placed[token], numbers[token, column]
 
     def _table(self, language: str) -> Int[np.ndarray, "state property"]:
-        """Numbers of the properties that each state of a grammar has, filled up with -1."""
+        """Numbers of the properties of each state of a grammar, padded with -1."""
         states = self._grammars[language].states
         table = self._numbers.get(language, np.zeros((0, 0), dtype=np.int64))
         if len(table) < len(states):
             numbers = [[self._number_of(name) for name in names] for names in states]
             table = np.full((len(states), max(map(len, numbers))), -1)
-            for row, own in zip(table, numbers, strict=True):
-                row[: len(own)] = own
+            for row, of_state in zip(table, numbers, strict=True):
+                row[: len(of_state)] = of_state
             self._numbers[language] = table
         return table
 
@@ -496,18 +501,18 @@ class _Syntax:
 def _encoded(
     documents: Iterable[str], tokenizer: Tokenizer
 ) -> Iterator[tuple[str, Int[np.ndarray, " token"], Int[np.ndarray, " token"]]]:
-    """Each document, its ids and where each of its tokens ends."""
-    waiting = iter(documents)
-    while texts := list(islice(waiting, ENCODE_DOCUMENTS)):
+    """Yield each document with its ids and the end of each of its tokens."""
+    remaining = iter(documents)
+    while texts := list(islice(remaining, ENCODE_DOCUMENTS)):
         for text, encoding in zip(texts, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
             yield text, np.array(encoding.ids, dtype=np.int64), ends_of(encoding.offsets, len(text))
 
 
 def ends_of(offsets: Sequence[tuple[int, int]], n_characters: int) -> Int[np.ndarray, " token"]:
-    """The character behind each token of a document, so that tokens follow upon each other and leave nothing out.
+    """The character after each token of a document, such that tokens cover the document without gaps.
 
-    Spaces that a tokenizer leaves out of the offsets go to the token behind them, at the end to the last; a token that
-    stands for no text, whose offsets may be (0, 0), gets none.
+    Spaces that a tokenizer leaves out of the offsets go to the next token, at the end to the last. A token without
+    text, whose offsets may be (0, 0), gets none.
     """
     ends = np.maximum.accumulate(np.array([end for _, end in offsets], dtype=np.int64))
     ends[-1:] = n_characters
@@ -515,29 +520,29 @@ def ends_of(offsets: Sequence[tuple[int, int]], n_characters: int) -> Int[np.nda
 
 
 def _most_frequent(of_token: Int[np.ndarray, " token"], texts: Sequence[str], most: int) -> list[int]:
-    """The most frequent texts but for the empty one, the most frequent first, equals by the alphabet."""
+    """The most frequent texts except the empty one, the most frequent first, on a tie in alphabetical order."""
     counts = np.bincount(of_token, minlength=len(texts))
-    often = [number for number in np.flatnonzero(counts >= MIN_TOKENS).tolist() if texts[number]]
-    return sorted(often, key=lambda number: (-counts[number], texts[number]))[:most]
+    frequent = [number for number in np.flatnonzero(counts >= MIN_TOKENS).tolist() if texts[number]]
+    return sorted(frequent, key=lambda number: (-counts[number], texts[number]))[:most]
 
 
 def _strings(joined: Integer[np.ndarray, " byte"], ends: Integer[np.ndarray, " string"]) -> list[str]:
-    """Texts from their bytes."""
+    """Decode texts from their joined bytes."""
     data, starts = joined.tobytes(), [0, *ends[:-1].tolist()]
     return [data[i:j].decode("utf-8", "surrogatepass") for i, j in zip(starts, ends.tolist(), strict=True)]
 
 
 def _require_corpora(syntax: Mapping[str, str], rows: Mapping[str, TokenRows]) -> None:
-    """Refuse a grammar for a corpus that is not there."""
+    """Refuse a grammar for an unknown corpus."""
     unknown = [corpus for corpus in syntax if corpus not in rows]
     if unknown:
         raise InputError(
-            f"labels.syntax: '{unknown[0]}' must be one of the corpora {', '.join(rows)}; correct its name"
+            f"labels.syntax: '{unknown[0]}' must be one of the corpora {', '.join(rows)}; correct the name"
         )
 
 
 def _other_tokens(rows: TokenRows, why: str) -> str:
     return (
-        f"the tokens in '{rows.path}' must be those of the documents and the tokenizer given, but {why}; "
-        "delete that file and run again"
+        f"the tokens in '{rows.path}' must come from the documents and the tokenizer given, but {why}; "
+        "delete that file and rerun"
     )

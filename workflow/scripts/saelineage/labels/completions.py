@@ -1,7 +1,7 @@
-"""Completions: asking a language-model service, each answer kept as a file, so that nothing is paid for twice.
+"""Completions: ask a language-model service, and keep each answer as a file so that nothing is paid for twice.
 
-Any service that understands OpenAI's `/chat/completions` will do. Where it is and the key to it come from the
-environment alone. The key stands in one request header and nowhere else: whatever a service sends back goes through
+Any service that understands OpenAI's `/chat/completions` will do. Its address and key come from the environment alone.
+The key appears in one request header and nowhere else: everything that a service sends back goes through
 `Service.without_key` before it is logged, raised or written.
 """
 
@@ -31,49 +31,49 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 SHOWN_CHARACTERS = 300
 SHORTEST_SECRET = 8
 REMEDIES = {
-    400: "the service does not take such a request; see labels.explanations.request",
+    400: "correct labels.explanations.request, which the service does not accept",
     401: f"correct {KEY_VARIABLE}",
-    403: f"this {KEY_VARIABLE} may not ask; take another, or another labels.explanations.model",
+    403: f"set a {KEY_VARIABLE} that may use this model, or choose another labels.explanations.model",
     404: f"correct {URL_VARIABLE} or labels.explanations.model",
 }
 
 
 class Completion(NamedTuple):
-    """What a service answered."""
+    """A service's answer."""
 
     text: str
-    """Empty where it would not say anything."""
+    """Empty where the service declines to answer."""
     model: str | None
-    """The model that it says has answered."""
+    """The answering model, as the service names it."""
 
 
 class Failure(NamedTuple):
-    """Why there is no completion, where trying again may help."""
+    """The reason for a missing completion, where a retry may help."""
 
     problem: str
     retry_after: str | None
-    """What the server says about when to try again."""
+    """The server's `Retry-After` header."""
 
 
 class Service:
     """A language-model service.
 
     Attributes:
-        url: where chat completions are asked for; it holds no secrets.
+        url: the address for chat completions; it holds no secrets.
     """
 
     def __init__(self, base_url: str, key: str, timeout_s: float = 120.0, retries: int = 5):
-        """Say where the service is; nothing is asked yet.
+        """Set the service's address and key, without sending anything yet.
 
         Args:
-            base_url: what stands before `/chat/completions`.
+            base_url: the address without `/chat/completions`.
             key: sent as the bearer token, to this address only.
             timeout_s: seconds without a byte after which a request counts as lost.
-            retries: how often a request is tried again that was lost, came too early (429) or met a fault (5xx).
+            retries: number of retries of a request that is lost, comes too early (429) or meets a fault (5xx).
 
         Raises:
-            InputError: if the address is none, or holds secrets of its own, or the key cannot stand in a header; the
-                message repeats neither.
+            InputError: if the address is invalid or holds secrets, or the key does not fit into a header; the message
+                repeats neither.
         """
         self.url = f"{_checked_url(base_url)}/chat/completions"
         self._key = _checked_key(key)
@@ -83,10 +83,10 @@ class Service:
 
     @classmethod
     def from_environment(cls, timeout_s: float = 120.0, retries: int = 5) -> "Service":
-        """The service that OPENAI_BASE_URL (without it OpenAI's own) and OPENAI_API_KEY name.
+        """Take the address from OPENAI_BASE_URL (by default OpenAI's) and the key from OPENAI_API_KEY.
 
         Raises:
-            InputError: saying which variable to set.
+            InputError: if a variable is missing or invalid, naming it.
         """
         return cls(os.environ.get(URL_VARIABLE, DEFAULT_URL), os.environ.get(KEY_VARIABLE, ""), timeout_s, retries)
 
@@ -94,29 +94,31 @@ class Service:
         """Ask for one completion.
 
         Args:
-            body: the request: model, messages and what else the service should know.
+            body: the request: model, messages and further fields of the service.
 
         Raises:
-            InputError: if the service refuses, redirects, stays out of reach, or answers what is no chat completion.
+            InputError: if the service refuses, redirects, stays out of reach, or does not answer as a chat completion.
         """
-        for failures in range(self.retries + 1):
-            found = self._try(body)
-            if isinstance(found, Completion):
-                return found
-            if failures < self.retries:
-                seconds = pause_seconds(failures, found.retry_after, datetime.now(UTC))
-                logger.warning("%s %s; trying again in %.0f seconds", self.url, found.problem, seconds)
-                sleep(seconds)
-        raise InputError(
-            f"{self.url} {found.problem}, {self.retries + 1} times over; run again later (answers so far are kept), "
-            "or raise labels.explanations.retries"
-        )
+        failures = 0
+        while True:
+            answer = self._try(body)
+            if isinstance(answer, Completion):
+                return answer
+            if failures >= self.retries:
+                raise InputError(
+                    f"{self.url} {answer.problem}, {self.retries + 1} times in a row; rerun later (answers so far are "
+                    "kept), or raise labels.explanations.retries"
+                )
+            seconds = pause_seconds(failures, answer.retry_after, datetime.now(UTC))
+            logger.warning("%s %s; trying again in %.0f seconds", self.url, answer.problem, seconds)
+            sleep(seconds)
+            failures += 1
 
     def _try(self, body: Mapping[str, object]) -> "Completion | Failure":
-        """A completion, or what may be better next time.
+        """Send a request once; a failure is one that a retry may mend.
 
         Raises:
-            InputError: on what will not be.
+            InputError: if a retry cannot help.
         """
         try:
             response = self._post(body)
@@ -124,26 +126,26 @@ class Service:
             return Failure(f"could not be reached ({self.without_key(first_line(error))})", None)
         except requests.RequestException as error:
             problem = self.without_key(first_line(error))
-            raise InputError(f"{self.url} cannot be asked ({problem}); correct {URL_VARIABLE}") from None
+            raise InputError(f"{self.url} must accept a request ({problem}); correct {URL_VARIABLE}") from None
         if response.status_code == TOO_MANY_REQUESTS or response.status_code >= SERVER_ERROR:
             return Failure(self._status(response), response.headers.get("Retry-After"))
         return self._completion(response)
 
     def without_key(self, text: str) -> str:
-        """A text with the key blotted out, also as JSON and addresses may spell it.
+        """Replace the key in a text, also as JSON and addresses spell it.
 
-        One of less than 8 characters is a word such as "none", given to a server that asks for no key, and stays.
+        A key of less than 8 characters is a word such as "none", for a server that needs no key, and stays.
         """
         for spelling in self._spellings:
             text = text.replace(spelling, "[key]")
         return text
 
     def _post(self, body: Mapping[str, object]) -> requests.Response:
-        # Redirects are not followed, for they could lead to a host that the key is not meant for.
+        # Redirects are not followed, because they could lead to a host that the key is not meant for.
         return requests.post(
             self.url,
             json=dict(body),
-            auth=self._sign,  # not as a header, which a .netrc file would replace
+            auth=self._sign,  # not headers=, which a .netrc file would override
             timeout=(min(CONNECT_SECONDS, self.timeout_s), self.timeout_s),
             allow_redirects=False,
         )
@@ -153,15 +155,15 @@ class Service:
         return request
 
     def _completion(self, response: requests.Response) -> Completion:
-        """What an answer says, once it is a chat completion.
+        """Read an answer as a chat completion.
 
         Raises:
-            InputError: if it is none.
+            InputError: if it is not one.
         """
         if response.is_redirect:
             raise InputError(
-                f"{self.url} answered {response.status_code}, a redirect, which is not followed with a key; "
-                f"set {URL_VARIABLE} to the address that answers itself"
+                f"{self.url} answered {response.status_code}, a redirect, but a key is sent to one address only; "
+                f"set {URL_VARIABLE} to the final address"
             )
         if response.status_code != requests.codes.ok:
             remedy = REMEDIES.get(response.status_code, f"correct {URL_VARIABLE} or labels.explanations")
@@ -177,26 +179,26 @@ class Service:
         return Completion(self._clean(text) or "", self._clean(model))
 
     def _clean(self, value: object) -> str | None:
-        """A text that can be kept: without the key, and without lone surrogates, which no file can hold."""
+        """Clean a text for a file: without the key, and without lone surrogates, which UTF-8 cannot encode."""
         return whole_characters(self.without_key(value)) if isinstance(value, str) else None
 
     def _status(self, response: requests.Response) -> str:
-        """What was answered, in a few words on one line."""
+        """Summarise an answer on one line."""
         shown = " ".join(self.without_key(response.content.decode("utf-8", "replace")).split())
         shown = shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}..."
-        return f"answered {response.status_code} ({shown or 'without a word'})"
+        return f"answered {response.status_code} ({shown or 'empty'})"
 
 
 class Answers:
     """A service's answers, kept as files.
 
     Attributes:
-        n_asked: how many the service was asked for.
-        origins: the addresses and models that the answers given out came from, whether asked now or earlier.
+        n_asked: number of answers requested from the service.
+        origins: addresses and models of the answers given out, whether new or kept.
     """
 
     def __init__(self, folder: Path | str, timeout_s: float = 120.0, retries: int = 5):
-        """Look into a folder before asking the service that the environment names.
+        """Look into a folder first, and ask the service that the environment names only for what is missing.
 
         Where every answer is in the folder, no service and no key are needed.
         """
@@ -206,64 +208,64 @@ class Answers:
         self.origins: set[tuple[str, str]] = set()
 
     def answer(self, body: Mapping[str, object], attempt: int) -> str:
-        """The answer to a request, from the folder or, if it is not there, from the service.
+        """Give the answer to a request, from the folder or else from the service.
 
         Args:
             body: the request.
             attempt: 1, or 2 ... for another answer to the same request.
 
         Raises:
-            InputError: if the service cannot be asked, or the file in the folder is damaged.
+            InputError: if the service gives no answer, or the file in the folder is damaged.
         """
         path = self.path(body, attempt)
         if not path.exists():
             self._ask(body, attempt, path)
         kept = read_json(path)
         if not isinstance(kept.get("answer"), str):
-            raise InputError(f"'{path}' must hold an answer, but does not; delete it and run again")
+            raise InputError(f"'{path}' must hold an answer, but does not; delete it and rerun")
         self.origins.add((str(kept.get("url")), kept.get("model") or "unnamed"))
         return kept["answer"]
 
     def path(self, body: Mapping[str, object], attempt: int) -> Path:
-        """Where an answer is kept: `{sha256 of request and attempt}.json`."""
+        """The file of an answer: `{sha256 of request and attempt}.json`."""
         return self.folder / f"{sha256_json({'request': body, 'attempt': attempt})}.json"
 
     def _ask(self, body: Mapping[str, object], attempt: int, path: Path) -> None:
         if self._service is None:
             self._service = Service.from_environment(self._timeout_s, self._retries)
-        found = self._service.complete(body)
+        completion = self._service.complete(body)
         self.n_asked += 1
         kept = {"url": self._service.url, "request": body, "attempt": attempt}
-        write_json(path, kept | {"answer": found.text, "model": found.model})
+        write_json(path, kept | {"answer": completion.text, "model": completion.model})
 
 
 def pause_seconds(failures: int, asked_for: str | None, now: datetime) -> float:
-    """Seconds until a request is tried again: 1, 2, 4 ..., or longer if the server asks for it, 60 at most.
+    """Seconds until a request is retried: 1, 2, 4 ..., or longer if the server asks for it, 60 at most.
 
     Args:
-        failures: how often it failed before.
-        asked_for: the server's `Retry-After`, in seconds or as a date; what is neither is passed over.
-        now: the time, which a date is compared with.
+        failures: number of earlier failures of this request.
+        asked_for: the server's `Retry-After`, in seconds or as a date; anything else is ignored.
+        now: the time with which a date is compared.
     """
     seconds = FIRST_PAUSE_SECONDS * 2**failures
     if asked_for is not None and asked_for.strip().isdecimal():
         seconds = max(seconds, float(asked_for))
     elif asked_for is not None:
-        with suppress(ValueError, TypeError):  # no date, or one without a time zone
+        with suppress(ValueError, TypeError):  # not a date, or one without a time zone
             seconds = max(seconds, (parsedate_to_datetime(asked_for) - now).total_seconds())
     return min(seconds, LONGEST_PAUSE_SECONDS)
 
 
 def whole_characters(text: str) -> str:
-    """A text whose surrogates are joined in pairs; one that stands alone is no character and becomes U+FFFD."""
+    """Join surrogate pairs into characters, and replace lone surrogates by U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _checked_url(base_url: str) -> str:
-    """A base URL without its last slash."""
-    if set("@?#") & set(base_url):  # wherever they stand, for a password may hold anything
+    """Check a base URL and drop its last slash."""
+    if set("@?#") & set(base_url):  # anywhere, because a password may hold anything
         raise InputError(
-            f"{URL_VARIABLE} must be an address alone, but it holds a user, a password, a query or a fragment; "
+            f"{URL_VARIABLE} must be an address alone, but it has a user, a password, a query or a fragment; "
             f"put the key into {KEY_VARIABLE}"
         )
     try:
@@ -272,18 +274,16 @@ def _checked_url(base_url: str) -> str:
     except ValueError:
         sound = False
     if not sound:
-        raise InputError(
-            f"{URL_VARIABLE} must be an address such as {DEFAULT_URL}, but it is none; correct or unset it"
-        )
+        raise InputError(f"{URL_VARIABLE} must be an address such as {DEFAULT_URL}, but it is not; correct or unset it")
     return base_url.strip().rstrip("/")
 
 
 def _checked_key(key: str) -> str:
-    """A key that can stand in a header."""
+    """Check that a key fits into a header."""
     if not key.strip():
         raise InputError(
-            f"{KEY_VARIABLE} must be set to ask a language model for explanations (any word, if your server asks for "
-            "none); set it, or take labels.explanations out of the config"
+            f"{KEY_VARIABLE} must be set to ask a language model for explanations (any word if your server needs no "
+            "key); set it, or remove labels.explanations from the config"
         )
     if not (key.strip().isascii() and key.strip().isprintable() and " " not in key.strip()):
         raise InputError(f"{KEY_VARIABLE} must be one word of ASCII characters, but it is not; copy the key again")

@@ -1,11 +1,11 @@
-"""Explanations: what a language model says that a feature responds to, and how well its words predict the activations.
+"""Explanations of features by a language model, scored by simulation.
 
-As in Bills et al. 2023, "Language models can explain neurons in language models", and in the study that this project
-follows: an explainer reads excerpts with activations on a scale from 0 to 9 and answers with one sentence; a simulator,
-given the sentence and other excerpts without activations, guesses them; the score is the Pearson correlation between
-its guesses and the true activations.
+The method is that of Bills et al. 2023, "Language models can explain neurons in language models", and of the study that
+this project follows. An explainer reads excerpts with activations on a scale from 0 to 9 and answers with one sentence.
+A simulator, given the sentence and other excerpts without activations, guesses the activations. The score is the
+Pearson correlation between guesses and true activations.
 
-In the order of a job: `choose_latents`; then for each feature `dense_activation`, `choose_excerpts` and `explain`.
+A job calls `choose_latents`, then for each feature `dense_activation`, `choose_excerpts` and `explain`.
 """
 
 import json
@@ -55,16 +55,19 @@ T = TypeVar("T")
 
 
 class Excerpt(NamedTuple):
-    """A stretch of one document and what a feature does on it."""
+    """A stretch of one document with a feature's activations on it."""
 
     texts: list[str]
     """The text of each token."""
     activations: Float[np.ndarray, " token"]
-    """NaN on tokens that mean nothing to the SAE."""
+    """NaN on tokens that the SAE does not read."""
 
 
 class Excerpts(NamedTuple):
-    """What one feature is explained from, and what its explanation is tried on; no document is in two of them."""
+    """The excerpts that a feature is explained from, and those that its explanation is scored on.
+
+    No document is in two of them.
+    """
 
     shown: list[Excerpt]
     held_out: list[Excerpt]
@@ -72,42 +75,42 @@ class Excerpts(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """One feature's explanation."""
+    """One feature's explanation and its score."""
 
     explanation: str | None
-    """None where the service gave none."""
+    """None where the service gave no explanation."""
     score: float
     """Pearson r between simulated and true activations, in [-1, 1]; NaN where either does not vary or is missing."""
     n_tokens: int
-    """Tokens that the score is taken over."""
+    """Number of tokens that the score is taken over."""
     n_excerpts: int
-    """Excerpts that were to be simulated."""
+    """Number of excerpts to simulate."""
     n_undefined: int
-    """Those of them that the service gave no usable answer for; their tokens are left out of the score."""
+    """Excerpts without a usable answer from the service; their tokens are left out of the score."""
 
 
 def choose_latents(
     paths: Iterable[Path | str], n_features: int, min_firings: int, seed: int
 ) -> Int[np.ndarray, " latent"]:
-    """Latents drawn at random from those that fire often enough, ascending.
+    """Draw latents at random from those that fire often enough, ascending.
 
-    Each latent's lot depends on the seed alone, so that a larger `n_features` adds to those of a smaller one, and a
-    latent that begins to fire takes the place of one at most.
+    Each latent's lot depends on the seed alone. So a larger `n_features` adds to the latents of a smaller one, and a
+    latent that begins to fire replaces one other at most.
 
     Args:
-        paths: feature shards of one SAE.
-        n_features: how many to draw; fewer where fewer fire often enough.
-        min_firings: tokens to fire on, of all shards together.
+        paths: feature shards of one SAE, at least one.
+        n_features: number of latents to draw; fewer are drawn where fewer fire often enough.
+        min_firings: least number of tokens to fire on, over all shards.
         seed: of the draw.
     """
-    firings = sum(_firings(path) for path in paths)
-    often = np.flatnonzero(firings >= min_firings)
+    firings = np.sum([_firings(path) for path in paths], axis=0)
+    frequent = np.flatnonzero(firings >= min_firings)
     lots = np.random.default_rng(seed).random(len(firings))
-    return np.sort(often[np.argsort(lots[often], kind="stable")][:n_features])
+    return np.sort(frequent[np.argsort(lots[frequent], kind="stable")][:n_features])
 
 
 def compared_tokens(paths: Iterable[Path | str], annotations: Annotations) -> Bool[np.ndarray, " token"]:
-    """Which probe tokens mean something to an SAE; BOS and EOS do not, nor do those of outlying norm."""
+    """Mark the probe tokens that an SAE reads: all but BOS, EOS and tokens of outlying norm."""
     compared = np.zeros(len(annotations.documents), dtype=bool)
     for path in paths:
         shard = FeatureShard(path)
@@ -118,7 +121,7 @@ def compared_tokens(paths: Iterable[Path | str], annotations: Annotations) -> Bo
 def dense_activation(
     firings: Firings, latent: int, compared: Bool[np.ndarray, " token"]
 ) -> Float[np.ndarray, " token"]:
-    """A latent's activation on every token, NaN on tokens that are not compared."""
+    """Spread a latent's activations over all tokens, with NaN on tokens that are not compared."""
     activation = np.where(compared, 0.0, np.nan)
     tokens, values = firings.of(latent)
     activation[tokens] = values
@@ -133,34 +136,34 @@ def choose_excerpts(
     n_tokens: int,
     random: np.random.Generator,
 ) -> Excerpts:
-    """The excerpts of one feature.
+    """Choose the excerpts of one feature.
 
-    Top excerpts hold the strongest firing of a document, each of another one, the strongest first; by turns one is
-    shown to the explainer and one held out. Random excerpts are around tokens drawn from the other documents, no two
-    from one. There are fewer where there are fewer documents.
+    Each top excerpt holds the strongest firing of a document, the strongest document first; in turn one is shown to the
+    explainer and one held out. Random excerpts are around tokens drawn from the other documents, at most one from each.
+    There are fewer where there are fewer documents.
 
     Args:
         activation: of one latent on every token, NaN where it is not compared.
         annotations: of the same tokens.
-        n_top, n_random: how many.
+        n_top, n_random: number of excerpts.
         n_tokens: tokens of an excerpt, fewer at the ends of rows and documents.
-        random: decides random excerpts, and where in an excerpt its token stands.
+        random: decides the random excerpts, and the place of the chosen token in its excerpt.
     """
     documents = annotations.documents
     firing = np.flatnonzero(activation > 0)
     top = strongest(firing, activation[firing], documents, n_top)
-    others = np.flatnonzero(~np.isnan(activation) & ~np.isin(documents, documents[top]))
-    drawn = strongest(others, random.random(len(others)), documents, n_random)
+    elsewhere = np.flatnonzero(~np.isnan(activation) & ~np.isin(documents, documents[top]))
+    drawn = strongest(elsewhere, random.random(len(elsewhere)), documents, n_random)
     around = [_excerpt(int(token), activation, annotations, n_tokens, random) for token in (*top, *drawn)]
     return Excerpts(around[: len(top) : 2], around[1 : len(top) : 2], around[len(top) :])
 
 
 def explain(excerpts: Excerpts, maximum: float, ask: Callable[[Messages, int], str]) -> Explanation:
-    """Have one feature explained and its explanation scored.
+    """Have one feature explained, and score the explanation.
 
     Args:
         excerpts: of the feature.
-        maximum: its largest activation on the probe, which is 9 on the explainer's scale.
+        maximum: the feature's largest activation on the probe, which is 9 on the explainer's scale.
         ask: gives the answer to messages, at the first or a second attempt.
     """
     tried = [*excerpts.held_out, *excerpts.random]
@@ -171,40 +174,41 @@ def explain(excerpts: Excerpts, maximum: float, ask: Callable[[Messages, int], s
     guesses = np.concatenate([np.zeros(0), *simulated])
     truth = np.concatenate([np.zeros(0), *(excerpt.activations for excerpt in tried)])
     score, n_tokens = simulation_score(guesses, truth)
-    return Explanation(explanation, score, n_tokens, len(tried), sum(bool(np.isnan(own).all()) for own in simulated))
+    n_undefined = sum(bool(np.isnan(of_excerpt).all()) for of_excerpt in simulated)
+    return Explanation(explanation, score, n_tokens, len(tried), n_undefined)
 
 
 def simulate(
     explanation: str, texts: Sequence[str], ask: Callable[[Messages, int], str]
 ) -> Float[np.ndarray, " token"]:
-    """Activations on an excerpt as the simulator guesses them, 0 to 9; all NaN where it gave no usable answer."""
-    found = _ask_twice(simulator_messages(explanation, texts), ask, lambda answer: parse_levels(answer, len(texts)))
-    return np.full(len(texts), np.nan) if found is None else np.array(found, dtype=np.float64)
+    """Let the simulator guess activations on an excerpt, 0 to 9; all NaN where it gives no usable answer."""
+    guesses = _ask_twice(simulator_messages(explanation, texts), ask, lambda answer: parse_levels(answer, len(texts)))
+    return np.full(len(texts), np.nan) if guesses is None else np.array(guesses, dtype=np.float64)
 
 
 def simulation_score(guesses: Float[np.ndarray, " token"], truth: Float[np.ndarray, " token"]) -> tuple[float, int]:
-    """Pearson r over the tokens for which both are known, in [-1, 1], and their number; NaN where either is constant.
+    """Pearson r over the tokens where both are defined, in [-1, 1], and their number; NaN where either is constant.
 
     Truth is the activation itself, not its level.
     """
-    known = ~np.isnan(guesses) & ~np.isnan(truth)
-    n_tokens = int(known.sum())
-    if n_tokens == 0 or np.ptp(guesses[known]) == 0 or np.ptp(truth[known]) == 0:
+    defined = ~np.isnan(guesses) & ~np.isnan(truth)
+    n_tokens = int(defined.sum())
+    if n_tokens == 0 or np.ptp(guesses[defined]) == 0 or np.ptp(truth[defined]) == 0:
         return float("nan"), n_tokens
-    return float(np.corrcoef(guesses[known], truth[known])[0, 1]), n_tokens
+    return float(np.corrcoef(guesses[defined], truth[defined])[0, 1]), n_tokens
 
 
 def levels(activations: Float[np.ndarray, " token"], maximum: float) -> list[int | None]:
-    """Activations from 0 to 9, in ninths of the feature's maximum; None where an activation is not known.
+    """Round activations up to levels from 0 to 9, in ninths of the feature's maximum; None where undefined.
 
-    Bills et al. round down to tenths of it; here it is up, so that 0 says that the feature does not fire.
+    Bills et al. round down to tenths. Rounding up makes 0 mean that the feature does not fire.
     """
     scaled = np.ceil(HIGHEST * activations / maximum).clip(0, HIGHEST)
     return [None if np.isnan(value) else int(value) for value in scaled]
 
 
 def explainer_messages(shown: Sequence[Excerpt], maximum: float) -> Messages:
-    """What the explainer is asked: the excerpts with activations."""
+    """Write the explainer's prompt: the excerpts with activations."""
     texts = []
     for number, excerpt in enumerate(shown, start=1):
         scale = ["?" if level is None else str(level) for level in levels(excerpt.activations, maximum)]
@@ -214,34 +218,34 @@ def explainer_messages(shown: Sequence[Excerpt], maximum: float) -> Messages:
 
 
 def simulator_messages(explanation: str, texts: Sequence[str]) -> Messages:
-    """What the simulator is asked: an explanation, and an excerpt without activations."""
+    """Write the simulator's prompt: an explanation, and an excerpt without activations."""
     lines = [f"{number} {_quoted(text)}" for number, text in enumerate(texts, start=1)]
     intro = f"What makes the feature fire: {_quoted(explanation)}\n\nExcerpt of {len(texts)} tokens:\n"
     return _messages(SIMULATOR, intro + "\n".join(lines))
 
 
 def parse_explanation(answer: str) -> str | None:
-    """The explanation in an answer, without thinking aloud and blanks around it, 300 characters at most."""
+    """Read the explanation from an answer, without the model's thoughts and outer blanks, 300 characters at most."""
     return _without_thoughts(answer).strip()[:LONGEST_EXPLANATION].rstrip() or None
 
 
 def parse_levels(answer: str, n_tokens: int) -> list[int] | None:
-    """The last list in an answer, if it holds a whole number from 0 to 9 for each token; otherwise None."""
+    """Read the last list in an answer, if it holds a whole number from 0 to 9 for each token; otherwise None."""
     lists = LIST.findall(_without_thoughts(answer))
     try:
-        found = json.loads(lists[-1]) if lists else []
+        given = json.loads(lists[-1]) if lists else []
     except ValueError:
         return None
-    whole = all(type(level) is int and 0 <= level <= HIGHEST for level in found)  # type, for True is an int to Python
-    return found if whole and len(found) == n_tokens else None
+    whole = all(type(level) is int and 0 <= level <= HIGHEST for level in given)  # type, because True is an int too
+    return given if whole and len(given) == n_tokens else None
 
 
-def asker(answers: Answers, settings: Mapping[str, object]) -> Callable[[Messages, int], str]:
-    """A function that answers messages with a service's answers, as the config's block says.
+def asker(answers: Answers, settings: Mapping) -> Callable[[Messages, int], str]:
+    """Make a function that answers messages, as the config's block says.
 
     Args:
-        answers: where answers come from.
-        settings: `model`, and `request`: fields that a request has besides, or instead; null takes one out.
+        answers: the source of answers.
+        settings: `model`, and `request`: fields that are added to a request or replace its own; null removes one.
     """
     body = {"model": settings["model"], "temperature": 0, "max_tokens": MOST_ANSWER_TOKENS, **settings["request"]}
     body = {name: value for name, value in body.items() if value is not None}
@@ -249,16 +253,16 @@ def asker(answers: Answers, settings: Mapping[str, object]) -> Callable[[Message
 
 
 def _ask_twice(messages: Messages, ask: Callable[[Messages, int], str], parse: Callable[[str], T | None]) -> T | None:
-    """What the first answer says that can be read, or None where none can."""
+    """Parse the first usable answer of two attempts; None where neither is usable."""
     for attempt in ATTEMPTS:
-        found = parse(ask(messages, attempt))
-        if found is not None:
-            return found
+        parsed = parse(ask(messages, attempt))
+        if parsed is not None:
+            return parsed
     return None
 
 
 def _firings(path: Path | str) -> Int[np.ndarray, " d_sae"]:
-    """Tokens on which each latent of a shard fires; those not compared have empty rows."""
+    """Count the tokens on which each latent of a shard fires; tokens that are not compared have empty rows."""
     shard = FeatureShard(path)
     return np.bincount(shard.latents.indices, minlength=shard.d_sae)
 
@@ -270,7 +274,7 @@ def _excerpt(
     n_tokens: int,
     random: np.random.Generator,
 ) -> Excerpt:
-    """An excerpt in whose middle half a token stands, at a place that tells nothing about it."""
+    """Cut an excerpt with a token in its middle half, at a random place that tells nothing about the token."""
     side = int(LEAST_SIDE * n_tokens)
     before = int(random.integers(side, n_tokens - side))
     tokens = np.asarray(window(annotations, token, before, n_tokens - 1 - before))
@@ -282,10 +286,10 @@ def _messages(system: str, user: str) -> Messages:
 
 
 def _quoted(text: str) -> str:
-    """A text as a JSON string on one line, so that no text can end its line or pass for something else."""
+    """Quote a text as a JSON string on one line, so that no text can end its line or pass for something else."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _without_thoughts(answer: str) -> str:
-    """An answer without what models that think aloud write before it."""
+    """Drop the thoughts that reasoning models write before an answer."""
     return answer.rpartition("</think>")[2]

@@ -1,9 +1,9 @@
-"""Labels: which property of tokens a feature follows, in words and with a score, without asking anybody.
+"""Labels: the property of tokens that a feature follows, in words and with a score, without a language model.
 
-The score is Pearson r, over tokens, zeros included, between a feature's activations and the 0 or 1 of having the
-property: the measure by which explanations are scored as well (Horn & Elliott, arXiv 2410.12391, Figure 6, where the
-numbers correlated with the activations are simulated). The best of a thousand properties looks good by chance, so the
-documents are dealt in two halves: those of even number choose the property, those of odd number score it.
+The score is Pearson r over tokens, zeros included, between a feature's activations and the property's 0 or 1. It is
+also the measure for explanations (Horn & Elliott, arXiv 2410.12391, Figure 6, where simulated activations take the
+property's place). The best of a thousand properties looks good by chance, so documents are divided into two halves:
+those of even number choose the property, those of odd number score it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,19 +33,19 @@ COLUMNS = {
 
 
 class Sums:
-    """Sums over the tokens of one half of the documents; those of several shards add up.
+    """Sums over the tokens of one half of the documents; sums of several shards add up.
 
     Attributes:
-        n_tokens: how many tokens.
-        holds: [property] tokens that have it.
+        n_tokens: number of tokens.
+        holds: [property] tokens that have the property.
         totals, squares: [latent] sums of activations and of their squares.
-        firings: [latent] tokens it fires on.
+        firings: [latent] tokens on which the latent fires.
         products: [property, latent] sum of activations over the tokens that have the property.
         together: [property, latent] tokens that have the property and on which the latent fires; None if not counted.
     """
 
     def __init__(self, n_properties: int, n_latents: int, count_together: bool):
-        """Nothing yet."""
+        """Start with no tokens."""
         self.n_tokens = 0
         self.holds = np.zeros(n_properties, dtype=np.int64)
         self.totals, self.squares = np.zeros(n_latents), np.zeros(n_latents)
@@ -54,7 +54,7 @@ class Sums:
         self.together = np.zeros((n_properties, n_latents), dtype=np.int32) if count_together else None
 
     def add(self, latents: scipy.sparse.csr_array, properties: scipy.sparse.csr_array) -> None:
-        """Add tokens: their activations [token, latent], and [token, property] which properties they have."""
+        """Add tokens: their activations [token, latent] and their properties [token, property], as 0 or 1."""
         acts = latents.astype(np.float64)
         tokens_of = properties.T.tocsr().astype(np.float64)
         self.n_tokens += acts.shape[0]
@@ -68,7 +68,7 @@ class Sums:
             _add(tokens_of @ acts, self.together)
 
     def scores(self) -> Float[np.ndarray, "property latent"]:
-        """Pearson r of every property and every latent, in [-1, 1]; NaN where one of the two does not vary."""
+        """Compute Pearson r of every property and latent, in [-1, 1]; NaN where one of the two does not vary."""
         n = self.n_tokens
         variance = n * self.squares - self.totals**2
         varies = variance > MIN_VARIANCE * n * self.squares
@@ -87,28 +87,34 @@ def label(
 ) -> pd.DataFrame:
     """Find the best property of every kind for every feature of one SAE.
 
-    Only tokens that are compared at all count (`FeatureShard.compared`). Even and odd are the numbers of documents over
-    all corpora, so that every corpus gives half of its documents to either half, and no document is in both.
+    Only compared tokens count (`FeatureShard.compared`). Documents are numbered through all corpora, so that every
+    corpus gives half of its documents to either half, and no document is in both.
 
     Args:
         paths: feature shards of one SAE, all corpora; one is in memory at a time.
         annotations: of the same tokens.
-        min_firings: a feature that fires on fewer tokens of either half is not described.
-        block_latents: latents looked at together; bounds memory (some 50 bytes x properties x latents), changes no
+        min_firings: a feature that fires on fewer tokens of either half gets no label.
+        block_latents: latents processed together; bounds memory (some 50 bytes x properties x latents), changes no
             result. The shards are read once for each block.
 
     Returns:
-        Rows `latent` (ascending), `kind` and `label` (the property: best of its kind on the even half, where any
-        correlates above 0; of kind `concept` all properties), and on the odd half `score` (Pearson r), `precision`
-        (share of the tokens on which the feature fires that have the property), `recall` (share of the tokens with the
-        property on which it fires; NaN where there are none), `n_firings`. `wins`: the best of all on the even half, at
-        most one a feature.
+        Rows in ascending order of latents, with columns
+
+        - `latent`;
+        - `kind` and `label`: the best property of its kind on the even half, where any correlates above 0; of kind
+          `concept` all properties;
+        - `score`: Pearson r on the odd half;
+        - `precision`: share of the tokens on which the feature fires that have the property, on the odd half;
+        - `recall`: share of the tokens with the property on which the feature fires, on the odd half; NaN where no
+          token has the property;
+        - `n_firings`: tokens of the odd half on which the feature fires;
+        - `wins`: true for the best of all properties on the even half, at most one per feature.
 
     Raises:
         InputError: if there are no shards, or they are of several SAEs or of tokens without annotations.
     """
     if not paths:
-        raise InputError("labels need at least one feature shard, but there is none; give those of an SAE")
+        raise InputError("labels need at least one feature shard, got none; give the shards of an SAE")
     n_latents = FeatureShard(paths[0]).d_sae
     tables = []
     for first in range(0, n_latents, block_latents):
@@ -119,7 +125,7 @@ def label(
 
 
 def describe(row: Mapping | pd.Series) -> str:
-    """A row of the table in a few words, such as "token 'def'" or "lua: identifier in variable_list"."""
+    """Describe a row of the table in a few words: "token 'def'", "lua: identifier in variable_list"."""
     kind, name = row["kind"], row["label"]
     if kind in ("token", "after"):
         return f"{kind} '{name}'"
@@ -127,7 +133,7 @@ def describe(row: Mapping | pd.Series) -> str:
 
 
 def sentence(row: Mapping | pd.Series) -> str:
-    """What the property of a row means, as a sentence."""
+    """Explain the property of a row in a sentence."""
     kind, name = row["kind"], row["label"]
     if (kind, name) in RULES:
         return RULES[kind, name].sentence
@@ -144,27 +150,28 @@ def sentence(row: Mapping | pd.Series) -> str:
 
 
 def _sums(paths: Sequence[Path | str], annotations: Annotations, latents: range) -> tuple[Sums, Sums]:
-    """The sums of some latents over the documents of even and of odd number."""
+    """Sum some latents over the documents of even and of odd number."""
     n_properties = len(annotations.properties)
-    halves = tuple(Sums(n_properties, len(latents), count_together=bool(half)) for half in range(2))
+    even = Sums(n_properties, len(latents), count_together=False)
+    odd = Sums(n_properties, len(latents), count_together=True)
     for shard in _shards_of_one_sae(paths):
         tokens = numbers_of(annotations, shard.corpus, shard.positions)
         parity = annotations.documents[tokens] % 2
-        for half, sums in enumerate(halves):
-            own = shard.compared & (parity == half)
-            sums.add(shard.latents[own, latents.start : latents.stop], annotations.matrix[tokens[own]])
-    return halves
+        for half, sums in enumerate((even, odd)):
+            inside = shard.compared & (parity == half)
+            sums.add(shard.latents[inside, latents.start : latents.stop], annotations.matrix[tokens[inside]])
+    return even, odd
 
 
 def _shards_of_one_sae(paths: Sequence[Path | str]) -> Iterator[FeatureShard]:
-    """Read shards one after the other; tokens without documents cannot be among theirs."""
+    """Read shards one after the other, and refuse those of several SAEs."""
     first = None
     for path in paths:
         shard = FeatureShard(path)
         first = first or (shard.model, shard.sae, shard.d_sae)
         if (shard.model, shard.sae, shard.d_sae) != first:
             raise InputError(
-                f"'{path}' must be of the SAE '{first[0]}.{first[1]}' with {first[2]} latents, as the shards before "
+                f"'{path}' must be of the SAE '{first[0]}.{first[1]}' with {first[2]} latents like the shards before "
                 f"it, but is of '{shard.model}.{shard.sae}' with {shard.d_sae}; give the shards of one SAE"
             )
         yield shard
@@ -177,17 +184,19 @@ def _table(
     chosen = chosen_on.scores()
     chosen[np.isnan(chosen)] = -np.inf
     described = (chosen_on.firings >= min_firings) & (scored_on.firings >= min_firings)
-    number, own = _candidates(chosen, described, properties)
-    together, holds = scored_on.together[number, own], scored_on.holds[number].astype(np.float64)
+    number, latent = _candidates(chosen, described, properties)
+    if scored_on.together is None:
+        raise ValueError("precision needs the tokens on which latents fire together with properties; count them")
+    together, holds = scored_on.together[number, latent], scored_on.holds[number].astype(np.float64)
     columns = {
-        "latent": latents.start + own,
-        "kind": [properties[one][0] for one in number],
-        "label": [properties[one][1] for one in number],
-        "score": scored_on.scores()[number, own],
-        "precision": together / scored_on.firings[own],
+        "latent": latents.start + latent,
+        "kind": [properties[index][0] for index in number],
+        "label": [properties[index][1] for index in number],
+        "score": scored_on.scores()[number, latent],
+        "precision": together / scored_on.firings[latent],
         "recall": together / np.where(holds > 0, holds, np.nan),
-        "n_firings": scored_on.firings[own],
-        "wins": (number == chosen.argmax(axis=0)[own]) & (chosen[number, own] > 0),  # of equal ones the first
+        "n_firings": scored_on.firings[latent],
+        "wins": (number == chosen.argmax(axis=0)[latent]) & (chosen[number, latent] > 0),  # on a tie the first
     }
     return pd.DataFrame(columns).astype(COLUMNS)
 
@@ -197,7 +206,7 @@ def _candidates(
     described: Bool[np.ndarray, " latent"],
     properties: Sequence[tuple[str, str]],
 ) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
-    """Property and latent of each row of the table, latents ascending, and for each the properties."""
+    """Property and latent of each row of the table, by ascending latent, then property."""
     kinds = np.array([kind for kind, _ in properties])
     pairs = []
     for kind in KINDS:
@@ -206,14 +215,14 @@ def _candidates(
             pairs.append(np.stack(np.meshgrid(of_kind, np.flatnonzero(described), indexing="ij")).reshape(2, -1))
         elif len(of_kind):
             best = of_kind[chosen[of_kind].argmax(axis=0)]
-            (own,) = np.nonzero(described & (chosen[best, np.arange(len(best))] > 0))
-            pairs.append(np.stack([best[own], own]))
-    number, own = np.concatenate(pairs, axis=1)
-    order = np.lexsort((number, own))
-    return number[order], own[order]
+            (labelled,) = np.nonzero(described & (chosen[best, np.arange(len(best))] > 0))
+            pairs.append(np.stack([best[labelled], labelled]))
+    number, latent = np.concatenate(pairs, axis=1)
+    order = np.lexsort((number, latent))
+    return number[order], latent[order]
 
 
-def _add(found: scipy.sparse.csr_array, sums: Num[np.ndarray, "property latent"]) -> None:
+def _add(products: scipy.sparse.csr_array, sums: Num[np.ndarray, "property latent"]) -> None:
     """Add sparse rows to dense ones, in place."""
-    rows = np.repeat(np.arange(found.shape[0]), np.diff(found.indptr))
-    sums[rows, found.indices] += found.data.astype(sums.dtype)  # no place stands twice in a product
+    rows = np.repeat(np.arange(products.shape[0]), np.diff(products.indptr))
+    sums[rows, products.indices] += products.data.astype(sums.dtype)  # a product has no entry twice

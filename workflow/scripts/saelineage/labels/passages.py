@@ -1,4 +1,4 @@
-"""Passages: which stretches of text show what a feature fires on, and how strongly SAEs fire there."""
+"""Passages: stretches of text that show what a feature fires on, and the activations of SAEs there."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,12 +16,12 @@ TOKENS_BEFORE, TOKENS_AFTER = 18, 8
 
 
 class Firings(NamedTuple):
-    """Where one SAE's latents fire on the probe, and how strongly, latent after latent."""
+    """All activations of one SAE on the probe, latent by latent."""
 
     columns: scipy.sparse.csc_array
     """[token, d_sae] float32; tokens numbered as `Annotations` numbers them."""
     token_ranges: tuple[str, ...]
-    """What each shard covers, to be compared with another SAE's."""
+    """The token range of each shard, to be compared with another SAE's."""
 
     def of(self, latent: int) -> tuple[Int[np.ndarray, " firing"], Float[np.ndarray, " firing"]]:
         """The tokens on which a latent fires, ascending, and its activations there."""
@@ -35,11 +35,11 @@ class Firings(NamedTuple):
 
 
 class Peak(NamedTuple):
-    """A token on which a feature fires, and why it is shown."""
+    """A token on which a feature fires, and the reason for showing it."""
 
     token: int
     why: str
-    """`top`, or `quantile 0.5` for a firing in the middle of all by strength."""
+    """`top`, or for example `quantile 0.5` for the firing of median strength."""
 
 
 def read_firings(
@@ -48,14 +48,18 @@ def read_firings(
     """Read an SAE's features, all corpora and shards; memory grows with the entries of the latents asked for.
 
     Args:
-        paths: its feature shards.
+        paths: the SAE's feature shards.
         annotations: of the probe.
-        latents: the only ones to read, others stay empty; None reads all.
+        latents: latents to read, the others stay empty; None reads all.
 
     Raises:
         InputError: if there are no shards.
     """
-    rows, columns, values, ranges, d_sae = [], [], [], [], 0
+    rows: list[np.ndarray] = []
+    columns: list[np.ndarray] = []
+    values: list[np.ndarray] = []
+    ranges: list[str] = []
+    d_sae = 0
     for path in paths:
         shard = FeatureShard(path)
         entries = shard.latents.tocoo()
@@ -66,25 +70,25 @@ def read_firings(
         ranges.append(f"{shard.corpus} {shard.token_range}")
         d_sae = shard.d_sae
     if not ranges:
-        raise InputError("firings need at least one feature shard, found none; look at the probe under features/")
-    where = (np.concatenate(rows), np.concatenate(columns))
-    found = scipy.sparse.coo_array((np.concatenate(values), where), shape=(len(annotations.pieces), d_sae)).tocsc()
-    found.sort_indices()
-    return Firings(found, tuple(ranges))
+        raise InputError("firings need at least one feature shard, got none; look for the probe's under features/")
+    where, shape = (np.concatenate(rows), np.concatenate(columns)), (len(annotations.pieces), d_sae)
+    activations = scipy.sparse.coo_array((np.concatenate(values), where), shape=shape).tocsc()
+    activations.sort_indices()
+    return Firings(activations, tuple(ranges))
 
 
 def require_same_tokens(firings: dict[str, Firings]) -> None:
-    """Refuse to show SAEs beside each other that were read on different tokens.
+    """Refuse to show together SAEs that were read on different tokens.
 
     Raises:
-        InputError: naming two of them.
+        InputError: if token ranges differ, naming two SAEs.
     """
-    (first, own), *others = firings.items()
-    for name, found in others:
-        if found.token_ranges != own.token_ranges:
+    (first, first_firings), *others = firings.items()
+    for name, further_firings in others:
+        if further_firings.token_ranges != first_firings.token_ranges:
             raise InputError(
                 f"features of {first} and {name} must be of the same tokens, but their shards differ; "
-                "delete both under features/ and run again"
+                "delete both under features/ and rerun"
             )
 
 
@@ -94,7 +98,7 @@ def strongest(
     documents: Int[np.ndarray, " token"],
     n: int,
 ) -> Int[np.ndarray, " peak"]:
-    """Where a feature fires most strongly, strongest first, at most one token of a document; of equals the earlier."""
+    """The tokens with a feature's strongest firings, strongest first, one per document, on a tie the earlier."""
     order = np.argsort(-values, kind="stable")
     first = np.unique(documents[tokens[order]], return_index=True)[1]
     return tokens[order[np.sort(first)[:n]]]
@@ -107,14 +111,14 @@ def choose_peaks(
     n_top: int,
     quantiles: Sequence[float],
 ) -> list[Peak]:
-    """Firings that show what a feature responds to in one corpus: the strongest, and some at quantiles of strength.
+    """Choose firings that show what a feature responds to in one corpus: the strongest, and some at quantiles.
 
-    No document is shown twice. A quantile q is that of the corpus's firings: 0.5 is a firing of middling strength.
+    No document is shown twice. Quantiles are those of strength among the corpus's firings: 0.5 is the median.
 
     Args:
         tokens, values: the feature's firings in the corpus.
         annotations: of the probe.
-        n_top: how many of the strongest.
+        n_top: number of strongest firings.
         quantiles: in (0, 1).
     """
     picked = [Peak(int(token), "top") for token in strongest(tokens, values, annotations.documents, n_top)]
@@ -132,14 +136,14 @@ def choose_peaks(
 
 
 def windows(tokens: Iterable[int], annotations: Annotations) -> list[range]:
-    """The text shown around each token, within its row and its document."""
+    """The stretch of text shown around each token, within its row and its document."""
     return [window(annotations, int(token), TOKENS_BEFORE, TOKENS_AFTER) for token in tokens]
 
 
 def activations_in(
     shown: Sequence[range], tokens: Integer[np.ndarray, " firing"], values: Float[np.ndarray, " firing"]
 ) -> list[tuple[list[int], list[float]]]:
-    """Of each stretch of text the places on which a feature fires, counted from its first token, and how strongly."""
+    """For each stretch of text, the places where a feature fires, counted from its first token, and activations."""
     starts = np.searchsorted(tokens, [stretch.start for stretch in shown])
     stops = np.searchsorted(tokens, [stretch.stop for stretch in shown])
     return [

@@ -1,8 +1,8 @@
-"""Ablations: what a model's predictions lose when some of its features are taken out of it.
+"""Ablations: the change in a model's loss when some of its features are ablated.
 
-At the hookpoint, acts become acts - sum over the group of latent_acts_i W_dec_i. The SAE's error stays in, so to take
-out nothing changes nothing (Marks et al., arXiv 2403.19647, keep it for the same reason). As in `sae_metrics`, BOS, EOS
-and tokens whose activations are longer than `Sae.max_norm` are left as they are. Losses are summed in float64.
+At the hookpoint, acts become acts - sum over the group of latent_acts_i W_dec_i. The SAE's error stays in, so that
+ablating nothing changes nothing (Marks et al., arXiv 2403.19647, keep it for the same reason). As in `saes.metrics`,
+BOS, EOS and tokens whose activation norm exceeds `Sae.max_norm` are left as they are. Losses are summed in float64.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,8 @@ import pandas as pd
 import scipy.stats
 import torch
 from jaxtyping import Float, Int, Integer
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from saelineage.activations import hooked, read_with_logits
 from saelineage.errors import InputError
@@ -24,25 +25,25 @@ from saelineage.saes.sae import Sae, SparseLatents
 from saelineage.tokens import TokenRows
 
 MIN_PAIRS = 3
-"""Fewer points than these have a correlation that says nothing."""
+"""A correlation over fewer pairs is not informative."""
 
 
 class Batch(NamedTuple):
-    """Some token rows, as the model and its SAE see them."""
+    """Token rows, as the model and its SAE see them."""
 
     ids: Int[Tensor, "row n_ctx"]
     row: Int[Tensor, " token"]
     """The row, within the batch, of each token that the SAE reads."""
     place: Int[Tensor, " token"]
-    """Its place in the row."""
+    """The place in the row of each of these tokens."""
     latents: SparseLatents
     losses: Float[Tensor, " row"]
-    """Summed next-token loss of each row in nats, with nothing taken out."""
+    """Summed next-token loss of each row in nats, with nothing ablated."""
 
 
 @torch.inference_mode()
 def group_effects(
-    model: nn.Module,
+    model: PreTrainedModel,
     sae: Sae,
     hookpoint: str,
     rows: Mapping[str, TokenRows],
@@ -50,24 +51,28 @@ def group_effects(
     batch_rows: int,
     max_rows: int | None = None,
 ) -> pd.DataFrame:
-    """The change in a model's loss when the features of a group are taken out together, by corpus.
+    """Measure the change in a model's loss when the features of a group are ablated together, by corpus.
 
     Args:
-        model, sae, hookpoint: the model, and the SAE that reads it there.
+        model, sae, hookpoint: the model, and the SAE trained on its activations at the hookpoint.
         rows: token rows by corpus.
         groups: latents by the name of their group; each latent counts once.
         batch_rows: rows in a forward pass.
-        max_rows: at most so many rows of each corpus, from the first; None takes all.
+        max_rows: the first so many rows of each corpus; None takes all.
 
     Returns:
-        One row for each corpus, sorted, and group, in the order given: `group`, `corpus`, `n_latents`; `loss`, nats per
-        token with nothing taken out; `loss_change`, what ablation adds to it, above 0 where the group helps;
-        `loss_change_per_firing`, the summed change over `n_firings`, which lets groups of different size be compared
-        and is NaN where none fires; `n_firings`, how often latents of the group fire on these rows, a token on which
-        two fire counting twice; and `n_tokens`, the tokens predicted, all but each row's first.
+        One row for each corpus, sorted, and group, in the order given, with columns
+
+        - `group`, `corpus`, `n_latents`;
+        - `loss`, nats per token with nothing ablated;
+        - `loss_change`, the increase of the loss by ablation, above 0 where the group helps;
+        - `loss_change_per_firing`, the summed change over `n_firings`, comparable between groups of different size, NaN
+          where no latent fires;
+        - `n_firings`, firings of the group's latents on these rows; a token on which two fire counts twice;
+        - `n_tokens`, the tokens predicted, all but each row's first.
     """
     latents = {name: torch.from_numpy(np.unique(group)).to(model.device) for name, group in groups.items()}
-    found = []
+    tables = []
     for corpus in sorted(rows):
         loss, n_tokens, changes, firings = 0.0, 0, np.zeros(len(latents)), np.zeros(len(latents), dtype=np.int64)
         for batch in _batches(model, sae, hookpoint, rows[corpus], batch_rows, max_rows):
@@ -85,13 +90,13 @@ def group_effects(
             "n_firings": firings,
             "n_tokens": n_tokens,
         }
-        found.append(pd.DataFrame(columns))
-    return pd.concat(found, ignore_index=True)
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 @torch.inference_mode()
 def feature_effects(
-    model: nn.Module,
+    model: PreTrainedModel,
     sae: Sae,
     hookpoint: str,
     rows: Mapping[str, TokenRows],
@@ -99,12 +104,12 @@ def feature_effects(
     batch_rows: int,
     max_rows: int | None = None,
 ) -> pd.DataFrame:
-    """The change in a model's loss when features are taken out one at a time, by corpus.
+    """Measure the change in a model's loss when features are ablated one at a time, by corpus.
 
-    The change of the summed loss of the rows read, divided by the tokens on which the feature fires: nats per firing.
-    What later tokens of a row lose belongs to it. Only rows in which a feature fires are run without it, together with
-    rows for other features; so changes as small as the rounding of a row's loss in float32 (about 1e-6 of it) mean
-    nothing.
+    An effect is the change of the summed loss of the rows read, divided by the tokens on which the feature fires: nats
+    per firing. It includes the losses of later tokens of a row. Only rows in which a feature fires are run without it,
+    batched with rows for other features, so changes as small as the rounding of a row's loss in float32 (about 1e-6 of
+    it) mean nothing.
 
     Args:
         model, sae, hookpoint, rows, batch_rows, max_rows: as for `group_effects`.
@@ -114,12 +119,12 @@ def feature_effects(
         One row for each corpus, sorted, and latent, in the order given: `latent`, `corpus`, `loss_change` (NaN where it
         never fires) and `n_firings`.
     """
-    wanted = torch.tensor(latents, device=model.device)
-    found = []
+    chosen = torch.tensor(latents, device=model.device)
+    tables = []
     for corpus in sorted(rows):
         changes, firings = np.zeros(sae.d_sae), np.zeros(sae.d_sae, dtype=np.int64)
         for batch in _batches(model, sae, hookpoint, rows[corpus], batch_rows, max_rows):
-            batch = batch._replace(latents=only(batch.latents, wanted))
+            batch = batch._replace(latents=only(batch.latents, chosen))
             firings += torch.bincount(batch.latents.indices, minlength=sae.d_sae).cpu().numpy()
             for numbers, change in _single_changes(model, sae, hookpoint, batch, batch_rows):
                 np.add.at(changes, numbers.cpu().numpy(), change.cpu().numpy())
@@ -129,19 +134,19 @@ def feature_effects(
             "loss_change": _per_firing(changes[latents], firings[latents]),
             "n_firings": firings[latents],
         }
-        found.append(pd.DataFrame(columns))
-    return pd.concat(found, ignore_index=True)
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
 def only(latents: SparseLatents, group: Int[Tensor, " latent"]) -> SparseLatents:
-    """The same tokens with the activations of a group of latents alone."""
+    """Keep the activations of a group of latents alone, on the same tokens."""
     kept = torch.isin(latents.indices, group)
     before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
     return SparseLatents(before[latents.indptr], latents.indices[kept], latents.values[kept])
 
 
 def group_part(sae: Sae, latents: SparseLatents) -> Float[Tensor, "token d_in"]:
-    """What latents add to each token's reconstruction: sum of latent_acts_i W_dec_i, without the bias."""
+    """The contribution of latents to each token's reconstruction: sum of latent_acts_i W_dec_i, without the bias."""
     return sae.decode_sparse(latents) - sae.b_dec
 
 
@@ -150,16 +155,15 @@ def matched_random(
     pool: Integer[np.ndarray, " candidate"],
     density: Float[np.ndarray, " d_sae"],
     seed: int,
-) -> Int[np.ndarray, " control"]:
-    """A control of equal density: for each latent of a group another latent that fires about as often.
+) -> Int[np.ndarray, " matched"]:
+    """Draw a random group of equal density: for each latent of a group another latent that fires about as often.
 
-    Latents of the group, in random order, each take what is nearest in log density among those of the pool that are
-    neither in the group nor taken; of equally near ones the lower. Where the pool runs out, the rest of the group goes
-    without, and the control is smaller than the group.
+    Latents of the group, in random order, each take the latent nearest in log density among those of the pool that are
+    neither in the group nor taken, on a tie the lower one. Where the pool runs out, the random group is smaller.
 
     Args:
         group: the latents to be matched.
-        pool: what may be taken.
+        pool: latents to choose from.
         density: share of tokens on which each latent fires, in (0, 1] for those of group and pool.
         seed: of the random order.
 
@@ -173,7 +177,7 @@ def matched_random(
     silent = [int(latent) for latent in np.union1d(group, free) if not density[latent] > 0]
     if silent:
         raise InputError(
-            f"density must be above 0 to be matched, but that of latent {silent[0]} is {density[silent[0]]}; "
+            f"density must be above 0 to be matched, but latent {silent[0]} is {density[silent[0]]}; "
             "leave out latents that never fire"
         )
     log_free, taken = np.log(density[free]), np.zeros(len(free), dtype=bool)
@@ -184,7 +188,7 @@ def matched_random(
 
 
 def edge_groups(edge: pd.DataFrame, side: str, seed: int) -> dict[str, Int[np.ndarray, " latent"]]:
-    """The groups of features of one side of an edge, and for each a random group of equal density.
+    """Group the features of one side of an edge by verdict, and draw for each group a random one of equal density.
 
     Args:
         edge: the table of `verdicts.edge_table`.
@@ -192,25 +196,25 @@ def edge_groups(edge: pd.DataFrame, side: str, seed: int) -> dict[str, Int[np.nd
         seed: of the random groups.
 
     Returns:
-        Latents by `persists` and `disappears`, or `inherited` and `emerges`, and by the same names with `_random`: of
-        the other testable features of that side as many as `matched_random` finds. As there are only two verdicts, the
-        control of one consists of features of the other.
+        Latents by `persists` and `disappears`, or `inherited` and `emerges`, and by the same names with `_random`: as
+        many of the other testable features of that side as `matched_random` can match. As there are only two verdicts,
+        the random group of one consists of features of the other.
     """
-    own = edge[(edge["side"] == side) & (edge["verdict"] != UNTESTABLE)]
+    testable = edge[(edge["side"] == side) & (edge["verdict"] != UNTESTABLE)]
     density = np.zeros(int(edge["latent"].max()) + 1)
-    pool = own["latent"].to_numpy(dtype=np.int64)
-    density[pool] = own["density"]
-    groups = {verdict: pool[(own["verdict"] == verdict).to_numpy()] for verdict in VERDICTS[SIDES.index(side)]}
+    pool = testable["latent"].to_numpy(dtype=np.int64)
+    density[pool] = testable["density"]
+    groups = {verdict: pool[(testable["verdict"] == verdict).to_numpy()] for verdict in VERDICTS[SIDES.index(side)]}
     return groups | {f"{name}_random": matched_random(group, pool, density, seed) for name, group in groups.items()}
 
 
 def top_matches(edge: pd.DataFrame, n_matches: int) -> pd.DataFrame:
-    """The parent's persisting features with the largest r, and the child's features that match them.
+    """Select the parent's persisting features with the largest r, and the child's features that match them.
 
     A feature of the child that is the match of several counts once, with the largest r.
 
     Returns:
-        At most `n_matches` rows, largest r first, of equal ones the parent's lower latent: `parent`, `child`, `r`.
+        At most `n_matches` rows, largest r first, on a tie the parent's lower latent: `parent`, `child`, `r`.
     """
     persisting = edge[(edge["side"] == SIDES[0]) & (edge["verdict"] == PERSISTS)]
     ranked = persisting.sort_values(["r", "latent"], ascending=[False, True]).drop_duplicates("match").head(n_matches)
@@ -219,7 +223,7 @@ def top_matches(edge: pd.DataFrame, n_matches: int) -> pd.DataFrame:
 
 
 def matched_effects(pairs: pd.DataFrame, parent_effects: pd.DataFrame, child_effects: pd.DataFrame) -> pd.DataFrame:
-    """The effects of matched features side by side.
+    """Put the effects of matched features side by side.
 
     Args:
         pairs: from `top_matches`.
@@ -227,25 +231,25 @@ def matched_effects(pairs: pd.DataFrame, parent_effects: pd.DataFrame, child_eff
 
     Returns:
         One row for each corpus and pair: `corpus`, `parent`, `child`, `r`, and `loss_change` and `n_firings` of each
-        side with `_parent` or `_child` behind.
+        side with the suffix `_parent` or `_child`.
     """
     parent, child = (
-        own.rename(columns={"latent": side, "loss_change": f"loss_change_{side}", "n_firings": f"n_firings_{side}"})
-        for side, own in {"parent": parent_effects, "child": child_effects}.items()
+        table.rename(columns={"latent": side, "loss_change": f"loss_change_{side}", "n_firings": f"n_firings_{side}"})
+        for side, table in {"parent": parent_effects, "child": child_effects}.items()
     )
-    found = pairs.merge(parent, on="parent").merge(child, on=["child", "corpus"])
+    matched = pairs.merge(parent, on="parent").merge(child, on=["child", "corpus"])
     effects = [f"{column}_{side}" for column in ("loss_change", "n_firings") for side in SIDES]
-    return found.sort_values("corpus", kind="stable", ignore_index=True)[["corpus", *pairs.columns, *effects]]
+    return matched.sort_values("corpus", kind="stable", ignore_index=True)[["corpus", *pairs.columns, *effects]]
 
 
 def agreement(
     parent_effects: Float[np.ndarray, " pair"], child_effects: Float[np.ndarray, " pair"]
 ) -> dict[str, int | float]:
-    """Whether matched features do the same: correlations of their effects over pairs.
+    """Correlate the effects of matched features over pairs.
 
     Returns:
         `n`, the pairs in which both effects are defined; `pearson` and `spearman`, in [-1, 1], NaN for fewer than
-        three pairs or where one side's effects are all equal.
+        `MIN_PAIRS` pairs or where one side's effects are all equal.
     """
     defined = np.isfinite(parent_effects) & np.isfinite(child_effects)
     a, b = parent_effects[defined], child_effects[defined]
@@ -256,10 +260,13 @@ def agreement(
 
 
 def agreements(matched: pd.DataFrame) -> pd.DataFrame:
-    """`agreement` by corpus and, under `pooled`, over the pairs of all corpora: `corpus`, `n`, `pearson`, `spearman`.
+    """Apply `agreement` to each corpus and, under `pooled`, to the pairs of all corpora.
 
     Args:
         matched: from `matched_effects`.
+
+    Returns:
+        Columns `corpus`, `n`, `pearson`, `spearman`.
     """
     groups = dict(iter(matched.groupby("corpus"))) | {POOLED: matched}
     sides = ("loss_change_parent", "loss_change_child")
@@ -271,9 +278,9 @@ def agreements(matched: pd.DataFrame) -> pd.DataFrame:
 
 
 def _batches(
-    model: nn.Module, sae: Sae, hookpoint: str, rows: TokenRows, batch_rows: int, max_rows: int | None
+    model: PreTrainedModel, sae: Sae, hookpoint: str, rows: TokenRows, batch_rows: int, max_rows: int | None
 ) -> Iterator[Batch]:
-    """The first rows of a corpus, run with nothing taken out."""
+    """Run the first rows of a corpus with nothing ablated."""
     n_rows = len(rows.ids) if max_rows is None else min(len(rows.ids), max_rows)
     for numbers, array in rows.batches(batch_rows, range(n_rows)):
         ids = torch.from_numpy(array).to(model.device)
@@ -283,8 +290,8 @@ def _batches(
         yield Batch(ids, row, place, sae.encode_sparse(acts[row, place]), token_losses(logits, ids).sum(1))
 
 
-def _change_without(model: nn.Module, sae: Sae, hookpoint: str, batch: Batch, latents: SparseLatents) -> float:
-    """What a batch's summed loss gains when these latents are taken out; no pass is spent where none fires."""
+def _change_without(model: PreTrainedModel, sae: Sae, hookpoint: str, batch: Batch, latents: SparseLatents) -> float:
+    """The change of a batch's summed loss when these latents are ablated; no pass is spent where none fires."""
     if not len(latents.indices):
         return 0.0
     part = group_part(sae, latents)
@@ -293,9 +300,9 @@ def _change_without(model: nn.Module, sae: Sae, hookpoint: str, batch: Batch, la
 
 
 def _single_changes(
-    model: nn.Module, sae: Sae, hookpoint: str, batch: Batch, batch_rows: int
+    model: PreTrainedModel, sae: Sae, hookpoint: str, batch: Batch, batch_rows: int
 ) -> Iterator[tuple[Int[Tensor, " pair"], Float[Tensor, " pair"]]]:
-    """What single rows' summed losses gain when single latents are taken out: the latents, and the gains.
+    """Changes of single rows' summed losses when single latents are ablated: the latents, and the changes.
 
     Each pair of a row and a latent that fires in it is one row of a forward pass.
     """
@@ -304,32 +311,32 @@ def _single_changes(
     keys, pair = (batch.row[token] * sae.d_sae + latent).unique(return_inverse=True)
     rows, latents = keys // sae.d_sae, keys % sae.d_sae
     for start in range(0, len(keys), batch_rows):
-        chosen, own = slice(start, start + batch_rows), (pair >= start) & (pair < start + batch_rows)
-        part = values[own].unsqueeze(1) * sae.W_dec[latent[own]]
-        ids, place = batch.ids[rows[chosen]], batch.place[token[own]]
-        losses = _losses_without(model, hookpoint, ids, pair[own] - start, place, part)
+        chosen, inside = slice(start, start + batch_rows), (pair >= start) & (pair < start + batch_rows)
+        part = values[inside].unsqueeze(1) * sae.W_dec[latent[inside]]
+        ids, place = batch.ids[rows[chosen]], batch.place[token[inside]]
+        losses = _losses_without(model, hookpoint, ids, pair[inside] - start, place, part)
         yield latents[chosen], losses - batch.losses[rows[chosen]]
 
 
 def _losses_without(
-    model: nn.Module,
+    model: PreTrainedModel,
     hookpoint: str,
     ids: Int[Tensor, "row n_ctx"],
     row: Int[Tensor, " token"],
     place: Int[Tensor, " token"],
     part: Float[Tensor, "token d_in"],
 ) -> Float[Tensor, " row"]:
-    """Each row's summed next-token loss with `part` taken out of the activations of some tokens, each named once."""
+    """Each row's summed next-token loss with `part` subtracted from the activations of distinct tokens."""
 
-    def take_out(acts: Tensor) -> Tensor:
+    def subtract(acts: Tensor) -> Tensor:
         changed = acts.clone()
         changed[row, place] -= part.to(acts.dtype)
         return changed
 
-    with hooked(model, hookpoint, take_out):
+    with hooked(model, hookpoint, subtract):
         return token_losses(model(input_ids=ids, use_cache=False).logits, ids).sum(1)
 
 
 def _per_firing(changes: Float[np.ndarray, " any"], firings: Integer[np.ndarray, " any"]) -> Float[np.ndarray, " any"]:
-    """Summed changes over firings, NaN where there are none."""
+    """Summed changes over firings, NaN where there are no firings."""
     return np.divide(changes, firings, out=np.full(len(changes), np.nan), where=firings > 0)

@@ -1,6 +1,6 @@
-"""Curves: how many features have a match, at every threshold instead of a single one.
+"""Curves: the share of features with a match, at every threshold instead of a single one.
 
-Next to each other the curves of an edge, of its nulls and of seeds show at which thresholds a share says anything.
+The curves of an edge, of its nulls and of seeds, drawn together, show at which thresholds a share is informative.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from saelineage.correlations.matches import Correlation
 from saelineage.lineage.verdicts import best_matches
 
 
-def best_r(found: Correlation, side: int) -> Float[np.ndarray, " feature"]:
+def best_r(correlation: Correlation, side: int) -> Float[np.ndarray, " feature"]:
     """The largest r of each testable feature of a side; NaN where no partner is testable."""
-    return best_matches(found, side)[0][found.testable[side]]
+    return best_matches(correlation, side)[0][correlation.testable[side]]
 
 
 def share_curve(
@@ -30,8 +30,8 @@ def share_curve(
     """
     if not len(best_r):
         return np.full(len(thresholds), np.nan)
-    found = np.sort(best_r[~np.isnan(best_r)])
-    return (len(found) - np.searchsorted(found, thresholds, side="left")) / len(best_r)
+    ascending = np.sort(best_r[~np.isnan(best_r)])
+    return (len(ascending) - np.searchsorted(ascending, thresholds, side="left")) / len(best_r)
 
 
 def auc(best_r: Float[np.ndarray, " feature"]) -> float:
@@ -46,11 +46,11 @@ def auc(best_r: Float[np.ndarray, " feature"]) -> float:
 def false_match_threshold(null_r: Float[np.ndarray, " feature"], rate: float) -> float:
     """The least threshold in [0, inf) at which at most a share `rate` of a null's features have a match.
 
-    A match is r at or above the threshold, so it is the next number above the r of the first feature too many; features
-    of equal r fall out together. It is above 1 where no threshold in [0, 1] will do.
+    A match is r at or above the threshold, so the threshold is the next number above the r of the first feature too
+    many. Features of equal r drop out together. The threshold is above 1 where none in [0, 1] suffices.
 
     Args:
-        null_r: best r against a partner that has none of the features; NaN (no partner) is no match.
+        null_r: best r of each feature against a null; NaN (no partner) is no match.
         rate: in [0, 1].
 
     Returns:
@@ -70,14 +70,14 @@ def false_match_threshold(null_r: Float[np.ndarray, " feature"], rate: float) ->
 def curve_table(
     named: Mapping[str, Float[np.ndarray, " _"]], thresholds: Float[np.ndarray, " threshold"]
 ) -> pd.DataFrame:
-    """Curves one below the other.
+    """Stack curves into one long table.
 
     Args:
         named: best r of testable features, by the curve's name.
-        thresholds: of every curve.
+        thresholds: the same for every curve.
 
     Returns:
-        Columns `name`, `threshold`, `share` and `n`, the features that the share is of.
+        Columns `name`, `threshold`, `share` and `n`, the number of features that the share is taken over.
     """
     curves = [
         pd.DataFrame({"name": name, "threshold": thresholds, "share": share_curve(r, thresholds), "n": len(r)})

@@ -1,12 +1,12 @@
-"""Readouts: how much of a parent's feature a linear map reads from a child's activations.
+"""Readouts: linear regressions of a parent's features on a child's activations.
 
 A feature that no latent of the child's SAE follows is either gone from the child or missed by its SAE. Its readout
 tells the two apart: a ridge regression (Hoerl & Kennard 1970, Technometrics 12, 55-67) from raw activations to the
-feature's activation on the same tokens. Read from the parent's own activations it says what a linear map can reach at
-all.
+feature's activation on the same tokens. The same regression on the parent's activations gives the most that a linear
+map can reach.
 
-Tokens are divided into three folds, one to fit the weights on, one to choose the penalty on and one to measure on. Only
-sums over tokens are kept of each, in float64, so memory does not grow with the number of tokens.
+Tokens are divided into three folds: one to fit the weights, one to choose the penalty, one to measure. Of each fold
+only sums over tokens are kept, in float64, so memory does not grow with the number of tokens.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,18 +29,18 @@ FOLD_OF_BLOCK = np.array([FIT, FIT, TUNE, TEST])
 BLOCK_ROWS = 8
 """Token rows that stay together in a fold."""
 PENALTIES = tuple(10.0**power for power in range(-6, 2))
-"""What is added to every eigenvalue of the activations' covariance, in units of their mean eigenvalue."""
+"""Ridge penalties, in units of the mean eigenvalue of the activations' covariance."""
 MIN_TEST_FIRINGS = 5
-"""Of 20 firings, below which no feature is worth comparing, a quarter: the test fold is a quarter of the tokens."""
+"""A quarter of the 20 firings below which no feature is compared, because the test fold is a quarter of the tokens."""
 LEAST_VARIANCE = 1e-12
-"""A variance below this share of the mean square is rounding: it is the difference of sums that agree in 12 digits."""
+"""A variance below this share of the mean square is rounding: a difference of sums that agree in 12 digits."""
 CHUNK_TOKENS = 2048
 BLOCK_LATENTS = 1024
 
 
 @dataclass
 class FoldSums:
-    """Sums over the tokens of one fold, or parts of them, to which more tokens can be added.
+    """Sums over the tokens of one fold, or over parts of it, to which more tokens can be added.
 
     Attributes:
         n: number of tokens.
@@ -77,23 +77,23 @@ class FoldSums:
         self.firings += torch.from_numpy(np.bincount(latents.indices, minlength=latents.shape[1]))
 
     def of_latents(self, part: slice) -> "FoldSums":
-        """The sums of some of the features, without a copy."""
+        """Select the sums of some of the features, without a copy."""
         return FoldSums(self.n, self.x, self.xx, self.y[part], self.yy[part], self.yx[part], self.firings[part])
 
     def about(self, x: Float[Tensor, " d_in"], y: Float[Tensor, " latent"]) -> "FoldSums":
-        """The sums over the same tokens of deviations from `x` and `y`."""
+        """Return the sums over the same tokens of deviations from `x` and `y`."""
         xx = self.xx - torch.outer(self.x, x) - torch.outer(x, self.x) + self.n * torch.outer(x, x)
         yy = self.yy - 2 * y * self.y + self.n * y.square()
         yx = self.yx - torch.outer(self.y, x) - torch.outer(y, self.x) + self.n * torch.outer(y, x)
         return FoldSums(self.n, self.x - self.n * x, xx, self.y - self.n * y, yy, yx, self.firings)
 
     def rotated(self, basis: Float[Tensor, "d_in d_in"]) -> "FoldSums":
-        """The sums over the same tokens with their activations in another orthonormal basis, its vectors in columns."""
+        """Return the same sums with activations in another orthonormal basis, whose vectors are the columns."""
         xx, yx = basis.T @ self.xx @ basis, self.yx @ basis
         return FoldSums(self.n, self.x @ basis, xx, self.y, self.yy, yx, self.firings)
 
     def varies(self) -> Bool[Tensor, " latent"]:
-        """Whether each feature's activation varies from token to token."""
+        """Mark the features whose activation varies from token to token."""
         return self.total() > LEAST_VARIANCE * self.yy
 
     def total(self) -> Float[Tensor, " latent"]:
@@ -102,9 +102,9 @@ class FoldSums:
 
 
 def folds(positions: Integer[np.ndarray, " token"], n_ctx: int) -> Int[np.ndarray, " token"]:
-    """The fold of each token: of every 32 token rows 16 are to fit on, the next 8 to tune and the last 8 to test.
+    """Assign tokens to folds: of every 32 token rows the first 16 to fit, the next 8 to tune, the last 8 to test.
 
-    Neighbouring rows hold parts of the same documents, so blocks of rows stay together; a document is in two folds only
+    Neighbouring rows hold parts of the same documents, so blocks of rows stay together. A document is in two folds only
     where it crosses the edge of a block.
 
     Args:
@@ -120,25 +120,28 @@ def read_out(
     features: Sequence[Path | str],
     min_test_firings: int = MIN_TEST_FIRINGS,
 ) -> pd.DataFrame:
-    """How well every feature of the parent's SAE is read from the child's activations, and from the parent's own.
+    """Measure how well each feature of the parent's SAE is read out of the child's and of the parent's activations.
 
     Args:
         parent_acts, child_acts: activation shards of the two models on the probe.
         features: feature shards of the parent's SAE, of the same tokens and in the same order. Tokens that are not
             `compared` there are left out.
-        min_test_firings: a feature must fire on so many tokens of the test fold.
+        min_test_firings: least number of tokens of the test fold on which a feature must fire.
 
     Returns:
-        One row per latent with columns `latent`; `r2_child` and `r2_parent`, R^2 on the test fold, at most 1, below 0
-        where the mean of that fold is a better guess, NaN where a feature does not vary in each fold or fires too
-        seldom; `n_test_firings`; and `penalty_child` and `penalty_parent`, the penalties chosen (see `ridge_r2`), NaN
-        where R^2 is.
+        One row per latent, with columns
+
+        - `latent`;
+        - `r2_child` and `r2_parent`, R^2 on the test fold: at most 1, below 0 where the mean of that fold is a better
+          guess, NaN where a feature does not vary in each fold or fires too seldom;
+        - `n_test_firings`;
+        - `penalty_child` and `penalty_parent`, the penalties chosen (see `ridge_r2`), NaN where R^2 is.
 
     Raises:
         InputError: if shards are not of the same tokens, or there are too few token rows for three folds.
     """
     columns = {}
-    for side, paths in {"child": child_acts, "parent": parent_acts}.items():  # one after the other, for memory
+    for side, paths in {"child": child_acts, "parent": parent_acts}.items():  # in turn, to save memory
         sums = fold_sums(paths, features)
         columns[f"r2_{side}"], columns[f"penalty_{side}"] = ridge_r2(*sums, min_test_firings=min_test_firings)
         columns["n_test_firings"] = sums[TEST].firings.numpy()
@@ -147,7 +150,7 @@ def read_out(
 
 
 def fold_sums(acts: Sequence[Path | str], features: Sequence[Path | str]) -> tuple[FoldSums, FoldSums, FoldSums]:
-    """The sums of the three folds over activation shards and the feature shards of the same tokens.
+    """Sum over activation shards and the feature shards of the same tokens, for each of the three folds.
 
     Raises:
         InputError: if there is not one feature shard for each activation shard, two are not of the same tokens, or a
@@ -158,33 +161,34 @@ def fold_sums(acts: Sequence[Path | str], features: Sequence[Path | str]) -> tup
             f"readouts need one feature shard for each activation shard, got {len(features)} and {len(acts)}; "
             "list both in the same order"
         )
-    sums = None
+    sums: list[FoldSums] = []
     for path_to_acts, path_to_features in zip(acts, features, strict=True):
-        shard, own = ActivationShard(path_to_acts), FeatureShard(path_to_features)
-        require_same_tokens(shard, own)
-        sums = sums or tuple(FoldSums.zeros(shard.d_in, own.d_sae) for _ in (FIT, TUNE, TEST))
-        for fold, chunk, latents in _parts(shard, own):
+        act_shard, feature_shard = ActivationShard(path_to_acts), FeatureShard(path_to_features)
+        require_same_tokens(act_shard, feature_shard)
+        sums = sums or [FoldSums.zeros(act_shard.d_in, feature_shard.d_sae) for _ in (FIT, TUNE, TEST)]
+        for fold, chunk, latents in _parts(act_shard, feature_shard):
             sums[fold].add(chunk, latents)
-    if not all(fold.n for fold in sums):
+    n_tokens = [of_fold.n for of_fold in sums]
+    if not all(n_tokens):
         raise InputError(
-            f"readouts need probe tokens in each of three folds, but there are {[fold.n for fold in sums]} to fit, "
-            f"tune and test on; let the probe split hold {BLOCK_ROWS * len(FOLD_OF_BLOCK)} token rows or more"
+            f"readouts need probe tokens in each of three folds, but got {n_tokens} to fit, tune and test on; "
+            f"give the probe split {BLOCK_ROWS * len(FOLD_OF_BLOCK)} token rows or more"
         )
-    return sums
+    return sums[FIT], sums[TUNE], sums[TEST]
 
 
 def require_same_tokens(acts: ActivationShard, features: FeatureShard) -> None:
     """Refuse activations and features of different tokens.
 
     Raises:
-        InputError: naming both shards.
+        InputError: if they differ, naming both shards.
     """
     header = acts.header
     of_acts = f"{header['ids_sha256']} rows {header['first_row']} to {header['stop_row']}"
     if of_acts != features.token_range or not np.array_equal(acts.positions().numpy(), features.positions):
         raise InputError(
             f"activations and features must come from the same tokens, but '{acts.path}' ({of_acts}) and "
-            f"'{features.path}' ({features.token_range}) do not; delete both and run again"
+            f"'{features.path}' ({features.token_range}) do not; delete both and rerun"
         )
 
 
@@ -197,17 +201,17 @@ def ridge_r2(
 ) -> tuple[Float[np.ndarray, " latent"], Float[np.ndarray, " latent"]]:
     """R^2 of a ridge regression of each feature on activations, on tokens that it was neither fitted nor tuned on.
 
-    With C and c the covariances over the fold `fit` of activations, and of activations and a feature, the weights are
-    w = (C + penalty m I)^-1 c, m being the mean eigenvalue of C, and the guess is mean_y + w . (x - mean_x). All
-    penalties are had from one eigendecomposition of C. Each feature takes the penalty with the least SSE on `tune`, of
-    equal ones the first. With X and y the deviations in a fold from the means of `fit`,
+    Let C be the covariance of activations over the fold `fit`, m its mean eigenvalue, and c the covariance of
+    activations and a feature. The weights are w = (C + penalty m I)^-1 c, and the guess is mean_y + w . (x - mean_x).
+    One eigendecomposition of C serves all penalties. Each feature takes the penalty with the least SSE on `tune`, on a
+    tie the first. With X and y the deviations in a fold from the means of `fit`,
 
         SSE = y'y - 2 w . X'y + w . X'X w,    R^2 = 1 - SSE / SST,
 
-    SST being the sum of squared deviations from the mean of the fold `test` itself.
+    where SST is the sum of squared deviations from the mean of the fold `test` itself.
 
     Returns:
-        R^2, and the penalty. Both are NaN where a feature does not vary in some fold, or fires on fewer than
+        R^2 and the penalty, both NaN where a feature does not vary in some fold, or fires on fewer than
         `min_test_firings` tokens of `test`.
 
     Raises:
@@ -217,16 +221,17 @@ def ridge_r2(
     sst, means, square = test.total(), (fit.x / fit.n, fit.y / fit.n), fit.xx.trace()
     fit, tune, test = (fold.about(*means) for fold in (fit, tune, test))
     if not fit.xx.trace() > LEAST_VARIANCE * square:
-        raise InputError("activations must vary to be read from, but all tokens have the same; look at their shards")
+        raise InputError("activations must vary to be read out, but all tokens have the same; check their shards")
     eigenvalues, basis = torch.linalg.eigh(fit.xx / fit.n)
     grid = torch.tensor(list(penalties), dtype=torch.float64)
     inverses = 1 / (eigenvalues.clamp(min=0) + eigenvalues.mean() * grid.unsqueeze(1))
     sse, chosen = _tuned_sse(fit.yx @ basis / fit.n, inverses, tune.rotated(basis), test.rotated(basis))
-    return tuple(torch.where(sound, values, torch.nan).numpy() for values in (1 - sse / sst, grid[chosen]))
+    r2, penalty = (torch.where(sound, values, torch.nan).numpy() for values in (1 - sse / sst, grid[chosen]))
+    return r2, penalty
 
 
 def _parts(shard: ActivationShard, features: FeatureShard) -> Iterator[tuple[int, Tensor, scipy.sparse.csr_array]]:
-    """The compared tokens of a shard a chunk at a time: fold, activations and latents of each part of one."""
+    """Split the compared tokens of a shard, chunk by chunk, into their folds: fold, activations and latents."""
     fold_of = np.where(features.compared, folds(features.positions, features.n_ctx), -1)
     for start, chunk in zip(range(0, shard.n_tokens, CHUNK_TOKENS), shard.chunks(CHUNK_TOKENS), strict=True):
         for fold in (FIT, TUNE, TEST):
@@ -238,7 +243,7 @@ def _parts(shard: ActivationShard, features: FeatureShard) -> Iterator[tuple[int
 def _tuned_sse(
     covariances: Float[Tensor, "latent d_in"], inverses: Float[Tensor, "penalty d_in"], tune: FoldSums, test: FoldSums
 ) -> tuple[Float[Tensor, " latent"], Int[Tensor, " latent"]]:
-    """SSE on `test` under the penalty that does best on `tune`, and which it is, a block of features at a time."""
+    """SSE on `test` under the penalty that does best on `tune`, and that penalty's index; features go in blocks."""
     sse, chosen = torch.zeros_like(test.yy), torch.zeros_like(test.firings)
     for start in range(0, len(sse), BLOCK_LATENTS):
         part = slice(start, start + BLOCK_LATENTS)

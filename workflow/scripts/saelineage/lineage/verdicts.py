@@ -1,7 +1,7 @@
 """Verdicts: which features of a parent persist or disappear in a child, and which of the child's are new.
 
-A match of one feature with one is not all there is: a feature can be split among several, or several can be merged into
-one. Beside every share stands its floor: the share that SAEs of one model agree on.
+A feature need not have a single match: it can be split among several features of the other side, or several can be
+merged into one. Every share comes with a floor: the share on which SAEs of one model agree.
 """
 
 from collections.abc import Iterable
@@ -17,21 +17,21 @@ from saelineage.correlations.matches import Correlation, Matches
 
 PERSISTS, DISAPPEARS, INHERITED, EMERGES, UNTESTABLE = "persists", "disappears", "inherited", "emerges", "untestable"
 SIDES = ("parent", "child")
-"""What the sides of an edge's correlation are called in tables."""
+"""Names in tables of the two sides of an edge's correlation."""
 VERDICTS = ((PERSISTS, DISAPPEARS), (INHERITED, EMERGES))
 """Per side, the verdict of a feature that is found on the other side and of one that is not."""
 ONE_TO_ONE, SPLIT, MERGED = "1:1", "split", "merged"
-"""How a feature is found on the other side."""
+"""Ways in which a feature is found on the other side."""
 SPLIT_GAIN = 0.05
-"""Parts together correlate with their whole by so much more than its best match alone does."""
+"""Least gain in r of the parts together over the whole's best match alone."""
 Z_95 = 1.959963984540054
 
 
 class Share(NamedTuple):
-    """A share with what it rests on."""
+    """A share of features, their number, and its interval."""
 
     value: float | None
-    """None where there is nothing to take a share of."""
+    """None where there are no features to take a share of."""
     n: int
     interval: tuple[float, float] | None
     """Wilson's 95 % interval.
@@ -50,76 +50,77 @@ def share(count: int, n: int) -> Share:
     return Share(p, n, (max(0.0, centre - half), min(1.0, centre + half)))
 
 
-def edge_table(found: Correlation, threshold: float) -> pd.DataFrame:
-    """Verdicts of both sides of an edge, the parent's features first; columns as in `verdicts`."""
-    return pd.concat([verdicts(found, side, threshold) for side in range(2)], ignore_index=True)
+def edge_table(correlation: Correlation, threshold: float) -> pd.DataFrame:
+    """Give verdicts on both sides of an edge, the parent's features first; columns as in `verdicts`."""
+    return pd.concat([verdicts(correlation, side, threshold) for side in range(2)], ignore_index=True)
 
 
-def verdicts(found: Correlation, side: int, threshold: float) -> pd.DataFrame:
-    """One row per feature of a side: what is found of it on the other side and what follows.
+def verdicts(correlation: Correlation, side: int, threshold: float) -> pd.DataFrame:
+    """Give each feature of a side its verdict, with the matches it rests on.
 
     A feature is found (a parent's persists, a child's is inherited) where its best r is at or above the threshold, or
     where it takes part in a split (a parent's feature is divided among several of the child's) or in a merge (the same,
-    read backwards). A feature is divided where R with its parts (`splits.combined_r`) is at or above the threshold and
-    at least `SPLIT_GAIN` above its best r, so that a small companion of a match makes no split. Else a parent's
+    read backwards). A feature is divided where R with its parts (`parts.combined_r`) is at or above the threshold and
+    at least `SPLIT_GAIN` above its best r, so that a small companion of a match makes no split. Otherwise a parent's
     disappears, a child's emerges.
 
     Args:
-        found: the correlation of a parent's (side 0) and a child's (side 1) features.
+        correlation: of a parent's (side 0) and a child's (side 1) features.
         side: whose features.
         threshold: r at or above this is a match.
 
     Returns:
-        Columns `side` (`parent`, `child`); `latent`; `verdict`; `kind` (`1:1`, `split`, `merged`; empty where the
-        feature is not found); `r` and `match`, its best match whatever its r (NaN and -1 where there is none);
-        `mutual`, whether that one's best match is this feature; `assigned` and `r_assigned`, its partner in the
-        one-to-one assignment (-1 and NaN where it stays alone); `firings`; `density`.
+        One row per feature, with columns `side` (`parent`, `child`); `latent`; `verdict`; `kind` (`1:1`, `split`,
+        `merged`; empty where the feature is not found); `r` and `match`, its best match whatever its r (NaN and -1
+        where there is none); `mutual`, true where that match's best match is this feature; `assigned` and
+        `r_assigned`, its partner in the one-to-one assignment (-1 and NaN where it has none); `firings`; `density`.
     """
-    r, match = best_matches(found, side)
+    r, match = best_matches(correlation, side)
     assigned, mutual = (
-        _seen_from(side, partners, found) for partners in (found.one_to_one, mutual_best(found.pearson))
+        _seen_from(side, partners, correlation)
+        for partners in (correlation.one_to_one, mutual_best(correlation.pearson))
     )
-    kind = _kinds(found, side, threshold)
+    kind = _kinds(correlation, side, threshold)
     yes, no = VERDICTS[side]
     return pd.DataFrame(
         {
             "side": SIDES[side],
             "latent": np.arange(len(r)),
-            "verdict": np.select([~found.testable[side], kind != ""], [UNTESTABLE, yes], no),
+            "verdict": np.select([~correlation.testable[side], kind != ""], [UNTESTABLE, yes], no),
             "kind": kind,
             "r": r,
             "match": match,
             "mutual": mutual >= 0,
             "assigned": assigned,
-            "r_assigned": _kept(found.pearson, side, assigned),
-            "firings": found.firings[side].sum(axis=0),
-            "density": found.density(side),
+            "r_assigned": _kept(correlation.pearson, side, assigned),
+            "firings": correlation.firings[side].sum(axis=0),
+            "density": correlation.density(side),
         }
     )
 
 
-def best_matches(found: Correlation, side: int) -> tuple[Float[np.ndarray, " d_sae"], Int[np.ndarray, " d_sae"]]:
+def best_matches(correlation: Correlation, side: int) -> tuple[Float[np.ndarray, " d_sae"], Int[np.ndarray, " d_sae"]]:
     """The largest r of each feature of a side, and the partner; NaN and -1 where untestable or none is defined."""
-    testable = found.testable[side]
-    r, match = found.pearson.best[side][:, 0], found.pearson.partners[side][:, 0]
+    testable = correlation.testable[side]
+    r, match = correlation.pearson.best[side][:, 0], correlation.pearson.partners[side][:, 0]
     return np.where(testable, r, np.nan), np.where(testable, match, -1)
 
 
-def matched_share(found: Correlation, side: int, threshold: float) -> Share:
+def matched_share(correlation: Correlation, side: int, threshold: float) -> Share:
     """The share of a side's testable features that are found on the other side, splits and merges included."""
-    verdict = verdicts(found, side, threshold)["verdict"]
+    verdict = verdicts(correlation, side, threshold)["verdict"]
     return share(int((verdict == VERDICTS[side][0]).sum()), int((verdict != UNTESTABLE).sum()))
 
 
 def floor_share(pairs: Iterable[Correlation], threshold: float) -> Share:
-    """The share that SAEs of one model agree on, over all pairs of them and both directions."""
-    return pooled(matched_share(found, side, threshold) for found in pairs for side in range(2))
+    """The share on which SAEs of one model agree, over all pairs of them and both directions."""
+    return pooled(matched_share(correlation, side, threshold) for correlation in pairs for side in range(2))
 
 
 def pooled(shares: Iterable[Share]) -> Share:
     """The share among the features of several groups together."""
-    found = list(shares)
-    return share(round(sum(one.n * (one.value or 0) for one in found)), sum(one.n for one in found))
+    groups = list(shares)
+    return share(round(sum(group.n * (group.value or 0) for group in groups)), sum(group.n for group in groups))
 
 
 def matching_shares(table: pd.DataFrame, threshold: float, side: str) -> dict[str, Share]:
@@ -136,20 +137,20 @@ def matching_shares(table: pd.DataFrame, threshold: float, side: str) -> dict[st
         Under `best`, the best match, which several features may share (Horn and Elliott 2024, arXiv 2410.12391); under
         `mutual`, the best match where it is mutual; under `assignment`, the partner in the one-to-one assignment.
     """
-    own = table[(table["side"] == side) & (table["verdict"] != UNTESTABLE)]
+    testable = table[(table["side"] == side) & (table["verdict"] != UNTESTABLE)]
     matched = {
-        "best": own["r"] >= threshold,
-        "mutual": own["mutual"] & (own["r"] >= threshold),
-        "assignment": own["r_assigned"] >= threshold,
+        "best": testable["r"] >= threshold,
+        "mutual": testable["mutual"] & (testable["r"] >= threshold),
+        "assignment": testable["r_assigned"] >= threshold,
     }
-    return {rule: share(int(found.sum()), len(own)) for rule, found in matched.items()}
+    return {rule: share(int(matches.sum()), len(testable)) for rule, matches in matched.items()}
 
 
 def recurs(correlations: Iterable[Correlation], name: str, threshold: float) -> Bool[np.ndarray, " d_sae"]:
-    """The features of an SAE that are found in every one of several others, splits and merges included.
+    """Mark the features of an SAE that are found in every one of several other SAEs, splits and merges included.
 
     Args:
-        correlations: of the SAE with the others; it may stand on either side.
+        correlations: of the SAE, on either side, with each of the others.
         name: `{model}.{sae}`.
         threshold: r at or above this is a match.
 
@@ -160,10 +161,10 @@ def recurs(correlations: Iterable[Correlation], name: str, threshold: float) -> 
 
 
 def absent(correlations: Iterable[Correlation], name: str, threshold: float) -> Bool[np.ndarray, " d_sae"]:
-    """The features of an SAE that are testable against every one of several others and found in none of them.
+    """Mark the features of an SAE that are testable against every one of several other SAEs and found in none.
 
     Args:
-        correlations: of the SAE with the others; it may stand on either side.
+        correlations: of the SAE, on either side, with each of the others.
         name: `{model}.{sae}`.
         threshold: r at or above this is a match.
 
@@ -178,27 +179,27 @@ def add_robust(
     parent: tuple[Bool[np.ndarray, " d_sae_a"], Bool[np.ndarray, " d_sae_a"]],
     child: tuple[Bool[np.ndarray, " d_sae_b"], Bool[np.ndarray, " d_sae_b"]],
 ) -> pd.DataFrame:
-    """A copy of an edge's table with a column `robust`: losses and gains that another SAE seed cannot explain.
+    """Add to a copy of an edge's table a column `robust`: losses and gains that another SAE seed cannot explain.
 
     True where a parent's feature disappears, recurs in the parent's other seeds and is absent from all of the child's;
     and where a child's feature emerges, recurs in the child's other seeds and is absent from all of the parent's.
 
     Args:
         table: from `edge_table`.
-        parent, child: for each side, what `recurs` gave within its own model and `absent` against the other model.
+        parent, child: for each side, the result of `recurs` within its model and of `absent` against the other model.
     """
     robust = pd.Series(False, index=table.index)
-    for (in_own, not_in_other), (_, verdict) in zip((parent, child), VERDICTS, strict=True):
+    for (recurring, missing), (_, verdict) in zip((parent, child), VERDICTS, strict=True):
         rows = table["verdict"] == verdict
-        robust[rows] = (in_own & not_in_other)[table.loc[rows, "latent"]]
+        robust[rows] = (recurring & missing)[table.loc[rows, "latent"]]
     return table.assign(robust=robust)
 
 
 def agreement(one: pd.DataFrame, other: pd.DataFrame, side: str) -> dict[str, int | float]:
-    """How far two tables give the features of one SAE the same verdict.
+    """Measure how often two tables give the features of one SAE the same verdict, with Cohen's kappa.
 
     kappa = (p_o - p_e) / (1 - p_e), where p_o is the share of equal verdicts and p_e what is expected of verdicts drawn
-    independently at each table's own rates (Cohen 1960, Educational and Psychological Measurement 20, 37-46). 1 is full
+    independently at each table's rates (Cohen 1960, Educational and Psychological Measurement 20, 37-46). 1 is full
     agreement, 0 is that of chance.
 
     Args:
@@ -210,82 +211,83 @@ def agreement(one: pd.DataFrame, other: pd.DataFrame, side: str) -> dict[str, in
         (NaN where each table has but one verdict, the same one).
 
     Raises:
-        ValueError: if the tables differ in how many features they have on this side.
+        ValueError: if the tables have different numbers of features on this side.
     """
     first, second = (table.loc[table["side"] == side, "verdict"].to_numpy() for table in (one, other))
     if len(first) != len(second):
         raise ValueError(
-            f"both tables must be of the same SAE on the {side}'s side, but have {len(first)} and {len(second)} "
+            f"both tables must have the same SAE on the {side}'s side, but have {len(first)} and {len(second)} "
             "features there; give tables of edges that share it"
         )
     both = (first != UNTESTABLE) & (second != UNTESTABLE)
     first, second, n = first[both], second[both], int(both.sum())
     same = int((first == second).sum())
-    # n^2 p_e, a whole number, so that 1 - p_e is zero where it should be
+    # n^2 p_e is a whole number, so n^2 (1 - p_e) is exactly zero where it should be
     by_chance = sum(int((first == verdict).sum()) * int((second == verdict).sum()) for verdict in set(first))
     kappa = (n * same - by_chance) / (n**2 - by_chance) if n**2 > by_chance else nan
     return {"n": n, "share": same / n if n else nan, "kappa": kappa}
 
 
-def same_index_rate(found: Correlation, threshold: float) -> Share:
-    """The share of matches that have the same latent index on both sides: a sign of a shared initialisation.
+def same_index_rate(correlation: Correlation, threshold: float) -> Share:
+    """The share of matches with the same latent index on both sides, a sign of a shared initialisation.
 
-    Of the features of side 0 with a best match at or above the threshold whose latent index is testable on both sides.
-    SAEs initialised apart agree on 1 in d_sae by chance.
+    It is taken over the features of side 0 whose best match is at or above the threshold and whose latent index is
+    testable on both sides. SAEs with unrelated initialisations agree on 1 in d_sae by chance.
     """
-    r, match = best_matches(found, 0)
-    n = min(len(own) for own in found.testable)
-    counted = found.testable[0][:n] & found.testable[1][:n] & (r[:n] >= threshold)
+    r, match = best_matches(correlation, 0)
+    n = min(len(testable) for testable in correlation.testable)
+    counted = correlation.testable[0][:n] & correlation.testable[1][:n] & (r[:n] >= threshold)
     return share(int((counted & (match[:n] == np.arange(n))).sum()), int(counted.sum()))
 
 
-def _kinds(found: Correlation, side: int, threshold: float) -> np.ndarray:
-    """How each feature is found; of a split and a merge the one with the larger R counts, of equal ones the split."""
-    split, merged = (_divided(found, side, whole, threshold) for whole in range(2))
+def _kinds(correlation: Correlation, side: int, threshold: float) -> np.ndarray:
+    """The kind of each feature's match; of a split and a merge the one with the larger R counts, on a tie the split."""
+    split, merged = (_divided(correlation, side, whole, threshold) for whole in range(2))
     in_split = ~np.isnan(split) & ~(merged > split)
-    single = best_matches(found, side)[0] >= threshold
+    single = best_matches(correlation, side)[0] >= threshold
     return np.select([in_split, ~np.isnan(merged), single], [SPLIT, MERGED, ONE_TO_ONE], "")
 
 
-def _divided(found: Correlation, side: int, whole: int, threshold: float) -> Float[np.ndarray, " d_sae"]:
+def _divided(correlation: Correlation, side: int, whole: int, threshold: float) -> Float[np.ndarray, " d_sae"]:
     """R of each feature of a side that takes part where features of side `whole` are divided (`verdicts`); else NaN."""
-    if found.combined is None:
-        return np.full(len(found.testable[side]), np.nan)
-    combined, best = found.combined.r[whole], best_matches(found, whole)[0]
+    if correlation.combined is None:
+        return np.full(len(correlation.testable[side]), np.nan)
+    combined, best = correlation.combined.r[whole], best_matches(correlation, whole)[0]
     divided = (combined >= threshold) & (combined >= best + SPLIT_GAIN)
     of_wholes = np.where(divided, combined, np.nan)
     if side == whole:
         return of_wholes
-    whole_of = found.combined.whole_of[side]
+    whole_of = correlation.combined.whole_of[side]
     return np.where(whole_of >= 0, of_wholes[whole_of], np.nan)
 
 
-def _kept(found: Matches, side: int, partners: Int[np.ndarray, " d_sae"]) -> Float[np.ndarray, " d_sae"]:
+def _kept(matches: Matches, side: int, partners: Int[np.ndarray, " d_sae"]) -> Float[np.ndarray, " d_sae"]:
     """The similarity of each feature of a side with its partner; NaN where it has none (-1) or it was not kept."""
-    pairs = (np.arange(len(partners)), partners)[:: 1 if side == 0 else -1]
-    similarities = found.kept[pairs]
+    latents = np.arange(len(partners))
+    similarities = matches.kept[latents, partners] if side == 0 else matches.kept[partners, latents]
     return np.where((partners >= 0) & (similarities != 0), similarities, np.nan)
 
 
-def _seen_from(side: int, partners: Int[np.ndarray, " d_sae_a"], found: Correlation) -> np.ndarray:
+def _seen_from(side: int, partners: Int[np.ndarray, " d_sae_a"], correlation: Correlation) -> np.ndarray:
     """Partners of side 0's features, as given, or as partners of side 1's."""
     if side == 0:
         return partners
-    inverse = np.full(len(found.testable[1]), -1)
+    inverse = np.full(len(correlation.testable[1]), -1)
     paired = np.flatnonzero(partners >= 0)
     inverse[partners[paired]] = paired
     return inverse
 
 
 def _everywhere(
-    correlations: Iterable[Correlation], name: str, threshold: float, wanted: tuple[str, str]
+    correlations: Iterable[Correlation], name: str, threshold: float, allowed: tuple[str, str]
 ) -> Bool[np.ndarray, " d_sae"]:
-    """The features of an SAE that have one of two verdicts in every correlation."""
-    found = list(correlations)
-    without = [one.names for one in found if name not in one.names]
-    if not found or without:
+    """Mark the features of an SAE that have one of two verdicts in every correlation."""
+    listed = list(correlations)
+    without = [correlation.names for correlation in listed if name not in correlation.names]
+    if not listed or without:
         raise ValueError(
-            f"there must be correlations, each with '{name}' on one side, but there are {without or found}"
+            f"there must be correlations, each with '{name}' on one side, but got {without or listed}; "
+            "give correlations of this SAE with others"
         )
-    tables = [verdicts(one, one.names.index(name), threshold) for one in found]
-    return np.all([table["verdict"].isin(wanted) for table in tables], axis=0)
+    tables = [verdicts(correlation, correlation.names.index(name), threshold) for correlation in listed]
+    return np.all([table["verdict"].isin(allowed) for table in tables], axis=0)
