@@ -1,4 +1,4 @@
-"""Files: whole or not at all, the same bytes for the same value."""
+"""Files: complete or absent, and the same bytes for the same value."""
 
 import errno
 import hashlib
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import saelineage
 from saelineage.errors import InputError
 from saelineage.files.atomic import (
     PLACE,
@@ -31,7 +32,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_takes_its_name_when_the_block_ends_well(tmp_path: Path):
+def test_a_file_takes_its_final_name_when_the_block_succeeds(tmp_path: Path):
     with atomic_path(tmp_path / "new" / "a.txt") as temporary:
         temporary.write_text("whole")
         assert not (tmp_path / "new" / "a.txt").exists()
@@ -39,20 +40,40 @@ def test_a_file_takes_its_name_when_the_block_ends_well(tmp_path: Path):
     assert names(tmp_path / "new") == ["a.txt"]
 
 
-def test_the_temporary_name_is_hidden_beside_the_final_one_and_says_whose_it_is(tmp_path: Path):
+def test_the_temporary_name_is_hidden_and_holds_the_process_id(tmp_path: Path):
     with atomic_path(tmp_path / "a.txt") as temporary:
         temporary.touch()
         assert temporary == tmp_path / f".a.txt.{PLACE}.{os.getpid()}.tmp"
 
 
+WRITE = """
+import os
+import numpy as np
+from saelineage.files.atomic import atomic_files
+from saelineage.files.tensors import write_tensors
+
+write_tensors("a.safetensors", {}, {"x": np.ones(2)})
+with atomic_files(".") as folder:
+    os.close(os.open(folder / "b.json", os.O_CREAT | os.O_WRONLY, 0o600))
+"""
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_files_have_the_permissions_of_the_umask_even_if_a_library_narrows_them(tmp_path: Path, umask: int, mode: int):
+    environment = {"PYTHONPATH": str(Path(saelineage.__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", WRITE], cwd=tmp_path, env=environment, umask=umask, check=True)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"a.safetensors": mode, "b.json": mode}
+
+
 def dead_pid() -> int:
-    """The id of a process that has ended."""
+    """Return the id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-S", "-c", ""])
     process.wait()
     return process.pid
 
 
-def test_what_killed_processes_were_writing_beside_a_file_is_removed_when_it_is_written_again(tmp_path: Path):
+def test_temporary_files_of_killed_processes_are_removed_when_a_file_is_written_again(tmp_path: Path):
     (tmp_path / f".a.txt.{PLACE}.{dead_pid()}.tmp").write_text("half")
     folder = tmp_path / f".saving.{PLACE}.{dead_pid()}.tmp"
     folder.mkdir()
@@ -61,7 +82,7 @@ def test_what_killed_processes_were_writing_beside_a_file_is_removed_when_it_is_
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_what_other_hosts_and_living_processes_are_writing_is_left(tmp_path: Path):
+def test_temporary_files_of_other_hosts_and_running_processes_stay(tmp_path: Path):
     kept = [f".a.txt.another-host.{dead_pid()}.tmp", f".a.txt.{PLACE}.{os.getppid()}.tmp", ".mine.tmp"]
     for name in kept:
         (tmp_path / name).touch()
@@ -71,7 +92,7 @@ def test_what_other_hosts_and_living_processes_are_writing_is_left(tmp_path: Pat
     assert [may_be_abandoned(tmp_path / name) for name in kept] == [True, False, False]
 
 
-def test_files_whose_names_a_library_chooses_move_up_together(tmp_path: Path):
+def test_files_named_by_a_library_move_up_when_the_block_succeeds(tmp_path: Path):
     (tmp_path / "a").write_text("before")
     with atomic_files(tmp_path) as temporary:
         (temporary / "a").write_text("new")
@@ -81,7 +102,7 @@ def test_files_whose_names_a_library_chooses_move_up_together(tmp_path: Path):
     assert (tmp_path / "a").read_text() == "new"
 
 
-def test_of_files_whose_names_a_library_chooses_none_moves_when_it_fails(tmp_path: Path):
+def test_no_file_named_by_a_library_moves_up_when_the_block_raises(tmp_path: Path):
     with pytest.raises(RuntimeError, match="half-way"), atomic_files(tmp_path / "new") as temporary:  # noqa: PT012
         (temporary / "a").write_text("half")
         raise RuntimeError("half-way")
@@ -89,25 +110,21 @@ def test_of_files_whose_names_a_library_chooses_none_moves_when_it_fails(tmp_pat
 
 
 def raised(error: Exception) -> Exception:
-    """The exception as it comes out of a file that was being written."""
+    """Raise an exception while a file is written, and return it as it leaves."""
     with pytest.raises(type(error)) as caught, atomic_path("a.bin"):
         raise error
     return caught.value
 
 
+FULL = "'a.bin': No space left on device; free space on its disk and run again"
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (OSError(errno.ENOSPC, "full"), "'a.bin': No space left on device; free space on its disk and run again"),
-        # What safetensors and NumPy make of it.
-        (
-            RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
-            "'a.bin': No space left on device; free space on its disk and run again",
-        ),
-        (
-            OSError("4096 requested and 1000 written"),
-            "'a.bin': No space left on device; free space on its disk and run again",
-        ),
+        (OSError(errno.ENOSPC, "full"), FULL),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), FULL),
+        (OSError("4096 requested and 1000 written"), FULL),
         (
             OSError(errno.EROFS, "read-only", f".a.bin.{PLACE}.1.tmp"),
             "'a.bin': Read-only file system; make its disk writable and run again",
@@ -116,36 +133,31 @@ def raised(error: Exception) -> Exception:
             PermissionError(errno.EACCES, "no", "lua.jsonl"),
             "'lua.jsonl': Permission denied; allow access to it and run again",
         ),
+        (OSError(errno.ENOSPC, "full", 3), FULL),
     ],
+    ids=["full", "full, safetensors", "full, NumPy", "read-only", "no access", "file descriptor"],
 )
-def test_a_fault_of_the_disk_is_told_with_the_file_and_the_way_out(
+def test_a_fault_of_the_disk_is_described_with_the_file_and_the_remedy(
     error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     assert disk_fault(raised(error)) == message
+    wrapper = ValueError("could not save")
+    wrapper.__cause__ = error
+    assert disk_fault(raised(wrapper)) == message
 
 
-def test_a_fault_of_the_disk_is_found_behind_other_exceptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    error = ValueError("could not save")
-    error.__cause__ = OSError(errno.ENOSPC, "full")
-    assert disk_fault(raised(error)) == "'a.bin': No space left on device; free space on its disk and run again"
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
+def test_other_exceptions_are_no_fault_of_the_disk():
+    errors = [
         ValueError("t must be at most 1"),
         FileNotFoundError(errno.ENOENT, "none", "x"),
         ValueError("403: Permission denied for model x"),
         PermissionError(errno.EACCES, "of a socket"),
-    ],
-)
-def test_other_exceptions_are_no_fault_of_the_disk(error: Exception):
-    assert disk_fault(error) is None
+    ]
+    assert [disk_fault(error) for error in errors] == [None] * 4
 
 
-def test_what_stood_there_is_left_when_the_block_raises(tmp_path: Path):
+def test_an_earlier_file_stays_when_the_block_raises(tmp_path: Path):
     (tmp_path / "a.txt").write_text("before")
     with pytest.raises(RuntimeError, match="half-way"), atomic_path(tmp_path / "a.txt") as temporary:  # noqa: PT012
         temporary.write_text("half")
@@ -154,7 +166,7 @@ def test_what_stood_there_is_left_when_the_block_raises(tmp_path: Path):
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
     monkeypatch.setattr(os, "fsync", lambda _: calls.append("sync"))
     monkeypatch.setattr(os, "replace", lambda *_: calls.append("rename"))
@@ -179,38 +191,30 @@ def test_json_has_sorted_keys_and_keeps_its_letters(tmp_path: Path):
     assert read_json(tmp_path / "a.json") == {"a": "ï", "b": [1, None]}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_json_cannot_hold_what_is_no_number_and_leaves_no_file(tmp_path: Path, value: float):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "a.json", {"r": value})
+def test_json_refuses_nan_and_infinity_and_leaves_no_file(tmp_path: Path):
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_json(tmp_path / "a.json", {"r": value})
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"a": ', "must be JSON, but Expecting value: line 1 column 7 (char 6); delete it and run again"),
-        (
-            b'{"a": "\xff"}',
-            "must be JSON, but 'utf-8' codec can't decode byte 0xff in position 7: invalid start byte; "
-            "delete it and run again",
-        ),
-        (b"[1, 2]", "must be a JSON mapping, not list; delete it and run again"),
-    ],
-)
-def test_a_file_that_is_no_json_mapping_is_named(tmp_path: Path, content: bytes, message: str):
+def test_a_file_that_is_not_a_json_mapping_is_named(tmp_path: Path):
     path = tmp_path / "a.json"
-    path.write_bytes(content)
-    with pytest.raises(InputError) as raised:
-        read_json(path)
-    assert str(raised.value) == f"'{path}' {message}"
+    for content, reason in (
+        (b'{"a": ', "Expecting value"),
+        (b'{"a": "\xff"}', "utf-8"),
+        (b"[1, 2]", "mapping, not list"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"^'{path}' must be .*{reason}.*; delete it and run again$"):
+            read_json(path)
 
 
-@pytest.mark.parametrize("size", [0, 3, (1 << 20) + 1])
-def test_the_digest_of_a_file_is_that_of_all_its_bytes(tmp_path: Path, size: int):
-    content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    (tmp_path / "a").write_bytes(content)
-    assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+def test_the_digest_of_a_file_is_that_of_all_its_bytes(tmp_path: Path):
+    for size in (0, 3, (1 << 20) + 1):
+        content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+        (tmp_path / "a").write_bytes(content)
+        assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
 def test_the_digest_of_a_value_does_not_depend_on_the_order_of_keys():
@@ -222,13 +226,13 @@ def test_the_digest_of_a_value_does_not_depend_on_the_order_of_keys():
     assert sha256_json({"a": [1, 2]}) != sha256_json({"a": [2, 1]})
 
 
-def test_a_header_survives_its_one_json_text():
+def test_a_header_survives_as_one_json_text():
     metadata = encode_header({"n_rows": 3, "corpora": ["lua"]})
     assert metadata == {"saelineage": '{"corpora": ["lua"], "n_rows": 3}'}
     assert decode_header(metadata) == {"n_rows": 3, "corpora": ["lua"]}
 
 
-@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])
-def test_a_file_without_our_header_is_refused(metadata: dict | None):
-    with pytest.raises(ValueError, match=r"^its header does not say what it holds$"):
-        decode_header(metadata)
+def test_metadata_without_our_header_is_refused():
+    for metadata in (None, {}, {"format": "pt"}):
+        with pytest.raises(ValueError, match="does not say what it holds"):
+            decode_header(metadata)

@@ -1,4 +1,4 @@
-"""Tables are written whole or not at all."""
+"""Tables are written completely or not at all."""
 
 import pandas as pd
 import pytest
@@ -19,4 +19,4 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(Exception, match=r"Conversion failed|Could not convert|tried to convert"):
         write_parquet(pd.DataFrame({"latent": [1, "two", object()]}), path)
     assert path.read_bytes() == before
-    assert [found.name for found in tmp_path.iterdir()] == ["table.parquet"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table.parquet"]
