@@ -1,7 +1,8 @@
-"""Activations: reading, replacing and storing what flows through one module of a model.
+"""Reading, replacing and storing the activations at one module of a model.
 
 A shard is a safetensors file with `acts` [token, d_in], their Euclidean `norms` [token] and `positions` [token] (row x
-n_ctx + place in the row) of text tokens: BOS and EOS are masked out. Its header says which tokens it was read from.
+n_ctx + place in the row). It holds text tokens only: BOS and EOS are masked out. Its header says which token rows it
+covers.
 """
 
 import math
@@ -24,27 +25,29 @@ from saelineage.tokens import TokenRows
 
 
 class Hookpoint(NamedTuple):
-    """A module by its dotted name, and whether its `input` or its `output` is meant."""
+    """One side of a module."""
 
     module: str
+    """Dotted name."""
     side: str
+    """`input` or `output`."""
 
     @classmethod
     def parse(cls, text: str) -> "Hookpoint":
-        """Read `model.layers.0.mlp.down_proj.input`."""
+        """Split a dotted name such as `model.layers.0.mlp.down_proj.input`."""
         module, _, side = text.rpartition(".")
         return cls(module, side)
 
 
 @contextmanager
 def hooked(model: nn.Module, hookpoint: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """While the block runs, pass activations [row, n_ctx, d_in] to `change`, and use what it returns, if anything.
+    """While the block runs, pass activations [row, n_ctx, d_in] to `change` and replace them by its result, if any.
 
-    A module's input is its first argument, however passed. Where that, or the output, is a tuple, its first tensor is
-    meant, as in Hugging Face blocks.
+    A module's input is its first argument, positional or by keyword. If the input or output is a tuple, as in Hugging
+    Face blocks, its first tensor is used.
 
     Raises:
-        InputError: if the model has no such module, or there flow no activations [row, n_ctx, d_in].
+        InputError: if the model has no such module, or the values there are not activations [row, n_ctx, d_in].
     """
     point = Hookpoint.parse(hookpoint)
     modules = dict(model.named_modules())
@@ -57,12 +60,12 @@ def hooked(model: nn.Module, hookpoint: str, change: Callable[[Tensor], Tensor |
         raise InputError(f"activations.hookpoint must end in .input or .output, got '{hookpoint}'")
 
     def replaced(value: object) -> object:
-        """`value` with its first tensor changed."""
+        """Apply `change` to the first tensor of `value`."""
         first = value[0] if isinstance(value, tuple) else value
         if not (isinstance(first, Tensor) and first.ndim == 3 and first.is_floating_point()):
             raise InputError(
-                f"activations.hookpoint: at '{hookpoint}' there are no activations [row, n_ctx, d_in], "
-                f"but {_kind(first)}; take the input or output of a layer or of a module in it"
+                f"activations.hookpoint: '{hookpoint}' must give activations [row, n_ctx, d_in], but gives "
+                f"{_kind(first)}; use the input or output of a layer or of a module in it"
             )
         changed = change(first)
         if changed is None:
@@ -102,17 +105,17 @@ def read_activations(
 def read_with_logits(
     model: nn.Module, hookpoint: str, ids: Integer[Tensor, "row n_ctx"]
 ) -> tuple[Float[Tensor, "row n_ctx d_in"], Float[Tensor, "row n_ctx d_vocab"]]:
-    """The activations at a hookpoint for a batch of rows, and what the model made of them.
+    """The activations at a hookpoint for a batch of rows, and the model's logits.
 
     Raises:
-        InputError: if nothing flows through the hookpoint.
+        InputError: if the model never runs the hookpoint's module.
     """
-    caught: list[Tensor] = []
-    with hooked(model, hookpoint, caught.append):
+    acts: list[Tensor] = []
+    with hooked(model, hookpoint, acts.append):
         logits = model(input_ids=ids, use_cache=False).logits
-    if not caught:
-        raise InputError(f"activations.hookpoint: the model never runs '{hookpoint}'; take a module inside it")
-    return caught[0], logits
+    if not acts:
+        raise InputError(f"activations.hookpoint: the model never runs '{hookpoint}'; use a module inside it")
+    return acts[0], logits
 
 
 def dump_shard(
@@ -122,9 +125,9 @@ def dump_shard(
 
     Args:
         model: the language model.
-        hookpoint: where to read.
+        hookpoint: the place to read.
         rows: the token rows of one split.
-        within: which rows.
+        within: the rows to read.
         path: the shard.
         batch_rows: rows in a forward pass.
         dtype: number format of the file.
@@ -133,20 +136,20 @@ def dump_shard(
         The number of tokens written.
 
     Raises:
-        InputError: if an activation is not finite, or not in the format chosen.
+        InputError: if an activation is not finite, or overflows in the file's number format.
     """
     acts, positions = [], []
-    n_ctx = rows.info["n_ctx"]
+    n_ctx, device = rows.info["n_ctx"], next(model.parameters()).device
     for numbers, ids in rows.batches(batch_rows, within):
         mask = rows.text_mask(numbers)
-        read = read_activations(model, hookpoint, torch.from_numpy(ids).to(model.device))
-        read = read[torch.from_numpy(mask).to(read.device)]
-        stored = read.to(DTYPES[dtype]).cpu()
+        row_acts = read_activations(model, hookpoint, torch.from_numpy(ids).to(device))
+        text_acts = row_acts[torch.from_numpy(mask).to(row_acts.device)]
+        stored = text_acts.to(DTYPES[dtype]).cpu()
         if not bool(torch.isfinite(stored).all()):
             reason = (
                 f"are too large for {dtype}; set activations.dtype to float32"
-                if bool(torch.isfinite(read).all())
-                else "are not finite"
+                if bool(torch.isfinite(text_acts).all())
+                else "are not finite; use another model or activations.hookpoint"
             )
             raise InputError(f"'{path}': activations at {hookpoint} {reason}")
         acts.append(stored)
@@ -173,14 +176,14 @@ class ActivationShard:
 
     Attributes:
         header: hookpoint, ids_sha256, first_row, stop_row, n_ctx.
-        n_tokens, d_in: its shape.
+        n_tokens, d_in: shape of the activations.
     """
 
     def __init__(self, path: Path | str):
         """Open a shard.
 
         Raises:
-            InputError: if it is not a whole safetensors file with activations.
+            InputError: if the file is not a complete activation shard.
         """
         self.path = Path(path)
         try:
@@ -192,7 +195,7 @@ class ActivationShard:
             raise InputError(f"'{path}' is not a whole activation shard ({error}); delete it and run again") from error
 
     def acts(self) -> Float[Tensor, "token d_in"]:
-        """The activations, in the file's dtype; pages are read from disk as they are touched."""
+        """The activations in the file's dtype; pages are read from disk when they are used."""
         return self._file.get_tensor("acts")
 
     def norms(self) -> Float[Tensor, " token"]:
@@ -200,17 +203,20 @@ class ActivationShard:
         return self._file.get_tensor("norms")
 
     def positions(self) -> Integer[Tensor, " token"]:
-        """Where each token stands: row x n_ctx + place in the row."""
+        """Position of each token: row x n_ctx + place in the row."""
         return self._file.get_tensor("positions")
 
     def chunks(self, chunk_tokens: int) -> Iterator[Float[Tensor, "token d_in"]]:
-        """float32 activations, `chunk_tokens` at a time, in file order."""
+        """Yield float32 activations, `chunk_tokens` at a time, in file order."""
         for start in range(0, self.n_tokens, chunk_tokens):
             yield self._acts[start : start + chunk_tokens].float()
 
 
 def norm_limit(norms: Float[np.ndarray, " token"], ratio: float) -> float:
-    """The longest that activations may be to mean something to an SAE: `ratio` times the median norm, zeros aside."""
+    """Norm above which activations count as outliers: `ratio` x the median of the nonzero norms.
+
+    It is infinite if there are none.
+    """
     return ratio * float(np.median(norms[norms > 0])) if norms.any() else math.inf
 
 
@@ -218,8 +224,8 @@ def _kind(value: object) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _nearest(name: str, modules: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(name, [module for module in known if module], n=3, cutoff=0.5)
-    return f"nearest are {', '.join(close)}" if close else "look at model.named_modules()"
+    close = get_close_matches(name, [module for module in modules if module], n=3, cutoff=0.5)
+    return f"the nearest names are {', '.join(close)}" if close else "look at model.named_modules()"

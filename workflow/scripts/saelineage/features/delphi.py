@@ -1,8 +1,8 @@
-"""Delphi's latent cache: latents as EleutherAI's delphi stores them, so that its explainers and scorers run on ours.
+"""Latents in the cache format of EleutherAI's delphi, so that its explainers and scorers can read them.
 
-A folder per module, with a safetensors file for each range of latents, `{first}_{last}.safetensors`: `locations`
-[entry, 3] (sequence, place in it, latent - first), `activations` [entry] and `tokens` [sequence, n_ctx]; and a
-`config.json`.
+A cache is a folder per module. It holds a `config.json` and, for each range of latents, a safetensors file
+`{first}_{last}.safetensors` with `locations` [entry, 3] (sequence, place in it, latent - first), `activations` [entry]
+and `tokens` [sequence, n_ctx].
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,59 +20,62 @@ from saelineage.files.atomic import atomic_path
 from saelineage.tokens import TokenRows
 
 N_SPLITS = 5
-"""Files that the latents are dealt to, as many as delphi's own default; one of them and one shard bound the memory."""
+"""Number of files that the latents are split into, delphi's default. Memory holds one file and one shard at a time."""
 
 
 class Entries(NamedTuple):
-    """Activations of some latents, in order of sequence and place."""
+    """Activations of a range of latents, in order of sequence and place."""
 
     locations: Integer[np.ndarray, "entry 3"]
-    """Sequence, place in it, and latent, counted from the first of these latents."""
+    """Sequence, place in it, and latent, counted from the first of the range."""
     activations: Float[np.ndarray, " entry"]
 
 
 def latent_ranges(d_sae: int, n_splits: int) -> list[range]:
-    """Nearly equal parts of all latents; none is empty."""
+    """Split all latents into nearly equal ranges, none of them empty."""
     bounds = np.linspace(0, d_sae, min(n_splits, d_sae) + 1).astype(int).tolist()
     return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
 def first_sequences(rows: Mapping[str, TokenRows]) -> dict[str, int]:
-    """The number of each corpus's first row, when all are counted through."""
-    starts = np.cumsum([0, *(len(found.ids) for found in rows.values())]).tolist()
+    """Number of each corpus's first row when the rows of all corpora are numbered consecutively."""
+    starts = np.cumsum([0, *(len(corpus_rows.ids) for corpus_rows in rows.values())]).tolist()
     return dict(zip(rows, starts, strict=False))
 
 
 def entries(shard: FeatureShard, latents: range, first_sequence: int) -> Entries:
-    """The activations of some latents in one shard, whose corpus begins at sequence `first_sequence`."""
-    found = shard.latents[:, latents.start : latents.stop].tocoo()
-    row, place = np.divmod(shard.positions[found.row], shard.n_ctx)
-    return Entries(np.stack([first_sequence + row, place, found.col], axis=1), found.data)
+    """The activations of a range of latents in one shard, whose corpus begins at sequence `first_sequence`."""
+    acts = shard.latents[:, latents.start : latents.stop].tocoo()
+    row, place = np.divmod(shard.positions[acts.row], shard.n_ctx)
+    return Entries(np.stack([first_sequence + row, place, acts.col], axis=1), acts.data)
 
 
 def require_rows(shard: FeatureShard, rows: Mapping[str, TokenRows]) -> None:
-    """Refuse features of other tokens than these.
+    """Refuse a shard whose tokens are not those of `rows`.
 
     Raises:
         InputError: naming the shard.
     """
     if shard.corpus not in rows or rows[shard.corpus].digest != shard.ids_sha256:
         raise InputError(
-            f"'{shard.path}' must hold features of this run's probe, but its tokens ({shard.corpus}, "
-            f"{shard.ids_sha256}) are others; delete it and run again"
+            f"'{shard.path}' must hold features of this run's probe, but holds those of other tokens ({shard.corpus}, "
+            f"{shard.ids_sha256}); delete it and run again"
         )
 
 
 def save_cache(
     paths_to_shards: Sequence[str], rows: Mapping[str, TokenRows], folder: Path, n_splits: int
 ) -> list[Path]:
-    """Write the files of all latents of one SAE, after removing those of an earlier one.
+    """Write the files with one SAE's latents, after removing those of an earlier export.
 
     Args:
-        paths_to_shards: its feature shards, in the order of `rows`.
+        paths_to_shards: the SAE's feature shards, in the order of `rows`.
         rows: the token rows of each corpus.
         folder: the module's folder.
-        n_splits: number of files, at most.
+        n_splits: largest number of files.
+
+    Returns:
+        The paths of the files.
 
     Raises:
         InputError: if a shard holds features of other tokens.
@@ -80,7 +83,7 @@ def save_cache(
     for path in folder.glob("*.safetensors"):
         path.unlink()
     first, d_sae = first_sequences(rows), FeatureShard(paths_to_shards[0]).d_sae
-    tokens = np.concatenate([np.asarray(found.ids) for found in rows.values()])
+    tokens = np.concatenate([np.asarray(corpus_rows.ids) for corpus_rows in rows.values()])
     paths = []
     for latents in latent_ranges(d_sae, n_splits):
         parts = []

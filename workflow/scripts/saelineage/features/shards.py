@@ -1,9 +1,8 @@
-"""Features: the sparse latents of one SAE over the probe tokens of one corpus, in shards.
+"""Features: the sparse latents of one SAE on the probe tokens of one corpus, in shards.
 
 A shard is a safetensors file with compressed sparse rows (`indptr` [token + 1], `indices` and `values` [entry]), the
-`positions` [token] of its tokens, and which of them are `compared` [token]: not those whose activations are so long
-that they were left out of the SAE's training, whose rows are empty. Its header names the SAE, the corpus and the
-tokens.
+`positions` [token] of its tokens, and a mask `compared` [token]. The mask leaves out tokens whose activations are
+outliers, as the SAE's training does; their rows are empty. The header names the SAE, the corpus and the tokens.
 """
 
 from collections.abc import Iterable
@@ -22,22 +21,22 @@ TENSORS = ("indptr", "indices", "values", "positions", "compared")
 
 
 class FeatureShard:
-    """One shard, read.
+    """One shard in memory.
 
     Attributes:
-        path: its file.
-        model, sae, corpus: whose latents, on what.
+        path: the file.
+        model, sae, corpus: names of the model, its SAE and the corpus.
         ids_sha256, first_row, stop_row, n_ctx: the token rows it covers.
         latents: [token, d_sae] compressed sparse rows of float32 activations, all > 0.
         positions: [token] row x n_ctx + place in the row.
-        compared: [token] False for tokens that mean nothing to the SAE.
+        compared: [token] False for tokens left out of comparisons because their activations are outliers.
     """
 
     def __init__(self, path: Path | str):
         """Read a shard.
 
         Raises:
-            InputError: if the file is not a whole, consistent feature shard, or holds what are no activations.
+            InputError: if the file is not a whole, consistent feature shard, or holds values that are not activations.
         """
         self.path = Path(path)
         try:
@@ -52,9 +51,9 @@ class FeatureShard:
             self.latents = scipy.sparse.csr_array((values, indices, indptr), shape=(len(self.positions), d_sae))
             self.latents.check_format(full_check=True)
             if not self.latents.has_canonical_format:
-                raise ValueError("latents do not ascend within each token")
+                raise ValueError("latents are not in ascending order within each token")
             if len(self.compared) != len(self.positions):
-                raise ValueError(f"it compares {len(self.compared)} tokens of {len(self.positions)}")
+                raise ValueError(f"compared covers {len(self.compared)} tokens, positions {len(self.positions)}")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"'{path}' is not a whole feature shard ({error}); delete it and run again") from error
         self._require_activations()
@@ -63,18 +62,19 @@ class FeatureShard:
     def of_array(
         cls, latents: Num[np.ndarray, "token d_sae"] | scipy.sparse.sparray | scipy.sparse.spmatrix, name: str
     ) -> "FeatureShard":
-        """Latents that are at hand, as a shard; kept in float32.
+        """Make a shard of latents in memory, as float32.
 
         Args:
-            latents: [token, d_sae], dense or sparse.
-            name: what messages call it.
+            latents: [token, d_sae], dense or sparse; they are copied.
+            name: name of the model, used in error messages as well.
 
         Raises:
             InputError: if an activation is negative or not finite.
         """
         shard = cls.__new__(cls)
         shard.path, shard.model, shard.sae, shard.corpus, shard.ids_sha256 = Path(name), name, "sae", "corpus", ""
-        shard.latents = scipy.sparse.csr_array(latents, dtype=np.float32, copy=True)
+        # scipy's stubs convert concrete sparse classes only, not their base classes
+        shard.latents = scipy.sparse.csr_array(latents, dtype=np.float32, copy=True)  # type: ignore[arg-type]
         shard.latents.sum_duplicates()
         shard.latents.eliminate_zeros()
         n_tokens = shard.latents.shape[0]
@@ -99,7 +99,7 @@ class FeatureShard:
 
     @property
     def token_range(self) -> str:
-        """The tokens covered, as one comparable string."""
+        """The tokens covered, as one string to compare."""
         return f"{self.ids_sha256} rows {self.first_row} to {self.stop_row}"
 
 
@@ -115,13 +115,13 @@ def save_shard(
     """Write one shard.
 
     Args:
-        path: where to.
+        path: the file to write.
         indptr, indices, values: compressed sparse rows.
-        positions: where each token stands.
-        compared: whether each token is to be compared.
+        positions: row x n_ctx + place in the row, of each token.
+        compared: False for tokens to leave out of comparisons.
         header: model, sae, corpus, d_sae, ids_sha256, first_row, stop_row, n_ctx.
     """
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "indptr": indptr.astype(np.int64),
         "indices": indices.astype(np.int32),
         "values": values.astype(np.float32),
@@ -132,11 +132,12 @@ def save_shard(
 
 
 def shards_by_sae(paths: Iterable[str]) -> dict[tuple[str, str], list[str]]:
-    """Paths `features/{model}/{sae}/{corpus}/{shard}` by (model, SAE), in their order."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Group paths `features/{model}/{sae}/{corpus}/{shard}` by (model, SAE), keeping their order."""
+    grouped: dict[tuple[str, str], list[str]] = {}
     for path in paths:
-        found.setdefault(Path(path).parts[-4:-2], []).append(path)
-    return found
+        model, sae = Path(path).parts[-4:-2]
+        grouped.setdefault((model, sae), []).append(path)
+    return grouped
 
 
 def require_aligned(a: FeatureShard, b: FeatureShard) -> None:
@@ -153,26 +154,26 @@ def require_aligned(a: FeatureShard, b: FeatureShard) -> None:
 
 
 def shifted(shard: FeatureShard) -> FeatureShard:
-    """A null: the same tokens with the features of other documents, half of the shard's token rows further on.
+    """Make a null: each token gets the features of the row half a shard further on, which is of other documents.
 
-    Each feature keeps its own statistics, its place in the row included, and nothing else is kept together. Tokens
-    whose place is masked out in the other row are not compared.
+    Each feature keeps its statistics, also by place in the row, but no feature stays aligned with the tokens. A token
+    is not compared if its place is masked out in the other row.
 
     Raises:
-        InputError: if the shard holds less than two token rows.
+        InputError: if the shard holds fewer than two token rows.
     """
     n_rows = shard.stop_row - shard.first_row
     if n_rows < 2:
         raise InputError(
-            f"documents can be shifted only where a shard has two token rows or more, but '{shard.path}' has {n_rows}; "
+            f"documents can be shifted only if a shard has two token rows or more, but '{shard.path}' has {n_rows}; "
             "lower activations.n_probe_shards or take 'shifted' out of correlations.nulls"
         )
     rows, places = np.divmod(shard.positions, shard.n_ctx)
-    others = (rows - shard.first_row + n_rows // 2) % n_rows + shard.first_row
-    wanted = others * shard.n_ctx + places
-    found = np.searchsorted(shard.positions, wanted).clip(max=len(shard.positions) - 1)
+    shifted_rows = (rows - shard.first_row + n_rows // 2) % n_rows + shard.first_row
+    shifted_positions = shifted_rows * shard.n_ctx + places
+    tokens = np.searchsorted(shard.positions, shifted_positions).clip(max=len(shard.positions) - 1)
     null = copy(shard)
     null.sae = f"{shard.sae}_shifted"
-    null.latents = shard.latents[found]
-    null.compared = shard.compared[found] & (shard.positions[found] == wanted)
+    null.latents = shard.latents[tokens]
+    null.compared = shard.compared[tokens] & (shard.positions[tokens] == shifted_positions)
     return null

@@ -1,4 +1,4 @@
-"""Language models: opening them from any source and measuring them on token rows."""
+"""Opening language models from any source and measuring them on token rows."""
 
 import math
 import re
@@ -31,36 +31,37 @@ CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "mod
 ADAPTER_FILE = "adapter_config.json"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
 REPEATED = re.compile(r"(n|num)_(.*_)?(layers?|blocks?|stages?|labels)(_.*)?(?<!size)(?<!dim)|(.*_)?(layers|depths?)")
-"""Keys of a config.json that count what is made one by one when the config or its model is; not those that are widths,
-such as shared_expert_intermediate_size."""
+"""Keys of a config.json that count objects which the config or its model makes one by one; not widths, such as
+shared_expert_intermediate_size."""
 MOST_REPEATED = 1000
-"""More than this of anything there must be at least as many tensors for."""
+"""A larger count under one of these keys needs at least as many tensors in the weights files."""
 MODULES_PER_TENSOR = 8
+"""Modules and parameters allowed for each tensor in the weights files; some modules have no weights of their own."""
 MOST_MODULES = 20_000
-"""More modules and parameters than this there must be tensors for; some modules have no weights of their own."""
+"""Modules and parameters allowed however few tensors there are."""
 MOST_UNSAVED = 1 << 28
-"""Numbers that a model works out when it is made, such as masks and positions."""
+"""Numbers allowed beyond the weights files, for what a model computes when it is made, such as masks and positions."""
 
 
 class ModelSource(NamedTuple):
-    """Where a model's files lie."""
+    """The location of a model's files."""
 
     folder: Path
     commit: str | None
-    """Commit of the hub repository they were taken from."""
+    """Commit of the hub repository they come from; None for a local folder."""
     files: list[Path]
-    """What was downloaded."""
+    """The downloaded files."""
 
 
 def find_model(settings: Mapping, key: str) -> ModelSource:
-    """Find the model that a config block names; from the hub only its config and safetensors are downloaded.
+    """Find the model that a config block names; only config and safetensors are downloaded from the hub.
 
     Args:
         settings: the block, with a folder, or a repo and its revision.
-        key: its place in the config, for error messages.
+        key: the block's place in the config, for error messages.
 
     Raises:
-        InputError: if the hub does not have it, or not as safetensors.
+        InputError: if the hub does not have the model, or not as safetensors.
     """
     if "folder" in settings:
         return ModelSource(Path(settings["folder"]), None, [])
@@ -82,18 +83,18 @@ def load_model(source: Path | str, dtype: torch.dtype | str = torch.float32) -> 
     """Open a causal language model from a folder, in evaluation mode, from safetensors only.
 
     Args:
-        source: a folder, which may be a stranger's (`check_model_folder`).
-        dtype: number format of the weights in memory; "auto" keeps the file's. Measuring is done in float32 by default,
-            whatever the file holds.
+        source: a folder, which need not be trusted (`check_model_folder`).
+        dtype: number format of the weights in memory; "auto" keeps the file's. The default, float32, makes measurements
+            independent of the file's format.
 
     Raises:
-        InputError: if it is no such model, lacks some of its weights, has weights that are not finite, or needs code of
-            its own to run.
+        InputError: if the folder holds no such model, weights are missing or not finite, or the model needs code of its
+            own.
     """
     quiet_off_terminal()
     check_model_folder(source)
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        loaded: object = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype,
             use_safetensors=True,
@@ -102,51 +103,53 @@ def load_model(source: Path | str, dtype: torch.dtype | str = torch.float32) -> 
             local_files_only=True,
             output_loading_info=True,
         )
-    except Exception as error:  # over damaged or foreign files transformers raises almost anything
-        raise _broken_off(source, error) from error
-    if loaded["missing_keys"]:  # transformers would draw them at random
+    except Exception as error:  # damaged or foreign files make transformers raise almost anything
+        raise _refusal_of(source, error) from error
+    assert isinstance(loaded, tuple)  # a pair, because of output_loading_info
+    model, info = loaded
+    if info["missing_keys"]:  # transformers would draw them at random
         raise InputError(
-            f"'{source}' lacks weights of its architecture: {', '.join(sorted(loaded['missing_keys'])[:5])}; "
-            "take a complete checkpoint of a causal language model"
+            f"'{source}' lacks weights of its architecture: {', '.join(sorted(info['missing_keys'])[:5])}; "
+            "use a complete checkpoint of a causal language model"
         )
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
-            raise InputError(f"'{source}': weights must be finite, but {name} is not; take another checkpoint")
+            raise InputError(f"'{source}': weights must be finite, but {name} is not; use another checkpoint")
     return model.eval()
 
 
 def check_model_folder(folder: Path | str) -> None:
-    """Look into a model's folder before anything is allocated.
+    """Check a model's folder before anything is allocated.
 
-    transformers takes on trust what a config.json says of sizes, and follows names of other files and of kernels that
-    run code. That a model is larger than its weights file is found out with a model that has shapes and no numbers.
+    transformers trusts the sizes in a config.json, and follows names of other files and of kernels that run code. A
+    model on the meta device, which has shapes and no numbers, shows whether it is larger than its weights files.
 
     Raises:
-        InputError: if config and weights do not fit together, the weights are no safetensors in this very folder (or
-            links to such, but in the Hugging Face cache), are quantised, or do not fit into memory, or the config names
+        InputError: if config and weights do not fit together; the weights are not safetensors in this folder, are links
+            (other than the Hugging Face cache's own), are quantised, or do not fit into memory; or the config names
             code or weights from elsewhere.
     """
     require_inside(folder, (".json", ".safetensors"))
     if Path(folder, ADAPTER_FILE).exists():  # where PEFT is installed, transformers would open the model it names
         raise _unopenable(
-            folder, f"{ADAPTER_FILE} says that it is an adapter to another model (merge_and_unload first)"
+            folder, f"{ADAPTER_FILE} says that it is an adapter to another model (call merge_and_unload first)"
         )
     config = _checked_config(Path(folder, CONFIG_FILE), folder)
     shapes = {name: shape for path in weight_files(folder) for name, shape in tensor_shapes(path, REMEDY).items()}
     for key, number in named_numbers(config):
         if REPEATED.fullmatch(key) and number > max(MOST_REPEATED, len(shapes)):
             raise _unopenable(folder, f"{CONFIG_FILE} says {key}: {number}, but there are {len(shapes)} tensors")
-    n_there = sum(math.prod(shape) for shape in shapes.values())
+    n_held = sum(math.prod(shape) for shape in shapes.values())
     n_needed = _n_numbers(folder, max(MOST_MODULES, MODULES_PER_TENSOR * len(shapes)))
-    if n_needed > 2 * n_there + MOST_UNSAVED:  # twice, for what is tied in the file may not be in the model
-        raise _unopenable(folder, f"{CONFIG_FILE} describes {n_needed} numbers, but the weights files hold {n_there}")
+    if n_needed > 2 * n_held + MOST_UNSAVED:  # twice, because weights tied in the file may be untied in the model
+        raise _unopenable(folder, f"{CONFIG_FILE} describes {n_needed} numbers, but the weights files hold {n_held}")
 
 
 def weight_files(folder: Path | str) -> list[Path]:
-    """The safetensors files of a model's folder: the one, or those that its index names.
+    """List the safetensors files of a model's folder: the single one, or those that its index names.
 
     Raises:
-        InputError: if there are none, or the index names anything but files of this folder.
+        InputError: if there are none, or the index names anything but safetensors files of this folder.
     """
     if Path(folder, WEIGHTS_FILE).exists():
         return [Path(folder, WEIGHTS_FILE)]
@@ -154,15 +157,15 @@ def weight_files(folder: Path | str) -> list[Path]:
         raise InputError(no_safetensors(f"'{folder}'"))
     index = read_foreign_json(Path(folder, INDEX_FILE), REMEDY).get("weight_map")
     names = list(index.values()) if isinstance(index, dict) else []
-    wrong = [name for name in names if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name)]
-    if wrong or not names:
-        shown = f"{wrong[0]!r:.80}" if wrong else "nothing"
+    unsafe_names = [name for name in names if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name)]
+    if unsafe_names or not names:
+        shown = f"{unsafe_names[0]!r:.80}" if unsafe_names else "nothing"
         raise _unopenable(folder, f"weight_map in {INDEX_FILE} must name safetensors files of this folder, not {shown}")
     return [Path(folder, name) for name in sorted(set(names))]
 
 
 def no_safetensors(where: str) -> str:
-    """What to say of a model that has no weights as safetensors."""
+    """Error message for a model without safetensors."""
     return (
         f"{where} cannot be opened as a causal model from safetensors: it holds neither {WEIGHTS_FILE} nor "
         f"{INDEX_FILE} (pickles, as in .bin files, can hold code, and are not read); take a revision that has them, or "
@@ -172,36 +175,36 @@ def no_safetensors(where: str) -> str:
 
 def _checked_config(path: Path, folder: Path | str) -> dict:
     config = read_foreign_json(path, REMEDY)
-    for part in mappings(config):  # transformers may take the part that describes the text alone
+    for part in mappings(config):  # transformers may use a nested part, the one that describes the text model
         if part.get("quantization_config"):
             raise _unopenable(folder, f"{CONFIG_FILE} says that its weights are quantised (quantization_config)")
-        named = part.get("transformers_weights")
-        if named not in (None, WEIGHTS_FILE):  # that file would be opened, and not what is checked here
-            raise _unopenable(folder, f"{CONFIG_FILE} names other weights (transformers_weights: {named!r:.80})")
+        weights = part.get("transformers_weights")
+        if weights not in (None, WEIGHTS_FILE):  # transformers would open that file instead of those checked here
+            raise _unopenable(folder, f"{CONFIG_FILE} names other weights (transformers_weights: {weights!r:.80})")
         implementations = [part.get(key) for key in ("attn_implementation", "_attn_implementation")]
-        foreign = next((name for name in implementations if name is not None and "/" in str(name)), None)
-        if foreign is not None:
-            raise _unopenable(folder, f"{CONFIG_FILE} names code from elsewhere (attn_implementation: {foreign!r:.80})")
+        kernel = next((name for name in implementations if name is not None and "/" in str(name)), None)
+        if kernel is not None:
+            raise _unopenable(folder, f"{CONFIG_FILE} names code from elsewhere (attn_implementation: {kernel!r:.80})")
     return config
 
 
 def _n_numbers(folder: Path | str, most_modules: int) -> int:
-    """Weights and buffers of the model that a config.json describes, tied ones once; none of them is allocated."""
+    """Count the numbers in the model that a config.json describes, tied ones once, without allocating them."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"), _at_most_modules(most_modules):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:
-        raise _broken_off(folder, error) from error
+        raise _refusal_of(folder, error) from error
     return sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
 
 
 @contextmanager
 def _at_most_modules(most: int) -> Iterator[None]:
-    """Break off when more modules and parameters are made than there can be weights for."""
+    """Raise ValueError when the block makes more than `most` modules and parameters."""
     n_made = 0
 
-    def count(_inside: nn.Module, _name: str, _made: nn.Module | nn.Parameter | None) -> None:
+    def count(_parent: nn.Module, _name: str, _made: nn.Module | nn.Parameter | None) -> None:
         nonlocal n_made
         n_made += 1
         if n_made > most:
@@ -217,10 +220,10 @@ def _unopenable(source: Path | str, reason: str) -> InputError:
     return InputError(f"'{source}' cannot be opened as a causal model from safetensors: {reason.rstrip('.')}; {REMEDY}")
 
 
-def _broken_off(source: Path | str, error: Exception) -> InputError:
-    """What transformers broke off over, with the kind of exception where its text alone would say little."""
+def _refusal_of(source: Path | str, error: Exception) -> InputError:
+    """Turn an error of transformers into one InputError; where its text is short, the exception's type is added."""
     text = " ".join(str(error).split())
-    if "custom code" in text:  # and how it could be run
+    if "custom code" in text:  # the text also says how to run it, which must not be advised
         return InputError(
             f"'{source}' needs code of its own to run, and code from elsewhere is never run here; take a model whose "
             "architecture transformers has"
@@ -229,7 +232,7 @@ def _broken_off(source: Path | str, error: Exception) -> InputError:
 
 
 def reinitialised(folder: Path | str, seed: int) -> PreTrainedModel:
-    """A model of the architecture in a folder, with the weights that its class starts from, drawn from `seed`."""
+    """Make an untrained model of the architecture in a folder, with its class's initial weights, drawn from `seed`."""
     quiet_off_terminal()
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     set_seed(seed)
@@ -237,17 +240,17 @@ def reinitialised(folder: Path | str, seed: int) -> PreTrainedModel:
 
 
 def quiet_off_terminal() -> None:
-    """No progress bars of transformers where nobody would see them move."""
+    """Switch off the progress bars of transformers unless standard error is a terminal."""
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
 
 
 @torch.inference_mode()
 def evaluate(model: PreTrainedModel, rows: TokenRows, batch_rows: int) -> dict:
-    """Mean next-token loss in nats and accuracy in [0, 1] over all positions but each row's first.
+    """Mean next-token loss in nats and accuracy in [0, 1] over all positions but the first of each row.
 
     Returns:
-        `loss`, `accuracy` and `n_predictions` they rest on.
+        `loss`, `accuracy`, and `n_predictions`, the number of predictions averaged over.
     """
     loss, correct, n_predictions = 0.0, 0, 0
     for _, batch in rows.batches(batch_rows):
@@ -258,24 +261,24 @@ def evaluate(model: PreTrainedModel, rows: TokenRows, batch_rows: int) -> dict:
 
 
 def unigram_loss(train: TokenRows, validation: TokenRows, d_vocab: int) -> float:
-    """Loss in nats of predicting each validation token from its frequency in the train split, one added to each count.
+    """Mean loss in nats when each validation token is predicted by its frequency in the train split.
 
-    As in `evaluate`, the first id of a row (BOS) is neither counted nor predicted.
+    One is added to each count. As in `evaluate`, the first id of a row (BOS) is neither counted nor predicted.
     """
-    counts = _counts(train, d_vocab)
-    log_probabilities = np.log((counts + 1) / (counts + 1).sum())
-    predicted = _counts(validation, d_vocab)
-    return float(-(predicted @ log_probabilities) / predicted.sum())
+    train_counts = _counts(train, d_vocab)
+    log_probabilities = np.log((train_counts + 1) / (train_counts + 1).sum())
+    validation_counts = _counts(validation, d_vocab)
+    return float(-(validation_counts @ log_probabilities) / validation_counts.sum())
 
 
 def require_vocabulary(model: PreTrainedModel, rows: Mapping[str, TokenRows], source: str) -> None:
-    """Refuse a model whose embedding has no row for some id of the run's tokenizer.
+    """Refuse a model whose embedding has no row for some id in the run's tokens.
 
     Raises:
         InputError: naming the model and the sizes.
     """
-    d_vocab = model.get_input_embeddings().weight.shape[0]
-    highest = max(int(np.asarray(found.ids).max()) for found in rows.values())
+    d_vocab = len(model.get_input_embeddings().get_parameter("weight"))
+    highest = max(int(np.asarray(corpus_rows.ids).max()) for corpus_rows in rows.values())
     if highest >= d_vocab:
         raise InputError(
             f"model '{source}' knows ids 0 to {d_vocab - 1}, but the run's tokens hold id {highest}; "
@@ -284,12 +287,12 @@ def require_vocabulary(model: PreTrainedModel, rows: Mapping[str, TokenRows], so
 
 
 def n_parameters(model: PreTrainedModel) -> int:
-    """Parameters of a model, tied ones once."""
+    """Count a model's parameters, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _counts(rows: TokenRows, d_vocab: int) -> Int[np.ndarray, " d_vocab"]:
-    """How often each id stands in a place that is predicted, a block of rows at a time."""
+    """Count each id over all positions but the first of each row, a block of rows at a time."""
     counts = np.zeros(d_vocab, dtype=np.int64)
     for _, ids in rows.batches(COUNT_ROWS):
         counts += np.bincount(ids[:, 1:].ravel(), minlength=d_vocab)

@@ -1,11 +1,11 @@
-"""What a prediction costs, apart from the models, for opening models loads transformers, which takes seconds."""
+"""Next-token losses, apart from `models.loading`, because that imports transformers, which takes seconds."""
 
 import torch
 from torch import Tensor
 
 
 def token_losses(logits: Tensor, ids: Tensor) -> Tensor:
-    """Cross-entropy in nats of each id from the ids before it, [row, n_ctx - 1] in float64.
+    """Cross-entropy in nats of each id given the ids before it, [row, n_ctx - 1] in float64.
 
     Args:
         logits: [row, n_ctx, d_vocab].
@@ -17,11 +17,14 @@ def token_losses(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def next_token_loss(logits: Tensor, ids: Tensor) -> tuple[float, int, int]:
-    """Summed cross-entropy in nats, correct greedy predictions, and predictions, of ids from the ids before them.
+    """Sum of the next-token losses of a batch.
 
     Args:
         logits: [row, n_ctx, d_vocab].
         ids: [row, n_ctx].
+
+    Returns:
+        The summed cross-entropy in nats, the number of correct greedy predictions, and the number of predictions.
     """
     targets = ids[:, 1:]
     n_correct = int((logits[:, :-1].argmax(-1) == targets).sum())

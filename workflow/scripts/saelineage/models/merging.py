@@ -1,6 +1,6 @@
-"""Merging two models by spherical or plain linear interpolation, tensor by tensor.
+"""Merging two models by spherical or linear interpolation, tensor by tensor.
 
-The formula of the spherical one and the switch to linear interpolation are those of mergekit's `slerp`
+The spherical formula and its switch to linear interpolation are those of mergekit's `slerp`
 (github.com/arcee-ai/mergekit), after Shoemake, "Animating Rotation with Quaternion Curves" (1985), section 3.3.
 """
 
@@ -16,10 +16,11 @@ from saelineage.files.atomic import atomic_path, read_json, write_json, write_te
 from saelineage.precision import DTYPES
 
 LERP_ABOVE_COS = 0.9995
+"""Absolute cosine above which tensors count as parallel, and `slerp` interpolates linearly."""
 
 
 class Merged(NamedTuple):
-    """One merged tensor and how it came to be."""
+    """A merged tensor and how it was merged."""
 
     tensor: Tensor
     cos: float | None
@@ -31,10 +32,10 @@ class Merged(NamedTuple):
 def slerp(a: Tensor, b: Tensor, t: float) -> Merged:
     """Interpolate between two tensors along the arc between their directions.
 
-    The whole tensor is one vector. With theta the angle between the vectors, the result is
-    sin((1 - t) theta) / sin(theta) a + sin(t theta) / sin(theta) b. Where |cos theta| > 0.9995, or a vector is zero, it
-    is (1 - t) a + t b. At t = 0 and t = 1 it is the parent itself, bit for bit. Computed in float64, returned in a's
-    dtype.
+    Each whole tensor counts as one vector. With theta the angle between the two, the result is
+    sin((1 - t) theta) / sin(theta) a + sin(t theta) / sin(theta) b. Where |cos theta| > 0.9995, or one vector is zero,
+    it is (1 - t) a + t b. At t = 0 and t = 1 it is the parent itself, bit for bit. It is computed in float64 and
+    returned in the dtype of `a`.
     """
     if t in (0, 1):
         return Merged((b if t else a).to(a.dtype, copy=True), _cos(a, b), "parent")
@@ -48,7 +49,7 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Merged:
 
 
 def linear(a: Tensor, b: Tensor, t: float) -> Merged:
-    """(1 - t) a + t b, computed in float64, returned in a's dtype; at t = 0 and t = 1 the parent itself, as `slerp`."""
+    """Interpolate linearly: (1 - t) a + t b, with the dtypes and ends of `slerp`."""
     if t in (0, 1):
         return slerp(a, b, t)
     return Merged(((1 - t) * a.double() + t * b.double()).to(a.dtype), _cos(a, b), "lerp")
@@ -69,10 +70,10 @@ def merge_state(
         method: one of `METHODS`.
 
     Returns:
-        The merged tensors, and for each its `cos` and `branch`.
+        The merged tensors, and the `cos` and `branch` of each.
 
     Raises:
-        InputError: if the two do not hold the same tensors in the same shapes.
+        InputError: if the models differ in the names or shapes of their tensors.
     """
     require_same_tensors(a, b, names)
     merged = {name: METHODS[method](a[name], b[name], t) for name in sorted(a)}
@@ -81,7 +82,7 @@ def merge_state(
 
 
 def require_same_tensors(a: dict[str, Tensor], b: dict[str, Tensor], names: tuple[str, str]) -> None:
-    """Refuse to merge models of different shapes.
+    """Refuse to merge models whose tensors differ in name or shape.
 
     Raises:
         InputError: naming the models and the first tensor that differs.
@@ -89,28 +90,27 @@ def require_same_tensors(a: dict[str, Tensor], b: dict[str, Tensor], names: tupl
     for name in sorted(a.keys() | b.keys()):
         shapes = [tuple(state[name].shape) if name in state else None for state in (a, b)]
         if shapes[0] != shapes[1]:
-            found = ", ".join(f"'{model}' has {shape or 'none'}" for model, shape in zip(names, shapes, strict=True))
+            held = ", ".join(f"'{model}' has {shape or 'none'}" for model, shape in zip(names, shapes, strict=True))
             raise InputError(
-                f"merged models must have one shape, but for tensor '{name}' {found}; merge models of one base"
+                f"merged models must have the same shape, but for tensor '{name}' {held}; merge models of one base"
             )
 
 
 def read_state(folder: Path, dtype: str | None) -> dict[str, Tensor]:
-    """The tensors of a model folder, in a number format chosen or, with None, their own."""
+    """Read the tensors of a model folder, converted to `dtype`; None keeps each tensor's own."""
     state = load_file(folder / "model.safetensors")
     return state if dtype is None else {name: tensor.to(DTYPES[dtype]) for name, tensor in state.items()}
 
 
 def merge_folders(a: Path, b: Path, t: float, dtype: str | None, folder: Path, method: str = "slerp") -> None:
-    """Merge two model folders into a third, with `merge.json` on how each tensor was merged.
+    """Merge two model folders into a third, with a `merge.json` that says how each tensor was merged.
 
-    Config and tokenizer are the first parent's.
+    Config and tokenizer are copied from the first parent.
 
     Raises:
         InputError: if the parents' tensors differ in names or shapes.
     """
-    states = [read_state(parent, dtype) for parent in (a, b)]
-    merged, branches = merge_state(*states, t, (a.name, b.name), method)
+    merged, branches = merge_state(read_state(a, dtype), read_state(b, dtype), t, (a.name, b.name), method)
     with atomic_path(folder / "model.safetensors") as temporary:
         save_file(merged, temporary, metadata={"format": "pt"})
     config = read_json(a / "config.json") | ({"dtype": dtype} if dtype else {})

@@ -15,10 +15,11 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_callback import TrainerState
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_files, write_text
@@ -29,13 +30,13 @@ from saelineage.tokens import TokenRows
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_STEPS = 20
-WHOLE = "1000TB"  # one safetensors file, whatever the model's size
+WHOLE = "1000TB"  # larger than any model, so that its weights are one safetensors file
 
 
 class Mixture(torch.utils.data.Dataset):
     """Token rows of several corpora in one fixed, shuffled order.
 
-    Each corpus gives its share of the rows. A corpus that is too short for its share is repeated, in a new order each
+    Each corpus contributes its share of the rows. A corpus too short for its share is repeated, in a new order each
     time.
     """
 
@@ -53,41 +54,42 @@ class Mixture(torch.utils.data.Dataset):
 
 
 def mixture_order(lengths: list[int], shares: list[float], n_rows: int, seed: int) -> Int[np.ndarray, "row 2"]:
-    """Pairs (corpus, row) in training order.
+    """Draw the pairs (corpus, row) of a mixture, in training order.
 
-    Whole passes over a corpus, each in a new order, cut off at its share; then all corpora shuffled together.
+    Each corpus is passed over, each time in a new order, until its share is full. Then all corpora are shuffled
+    together.
     """
     random = np.random.default_rng(seed)
     picks = []
-    for corpus, (length, wanted) in enumerate(zip(lengths, _apportion(shares, n_rows), strict=True)):
-        passes = [random.permutation(length) for _ in range(-(-wanted // length))]
-        rows = np.concatenate([*passes, np.empty(0, dtype=np.int64)])[:wanted]
-        picks.append(np.stack([np.full(wanted, corpus), rows], axis=1))
+    for corpus, (length, n_picks) in enumerate(zip(lengths, _apportion(shares, n_rows), strict=True)):
+        passes = [random.permutation(length) for _ in range(-(-n_picks // length))]
+        rows = np.concatenate([*passes, np.empty(0, dtype=np.int64)])[:n_picks]
+        picks.append(np.stack([np.full(n_picks, corpus), rows], axis=1))
     order = np.concatenate(picks)
     return order[random.permutation(len(order))]
 
 
 def rows_to_train(settings: Mapping, rows: Mapping[str, TokenRows], n_ctx: int) -> int:
-    """How many rows `n_tokens` or `epochs` amounts to, in whole optimizer steps.
+    """Number of rows to train on, from `n_tokens` or `epochs`, rounded down to whole optimizer steps.
 
     Raises:
-        InputError: if that is no step at all.
+        InputError: if it is less than one step.
     """
     if settings["n_tokens"] is not None:
-        wanted = settings["n_tokens"] // n_ctx
+        n_rows = settings["n_tokens"] // n_ctx
     else:
-        wanted = round(settings["epochs"] * sum(len(rows[corpus].ids) for corpus in settings["corpora"]))
-    n_steps = wanted // settings["batch_rows"]
+        n_rows = round(settings["epochs"] * sum(len(rows[corpus].ids) for corpus in settings["corpora"]))
+    n_steps = n_rows // settings["batch_rows"]
     if n_steps == 0:
         raise InputError(
-            f"the training lasts {wanted} rows, less than one step of batch_rows = {settings['batch_rows']}; "
-            "train longer"
+            f"training must last at least one step of batch_rows = {settings['batch_rows']}, but n_tokens or epochs "
+            f"gives {n_rows} rows; raise it"
         )
     return n_steps * settings["batch_rows"]
 
 
 def new_mistral(settings: Mapping, d_vocab: int, n_ctx: int, special: Mapping[str, int]) -> MistralForCausalLM:
-    """A Mistral model with random weights, drawn from `settings['seed']`."""
+    """Make a Mistral model whose random weights follow from `settings['seed']`."""
     set_seed(settings["seed"])
     return MistralForCausalLM(
         MistralConfig(
@@ -112,14 +114,14 @@ def new_mistral(settings: Mapping, d_vocab: int, n_ctx: int, special: Mapping[st
 def train(
     model: PreTrainedModel, mixture: Mixture, settings: Mapping, checkpoints: Path, device: torch.device
 ) -> PreTrainedModel:
-    """Train a model over a mixture once, in order; an interrupted training goes on from its last checkpoint.
+    """Train a model on a mixture once, in its order; an interrupted training resumes from its last checkpoint.
 
     Args:
         model: changed in place.
         mixture: the rows.
         settings: the `training` block of the config.
         checkpoints: folder for the Trainer's checkpoints, outside the job's outputs.
-        device: where to. The Trainer takes every GPU that it sees, so a CUDA device must be the only one in sight
+        device: device to train on. The Trainer uses every visible GPU, so a CUDA device must be the only one visible
             (`jobs.devices.pick_device`).
     """
     n_steps = len(mixture) // settings["batch_rows"]
@@ -160,16 +162,16 @@ def train(
 
 
 def last_whole_checkpoint(checkpoints: Path) -> Path | None:
-    """The latest checkpoint that was written to its end, or None; one that a kill cut short is passed over.
+    """Find the latest complete checkpoint; None if there is none.
 
-    The Trainer writes `trainer_state.json` last.
+    A kill can leave an incomplete one. The Trainer writes `trainer_state.json` last.
     """
-    found = [path for path in checkpoints.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+    folders = [path for path in checkpoints.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(folders, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
         try:
             TrainerState.load_from_json(str(path / "trainer_state.json"))
         except (OSError, ValueError):
-            logger.warning("%s was not written to its end and is passed over", path)
+            logger.warning("%s is incomplete and is skipped", path)
         else:
             return path
     return None
@@ -178,7 +180,7 @@ def last_whole_checkpoint(checkpoints: Path) -> Path | None:
 def train_on(
     model: PreTrainedModel, rows: Mapping[str, TokenRows], settings: Mapping, checkpoints: Path, device: torch.device
 ) -> PreTrainedModel:
-    """Train a model on token rows as its config block says (see `Mixture` and `train`)."""
+    """Train a model on token rows according to its config block (see `Mixture` and `train`)."""
     n_ctx = next(iter(rows.values())).info["n_ctx"]
     n_rows = rows_to_train(settings, rows, n_ctx)
     return train(model, Mixture(rows, settings["corpora"], n_rows, settings["seed"]), settings, checkpoints, device)
@@ -187,7 +189,7 @@ def train_on(
 def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> None:
     """Write a Hugging Face folder: the model as one safetensors file, and the tokenizer of another folder.
 
-    Files take their final names one by one, each only when it is whole.
+    Each file gets its final name only when it is whole.
     """
     quiet_off_terminal()
     with atomic_files(folder) as temporary:
@@ -197,22 +199,29 @@ def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> 
 
 
 class LogToFile(TrainerCallback):
-    """Sends the Trainer's figures to the job's log, where its own printer would send them to the console."""
+    """Sends the Trainer's figures to the job's log, because its own printer writes to the console."""
 
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, object] | None = None,
+        **kwargs: object,
+    ) -> None:
         """Write one line per report."""
         figures = ", ".join(f"{name} {value}" for name, value in sorted((logs or {}).items()))
         logger.info("step %d of %d: %s", state.global_step, state.max_steps, figures)
 
 
 def collate(rows: list[np.ndarray]) -> dict[str, torch.Tensor]:
-    """A batch for a causal model: the ids are their own labels, shifted inside the model."""
+    """Make a batch for a causal model: the ids are also the labels, because the model shifts them itself."""
     ids = torch.from_numpy(np.stack(rows).astype(np.int64))
     return {"input_ids": ids, "labels": ids}
 
 
 def _apportion(shares: list[float], total: int) -> list[int]:
-    """Split `total` by shares into whole numbers that sum to it (largest remainders first)."""
+    """Split `total` by shares into whole numbers that sum to it (largest remainder method)."""
     exact = [share * total / sum(shares) for share in shares]
     counts = [int(value) for value in exact]
     by_remainder = sorted(range(len(shares)), key=lambda index: (counts[index] - exact[index], index))
