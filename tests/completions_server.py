@@ -1,7 +1,7 @@
-"""A small language-model service on loopback: `/chat/completions` as OpenAI has it, and faults on demand.
+"""A small language-model service on loopback: OpenAI's `/chat/completions`, with faults on demand.
 
-Its explainer says which token fires most, its simulator gives 9 to that token and 0 to all others, so that a feature
-that follows one token is explained perfectly.
+Its explainer names the token that fires most. Its simulator gives 9 to that token and 0 to all others, so that a
+feature that follows one token is explained perfectly.
 """
 
 import json
@@ -20,7 +20,7 @@ NUMBERED = re.compile(r'^[0-9]+ (".*")$', flags=re.MULTILINE)
 
 
 class Fault(NamedTuple):
-    """An answer that is no completion."""
+    """An answer other than a completion."""
 
     status: int
     body: str = "out of order"
@@ -28,29 +28,29 @@ class Fault(NamedTuple):
 
 
 def is_explainer(request: dict) -> bool:
-    """Whether a request asks for an explanation rather than for a simulation."""
+    """Tell requests for an explanation from those for a simulation."""
     return request["messages"][1]["content"].startswith("Excerpt 1:")
 
 
 def follow_one_token(request: dict) -> str:
-    """The answer of an explainer, or of a simulator that takes an explanation at its word."""
-    asked = request["messages"][1]["content"]
+    """Answer as an explainer, or as a simulator that takes the explanation literally."""
+    prompt = request["messages"][1]["content"]
     if is_explainer(request):
-        return f"fires on {SHOWN.search(asked)[1]}"
-    explained = json.loads(re.match(r"What makes the feature fire: (.*)\n", asked)[1])
-    wanted = explained.removeprefix("fires on ")
-    return json.dumps([9 * (text == wanted) for text in NUMBERED.findall(asked)])
+        return f"fires on {SHOWN.search(prompt)[1]}"
+    explanation = json.loads(re.match(r"What makes the feature fire: (.*)\n", prompt)[1])
+    token = explanation.removeprefix("fires on ")
+    return json.dumps([9 * (text == token) for text in NUMBERED.findall(prompt)])
 
 
 class Completions:
-    """The service: what it was asked, what it answers, and what goes wrong.
+    """The service: its requests, its answers and its faults.
 
     Attributes:
-        url: what OPENAI_BASE_URL is to be.
-        requests: the bodies of all requests, in order; `headers` and `paths` belong to them.
+        url: the value for OPENAI_BASE_URL.
+        requests: the bodies of all requests, in order; `headers` and `paths` are in the same order.
         answer: given a request, the text of the completion, or None for a refusal.
-        fault: given a request's number from 0 on, None (answer), a `Fault`, `"close"` (end the connection without a
-            word), `"cut"` (half-way through) or `"hang"` (say nothing until the service ends).
+        fault: given a request's number from 0 on, None (answer), a `Fault`, `"close"` (end the connection without an
+            answer), `"cut"` (after half of it) or `"hang"` (send nothing until the service ends).
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Completions:
 
 @contextmanager
 def running_completions() -> Iterator[Completions]:
-    """A service that answers on a free port of loopback."""
+    """Run a service on a free port of loopback."""
     service = Completions()
     with serving(type("HandlerOfService", (Handler,), {"service": service})) as address:
         service.url = f"{address}/v1"
@@ -82,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
     service: Completions
 
     def do_POST(self) -> None:
-        """Answer, or do what the fault says."""
+        """Answer, or commit the fault."""
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         number = len(self.service.requests)
         self.service.headers.append(dict(self.headers))
@@ -101,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, cut=fault == "cut")
 
     def log_message(self, *_args: object) -> None:
-        """Say nothing on the console."""
+        """Log nothing to the console."""
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str], cut: bool = False) -> None:
         self.send_response(status)

@@ -1,4 +1,4 @@
-"""What tokens are, on a few documents and a small tokenizer."""
+"""Annotations of tokens, on a few documents and a small tokenizer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -65,36 +65,36 @@ def cut(pieces: list[str]) -> Cut:
 
 def test_pieces_joined_are_the_documents_and_rows_begin_with_bos(read):
     documents = ["The cat sat.\n", "A dog and a hen sat on the wall.\n" * 8]
-    found, rows = read({"words": documents})
-    in_stream = [number for number in range(len(found.pieces)) if number % N_CTX]
-    text = "".join(text_of(found, in_stream))
+    probe, rows = read({"words": documents})
+    in_stream = [number for number in range(len(probe.pieces)) if number % N_CTX]
+    text = "".join(text_of(probe, in_stream))
     assert text == "".join(documents)[: len(text)]
     assert len(text) > len(documents[0])
     ids = np.asarray(rows["words"].ids).ravel()
     special = np.isin(ids, [rows["words"].info["bos_id"], rows["words"].info["eos_id"]])
-    assert (found.pieces[special] == -1).all()
-    assert (found.documents[special] == -1).all()
-    assert (found.documents[~special] >= 0).all()
-    assert np.diff(found.matrix.indptr)[special].sum() == 0
+    assert (probe.pieces[special] == -1).all()
+    assert (probe.documents[special] == -1).all()
+    assert (probe.documents[~special] >= 0).all()
+    assert np.diff(probe.matrix.indptr)[special].sum() == 0
 
 
 def test_hostile_text_passes_through_unchanged(read):
     documents = [*HOSTILE, "The end of it all. " * 10]
-    found, _ = read({"words": documents})
+    probe, _ = read({"words": documents})
     for number, document in enumerate(documents[:-1]):
-        assert "".join(text_of(found, np.flatnonzero(found.documents == number))) == document
+        assert "".join(text_of(probe, np.flatnonzero(probe.documents == number))) == document
 
 
 def test_of_tokens_that_share_a_character_the_first_has_it(read):
     # The tokenizer knows no 😀, whose UTF-8 has four bytes.
-    found, _ = read({"words": ["😀" * 20]})
-    own = np.flatnonzero(found.documents == 0)
-    assert text_of(found, own[:8]) == ["😀", "", "", "", "😀", "", "", ""]
-    assert have(found, "shape", "rest of a character")[:3] == own[1:4].tolist()
+    probe, _ = read({"words": ["😀" * 20]})
+    tokens = np.flatnonzero(probe.documents == 0)
+    assert text_of(probe, tokens[:8]) == ["😀", "", "", "", "😀", "", "", ""]
+    assert have(probe, "shape", "rest of a character")[:3] == tokens[1:4].tolist()
 
 
 def test_pieces_of_a_tokenizer_that_trims_spaces_are_the_text_too(tmp_path):
-    # This one's offsets leave spaces out, and it makes a space in front of the text that is not there.
+    # This tokenizer's offsets leave spaces out, and it adds a space before the text.
     vocabulary = {word: number for number, word in enumerate(["<s>", "</s>", "▁ab", "▁cd", "▁"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, "▁"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -107,12 +107,12 @@ def test_pieces_of_a_tokenizer_that_trims_spaces_are_the_text_too(tmp_path):
     write_sidecar(
         tmp_path / "probe.npy", {"n_rows": 1, "n_ctx": 6, "bos_id": 0, "eos_id": 1, "ids_sha256": "0", "n_tokens": 6}
     )
-    found = annotate({"a": [" AB   cd cd  ", "ab "]}, {"a": TokenRows(tmp_path / "probe.npy")}, tokenizer, {})
-    assert text_of(found, range(6)) == ["", " AB", "   cd", " cd  ", "", "ab "]
+    probe = annotate({"a": [" AB   cd cd  ", "ab "]}, {"a": TokenRows(tmp_path / "probe.npy")}, tokenizer, {})
+    assert text_of(probe, range(6)) == ["", " AB", "   cd", " cd  ", "", "ab "]
 
 
 def test_pieces_of_a_tokenizer_that_falls_back_to_bytes_are_the_text_too(tmp_path):
-    # As Llama's and Mistral's: a space in front that is not there, spaces as ▁, unknown characters as their bytes.
+    # As Llama's and Mistral's: a space added before the text, spaces as ▁, unknown characters as their bytes.
     names = ["<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a"]
     vocabulary = {name: number for number, name in enumerate(names)}
     tokenizer = Tokenizer(models.BPE(vocabulary, [("▁", "a")], byte_fallback=True))
@@ -123,155 +123,147 @@ def test_pieces_of_a_tokenizer_that_falls_back_to_bytes_are_the_text_too(tmp_pat
     write_sidecar(
         tmp_path / "probe.npy", {"n_rows": 1, "n_ctx": 8, "bos_id": 0, "eos_id": 1, "ids_sha256": "0", "n_tokens": 8}
     )
-    found = annotate({"a": [text, "a"]}, {"a": TokenRows(tmp_path / "probe.npy")}, tokenizer, {})
-    assert text_of(found, range(8)) == ["", "a", "é", "", " ", " a", "", "a"]
+    probe = annotate({"a": [text, "a"]}, {"a": TokenRows(tmp_path / "probe.npy")}, tokenizer, {})
+    assert text_of(probe, range(8)) == ["", "a", "é", "", " ", " a", "", "a"]
 
 
-def test_offsets_that_leave_text_out_or_go_back_are_made_to_follow_upon_each_other():
+def test_offsets_that_leave_text_out_or_go_back_are_made_to_cover_the_text():
     assert ends_of([(1, 2), (0, 0), (3, 5)], 7).tolist() == [2, 2, 7]
     assert ends_of([], 3).tolist() == []
 
 
-def test_tokens_are_numbered_corpus_after_corpus_and_documents_through_all(read):
-    found, rows = read({"sums": ["local a = 1\n"] * 9, "words": ["The cat sat on the mat.\n"] * 8})
+def test_tokens_and_documents_are_numbered_through_all_corpora(read):
+    probe, rows = read({"sums": ["local a = 1\n"] * 9, "words": ["The cat sat on the mat.\n"] * 8})
     n_sums = rows["sums"].ids.size
-    assert found.starts == {"sums": 0, "words": n_sums}
-    assert found.documents[:n_sums].max() + 1 == found.documents[n_sums + 1]
-    assert numbers_of(found, "words", np.array([1, 5])).tolist() == [n_sums + 1, n_sums + 5]
-    # Corpora hold whole rows, so what a token number stands for is known by division.
+    assert probe.starts == {"sums": 0, "words": n_sums}
+    assert probe.documents[:n_sums].max() + 1 == probe.documents[n_sums + 1]
+    assert numbers_of(probe, "words", np.array([1, 5])).tolist() == [n_sums + 1, n_sums + 5]
+    # Corpora hold whole rows, so division gives the row and place of a token number.
     assert n_sums % N_CTX == 0
-
-
-def test_positions_without_annotations_are_refused(read):
-    found, rows = read({"sums": ["local a = 1\n"] * 9, "words": ["The cat sat on the mat.\n"] * 8})
-    with pytest.raises(InputError, match="'stories' have no annotations, which are of sums, words"):
-        numbers_of(found, "stories", np.array([1]))
-    with pytest.raises(InputError, match="of corpus 'sums' has no annotation"):
-        numbers_of(found, "sums", np.array([rows["sums"].ids.size]))
+    with pytest.raises(InputError, match=r"sums, words.*'stories'.*delete labels/probe\.safetensors"):
+        numbers_of(probe, "stories", np.array([1]))
+    with pytest.raises(InputError, match=rf"'sums'.* position {n_sums}; delete labels/probe\.safetensors"):
+        numbers_of(probe, "sums", np.array([n_sums]))
 
 
 def test_a_window_ends_with_its_row_and_with_its_document():
     # Two rows of 6: BOS a a EOS b b, BOS b b b EOS c.
     documents = np.array([-1, 0, 0, -1, 1, 1, -1, 1, 1, 1, -1, 2], dtype=np.int32)
-    found = Annotations({"x": 0}, 6, documents, ["a", "b", "c"], documents, [], None)
-    assert window(found, 2, 5, 5) == range(1, 3)
-    assert window(found, 5, 5, 5) == range(4, 6)
-    assert window(found, 8, 5, 5) == range(7, 10)
-    assert window(found, 8, 0, 1) == range(8, 10)
-    assert window(found, 6, 2, 2) == range(6, 7)
-    assert text_of(found, range(3, 6)) == ["", "b", "b"]
+    probe = Annotations({"x": 0}, 6, documents, ["a", "b", "c"], documents, [], None)
+    assert window(probe, 2, 5, 5) == range(1, 3)
+    assert window(probe, 5, 5, 5) == range(4, 6)
+    assert window(probe, 8, 5, 5) == range(7, 10)
+    assert window(probe, 8, 0, 1) == range(8, 10)
+    assert window(probe, 6, 2, 2) == range(6, 7)
+    assert text_of(probe, range(3, 6)) == ["", "b", "b"]
 
 
-@pytest.mark.parametrize(
-    ("pieces", "name", "expected"),
-    [
-        (["a", " ", " b"], "whitespace", [1]),
-        (["a\n", "b", "", "\n"], "newline", [0, 3]),
-        (["  ", "a", "  ", "b", "\n  ", "c", "\n", "  ", " d"], "indentation", [0, 4, 7]),
-        (["a", " +", "==", "_", "a-"], "punctuation", [1, 2]),
-        (["12", " 3", "4a", " "], "digits", [0, 1]),
-        (["The", " the", " THE", " A", " eX", "É", "éa"], "capitalised", [0]),
-        (["The", " THE", " A", "1", "É"], "upper case", [1, 2, 4]),
-        (["a", "é", " 😀"], "beyond ASCII", [1, 2]),
-        (["a", "", "b"], "rest of a character", [1]),
-        (["de", "f", " g", "(", "x", "_1", ")"], "starts a word", [0, 2, 4]),
-        (["de", "f", " g", "(", "x", "_1", ")"], "inside a word", [1, 5]),
-        (["de", "f", " g", "(", "x", "_1", ")"], "ends a word", [1, 2, 5]),
-        (["a", " b", "\n", " ", "c", " d", "\n\n e"], "first on its line", [0, 4, 6]),
-        (["a", " b", " \n", "c\n", "d", " "], "last on its line", [1, 3, 4]),
-        (["a", "b", "c", "d", "e"], "first 4 in its document", [0, 1, 2, 3]),
-        (["a", "b"], "first in its document", [0]),
-        (["a", "b"], "last in its document", [1]),
-    ],
-)
-def test_a_token_has_this_property(pieces: list[str], name: str, expected: list[int]):
-    kind = "position" if "document" in name else "shape"
-    assert np.flatnonzero(RULES[kind, name].holds(cut(pieces))).tolist() == expected
+HOLDS = [
+    (["a", " ", " b"], "whitespace", [1]),
+    (["a\n", "b", "", "\n"], "newline", [0, 3]),
+    (["  ", "a", "  ", "b", "\n  ", "c", "\n", "  ", " d"], "indentation", [0, 4, 7]),
+    (["a", " +", "==", "_", "a-"], "punctuation", [1, 2]),
+    (["12", " 3", "4a", " "], "digits", [0, 1]),
+    (["The", " the", " THE", " A", " eX", "É", "éa"], "capitalised", [0]),
+    (["The", " THE", " A", "1", "É"], "upper case", [1, 2, 4]),
+    (["a", "é", " 😀"], "beyond ASCII", [1, 2]),
+    (["a", "", "b"], "rest of a character", [1]),
+    (["de", "f", " g", "(", "x", "_1", ")"], "starts a word", [0, 2, 4]),
+    (["de", "f", " g", "(", "x", "_1", ")"], "inside a word", [1, 5]),
+    (["de", "f", " g", "(", "x", "_1", ")"], "ends a word", [1, 2, 5]),
+    (["a", " b", "\n", " ", "c", " d", "\n\n e"], "first on its line", [0, 4, 6]),
+    (["a", " b", " \n", "c\n", "d", " "], "last on its line", [1, 3, 4]),
+    (["a", "b", "c", "d", "e"], "first 4 in its document", [0, 1, 2, 3]),
+    (["a", "b"], "first in its document", [0]),
+    (["a", "b"], "last in its document", [1]),
+]
 
 
-def test_every_rule_holds_of_no_token_where_there_are_none():
+def test_rules_hold_of_these_tokens():
+    for pieces, name, expected in HOLDS:
+        kind = "position" if "document" in name else "shape"
+        assert np.flatnonzero(RULES[kind, name].holds(cut(pieces))).tolist() == expected, (name, pieces)
+
+
+def test_every_rule_accepts_a_document_without_tokens():
     empty = Cut("abc", np.array([3]), np.zeros(0, dtype=np.int64))
     for name, rule in RULES.items():
         assert len(rule.holds(empty)) == 0, name
 
 
-def test_every_rule_has_a_sentence():
-    assert [name for name, rule in RULES.items() if not rule.sentence.endswith(".")] == []
-
-
 def test_places_in_the_row_are_what_the_model_reads(read):
-    found, _ = read({"words": ["The cat and the dog sat on the mat and the wall.\n" * 12]})
-    places = np.arange(len(found.pieces)) % N_CTX
-    text = found.documents >= 0
-    assert have(found, "position", "first of its row") == np.flatnonzero(text & (places == 1)).tolist()
-    assert have(found, "position", "first 4 of its row") == np.flatnonzero(text & (places <= 4) & (places > 0)).tolist()
+    probe, _ = read({"words": ["The cat and the dog sat on the mat and the wall.\n" * 12]})
+    places = np.arange(len(probe.pieces)) % N_CTX
+    text = probe.documents >= 0
+    assert have(probe, "position", "first of its row") == np.flatnonzero(text & (places == 1)).tolist()
+    assert have(probe, "position", "first 4 of its row") == np.flatnonzero(text & (places <= 4) & (places > 0)).tolist()
 
 
 def test_a_document_that_the_rows_cut_off_has_no_last_token(read):
-    found, _ = read({"words": ["The cat.\n", "The cat and the dog sat on the mat.\n" * 9]}, n_rows=2)
-    assert found.documents.max() == 1
-    last = have(found, "position", "last in its document")
-    assert found.documents[last].tolist() == [0]
+    probe, _ = read({"words": ["The cat.\n", "The cat and the dog sat on the mat.\n" * 9]}, n_rows=2)
+    assert probe.documents.max() == 1
+    last = have(probe, "position", "last in its document")
+    assert probe.documents[last].tolist() == [0]
 
 
-def test_frequent_tokens_and_what_follows_them_are_properties(read):
+def test_frequent_tokens_and_the_tokens_after_them_are_properties(read):
     documents = ["The cat and the dog sat on the mat.\n"] * 40
-    found, _ = read({"words": documents})
-    tokens = have(found, "token", "cat")
-    assert {text.strip() for text in text_of(found, tokens)} == {"cat"}
+    probe, _ = read({"words": documents})
+    tokens = have(probe, "token", "cat")
+    assert {text.strip() for text in text_of(probe, tokens)} == {"cat"}
     assert len(tokens) >= module.MIN_TOKENS
-    after = have(found, "after", "cat")
-    same = [number + 1 for number in tokens if found.documents[number + 1] == found.documents[number]]
-    assert after == same  # a BOS behind it, where the row ends, is of no document
-    assert all(found.documents[number - 1] == found.documents[number] for number in after)
+    after = have(probe, "after", "cat")
+    same = [number + 1 for number in tokens if probe.documents[number + 1] == probe.documents[number]]
+    assert after == same  # a BOS after it, where the row ends, belongs to no document
+    assert all(probe.documents[number - 1] == probe.documents[number] for number in after)
 
 
 def test_of_frequent_tokens_only_the_first_few_are_properties(read, monkeypatch):
     monkeypatch.setattr(module, "MOST_TOKENS", 2)
     monkeypatch.setattr(module, "MOST_AFTER", 1)
-    found, _ = read({"words": ["a a a b b c " * 20] * 20})
-    assert [name for kind, name in found.properties if kind == "token"] == ["a", "b"]
-    assert [name for kind, name in found.properties if kind == "after"] == ["a"]
+    probe, _ = read({"words": ["a a a b b c " * 20] * 20})
+    assert [name for kind, name in probe.properties if kind == "token"] == ["a", "b"]
+    assert [name for kind, name in probe.properties if kind == "after"] == ["a"]
 
 
 def test_a_corpus_without_a_grammar_has_no_syntax(read):
     program = ["local total = 1\nlocal sum = total\n" * 30]
-    found, rows = read({"words": program, "sums": program}, {"sums": "lua"})
+    probe, rows = read({"words": program, "sums": program}, {"sums": "lua"})
     start = rows["words"].ids.size
-    targets = have(found, "concept", "assignment target")
-    assert {text.strip() for text in text_of(found, targets)} <= {"total", "sum", *"totalsum", "t", "ot", "al", "su"}
+    targets = have(probe, "concept", "assignment target")
+    assert {text.strip() for text in text_of(probe, targets)} <= {"total", "sum", *"totalsum", "t", "ot", "al", "su"}
     assert min(targets) > start
-    assert ("syntax", "lua: identifier in variable_list") in found.properties
-    assert have(found, "concept", "exception") == []
+    assert ("syntax", "lua: identifier in variable_list") in probe.properties
+    assert have(probe, "concept", "exception") == []
     only_text, _ = read({"words": program})
     assert {kind for kind, _ in only_text.properties} == {"corpus", "position", "shape", "token", "after"}
 
 
 def test_rare_places_in_the_syntax_are_left_out(read):
-    found, _ = read({"sums": ["local total = 1\n" * 40 + "goto done\n" + "local sum = 2\n" * 40]}, {"sums": "lua"})
-    names = [name for kind, name in found.properties if kind == "syntax"]
+    probe, _ = read({"sums": ["local total = 1\n" * 40 + "goto done\n" + "local sum = 2\n" * 40]}, {"sums": "lua"})
+    names = [name for kind, name in probe.properties if kind == "syntax"]
     assert "lua: local in variable_declaration" in names
     assert not any("goto" in name for name in names)
-    counts = np.asarray(found.matrix.sum(axis=0)).ravel()
-    own = [index for index, (kind, _) in enumerate(found.properties) if kind == "syntax"]
-    assert counts[own].min() >= module.MIN_TOKENS
+    counts = np.asarray(probe.matrix.sum(axis=0)).ravel()
+    of_syntax = [index for index, (kind, _) in enumerate(probe.properties) if kind == "syntax"]
+    assert counts[of_syntax].min() >= module.MIN_TOKENS
 
 
-def test_properties_stand_in_the_order_of_their_kinds_and_once(read):
-    found, _ = read({"sums": ["local total = 1\n" * 40], "words": ["The cat sat.\n" * 20]}, {"sums": "lua"})
-    order = [KINDS.index(kind) for kind, _ in found.properties]
+def test_properties_are_in_the_order_of_their_kinds_and_unique(read):
+    probe, _ = read({"sums": ["local total = 1\n" * 40], "words": ["The cat sat.\n" * 20]}, {"sums": "lua"})
+    order = [KINDS.index(kind) for kind, _ in probe.properties]
     assert order == sorted(order)
-    assert len(set(found.properties)) == len(found.properties)
-    assert have(found, "corpus", "words") == np.flatnonzero(found.documents == 1).tolist()
+    assert len(set(probe.properties)) == len(probe.properties)
+    assert have(probe, "corpus", "words") == np.flatnonzero(probe.documents == 1).tolist()
 
 
 def test_other_documents_than_the_rows_were_made_from_are_refused(read, tiny):
     documents = ["The cat sat on the mat.\n"] * 9
     _, rows = read({"words": documents})
     tokenizer = load_tokenizer(tiny.tokenizer)
-    with pytest.raises(InputError, match=r"probe\.npy' must be those of .* document 1 of 'words' gives other ids"):
+    with pytest.raises(InputError, match=r"probe\.npy' .* document 1 of 'words' gives other ids; delete"):
         annotate({"words": [documents[0], "The dog sat on the mat.\n", *documents[2:]]}, rows, tokenizer, {})
-    with pytest.raises(InputError, match=r"its documents end after \d+ of \d+ ids"):
+    with pytest.raises(InputError, match=r"documents end after \d+ of \d+ ids; delete"):
         annotate({"words": documents[:2]}, rows, tokenizer, {})
 
 
@@ -280,30 +272,29 @@ def test_a_grammar_for_an_unknown_corpus_is_refused(read):
         read({"words": ["The cat sat on the mat.\n"] * 9}, {"programs": "lua"})
 
 
-def test_annotations_are_read_as_they_were_written_and_equal_bytes_come_of_equal_text(read, tmp_path):
+def test_annotations_survive_a_round_trip_and_equal_text_gives_equal_bytes(read, tmp_path):
     corpora = {"words": [*HOSTILE, "The cat sat.\n" * 20], "sums": ["local a = 1\n" * 40]}
-    found, _ = read(corpora, {"sums": "lua"})
-    paths = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
-    for path in paths:
-        save_annotations(path, read(corpora, {"sums": "lua"})[0], {"made": "here"})
+    probe, _ = read(corpora, {"sums": "lua"})
+    paths = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
+    for path, annotations in zip(paths, (probe, read(corpora, {"sums": "lua"})[0]), strict=True):
+        save_annotations(path, annotations, {"made": "here"})
     assert paths[0].read_bytes() == paths[1].read_bytes()
     again = load_annotations(paths[0])
-    assert list(again.starts.items()) == list(found.starts.items())
-    assert (again.n_ctx, again.strings, again.properties) == (found.n_ctx, found.strings, found.properties)
-    assert np.array_equal(again.pieces, found.pieces)
-    assert np.array_equal(again.documents, found.documents)
+    assert list(again.starts.items()) == list(probe.starts.items())
+    assert (again.n_ctx, again.strings, again.properties) == (probe.n_ctx, probe.strings, probe.properties)
+    assert np.array_equal(again.pieces, probe.pieces)
+    assert np.array_equal(again.documents, probe.documents)
     assert again.matrix.dtype == bool
-    assert (again.matrix != found.matrix).nnz == 0
+    assert (again.matrix != probe.matrix).nnz == 0
 
 
 def test_a_damaged_file_is_refused(read, tmp_path):
     path = tmp_path / "probe.safetensors"
     save_annotations(path, read({"words": ["The cat sat on the mat.\n"] * 9})[0], {})
     data = bytearray(path.read_bytes())
-    data[-3] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(InputError, match="is not a whole file of annotations"):
-        load_annotations(path)
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match="is not a whole file of annotations"):
-        load_annotations(path)
+    flipped = bytearray(data)
+    flipped[-3] ^= 1
+    for damaged in (flipped, data[: len(data) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"probe\.safetensors' .*; delete it and rerun"):
+            load_annotations(path)
