@@ -1,4 +1,4 @@
-"""Hostile text: what may stand in a corpus and must change nothing but the characters shown."""
+"""Hostile text: documents that a report must show as text, character by character, and never run."""
 
 import json
 
@@ -7,7 +7,7 @@ from saelineage.corpora.samples.kinds import sample_documents
 
 CALL = "alert('hostile')"
 PRODUCT = (98765, 4321)
-"""Two numbers whose product is nowhere in a page unless something has worked it out."""
+"""Two numbers whose product appears in a page only if something has evaluated the template."""
 SUM = "{} * {}".format(*PRODUCT)
 
 TEXTS = {
@@ -33,7 +33,7 @@ LONG_LINE = "x" * 100_000
 
 
 def english_with_hostile_text(max_bytes: int, fractions: dict) -> str:
-    """The sample as JSON lines; hostile documents are the first of the train split and the probe, a long line last."""
+    """Return the English sample as JSON lines, after hostile documents for probe and train, and before a long line."""
     texts = (TEXTS | SURROGATES).values()
     first = [in_split(text, split, fractions) for split in ("probe", "train") for text in texts]
     last = [in_split(LONG_LINE, "probe", fractions)]
@@ -41,11 +41,15 @@ def english_with_hostile_text(max_bytes: int, fractions: dict) -> str:
 
 
 def in_split(text: str, split: str, fractions: dict) -> str:
-    """The text with the first number behind it that lets it be dealt to a split."""
+    """Append to a text the first number with which it is dealt to a split."""
     numbered = (f"{text} {number}" for number in range(10_000))
-    return next(one for one in numbered if split_of(document_digest(without_lone_surrogates(one)), fractions) == split)
+    return next(
+        candidate
+        for candidate in numbered
+        if split_of(document_digest(without_lone_surrogates(candidate)), fractions) == split
+    )
 
 
 def json_lines(texts: list[str]) -> str:
-    """JSON lines in ASCII: every other character, lone surrogates among them, stands as an escape."""
+    """Return JSON lines in ASCII, with every other character escaped, including lone surrogates."""
     return "".join(json.dumps({"text": text}) + "\n" for text in texts)

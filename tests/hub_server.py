@@ -1,6 +1,6 @@
-"""A small Hugging Face hub on loopback: the few requests that reading a pinned repository makes, and faults on demand.
+"""A small Hugging Face hub on loopback: it answers the requests for a pinned repository, and fails on demand.
 
-A process started with `hub.environment(home)` talks to it instead of the real hub, for HF_ENDPOINT is read at import.
+A process started with `hub.environment(home)` uses it instead of the real hub, because HF_ENDPOINT is read at import.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ SCRIPTS = Path(saelineage.__file__).parent.parent
 
 
 def commit_of(files: Mapping[str, bytes]) -> str:
-    """A commit hash, as git would give one: 40 digits that follow from the content."""
+    """Return a commit hash like git's: 40 digits that depend on the content."""
     return hashlib.sha1(repr(sorted(files.items())).encode(), usedforsecurity=False).hexdigest()
 
 
 class Hub:
-    """Repositories, the requests met so far, and what goes wrong.
+    """Repositories, the requests so far, and the fault to answer with.
 
     Attributes:
-        requests: `METHOD /path` of every request, with ` bytes=first-last` where a range is asked for, in order.
-        fault: given such a request, one of `None` (answer), `"cut"` (close the connection half-way through the
-            answer), `"close"` (close it without one) or an HTTP status to answer with.
+        requests: `METHOD /path` of every request in order, followed by ` bytes=first-last` if it asks for a range.
+        fault: function of such a request; returns `None` (answer), `"cut"` (close the connection half-way through the
+            answer), `"close"` (close it without an answer) or an HTTP status to answer with.
     """
 
     def __init__(self) -> None:
@@ -39,13 +39,13 @@ class Hub:
         self.url = ""
 
     def push(self, repo: str, files: Mapping[str, bytes], kind: str = "datasets") -> str:
-        """Put files into a repository as the newest commit of its branch `main`; returns the commit."""
+        """Push files to a repository as the newest commit of its branch `main`, and return the commit."""
         commit = commit_of(files)
         self.revisions.setdefault((kind, repo), {}).update({commit: files, "main": files})
         return commit
 
     def environment(self, home: Path) -> dict[str, str]:
-        """The whole environment of a process that knows no other hub, no cache but `home` and no proxy."""
+        """Return the environment of a process that uses this hub alone, a cache in `home` and no proxy."""
         return {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(SCRIPTS),
@@ -59,14 +59,14 @@ class Hub:
 
 @contextmanager
 def running_hub() -> Iterator[Hub]:
-    """A hub that answers on a free port of loopback."""
+    """Run a hub on a free port of loopback."""
     hub = Hub()
     with serving(type("HandlerOfHub", (Handler,), {"hub": hub})) as hub.url:
         yield hub
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as huggingface.co does, as far as `datasets` and `huggingface_hub` look."""
+    """Answers like huggingface.co, as far as `datasets` and `huggingface_hub` need it."""
 
     protocol_version = "HTTP/1.1"
     hub: Hub
@@ -124,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(206, part, headers, cut=cut)
 
     def _files(self, kind: str, repo: str, revision: str) -> Mapping[str, bytes] | None:
-        """The files of a repository at a revision, or None, once the client was told that there is no such thing."""
+        """Return the files of a repository at a revision, or answer 404 and return None."""
         revisions = self.hub.revisions.get((kind, repo))
         if revisions is None or revision not in revisions:
             missing = "RepoNotFound" if revisions is None else "RevisionNotFound"
@@ -145,19 +145,19 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def list_folder(files: Mapping[str, bytes], folder: str) -> list[dict]:
-    """What lies directly in a folder of a repository, files and folders."""
+    """List the files and folders directly in a folder of a repository."""
     prefix = f"{folder}/" if folder else ""
     inside = {path: content for path, content in files.items() if path.startswith(prefix)}
-    found = {}
+    entries = {}
     for path, content in inside.items():
         name, slash, _ = path.removeprefix(prefix).partition("/")
         if slash:
-            found[name] = {"type": "directory", "path": prefix + name, "oid": blob_id(name.encode()), "size": 0}
+            entries[name] = {"type": "directory", "path": prefix + name, "oid": blob_id(name.encode()), "size": 0}
         else:
-            found[name] = {"type": "file", "path": path, "oid": blob_id(content), "size": len(content)}
-    return list(found.values())
+            entries[name] = {"type": "file", "path": path, "oid": blob_id(content), "size": len(content)}
+    return list(entries.values())
 
 
 def blob_id(content: bytes) -> str:
-    """40 digits that follow from a file's bytes."""
+    """Return 40 digits that depend on a file's bytes."""
     return hashlib.sha1(content, usedforsecurity=False).hexdigest()

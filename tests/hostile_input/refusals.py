@@ -1,5 +1,6 @@
-"""How a hostile file must end: in one clear error, soon, and before much memory is asked for."""
+"""The right end of a hostile file: one clear error, soon, and before much memory is allocated."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,10 @@ LONGEST = 1200
 
 
 def refusal(call: Callable[[], object]) -> str:
-    """The message of the `InputError` that a call ends in.
+    """Return the message of the `InputError` that a call raises.
 
-    It has to be one line of printable characters, and to come within `MOST_SECONDS` and `MOST_MB` more memory than
-    before.
+    The message must be one line of printable characters. The call may take at most `MOST_SECONDS` and `MOST_MB` of
+    additional memory.
     """
     before, start = reset_peak_mb(), time.perf_counter()
     with pytest.raises(InputError) as raised:
@@ -32,13 +33,13 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 def reset_peak_mb() -> float:
-    """Start measuring anew how much memory this process has had at most; returns what it has now, in MB."""
+    """Reset the peak memory of this process, and return its current memory in MB."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status_mb("VmRSS")
 
 
 def peak_mb() -> float:
-    """The most memory that this process has had since, in MB."""
+    """Return the peak memory of this process since the last reset, in MB."""
     return _status_mb("VmHWM")
 
 
@@ -48,8 +49,12 @@ def _status_mb(name: str) -> float:
 
 
 def claim(header: dict | bytes, size: int | None = None) -> bytes:
-    """A safetensors file with this header; its length is given truly unless `size` is another one."""
-    import json
-
+    """Return the start of a safetensors file with this header, whose stated length is `size` or the true one."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if size is None else size).to_bytes(8, "little") + text
+
+
+DEEP_JSON = b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+"""Too deep for Python's parser."""
+PETABYTE = claim({"weight": {"dtype": "F32", "shape": [1 << 24, 1 << 24], "data_offsets": [0, 1 << 50]}}) + b"\0" * 16
+"""A safetensors file of 16 bytes that claims a tensor of 1 PiB."""

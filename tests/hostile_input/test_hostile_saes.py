@@ -1,4 +1,4 @@
-"""SAEs from strangers."""
+"""Third-party SAEs."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,7 +15,7 @@ from import_sae import import_sae
 from saelineage.errors import InputError
 from saelineage.saes.imports import find_sae, read_sae
 from saelineage.saes.sae import load_sae
-from tests.hostile_input.refusals import claim, refusal
+from tests.hostile_input.refusals import DEEP_JSON, PETABYTE, claim, refusal
 
 SETTINGS = {"format": "auto"}
 D_IN, D_SAE = 4, 8
@@ -62,7 +61,7 @@ def refused(folder: Path) -> str:
     return message
 
 
-def test_the_sae_that_is_made_hostile_here_can_be_read(tmp_path: Path):
+def test_the_saes_that_are_made_hostile_below_can_be_read(tmp_path: Path):
     for name in ("saelens", "pickled"):
         (tmp_path / name).mkdir()
     assert read(saelens(tmp_path / "saelens")).d_sae == D_SAE
@@ -72,80 +71,71 @@ def test_the_sae_that_is_made_hostile_here_can_be_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"d_sae": 10**9}, "its config needs tensors {'W_enc': (4, 1000000000)"),
-        ({"d_in": 10**9, "d_sae": 10**9}, "its config needs tensors {'W_enc': (1000000000, 1000000000)"),
-        ({"d_sae": 10**30}, "d_in, d_sae and k must be whole numbers above 0"),
-        ({"d_sae": -8}, "must be whole numbers above 0"),
-        ({"d_sae": 8.0}, "must be whole numbers above 0"),
-        ({"d_sae": True}, "must be whole numbers above 0"),
-        ({"d_sae": "8"}, "must be whole numbers above 0"),
-        ({"d_sae": [8]}, "must be whole numbers above 0"),
+        ({"d_sae": 10**9}, "(4, 1000000000)"),
+        ({"d_in": 10**9, "d_sae": 10**9}, "(1000000000, 1000000000)"),
         ({"architecture": "topk", "k": 10**9}, "k must be between 1 and d_sae = 8"),
         ({"architecture": ["standard"]}, "architecture must be one of"),
         ({"architecture": {"a": 1}}, "architecture must be one of"),
-        ({"metadata": {"sae_lens_version": "6", "max_norm": "long"}}, "metadata.max_norm must be a number above 0"),
-        (
-            {"metadata": {"sae_lens_version": "6", "max_norm": float("nan")}},
-            "metadata.max_norm must be a number above 0",
-        ),
-        ({"metadata": {"sae_lens_version": "6", "max_norm": -1}}, "metadata.max_norm must be a number above 0"),
-        ({"metadata": {"sae_lens_version": "6", "max_norm": 10**4000}}, "metadata.max_norm must be a number above 0"),
         ({"normalize_activations": [1]}, "normalize_activations must be 'none'"),
         ({"metadata": [], "activation_fn": {"relu": 1}}, "activation_fn must be 'relu' or 'topk'"),
     ],
+    ids=["d_sae", "d_in", "k", "list", "mapping", "normalisation", "activation function"],
 )
-def test_a_config_that_claims_what_the_weights_are_not_is_refused(tmp_path: Path, changes: dict, said: str):
+def test_a_config_that_contradicts_the_weights_is_refused(tmp_path: Path, changes: dict, said: str):
     assert said in refused(saelens(tmp_path, changes))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_sizes_must_be_whole_numbers_above_0(tmp_path: Path):
+    for size in (10**30, -8, 8.0, True, "8", [8]):
+        assert "must be whole numbers above 0" in refused(saelens(tmp_path, {"d_sae": size})), size
+
+
+def test_a_longest_norm_must_be_a_number_above_0(tmp_path: Path):
+    for norm in ("long", float("nan"), -1, 10**4000):
+        metadata = {"sae_lens_version": "6", "max_norm": norm}
+        assert "metadata.max_norm must be a number above 0" in refused(saelens(tmp_path, {"metadata": metadata}))
+
+
+def test_odd_values_that_say_nothing_about_the_weights_are_ignored(tmp_path: Path):
+    odd = [
         {"metadata": {"sae_lens_version": "9" * 5000}},
         {"metadata": [1], "hook_name": 7, "activation_fn_kwargs": [3]},
         {"sae_lens_version": {"a": 1}, "activation_fn_kwargs": {"k": [1]}},
-    ],
-)
-def test_what_says_nothing_about_the_weights_is_passed_over(tmp_path: Path, changes: dict):
-    assert read(saelens(tmp_path, changes)).d_sae == D_SAE
+    ]
+    for changes in odd:
+        assert read(saelens(tmp_path, changes)).d_sae == D_SAE
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "is not nested so deeply"),
-        (b'{"d_sae": 8, "d_sae": 9}', "key 'd_sae' stands twice"),
-        (b'{"d_sae": ' + b"9" * 5000 + b"}", "must be JSON"),
-        (b'{"a": "' + b" " * (17 << 20) + b'"}', "must have at most 16777216 bytes"),
-        (b"\x80", "must be JSON"),
-    ],
-    ids=["deep", "twice", "long number", "large", "no UTF-8"],
-)
-def test_a_config_that_is_no_clean_json_is_refused(tmp_path: Path, content: bytes, said: str):
-    assert said in refused(saelens(tmp_path, content))
+def test_damaged_configs_and_weights_are_refused(tmp_path: Path):
+    assert "must be JSON" in refused(saelens(tmp_path, DEEP_JSON))
+    folder = saelens(tmp_path, tensors=PETABYTE)
+    assert "is not a whole safetensors file" in refused(folder)
+    assert "is not a whole safetensors file" in refusal(lambda: load_sae(folder))
 
 
-@pytest.mark.parametrize("dtype", ["F4", "F8_E8M0", "C64", "BOOL", "F8_E4M3"])
-def test_formats_of_numbers_that_cannot_be_computed_with_are_refused(tmp_path: Path, dtype: str):
-    bits = {"F4": 4, "C64": 64}.get(dtype, 8)
-    sizes = [(name, shape, math.prod(shape) * bits // 8) for name, shape in WEIGHTS.items()]
-    ends = np.cumsum([size for *_, size in sizes])
-    header = {
-        name: {"dtype": dtype, "shape": list(shape), "data_offsets": [int(end) - size, int(end)]}
-        for (name, shape, size), end in zip(sizes, ends, strict=True)
-    }
-    message = refused(saelens(tmp_path, tensors=claim(header) + b"\0" * int(ends[-1])))
-    assert "weights must be floats of 16 bits or more" in message
+def with_dtype(dtype: str, bits: int) -> bytes:
+    """Return a safetensors file of zero bytes whose weights claim a number format."""
+    header, end = {}, 0
+    for name, shape in WEIGHTS.items():
+        start, end = end, end + math.prod(shape) * bits // 8
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    return claim(header) + b"\0" * end
 
 
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.bits8, torch.float8_e5m2])
-def test_a_k_of_odd_numbers_is_refused(tmp_path: Path, dtype: torch.dtype):
-    tensors = {"encoder.weight": (8, 4), "encoder.bias": (8,), "decoder.weight": (4, 8), "b_dec": (4,)}
-    k = torch.zeros((), dtype=torch.uint8).view(dtype) if dtype == torch.bits8 else torch.ones((), dtype=dtype)
-    pickled(tmp_path, ones(tensors) | {"k": k})
+def test_number_formats_that_cannot_be_computed_with_are_refused(tmp_path: Path):
+    for dtype, bits in {"F4": 4, "F8_E8M0": 8, "F8_E4M3": 8, "BOOL": 8, "I8": 8, "C64": 64}.items():
+        message = refused(saelens(tmp_path, tensors=with_dtype(dtype, bits)))
+        assert "weights must be floats of 16 bits or more" in message, dtype
+
+
+def test_a_k_in_an_odd_number_format_is_refused(tmp_path: Path):
+    tensors = ones({"encoder.weight": (8, 4), "encoder.bias": (8,), "decoder.weight": (4, 8), "b_dec": (4,)})
     trainer = {"dict_class": "AutoEncoderTopK", "activation_dim": D_IN, "dict_size": D_SAE, "k": 2}
-    (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer}))
-    assert "ae.pt" in refused(tmp_path)
+    bits8 = torch.zeros((), dtype=torch.uint8).view(torch.bits8)
+    for k in (torch.ones((), dtype=torch.complex64), torch.ones((), dtype=torch.float8_e5m2), bits8):
+        pickled(tmp_path, tensors | {"k": k})
+        (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer}))
+        assert "ae.pt" in refused(tmp_path)
 
 
 def test_a_list_as_a_factor_is_not_multiplied(tmp_path: Path):
@@ -161,16 +151,12 @@ def test_a_list_as_a_factor_is_not_multiplied(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("W_enc", lambda w: w.double() * 1e300, "weights must be finite, but W_enc is not"),
-        ("b_dec", lambda w: w * float("nan"), "weights must be finite, but b_dec is not"),
-        ("W_dec", lambda w: w.to(torch.int8), "weights must be floats of 16 bits or more, but W_dec is torch.int8"),
-        ("W_dec", lambda w: w.to(torch.float8_e4m3fn), "weights must be floats of 16 bits or more"),
-        ("W_dec", lambda w: w.to(torch.complex64), "weights must be floats of 16 bits or more, but W_dec is torch.com"),
-        ("W_dec", lambda w: w.to(torch.float8_e8m0fnu), "weights must be floats of 16 bits or more"),
-        ("W_enc", lambda w: w[:, :0], "the weights file holds"),
-        ("W_enc", lambda w: w.reshape(2, 2, 8), "the weights file holds"),
+        ("W_enc", lambda weight: weight.double() * 1e300, "weights must be finite, but W_enc is not"),
+        ("b_dec", lambda weight: weight * float("nan"), "weights must be finite, but b_dec is not"),
+        ("W_enc", lambda weight: weight[:, :0], "the weights file holds"),
+        ("W_enc", lambda weight: weight.reshape(2, 2, 8), "the weights file holds"),
     ],
-    ids=["too large for float32", "NaN", "int8", "float8", "complex", "e8m0", "empty", "three axes"],
+    ids=["too large for float32", "NaN", "empty", "three axes"],
 )
 def test_weights_that_cannot_be_used_are_refused(tmp_path: Path, name: str, change, said: str):
     weights = ones(WEIGHTS)
@@ -178,33 +164,8 @@ def test_weights_that_cannot_be_used_are_refused(tmp_path: Path, name: str, chan
     assert said in refused(saelens(tmp_path, tensors=weights))
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        claim({"W_enc": {"dtype": "F32", "shape": [1 << 24, 1 << 24], "data_offsets": [0, 1 << 50]}}) + b"\0" * 16,
-        claim(b"{}", 1 << 60),
-        claim(b"not JSON"),
-        b"short",
-    ],
-    ids=["1 PB", "2^60", "no JSON", "short"],
-)
-def test_a_header_that_claims_what_is_not_there_is_refused(tmp_path: Path, content: bytes):
-    folder = saelens(tmp_path, tensors=content)
-    assert "is not a whole safetensors file" in refused(folder)
-    assert "is not a whole safetensors file" in refusal(lambda: load_sae(folder))
-
-
-def test_a_file_larger_than_memory_is_refused_before_it_is_read(tmp_path: Path):
-    n_bytes = 1 << 43
-    header = claim({"W_enc": {"dtype": "F32", "shape": [4, n_bytes // 16], "data_offsets": [0, n_bytes]}})
-    with open(saelens(tmp_path) / "sae_weights.safetensors", "wb") as file:
-        file.write(header)
-        file.truncate(len(header) + n_bytes)
-    assert "needs 8192 GiB of memory" in refused(tmp_path)
-
-
 class Pickled:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -218,7 +179,6 @@ class Pickled:
     [
         (lambda path: {"bias": Pickled(path)}, "which is no tensor, and could be code"),
         (lambda path: [torch.ones(3)], "must be a state dict, tensors by name"),
-        (lambda path: torch.ones(3), "must be a state dict, tensors by name"),
         (lambda path: {7: torch.ones(3)}, "must be a state dict, tensors by name"),
         (
             lambda path: ones(AUTOENCODER) | {"bias": torch.ones(1).expand(10**15)},
@@ -252,7 +212,7 @@ class Pickled:
         (lambda path: ones(AUTOENCODER) | {"x" * 10_000: torch.ones(1)}, "an SAE of class AutoEncoder must hold"),
     ],
     ids=[
-        *("code", "list", "tensor", "number as name", "view of one number", "sparse", "no storage", "quantised"),
+        *("code", "list", "number as name", "view of one number", "sparse", "no storage", "quantised"),
         *("complex", "whole numbers", "infinite", "no axes", "long name"),
     ],
 )
@@ -263,7 +223,7 @@ def test_pickles_of_anything_but_dense_tensors_are_refused(tmp_path: Path, made,
 
 
 class Named:
-    """A pickle that calls a function by name, with these arguments, when it is read."""
+    """Calls a function with these arguments when it is unpickled."""
 
     def __init__(self, function: object, *arguments: object):
         self.call = (function, arguments)
@@ -284,11 +244,11 @@ class Named:
     ],
     ids=["2 GB", "counter", "function", "dtype", "storage", "long"],
 )
-def test_a_pickle_that_names_more_than_a_state_dict_does_is_refused(tmp_path: Path, value: object, said: str):
+def test_a_pickle_that_names_more_than_a_state_dict_needs_is_refused(tmp_path: Path, value: object, said: str):
     assert said in refused(pickled(tmp_path, ones(AUTOENCODER) | {"bias": value}))
 
 
-def test_a_state_dict_as_a_module_gives_it_can_be_read(tmp_path: Path):
+def test_a_state_dict_as_modules_return_it_can_be_read(tmp_path: Path):
     module = torch.nn.ParameterDict({name: torch.ones(shape) for name, shape in [("bias", (D_IN,))]})
     module.encoder, module.decoder = torch.nn.Linear(D_IN, D_SAE), torch.nn.Linear(D_SAE, D_IN, bias=False)
     assert hasattr(module.state_dict(), "_metadata")
@@ -298,13 +258,13 @@ def test_a_state_dict_as_a_module_gives_it_can_be_read(tmp_path: Path):
     assert read(pickled(tmp_path, halves)).d_sae == D_SAE
 
 
-def test_a_plain_pickle_with_a_zip_archive_behind_it_is_refused(tmp_path: Path):
+def test_a_plain_pickle_followed_by_a_zip_archive_is_refused(tmp_path: Path):
     path = pickled(tmp_path, {}) / "ae.pt"
     torch.save(ones(AUTOENCODER), path, _use_new_zipfile_serialization=False)
     with zipfile.ZipFile(path, "a"):
         pass
     assert zipfile.is_zipfile(path)
-    assert "it is no zip archive, as torch.save writes them since PyTorch 1.6" in refused(tmp_path)
+    assert "PyTorch 1.6" in refused(tmp_path)
 
 
 def test_a_tensor_that_claims_more_than_its_record_holds_is_refused(tmp_path: Path):
@@ -318,7 +278,7 @@ def test_a_tensor_that_claims_more_than_its_record_holds_is_refused(tmp_path: Pa
     assert "does not match expected size" in refused(tmp_path)
 
 
-def test_weights_that_become_infinite_when_they_are_folded_are_refused(tmp_path: Path):
+def test_weights_that_become_infinite_when_biases_are_folded_are_refused(tmp_path: Path):
     trainer = {"dict_class": "AutoEncoderNew", "activation_dim": D_IN, "dict_size": D_SAE}
     tensors = ones(AUTOENCODER) | {"decoder.bias": torch.full((D_IN,), 3e38)}
     del tensors["bias"]
@@ -327,41 +287,36 @@ def test_weights_that_become_infinite_when_they_are_folded_are_refused(tmp_path:
     assert "weights must be finite, but b_enc is not" in refused(tmp_path)
 
 
-def test_an_sae_whose_longest_activations_are_shorter_than_any_is_refused(tmp_path: Path, write_acts):
+def test_an_sae_whose_max_norm_excludes_every_activation_is_refused(tmp_path: Path, write_acts):
     folder = saelens(tmp_path, {"metadata": {"sae_lens_version": "6.54.12", "max_norm": 1e-30}})
     settings = {"folder": str(folder), "format": "auto", "max_fvu": 0.9, "max_l0_fraction": 0.5}
     shards = [str(write_acts(torch.ones(20, D_IN), "words"))]
     message = refusal(lambda: import_sae("lua", "seed0", settings, None, shards, tmp_path / "taken"))
-    assert "all 20 that were tried are longer than its max_norm, 1e-30; correct metadata.max_norm" in message
-
-
-def test_a_view_that_claims_more_than_the_file_holds_is_named(tmp_path: Path):
-    folder = pickled(tmp_path, ones(AUTOENCODER) | {"encoder.weight": torch.ones(1).expand(10**8, 10**7)})
-    assert "'encoder.weight' must be a dense tensor whose numbers are in the file" in refused(folder)
+    assert "1e-30; correct metadata.max_norm" in message
 
 
 def repacked(path: Path, **changes: bytes) -> None:
-    """Write a .pt file anew with its members packed, and some of them changed."""
+    """Rewrite a .pt file with compressed members, some of them changed."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in members.items():
             archive.writestr(name, changes.get(name.rpartition("/")[2], content))
 
 
-def test_a_packed_bomb_is_refused_before_it_is_unpacked(tmp_path: Path):
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path: Path):
     repacked(pickled(tmp_path, ones(AUTOENCODER)) / "ae.pt", version=b"\0" * (200 << 20))
     assert (tmp_path / "ae.pt").stat().st_size < 1 << 20
     assert "must hold its tensors unpacked" in refused(tmp_path)
 
 
-def test_every_cut_of_a_pickle_is_refused(tmp_path: Path):
+def test_every_truncated_pickle_is_refused_and_altered_bytes_do_no_harm(tmp_path: Path):
     path = pickled(tmp_path, ones(AUTOENCODER)) / "ae.pt"
     whole = path.read_bytes()
     for n_bytes in range(0, len(whole), 97):
         path.write_bytes(whole[:n_bytes])
         refused(tmp_path)
-    for place in range(0, len(whole), 61):  # a flipped byte may do no harm
+    for place in range(0, len(whole), 61):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         with suppress(InputError):
             read(tmp_path)
