@@ -55,12 +55,12 @@ def shards(tmp_path, probe):
     return paths
 
 
-def test_latents_are_dealt_to_nearly_equal_ranges_and_none_is_empty():
-    assert [(found.start, found.stop) for found in latent_ranges(10, 4)] == [(0, 2), (2, 5), (5, 7), (7, 10)]
+def test_latents_are_split_into_nearly_equal_ranges_none_of_them_empty():
+    assert latent_ranges(10, 4) == [range(0, 2), range(2, 5), range(5, 7), range(7, 10)]
     assert latent_ranges(2, 5) == [range(0, 1), range(1, 2)]
 
 
-def test_a_cache_says_where_each_latent_fires_with_sequences_counted_through_all_corpora(tmp_path, probe, shards):
+def test_a_cache_says_where_each_latent_fires_with_sequences_numbered_across_corpora(tmp_path, probe, shards):
     rows = {corpus: TokenRows(path) for corpus, path in zip(IDS, probe, strict=True)}
     paths = save_cache(shards, rows, tmp_path / "cache", n_splits=2)
     assert [path.name for path in paths] == ["0_1.safetensors", "2_3.safetensors"]
@@ -71,24 +71,22 @@ def test_a_cache_says_where_each_latent_fires_with_sequences_counted_through_all
     # Latents 2 and 3, counted from 2.
     assert last["locations"].tolist() == [[0, 2, 1], [1, 2, 1]]
     assert last["activations"].tolist() == [2.0, 3.0]
-    for found in (first, last):
-        assert found["tokens"].tolist() == [[0, 5, 6], [0, 7, 8], [0, 3, 2]]
-        assert (found["locations"].dtype, found["activations"].dtype) == (np.uint16, np.float32)
+    for file in (first, last):
+        assert file["tokens"].tolist() == [[0, 5, 6], [0, 7, 8], [0, 3, 2]]
+        assert (file["locations"].dtype, file["activations"].dtype) == (np.uint16, np.float32)
+    silent = load_file(save_cache(shards, rows, tmp_path / "cache", n_splits=4)[2])
+    assert (silent["locations"].shape, silent["activations"].shape) == ((0, 3), (0,))
 
 
-def test_latents_that_never_fire_have_an_empty_file_all_the_same(tmp_path, probe, shards):
-    rows = {corpus: TokenRows(path) for corpus, path in zip(IDS, probe, strict=True)}
-    found = load_file(save_cache(shards, rows, tmp_path / "cache", n_splits=4)[2])
-    assert (found["locations"].shape, found["activations"].shape) == ((0, 3), (0,))
-
-
-def test_the_folder_is_whole_and_holds_nothing_of_an_earlier_export(tmp_path, probe, shards):
+def test_the_folder_is_complete_and_holds_nothing_of_an_earlier_export(tmp_path, probe, shards):
     folder = tmp_path / "delphi"
     folder.mkdir()
     (folder / "0_99.safetensors").write_bytes(b"of a wider SAE")
-    found = export_latents(shards, probe, tmp_path / "models" / "lua", folder)
-    assert sorted(path.name for path in folder.iterdir()) == [*found["splits"], "config.json"]
-    assert found == {"splits": {f"{n}_{n}.safetensors": sha256_file(folder / f"{n}_{n}.safetensors") for n in range(4)}}
+    record = export_latents(shards, probe, tmp_path / "models" / "lua", folder)
+    assert sorted(path.name for path in folder.iterdir()) == [*record["splits"], "config.json"]
+    assert record == {
+        "splits": {f"{n}_{n}.safetensors": sha256_file(folder / f"{n}_{n}.safetensors") for n in range(4)}
+    }
     assert read_json(folder / "config.json") == {
         "model_name": str(tmp_path / "models" / "lua"),
         "n_splits": 4,
@@ -101,5 +99,5 @@ def test_the_folder_is_whole_and_holds_nothing_of_an_earlier_export(tmp_path, pr
 def test_features_of_other_tokens_are_refused(tmp_path, probe, shards):
     np.save(probe[0], np.zeros((2, 3), dtype=np.uint16))
     write_json(tmp_path / "tokens/words/probe.json", {"n_rows": 2, "n_ctx": 3, "ids_sha256": "1" * 8})
-    with pytest.raises(InputError, match=r"words-0\.safetensors' must hold features of this run's probe, but"):
+    with pytest.raises(InputError, match=r"words-0\.safetensors' .*; delete it and run again"):
         export_latents(shards, probe, tmp_path, tmp_path / "delphi")

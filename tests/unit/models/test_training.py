@@ -1,10 +1,7 @@
-"""Training language models: what is read in which order, and that an interrupted training ends where it would have."""
+"""Training language models: the order of rows, and trainings that are interrupted and resumed."""
 
 import logging
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +11,10 @@ import torch
 
 from saelineage.errors import InputError
 from saelineage.jobs.checkpoints import checkpoint_folder
+from saelineage.models import training
 from saelineage.models.loading import evaluate, load_model
 from saelineage.models.training import (
+    LogToFile,
     Mixture,
     collate,
     last_whole_checkpoint,
@@ -26,55 +25,56 @@ from saelineage.models.training import (
 )
 from saelineage.tokens import TokenRows, read_token_rows
 
+TRAINING = {
+    "corpora": {"words": 1.0},
+    "n_tokens": 20 * 4 * 16,
+    "epochs": None,
+    "batch_rows": 4,
+    "learning_rate": 0.01,
+    "warmup_steps": 2,
+    "scheduler": "cosine",
+    "weight_decay": 0.1,
+    "adam_betas": [0.9, 0.999],
+    "max_grad_norm": 1.0,
+    "seed": 3,
+    "save_steps": 5,
+    "bf16": False,
+}
+"""20 steps of 4 rows of 16 tokens."""
+SHORT = TRAINING | {"n_tokens": 5 * 4 * 16}
 
-@pytest.fixture
-def rows(tiny) -> dict[str, TokenRows]:
+
+def training_rows(tiny) -> dict[str, TokenRows]:
     return read_token_rows(tiny.tokens[corpus]["train"] for corpus in ("words", "sums"))
 
 
-CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def trained(tiny, rows, training_settings, tmp_path):
-    """Train model `a` on with some settings changed; returns the weights file."""
-
-    def train(name: str, checkpoints: Path | None = None, **changes: object) -> Path:
-        settings = training_settings | changes
-        model = train_on(
-            load_model(tiny.models["a"]), rows, settings, checkpoints or tmp_path / f"{name}.checkpoints", CPU
-        )
-        save_model(model, tiny.models["a"], tmp_path / name)
-        return tmp_path / name / "model.safetensors"
-
-    return train
+def train(tiny, settings: dict, folder: Path, checkpoints: Path) -> bytes:
+    """Continue the training of model `a`; returns the bytes of its weights file."""
+    model = train_on(load_model(tiny.models["a"]), training_rows(tiny), settings, checkpoints, torch.device("cpu"))
+    save_model(model, tiny.models["a"], folder)
+    return (folder / "model.safetensors").read_bytes()
 
 
 def picks(order: np.ndarray, corpus: int) -> list[int]:
     return order[order[:, 0] == corpus, 1].tolist()
 
 
-def test_each_corpus_gives_its_share_of_the_rows():
-    order = mixture_order([100, 100], [0.75, 0.25], 40, seed=0)
-    assert (len(picks(order, 0)), len(picks(order, 1))) == (30, 10)
-
-
 def test_shares_that_do_not_divide_are_rounded_by_largest_remainder():
     # 10 rows x (0.55, 0.25, 0.2) = 5.5, 2.5, 2: one row is left over; of equal remainders the first corpus gets it.
     order = mixture_order([20, 20, 20], [0.55, 0.25, 0.2], 10, seed=0)
     assert [len(picks(order, corpus)) for corpus in range(3)] == [6, 2, 2]
-
-
-def test_shares_a_hair_above_one_still_give_the_rows_asked_for():
-    # The config takes shares that sum to 1 within 1e-6; of 2,000,000 rows that is 1,000,001.6 and 1,000,000.
-    order = mixture_order([10, 10], [0.5000008, 0.5], 2_000_000, seed=0)
-    assert len(order) == 2_000_000
+    # Shares that do not sum to 1 still give the number of rows: 11 x (0.6, 0.5) / 1.1 = 6, 5.
+    order = mixture_order([20, 20], [0.6, 0.5], 11, seed=0)
+    assert [len(picks(order, corpus)) for corpus in range(2)] == [6, 5]
+    # A share below one row may give none.
+    assert picks(mixture_order([5, 5], [0.99, 0.01], 10, seed=0), 1) == []
 
 
 def test_one_pass_reads_every_row_once():
     order = mixture_order([12, 4], [0.75, 0.25], 16, seed=5)
     assert sorted(picks(order, 0)) == list(range(12))
     assert sorted(picks(order, 1)) == list(range(4))
+    assert 0 < order[:8, 0].sum() < 4  # corpora are mixed, not read one after the other
 
 
 def test_a_corpus_too_short_for_its_share_is_repeated_in_a_new_order():
@@ -87,22 +87,14 @@ def test_a_corpus_too_short_for_its_share_is_repeated_in_a_new_order():
     assert len(thrice) > 1  # the third pass does not begin with the same rows each time
 
 
-def test_a_corpus_without_a_row_in_the_mixture_is_left_out():
-    assert picks(mixture_order([5, 5], [0.99, 0.01], 10, seed=0), 1) == []
-
-
 def test_the_order_follows_from_the_seed():
     order = mixture_order([50, 50], [0.5, 0.5], 60, seed=4)
     assert np.array_equal(order, mixture_order([50, 50], [0.5, 0.5], 60, seed=4))
     assert not np.array_equal(order, mixture_order([50, 50], [0.5, 0.5], 60, seed=5))
 
 
-def test_corpora_are_mixed_and_not_read_one_after_the_other():
-    order = mixture_order([50, 50], [0.5, 0.5], 100, seed=0)
-    assert 0 < order[:50, 0].sum() < 50
-
-
-def test_a_mixture_hands_out_the_rows_of_its_order(rows):
+def test_a_mixture_hands_out_the_rows_of_its_order(tiny):
+    rows = training_rows(tiny)
     mixture = Mixture(rows, {"words": 0.5, "sums": 0.5}, 10, seed=2)
     for index, (corpus, row) in enumerate(mixture.order):
         assert np.array_equal(mixture[index], rows[("words", "sums")[corpus]].ids[row])
@@ -114,72 +106,71 @@ def test_batches_are_their_own_labels():
     assert batch["input_ids"].tolist() == batch["labels"].tolist() == [[0, 70], [0, 65_535]]
 
 
-@pytest.mark.parametrize(
-    ("n_tokens", "epochs", "expected"),
-    [
+def test_training_lasts_whole_steps(write_tokens):
+    rows = {"words": write_tokens([[0] * 10] * 20, "words"), "sums": write_tokens([[0] * 10] * 10, "sums")}
+    settings = {"batch_rows": 4, "corpora": {"words": 0.5, "sums": 0.5}}
+    for n_tokens, epochs, n_rows in [
         (100, None, 8),  # 100 tokens are 10 rows of 10: two steps of 4
         (80, None, 8),
         (None, 1, 28),  # 20 + 10 rows: seven steps of 4
         (None, 2.5, 72),  # 75 rows: eighteen steps
-    ],
-)
-def test_training_lasts_whole_steps(n_tokens, epochs, expected, write_tokens):
-    rows = {"words": write_tokens([[0] * 10] * 20, "words"), "sums": write_tokens([[0] * 10] * 10, "sums")}
-    shares = {"words": 0.5, "sums": 0.5}
-    settings = {"n_tokens": n_tokens, "epochs": epochs, "batch_rows": 4, "corpora": shares}
-    assert rows_to_train(settings, rows, n_ctx=10) == expected
+    ]:
+        assert rows_to_train(settings | {"n_tokens": n_tokens, "epochs": epochs}, rows, n_ctx=10) == n_rows
 
 
 def test_training_shorter_than_a_step_is_refused():
     settings = {"n_tokens": 39, "epochs": None, "batch_rows": 4, "corpora": {"words": 1.0}}
-    with pytest.raises(InputError, match="lasts 3 rows, less than one step of batch_rows = 4"):
+    with pytest.raises(InputError, match=r"batch_rows = 4, but .* 3 rows; raise it"):
         rows_to_train(settings, {}, n_ctx=10)
 
 
-def test_the_loss_falls(tiny, trained):
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory) -> Path:
+    """The folder of an undisturbed training of 20 steps, with its checkpoints at 15 and 20."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train(tiny, TRAINING, folder, folder / "checkpoints")
+    return folder
+
+
+def test_the_loss_falls(tiny, undisturbed):
     validation = TokenRows(tiny.tokens["words"]["validation"])
-    before = evaluate(load_model(tiny.models["a"]), validation, 8)["loss"]
-    after = evaluate(load_model(trained("after").parent), validation, 8)["loss"]
     # ln 300 = 5.7 before; the sentences hold five animals and four places in a frame that does not change.
-    assert before > 5.5
-    assert after < 3.5
+    assert evaluate(load_model(tiny.models["a"]), validation, 8)["loss"] > 5.5
+    assert evaluate(load_model(undisturbed), validation, 8)["loss"] < 3.5
 
 
-def test_two_trainings_are_equal_bytes_and_another_seed_is_not(trained):
-    first = trained("first").read_bytes()
-    assert trained("second").read_bytes() == first
-    assert trained("third", seed=4).read_bytes() != first
+@pytest.fixture(scope="module")
+def short(tiny, tmp_path_factory) -> bytes:
+    """The weights of an undisturbed training of 5 steps."""
+    folder = tmp_path_factory.mktemp("short")
+    return train(tiny, SHORT, folder, folder / "checkpoints")
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-import saelineage.models.training as training
-from saelineage.models.loading import load_model
-from saelineage.tokens import read_token_rows
+def test_two_trainings_are_equal_bytes_and_another_seed_is_not(tiny, short, tmp_path):
+    assert train(tiny, SHORT, tmp_path / "second", tmp_path / "second.checkpoints") == short
+    assert train(tiny, SHORT | {"seed": 4}, tmp_path / "third", tmp_path / "third.checkpoints") != short
 
-class Kill(training.LogToFile):
-    def on_step_end(self, args, state, control, **kwargs):
+
+class Killed(BaseException):
+    """Ends a training in the middle of a step."""
+
+
+class Kill(LogToFile):
+    """Kills the training after 8 steps."""
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
         if state.global_step == 8:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-training.LogToFile = Kill
-model, tokens, settings, checkpoints = sys.argv[1], sys.argv[2], eval(sys.argv[3]), Path(sys.argv[4])
-training.train_on(load_model(model), read_token_rows([tokens]), settings, checkpoints, torch.device("cpu"))
-"""
+            raise Killed
 
 
 def test_a_training_that_is_killed_and_started_again_ends_with_the_same_weights(
-    tiny, trained, training_settings, tmp_path, caplog
+    tiny, undisturbed, tmp_path, caplog, monkeypatch
 ):
     checkpoints = tmp_path / "checkpoints"
-    arguments = [str(tiny.models["a"]), str(tiny.tokens["words"]["train"]), repr(training_settings), str(checkpoints)]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "LogToFile", Kill)
+        with pytest.raises(Killed):
+            train(tiny, TRAINING, tmp_path / "killed", checkpoints)
     assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-5"]
 
     # A second kill, in the middle of writing the next checkpoint, leaves a folder without its last file.
@@ -188,16 +179,15 @@ def test_a_training_that_is_killed_and_started_again_ends_with_the_same_weights(
     (checkpoints / "checkpoint-10" / "optimizer.pt").unlink()
 
     with caplog.at_level(logging.INFO):
-        resumed = trained("resumed", checkpoints)
+        weights = train(tiny, TRAINING, tmp_path / "resumed", checkpoints)
     assert f"resuming from {checkpoints / 'checkpoint-5'}" in caplog.text
-    assert resumed.read_bytes() == trained("undisturbed").read_bytes()
+    assert weights == (undisturbed / "model.safetensors").read_bytes()
 
 
-def test_a_training_killed_after_its_last_step_only_loads_its_weights(trained, tmp_path):
-    checkpoints = tmp_path / "checkpoints"
-    first = trained("first", checkpoints).read_bytes()
+def test_a_training_killed_after_its_last_step_only_loads_its_weights(tiny, undisturbed, tmp_path):
+    checkpoints = shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
     assert last_whole_checkpoint(checkpoints) == checkpoints / "checkpoint-20"
-    assert trained("second", checkpoints).read_bytes() == first
+    assert train(tiny, TRAINING, tmp_path / "again", checkpoints) == (undisturbed / "model.safetensors").read_bytes()
 
 
 def test_no_checkpoints_are_found_where_there_are_none(tmp_path):
@@ -207,7 +197,7 @@ def test_no_checkpoints_are_found_where_there_are_none(tmp_path):
     assert last_whole_checkpoint(tmp_path) is None
 
 
-def test_a_training_with_other_settings_does_not_go_on_from_these_checkpoints(trained, tmp_path, monkeypatch):
+def test_a_training_with_other_settings_does_not_resume_from_these_checkpoints(tiny, short, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def start(name: str, learning_rate: float) -> bytes:
@@ -218,14 +208,14 @@ def test_a_training_with_other_settings_does_not_go_on_from_these_checkpoints(tr
             wildcards=SimpleNamespace(run="demo"),
         )
         with checkpoint_folder(job, "models", "lua") as checkpoints:
-            weights = trained(name, checkpoints, learning_rate=learning_rate)
+            weights = train(tiny, SHORT | {"learning_rate": learning_rate}, tmp_path / name, checkpoints)
             if name == "interrupted":
                 raise KeyboardInterrupt
-        return weights.read_bytes()
+        return weights
 
     with pytest.raises(KeyboardInterrupt):
-        start("interrupted", 0.01)
-    assert start("other", 0.005) == trained("fresh", learning_rate=0.005).read_bytes()
+        start("interrupted", 0.005)
+    assert start("restarted", SHORT["learning_rate"]) == short
 
 
 def test_a_saved_folder_is_whole_and_loads_with_transformers(tiny, model, tmp_path):
