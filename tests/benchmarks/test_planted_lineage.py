@@ -1,4 +1,4 @@
-"""Planted truth: what is planted is what a table of verdicts should say, and the scores say how far it does."""
+"""Planted truth: features fire as their fates say, and scores measure how many verdicts are right."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -69,12 +69,12 @@ def table_of(a: scipy.sparse.csr_array, b: scipy.sparse.csr_array) -> pd.DataFra
 
 
 def r_of_each(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """r of each feature with its namesake."""
-    return np.array([np.corrcoef(one, other)[0, 1] for one, other in zip(a.T, b.T, strict=True)])
+    """r of each feature with the feature of equal number on the other side."""
+    return np.array([np.corrcoef(parent, child)[0, 1] for parent, child in zip(a.T, b.T, strict=True)])
 
 
-def test_of_each_fate_there_are_as_many_items_as_asked_for_and_two_features_of_what_is_split_or_merged(lineage):
-    counts = [own["fate"].value_counts().reindex(FATES, fill_value=0).to_dict() for own in lineage.features]
+def test_each_fate_has_the_items_asked_for_and_two_features_for_a_split_or_merged_one(lineage):
+    counts = [features["fate"].value_counts().reindex(FATES, fill_value=0).to_dict() for features in lineage.features]
     assert counts[0] == dict.fromkeys(FATES, 4) | {"merged": 8, "appears": 0}
     assert counts[1] == dict.fromkeys(FATES, 4) | {"split": 8, "straddled": 8, "vanishes": 0}
 
@@ -91,10 +91,10 @@ def test_a_chunk_can_be_made_again_and_no_other_chunk_or_seed_gives_it(lineage):
     assert not np.array_equal(planted_acts(lineage, 1, 3), planted_acts(lineage, 1, 4))
 
 
-@pytest.mark.parametrize("densities", [(0.0, 0.1), (0.2, 0.1), (0.1, 0.6)])
-def test_densities_that_are_none_are_refused(densities):
-    with pytest.raises(InputError, match=r"0 < lowest <= highest <= 0\.5"):
-        plant(SMALL._replace(densities=densities))
+def test_invalid_densities_are_refused():
+    for densities in ((0.0, 0.1), (0.2, 0.1), (0.1, 0.6)):
+        with pytest.raises(InputError, match=r"0 < lowest <= highest <= 0\.5"):
+            plant(SMALL._replace(densities=densities))
 
 
 def test_features_fire_as_often_as_their_items_say(lineage, acts_of):
@@ -105,24 +105,25 @@ def test_features_fire_as_often_as_their_items_say(lineage, acts_of):
     assert lineage.densities.min() > 0.02 - 1e-12
 
 
-@pytest.mark.parametrize("fate", ["persists", "rotated"])
-def test_what_persists_fires_on_the_same_tokens_with_a_factor_of_each_side(acts_of, fate):
-    parent, child = acts_of(0, fate), acts_of(1, fate)
-    assert np.array_equal(parent > 0, child > 0)
-    # exp(-0.15^2) = 0.978, where features are rare.
-    assert r_of_each(parent, child) == pytest.approx(np.full(4, 0.978), abs=0.01)
+def test_persisting_features_fire_on_the_same_tokens_with_a_factor_of_each_side(acts_of):
+    for fate in ("persists", "rotated"):
+        parent, child = acts_of(0, fate), acts_of(1, fate)
+        assert np.array_equal(parent > 0, child > 0)
+        # exp(-0.15^2) = 0.978, where features are rare.
+        assert r_of_each(parent, child) == pytest.approx(np.full(4, 0.978), abs=0.01)
 
 
-@pytest.mark.parametrize(("fate", "whole", "parts"), [("split", 0, 1), ("merged", 1, 0)])
-def test_parts_share_out_the_tokens_of_their_whole(lineage, acts_of, fate, whole, parts):
-    fires = acts_of(parts, fate) > 0
-    first, second = fires[:, ::2], fires[:, 1::2]  # an item's features stand beside each other
-    assert not (first & second).any()
-    assert np.array_equal(first | second, acts_of(whole, fate) > 0)
-    planted = lineage.features[parts].query("fate == @fate")["high"].to_numpy()[::2]
-    assert ((planted >= 0.5) & (planted <= 0.7)).all()
-    # Of 400 tokens or more a share has a standard deviation of 0.025 at most.
-    assert np.allclose(first.sum(axis=0) / (first | second).sum(axis=0), planted, atol=0.1)
+def test_parts_divide_the_tokens_of_their_whole(lineage, acts_of):
+    for fate, whole, parts in (("split", 0, 1), ("merged", 1, 0)):
+        fires = acts_of(parts, fate) > 0
+        first, second = fires[:, ::2], fires[:, 1::2]  # an item's features are neighbours
+        assert not (first & second).any()
+        assert np.array_equal(first | second, acts_of(whole, fate) > 0)
+        features = lineage.features[parts]
+        planted = features.loc[features["fate"] == fate, "high"].to_numpy()[::2]
+        assert ((planted >= 0.5) & (planted <= 0.7)).all()
+        # Of 400 tokens or more a share has a standard deviation of 0.025 at most.
+        assert np.allclose(first.sum(axis=0) / (first | second).sum(axis=0), planted, atol=0.1)
 
 
 def test_decoys_fire_on_some_of_the_same_tokens_about_equally_often(acts_of):
@@ -132,7 +133,7 @@ def test_decoys_fire_on_some_of_the_same_tokens_about_equally_often(acts_of):
     assert np.allclose((parent > 0).sum(axis=0) / (child > 0).sum(axis=0), 1, atol=0.2)
 
 
-def test_what_straddles_a_feature_covers_it_and_fires_as_often_elsewhere(lineage, acts_of):
+def test_straddling_features_cover_the_straddled_one_and_fire_as_often_elsewhere(acts_of):
     parent, children = acts_of(0, "straddled") > 0, acts_of(1, "straddled") > 0
     first, second = children[:, ::2], children[:, 1::2]
     assert not (parent & ~(first | second)).any()
@@ -165,7 +166,7 @@ def test_directions_are_unit_vectors_turned_as_the_fate_says(lineage):
     assert (parts[::2] * parts[1::2]).sum(axis=1) == pytest.approx(np.full(4, np.cos(np.radians(70))))
 
 
-def test_activations_are_true_activations_times_directions_and_bias_and_each_side_s_own_noise(lineage):
+def test_activations_are_true_activations_times_directions_plus_bias_and_noise(lineage):
     sums = [true_activations(lineage, 5)[side] @ lineage.dictionaries[side] + lineage.bias for side in range(2)]
     exact = plant(SMALL._replace(acts_noise=0.0))
     noise = []
@@ -186,16 +187,13 @@ def test_a_dump_holds_the_activations_of_its_chunks_in_half_precision(lineage, t
         assert np.allclose(shard.acts().float().numpy(), acts, rtol=1e-3, atol=1e-3)
         assert np.allclose(shard.norms().numpy(), np.linalg.norm(acts, axis=1))
         assert shard.positions().tolist() == list(range(10_000 * chunk, 10_000 * (chunk + 1)))
-    assert [one.header["stop_row"] for one in shards] == [20_000, 30_000]
+    assert [shard.header["stop_row"] for shard in shards] == [20_000, 30_000]
     assert (len(Dump(paths)), Dump(paths).d_in) == (20_000, 32)
 
 
-def test_nothing_is_perturbed_by_nothing(true):
+def test_firings_are_missed_and_added_at_the_rates_asked_for(true):
     same = perturbed(true[0], 0, noise=0.0, missed=0.0, false=0.0)
     assert (same != true[0]).nnz == 0
-
-
-def test_firings_are_missed_and_added_at_the_rates_asked_for(true):
     n = true[0].nnz  # about 25,000; 0.2 of it has a standard deviation of 0.0025
     missed = perturbed(true[0], 1, noise=0.0, missed=0.2, false=0.0)
     assert missed.nnz / n == pytest.approx(0.8, abs=0.015)
@@ -205,16 +203,13 @@ def test_firings_are_missed_and_added_at_the_rates_asked_for(true):
     assert (added < true[0]).nnz == 0
 
 
-@pytest.mark.parametrize("rates", [{"noise": 0.4}, {"missed": 0.2}, {"false": 0.3}, {"noise": 0.2, "false": 0.1}])
-def test_r_of_a_perturbed_feature_is_the_one_expected(acts_of, rates):
-    rates = {"noise": 0.0, "missed": 0.0, "false": 0.0} | rates
+def test_r_of_perturbed_features_is_as_expected(acts_of):
     sides = [scipy.sparse.csr_array(np.hstack([acts_of(s, f) for f in ("persists", "rotated")])) for s in range(2)]
-    found = [perturbed(own, seed, **rates).toarray() for seed, own in enumerate(sides)]
-    # Densities of 0.02 to 0.05 take up to half as much from r.
-    assert r_of_each(*found).mean() == pytest.approx(expected_r(SMALL, **rates), abs=0.025)
-
-
-def test_expected_r_by_hand():
+    for changes in ({"noise": 0.4}, {"missed": 0.2}, {"false": 0.3}, {"noise": 0.2, "false": 0.1}):
+        rates = {"noise": 0.0, "missed": 0.0, "false": 0.0} | changes
+        latents = [perturbed(acts, seed, **rates).toarray() for seed, acts in enumerate(sides)]
+        # Densities of 0.02 to 0.05 take up to half as much from r.
+        assert r_of_each(*latents).mean() == pytest.approx(expected_r(SMALL, **rates), abs=0.025)
     # 0.8^2 / (1 - 0.2 + 0.2) = 0.64, and nothing else varies.
     planting = SMALL._replace(activation_noise=0.0)
     assert expected_r(planting, noise=0.0, missed=0.2, false=0.2) == pytest.approx(0.64)
@@ -222,68 +217,69 @@ def test_expected_r_by_hand():
 
 
 @pytest.mark.parametrize("changes", [{"densities": (0.005, 0.05)}, {"densities": (0.02, 0.2)}, {"seed": 3}])
-def test_verdicts_and_kinds_are_right_of_planted_features_that_are_moderately_perturbed(changes):
+def test_verdicts_and_kinds_of_moderately_perturbed_features_are_right(changes):
     planted = plant(SMALL._replace(**changes))
     latents = [
         perturbed(truth(planted, side, range(2)), side, noise=0.15, missed=0.03, false=0.03) for side in range(2)
     ]
-    found = kind_scores(planted, table_of(*latents))
-    assert found.groupby("side")["class"].apply(list).to_dict() == {
+    scored = kind_scores(planted, table_of(*latents))
+    assert scored.groupby("side")["class"].apply(list).to_dict() == {
         "child": ["1:1", "emerges", "merged", "split", "untestable"],
         "parent": ["1:1", "disappears", "merged", "split", "untestable"],
     }
-    assert found["f1"].min() == 1.0
+    assert scored["f1"].min() == 1.0
 
 
-def test_kinds_are_scored_as_wrong_where_they_are(lineage, true):
+def test_wrong_kinds_lower_the_scores(lineage, true):
     table = table_of(*true)
     wrong = table["kind"].isin(["split", "merged"]) & (table["side"] == "parent")
     table.loc[wrong, ["kind", "verdict"]] = ["", "disappears"]
-    found = kind_scores(lineage, table).set_index(["side", "class"])
+    scored = kind_scores(lineage, table).set_index(["side", "class"])
     # Of the parent's 16 vanish, go rare, are decoys or straddled; 4 split and 8 merged ones are now taken for such.
-    assert found.loc[("parent", "disappears"), ["n", "precision", "recall"]].tolist() == [16, pytest.approx(16 / 28), 1]
-    assert found.loc[("parent", "split"), "recall"] == 0
-    assert found.loc[("child", "split"), "f1"] == 1
+    assert scored.loc[("parent", "disappears"), ["n", "precision", "recall"]].tolist() == [
+        16,
+        pytest.approx(16 / 28),
+        1,
+    ]
+    assert scored.loc[("parent", "split"), "recall"] == 0
+    assert scored.loc[("child", "split"), "f1"] == 1
 
 
 def test_scores_by_hand():
-    found = scores(["a", "a", "a", "b", "b", "c"], ["a", "a", "b", "b", "", "b"]).set_index("class")
-    # a: 2 of 3 found, and nothing else called so; b: 1 of 2 found, of 3 called so; c: nothing called so.
-    assert found["n"].to_dict() == {"a": 3, "b": 2, "c": 1}
-    assert found["recall"].tolist() == pytest.approx([2 / 3, 1 / 2, 0])
-    assert found["precision"].tolist() == pytest.approx([1, 1 / 3, np.nan], nan_ok=True)
+    scored = scores(["a", "a", "a", "b", "b", "c"], ["a", "a", "b", "b", "", "b"]).set_index("class")
+    # a: 2 of 3 found, and no other feature called so; b: 1 of 2 found, of 3 called so; c: no feature called so.
+    assert scored["n"].to_dict() == {"a": 3, "b": 2, "c": 1}
+    assert scored["recall"].tolist() == pytest.approx([2 / 3, 1 / 2, 0])
+    assert scored["precision"].tolist() == pytest.approx([1, 1 / 3, np.nan], nan_ok=True)
     # 2 TP / (2 TP + FP + FN): 4 / (4 + 0 + 1); 2 / (2 + 2 + 1); 0.
-    assert found["f1"].tolist() == pytest.approx([4 / 5, 2 / 5, 0])
-
-
-def test_what_is_left_out_counts_nowhere():
-    found = scores(["a", "b"], ["a", "a"], leave_out=["b"])
-    assert found.to_dict("records") == [{"class": "a", "n": 1, "precision": 1.0, "recall": 1.0, "f1": 1.0}]
+    assert scored["f1"].tolist() == pytest.approx([4 / 5, 2 / 5, 0])
+    scored = scores(["a", "b"], ["a", "a"], leave_out=["b"])
+    assert scored.to_dict("records") == [{"class": "a", "n": 1, "precision": 1.0, "recall": 1.0, "f1": 1.0}]
 
 
 def test_a_latent_represents_the_planted_feature_that_it_follows(true):
-    own = true[0][:, :6]
+    planted = true[0][:, :6]
     noise = scipy.sparse.random_array((20_000, 3), density=0.03, rng=np.random.default_rng(0), format="csr")
-    latents = scipy.sparse.hstack([noise, own[:, [4, 2, 0]]], format="csr")
-    assert representatives(own, latents).tolist() == [5, -1, 4, -1, 3, -1]
+    latents = scipy.sparse.hstack([noise, planted[:, [4, 2, 0]]], format="csr")
+    assert representatives(planted, latents).tolist() == [5, -1, 4, -1, 3, -1]
 
 
-def test_planted_features_that_nothing_represents_are_missed(lineage, true):
+def test_planted_features_that_no_latent_represents_are_missed(lineage, true):
     table = table_of(*true)
-    represented = tuple(np.arange(own.shape[1]) for own in true)
-    found = verdict_scores(lineage, table, represented).set_index(["side", "class"])
-    assert found["f1"].tolist() == [1.0] * 4
-    assert found["n"].to_dict() == {
+    represented = tuple(np.arange(acts.shape[1]) for acts in true)
+    scored = verdict_scores(lineage, table, represented).set_index(["side", "class"])
+    assert scored["f1"].tolist() == [1.0] * 4
+    assert scored["n"].to_dict() == {
         ("parent", "disappears"): 16,  # 4 vanish, 4 go rare, 4 are decoys, 4 straddled
         ("parent", "persists"): 20,  # 4 persist, 4 are rotated, 4 split, 8 merged
         ("child", "emerges"): 16,  # 4 appear, 4 are decoys, 8 straddle
         ("child", "inherited"): 20,
     }
     without = np.where(lineage.features[0]["fate"] == "rotated", -1, represented[0])
-    found = verdict_scores(lineage, table, (without, represented[1])).set_index(["side", "class"])
-    # 16 of 20 are found, and nothing else is called so.
-    assert found.loc[("parent", "persists"), ["precision", "recall"]].tolist() == [1.0, 0.8]
-    assert found.loc[("parent", "disappears"), "f1"] == 1
+    scored = verdict_scores(lineage, table, (without, represented[1])).set_index(["side", "class"])
+    # 16 of 20 are found, and no other feature is called so.
+    assert scored.loc[("parent", "persists"), ["precision", "recall"]].tolist() == [1.0, 0.8]
+    assert scored.loc[("parent", "disappears"), "f1"] == 1
 
 
 def test_expected_verdicts_follow_from_the_fate(lineage):
@@ -295,7 +291,7 @@ def test_expected_verdicts_follow_from_the_fate(lineage):
     assert set(np.array(expected_verdicts(lineage, 0))[lineage.features[0]["fate"] == "rare"]) == {"disappears"}
 
 
-def test_the_chance_of_a_cosine_is_uniform_in_three_dimensions():
+def test_a_chance_cosine_is_uniform_in_three_dimensions_and_smaller_in_more():
     # Archimedes: a cap of height 1 - c has the share (1 - c) / 2 of a sphere, two caps have 1 - c.
     assert chance_cosine(1, 3, 0.2) == pytest.approx(0.8)
     assert chance_cosine(10, 3, 0.2) == pytest.approx(0.98)
@@ -303,7 +299,7 @@ def test_the_chance_of_a_cosine_is_uniform_in_three_dimensions():
     assert all(more > less for more, less in pairwise(limits))
 
 
-def test_an_sae_does_not_start_from_what_is_planted(lineage):
+def test_an_sae_does_not_start_from_planted_directions(lineage):
     dictionary = lineage.dictionaries[0]
     for seed in range(5):
         starts = initial_directions(32, 96, 0.1, seed).double().numpy()
@@ -312,16 +308,16 @@ def test_an_sae_does_not_start_from_what_is_planted(lineage):
         require_unrelated(np.vstack([starts, 0.1 * dictionary[7]]), dictionary)
 
 
-def test_fates_are_counted_apart(lineage, true):
+def test_fates_are_counted_separately(lineage, true):
     table = table_of(*true)
-    everything = [np.arange(own.shape[1]) for own in true]
+    everything = [np.arange(acts.shape[1]) for acts in true]
     without = np.where(lineage.features[1]["fate"] == "split", -1, everything[1])
-    found = fate_table(lineage, table, (everything[0], without)).set_index(["side", "fate"])
-    assert found.loc[("parent", "split"), ["n", "represented", "right"]].tolist() == [4, 1, 1]
-    assert found.loc[("child", "split"), ["n", "represented", "right"]].tolist() == [8, 0, 0]
-    assert found["right"].sum() == len(found) - 1
-    assert set(found.loc["parent"].index) == set(FATES) - {"dead", "appears"}
-    assert set(found.loc["child"].index) == set(FATES) - {"dead", "rare", "vanishes"}
+    fates = fate_table(lineage, table, (everything[0], without)).set_index(["side", "fate"])
+    assert fates.loc[("parent", "split"), ["n", "represented", "right"]].tolist() == [4, 1, 1]
+    assert fates.loc[("child", "split"), ["n", "represented", "right"]].tolist() == [8, 0, 0]
+    assert fates["right"].sum() == len(fates) - 1
+    assert set(fates.loc["parent"].index) == set(FATES) - {"dead", "appears"}
+    assert set(fates.loc["child"].index) == set(FATES) - {"dead", "rare", "vanishes"}
 
 
 def test_the_whole_path_from_activations_to_verdicts(tmp_path, sae_settings):
@@ -330,12 +326,12 @@ def test_the_whole_path_from_activations_to_verdicts(tmp_path, sae_settings):
     saes = [train(write_dump(planted, side, range(2, 4), tmp_path / str(side)), settings, side) for side in range(2)]
     latents = [encoded(sae, planted, side) for side, sae in enumerate(saes)]
     represented = tuple(representatives(truth(planted, side, range(2)), latents[side]) for side in range(2))
-    found = fate_table(planted, table_of(*latents), represented).set_index(["side", "fate"])
+    right = fate_table(planted, table_of(*latents), represented).set_index(["side", "fate"])["right"]
     for side, fates in {
         "parent": ["persists", "rotated", "vanishes", "rare", "decoy"],
         "child": ["persists", "rotated", "appears", "decoy"],
     }.items():
-        assert found.loc[side].loc[fates, "right"].mean() > 0.8
+        assert right[side][fates].mean() > 0.8
 
 
 def train(paths: list[Path], settings: dict, seed: int) -> Sae:

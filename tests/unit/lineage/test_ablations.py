@@ -1,4 +1,4 @@
-"""Effects of taking features out, against the dense code and numbers worked by hand."""
+"""Effects of ablating features, against dense code and numbers worked by hand."""
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ def rows(tiny):
 
 @pytest.fixture
 def sae() -> Sae:
-    """Latents of random directions, whose activations stand out of the model's."""
+    """Latents of random directions, with activations larger than the model's."""
     random = torch.Generator().manual_seed(0)
     sae = Sae("topk", D_IN, D_SAE, 5)
     with torch.no_grad():
@@ -66,7 +66,7 @@ def dense_latents(model, sae: Sae, rows: TokenRows) -> torch.Tensor:
 
 
 def change_by_hand(model, sae: Sae, rows: TokenRows, group: list[int]) -> float:
-    """The summed loss that dense code gains when latents are taken out."""
+    """The change of the summed loss by dense code when latents are ablated."""
     ids = torch.from_numpy(rows.ids.astype(np.int64))
     part = dense_latents(model, sae, rows)[..., group] @ sae.W_dec[group]
     with torch.inference_mode():
@@ -75,108 +75,93 @@ def change_by_hand(model, sae: Sae, rows: TokenRows, group: list[int]) -> float:
             return next_token_loss(model(input_ids=ids).logits, ids)[0] - clean
 
 
-def test_taking_nothing_out_changes_nothing_at_all(model, sae, rows):
-    found = group_effects(model, sae, HOOKPOINT, rows, {"none": NONE, "idle": np.array([1])}, 8).set_index("group")
-    assert found["loss_change"].tolist() == [0.0] * 4
-    assert found["n_latents"].tolist() == [0, 1] * 2
-    assert found.loc["none", "loss_change_per_firing"].isna().all()
-    assert found.loc["none", "n_firings"].tolist() == [0, 0]
-    # Latent 1 was taken out of a model that ran again, and its decoder row is zero.
-    assert (found.loc["idle", "n_firings"] > 0).all()
-    assert found.loc["idle", "loss_change_per_firing"].tolist() == [0.0, 0.0]
+def test_ablating_nothing_changes_nothing_at_all(model, sae, rows):
+    table = group_effects(model, sae, HOOKPOINT, rows, {"none": NONE, "idle": np.array([1])}, 8).set_index("group")
+    assert table["loss_change"].tolist() == [0.0] * 4
+    assert table["n_latents"].tolist() == [0, 1] * 2
+    assert table.loc["none", "loss_change_per_firing"].isna().all()
+    assert table.loc["none", "n_firings"].tolist() == [0, 0]
+    # Latent 1 is ablated in a second pass of the model, but its decoder row is zero.
+    assert (table.loc["idle", "n_firings"] > 0).all()
+    assert table.loc["idle", "loss_change_per_firing"].tolist() == [0.0, 0.0]
 
 
 def test_effects_of_groups_equal_those_of_the_dense_code(model, sae, rows):
-    groups = {"few": np.array([7, 3]), "many": np.arange(40)}
-    found = group_effects(model, sae, HOOKPOINT, rows, groups, 8)
-    assert found[["corpus", "group"]].to_numpy().tolist() == [
+    groups = {"few": np.array([7, 3, 7]), "many": np.arange(40)}  # a latent named twice is ablated once
+    table = group_effects(model, sae, HOOKPOINT, rows, groups, 8)
+    assert table[["corpus", "group"]].to_numpy().tolist() == [
         ["sums", "few"],
         ["sums", "many"],
         ["words", "few"],
         ["words", "many"],
     ]
-    for row in found.itertuples():
-        own, group = rows[row.corpus], groups[row.group].tolist()
-        n_tokens = len(own.ids) * (own.ids.shape[1] - 1)
-        change = change_by_hand(model, sae, own, group)
-        n_firings = int((dense_latents(model, sae, own)[..., group] > 0).sum())
+    for row in table.itertuples():
+        of_corpus, group = rows[row.corpus], sorted(set(groups[row.group].tolist()))
+        n_tokens = len(of_corpus.ids) * (of_corpus.ids.shape[1] - 1)
+        change = change_by_hand(model, sae, of_corpus, group)
+        n_firings = int((dense_latents(model, sae, of_corpus)[..., group] > 0).sum())
         assert (row.n_latents, row.n_tokens, row.n_firings) == (len(group), n_tokens, n_firings)
-        assert row.loss == pytest.approx(evaluate(model, own, 1000)["loss"], rel=1e-6)
+        assert row.loss == pytest.approx(evaluate(model, of_corpus, 1000)["loss"], rel=1e-6)
         assert abs(change) > 0.1
         assert row.loss_change == pytest.approx(change / n_tokens, rel=1e-3)
         assert row.loss_change_per_firing == pytest.approx(change / n_firings, rel=1e-3)
 
 
-def test_to_take_an_exact_sae_out_is_to_put_zeros_in_place(model, rows):
-    found = group_effects(model, identity(), HOOKPOINT, rows, {"all": np.arange(2 * D_IN)}, 8).set_index("corpus")
-    for corpus, own in rows.items():
-        sums = measure(model, identity(), HOOKPOINT, own, 8)
+def test_ablating_an_exact_sae_is_the_same_as_zero_activations(model, rows):
+    table = group_effects(model, identity(), HOOKPOINT, rows, {"all": np.arange(2 * D_IN)}, 8).set_index("corpus")
+    for corpus, of_corpus in rows.items():
+        sums = measure(model, {"exact": identity()}, HOOKPOINT, of_corpus, 8)["exact"]
         change = (sums.ce_ablated - sums.ce_clean) / sums.n_predictions
-        assert found["loss_change"][corpus] == pytest.approx(change, rel=1e-9)
+        assert table["loss_change"][corpus] == pytest.approx(change, rel=1e-9)
         assert abs(change) > 1e-4
 
 
-def test_tokens_too_long_for_the_sae_are_left_as_they_are(model, rows):
-    own = rows["words"]
-    acts = read_activations(model, HOOKPOINT, torch.from_numpy(own.ids.astype(np.int64)))
+def test_tokens_of_outlying_norm_are_left_as_they_are(model, rows):
+    words = rows["words"]
+    acts = read_activations(model, HOOKPOINT, torch.from_numpy(words.ids.astype(np.int64)))
     sae = identity()
     sae.max_norm = float(acts.norm(dim=-1).median())
-    sums = measure(model, sae, HOOKPOINT, own, 8)
+    sums = measure(model, {"exact": sae}, HOOKPOINT, words, 8)["exact"]
     assert sums.n_left_out > 0
-    found = group_effects(model, sae, HOOKPOINT, {"words": own}, {"all": np.arange(2 * D_IN)}, 8)
+    table = group_effects(model, sae, HOOKPOINT, {"words": words}, {"all": np.arange(2 * D_IN)}, 8)
     change = (sums.ce_ablated - sums.ce_clean) / sums.n_predictions
-    assert found["loss_change"].tolist() == pytest.approx([change], rel=1e-9)
-
-
-def test_a_latent_named_twice_is_taken_out_once(model, sae, rows):
-    groups = {"once": np.array([3, 7]), "twice": np.array([7, 3, 7])}
-    found = group_effects(model, sae, HOOKPOINT, rows, groups, 8).set_index("group")
-    once, twice = (found.loc[name].reset_index(drop=True) for name in groups)
-    pd.testing.assert_frame_equal(once, twice)
+    assert table["loss_change"].tolist() == pytest.approx([change], rel=1e-9)
 
 
 @pytest.mark.parametrize("effects", [group_effects, feature_effects])
-def test_the_number_of_rows_in_a_batch_changes_nothing(model, sae, rows, effects):
-    chosen = np.arange(8) if effects is feature_effects else {"group": np.arange(8)}
-    one, many = (effects(model, sae, HOOKPOINT, rows, chosen, n) for n in (3, 1000))
-    pd.testing.assert_frame_equal(one, many, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("effects", [group_effects, feature_effects])
-def test_only_the_first_rows_are_read_where_a_limit_is_set(model, sae, rows, write_tokens, effects):
-    own = rows["words"]
-    short = write_tokens(own.ids[:3].tolist())
-    short.info |= {key: own.info[key] for key in ("bos_id", "eos_id")}
-    chosen = np.arange(8) if effects is feature_effects else {"group": np.arange(8)}
-    limited = effects(model, sae, HOOKPOINT, {"words": own}, chosen, 2, max_rows=3)
+def test_batches_change_nothing_and_a_limit_reads_the_first_rows_alone(model, sae, rows, write_tokens, effects):
+    words = rows["words"]
+    short = write_tokens(words.ids[:3].tolist())
+    short.info |= {key: words.info[key] for key in ("bos_id", "eos_id")}
+    chosen = np.arange(4) if effects is feature_effects else {"group": np.arange(4)}
+    small, large = (effects(model, sae, HOOKPOINT, {"words": words}, chosen, n) for n in (3, 1000))
+    pd.testing.assert_frame_equal(small, large, rtol=1e-4, atol=1e-5)
+    limited = effects(model, sae, HOOKPOINT, {"words": words}, chosen, 2, max_rows=3)
     pd.testing.assert_frame_equal(limited, effects(model, sae, HOOKPOINT, {"words": short}, chosen, 2))
-    assert limited["n_firings"].sum() < effects(model, sae, HOOKPOINT, {"words": own}, chosen, 2)["n_firings"].sum()
+    assert limited["n_firings"].sum() < large["n_firings"].sum()
 
 
 def test_the_effect_of_a_feature_is_that_of_a_group_of_one_per_firing(model, sae, rows):
     latents = np.array([9, 0, 4, 33])
-    found = feature_effects(model, sae, HOOKPOINT, rows, latents, 8)
+    table = feature_effects(model, sae, HOOKPOINT, rows, latents, 8)
     groups = {str(latent): latents[i : i + 1] for i, latent in enumerate(latents)}
     apart = group_effects(model, sae, HOOKPOINT, rows, groups, 8)
-    assert found["latent"].tolist() == [9, 0, 4, 33] * 2
-    assert found["corpus"].tolist() == ["sums"] * 4 + ["words"] * 4
-    assert found["n_firings"].tolist() == apart["n_firings"].tolist()
+    assert table["latent"].tolist() == [9, 0, 4, 33] * 2
+    assert table["corpus"].tolist() == ["sums"] * 4 + ["words"] * 4
+    assert table["n_firings"].tolist() == apart["n_firings"].tolist()
     by_groups = apart["loss_change_per_firing"].to_numpy()
-    assert found["loss_change"].to_numpy() == pytest.approx(by_groups, rel=1e-3, abs=1e-5, nan_ok=True)
+    assert table["loss_change"].to_numpy() == pytest.approx(by_groups, rel=1e-3, abs=1e-5, nan_ok=True)
     assert np.nanmax(np.abs(by_groups)) > 1e-2
 
 
-def test_a_feature_that_never_fires_has_no_effect_to_speak_of(model, sae, rows):
-    found = feature_effects(model, sae, HOOKPOINT, rows, np.array([0, 1]), 8)
-    assert found["loss_change"].isna().tolist() == [True, False] * 2
-    assert found["n_firings"].tolist()[::2] == [0, 0]
+def test_a_feature_that_never_fires_has_no_effect(model, sae, rows):
+    table = feature_effects(model, sae, HOOKPOINT, rows, np.array([0, 1]), 8)
+    assert table["loss_change"].isna().tolist() == [True, False] * 2
+    assert table["n_firings"].tolist()[::2] == [0, 0]
     # A decoder row of zeros changes a row's loss by no more than its rounding in another batch.
-    assert found["loss_change"].tolist()[1::2] == pytest.approx([0, 0], abs=1e-5)
-
-
-def test_no_features_have_an_empty_table(model, sae, rows):
-    found = feature_effects(model, sae, HOOKPOINT, rows, NONE, 8)
-    assert (found.columns.tolist(), len(found)) == (["latent", "corpus", "loss_change", "n_firings"], 0)
+    assert table["loss_change"].tolist()[1::2] == pytest.approx([0, 0], abs=1e-5)
+    empty = feature_effects(model, sae, HOOKPOINT, rows, NONE, 8)
+    assert (empty.columns.tolist(), len(empty)) == (["latent", "corpus", "loss_change", "n_firings"], 0)
 
 
 def test_the_latents_of_a_group_are_kept_with_their_tokens():
@@ -186,44 +171,43 @@ def test_the_latents_of_a_group_are_kept_with_their_tokens():
         torch.tensor([2, 5, 1, 2, 6], dtype=torch.int32),
         torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]),
     )
-    found = only(latents, torch.tensor([6, 2]))
-    assert found.indptr.tolist() == [0, 1, 1, 3]
-    assert found.indices.tolist() == [2, 2, 6]
-    assert found.values.tolist() == pytest.approx([0.1, 0.4, 0.5])
+    kept = only(latents, torch.tensor([6, 2]))
+    assert kept.indptr.tolist() == [0, 1, 1, 3]
+    assert kept.indices.tolist() == [2, 2, 6]
+    assert kept.values.tolist() == pytest.approx([0.1, 0.4, 0.5])
 
 
-def test_controls_are_nearest_in_log_density():
-    # From 0.1 it is ln 5 to 0.02 and ln 3 to 0.3, though 0.02 is nearer by difference; latent 0 itself is no control.
+def test_random_matches_are_nearest_in_log_density():
+    # From 0.1 it is ln 5 to 0.02 and ln 3 to 0.3, though 0.02 is nearer by difference; latent 0 does not match itself.
     density = np.array([0.1, 0.02, 0.3, 0.9])
     assert matched_random(np.array([0]), np.arange(4), density, seed=0).tolist() == [2]
 
 
-def test_each_control_is_taken_once_and_never_from_the_group():
+def test_each_random_match_is_taken_once_and_never_from_the_group():
     density = np.array([0.1, 0.1, 0.1, 0.11, 0.2, 0.9])
     for seed in range(5):
         assert matched_random(np.array([0, 1, 2]), np.arange(6), density, seed).tolist() == [3, 4, 5]
         assert matched_random(np.array([0, 1]), np.arange(6), density, seed).tolist() == [2, 3]
 
 
-def test_controls_depend_on_the_seed_alone_where_latents_compete():
-    # Latents 0 and 1 both want 2; who comes second takes 3 (from 0.1) or 4 (from 0.12): ln 0.1/0.07 < ln 0.2/0.1.
+def test_random_matches_depend_on_the_seed_alone_where_latents_compete():
+    # Latents 0 and 1 are both nearest to 2; the second takes 3 (from 0.1) or 4 (from 0.12): ln 0.1/0.07 < ln 0.2/0.1.
     density = np.array([0.1, 0.12, 0.11, 0.07, 0.17])
     group, pool = np.array([0, 1]), np.array([2, 3, 4])
-    found = {tuple(matched_random(group, pool, density, seed).tolist()) for seed in range(20)}
-    assert found == {(2, 3), (2, 4)}
+    assert {tuple(matched_random(group, pool, density, seed).tolist()) for seed in range(20)} == {(2, 3), (2, 4)}
     shuffled = [matched_random(np.array([1, 0]), pool[::-1].copy(), density, seed).tolist() for seed in range(20)]
     assert shuffled == [matched_random(group, pool, density, seed).tolist() for seed in range(20)]
 
 
-def test_a_pool_that_runs_out_gives_a_smaller_control():
+def test_a_pool_that_runs_out_gives_a_smaller_group():
     density = np.full(5, 0.1)
     assert matched_random(np.array([0, 1, 2]), np.array([3, 4]), density, 0).tolist() == [3, 4]
     assert matched_random(np.array([0, 1, 2]), np.array([1]), density, 0).tolist() == []
     assert matched_random(NONE, np.arange(5), density, 0).tolist() == []
 
 
-def test_latents_that_never_fire_have_no_equals_in_density():
-    with pytest.raises(InputError, match=r"latent 2 is 0\.0"):
+def test_latents_that_never_fire_cannot_be_matched():
+    with pytest.raises(InputError, match=r"latent 2 is 0\.0; leave out"):
         matched_random(np.array([0]), np.array([1, 2]), np.array([0.1, 0.1, 0.0]), seed=0)
 
 
@@ -251,7 +235,7 @@ def edge() -> pd.DataFrame:
     return pd.concat([parent.assign(side="parent"), child.assign(side="child")], ignore_index=True)
 
 
-def test_groups_of_a_side_are_its_verdicts_and_their_controls(edge):
+def test_groups_of_a_side_are_its_verdicts_and_their_random_matches(edge):
     parent = {name: group.tolist() for name, group in edge_groups(edge, "parent", seed=0).items()}
     assert parent == {
         "persists": [0, 3, 4],
@@ -266,12 +250,8 @@ def test_groups_of_a_side_are_its_verdicts_and_their_controls(edge):
         "inherited_random": [0, 3],
         "emerges_random": [1, 2],
     }
-
-
-def test_a_side_without_testable_features_has_empty_groups(edge):
     edge["verdict"] = "untestable"
-    groups = edge_groups(edge, "parent", seed=0)
-    assert [len(group) for group in groups.values()] == [0, 0, 0, 0]
+    assert [len(group) for group in edge_groups(edge, "parent", seed=0).values()] == [0, 0, 0, 0]
 
 
 def test_top_matches_have_the_largest_r_and_each_feature_once(edge):
@@ -280,7 +260,7 @@ def test_top_matches_have_the_largest_r_and_each_feature_once(edge):
     assert top_matches(edge, 1)["parent"].tolist() == [4]
 
 
-def test_effects_of_matched_features_stand_side_by_side():
+def test_effects_of_matched_features_are_side_by_side():
     pairs = pd.DataFrame({"parent": [4, 3], "child": [1, 2], "r": [0.95, 0.9]})
 
     def effects(latents: list[int], changes: list[float]) -> pd.DataFrame:
@@ -288,10 +268,10 @@ def test_effects_of_matched_features_stand_side_by_side():
         return pd.DataFrame({"latent": latents, "corpus": corpora, "loss_change": changes, "n_firings": [5, 6, 7, 8]})
 
     # The child's come in another order.
-    found = matched_effects(
+    matched = matched_effects(
         pairs, effects([4, 3, 4, 3], [0.1, 0.2, 0.3, 0.4]), effects([2, 1, 2, 1], [1.0, 2.0, 3.0, 4.0])
     )
-    assert found.to_dict("list") == {
+    assert matched.to_dict("list") == {
         "corpus": ["sums", "sums", "words", "words"],
         "parent": [4, 3, 4, 3],
         "child": [1, 2, 1, 2],
@@ -305,14 +285,11 @@ def test_effects_of_matched_features_stand_side_by_side():
 
 def test_agreement_by_hand():
     # Deviations -3, -1, 1, 3 and -1, -3, 1, 3: r = (3 + 3 + 1 + 9) / 20. Ranks 1 2 3 4 and 2 1 3 4 give the same.
-    found = agreement(np.array([1.0, 3.0, 5.0, 7.0]), np.array([2.0, 0.0, 4.0, 6.0]))
-    assert found == {"n": 4, "pearson": pytest.approx(0.8), "spearman": pytest.approx(0.8)}
-
-
-def test_agreement_of_ranks_is_not_that_of_values():
+    figures = agreement(np.array([1.0, 3.0, 5.0, 7.0]), np.array([2.0, 0.0, 4.0, 6.0]))
+    assert figures == {"n": 4, "pearson": pytest.approx(0.8), "spearman": pytest.approx(0.8)}
     # Cubes of -1, 0, 1, 2: the ranks agree in full. Deviations -1.5 ... 1.5 and -3, -2, -1, 6: 14 / sqrt(5 x 50).
-    found = agreement(np.array([-1.0, 0.0, 1.0, 2.0]), np.array([-1.0, 0.0, 1.0, 8.0]))
-    assert found == {"n": 4, "pearson": pytest.approx(14 / 250**0.5), "spearman": pytest.approx(1)}
+    figures = agreement(np.array([-1.0, 0.0, 1.0, 2.0]), np.array([-1.0, 0.0, 1.0, 8.0]))
+    assert figures == {"n": 4, "pearson": pytest.approx(14 / 250**0.5), "spearman": pytest.approx(1)}
 
 
 def test_agreement_is_undefined_for_two_pairs_or_equal_effects():
@@ -322,8 +299,8 @@ def test_agreement_is_undefined_for_two_pairs_or_equal_effects():
         ([1.0, 2.0, nan, 3.0], [1.0, 2.0, 3.0, nan], 2),
         ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], 3),
     ):
-        found = agreement(np.array(a), np.array(b))
-        assert found == {
+        figures = agreement(np.array(a), np.array(b))
+        assert figures == {
             "n": n,
             "pearson": pytest.approx(nan, nan_ok=True),
             "spearman": pytest.approx(nan, nan_ok=True),

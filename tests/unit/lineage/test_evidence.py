@@ -1,4 +1,4 @@
-"""What stands beside a share: floors, nulls, matchings, intervals over documents, agreement, sources."""
+"""The evidence for a share: floors, nulls, matchings, intervals over documents, agreement, sources."""
 
 import numpy as np
 import pytest
@@ -40,12 +40,12 @@ def diagonal(*values: float) -> list[list[float]]:
 
 
 def compared(r: list[list[float]], pair: str, replicates: list[list[float]] | None = None) -> Compared:
-    """A pair with the best r that it has in every replicate, or those given for both sides."""
-    found = correlation(r, tuple(pair.split("__")))
-    best = np.nan_to_num(found.pearson.best[0][:, 0]) if replicates is None else np.array(replicates)
+    """A pair with its best r in every replicate, or with those given for both sides."""
+    matched = correlation(r, tuple(pair.split("__")))
+    best = np.nan_to_num(matched.pearson.best[0][:, 0]) if replicates is None else np.array(replicates)
     best = np.atleast_2d(best).astype(np.float32)
     best = np.repeat(best, 2, axis=0) if len(best) == 1 else best
-    return Compared(found, Replicates(found.names, {"words": 5}, 0, (best, best)), None)
+    return Compared(matched, Replicates(matched.names, {"words": 5}, 0, (best, best)), None)
 
 
 PAIRS = {
@@ -75,64 +75,63 @@ def weigh(**changes) -> dict:
     return evidence.weigh(COMPARISON | changes, PAIRS.__getitem__, 0.8)
 
 
-def test_shares_stand_beside_their_floors_with_n_and_interval():
-    found = weigh()
-    assert (found["persist_share"], found["persist_share_n"]) == (0.75, 4)
-    assert found["persist_share_interval"] == list(share(3, 4).interval)
-    assert (found["inherited_share"], found["inherited_share_n"]) == (0.75, 4)
+def test_shares_come_with_their_floors_n_interval_and_area():
+    edge = weigh()
+    assert (edge["persist_share"], edge["persist_share_n"]) == (0.75, 4)
+    assert edge["persist_share_interval"] == list(share(3, 4).interval)
+    assert (edge["inherited_share"], edge["inherited_share_n"]) == (0.75, 4)
     # Both directions of the floor: 3 of 3 twice.
-    assert (found["floor_share"], found["floor_share_n"]) == (1.0, 6)
-    assert (found["seed_floor_share"], found["child_seed_floor_share"]) == (1.0, None)
+    assert (edge["floor_share"], edge["floor_share_n"]) == (1.0, 6)
+    assert (edge["seed_floor_share"], edge["child_seed_floor_share"]) == (1.0, None)
+    assert edge["auc"] == pytest.approx((0.9 + 0.85 + 0.8 + 0.5) / 4)
+    assert edge["floor_auc"] == pytest.approx((0.95 + 0.9 + 0.9) / 3)
 
 
 def test_relative_persistence_is_the_share_over_its_floor_document_by_document():
-    found = weigh()
-    assert found["relative_persistence"] == 0.75
+    edge = weigh()
+    assert edge["relative_persistence"] == 0.75
     # Replicates: 3/4 over 3/3, and 2/4 over 2/3; so shares of 0.75 and 0.5, and ratios of 0.75 twice.
-    assert found["document_interval"] == pytest.approx([0.5 + 0.025 * 0.25, 0.75 - 0.025 * 0.25])
-    assert found["relative_persistence_interval"] == pytest.approx([0.75, 0.75])
+    assert edge["document_interval"] == pytest.approx([0.5 + 0.025 * 0.25, 0.75 - 0.025 * 0.25])
+    assert edge["relative_persistence_interval"] == pytest.approx([0.75, 0.75])
 
 
-def test_without_a_floor_nothing_is_relative():
-    found = weigh(floors=[])
-    assert (found["floor_share"], found["floor_auc"]) == (None, None)
-    assert (found["relative_persistence"], found["relative_persistence_interval"]) == (None, None)
-    assert found["document_interval"] is not None
+def test_without_a_floor_no_share_is_relative():
+    edge = weigh(floors=[])
+    assert (edge["floor_share"], edge["floor_auc"]) == (None, None)
+    assert (edge["relative_persistence"], edge["relative_persistence_interval"]) == (None, None)
+    assert edge["document_interval"] is not None
 
 
 def test_each_matching_has_its_own_floor():
-    found = weigh()["matchings"]
-    assert {rule: shares["persist_share"] for rule, shares in found.items()} == {
+    matchings = weigh()["matchings"]
+    assert {rule: shares["persist_share"] for rule, shares in matchings.items()} == {
         "best": 0.75,
         "mutual": 0.75,
         "assignment": 0.75,
     }
-    assert {rule: shares["floor_share"] for rule, shares in found.items()} == dict.fromkeys(found, 1.0)
+    assert {rule: shares["floor_share"] for rule, shares in matchings.items()} == dict.fromkeys(matchings, 1.0)
 
 
-def test_the_original_s_protocol_has_its_own_floor():
+def test_the_original_protocol_has_its_own_floor():
     pairs = {
-        name: one._replace(by_types=correlation(diagonal(1, 1, 1, 1), one.correlation.names))
-        for name, one in PAIRS.items()
+        name: pair._replace(by_types=correlation(diagonal(1, 1, 1, 1), pair.correlation.names))
+        for name, pair in PAIRS.items()
     }
-    found = evidence.weigh(COMPARISON, pairs.__getitem__, 0.8)["matchings"]["token_type"]
-    assert (found["persist_share"], found["floor_share"], found["floor_share_n"]) == (1.0, 1.0, 8)
+    shares = evidence.weigh(COMPARISON, pairs.__getitem__, 0.8)["matchings"]["token_type"]
+    assert (shares["persist_share"], shares["floor_share"], shares["floor_share_n"]) == (1.0, 1.0, 8)
+    pairs["base.a__base.c"] = PAIRS["base.a__base.c"]
+    with pytest.raises(ValueError, match=r"'base\.a', 'base\.c'.*plan token types for both"):
+        evidence.weigh(COMPARISON, pairs.__getitem__, 0.8)
 
 
 def test_a_null_has_a_threshold_at_which_one_in_a_hundred_matches():
-    found = weigh()["nulls"]["shifted"]
-    assert (found["persist_share"], found["persist_share_n"]) == (0.25, 4)
+    null = weigh()["nulls"]["shifted"]
+    assert (null["persist_share"], null["persist_share_n"]) == (0.25, 4)
     # Of four features none may match: just above the largest, 0.82, where 0.9 and 0.85 of the edge are left.
-    assert found["threshold_at_1_percent"] == pytest.approx(0.82)
-    assert found["threshold_at_1_percent"] > 0.82
-    assert found["persist_share_there"] == 0.5
-    assert found["auc"] == pytest.approx((0.82 + 0.2 + 0.2 + 0.2) / 4)
-
-
-def test_the_area_under_the_curve_is_the_mean_r():
-    found = weigh()
-    assert found["auc"] == pytest.approx((0.9 + 0.85 + 0.8 + 0.5) / 4)
-    assert found["floor_auc"] == pytest.approx((0.95 + 0.9 + 0.9) / 3)
+    assert null["threshold_at_1_percent"] == pytest.approx(0.82)
+    assert null["threshold_at_1_percent"] > 0.82
+    assert null["persist_share_there"] == 0.5
+    assert null["auc"] == pytest.approx((0.82 + 0.2 + 0.2 + 0.2) / 4)
 
 
 def test_curves_have_a_line_for_the_edge_its_floor_and_each_null():
@@ -143,7 +142,7 @@ def test_curves_have_a_line_for_the_edge_its_floor_and_each_null():
     assert at["n"].to_dict() == {"edge": 4, "floor": 6, "shifted": 4}
 
 
-def test_a_seed_floor_that_is_not_the_instrument_s_floor_has_a_line_of_its_own():
+def test_a_seed_floor_that_differs_from_the_instrument_s_floor_has_a_line():
     pairs = PAIRS | {"base.a__base.s": compared(diagonal(0.9, 0.2, 0.2, 0.2), "base.a__base.s")}
     comparison = COMPARISON | {"seeds": {"base": ["base.a__base.s"], "lua": []}}
     table = evidence.curves(comparison, pairs.__getitem__)
@@ -164,10 +163,10 @@ def test_instruments_agree_on_the_parent_s_features_where_its_sae_is_the_same():
         COMPARISON | {"instrument": "independent", "pair": "base.a__lua.d"},
         COMPARISON | {"instrument": "same_init", "pair": "base.x__lua.y"},
     ]
-    found = evidence.agreements({"leading": "anchored", "comparisons": rows}, pairs.__getitem__, 0.8)
-    assert [row["instrument"] for row in found] == ["independent"]
+    agreements = evidence.agreements({"leading": "anchored", "comparisons": rows}, pairs.__getitem__, 0.8)
+    assert [row["instrument"] for row in agreements] == ["independent"]
     # By chance (3 x 2 + 1 x 2) / 16 = 0.5, so kappa = (0.75 - 0.5) / (1 - 0.5).
-    assert (found[0]["n"], found[0]["share"], found[0]["kappa"]) == (4, 0.75, 0.5)
+    assert (agreements[0]["n"], agreements[0]["share"], agreements[0]["kappa"]) == (4, 0.75, 0.5)
 
 
 def test_sources_of_a_merge_by_hand():
@@ -180,7 +179,7 @@ def test_sources_of_a_merge_by_hand():
     assert table["source"].tolist() == ["both", "lua", "base", "new"]
     assert table["r_stories"].tolist() == [0.9, 0.1, 0.1, 0.1]
     shares = evidence.source_shares(table, ["lua", "stories", "base"])
-    assert {name: one["share"] for name, one in shares.items()} == {
+    assert {name: of_source["share"] for name, of_source in shares.items()} == {
         "lua": 0.25, "stories": 0.0, "base": 0.25, "both": 0.25, "new": 0.25
     }  # fmt: skip
 

@@ -70,11 +70,8 @@ def write_pair(tmp_path):
 
 def test_blocks_of_eight_rows_go_to_the_folds_in_turn():
     # With 2 tokens in a row, rows 0 to 15 are 32 tokens to fit on, rows 16 to 23 are 16 to tune on, and so on.
-    found = folds(np.arange(80), 2)
-    assert found.tolist() == [FIT] * 32 + [TUNE] * 16 + [TEST] * 16 + [FIT] * 16
-
-
-def test_a_token_is_in_the_fold_of_its_row_whichever_tokens_are_masked_out():
+    assert folds(np.arange(80), 2).tolist() == [FIT] * 32 + [TUNE] * 16 + [TEST] * 16 + [FIT] * 16
+    # A token is in the fold of its row whichever tokens are masked out.
     assert folds(np.array([63, 64, 95, 96, 127, 128]), 4).tolist() == [FIT, TUNE, TUNE, TEST, TEST, FIT]
 
 
@@ -108,8 +105,8 @@ def test_without_a_penalty_readouts_are_least_squares():
 
 def test_each_feature_takes_the_penalty_that_does_best_on_the_fold_to_tune_on():
     acts, latents = drawn(n=60)
-    latents[:, 2] = np.random.default_rng(1).random(60)  # says nothing: the more penalty the better
-    latents[:, 1] = acts[:, 0] + 20  # exact: the less the better
+    latents[:, 2] = np.random.default_rng(1).random(60)  # unrelated: the larger the penalty the better
+    latents[:, 1] = acts[:, 0] + 20  # exact: the smaller the penalty the better
     grid = [1e-4, 0.1, 0.4, 1.0, 100.0]
     r2, penalty = ridge_r2(*three_folds(acts, latents), penalties=grid)
     for latent in range(3):
@@ -128,8 +125,8 @@ def test_a_linear_function_of_the_child_is_read_from_it_and_not_from_an_unrelate
     latents = np.column_stack([linear, unrelated]).astype(np.float32)
     child_acts, features = write_pair(child, latents)
     parent_acts, _ = write_pair(parent, latents, "parent")
-    found = read_out([parent_acts], [child_acts], [features])
-    assert found.columns.tolist() == [
+    table = read_out([parent_acts], [child_acts], [features])
+    assert table.columns.tolist() == [
         "latent",
         "r2_child",
         "r2_parent",
@@ -137,15 +134,15 @@ def test_a_linear_function_of_the_child_is_read_from_it_and_not_from_an_unrelate
         "penalty_child",
         "penalty_parent",
     ]
-    assert found["latent"].tolist() == [0, 1]
-    assert found["r2_child"][0] == pytest.approx(1, abs=1e-9)
-    assert found[["r2_child", "r2_parent"]].to_numpy()[[1, 0, 1], [0, 1, 1]] == pytest.approx(0, abs=0.05)
-    assert found["n_test_firings"].tolist() == [1280 // 4] * 2
+    assert table["latent"].tolist() == [0, 1]
+    assert table["r2_child"][0] == pytest.approx(1, abs=1e-9)
+    assert table[["r2_child", "r2_parent"]].to_numpy()[[1, 0, 1], [0, 1, 1]] == pytest.approx(0, abs=0.05)
+    assert table["n_test_firings"].tolist() == [1280 // 4] * 2
     # An exact readout takes the least penalty.
-    assert found["penalty_child"][0] == min(readouts.PENALTIES)
+    assert table["penalty_child"][0] == min(readouts.PENALTIES)
 
 
-def test_activations_far_from_zero_are_read_as_well():
+def test_activations_far_from_zero_are_read_equally_well():
     acts, latents = drawn()
     near, far = (ridge_r2(*three_folds(acts + shift, latents))[0] for shift in (0.0, 1e4))
     assert far == pytest.approx(near, rel=1e-6)
@@ -153,35 +150,27 @@ def test_activations_far_from_zero_are_read_as_well():
 
 def test_features_without_variance_or_firings_have_no_readout():
     acts, _ = drawn(n=80, d_in=2)
-    latents = np.zeros((80, 6))
+    latents = np.zeros((80, 7))
     latents[::3, 0] = 1.0  # fires in every fold
-    latents[:, 2] = 0.1  # always the same
-    latents[40::3, 3] = 1.0  # not where it is fitted
-    latents[:60:3, 4] = 1.0  # not where it is tested
-    latents[:62:3, 5] = 1.0  # on one token there
+    latents[:, 2] = 0.1  # constant
+    latents[40::3, 3] = 1.0  # not in the fold to fit on
+    latents[:60:3, 4] = 1.0  # not in the fold to test on
+    latents[:62:3, 5] = 1.0  # on one token of the fold to test on
+    latents[::3, 6] = 1.0
+    latents[40:60, 6] = 0.0  # not in the fold to tune on
     r2, penalty = ridge_r2(*three_folds(acts, latents), min_test_firings=2)
-    assert np.isfinite(r2).tolist() == np.isfinite(penalty).tolist() == [True, False, False, False, False, False]
-    assert np.isfinite(ridge_r2(*three_folds(acts, latents), min_test_firings=1)[0]).tolist() == [
-        True,
-        False,
-        False,
-        False,
-        False,
-        True,
-    ]
+    assert np.flatnonzero(np.isfinite(r2)).tolist() == np.flatnonzero(np.isfinite(penalty)).tolist() == [0]
+    r2, _ = ridge_r2(*three_folds(acts, latents), min_test_firings=1)
+    assert np.flatnonzero(np.isfinite(r2)).tolist() == [0, 5]
 
 
-def test_rounding_is_no_variance():
+def test_rounding_is_not_variance():
     # Sums of squares of such numbers differ from n times the mean's square in their last digits.
     acts, _ = drawn(n=400, d_in=2)
     constant = np.tile(np.random.default_rng(0).random(30), (400, 1))
     assert np.isnan(ridge_r2(*three_folds(acts, constant))[0]).all()
-
-
-def test_a_feature_that_does_not_fire_where_the_penalty_is_chosen_has_no_readout():
-    acts, latents = drawn(n=80, d_sae=1)
-    latents[40:60] = 0
-    assert np.isnan(ridge_r2(*three_folds(acts, latents))[0]).tolist() == [True]
+    with pytest.raises(InputError, match="activations must vary"):
+        ridge_r2(*three_folds(np.full((400, 2), 0.1), drawn()[1]))
 
 
 def test_sums_over_shards_and_chunks_are_those_over_all_tokens(write_pair, monkeypatch):
@@ -194,24 +183,24 @@ def test_sums_over_shards_and_chunks_are_those_over_all_tokens(write_pair, monke
     fold = folds(np.arange(len(acts)), N_CTX)
     for number in (FIT, TUNE, TEST):
         x, y = acts[fold == number].astype(float), latents[fold == number].astype(float)
-        for found in (whole[number], parts[number]):
-            assert found.n == len(x)
-            assert found.firings.tolist() == (y > 0).sum(0).tolist()
+        for sums in (whole[number], parts[number]):
+            assert sums.n == len(x)
+            assert sums.firings.tolist() == (y > 0).sum(0).tolist()
             expected = {"x": x.sum(0), "xx": x.T @ x, "y": y.sum(0), "yy": (y**2).sum(0), "yx": y.T @ x}
             for name, value in expected.items():
-                assert getattr(found, name).numpy() == pytest.approx(value, rel=1e-12)
+                assert getattr(sums, name).numpy() == pytest.approx(value, rel=1e-12)
 
 
 def test_blocks_of_features_change_nothing(monkeypatch):
-    found = ridge_r2(*three_folds(*drawn()))
+    whole = ridge_r2(*three_folds(*drawn()))
     monkeypatch.setattr(readouts, "BLOCK_LATENTS", 2)
     blocks = ridge_r2(*three_folds(*drawn()))
-    assert blocks[0] == pytest.approx(found[0], rel=1e-12)
-    assert blocks[1].tolist() == found[1].tolist()
+    assert blocks[0] == pytest.approx(whole[0], rel=1e-12)
+    assert blocks[1].tolist() == whole[1].tolist()
 
 
 def test_tokens_of_float16_are_summed_in_float64(write_pair):
-    # 2049 is no float16, and 3 x 2048^2 is beyond its range.
+    # 2049 is not a float16, and 3 x 2048^2 is beyond its range.
     acts = np.full((32 * N_CTX, 1), 2048, dtype=np.float16)
     acts[::2] = 1
     test = fold_sums(*([path] for path in write_pair(acts, np.ones((32 * N_CTX, 1), dtype=np.float32))))[TEST]
@@ -224,26 +213,22 @@ def test_tokens_that_are_not_compared_are_left_out(write_pair):
     fires = latents > 0
     acts[~compared] *= 1e3
     path_to_acts, features = write_pair(acts, latents, compared=compared)
-    found = read_out([path_to_acts], [path_to_acts], [features])
+    table = read_out([path_to_acts], [path_to_acts], [features])
     fold = folds(np.arange(len(acts)), N_CTX)
     inside = [np.flatnonzero((fold == number) & compared) for number in (FIT, TUNE, TEST)]
     r2, _ = ridge_r2(*(sums_of(acts[part], latents[part]) for part in inside))
-    assert found["r2_child"].to_numpy() == pytest.approx(r2, rel=1e-9)
-    assert found["n_test_firings"].tolist() == fires[inside[TEST]].sum(0).tolist()
-    assert (found["n_test_firings"] < fires[fold == TEST].sum(0)).all()
+    assert table["r2_child"].to_numpy() == pytest.approx(r2, rel=1e-9)
+    assert table["n_test_firings"].tolist() == fires[inside[TEST]].sum(0).tolist()
+    assert (table["n_test_firings"] < fires[fold == TEST].sum(0)).all()
 
 
-@pytest.mark.parametrize("change", [{"digest": "1"}, {"first_row": 32}], ids=["other_ids", "other_rows"])
-def test_activations_and_features_of_different_tokens_are_refused(write_pair, change):
-    acts, latents = (array.astype(np.float32) for array in drawn(n=32 * N_CTX))
-    (path_to_acts, _), (_, features) = write_pair(acts, latents), write_pair(acts, latents, "other", **change)
-    with pytest.raises(InputError, match=r"acts-0.safetensors.*features-other.safetensors.*delete both"):
-        read_out([path_to_acts], [path_to_acts], [features])
-
-
-def test_activations_of_other_places_in_the_same_rows_are_refused(write_pair, tmp_path):
+def test_activations_and_features_of_different_tokens_are_refused(write_pair, tmp_path):
     acts, latents = (array.astype(np.float32) for array in drawn(n=32 * N_CTX))
     path_to_acts, features = write_pair(acts, latents)
+    for change in ({"digest": "1"}, {"first_row": 32}):
+        _, changed = write_pair(acts, latents, "changed", **change)
+        with pytest.raises(InputError, match=r"acts-0.safetensors.*features-changed.safetensors.*delete both"):
+            read_out([path_to_acts], [path_to_acts], [changed])
     header = {"ids_sha256": "0", "first_row": 0, "stop_row": 32, "n_ctx": N_CTX}
     tensors = {"acts": torch.from_numpy(acts), "positions": torch.arange(len(acts)).flip(0)}
     save_file(tensors, tmp_path / "flipped.safetensors", metadata=encode_header(header))
@@ -251,22 +236,13 @@ def test_activations_of_other_places_in_the_same_rows_are_refused(write_pair, tm
         read_out([path_to_acts], [tmp_path / "flipped.safetensors"], [features])
 
 
-def test_lists_of_different_lengths_are_refused(write_pair):
+def test_lists_of_different_lengths_and_too_few_rows_are_refused(write_pair):
     acts, latents = (array.astype(np.float32) for array in drawn(n=32 * N_CTX))
     path_to_acts, features = write_pair(acts, latents)
     with pytest.raises(InputError, match="got 1 and 2"):
         fold_sums([path_to_acts, path_to_acts], [features])
     with pytest.raises(InputError, match="got 0 and 0"):
         fold_sums([], [])
-
-
-def test_too_few_rows_for_three_folds_are_refused(write_pair):
-    acts, latents = (array.astype(np.float32) for array in drawn(n=24 * N_CTX))
+    short = write_pair(acts[: 24 * N_CTX], latents[: 24 * N_CTX], "short")
     with pytest.raises(InputError, match=r"\[64, 32, 0\] to fit, tune and test on; .* 32 token rows"):
-        fold_sums(*([path] for path in write_pair(acts, latents)))
-
-
-def test_activations_that_do_not_vary_are_refused():
-    _, latents = drawn()
-    with pytest.raises(InputError, match="must vary"):
-        ridge_r2(*three_folds(np.full((400, 2), 0.1), latents))
+        fold_sums(*([path] for path in short))

@@ -10,11 +10,10 @@ from saelineage.lineage.verdicts import edge_table
 from tests.unit.lineage.test_verdicts import TOY, correlation
 
 
-def replicates(best: list[list[float]], other: list[list[float]]) -> Replicates:
+def replicates(parent: list[list[float]], child: list[list[float]]) -> Replicates:
     """Best r per replicate, of both sides."""
-    return Replicates(
-        ("lua.seed0", "stories.seed0"), {"words": 9}, 0, tuple(np.array(one, dtype=np.float32) for one in (best, other))
-    )
+    best = (np.array(parent, dtype=np.float32), np.array(child, dtype=np.float32))
+    return Replicates(("lua.seed0", "stories.seed0"), {"words": 9}, 0, best)
 
 
 def toy_table() -> pd.DataFrame:
@@ -32,25 +31,25 @@ def test_details_of_an_edge_by_hand():
     assert parents["r_low"].tolist() == pytest.approx([0.8 + 0.225 / 90, 0.5, np.nan], abs=1e-6, nan_ok=True)
     assert parents["r_high"].tolist() == pytest.approx([0.8 + 8.775 / 90, 0.5, np.nan], abs=1e-6, nan_ok=True)
     assert parents["readout"].tolist() == [0.9, 0.75, 0.1]
-    # 0.75 is at least 0.8 x 0.9 = 0.72; what persists is not absent.
+    # 0.75 is at least 0.8 x 0.9 = 0.72; a feature that persists is not absent.
     assert parents["absence"].tolist() == ["", "missed", ""]
     children = table[table["side"] == "child"]
     assert children["readout"].isna().all()
     assert (children["absence"] == "").all()
 
 
-@pytest.mark.parametrize(
-    ("child", "parent", "absence"),
-    [(0.73, 0.9, "missed"), (0.71, 0.9, "gone"), (0.09, 0.09, "undecided"), (np.nan, np.nan, "undecided")],
-)
-def test_a_lost_feature_is_missed_where_the_child_gives_it_nearly_as_well(child, parent, absence):
-    readouts = pd.DataFrame({"r2_child": [child] * 3, "r2_parent": [parent] * 3})
-    table = add_details(toy_table(), replicates([[0.5] * 3], [[0.5] * 3]), readouts, missed_above=0.8)
-    assert table["absence"].tolist()[1] == absence
-
-
-def test_without_readouts_nothing_is_said_of_absences():
-    assert "absence" not in add_details(toy_table(), replicates([[0.5] * 3], [[0.5] * 3]), None, 0.8)
+def test_a_lost_feature_is_missed_where_the_child_s_readout_is_nearly_as_good():
+    flat = replicates([[0.5] * 3], [[0.5] * 3])
+    for child, parent, absence in [
+        (0.73, 0.9, "missed"),
+        (0.71, 0.9, "gone"),
+        (0.09, 0.09, "undecided"),
+        (np.nan, np.nan, "undecided"),
+    ]:
+        readouts = pd.DataFrame({"r2_child": [child] * 3, "r2_parent": [parent] * 3})
+        table = add_details(toy_table(), flat, readouts, missed_above=0.8)
+        assert table["absence"].tolist()[1] == absence
+    assert "absence" not in add_details(toy_table(), flat, None, 0.8)
 
 
 def test_the_summary_of_an_edge_by_hand():
@@ -74,28 +73,24 @@ def test_the_summary_of_an_edge_by_hand():
         "instrument": "anchored",
         "persist_share": 0.5,
     }
-
-
-def test_without_other_seeds_nothing_is_said_of_robust_losses():
-    table = toy_table().drop(columns="robust")
-    found = edge_summary(table, {"parent": "lua", "child": "stories"})
-    assert (found["robustly_disappears"], found["robustly_emerges"]) == (None, None)
+    without_seeds = edge_summary(table.drop(columns="robust"), weighed)
+    assert (without_seeds["robustly_disappears"], without_seeds["robustly_emerges"]) == (None, None)
 
 
 def test_statistics_are_those_of_each_model_s_first_sae():
     firings = ((10, 20, 30), (1, 2, 3))
-    found = feature_statistics(
+    statistics = feature_statistics(
         [
             correlation(TOY, ("base.seed0", "lua.seed0"), firings),
             correlation(TOY, ("lua.seed1", "base.seed1"), firings),
         ],
         ["base", "lua", "never_compared"],
     )
-    assert list(found) == ["base", "lua"]
-    assert found["base"]["sae"].tolist() == ["seed0"] * 3
-    assert found["base"]["firings"].tolist() == [10, 20, 30]
-    assert found["base"]["density"].tolist() == [0.01, 0.02, 0.03]
-    assert found["lua"]["firings"].tolist() == [1, 2, 3]
+    assert list(statistics) == ["base", "lua"]
+    assert statistics["base"]["sae"].tolist() == ["seed0"] * 3
+    assert statistics["base"]["firings"].tolist() == [10, 20, 30]
+    assert statistics["base"]["density"].tolist() == [0.01, 0.02, 0.03]
+    assert statistics["lua"]["firings"].tolist() == [1, 2, 3]
 
 
 def diamond() -> pd.DataFrame:
@@ -127,7 +122,7 @@ def diamond() -> pd.DataFrame:
 
 
 def trajectory(table: pd.DataFrame, model: str, latent: int) -> dict:
-    """Where a feature is found, and the least r on the way, leaving out where it is not."""
+    """The latent of a feature in each model that has it, and the least r on the way."""
     row = table[(table["model"] == model) & (table["latent"] == latent)].iloc[0]
     models = ["base", "lua", "stories", "merged"]
     return {
@@ -149,7 +144,7 @@ def test_trajectories_through_a_diamond_by_hand():
     assert trajectory(table, "merged", 3)["base"] == (3, 0.93)
     assert trajectory(table, "base", 1) == {"base": (1, 1), "stories": (2, 0.81)}
     assert trajectory(table, "base", 2) == {"base": (2, 1)}
-    # Brothers are not compared: what lua's feature is in stories nobody measured.
+    # Siblings are not compared, so lua's feature has no latent in stories.
     assert trajectory(table, "lua", 1) == {"base": (0, 0.9), "lua": (1, 1), "merged": (2, 0.95)}
     assert trajectory(table, "merged", 2) == {
         "base": (0, 0.9),
@@ -183,14 +178,11 @@ def test_the_table_has_a_row_for_every_feature_and_two_columns_for_every_model()
     assert absent.sum() == 5
 
 
-def test_models_without_a_correlation_are_left_out():
+def test_models_without_a_correlation_and_lineages_without_edges_have_no_features():
     table = feature_table(
         {}, ["base", "other"], {"base": pd.DataFrame({"sae": ["s"], "latent": [0], "firings": [1], "density": [0.1]})}
     )
     assert table["model"].tolist() == ["base"]
     assert (table["origin"].tolist(), table["in_base"].tolist()) == (["base"], [0])
-
-
-def test_a_lineage_without_edges_has_a_table_without_features():
     table = feature_table({}, ["base"], {})
     assert (len(table), list(table.columns)) == (0, ["model", "sae", "latent", "firings", "density", "origin"])

@@ -1,4 +1,4 @@
-"""Verdicts, splits and merges, shares, and what makes a verdict robust."""
+"""Verdicts, splits and merges, shares, and robust verdicts."""
 
 from itertools import pairwise
 
@@ -35,7 +35,7 @@ def correlation(
     firings: tuple = ((50, 50, 50), (50, 50, 50)),
     combined: Combined | None = None,
 ) -> Correlation:
-    """What `correlate` would find for a matrix of r; NaN rows and columns are untestable features."""
+    """The result of `correlate` for a matrix of r; NaN rows and columns are untestable features."""
     r = np.array(r)
     finder = MatchFinder(r.shape, top_matches=1, keep_above=0.3, n_bins=4)
     finder.offer(0, r)
@@ -54,7 +54,7 @@ def correlation(
 
 
 def divided(r: tuple[list[float], list[float]], whole_of: tuple[list[int], list[int]]) -> Combined:
-    """What `combined_r` would find."""
+    """A result of `combined_r`."""
     return Combined(tuple(map(np.array, r)), tuple(map(np.array, whole_of)))
 
 
@@ -104,21 +104,13 @@ def test_verdicts_of_children_by_hand():
     pd.testing.assert_frame_equal(table, expected, check_dtype=False)
 
 
-def test_a_testable_feature_without_any_testable_partner_disappears():
+def test_features_without_a_testable_partner_disappear_and_untestable_ones_have_no_match():
     nothing = correlation([[NAN] * 3] * 3)._replace(testable=(np.ones(3, dtype=bool), np.zeros(3, dtype=bool)))
     table = edge_table(nothing, 0.8)
     assert table["verdict"].tolist() == ["disappears"] * 3 + ["untestable"] * 3
     assert (table["match"] == -1).all()
     assert table["r"].isna().all()
     assert not table["mutual"].any()
-
-
-def test_a_feature_that_stays_alone_in_the_assignment_has_no_r_there():
-    table = verdicts(correlation([[0.9], [0.85]], firings=((50, 50), (50,))), 0, 0.8)
-    np.testing.assert_array_equal(table["r_assigned"], [0.9, NAN])
-
-
-def test_an_untestable_feature_has_no_match_whatever_was_found():
     table = verdicts(
         correlation(TOY)._replace(testable=(np.array([False, True, False]), np.ones(3, dtype=bool))), 0, 0.7
     )
@@ -127,29 +119,30 @@ def test_an_untestable_feature_has_no_match_whatever_was_found():
     np.testing.assert_array_equal(table["r"], [NAN, 0.79, NAN])
 
 
-def test_an_edge_s_table_has_both_sides_and_may_have_saes_of_different_size():
+def test_an_edge_s_table_has_both_sides_of_saes_of_different_size():
     table = edge_table(correlation([row[:2] for row in TOY], firings=((50, 50, 50), (50, 50))), 0.8)
     assert table["side"].tolist() == ["parent"] * 3 + ["child"] * 2
     assert table["latent"].tolist() == [0, 1, 2, 0, 1]
     assert table["verdict"].tolist() == ["persists", "disappears", "untestable", "emerges", "inherited"]
     assert table["assigned"].tolist() == [1, 0, -1, 1, 0]
+    np.testing.assert_array_equal(table["r_assigned"], [0.9, 0.79, NAN, 0.79, 0.9])
 
 
 def test_an_sae_paired_with_itself_persists_to_the_last_feature():
     random = np.random.default_rng(0)
     dense = np.where(random.random((500, 12)) < 0.2, random.random((500, 12)), 0)
     dense[:, 7] = 0
-    found = correlate(dense, dense, top_matches=2, block_features=5, progress=False)
-    table = edge_table(found, 0.8)
+    with_itself = correlate(dense, dense, top_matches=2, block_features=5, progress=False)
+    table = edge_table(with_itself, 0.8)
     latents = [latent for latent in range(12) if latent != 7]
     for side, yes in (("parent", "persists"), ("child", "inherited")):
-        mine = table[table["side"] == side]
-        assert mine[mine["verdict"] == yes]["latent"].tolist() == latents
-        assert mine[mine["verdict"] == yes]["match"].tolist() == latents
-        assert mine[mine["verdict"] == yes]["assigned"].tolist() == latents
-        assert mine[mine["verdict"] == "untestable"]["latent"].tolist() == [7]
-        assert (mine[mine["verdict"] == yes]["kind"] == "1:1").all()
-    assert matched_share(found, 0, 0.8)[:2] == (1.0, 11)
+        of_side = table[table["side"] == side]
+        matched = of_side[of_side["verdict"] == yes]
+        for column in ("latent", "match", "assigned"):
+            assert matched[column].tolist() == latents
+        assert (matched["kind"] == "1:1").all()
+        assert of_side[of_side["verdict"] == "untestable"]["latent"].tolist() == [7]
+    assert matched_share(with_itself, 0, 0.8)[:2] == (1.0, 11)
 
 
 def indicators(n_tokens: int, *spans: tuple[int, int]) -> np.ndarray:
@@ -180,28 +173,24 @@ def test_a_feature_whose_tokens_two_features_share_is_split_and_read_backwards_m
     assert (split["match"].tolist()[0], split["match"].tolist()[3:]) == (1, [0, 0])
     assert merged["verdict"].tolist() == ["disappears", "persists", "persists", "inherited", "emerges"]
     assert merged["kind"].tolist() == ["", "merged", "merged", "merged", ""]
-
-
-def test_a_feature_that_is_no_part_is_in_no_split_whichever_the_whole():
+    # A feature that is not a part is in no split, whichever latent the whole is.
     split, _ = both_ways(WHOLE[::-1], HALVES)
     assert split["kind"].tolist() == ["", "split", "", "split", "split"]
 
 
-def test_splits_and_merges_count_as_found_in_shares():
-    found = correlate(indicators(1000, *WHOLE), indicators(1000, *HALVES), progress=False)
-    assert matched_share(found, 0, 0.8)[:2] == (1 / 2, 2)
-    assert matched_share(found, 1, 0.8)[:2] == (2 / 3, 3)
+def test_splits_and_merges_count_in_shares_and_recur():
+    halved = correlate(indicators(1000, *WHOLE), indicators(1000, *HALVES), progress=False)
+    assert matched_share(halved, 0, 0.8)[:2] == (1 / 2, 2)
+    assert matched_share(halved, 1, 0.8)[:2] == (2 / 3, 3)
+    assert recurs([halved], halved.names[0], 0.8).tolist() == [True, False]
+    assert absent([halved], halved.names[1], 0.8).tolist() == [True, False, False]
+    # Where nobody looked for parts, nothing is split.
+    assert (edge_table(halved, 0.8)["kind"] == "split").sum() == 3
+    assert (edge_table(halved._replace(combined=None), 0.8)["kind"] == "").all()
 
 
-def test_five_fifths_are_a_split():
-    split, _ = both_ways([(0, 100)], list(pairwise(range(0, 120, 20))))
-    # r = (0.02 - 0.1 * 0.02) / sqrt(0.09 * 0.0196) = 0.43; R is 1.
-    assert split["kind"].tolist() == ["split"] * 6
-
-
-@pytest.mark.parametrize(
-    ("parts", "is_split"),
-    [
+def test_parts_of_a_split_are_nearly_uncorrelated_and_make_up_the_whole():
+    for parts, is_split in [
         # One part is not enough: r = 0.688 alone.
         ([(0, 50)], False),
         # Of the second's tokens 39 of 50 are the whole's: r = 0.034 / sqrt(0.09 * 0.0475) = 0.520. Parts have
@@ -215,15 +204,15 @@ def test_five_fifths_are_a_split():
         ([(0, 65), (40, 100)], False),
         # Of the whole's tokens 60 are parts': R = (0.06 - 0.006) / sqrt(0.09 * 0.0564) = 0.758.
         ([(0, 40), (40, 60)], False),
-    ],
-)
-def test_parts_of_a_split_are_nearly_uncorrelated_and_make_up_the_whole(parts, is_split):
-    split, merged = both_ways([(0, 100)], parts)
-    assert split["kind"].tolist() == (["split"] if is_split else [""]) * (1 + len(parts))
-    assert merged["kind"].tolist() == (["merged"] if is_split else [""]) * (1 + len(parts))
+        # Five fifths: r = (0.02 - 0.1 * 0.02) / sqrt(0.09 * 0.0196) = 0.43; R is 1.
+        (list(pairwise(range(0, 120, 20))), True),
+    ]:
+        split, merged = both_ways([(0, 100)], parts)
+        assert split["kind"].tolist() == (["split"] if is_split else [""]) * (1 + len(parts)), parts
+        assert merged["kind"].tolist() == (["merged"] if is_split else [""]) * (1 + len(parts)), parts
 
 
-def test_what_fires_on_all_of_a_feature_and_on_as_much_else_is_no_split():
+def test_features_that_fire_on_all_of_a_feature_and_on_as_much_else_are_no_split():
     # Either child fires on 55 of the parent's 100 tokens, on 10 of them with the other, and on 45 others, on 10 of
     # them with the other again: r = 0.5 with the parent, 0.111 with each other; R^2 = 0.5 / 1.111 = 0.45.
     children = np.maximum(indicators(1000, (0, 55), (45, 100)), indicators(1000, (200, 245), (235, 280)))
@@ -231,68 +220,53 @@ def test_what_fires_on_all_of_a_feature_and_on_as_much_else_is_no_split():
     assert table["kind"].tolist() == [""] * 3
 
 
-@pytest.mark.parametrize(("combined", "kinds"), [(0.949, ["1:1", "1:1", ""]), (0.951, ["split"] * 3)])
-def test_a_small_companion_of_a_match_makes_no_split(combined, kinds):
-    found = correlation([[0.9, 0.35]], firings=((100,), (70, 30)), combined=divided(([combined], NONE), ([-1], [0, 0])))
-    assert edge_table(found, 0.8)["kind"].tolist() == kinds
+def test_a_split_needs_r_at_the_threshold_and_well_above_the_best_match():
+    for r, combined, kinds in [
+        # A small companion of a match makes no split.
+        ([0.9, 0.35], 0.949, ["1:1", "1:1", ""]),
+        ([0.9, 0.35], 0.951, ["split"] * 3),
+        ([0.6, 0.5], 0.8, ["split"] * 3),
+        ([0.6, 0.5], 0.799, [""] * 3),
+    ]:
+        parts = divided(([combined], NONE), ([-1], [0, 0]))
+        pair = correlation([r], firings=((100,), (70, 30)), combined=parts)
+        assert edge_table(pair, 0.8)["kind"].tolist() == kinds, (r, combined)
 
 
-@pytest.mark.parametrize(("combined", "kind"), [(0.8, "split"), (0.799, "")])
-def test_parts_together_reach_the_threshold_that_a_match_must_reach(combined, kind):
-    found = correlation([[0.6, 0.5]], firings=((100,), (70, 30)), combined=divided(([combined], NONE), ([-1], [0, 0])))
-    assert edge_table(found, 0.8)["kind"].tolist() == [kind] * 3
-
-
-def test_a_better_match_that_has_another_owner_makes_no_split():
+def test_a_better_match_that_belongs_to_another_feature_prevents_a_split():
     # Parent 0 is closest to child 2 (0.9), whose best is parent 1 (0.95). Its parts 0 and 1 have R = 0.9.
     r, firings = [[0.6, 0.6, 0.9], [0.0, 0.0, 0.95]], ((100, 100), (50, 50, 100))
     parts = divided(([0.9, NAN], [NAN] * 3), ([-1, -1], [0, 0, -1]))
-    found = correlation(r, firings=firings, combined=parts)
-    assert edge_table(found, 0.8)["kind"].tolist() == ["1:1", "1:1", "", "", "1:1"]
-    # Without it they do.
+    pair = correlation(r, firings=firings, combined=parts)
+    assert edge_table(pair, 0.8)["kind"].tolist() == ["1:1", "1:1", "", "", "1:1"]
+    # Without the better match the parts make a split.
     r[0][2] = 0.7
-    found = correlation(r, firings=firings, combined=parts)
-    assert edge_table(found, 0.8)["kind"].tolist() == ["split", "1:1", "split", "split", "1:1"]
+    pair = correlation(r, firings=firings, combined=parts)
+    assert edge_table(pair, 0.8)["kind"].tolist() == ["split", "1:1", "split", "split", "1:1"]
 
 
-@pytest.mark.parametrize(
-    ("split", "merged", "kinds"),
-    [
+def test_of_a_split_and_a_merge_the_one_with_the_larger_r_counts():
+    # Parent 0 is split in both children, and child 0 merged of both parents.
+    for split, merged, kinds in [
         (0.85, 0.875, ["merged", "merged", "merged", "split"]),
         (0.875, 0.85, ["split", "merged", "split", "split"]),
-        # Of equal ones the split counts.
+        # On a tie the split counts.
         (0.85, 0.85, ["split", "merged", "split", "split"]),
-    ],
-)
-def test_of_a_split_and_a_merge_the_one_with_the_larger_r_counts(split, merged, kinds):
-    # Parent 0 is split in both children, and child 0 merged of both parents.
-    combined = divided(([split, NAN], [merged, NAN]), ([0, 0], [0, 0]))
-    found = edge_table(correlation([[0.75, 0.4], [0.4, 0.0]], firings=((90, 20), (90, 30)), combined=combined), 0.8)
-    assert found["kind"].tolist() == kinds
-    assert found["verdict"].tolist() == ["persists", "persists", "inherited", "inherited"]
+    ]:
+        combined = divided(([split, NAN], [merged, NAN]), ([0, 0], [0, 0]))
+        table = edge_table(correlation([[0.75, 0.4], [0.4, 0.0]], firings=((90, 20), (90, 30)), combined=combined), 0.8)
+        assert table["kind"].tolist() == kinds
+        assert table["verdict"].tolist() == ["persists", "persists", "inherited", "inherited"]
 
 
-def test_without_a_look_for_parts_nothing_is_split_or_merged():
-    found = correlate(indicators(1000, *WHOLE), indicators(1000, *HALVES), progress=False)
-    assert (edge_table(found, 0.8)["kind"] == "split").sum() == 3
-    assert (edge_table(found._replace(combined=None), 0.8)["kind"] == "").all()
-
-
-def test_wilson_s_interval_of_eight_in_ten():
-    found = share(8, 10)
-    assert found.value == 0.8
-    assert found.interval == pytest.approx((0.490, 0.943), abs=5e-4)
-
-
-def test_wilson_s_interval_at_the_ends_stays_within_zero_and_one():
+def test_wilson_s_interval():
+    assert share(8, 10).value == 0.8
+    assert share(8, 10).interval == pytest.approx((0.490, 0.943), abs=5e-4)
     # At 0 of n the upper bound is z^2 / (n + z^2) = 3.8415 / 13.8415.
     assert share(0, 10).interval == pytest.approx((0, 0.27753), abs=1e-5)
     assert share(10, 10).interval == pytest.approx((0.72247, 1), abs=1e-5)
     assert share(0, 10).interval[0] >= 0
     assert share(10, 10).interval[1] <= 1
-
-
-def test_a_share_of_nothing_is_undefined():
     assert share(0, 0) == Share(None, 0, None)
 
 
@@ -302,23 +276,20 @@ def test_untestable_features_are_in_no_share():
 
 
 def test_the_seed_floor_runs_over_both_directions_and_all_pairs():
-    # TOY: 1 of 2 and 2 of 3. The other: 3 of 3 and 3 of 3.
-    other = correlation([[0.9, 0, 0], [0, 0.9, 0], [0, 0, 0.9]])
-    floor = floor_share([correlation(TOY), other], 0.8)
+    # TOY: 1 of 2 and 2 of 3. The diagonal: 3 of 3 and 3 of 3.
+    diagonal = correlation([[0.9, 0, 0], [0, 0.9, 0], [0, 0, 0.9]])
+    floor = floor_share([correlation(TOY), diagonal], 0.8)
     assert (floor.value, floor.n) == (9 / 11, 11)
     assert floor.interval == share(9, 11).interval
-
-
-def test_without_seed_pairs_there_is_no_floor():
     assert floor_share([], 0.8) == Share(None, 0, None)
 
 
 def test_shares_by_three_rules():
-    # Both parents are closest to child 0, which is closest to parent 1; assigned are 0.95 + 0.85, for 0.9 + 0.81 is
-    # less. Parent 2 has 0.7 only, mutually; parent 3 is untestable.
+    # Both parents are closest to child 0, which is closest to parent 1. Assigned are 0.95 + 0.85, because 0.9 + 0.81
+    # is less. Parent 2 has 0.7 only, mutually; parent 3 is untestable.
     r = [[0.9, 0.85, 0.0], [0.95, 0.81, 0.0], [0.0, 0.0, 0.7], [NAN] * 3]
     table = edge_table(correlation(r, firings=([50] * 4, [50] * 3)), 0.8)
-    assert {rule: found[:2] for rule, found in matching_shares(table, 0.8, "parent").items()} == {
+    assert {rule: matched[:2] for rule, matched in matching_shares(table, 0.8, "parent").items()} == {
         "best": (2 / 3, 3),
         "mutual": (1 / 3, 3),
         "assignment": (2 / 3, 3),
@@ -327,22 +298,20 @@ def test_shares_by_three_rules():
     shares = {threshold: matching_shares(table, threshold, "parent") for threshold in (0.85, 0.86)}
     assert (shares[0.85]["assignment"].value, shares[0.86]["assignment"].value) == (2 / 3, 1 / 3)
     # Child 1's best, 0.85, is not mutual.
-    assert {rule: found.value for rule, found in matching_shares(table, 0.8, "child").items()} == {
+    assert {rule: matched.value for rule, matched in matching_shares(table, 0.8, "child").items()} == {
         "best": 2 / 3,
         "mutual": 1 / 3,
         "assignment": 2 / 3,
     }
-
-
-def test_splits_are_in_none_of_the_three_rules_shares():
+    # No rule counts splits.
     split, _ = both_ways(WHOLE, HALVES)
-    assert [found[:2] for found in matching_shares(split, 0.8, "parent").values()] == [(0.0, 2)] * 3
+    assert [matched[:2] for matched in matching_shares(split, 0.8, "parent").values()] == [(0.0, 2)] * 3
 
 
 def seeds() -> list[Correlation]:
-    """base.seed0 with three other SAEs, once on the other side: what is found of its latents 0-3.
+    """Correlations of base.seed0, once on side 1, with three other SAEs.
 
-    0 in all, 1 in the first, 2 in none, 3 in none, but untestable in the last.
+    They have its latent 0 in all, 1 in the first, 2 in none, 3 in none, but untestable in the last.
     """
     rows = [
         np.diag([0.9, 0.8, 0.1, 0.2]),
@@ -352,34 +321,28 @@ def seeds() -> list[Correlation]:
     rows[2][3] = NAN
     names = [("base.seed0", "base.seed1"), ("base.seed2", "base.seed0"), ("base.seed0", "base.seed3")]
     firings = ([50] * 4, [50] * 4)
-    return [correlation(one.tolist(), pair, firings) for one, pair in zip(rows, names, strict=True)]
+    return [correlation(r.tolist(), pair, firings) for r, pair in zip(rows, names, strict=True)]
 
 
-def test_a_feature_recurs_that_is_found_in_every_seed():
+def test_a_feature_that_is_found_in_every_seed_recurs():
     assert recurs(seeds(), "base.seed0", 0.8).tolist() == [True, False, False, False]
     assert recurs(seeds()[:1], "base.seed0", 0.8).tolist() == [True, True, False, False]
 
 
-def test_a_feature_is_absent_that_is_testable_everywhere_and_found_nowhere():
+def test_a_feature_that_is_testable_everywhere_and_found_nowhere_is_absent():
     assert absent(seeds(), "base.seed0", 0.8).tolist() == [False, False, True, False]
     assert absent(iter(seeds()[1:2]), "base.seed0", 0.8).tolist() == [False, True, True, True]
 
 
-def test_a_split_feature_recurs():
-    found = correlate(indicators(1000, *WHOLE), indicators(1000, *HALVES), progress=False)
-    assert recurs([found], found.names[0], 0.8).tolist() == [True, False]
-    assert absent([found], found.names[1], 0.8).tolist() == [True, False, False]
+def test_recurrence_needs_correlations_of_the_sae():
+    for mark in (recurs, absent):
+        with pytest.raises(ValueError, match=r"each with 'base.seed0' on one side, .* \[\]"):
+            mark([], "base.seed0", 0.8)
+        with pytest.raises(ValueError, match=r"\('lua.seed0', 'stories.seed0'\)"):
+            mark([*seeds(), correlation(TOY)], "base.seed0", 0.8)
 
 
-@pytest.mark.parametrize("question", [recurs, absent])
-def test_recurrence_needs_correlations_of_the_sae(question):
-    with pytest.raises(ValueError, match=r"each with 'base.seed0' on one side, but there are \[\]"):
-        question([], "base.seed0", 0.8)
-    with pytest.raises(ValueError, match=r"\('lua.seed0', 'stories.seed0'\)"):
-        question([*seeds(), correlation(TOY)], "base.seed0", 0.8)
-
-
-def test_a_loss_is_robust_that_recurs_in_the_parent_and_is_absent_from_all_of_the_child():
+def test_a_robust_loss_recurs_in_the_parent_and_is_absent_from_all_of_the_child():
     verdict = ["disappears", "disappears", "disappears", "persists", "emerges", "emerges", "inherited", "untestable"]
     side = ["parent"] * 4 + ["child"] * 4
     table = pd.DataFrame({"side": side, "latent": [0, 1, 2, 3] * 2, "verdict": verdict})
@@ -400,30 +363,30 @@ def test_agreement_by_hand():
     # second 7 and 3: p_e = (49 + 9) / 100 = 0.58; kappa = 0.22 / 0.42.
     first = ["persists"] * 7 + ["disappears"] * 3 + ["untestable", "persists"]
     second = ["persists"] * 6 + ["disappears"] + ["persists"] + ["disappears"] * 2 + ["persists", "untestable"]
-    one, other = (pd.concat([table_of(*own), table_of("emerges", side="child")]) for own in (first, second))
-    found = agreement(one, other, "parent")
-    assert (found["n"], found["share"]) == (10, 0.8)
-    assert found["kappa"] == pytest.approx(0.22 / 0.42)
+    tables = [pd.concat([table_of(*rows), table_of("emerges", side="child")]) for rows in (first, second)]
+    figures = agreement(*tables, "parent")
+    assert (figures["n"], figures["share"]) == (10, 0.8)
+    assert figures["kappa"] == pytest.approx(0.22 / 0.42)
 
 
 def test_full_agreement_has_kappa_one_and_full_disagreement_of_halves_minus_one():
-    one, other = table_of("persists", "disappears"), table_of("disappears", "persists")
-    assert agreement(one, one, "parent") == {"n": 2, "share": 1.0, "kappa": 1.0}
-    assert agreement(one, other, "parent") == {"n": 2, "share": 0.0, "kappa": -1.0}
+    table, reverse = table_of("persists", "disappears"), table_of("disappears", "persists")
+    assert agreement(table, table, "parent") == {"n": 2, "share": 1.0, "kappa": 1.0}
+    assert agreement(table, reverse, "parent") == {"n": 2, "share": 0.0, "kappa": -1.0}
 
 
 def test_kappa_is_undefined_where_only_one_verdict_is_given():
-    one = table_of("persists", "persists")
-    found = agreement(one, one, "parent")
-    assert (found["n"], found["share"]) == (2, 1.0)
-    assert np.isnan(found["kappa"])
+    table = table_of("persists", "persists")
+    figures = agreement(table, table, "parent")
+    assert (figures["n"], figures["share"]) == (2, 1.0)
+    assert np.isnan(figures["kappa"])
     nothing = agreement(table_of("persists"), table_of("untestable"), "parent")
     assert nothing["n"] == 0
     assert np.isnan([nothing["share"], nothing["kappa"]]).all()
 
 
 def test_agreement_is_between_tables_of_one_sae():
-    with pytest.raises(ValueError, match="child's side, but have 1 and 2 features there"):
+    with pytest.raises(ValueError, match="child's side, but have 1 and 2 features"):
         agreement(table_of("emerges", side="child"), table_of("emerges", "emerges", side="child"), "child")
 
 
@@ -433,7 +396,7 @@ def test_the_same_index_rate_counts_matches_on_the_diagonal():
     for pair, value in {(0, 0): 0.9, (1, 2): 0.95, (3, 3): 0.8, (4, 1): 0.9, (5, 1): 0.99}.items():
         r[pair] = value
     r[:, 4] = NAN
-    found = correlation(r.tolist(), firings=([50] * 6, [50] * 5))
-    assert same_index_rate(found, 0.8)[:2] == (2 / 3, 3)
-    assert same_index_rate(found, 0.81)[:2] == (1 / 2, 2)
-    assert same_index_rate(found, 0.995) == Share(None, 0, None)
+    pair = correlation(r.tolist(), firings=([50] * 6, [50] * 5))
+    assert same_index_rate(pair, 0.8)[:2] == (2 / 3, 3)
+    assert same_index_rate(pair, 0.81)[:2] == (1 / 2, 2)
+    assert same_index_rate(pair, 0.995) == Share(None, 0, None)
