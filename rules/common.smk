@@ -24,6 +24,7 @@ from saelineage.jobs.gpus import visible_gpus
 from saelineage.jobs.manifests import refuse_damage
 from saelineage.plan import sizes
 from saelineage.plan.load import load_plan
+from saelineage.plan.params import partner_names
 from saelineage.plan.paths import MODEL_FILES, SAE_FILES
 from saelineage.plan.plan import any_of, models_followed_by
 from saelineage.plan.strict_yaml import read_yaml

@@ -3,20 +3,22 @@
 
 rule sum_products:
     """
-    Sum activations, squares and products of a pair over one shard of the probe.
+    Sum activations, squares and products of one SAE with all partners over one shard, where there are several shards.
 
-    Output: raw float64 sums per corpus. Where b ends in _shifted, its documents are shifted against a's: a null.
+    Output: raw float64 sums per partner and corpus.
     """
     input:
-        a=run.paths.side_shard("a"),
-        b=run.paths.side_shard("b"),
+        a=run.paths.own_shard,
+        b=run.paths.partner_shard,
     output:
         sums=temp(run.paths.sums),
         manifest=temp(run.paths.manifest(run.paths.sums)),
     log:
-        run.paths.log("correlations/{a}__{b}.{shard}"),
+        run.paths.log("correlations/{a}.{shard}"),
     benchmark:
-        run.paths.benchmark("correlations/{a}__{b}.{shard}")
+        run.paths.benchmark("correlations/{a}.{shard}")
+    wildcard_constraints:
+        a=any_of(run.comparisons.partners),
     conda:
         "../envs/analysis.yaml"
     threads: run.config["threads"]["correlations"]
@@ -24,7 +26,7 @@ rule sum_products:
         mem_mb=memory(run.needs.correlating),
         runtime=runtime(run.needs.correlating),
     params:
-        shift=run.params.shift,
+        partners=run.params.partners,
         block_features=run.config["correlations"]["block_features"],
         code=code_digest("sum_products"),
     script:
@@ -33,24 +35,26 @@ rule sum_products:
 
 rule correlate_features:
     """
-    Add the shards' sums, correlate all pairs of features, and draw the probe's documents again for intervals.
+    Correlate the features of one SAE with those of all partners, and draw the probe's documents again for intervals.
 
-    Output: best matches on both sides, every similarity above a floor and the histogram of all, per corpus and pooled,
-    and what is split or merged; each feature's best r in every replicate of the documents.
+    Output: per partner, best matches on both sides, every similarity above a floor, the histogram of all, and parts;
+    each feature's best r in every replicate of the documents.
     """
     input:
-        sums=run.paths.pair_sums,
+        sums=run.paths.all_sums,
         a=run.paths.side_features("a"),
-        b=run.paths.side_features("b"),
+        b=run.paths.partner_features,
         probe=run.paths.rows("probe"),
     output:
-        correlation=run.paths.correlation,
+        correlations=run.paths.correlations,
         replicates=run.paths.replicates,
-        manifest=run.paths.folder_manifest(run.paths.correlation),
+        manifest=run.paths.folder_manifest(run.paths.correlations),
     log:
-        run.paths.log("correlations/{a}__{b}"),
+        run.paths.log("correlations/{a}"),
     benchmark:
-        run.paths.benchmark("correlations/{a}__{b}")
+        run.paths.benchmark("correlations/{a}")
+    wildcard_constraints:
+        a=any_of(run.comparisons.partners),
     conda:
         "../envs/analysis.yaml"
     threads: run.config["threads"]["correlations"]
@@ -58,8 +62,11 @@ rule correlate_features:
         mem_mb=memory(run.needs.correlating),
         runtime=runtime(run.needs.correlating),
     params:
-        settings=run.subset("correlations", "min_firings", "top_matches", "keep_above", "n_bins"),
-        shift=run.params.shift,
+        partners=run.params.partners,
+        settings=run.subset(
+            "correlations",
+            *("min_firings", "top_matches", "keep_above", "n_bins", "block_features", "by_corpus", "jaccard"),
+        ),
         draws=run.subset("lineage", "n_replicates", "seed"),
         code=code_digest("correlate_features"),
     script:
@@ -107,7 +114,9 @@ rule write_dense_correlation:
     Output: a NumPy file [d_sae of a, d_sae of b] in float32.
     """
     input:
-        sums=run.paths.pair_sums,
+        sums=run.paths.all_sums,
+        a=run.paths.side_features("a"),
+        b=run.paths.side_features("b"),
     output:
         r=run.paths.dense,
         manifest=run.paths.manifest(run.paths.dense),
@@ -122,6 +131,8 @@ rule write_dense_correlation:
         mem_mb=memory(run.needs.reading_all),
         runtime=runtime(run.needs.reading_all),
     params:
+        shift=run.params.shift,
+        block_features=run.config["correlations"]["block_features"],
         min_firings=run.config["correlations"]["min_firings"],
         code=code_digest("write_dense_correlation"),
     script:

@@ -41,7 +41,8 @@ rule trace_lineage:
     and the summary with all instruments beside their floors and nulls.
     """
     input:
-        correlations=run.paths.all_correlations(),
+        correlations=run.paths.all_correlations(run.paths.correlations),
+        replicates=run.paths.all_correlations(run.paths.replicates),
         token_types=run.paths.all_token_types(),
         readouts=run.paths.all_readouts(),
     output:

@@ -1,11 +1,13 @@
 # report: the page of a run, and the pictures of the workflow. Config: report.
 
+from saelineage.report.registry import TABLES
+
 
 rule collect_examples:
     """
     Choose features that persist and features that disappear, with text on which they fire.
 
-    Output: a JSON file that the page draws.
+    Output: a JSON file that the page shows.
     """
     input:
         features=run.paths.lineage_features,
@@ -29,6 +31,7 @@ rule collect_examples:
     params:
         models=run.graph.ordered,
         roots=run.graph.roots,
+        seed_partners=partner_names(run.root_seed_pairs),
         threshold=run.config["lineage"]["threshold"],
         report=run.subset("report", "concepts", "n_features", "n_examples"),
         code=code_digest("collect_examples"),
@@ -38,9 +41,9 @@ rule collect_examples:
 
 rule write_dashboards:
     """
-    Put together what the page shows of every feature of a model, beside those that it is matched to in other models.
+    Write what the page shows of every feature of a model, with the features of other models that match it.
 
-    Output: the searchable table and a dashboard of each feature, in chunks that the page loads when they are needed.
+    Output: the searchable table and a dashboard of each feature, in chunks that the page loads on demand.
     """
     input:
         features=run.paths.lineage_features,
@@ -65,6 +68,7 @@ rule write_dashboards:
         mem_mb=memory(run.needs.reading_all),
         runtime=runtime(run.needs.reading_all),
     params:
+        floors=run.params.floor_partners,
         hookpoint=run.config["activations"]["hookpoint"],
         report=run.subset("report", "n_top", "quantiles"),
         code=code_digest("write_dashboards"),
@@ -74,9 +78,9 @@ rule write_dashboards:
 
 rule draw_dag:
     """
-    Draw the graph of all jobs and the graph of all rules, as Snakemake plans them.
+    Draw the graph of all jobs and the graph of all rules, as Snakemake plans them. Needs no graphviz.
 
-    Output: two SVG files. No graphviz is needed.
+    Output: two SVG files.
     """
     output:
         dag=report(
@@ -111,12 +115,13 @@ rule write_report:
     """
     Put tables, figures, examples, jobs and provenance on one page.
 
-    Output: an HTML file that opens without a network, the table behind each figure as CSV, and what the page loads of jobs.
+    Output: an HTML file that opens without a network, each table as CSV (saelineage.report.registry lists them), and
+    the jobs' data, which the page loads on demand.
     """
     input:
         summary=run.paths.summary,
         model_metrics=run.paths.fill(run.paths.model_metrics, model=run.graph.models),
-        sae_metrics=run.paths.of_saes(run.paths.sae_metrics, run.comparisons.measured_saes),
+        sae_metrics=run.paths.fill(run.paths.sae_metrics, model=run.paths.measured_models),
         curves=run.paths.of_saes(run.paths.sae_curve, run.comparisons.trained_saes),
         sweeps=run.paths.fill(run.paths.sweep, sweep=run.config["sweeps"]),
         merges=run.paths.fill(run.paths.merge, model=run.graph.of_kind("merge")),
@@ -136,6 +141,14 @@ rule write_report:
         explanations=run.paths.all_explanations(),
         sources=run.paths.page_sources(workflow.basedir),
     output:
+        **{
+            name: report(
+                run.paths.report_table.replace("{table}", name),
+                category="Tables",
+                labels={"table": name, "contents": table.caption},
+            )
+            for name, table in TABLES.items()
+        },
         page=report(
             run.paths.page,
             caption="../workflow/report/index.rst",
@@ -143,120 +156,6 @@ rule write_report:
             labels={"run": "{run}"},
         ),
         jobs=run.paths.job_data,
-        edges=report(
-            "results/{run}/report/tables/edges.csv",
-            caption="../workflow/report/edges.rst",
-            category="Tables",
-            labels={"table": "edges"},
-        ),
-        instruments=report(
-            "results/{run}/report/tables/instruments.csv",
-            caption="../workflow/report/instruments.rst",
-            category="Tables",
-            labels={"table": "instruments"},
-        ),
-        nulls=report(
-            "results/{run}/report/tables/nulls.csv",
-            caption="../workflow/report/nulls.rst",
-            category="Tables",
-            labels={"table": "nulls"},
-        ),
-        matchings=report(
-            "results/{run}/report/tables/matchings.csv",
-            caption="../workflow/report/matchings.rst",
-            category="Tables",
-            labels={"table": "matchings"},
-        ),
-        curves=report(
-            "results/{run}/report/tables/curves.csv",
-            caption="../workflow/report/curves.rst",
-            category="Tables",
-            labels={"table": "curves"},
-        ),
-        agreements=report(
-            "results/{run}/report/tables/agreements.csv",
-            caption="../workflow/report/agreements.rst",
-            category="Tables",
-            labels={"table": "agreements"},
-        ),
-        sources=report(
-            "results/{run}/report/tables/sources.csv",
-            caption="../workflow/report/sources.rst",
-            category="Tables",
-            labels={"table": "sources"},
-        ),
-        absences=report(
-            "results/{run}/report/tables/absences.csv",
-            caption="../workflow/report/absences.rst",
-            category="Tables",
-            labels={"table": "absences"},
-        ),
-        effects=report(
-            "results/{run}/report/tables/effects.csv",
-            caption="../workflow/report/effects.rst",
-            category="Tables",
-            labels={"table": "effects"},
-        ),
-        ablations=report(
-            "results/{run}/report/tables/ablations.csv",
-            caption="../workflow/report/ablations.rst",
-            category="Tables",
-            labels={"table": "ablations"},
-        ),
-        flows=report(
-            "results/{run}/report/tables/flows.csv",
-            caption="../workflow/report/flows.rst",
-            category="Tables",
-            labels={"table": "flows"},
-        ),
-        models=report(
-            "results/{run}/report/tables/models.csv",
-            caption="../workflow/report/models.rst",
-            category="Tables",
-            labels={"table": "models"},
-        ),
-        sweeps=report(
-            "results/{run}/report/tables/sweeps.csv",
-            caption="../workflow/report/sweeps.rst",
-            category="Tables",
-            labels={"table": "sweeps"},
-        ),
-        saes=report(
-            "results/{run}/report/tables/saes.csv",
-            caption="../workflow/report/saes.rst",
-            category="Tables",
-            labels={"table": "saes"},
-        ),
-        densities=report(
-            "results/{run}/report/tables/densities.csv",
-            caption="../workflow/report/densities.rst",
-            category="Tables",
-            labels={"table": "densities"},
-        ),
-        training=report(
-            "results/{run}/report/tables/training.csv",
-            caption="../workflow/report/training.rst",
-            category="Tables",
-            labels={"table": "training"},
-        ),
-        merges=report(
-            "results/{run}/report/tables/merges.csv",
-            caption="../workflow/report/merges.rst",
-            category="Tables",
-            labels={"table": "merges"},
-        ),
-        correlations=report(
-            "results/{run}/report/tables/correlations.csv",
-            caption="../workflow/report/correlations.rst",
-            category="Tables",
-            labels={"table": "correlations"},
-        ),
-        scores=report(
-            "results/{run}/report/tables/scores.csv",
-            caption="../workflow/report/scores.rst",
-            category="Tables",
-            labels={"table": "scores"},
-        ),
         manifest=run.paths.folder_manifest(run.paths.page),
     log:
         run.paths.log("report/page"),
@@ -270,7 +169,7 @@ rule write_report:
         runtime=runtime(run.needs.reading_all),
     params:
         config=run.config,
-        edges=run.paths.edges,
+        edges=dict(zip(run.paths.edges, partner_names(run.edge_pairs))),
         code=code_digest("write_report"),
     script:
         "../workflow/scripts/write_report.py"

@@ -103,34 +103,34 @@ rule import_sae:
         "../workflow/scripts/import_sae.py"
 
 
-rule evaluate_sae:
+rule evaluate_saes:
     """
-    Measure an SAE on every corpus's validation split: fvu, l0, ce_recovered, dead_fraction, densities.
+    Measure a model's SAEs on every corpus's validation split: fvu, l0, ce_recovered, dead_fraction, densities.
 
-    Output: metrics.json in the SAE's folder.
+    Output: metrics.json in the model's folder of SAEs.
     """
     input:
         model=run.paths.own_model,
-        weights=run.paths.sae_weights,
-        config=run.paths.sae_config,
+        saes=run.paths.measured_saes,
         validation=run.paths.rows("validation"),
     output:
         metrics=run.paths.sae_metrics,
         manifest=run.paths.manifest(run.paths.sae_metrics),
     log:
-        run.paths.log("saes/evaluate.{model}.{sae}"),
+        run.paths.log("saes/evaluate.{model}"),
     benchmark:
-        run.paths.benchmark("saes/evaluate.{model}.{sae}")
+        run.paths.benchmark("saes/evaluate.{model}")
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["saes"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(run.needs.measuring_sae),
-        runtime=runtime(run.needs.measuring_sae),
+        mem_mb=memory(run.needs.measuring_saes),
+        runtime=runtime(run.needs.measuring_saes),
     params:
+        saes=run.params.measured_saes,
         hookpoint=run.config["activations"]["hookpoint"],
         batch_rows=run.config["batch_rows"],
-        code=code_digest("evaluate_sae"),
+        code=code_digest("evaluate_saes"),
     script:
-        "../workflow/scripts/evaluate_sae.py"
+        "../workflow/scripts/evaluate_saes.py"

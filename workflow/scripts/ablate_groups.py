@@ -7,8 +7,7 @@ import pandas as pd
 
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.devices import pick_device, prepare_cpu
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.lineage.ablations import (
     agreements,
     edge_groups,
@@ -73,7 +72,7 @@ def ablate_groups(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         prepare_cpu(snakemake.threads)
         sources = snakemake.input
         ablate_groups(
@@ -94,4 +93,3 @@ if __name__ == "__main__":
             path_to_features=snakemake.output.features,
             path_to_agreement=snakemake.output.agreement,
         )
-        record_job(snakemake)

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.corpora.documents import read_split
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.labels.annotations import annotate, save_annotations
 from saelineage.tokens import load_tokenizer, read_token_rows
 
@@ -38,7 +37,7 @@ def annotate_probe(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         annotate_probe(
             paths_to_rows=list(snakemake.input.rows),
             paths_to_documents=list(snakemake.input.documents),
@@ -46,4 +45,3 @@ if __name__ == "__main__":
             syntax=snakemake.params.syntax,
             path_to_annotations=snakemake.output.annotations,
         )
-        record_job(snakemake)

@@ -12,7 +12,7 @@ from saelineage.jobs.job import job_log
 from saelineage.jobs.manifests import record_job
 from saelineage.labels.annotations import Annotations, load_annotations
 from saelineage.labels.passages import Firings, read_firings, require_same_tokens
-from saelineage.report.dashboards import related_features
+from saelineage.report.dashboards import read_edges, related_features, sae_of_each_model
 from saelineage.report.examples import Choice, describe, disappearing_features, named_features, persisting_features
 
 if TYPE_CHECKING:
@@ -36,18 +36,18 @@ def collect_examples(
 ) -> None:
     """Write `examples.json`.
 
-    It holds `n_models`; `named` and `persisting`, lists of features; and `disappearing`, per edge from a root `parent`,
-    `child` and `features`. A feature has
+    It holds `n_models`; `named` and `persisting`, lists of features; and `disappearing`, with `parent`, `child` and
+    `features` of each edge from a root. A feature has
 
-    - `members`: `model`, `sae`, `latent`, `max_activation` on the probe; the first decides which text is shown;
+    - `members`: `model`, `sae`, `latent`, `max_activation` on the probe; the text is chosen for the first;
     - `r`: the members' pairwise Pearson r over all probe tokens, null where undefined;
     - `density`: share of probe tokens on which the first member fires;
-    - `passages`: `corpus`, `row` and `first`, where the text stands; `tokens`, its pieces; `activations`, a list per
+    - `passages`: `corpus`, `row` and `first`, the place of the text; `tokens`, its pieces; `activations`, a list per
       member with a number per token;
-    - where it is named, `concept`, the `part` of it that it follows with `score`, `precision` and `recall`, its own
-      `labels` with their `score` (one or none), and `found`, the models it is found in;
-    - where it persists, `n_models` and `least_r` on the way from match to match;
-    - where it disappears, `r_child` and `r_seed` (null without a second seed).
+    - if it is named: `concept`; the `part` of the concept that it follows, with `score`, `precision` and `recall`; its
+      winning `labels` with their `score` (one or none); and `found`, the models it is found in;
+    - if it persists: `n_models`, and `least_r` on the path of matches;
+    - if it disappears: `r_child` and `r_seed` (null without a second seed).
 
     Args:
         features: `lineage/features.parquet`.
@@ -59,12 +59,12 @@ def collect_examples(
         models: parents before children.
         roots: models without parents.
         threshold: r at or above this is a match.
-        concepts: names of concepts; of each, the root's feature that follows it best is shown.
-        n_features: features chosen overall, and per edge.
-        n_examples: passages for each.
-        path_to_examples: where to.
+        concepts: names of concepts; for each, the root's feature that follows it best is shown.
+        n_features: number of persisting features, and of disappearing ones per edge.
+        n_examples: number of passages for each.
+        path_to_examples: output path.
     """
-    saes = features.drop_duplicates("model").set_index("model")["sae"].to_dict()
+    saes = sae_of_each_model(features)
     persisting = persisting_features(features, roots, models, n_features)
     disappearing = {
         edge: disappearing_features(edge, saes, table, seed_correlations.get(edge[0]), threshold, n_features)
@@ -82,19 +82,19 @@ def collect_examples(
             features[features["model"] == root].set_index("latent")["density"],
         )
     ]
-    choices = [*named, *persisting, *(choice for found in disappearing.values() for choice in found)]
-    firings = read_shown(choices, shards, annotations)
+    of_edges = (choice for choices in disappearing.values() for choice in choices)
+    firings = read_shown([*named, *persisting, *of_edges], shards, annotations)
 
-    def described(found: list[Choice]) -> list[dict]:
-        return [describe(choice, firings, annotations, n_examples) for choice in found]
+    def described(choices: list[Choice]) -> list[dict]:
+        return [describe(choice, firings, annotations, n_examples) for choice in choices]
 
     examples = {
         "n_models": len(models),
         "named": described(named),
         "persisting": described(persisting),
         "disappearing": [
-            {"parent": parent, "child": child, "features": described(found)}
-            for (parent, child), found in disappearing.items()
+            {"parent": parent, "child": child, "features": described(choices)}
+            for (parent, child), choices in disappearing.items()
         ],
     }
     write_json(path_to_examples, examples)
@@ -103,24 +103,25 @@ def collect_examples(
 def read_shown(
     choices: list[Choice], shards: dict[tuple[str, str], list[str]], annotations: Annotations
 ) -> dict[tuple[str, str], Firings]:
-    """The firings of the features that are shown, by (model, SAE)."""
-    wanted: dict[tuple[str, str], list[int]] = {}
+    """Read the firings of the features that are shown, by (model, SAE)."""
+    latents: dict[tuple[str, str], list[int]] = {}
     for choice in choices:
         for model, sae, latent in choice.members:
-            wanted.setdefault((model, sae), []).append(latent)
-    firings = {key: read_firings(shards[key], annotations, latents) for key, latents in sorted(wanted.items())}
+            latents.setdefault((model, sae), []).append(latent)
+    firings = {key: read_firings(shards[key], annotations, shown) for key, shown in sorted(latents.items())}
     if firings:
-        require_same_tokens({".".join(key): found for key, found in firings.items()})
+        require_same_tokens({".".join(key): of_sae for key, of_sae in firings.items()})
     return firings
 
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0], snakemake.input):
-        seed_correlations = [load_correlation(path) for path in snakemake.input.seed_correlations]
+        pairs = zip(snakemake.input.seed_correlations, snakemake.params.seed_partners, strict=True)
+        seed_correlations = [load_correlation(path, partner) for path, partner in pairs]
         collect_examples(
             features=pd.read_parquet(snakemake.input.features),
-            edges={tuple(Path(path).stem.split("__")): pd.read_parquet(path) for path in snakemake.input.edges},
-            seed_correlations={found.names[0].split(".")[0]: found for found in seed_correlations},
+            edges=read_edges(snakemake.input.edges),
+            seed_correlations={correlation.names[0].split(".")[0]: correlation for correlation in seed_correlations},
             shards=shards_by_sae(snakemake.input.shards),
             annotations=load_annotations(snakemake.input.annotations),
             labels={

@@ -18,8 +18,7 @@ from saelineage.correlations.cosines import (
 from saelineage.correlations.matches import Matches
 from saelineage.files.atomic import write_json
 from saelineage.jobs.devices import prepare_cpu
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.models.loading import load_model
 from saelineage.saes.sae import Sae, load_sae
 
@@ -72,7 +71,7 @@ def logit_effects(a: Sae, b: Sae, model_folders: tuple[Path, Path], hookpoint: s
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         prepare_cpu(snakemake.threads)
         compare_weights(
             sae_folders=(Path(snakemake.input.sae_a[0]).parent, Path(snakemake.input.sae_b[0]).parent),
@@ -82,4 +81,3 @@ if __name__ == "__main__":
             path_to_similarities=snakemake.output.similarities,
             path_to_summary=snakemake.output.summary,
         )
-        record_job(snakemake)

@@ -1,4 +1,4 @@
-"""Draw the graph of jobs and the graph of rules, as Snakemake itself plans them."""
+"""Draw the graph of jobs and the graph of rules, as Snakemake plans them."""
 
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,9 @@ def draw_dag(config: dict, path_to_dag: str, path_to_rulegraph: str) -> None:
     """Write both pictures.
 
     Args:
-        config: the config with its defaults; asking Snakemake again with it plans the same run.
-        path_to_dag: the picture of all jobs.
-        path_to_rulegraph: the picture of all rules.
+        config: the config with its defaults; Snakemake plans the same run with it.
+        path_to_dag: output path of the picture of all jobs.
+        path_to_rulegraph: output path of the picture of all rules.
     """
     jobs = planned(config)
     write_text(path_to_dag, jobs_svg(jobs))
@@ -27,6 +27,6 @@ def draw_dag(config: dict, path_to_dag: str, path_to_rulegraph: str) -> None:
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0], snakemake.input):
-        # The whole config, but not as a param: only what shapes the graph makes the pictures stale (params.shape).
+        # The config is not a param, because only changes to the graph (params.shape) make the pictures stale.
         draw_dag(snakemake.config, snakemake.output.dag, snakemake.output.rulegraph)
         record_job(snakemake)

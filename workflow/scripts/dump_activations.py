@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from saelineage.activations import dump_shard
 from saelineage.jobs.devices import pick_device, prepare_cpu
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.models.loading import load_model, require_vocabulary
 from saelineage.tokens import TokenRows
 
@@ -45,7 +44,7 @@ def dump_activations(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         prepare_cpu(snakemake.threads)
         dump_activations(
             folder=Path(snakemake.input.model[0]).parent,
@@ -58,4 +57,3 @@ if __name__ == "__main__":
             batch_rows=snakemake.params.batch_rows,
             gpus=snakemake.resources.get("gpu", 0),
         )
-        record_job(snakemake)

@@ -11,8 +11,7 @@ from torch import Tensor
 from saelineage.activations import ActivationShard
 from saelineage.features.shards import save_shard
 from saelineage.jobs.devices import prepare_cpu
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.saes.sae import Sae, load_sae, rotated
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def encode(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         prepare_cpu(snakemake.threads)
         encode_features(
             model=snakemake.wildcards.model,
@@ -71,4 +70,3 @@ if __name__ == "__main__":
             paths_to_shards=list(snakemake.output.shards),
             rotation_seed=snakemake.params.rotation_seed,
         )
-        record_job(snakemake)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from saelineage.files.atomic import write_json
 from saelineage.jobs.devices import pick_device, prepare_cpu
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.models.loading import evaluate, load_model, n_parameters, require_vocabulary, unigram_loss
 from saelineage.tokens import read_token_rows
 
@@ -35,7 +34,7 @@ def evaluate_model(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         prepare_cpu(snakemake.threads)
         evaluate_model(
             folder=Path(snakemake.input.model[0]).parent,
@@ -45,4 +44,3 @@ if __name__ == "__main__":
             path_to_metrics=snakemake.output.metrics,
             gpus=snakemake.resources.get("gpu", 0),
         )
-        record_job(snakemake)

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from saelineage.files.tables import write_parquet
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.labels.annotations import load_annotations
 from saelineage.labels.completions import Answers
 from saelineage.labels.explanations import (
@@ -74,8 +73,8 @@ def explain_features(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
-        found = explain_features(
+    with job(snakemake) as record:
+        record |= explain_features(
             paths_to_shards=snakemake.input.shards,
             path_to_annotations=snakemake.input.annotations,
             settings=snakemake.params.settings,
@@ -83,4 +82,3 @@ if __name__ == "__main__":
             answers_folder=Path(snakemake.params.answers),
             path_to_explanations=snakemake.output.explanations,
         )
-        record_job(snakemake, **found)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from saelineage.features.delphi import N_SPLITS, save_cache
 from saelineage.files.atomic import sha256_file, write_json
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.tokens import TokenRows
 
 if TYPE_CHECKING:
@@ -37,11 +36,10 @@ def export_latents(paths_to_shards: list[str], paths_to_probe: list[str], model_
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
-        found = export_latents(
+    with job(snakemake) as record:
+        record |= export_latents(
             paths_to_shards=list(snakemake.input.shards),
             paths_to_probe=list(snakemake.input.probe),
             model_folder=Path(snakemake.input.model[0]).parent,
             folder=Path(snakemake.output.config).parent,
         )
-        record_job(snakemake, **found)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from saelineage.jobs.checkpoints import checkpoint_folder
 from saelineage.jobs.devices import pick_device, prepare_cpu
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.models.loading import load_model, require_vocabulary
 from saelineage.models.training import save_model, train_on
 from saelineage.tokens import read_token_rows
@@ -27,7 +26,7 @@ def finetune_model(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         prepare_cpu(snakemake.threads)
         with checkpoint_folder(snakemake, "models", snakemake.wildcards.model) as checkpoints:
             finetune_model(
@@ -38,4 +37,3 @@ if __name__ == "__main__":
                 checkpoints=checkpoints,
                 gpus=snakemake.resources.get("gpu", 0),
             )
-        record_job(snakemake)

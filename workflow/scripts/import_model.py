@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.files.atomic import sha256_file
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.models.loading import find_model, load_model
 from saelineage.models.training import save_model
 
@@ -23,11 +22,10 @@ def import_model(settings: dict, key: str, tokenizer_folder: Path, folder: Path)
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
-        found = import_model(
+    with job(snakemake) as record:
+        record |= import_model(
             settings=snakemake.params.model,
             key=f"models.{snakemake.wildcards.model}",
             tokenizer_folder=Path(snakemake.input.tokenizer).parent,
             folder=Path(snakemake.output.weights).parent,
         )
-        record_job(snakemake, **found)

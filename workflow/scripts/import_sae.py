@@ -13,8 +13,7 @@ from saelineage.activations import ActivationShard, norm_limit
 from saelineage.errors import InputError
 from saelineage.files.atomic import sha256_file
 from saelineage.jobs.devices import prepare_cpu
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.saes import metrics as sae_metrics
 from saelineage.saes.imports import ImportedSae, find_sae, read_sae
 from saelineage.saes.metrics import SaeSums
@@ -143,9 +142,9 @@ def require_fit(imported: ImportedSae, sums: SaeSums, settings: Mapping, name: s
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake) as record:
         prepare_cpu(snakemake.threads)
-        found = import_sae(
+        record |= import_sae(
             model=snakemake.wildcards.model,
             sae=snakemake.wildcards.sae,
             settings=snakemake.params.source,
@@ -153,4 +152,3 @@ if __name__ == "__main__":
             paths_to_activations=list(snakemake.input.activations),
             folder=Path(snakemake.output.weights).parent,
         )
-        record_job(snakemake, **found)

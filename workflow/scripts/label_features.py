@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING
 
 from saelineage.files.tables import write_parquet
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.labels.annotations import load_annotations
 from saelineage.labels.labels import label
 
@@ -27,11 +26,10 @@ def label_features(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         label_features(
             paths_to_features=list(snakemake.input.shards),
             path_to_annotations=snakemake.input.annotations,
             min_firings=snakemake.params.min_firings,
             path_to_labels=snakemake.output.labels,
         )
-        record_job(snakemake)

@@ -7,8 +7,7 @@ from saelineage.corpora.documents import read_split, up_to_bytes
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_files, sha256_file
 from saelineage.files.hub import hub_download, hub_repo
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.tokens import (
     TOKENIZER_FILES,
     check_tokenizer,
@@ -69,11 +68,10 @@ def fetch_tokenizer(settings: dict) -> tuple[Path, dict]:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
-        found = make_tokenizer(
+    with job(snakemake) as record:
+        record |= make_tokenizer(
             settings=snakemake.params.tokenizer,
             n_ctx=snakemake.params.n_ctx,
             paths_to_corpora=list(snakemake.input.corpora),
             folder=Path(snakemake.output.tokenizer).parent,
         )
-        record_job(snakemake, **found)

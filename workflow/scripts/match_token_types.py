@@ -11,8 +11,7 @@ from saelineage.correlations.token_types import (
     token_types,
     type_means,
 )
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.tokens import TokenRows, load_tokenizer
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def match_token_types_of_pair(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         match_token_types_of_pair(
             paths_to_features_a=list(snakemake.input.a),
             paths_to_features_b=list(snakemake.input.b),
@@ -60,4 +59,3 @@ if __name__ == "__main__":
             threads=snakemake.threads,
             path_to_matches=snakemake.output.matches,
         )
-        record_job(snakemake)

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.models.merging import merge_folders
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ def merge_models(parent_folders: list[Path], t: float, dtype: str | None, folder
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         merge_models(
             parent_folders=list(dict.fromkeys(Path(path).parent for path in snakemake.input.parents)),
             t=snakemake.params.model["t"],
@@ -25,4 +24,3 @@ if __name__ == "__main__":
             folder=Path(snakemake.output.weights).parent,
             method=snakemake.params.model["method"],
         )
-        record_job(snakemake)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from saelineage.corpora.documents import read_documents, write_splits
 from saelineage.files.atomic import write_json
 from saelineage.files.hub import hub_commit
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -27,8 +26,8 @@ def prepare_corpus(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
-        found = prepare_corpus(
+    with job(snakemake) as record:
+        record |= prepare_corpus(
             corpus=snakemake.wildcards.corpus,
             settings=snakemake.params.corpus,
             fractions=snakemake.params.splits,
@@ -36,4 +35,3 @@ if __name__ == "__main__":
             paths={split: Path(snakemake.output[split]) for split in ("train", "validation", "probe")},
             path_to_counts=snakemake.output.counts,
         )
-        record_job(snakemake, **found)

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING
 
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.devices import prepare_cpu
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.lineage.readouts import read_out
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def read_out_features(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         prepare_cpu(snakemake.threads)
         read_out_features(
             paths_to_parent_acts=list(snakemake.input.parent_acts),
@@ -34,4 +33,3 @@ if __name__ == "__main__":
             paths_to_features=list(snakemake.input.features),
             path_to_readouts=snakemake.output.readouts,
         )
-        record_job(snakemake)

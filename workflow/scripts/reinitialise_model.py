@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.models.loading import reinitialised
 from saelineage.models.training import save_model
 
@@ -18,10 +17,9 @@ def reinitialise_model(like: Path, seed: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         reinitialise_model(
             like=Path(snakemake.input.like[0]).parent,
             seed=snakemake.params.seed,
             folder=Path(snakemake.output.weights).parent,
         )
-        record_job(snakemake)

@@ -1,4 +1,4 @@
-"""Write a page with every job of the run: whether it is up to date, why not, and what it has left behind."""
+"""Write a page with every job of the run: its state, the reasons for it, and the files it left behind."""
 
 import logging
 from collections import Counter
@@ -21,27 +21,27 @@ TEMPLATES = SCRIPTS.parent / "report"
 
 
 def show_jobs(run: str, jobs: list[dict], path_to_page: str) -> dict[str, int]:
-    """Write the page, one file that loads nothing from elsewhere.
+    """Write the page, a single file that loads nothing else.
 
     Args:
         run: the run's name.
-        jobs: as `saelineage.jobs.listing.collect` lists them.
-        path_to_page: where to.
+        jobs: as `saelineage.jobs.listing.collect` returns them.
+        path_to_page: output path.
 
     Returns:
-        The number of jobs in each state that there is.
+        The number of jobs in each state that occurs.
     """
-    found = Counter(job["state"] for job in jobs)
-    counts = {state: found[state] for state in BADGES if found[state]}
+    n_jobs = Counter(job["state"] for job in jobs)
+    counts = {state: n_jobs[state] for state in BADGES if n_jobs[state]}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(_template("jobs.html.jinja")).render(
         run=run,
         jobs=jobs,
         counts=counts,
-        picture=Markup(jobs_svg(jobs)),  # noqa: S704 - drawn, and escaped, by dag.py
-        stylesheet=Markup(_template("page.css") + _template("jobs.css")),  # noqa: S704 - the page's own
-        elements=Markup(_template("elements.js")),  # noqa: S704 - the page's own
-        script=Markup(_template("jobs.js")),  # noqa: S704 - the page's own
+        picture=Markup(jobs_svg(jobs)),  # noqa: S704 - escaped by drawing.py
+        stylesheet=Markup(_template("page.css") + _template("jobs.css")),  # noqa: S704 - this project's file
+        elements=Markup(_template("elements.js")),  # noqa: S704 - this project's file
+        script=Markup(_template("jobs.js")),  # noqa: S704 - this project's file
     )
     write_text(path_to_page, page)
     return counts

@@ -1,41 +1,42 @@
-"""Sum activations, squares and products of two SAEs' features over one shard of the probe."""
+"""Sum activations, squares and products of one SAE's features with those of all partners over a probe shard."""
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from saelineage.correlations.pair_sums import ShardSums, save_sums
-from saelineage.features.shards import FeatureShard, shifted
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.correlations.partners import Partner, partners_of
+from saelineage.jobs.job import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def sum_products(
-    paths_to_a: list[str], paths_to_b: list[str], shift: bool, block_features: int, threads: int, path_to_sums: str
-) -> None:
-    """Write the raw sums, per corpus.
+def sum_products(partners: Sequence[Partner], block_features: int, threads: int, path_to_sums: str) -> None:
+    """Write the raw sums with every partner, per corpus.
 
     Args:
-        paths_to_a, paths_to_b: a feature shard per corpus.
-        shift: whether side b's documents are shifted against side a's, for a null.
+        partners: what to correlate with, with one shard of each corpus.
         block_features: features of side a whose products are held at once.
-        threads: how many work at once.
-        path_to_sums: where to.
+        threads: the number of threads.
+        path_to_sums: the file to write.
     """
-    shards = [(FeatureShard(a), FeatureShard(b)) for a, b in zip(paths_to_a, paths_to_b, strict=True)]
-    sums = [ShardSums(a, shifted(b) if shift else b, block_features) for a, b in shards]
-    save_sums(sums, path_to_sums, threads)
+    first = next(partners[0].shards())[0]
+    n_sums, n_blocks = sum(len(partner.paths) for partner in partners), -(-first.d_sae // block_features)
+    save_sums(all_sums(partners, block_features), path_to_sums, n_sums, n_blocks, threads)
+
+
+def all_sums(partners: Sequence[Partner], block_features: int) -> Iterator[ShardSums]:
+    """The sums with every partner on every corpus, one in memory at a time."""
+    for partner in partners:
+        for a, b in partner.shards():
+            yield ShardSums(a, b, block_features)
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         sum_products(
-            list(snakemake.input.a),
-            list(snakemake.input.b),
-            snakemake.params.shift,
+            partners_of(snakemake.input.a, snakemake.input.b, snakemake.params.partners),
             snakemake.params.block_features,
             snakemake.threads,
             snakemake.output.sums,
         )
-        record_job(snakemake)

@@ -9,8 +9,7 @@ import torch
 from saelineage.files.atomic import read_json
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.devices import pick_device, prepare_cpu
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.models.loading import evaluate, load_model
 from saelineage.models.merging import merge_state, read_state
 from saelineage.tokens import read_token_rows
@@ -51,7 +50,7 @@ def sweep_merge(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         prepare_cpu(snakemake.threads)
         sweep_merge(
             parent_folders=list(dict.fromkeys(Path(path).parent for path in snakemake.input.parents)),
@@ -64,4 +63,3 @@ if __name__ == "__main__":
             gpus=snakemake.resources.get("gpu", 0),
             method=snakemake.params.method,
         )
-        record_job(snakemake)

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.corpora.documents import read_split
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.tokens import write_rows, write_sidecar
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ def tokenize_split(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         tokenize_split(
             path_to_documents=snakemake.input.documents,
             tokenizer_folder=Path(snakemake.input.tokenizer).parent,
@@ -29,4 +28,3 @@ if __name__ == "__main__":
             max_tokens=snakemake.params.max_tokens,
             path_to_rows=snakemake.output.rows,
         )
-        record_job(snakemake)

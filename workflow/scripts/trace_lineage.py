@@ -1,6 +1,6 @@
 """Verdicts per edge with the evidence for them, trajectories through the graph, and the summary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +12,7 @@ from saelineage.correlations.matches import load_correlation
 from saelineage.correlations.token_types import as_correlation, load_token_type_matches
 from saelineage.files.atomic import write_json
 from saelineage.files.tables import write_parquet
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.lineage import evidence
 from saelineage.lineage.evidence import Compared, Load
 from saelineage.lineage.trajectories import add_details, edge_summary, feature_statistics, feature_table
@@ -112,37 +111,45 @@ def concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def loader(folder: Path, by_types: set[str]) -> Load:
+def loader(correlations: Mapping[str, str], replicates: Mapping[str, str], token_types: Mapping[str, str]) -> Load:
     """A function that reads a pair's results, and holds the last few it read.
 
     Args:
-        folder: `results/{run}/correlations`.
-        by_types: pairs that were matched as the original study did.
+        correlations, replicates: the files of these, by the SAE on side a.
+        token_types: the files of pairs that were matched as the original study did.
     """
 
     @lru_cache(maxsize=PAIRS_AT_ONCE)
     def load(pair: str) -> Compared:
-        correlation = load_correlation(folder / pair / "correlation.safetensors")
-        matches = load_token_type_matches(folder / pair / "token_types.safetensors") if pair in by_types else None
+        a, partner = pair.split("__")
+        correlation = load_correlation(correlations[a], partner)
+        matches = load_token_type_matches(token_types[pair]) if pair in token_types else None
         return Compared(
             correlation=correlation,
-            replicates=load_replicates(folder / pair / "replicates.safetensors"),
+            replicates=load_replicates(replicates[a], partner),
             by_types=as_correlation(matches, correlation) if matches else None,
         )
 
     return load
 
 
+def by_folder(paths: Sequence[str]) -> dict[str, str]:
+    """Files by the names of the folders they lie in."""
+    return {Path(path).parent.name: path for path in paths}
+
+
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
-        results = Path("results", snakemake.wildcards.run)
+    with job(snakemake):
         trace_lineage(
             run=snakemake.wildcards.run,
             plan=snakemake.params.comparisons,
-            load=loader(results / "correlations", {Path(path).parent.name for path in snakemake.input.token_types}),
+            load=loader(
+                by_folder(snakemake.input.correlations),
+                by_folder(snakemake.input.replicates),
+                by_folder(snakemake.input.token_types),
+            ),
             settings=snakemake.params.settings,
             models=snakemake.params.models,
             paths_to_readouts={Path(path).stem: path for path in snakemake.input.readouts},
             folder=Path(snakemake.output.summary).parent,
         )
-        record_job(snakemake)

@@ -9,8 +9,7 @@ from saelineage.errors import InputError
 from saelineage.files.atomic import write_text
 from saelineage.jobs.checkpoints import checkpoint_folder
 from saelineage.jobs.devices import pick_device, prepare_cpu
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.saes.sae import average, load_sae, save_sae
 from saelineage.saes.training import Dump, train_saes
 
@@ -79,7 +78,7 @@ def board(stack: ExitStack, folders: list[Path]) -> Callable[[int, dict], None]:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         prepare_cpu(snakemake.threads)
         wildcards = snakemake.wildcards
         name = ".".join([wildcards.model, *([wildcards.sae] if "sae" in wildcards.keys() else [])])  # noqa: SIM118
@@ -95,4 +94,3 @@ if __name__ == "__main__":
                 events=Path("results", wildcards.run, "logs", "tensorboard", wildcards.model) if tensorboard else None,
                 gpus=snakemake.resources.get("gpu", 0),
             )
-        record_job(snakemake)

@@ -5,7 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 from saelineage.errors import InputError
-from saelineage.jobs.job import job_log
+from saelineage.jobs.job import job
 from saelineage.jobs.manifests import Check, check_run
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def advice(found: Check, kept: set[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job(snakemake):
         said = verify_run(snakemake.params.folder, list(snakemake.params.kept), snakemake.threads)
         logger.info("%s", said)
         print(said)

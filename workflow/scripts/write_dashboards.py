@@ -1,6 +1,6 @@
-"""Write the table of a model's features, and a dashboard of each, as the page loads them."""
+"""Write the table of a model's features and the dashboard of each, as scripts that the page loads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from saelineage.correlations.cosines import NoSimilarityError, logit_map
-from saelineage.correlations.matches import load_correlation
+from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.features.shards import shards_by_sae
 from saelineage.files.atomic import write_text
 from saelineage.jobs.devices import prepare_cpu
 from saelineage.jobs.job import job_log, logger
 from saelineage.jobs.manifests import record_job
 from saelineage.labels.annotations import Annotations, load_annotations
-from saelineage.labels.passages import read_firings, require_same_tokens
+from saelineage.labels.passages import Firings, read_firings, require_same_tokens
 from saelineage.models.loading import load_model
 from saelineage.report.dashboards import (
     FEATURES_PER_CHUNK,
@@ -25,6 +25,7 @@ from saelineage.report.dashboards import (
     feature_table,
     logit_effects,
     packed,
+    read_edges,
     related_features,
     vocabulary_texts,
 )
@@ -43,34 +44,35 @@ def write_dashboards(
     annotations: Annotations,
     labels: pd.DataFrame,
     explanations: pd.DataFrame | None,
-    floor_correlations: list[str],
+    floor_correlations: Iterable[Correlation],
     model_folder: Path,
     sae_folder: Path,
     hookpoint: str,
     shown: Shown,
     folder: Path,
 ) -> None:
-    """Write `table.js` and `{first latent}.js` for every chunk of features.
+    """Write `table.js`, and `{first latent}.js` for every chunk of features.
 
     Args:
-        model: whose features.
+        model: the model.
         features: `lineage/features.parquet`.
         edges: the table of each (parent, child).
         shards: feature shards of each (model, SAE) of the lineage.
         annotations: of the probe.
         labels: `labels/{model}/{sae}.parquet`.
-        explanations: `labels/{model}/{sae}.explanations.parquet`; None where there are none.
-        floor_correlations: correlations of the model's SAE with what it is where nothing changed.
-        model_folder, sae_folder: of the model.
+        explanations: `labels/{model}/{sae}.explanations.parquet`; None if there are none.
+        floor_correlations: the correlations behind the floor of the model's SAE.
+        model_folder: of the language model.
+        sae_folder: of its SAE.
         hookpoint: where activations are read.
-        shown: how much of each feature is shown.
-        folder: where to.
+        shown: the number of passages shown of each feature.
+        folder: output folder.
     """
     related = related_features(model, features, edges)
     sae = sae_folder.name
     firings = read_firings(shards[model, sae], annotations)
     boards = Dashboards(firings, annotations, shown)
-    floors = best_where_nothing_changed(f"{model}.{sae}", floor_correlations, len(boards))
+    floors = floor_r(f"{model}.{sae}", floor_correlations, len(boards))
     table = feature_table(model, features, edges, firings, annotations, labels, explanations, floors)
     write_text(folder / "table.js", packed(f"{model}/table", table))
     add_related(boards, related, shards, annotations, {f"{model}.{sae}": firings})
@@ -85,27 +87,30 @@ def add_related(
     related: Sequence[Related],
     shards: Mapping[tuple[str, str], list[str]],
     annotations: Annotations,
-    own: dict,
+    firings_of_model: Mapping[str, Firings],
 ) -> None:
-    """Put other models' features beside the model's, with one other SAE's firings in memory at a time."""
+    """Add other models' features to the dashboards, with one other SAE's firings in memory at a time."""
     for other in related:
         latents = np.unique(other.latents[other.latents >= 0]).tolist()
         firings = read_firings(shards[other.model, other.sae], annotations, latents)
-        require_same_tokens(own | {f"{other.model}.{other.sae}": firings})
+        require_same_tokens({**firings_of_model, f"{other.model}.{other.sae}": firings})
         boards.add(other, firings)
 
 
-def best_where_nothing_changed(name: str, paths: list[str], d_sae: int) -> np.ndarray:
-    """Each feature's best r with SAEs of its own model, the mean over them; NaN where there is none."""
-    best = []
-    for path in paths:
-        found = load_correlation(path)
-        best.append(found.pearson.best[found.names.index(name)][:, 0])
+def floor_r(name: str, correlations: Iterable[Correlation], d_sae: int) -> np.ndarray:
+    """Each feature's best r when the model is unchanged, averaged over correlations; NaN if there are none.
+
+    Args:
+        name: of the SAE, `{model}.{sae}`, one side of each correlation.
+        correlations: the correlations, read one at a time.
+        d_sae: its number of features.
+    """
+    best = [correlation.pearson.best[correlation.names.index(name)][:, 0] for correlation in correlations]
     return np.mean(best, axis=0) if best else np.full(d_sae, np.nan)
 
 
-def effects_on_logits(model_folder: Path, sae_folder: Path, hookpoint: str) -> object:
-    """A function from a chunk's first latent to its effects on the logits; None where no linear path is known."""
+def effects_on_logits(model_folder: Path, sae_folder: Path, hookpoint: str) -> Callable[[int], list[dict]] | None:
+    """A function from a chunk's first latent to its effects on the logits; None if no linear path is known."""
     try:
         path = logit_map(load_model(model_folder), hookpoint)
     except NoSimilarityError as error:
@@ -114,7 +119,11 @@ def effects_on_logits(model_folder: Path, sae_folder: Path, hookpoint: str) -> o
     decoder = load_sae(sae_folder).W_dec.detach().numpy()
     to_norm, unembedding = path.to_norm.numpy(), path.unembedding.numpy()
     texts = vocabulary_texts(load_tokenizer(model_folder), len(unembedding))
-    return lambda first: logit_effects(decoder[first : first + FEATURES_PER_CHUNK], to_norm, unembedding, texts)
+
+    def of_chunk(first: int) -> list[dict]:
+        return logit_effects(decoder[first : first + FEATURES_PER_CHUNK], to_norm, unembedding, texts)
+
+    return of_chunk
 
 
 if __name__ == "__main__":
@@ -124,12 +133,12 @@ if __name__ == "__main__":
         write_dashboards(
             model=snakemake.wildcards.model,
             features=pd.read_parquet(snakemake.input.features),
-            edges={tuple(Path(path).stem.split("__")): pd.read_parquet(path) for path in snakemake.input.edges},
+            edges=read_edges(snakemake.input.edges),
             shards=shards_by_sae(snakemake.input.shards),
             annotations=load_annotations(snakemake.input.annotations),
             labels=labels[labels["wins"]],
             explanations=pd.read_parquet(snakemake.input.explanations[0]) if snakemake.input.explanations else None,
-            floor_correlations=snakemake.input.floors,
+            floor_correlations=map(load_correlation, snakemake.input.floors, snakemake.params.floors),
             model_folder=Path(snakemake.input.model[0]).parent,
             sae_folder=Path(snakemake.input.sae[0]).parent,
             hookpoint=snakemake.params.hookpoint,

@@ -1,25 +1,41 @@
-"""Write Pearson r of every pair of features as one dense array."""
+"""Write Pearson r of every pair of features of two SAEs as one dense array."""
 
 from typing import TYPE_CHECKING
 
-from saelineage.correlations.pair_sums import load_sums
+from saelineage.correlations.pair_sums import PairSums, ShardSums, load_sums
+from saelineage.correlations.partners import Partner, partners_of
 from saelineage.correlations.pearson import dense_pearson
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def write_dense_correlation(paths_to_sums: list[str], min_firings: int, threads: int, path_to_r: str) -> None:
-    """Write r over all corpora; NaN where a feature is untestable."""
-    sums = [one for path in paths_to_sums for one in load_sums(path).values()]
+def write_dense_correlation(
+    partner: Partner, paths_to_sums: list[str], block_features: int, min_firings: int, threads: int, path_to_r: str
+) -> None:
+    """Write r over all corpora; NaN where a feature is untestable.
+
+    Args:
+        partner: the SAE on side b.
+        paths_to_sums: raw sums, one file per shard; none where they are computed here.
+        block_features: rows of the array computed at once.
+        min_firings: features firing on fewer tokens are untestable.
+        threads: the number of threads.
+        path_to_r: the file to write.
+    """
+    sums: list[PairSums] = [saved for path in paths_to_sums for saved in load_sums(path, partner.name)]
+    sums = sums or [ShardSums(a, b, block_features) for a, b in partner.shards()]
     dense_pearson(sums, path_to_r, min_firings, threads)
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         write_dense_correlation(
-            list(snakemake.input.sums), snakemake.params.min_firings, snakemake.threads, snakemake.output.r
+            *partners_of(snakemake.input.a, snakemake.input.b, {snakemake.wildcards.b: snakemake.params.shift}),
+            list(snakemake.input.sums),
+            snakemake.params.block_features,
+            snakemake.params.min_firings,
+            snakemake.threads,
+            snakemake.output.r,
         )
-        record_job(snakemake)

@@ -17,6 +17,7 @@ from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard
 from saelineage.files.atomic import read_json
+from saelineage.files.tensors import group_names
 from saelineage.plan.sae_names import SaeName, shard_names
 from saelineage.report.tables import edge_table
 from saelineage.tokens import TokenRows, load_tokenizer
@@ -164,17 +165,24 @@ class Run:
         Raises:
             InputError: if the run did not correlate this pair; the message lists the pairs of these models.
         """
-        pair = "__".join(name if "." in name else str(self._sae(name)) for name in (a, b))
-        path = f"correlations/{pair}/correlation.safetensors"
-        if not (self.folder / path).exists():
+        first, partner = (name if "." in name else str(self._sae(name)) for name in (a, b))
+        path = self.folder / "correlations" / first / "correlations.safetensors"
+        partners = group_names(path) if path.exists() else []
+        if partner not in partners:
             models = {a.partition(".")[0], b.partition(".")[0]}
-            pairs = _folders(self.folder / "correlations")
-            near = [name for name in pairs if {sae.partition(".")[0] for sae in name.split("__")} == models]
+            pairs = self._correlated_pairs()
+            near = [pair for pair in pairs if {name.partition(".")[0] for name in pair} == models]
+            listing = ", ".join("__".join(pair) for pair in near or pairs)
             raise InputError(
-                f"run '{self.name}' has no correlation {pair}; choose one of: {', '.join(near or pairs)}; "
-                f"or {self._remedy(path)}"
+                f"run '{self.name}' has no correlation {first}__{partner}; choose one of: {listing}; or correlate the "
+                f"folders of their features with saelineage.notebook.correlate"
             )
-        return load_correlation(self.path(path))
+        return load_correlation(path, partner)
+
+    def _correlated_pairs(self) -> list[tuple[str, str]]:
+        """The pairs of SAEs that the run correlated, sorted by the first."""
+        paths = sorted(self.folder.glob("correlations/*/correlations.safetensors"))
+        return [(path.parent.name, partner) for path in paths for partner in group_names(path)]
 
     def activations(self, name: str, latents: Iterable[int | np.integer]) -> pd.DataFrame:
         """List the firings of some latents of an SAE on the probe.

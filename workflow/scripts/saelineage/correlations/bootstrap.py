@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from saelineage.correlations.matches import MIN_VARIANCE, SIDES, Correlation
 from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard, require_aligned
-from saelineage.files.tensors import read_tensors, write_tensors
+from saelineage.files.tensors import read_group
 
 NO_DOCUMENT = -1
 ENTRIES_AT_ONCE = 1 << 22
@@ -261,31 +261,37 @@ def require_paired(replicates: Sequence[Replicates]) -> None:
             )
 
 
-def save_replicates(found: Replicates, path: Path | str) -> None:
-    """Write replicates as one safetensors file: `best_a` and `best_b`, [replicate, d_sae]."""
+def replicates_group(replicates: Replicates) -> tuple[dict, dict[str, np.ndarray]]:
+    """Replicates as the header and arrays (`best_a` and `best_b`, [replicate, d_sae]) of a group of a file."""
     header = {
-        "names": found.names,
-        "n_replicates": len(found.best[0]),
-        "seed": found.seed,
-        "n_documents": found.n_documents,
+        "names": replicates.names,
+        "n_replicates": len(replicates.best[0]),
+        "seed": replicates.seed,
+        "n_documents": replicates.n_documents,
     }
-    write_tensors(path, header, {f"best_{side}": best for side, best in zip(SIDES, found.best, strict=True)})
+    return header, {f"best_{side}": best for side, best in zip(SIDES, replicates.best, strict=True)}
 
 
-def load_replicates(path: Path | str) -> Replicates:
-    """Read what `save_replicates` wrote.
+def load_replicates(path: Path | str, partner: str) -> Replicates:
+    """Read the replicates of the correlation with one partner.
+
+    Args:
+        path: `correlations/{a}/replicates.safetensors`.
+        partner: the SAE on side b, `{model}.{sae}`; of a null, with its ending.
 
     Raises:
-        InputError: if the file is damaged.
+        InputError: if the file is damaged or does not hold this partner.
     """
     try:
-        header, tensors = read_tensors(path)
+        header, tensors = read_group(path, partner)
         best = tuple(tensors[f"best_{side}"] for side in SIDES)
-        if {len(one) for one in best} != {header["n_replicates"]}:
+        if {len(of_side) for of_side in best} != {header["n_replicates"]}:
             raise ValueError(f"it does not hold {header['n_replicates']} replicates of both sides")
         return Replicates(tuple(header["names"]), dict(sorted(header["n_documents"].items())), header["seed"], best)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"'{path}' is not a whole file of replicates ({error}); delete it and run again") from error
+        raise InputError(
+            f"'{path}' is not a whole file of replicates with '{partner}' ({error}); delete it and run again"
+        ) from error
 
 
 def _names(a: FeatureShard, b: FeatureShard) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 
 from saelineage.errors import InputError
-from saelineage.files.tensors import read_tensors, write_tensors
+from saelineage.files.tensors import read_group
 from saelineage.plan.graph import POOLED
 
 SIDES = ("a", "b")
@@ -55,11 +55,11 @@ class Correlation(NamedTuple):
     pearson: Matches
     """Pearson r over all corpora together."""
     by_corpus: dict[str, Matches]
-    """Pearson r over single corpora."""
+    """Pearson r over single corpora; empty unless asked for."""
     one_to_one: Int[np.ndarray, " d_sae_a"]
     """Each feature's partner in the assignment, among pairs kept, with the largest sum of pooled r; or -1."""
-    jaccard: Matches
-    """Tokens on which both fire / tokens on which either fires, over all corpora together; in [0, 1]."""
+    jaccard: Matches | None = None
+    """Tokens on which both fire / tokens on which either fires, over all corpora; in [0, 1]; None unless asked for."""
     combined: Combined | None = None
     """Features divided among several of the other side, over all corpora together; None if they were not looked for."""
 
@@ -99,46 +99,52 @@ def matches_of_tensors(tensors: Mapping[str, np.ndarray], measure: str) -> Match
     return Matches(best, partners, kept, histogram, int(n_undefined))
 
 
-def save_correlation(found: Correlation, path: Path | str) -> None:
-    """Write a correlation as one safetensors file (docs/artifacts.md lists its tensors)."""
-    tensors = {"one_to_one": found.one_to_one}
-    measures = {f"pearson/{POOLED}": found.pearson, "jaccard": found.jaccard}
-    if len(found.corpora) > 1:
-        measures |= {f"pearson/{corpus}": matches for corpus, matches in found.by_corpus.items()}
+def correlation_group(correlation: Correlation) -> tuple[dict, dict[str, np.ndarray]]:
+    """A correlation as the header and arrays of a group of a safetensors file (docs/artifacts.md lists them)."""
+    tensors = {"one_to_one": correlation.one_to_one}
+    measures = {f"pearson/{POOLED}": correlation.pearson}
+    measures |= {f"pearson/{corpus}": matches for corpus, matches in correlation.by_corpus.items()}
+    measures |= {"jaccard": correlation.jaccard} if correlation.jaccard else {}
     for name, matches in measures.items():
         tensors |= match_tensors(matches, name)
     for index, side in enumerate(SIDES):
-        tensors |= {f"firings_{side}": found.firings[index], f"testable_{side}": found.testable[index]}
-        if found.combined is not None:
-            tensors |= {f"combined_{side}": found.combined.r[index], f"whole_of_{side}": found.combined.whole_of[index]}
-    write_tensors(path, {"names": found.names, "n_tokens": found.n_tokens}, tensors)
+        tensors |= {f"firings_{side}": correlation.firings[index], f"testable_{side}": correlation.testable[index]}
+        if correlation.combined is not None:
+            r, whole_of = correlation.combined.r[index], correlation.combined.whole_of[index]
+            tensors |= {f"combined_{side}": r, f"whole_of_{side}": whole_of}
+    return {"names": correlation.names, "n_tokens": correlation.n_tokens}, tensors
 
 
-def load_correlation(path: Path | str) -> Correlation:
-    """Read what `save_correlation` wrote.
+def load_correlation(path: Path | str, partner: str) -> Correlation:
+    """Read the correlation with one partner from the file of an SAE's correlations.
+
+    Args:
+        path: `correlations/{a}/correlations.safetensors`.
+        partner: the SAE on side b, `{model}.{sae}`; of a null, with its ending.
 
     Raises:
-        InputError: if the file is damaged.
+        InputError: if the file is damaged or does not hold this partner.
     """
     try:
-        header, tensors = read_tensors(path)
+        header, tensors = read_group(path, partner)
         corpora = sorted(header["n_tokens"])
-        pooled = matches_of_tensors(tensors, f"pearson/{POOLED}")
-        singles = corpora if len(corpora) > 1 else []
-        by_corpus = {corpus: matches_of_tensors(tensors, f"pearson/{corpus}") for corpus in singles}
+        has_jaccard = "jaccard/histogram" in tensors
+        kept = [corpus for corpus in corpora if f"pearson/{corpus}/histogram" in tensors]
         return Correlation(
             names=tuple(header["names"]),
             n_tokens={corpus: header["n_tokens"][corpus] for corpus in corpora},
             firings=tuple(tensors[f"firings_{side}"] for side in SIDES),
             testable=tuple(tensors[f"testable_{side}"] for side in SIDES),
-            pearson=pooled,
-            by_corpus=by_corpus or {corpus: pooled for corpus in corpora},
+            pearson=matches_of_tensors(tensors, f"pearson/{POOLED}"),
+            by_corpus={corpus: matches_of_tensors(tensors, f"pearson/{corpus}") for corpus in kept},
             one_to_one=tensors["one_to_one"],
-            jaccard=matches_of_tensors(tensors, "jaccard"),
+            jaccard=matches_of_tensors(tensors, "jaccard") if has_jaccard else None,
             combined=_combined(tensors),
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"'{path}' is not a whole correlation file ({error}); delete it and run again") from error
+        raise InputError(
+            f"'{path}' is not a whole file of correlations with '{partner}' ({error}); delete it and run again"
+        ) from error
 
 
 def _combined(tensors: Mapping[str, np.ndarray]) -> Combined | None:

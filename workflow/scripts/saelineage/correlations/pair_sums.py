@@ -162,7 +162,7 @@ class SavedSums(PairSums):
         """
         try:
             with safe_open(self._path, framework="np") as file:
-                prefix = f"{self.corpus}/{rows.start}"
+                prefix = f"{self.names[1]}/{self.corpus}/{rows.start}"
                 found = Products(*(file.get_tensor(f"{prefix}/{name}") for name in Products._fields))
             require_sha256({"sha256": self._digests[str(rows.start)]}, found._asdict())
         except (SafetensorError, OSError, ValueError) as error:
@@ -202,53 +202,67 @@ def require_addable(sums: Sequence[PairSums]) -> None:
             )
 
 
-def save_sums(sums: Sequence[PairSums], path: Path | str, threads: int = 1) -> None:
-    """Write the sums of one shard, one for each corpus, as one safetensors file; a block of products at a time."""
-    headers = {}
-    n_blocks = sum(len(one.blocks()) for one in sums)
-    with writing_tensors(path, HEADER_BYTES * (1 + len(sums) + n_blocks)) as writer:
-        for one in sorted(sums, key=lambda one: one.corpus):
+def save_sums(sums: Iterable[PairSums], path: Path | str, n_sums: int, n_blocks: int, threads: int = 1) -> None:
+    """Write the sums of one shard as one safetensors file, a block of products at a time.
+
+    Args:
+        sums: of any pairs and corpora, each pair and corpus once. Each is let go before the next is asked for.
+        path: the file to write.
+        n_sums: the number of `sums`.
+        n_blocks: the number of blocks of each.
+        threads: the number of blocks computed at once.
+    """
+    headers = []
+    with writing_tensors(path, HEADER_BYTES * (1 + n_sums * (1 + n_blocks))) as writer:
+        for of_pair in sums:
+            prefix = f"{of_pair.names[1]}/{of_pair.corpus}"
             sides = {
                 f"{name}_{side}": values
                 for name in SUMS_OF_ONE_SIDE
-                for side, values in zip(SIDES, getattr(one, name), strict=True)
+                for side, values in zip(SIDES, getattr(of_pair, name), strict=True)
             }
             for name, values in sides.items():
-                writer.add(f"{one.corpus}/{name}", values)
-            tasks = (partial(_with_sha256, one, rows) for rows in one.blocks())
+                writer.add(f"{prefix}/{name}", values)
+            tasks = (partial(_with_sha256, of_pair, rows) for rows in of_pair.blocks())
             digests = {}
-            for rows, (found, digest) in zip(one.blocks(), ahead(tasks, threads), strict=True):
+            for rows, (products, digest) in zip(of_pair.blocks(), ahead(tasks, threads), strict=True):
                 digests[str(rows.start)] = digest
-                for name, values in found._asdict().items():
-                    writer.add(f"{one.corpus}/{rows.start}/{name}", values)
+                for name, values in products._asdict().items():
+                    writer.add(f"{prefix}/{rows.start}/{name}", values)
             header = {
-                "names": one.names,
-                "corpus": one.corpus,
-                "n_tokens": one.n_tokens,
-                "covered": one.covered,
-                "block_features": one.block_features,
+                "names": of_pair.names,
+                "corpus": of_pair.corpus,
+                "n_tokens": of_pair.n_tokens,
+                "covered": of_pair.covered,
+                "block_features": of_pair.block_features,
                 "digests": digests,
             }
-            headers[one.corpus] = {**header, "sha256": sha256_tensors(header, sides)}
-        writer.header = {"corpora": headers}
+            headers.append({**header, "sha256": sha256_tensors(header, sides)})
+        writer.header = {"sums": headers}
 
 
-def load_sums(path: Path | str) -> dict[str, SavedSums]:
-    """What `save_sums` wrote, by corpus.
+def load_sums(path: Path | str, partner: str) -> list[SavedSums]:
+    """The sums of one pair that `save_sums` wrote, a corpus each.
+
+    Args:
+        path: the file.
+        partner: the SAE on side b, `{model}.{sae}`; of a null, with its ending.
 
     Raises:
         InputError: if the file is damaged.
     """
     try:
         with safe_open(path, framework="np") as file:
-            found = {}
-            for corpus, header in sorted(decode_header(file.metadata())["corpora"].items()):
+            saved = []
+            for header in decode_header(file.metadata())["sums"]:
+                if header["names"][1] != partner:
+                    continue
                 names = [f"{name}_{side}" for name in SUMS_OF_ONE_SIDE for side in SIDES]
-                tensors = {name: file.get_tensor(f"{corpus}/{name}") for name in names}
+                tensors = {name: file.get_tensor(f"{partner}/{header['corpus']}/{name}") for name in names}
                 require_sha256(header, tensors)
                 sides = {name: tuple(tensors[f"{name}_{side}"] for side in SIDES) for name in SUMS_OF_ONE_SIDE}
-                found[corpus] = SavedSums(path, header, sides)
-            return found
+                saved.append(SavedSums(path, header, sides))
+            return saved
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
 import scipy.sparse
@@ -50,6 +50,8 @@ def correlate(
     keep_above: float = 0.3,
     n_bins: int = 200,
     block_features: int = 1024,
+    by_corpus: bool = False,
+    jaccard: bool = False,
     threads: int = 1,
     progress: bool = True,
 ) -> Correlation:
@@ -58,14 +60,17 @@ def correlate(
     Args:
         a, b: latent activations [token, d_sae], all >= 0, dense or sparse; or the folder of an SAE's feature shards,
             `results/{run}/features/{model}/{sae}`, whose raw sums are kept in a temporary folder (`TMPDIR`).
-        min_firings, top_matches, keep_above, n_bins, block_features: the config's `correlations` block.
+        min_firings, top_matches, keep_above, n_bins, block_features, by_corpus, jaccard: the config's `correlations`
+            block.
         threads: how many work at once; it changes no bit.
         progress: whether to show bars.
 
     Raises:
         InputError: if the two are not of the same tokens, or activations are negative or not finite.
     """
-    kept = {"min_firings": min_firings, "top_matches": top_matches, "keep_above": keep_above, "n_bins": n_bins}
+    kept: dict[str, Any] = {"min_firings": min_firings, "top_matches": top_matches}
+    kept |= {"keep_above": keep_above, "n_bins": n_bins}
+    kept |= {"by_corpus": by_corpus, "jaccard": jaccard}
     settings = kept | {"threads": threads, "progress": progress}
     if isinstance(a, str | Path) != isinstance(b, str | Path):
         raise InputError("a and b must both be arrays or both be folders of feature shards; give two of one kind")
@@ -81,6 +86,8 @@ def correlate_sums(
     top_matches: int,
     keep_above: float,
     n_bins: int,
+    by_corpus: bool = False,
+    jaccard: bool = False,
     threads: int = 1,
     progress: bool = False,
 ) -> Correlation:
@@ -92,35 +99,45 @@ def correlate_sums(
         top_matches: partners kept per feature.
         keep_above: every similarity at or above this is kept.
         n_bins: bins of the histograms.
+        by_corpus: also keep r over single corpora.
+        jaccard: also keep the Jaccard index of the tokens that features fire on.
         threads: how many work at once; it changes no bit.
-        progress: whether to show a bar.
+        progress: show a bar.
 
     Raises:
         InputError: if the sums cannot be added (`pair_sums.require_addable`).
     """
-    by_corpus = added_by_corpus(sums)
-    first = next(iter(by_corpus.values()))[0]
-    names = [*by_corpus, POOLED, JACCARD] if len(by_corpus) > 1 else [POOLED, JACCARD]
+    of_corpora = added_by_corpus(sums)
+    first = next(iter(of_corpora.values()))[0]
+    singles = list(of_corpora) if by_corpus else []
+    names = [*singles, POOLED, *([JACCARD] if jaccard else [])]
     kept = {"top_matches": top_matches, "keep_above": keep_above, "n_bins": n_bins}
     finders = {name: MatchFinder(first.shape, **kept, threads=threads) for name in names}
-    blocks = similarity_blocks(by_corpus, min_firings, threads)
+    blocks = similarity_blocks(of_corpora, min_firings, threads, by_corpus=by_corpus, jaccard=jaccard)
     for rows, similarities in tqdm(blocks, total=len(first.blocks()), unit="block", disable=not progress):
         for name, finder in finders.items():
             finder.offer(rows.start, similarities[name])
-    found = {name: finder.result() for name, finder in finders.items()}
-    whole = OneSided.of([one for own in by_corpus.values() for one in own])
+    matches = {name: finder.result() for name, finder in finders.items()}
+    whole = OneSided.of([of_shard for shards in of_corpora.values() for of_shard in shards])
     return Correlation(
         names=first.names,
-        n_tokens={corpus: sum(one.n_tokens for one in own) for corpus, own in by_corpus.items()},
-        firings=tuple(
-            np.stack([sum(one.firings[side] for one in own) for own in by_corpus.values()]) for side in range(2)
-        ),
-        testable=tuple(~np.isnan(whole.spread(side, min_firings)) for side in range(2)),
-        pearson=found[POOLED],
-        by_corpus={corpus: found.get(corpus, found[POOLED]) for corpus in by_corpus},
-        one_to_one=one_to_one(found[POOLED].kept),
-        jaccard=found[JACCARD],
+        n_tokens={corpus: sum(of_shard.n_tokens for of_shard in shards) for corpus, shards in of_corpora.items()},
+        firings=_firings(of_corpora),
+        testable=(~np.isnan(whole.spread(0, min_firings)), ~np.isnan(whole.spread(1, min_firings))),
+        pearson=matches[POOLED],
+        by_corpus={corpus: matches[corpus] for corpus in singles},
+        one_to_one=one_to_one(matches[POOLED].kept),
+        jaccard=matches.get(JACCARD),
     )
+
+
+def _firings(of_corpora: Mapping[str, Sequence[PairSums]]) -> tuple[np.ndarray, np.ndarray]:
+    """Per side, [corpus, d_sae]: tokens on which each feature fires."""
+    a, b = (
+        np.stack([np.sum([of_shard.firings[side] for of_shard in shards], axis=0) for shards in of_corpora.values()])
+        for side in range(2)
+    )
+    return a, b
 
 
 def dense_pearson(sums: Iterable[PairSums], path: Path | str, min_firings: int, threads: int = 1) -> None:
@@ -129,12 +146,12 @@ def dense_pearson(sums: Iterable[PairSums], path: Path | str, min_firings: int, 
     Raises:
         InputError: if the sums cannot be added.
     """
-    by_corpus = added_by_corpus(sums)
-    shape = next(iter(by_corpus.values()))[0].shape
+    of_corpora = added_by_corpus(sums)
+    shape = next(iter(of_corpora.values()))[0].shape
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for _, similarities in similarity_blocks(by_corpus, min_firings, threads):
+        for _, similarities in similarity_blocks(of_corpora, min_firings, threads):
             file.write(similarities[POOLED].astype("<f4").data)
 
 
@@ -178,40 +195,52 @@ class OneSided(NamedTuple):
 
 
 def similarity_blocks(
-    by_corpus: Mapping[str, Sequence[PairSums]], min_firings: int, threads: int
+    of_corpora: Mapping[str, Sequence[PairSums]],
+    min_firings: int,
+    threads: int,
+    *,
+    by_corpus: bool = False,
+    jaccard: bool = False,
 ) -> Iterator[tuple[range, dict[str, Float[np.ndarray, "row d_sae_b"]]]]:
-    """Rows of all similarities, a block at a time: Pearson r by corpus and under `POOLED`, and `JACCARD`.
+    """Rows of all similarities, a block at a time: Pearson r under `POOLED`, by corpus, and `JACCARD`.
 
     r = (n sum(ab) - sum(a) sum(b)) / sqrt((n sum(a^2) - sum(a)^2) (n sum(b^2) - sum(b)^2)), in [-1, 1]; NaN where a
-    feature does not vary or fires on fewer than `min_firings` tokens. Of a single corpus only `POOLED` is given. The
-    arrays are used again for the next block.
+    feature does not vary or fires on fewer than `min_firings` tokens. The arrays are used again for the next block.
     """
-    first = next(iter(by_corpus.values()))[0]
+    first = next(iter(of_corpora.values()))[0]
     n_columns = first.shape[1]
-    pooled = OneSided.of([one for own in by_corpus.values() for one in own])
-    singles = {corpus: OneSided.of(own) for corpus, own in by_corpus.items()} if len(by_corpus) > 1 else {}
+    pooled = OneSided.of([of_shard for shards in of_corpora.values() for of_shard in shards])
+    singles = {corpus: OneSided.of(shards) for corpus, shards in of_corpora.items()} if by_corpus else {}
     spreads = {
         name: tuple(sums.spread(side, min_firings) for side in range(2))
         for name, sums in {**singles, POOLED: pooled}.items()
     }
-    tasks = (partial(one.products, rows) for rows in first.blocks() for own in by_corpus.values() for one in own)
-    found = ahead(tasks, threads)
+    tasks = (
+        partial(of_shard.products, rows)
+        for rows in first.blocks()
+        for shards in of_corpora.values()
+        for of_shard in shards
+    )
+    computed = ahead(tasks, threads)
     n_rows = len(first.blocks()[0])
-    buffers = {name: np.empty((n_rows, n_columns)) for name in [*singles, POOLED, JACCARD]}
-    together = np.empty((n_rows, n_columns), dtype=np.int64)
+    names = [*singles, POOLED, *([JACCARD] if jaccard else [])]
+    buffers = {name: np.empty((n_rows, n_columns)) for name in names}
+    all_together = np.empty((n_rows if jaccard else 0, n_columns), dtype=np.int64)
     for rows in first.blocks():
         block = {name: buffer[: len(rows)] for name, buffer in buffers.items()}
-        for array in (*block.values(), together[: len(rows)]):
+        together = all_together[: len(rows)]
+        for array in (*block.values(), together):
             array.fill(0)
-        for corpus, own in by_corpus.items():
+        for corpus, shards in of_corpora.items():
             products = block[corpus] if corpus in singles else block[POOLED]
-            for _ in own:
-                _add(next(found), products, together[: len(rows)], threads)
+            for _ in shards:
+                _add(next(computed), products, together, threads)
             if corpus in singles:
                 block[POOLED] += products
                 _to_pearson(products, rows, singles[corpus], spreads[corpus], threads)
         _to_pearson(block[POOLED], rows, pooled, spreads[POOLED], threads)
-        _to_jaccard(block[JACCARD], together[: len(rows)], rows, pooled.firings, min_firings, threads)
+        if jaccard:
+            _to_jaccard(block[JACCARD], together, rows, pooled.firings, min_firings, threads)
         yield rows, block
 
 
@@ -231,17 +260,17 @@ def _correlate_folders(a: Path, b: Path, block_features: int, settings: dict) ->
     """`correlate` for folders of shards; `settings` are those of `correlate_sums`."""
     pairs = _shards_of_both(a, b)
     with TemporaryDirectory() as folder:
-        sums = []
-        for number, (one, other) in enumerate(tqdm(pairs, unit="shard", disable=not settings["progress"])):
+        sums: list[PairSums] = []
+        for number, pair in enumerate(tqdm(pairs, unit="shard", disable=not settings["progress"])):
             path = Path(folder) / f"{number}.safetensors"
-            computed = ShardSums(FeatureShard(one), FeatureShard(other), block_features)
-            save_sums([computed], path, settings["threads"])
-            for saved in load_sums(path).values():
-                saved.source = computed.source  # what a message should name is not the temporary file
+            computed = ShardSums(FeatureShard(pair[0]), FeatureShard(pair[1]), block_features)
+            save_sums([computed], path, 1, len(computed.blocks()), settings["threads"])
+            for saved in load_sums(path, computed.names[1]):
+                saved.source = computed.source  # messages name the shards, not the temporary file
                 sums.append(saved)
-        found = correlate_sums(sums, **settings)
-    shards = ((FeatureShard(one), FeatureShard(other)) for one, other in pairs)
-    return found._replace(combined=combined_r(found, shards))
+        correlation = correlate_sums(sums, **settings)
+    shards = ((FeatureShard(shard_a), FeatureShard(shard_b)) for shard_a, shard_b in pairs)
+    return correlation._replace(combined=combined_r(correlation, shards))
 
 
 def _shards_of_both(a: Path, b: Path) -> list[tuple[Path, Path]]:
@@ -263,12 +292,14 @@ def _in_threads(n_rows: int, threads: int, work: Callable[[slice], None]) -> Non
         list(pool.map(lambda part: work(slice(*part)), parts(n_rows, threads)))
 
 
-def _add(found: Products, products: np.ndarray, together: np.ndarray, threads: int) -> None:
-    """Add sparse rows to dense ones."""
+def _add(block: Products, products: np.ndarray, together: np.ndarray, threads: int) -> None:
+    """Add sparse rows to dense ones; counts of tokens only where there is room for them."""
 
     def work(part: slice) -> None:
-        indptr = found.indptr[part.start : part.stop + 1]
-        _add_rows(indptr, found.indices, found.products, found.together, products[part], together[part])
+        indptr = block.indptr[part.start : part.stop + 1]
+        _add_rows(indptr, block.indices, block.products, products[part])
+        if len(together):
+            _add_rows(indptr, block.indices, block.together, together[part])
 
     _in_threads(len(products), threads, work)
 
@@ -298,11 +329,10 @@ def _to_jaccard(
 
 @njit(nogil=True, cache=True)
 @no_type_check
-def _add_rows(indptr, indices, values, counts, products, together):
+def _add_rows(indptr, indices, values, rows):
     for row in range(len(indptr) - 1):
         for entry in range(indptr[row], indptr[row + 1]):
-            products[row, indices[entry]] += values[entry]
-            together[row, indices[entry]] += counts[entry]
+            rows[row, indices[entry]] += values[entry]
 
 
 @njit(nogil=True, cache=True)

@@ -94,6 +94,58 @@ def read_tensors(path: Path | str) -> tuple[dict, dict[str, np.ndarray]]:
     return header, tensors
 
 
+GROUP_HEADER_BYTES = 1 << 14
+"""Room in a file's header for the names and shapes of one group of arrays and for its own header."""
+
+
+class GroupWriter:
+    """Appends groups of arrays to a safetensors file, each with a header and a digest of its own."""
+
+    def __init__(self, writer: TensorWriter):
+        """Start without groups; callers use `writing_groups` instead."""
+        self._writer = writer
+        self._groups: dict[str, dict] = {}
+
+    def add(self, name: str, header: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> None:
+        """Append a group of arrays, which `read_group` gives back."""
+        for key, tensor in tensors.items():
+            self._writer.add(f"{name}/{key}", tensor)
+        self._groups[name] = {**header, "sha256": sha256_tensors(header, tensors)}
+        self._writer.header = {"groups": self._groups}
+
+
+@contextmanager
+def writing_groups(path: Path | str, n_groups: int) -> Iterator[GroupWriter]:
+    """Write a safetensors file group by group, atomically, so that one group at a time is in memory.
+
+    Args:
+        path: the file to write.
+        n_groups: the number of groups that will be added.
+    """
+    with writing_tensors(path, GROUP_HEADER_BYTES * (1 + n_groups)) as writer:
+        yield GroupWriter(writer)
+
+
+def read_group(path: Path | str, name: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """Header and arrays of one group that `writing_groups` wrote.
+
+    Raises:
+        SafetensorError, OSError, KeyError, ValueError: if the file does not hold that group, whole.
+    """
+    with safe_open(path, framework="np") as file:
+        header = decode_header(file.metadata())["groups"][name]
+        keys = [key for key in file.offset_keys() if key.startswith(f"{name}/")]
+        tensors = {key.removeprefix(f"{name}/"): file.get_tensor(key) for key in keys}
+    require_sha256(header, tensors)
+    return header, tensors
+
+
+def group_names(path: Path | str) -> list[str]:
+    """The groups of a file that `writing_groups` wrote, in the order written."""
+    with safe_open(path, framework="np") as file:
+        return list(decode_header(file.metadata())["groups"])
+
+
 def sha256_tensors(header: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> str:
     """Hex sha256 of a header (without its `sha256`) and of the names, formats, shapes and bytes of tensors."""
     digest = hashlib.sha256(sha256_json({key: value for key, value in header.items() if key != "sha256"}).encode())

@@ -1,4 +1,4 @@
-"""Logging of jobs: everything into the job's log file, progress bars on a terminal."""
+"""What surrounds every job: its log, its Snakemake, its inputs, and the record of what it made."""
 
 import logging
 import sys
@@ -6,15 +6,35 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import disk_fault
 from saelineage.jobs.locks import in_job
-from saelineage.jobs.manifests import require_inputs
+from saelineage.jobs.manifests import record_job, require_inputs
 
 DECIDES_RESULTS = False
 
 logger = logging.getLogger("saelineage")
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[dict[str, object]]:
+    """Run a job: log it, end it when its Snakemake is gone or an input is damaged, and write its manifests at the end.
+
+    An `InputError`, or a disk that cannot be written, ends the job with a message alone, in the log and on stderr;
+    other exceptions keep their traceback.
+
+    Args:
+        snakemake: the script's object: log, inputs, outputs, params, wildcards and threads.
+
+    Yields:
+        A dict for what the job finds out and puts on record, such as the commit behind a hub revision.
+    """
+    found: dict[str, object] = {}
+    with job_log(snakemake.log[0], snakemake.input):
+        yield found
+        record_job(snakemake, **found)
 
 
 @contextmanager
@@ -46,11 +66,6 @@ def job_log(path: Path | str, inputs: Iterable[str] = ()) -> Iterator[None]:
         finally:
             with suppress(OSError):
                 handler.flush()
-
-
-def on_terminal() -> bool:
-    """Whether a progress bar has anyone to look at it."""
-    return sys.stderr.isatty()
 
 
 def _opened(path: Path | str) -> logging.Handler:

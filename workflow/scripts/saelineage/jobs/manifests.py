@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import may_be_abandoned, read_json, sha256_file, sha256_json, write_json
@@ -99,7 +99,7 @@ def require_inputs(paths: Iterable[Path | str]) -> None:
             )
 
 
-def record_job(snakemake: object, **found: object) -> None:
+def record_job(snakemake: Any, **found: object) -> None:
     """Write the manifests of a finished job, as its rule declares them: each for the outputs beside and below it.
 
     Args:
@@ -108,6 +108,8 @@ def record_job(snakemake: object, **found: object) -> None:
     """
     outputs = [Path(path) for path in snakemake.output]
     manifests = [path for path in outputs if path.name.endswith("manifest.json")]
+    if not manifests:
+        return
     settings = {key: value for key, value in snakemake.params.items() if key != "code"}
     record = {
         "inputs": {str(path): recorded_sha256(path) or sha256_file(path) for path in sorted(map(str, snakemake.input))},

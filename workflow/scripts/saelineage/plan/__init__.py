@@ -1,1 +1,1 @@
-"""What a run consists of: its config, models, SAEs and comparisons, paths and needs."""
+"""The plan of a run: its config, models, SAEs, comparisons, paths and needs."""

@@ -1,6 +1,6 @@
-"""Checks of a config against itself and against the files it names, before the first job.
+"""Checks of a config that the schema cannot express, before the first job: keys against each other and against files.
 
-Every mistake ends in one sentence that names the key, what must hold, and the next step.
+Every mistake ends in one sentence with the key, the requirement, the value and the next step.
 """
 
 import os
@@ -17,18 +17,18 @@ from saelineage.plan.user_files import find_files, require_no_braces
 SUM_TOLERANCE = 1e-6
 SHAPE_KEYS = ("n_layers", "d_model", "d_mlp", "n_heads", "n_kv_heads", "tie_embeddings")
 MOST_JOBS = 50_000
-"""Most jobs that one key may ask for. Snakemake plans about 1,000 a second."""
+"""Limit on the jobs that one key asks for. Snakemake plans about 1,000 a second."""
 MOST_COMBINATIONS = 5_000
-"""Most combinations of models, seeds and budgets: SAEs and comparisons grow with these, and counting takes long."""
+"""Limit on models x seeds x budgets. SAEs and comparisons grow with it, and enumerating them takes long."""
 MOST_IN_NAME = 200
-"""Most characters in the name of a pair of SAEs. A file system allows 255, some of which go to endings."""
+"""Limit on the name of a pair of SAEs. File systems allow 255 characters, endings included."""
 
 
 def check(plan: Plan) -> None:
     """Refuse a config whose parts contradict each other.
 
     Raises:
-        InputError: on the first mistake, saying which key, what must hold and what was met.
+        InputError: on the first mistake, with the key, the requirement and the value.
     """
     check_combinations(plan)
     check_lineage(plan)
@@ -42,38 +42,40 @@ def check(plan: Plan) -> None:
 
 
 def check_combinations(plan: Plan) -> None:
-    """Few enough models, seeds and budgets to look at each combination."""
+    """There are few enough models, seeds and budgets to enumerate their combinations."""
     models, seeds = len(plan.graph.models), len(plan.saes.seeds)
     budgets = len(plan.config["lineage"]["budgets"])
     if models * seeds * (1 + budgets) > MOST_COMBINATIONS:
         raise InputError(
             f"saes.seeds: models x seeds x (1 + lineage.budgets) must be at most {MOST_COMBINATIONS}, but "
-            f"{models} x {seeds} x {1 + budgets} are {models * seeds * (1 + budgets)}; leave out some of them"
+            f"{models} x {seeds} x {1 + budgets} are {models * seeds * (1 + budgets)}; leave some out"
         )
 
 
 def check_lineage(plan: Plan) -> None:
-    """Parents exist, there is no cycle, and models that are merged have one shape."""
+    """Parents exist, there is no cycle, and merged models have the same shape."""
     models = plan.config["models"]
     for model in models:
         for parent in plan.graph.parents(model):
             key = f"models.{model}.{plan.graph.kind(model)}"
-            _require_known(parent, models, f"{key}: parent", "models")
+            _require_listed(parent, models, f"{key}: parent", "models")
             if parent == model:
-                raise InputError(f"{key}: a model cannot be its own parent; name another model")
+                raise InputError(f"{key}: '{model}' cannot be its own parent; name another model")
     for model in plan.graph.of_kind("reinitialise"):
         like = plan.graph.settings(model)["like"]
-        _require_known(like, models, f"models.{model}.reinitialise: like", "models")
+        _require_listed(like, models, f"models.{model}.reinitialise: like", "models")
         if plan.graph.kind(like) == "reinitialise":
-            raise InputError(f"models.{model}.reinitialise: '{like}' is re-initialised itself; name a trained model")
+            raise InputError(
+                f"models.{model}.reinitialise: like: '{like}' is also re-initialised; name a trained model"
+            )
     try:
         ordered = plan.graph.ordered
     except ValueError as error:
-        raise InputError(f"models: {error}; the lineage must be acyclic, so change one of their parents") from error
+        raise InputError(f"models: {error}; change the parent of one of them") from error
     for model in plan.graph.of_kind("reinitialise"):
         like = plan.graph.settings(model)["like"]
         if model in plan.graph.ancestors(like):
-            raise InputError(f"models.{model}.reinitialise: '{like}' descends from it; name another model")
+            raise InputError(f"models.{model}.reinitialise: like: '{like}' descends from '{model}'; name another model")
     shapes: dict[str, dict | None] = {}
     for model in ordered:
         shapes[model] = _shape(plan, model, shapes)
@@ -82,22 +84,24 @@ def check_lineage(plan: Plan) -> None:
 
 
 def check_instruments(plan: Plan) -> None:
-    """Controls are models, and merges have an SAE to start from where anything is anchored."""
+    """Controls are models outside their child's lineage, and anchored merges have a common root."""
     models, key = plan.config["models"], "lineage.controls"
     for null in NULLS:
         for model in models:
             if model == null:
                 raise InputError(f"models: '{null}' is the name of a null; rename that model")
             if model.endswith(f"_{null}"):
-                raise InputError(f"models: '{model}' ends as the name of a null does (_{null}); rename that model")
+                raise InputError(f"models: '{model}' ends in the name of a null (_{null}); rename that model")
     for child, names in plan.config["lineage"]["controls"].items():
-        _require_known(child, models, key, "models")
+        _require_listed(child, models, key, "models")
         if not plan.graph.parents(child):
-            raise InputError(f"{key}: '{child}' has no parent that models could be compared with in its place")
+            raise InputError(f"{key}: '{child}' has no parent to compare its controls with; name a model with parents")
         for name in names:
-            _require_known(name, models, f"{key}.{child}", "models")
+            _require_listed(name, models, f"{key}.{child}", "models")
         if child in plan.graph.outside:
-            raise InputError(f"{key}.{child}: '{child}' itself, or a model it descends from, is named; name others")
+            raise InputError(
+                f"{key}.{child}: a control cannot be '{child}' or a model that it descends from; name other models"
+            )
     if all(not instrument(name).is_anchored for name in plan.comparisons.instruments):
         return
     for merge in plan.comparisons.merges:
@@ -105,68 +109,74 @@ def check_instruments(plan: Plan) -> None:
         roots = [model for model in line if not plan.graph.parents(model)]
         if len(roots) > 1:
             raise InputError(
-                f"lineage.instruments: a merge's SAE starts from the average of its parents', which must descend from "
-                f"one model's, but '{merge}' descends from {', '.join(roots)}; use independent alone"
+                f"lineage.instruments: under an anchored instrument, a merge must descend from one root model, because "
+                f"its SAE starts from the average of its parents', but '{merge}' descends from {', '.join(roots)}; "
+                "use independent alone"
             )
 
 
 def check_corpora(plan: Plan) -> None:
-    """Corpora that stages name are defined, shares sum to 1, and files are where they are said to be."""
+    """Corpora that stages name are defined, shares sum to 1, and splits leave documents to train on."""
     corpora = plan.config["corpora"]
     if POOLED in corpora:
         raise InputError(f"corpora: '{POOLED}' is the name of all corpora together; rename that corpus")
     for corpus in plan.config["tokenizer"].get("corpora", []):
-        _require_known(corpus, corpora, "tokenizer.corpora", "corpora")
+        _require_listed(corpus, corpora, "tokenizer.corpora", "corpora")
     for corpus in plan.config["labels"]["syntax"]:
-        _require_known(corpus, corpora, "labels.syntax", "corpora")
+        _require_listed(corpus, corpora, "labels.syntax", "corpora")
     for model in plan.graph.of_kind("pretrain", "finetune"):
         key = f"models.{model}.{plan.graph.kind(model)}.corpora"
         shares = plan.graph.settings(model)["corpora"]
         for corpus in shares:
-            _require_known(corpus, corpora, key, "corpora")
+            _require_listed(corpus, corpora, key, "corpora")
         if abs(sum(shares.values()) - 1) > SUM_TOLERANCE:
-            raise InputError(f"{key}: shares must sum to 1, but {shares} sum to {sum(shares.values()):g}")
+            raise InputError(f"{key}: shares must sum to 1, but {shares} sum to {sum(shares.values()):g}; correct them")
     if plan.config["splits"]["validation"] + plan.config["splits"]["probe"] >= 1:
-        raise InputError("splits: validation and probe must leave documents to train on; make their sum less than 1")
+        raise InputError(
+            "splits: the sum of validation and probe must be less than 1, to leave documents to train on; lower one"
+        )
 
 
 def check_tokens(plan: Plan) -> None:
-    """Limits on tokens leave at least one row, and one for every shard of a dump."""
+    """Limits on tokens allow at least one row, and one for each shard of a dump."""
     n_ctx, n_shards = plan.config["tokens"]["n_ctx"], plan.config["activations"]["n_shards"]
     for split, most in plan.config["tokens"]["max_tokens"].items():
         if most is not None and most < n_ctx:
-            raise InputError(f"tokens.max_tokens.{split}: must hold a row of n_ctx ({n_ctx}) tokens; {most} does not")
+            raise InputError(
+                f"tokens.max_tokens.{split}: must be at least n_ctx ({n_ctx}), one row, not {most}; raise it"
+            )
     most = plan.config["activations"]["max_tokens"]
     if most is not None and most < n_shards * n_ctx:
         raise InputError(
-            f"activations.max_tokens: must hold a row of n_ctx ({n_ctx}) tokens for each of n_shards ({n_shards}); "
-            f"{most} does not"
+            f"activations.max_tokens: must be at least n_shards x n_ctx ({n_shards} x {n_ctx}), one row per shard, not "
+            f"{most}; raise it or lower n_shards"
         )
 
 
 def check_training(plan: Plan) -> None:
-    """Each training says how long it lasts, once; heads divide the width; the hookpoint's layer exists."""
+    """Each training has one length, heads divide the width, and the hookpoint's layer exists."""
+    n_ctx = plan.config["tokens"]["n_ctx"]
     for model in plan.graph.of_kind("pretrain", "finetune"):
         key = f"models.{model}.{plan.graph.kind(model)}"
         settings = plan.graph.settings(model)
         if (settings["n_tokens"] is None) == (settings["epochs"] is None):
-            raise InputError(f"{key}: give one of n_tokens and epochs, to say how long the training lasts")
-        if (
-            settings["n_tokens"] is not None
-            and settings["n_tokens"] < settings["batch_rows"] * plan.config["tokens"]["n_ctx"]
-        ):
+            raise InputError(f"{key}: must have exactly one of n_tokens and epochs; give one of them")
+        if settings["n_tokens"] is not None and settings["n_tokens"] < settings["batch_rows"] * n_ctx:
             raise InputError(
-                f"{key}.n_tokens: must fill one step of batch_rows x n_ctx tokens; {settings['n_tokens']} does not"
+                f"{key}.n_tokens: must be at least batch_rows x n_ctx ({settings['batch_rows']} x {n_ctx}), one "
+                f"optimizer step, not {settings['n_tokens']}; raise it"
             )
     for model in plan.graph.of_kind("pretrain"):
         settings, key = plan.config["models"][model]["pretrain"], f"models.{model}.pretrain"
         if settings["d_model"] % (2 * settings["n_heads"]):
             raise InputError(
-                f"{key}: d_model ({settings['d_model']}) must be divisible by 2 x n_heads ({settings['n_heads']})"
+                f"{key}: d_model ({settings['d_model']}) must be divisible by 2 x n_heads ({settings['n_heads']}); "
+                "change one of them"
             )
         if settings["n_heads"] % settings["n_kv_heads"]:
             raise InputError(
-                f"{key}: n_heads ({settings['n_heads']}) must be divisible by n_kv_heads ({settings['n_kv_heads']})"
+                f"{key}: n_heads ({settings['n_heads']}) must be divisible by n_kv_heads ({settings['n_kv_heads']}); "
+                "change one of them"
             )
         layer = _hooked_layer(plan.config["activations"]["hookpoint"])
         if layer is not None and layer >= settings["n_layers"]:
@@ -177,27 +187,27 @@ def check_training(plan: Plan) -> None:
 
 
 def check_saes(plan: Plan) -> None:
-    """Overrides name models and seeds that exist, corpora that exist, and a k that the SAE has latents for."""
+    """Overrides name models, SAEs and corpora that exist, and settings that the SAE can have."""
     for model, overrides in plan.config["saes"]["models"].items():
-        _require_known(model, plan.config["models"], "saes.models", "models")
+        _require_listed(model, plan.config["models"], "saes.models", "models")
         names = [sae.sae for sae in plan.comparisons.saes if sae.model == model]
         for key in overrides:
             if ONE_SAE.match(key):
-                _require_known(key, names, f"saes.models.{model}", "the SAEs of that model")
+                _require_listed(key, names, f"saes.models.{model}", "the SAEs of that model")
                 if overrides[key].get("import") and key not in plan.saes.seed_names:
                     raise InputError(
-                        f"saes.models.{model}.{key}: only SAEs of saes.seeds can be imported, because others start "
-                        "from a parent's or share a seed; leave out `import`"
+                        f"saes.models.{model}.{key}: only SAEs of saes.seeds can be imported, because all others start "
+                        "from a parent's SAE or share a seed; leave out `import`"
                     )
     if plan.config["saes"]["anchored"].get("import"):
-        raise InputError("saes.anchored: SAEs that start from a parent's are trained, so leave out `import` there")
+        raise InputError("saes.anchored: SAEs that start from a parent's SAE cannot be imported; leave out `import`")
     for sae in plan.comparisons.saes:
         settings = plan.saes.settings(*sae)
         for corpus in settings["corpora"]:
-            _require_known(corpus, plan.config["corpora"], f"saes.corpora (for {sae})", "corpora")
+            _require_listed(corpus, plan.config["corpora"], f"saes.corpora (for {sae})", "corpora")
         if settings["target_l0"] and not settings["sparsity_coefficient"]:
             raise InputError(
-                f"saes.sparsity_coefficient (for {sae}) must be above 0 with a target_l0, because it is multiplied "
+                f"saes.sparsity_coefficient (for {sae}): must be above 0 with a target_l0, because it is multiplied "
                 f"until l0 is {settings['target_l0']:g}; leave it out, or give it a small value"
             )
     check_starts(plan)
@@ -206,7 +216,7 @@ def check_saes(plan: Plan) -> None:
 
 
 def check_starts(plan: Plan) -> None:
-    """An SAE is of the kind and size of the one it starts from, as far as the config tells."""
+    """An SAE has the architecture and size of the one it starts from, as far as the config tells."""
     imported = plan.saes.imported
     for sae in plan.comparisons.saes:
         settings = plan.saes.settings(*sae)
@@ -215,29 +225,29 @@ def check_starts(plan: Plan) -> None:
             for key in ("architecture", "expansion_factor"):
                 if start not in imported and settings[key] != of_start[key]:
                     raise InputError(
-                        f"saes.{key} of {sae} is {settings[key]}, but it starts from {start}, which has "
-                        f"{of_start[key]}; set it for all SAEs (saes.{key}), not under saes.anchored or saes.models"
+                        f"saes.{key} (for {sae}): must be {of_start[key]}, as in {start}, from which it starts, not "
+                        f"{settings[key]}; set it for all SAEs (saes.{key}), not under saes.anchored or saes.models"
                     )
 
 
 def check_one_pass(plan: Plan) -> None:
-    """SAEs that are trained off one pass see the same batches."""
+    """SAEs that are trained in one pass are not imported and see the same batches."""
     if not plan.config["saes"]["one_pass"]:
         return
     if imported := plan.saes.imported:
-        raise InputError(f"saes.one_pass trains all SAEs, but {imported[0]} has `import`; leave out one of the two")
+        raise InputError(f"saes.one_pass: trains all SAEs, but {imported[0]} has `import`; leave out one of the two")
     for model in plan.config["models"]:
         first, *others = [plan.saes.settings(*sae) for sae in plan.saes.of_seeds(model)]
         for key in SAME_IN_ONE_PASS:
-            if any(other[key] != first[key] for other in others):
+            if any(settings[key] != first[key] for settings in others):
                 raise InputError(
-                    f"saes.{key} must be the same for all SAEs of '{model}' with saes.one_pass, because they see the "
-                    "same batches; set it for the model, or one_pass to false"
+                    f"saes.{key}: must be the same for all SAEs of '{model}' with saes.one_pass, because they see the "
+                    "same batches; set it for the model, or set one_pass to false"
                 )
 
 
 def check_imports(plan: Plan) -> None:
-    """An imported SAE comes from one place, and is not compared with itself for a noise floor."""
+    """An imported SAE has one source, and no noise floor compares an SAE with itself."""
     sources: dict[SaeName, dict] = {}
     for sae in plan.saes.imported:
         settings = plan.saes.settings(*sae)["import"]
@@ -247,10 +257,10 @@ def check_imports(plan: Plan) -> None:
                 f"saes.import (for {sae}): must name a folder, or a repo with its revision (and a subfolder), "
                 f"got {sorted(source)}; keep one of the two"
             )
-        twin = next((other for other in sources if other.model == sae.model and sources[other] == source), None)
-        if twin:
+        same = (first for first in sources if first.model == sae.model and sources[first] == source)
+        if twin := next(same, None):
             raise InputError(
-                f"saes.import: {twin} and {sae} would be one SAE, whose agreement with itself is no noise floor; "
+                f"saes.import: {twin} and {sae} would be the same SAE, whose agreement with itself is no floor; "
                 "import another for one of them, train one (import: null), or leave one seed in saes.seeds"
             )
         sources[sae] = source
@@ -259,17 +269,17 @@ def check_imports(plan: Plan) -> None:
 def check_sweeps(plan: Plan) -> None:
     """A sweep's model is a merge, and its corpora exist."""
     for sweep, settings in plan.config["sweeps"].items():
-        _require_known(settings["model"], plan.config["models"], f"sweeps.{sweep}.model", "models")
+        _require_listed(settings["model"], plan.config["models"], f"sweeps.{sweep}.model", "models")
         if plan.graph.kind(settings["model"]) != "merge":
             raise InputError(
                 f"sweeps.{sweep}.model: must be a merged model, but '{settings['model']}' is not; name a merge"
             )
         for corpus in settings.get("corpora", []):
-            _require_known(corpus, plan.config["corpora"], f"sweeps.{sweep}.corpora", "corpora")
+            _require_listed(corpus, plan.config["corpora"], f"sweeps.{sweep}.corpora", "corpora")
 
 
 def check_size(plan: Plan) -> None:
-    """Names fit into file names, and Snakemake can hold the jobs in mind."""
+    """Names of pairs fit into file names, and there are few enough jobs for Snakemake to plan."""
     longest = max(map(pair_name, plan.comparisons.pairs), key=len, default="")
     if len(longest) > MOST_IN_NAME:
         raise InputError(
@@ -280,13 +290,13 @@ def check_size(plan: Plan) -> None:
         if n_jobs > MOST_JOBS:
             shards = plan.config["activations"][key]
             raise InputError(
-                f"activations.{key}: must leave at most {MOST_JOBS} jobs, but {shards} shards of "
-                f"{len(plan.config['corpora'])} corpora and {len(plan.config['models'])} models are {n_jobs}; lower it"
+                f"activations.{key}: must make at most {MOST_JOBS} jobs, but {shards} shards of "
+                f"{len(plan.config['corpora'])} corpora and {len(plan.config['models'])} models make {n_jobs}; lower it"
             )
 
 
 def _scattered_jobs(plan: Plan) -> dict[str, int]:
-    """Jobs that there are one of for each shard, by the key that says how many shards."""
+    """Number of jobs that each key makes by asking for shards."""
     each = len(plan.config["corpora"]) * len(plan.config["models"])
     probe = each + len(plan.config["corpora"]) * len(plan.comparisons.saes) + len(plan.comparisons.pairs)
     of_key = {"n_shards": each, "n_probe_shards": probe}
@@ -294,10 +304,10 @@ def _scattered_jobs(plan: Plan) -> dict[str, int]:
 
 
 def check_files(plan: Plan) -> None:
-    """Every file and folder that the config names is where it says.
+    """Refuse a config that names files or folders that do not exist or cannot be read.
 
     Raises:
-        InputError: naming the key of the first that is not.
+        InputError: on the first, with its key and path.
     """
     for corpus, settings in plan.config["corpora"].items():
         if settings["source"] == "files":
@@ -322,7 +332,7 @@ def check_files(plan: Plan) -> None:
 
 
 def _shape(plan: Plan, model: str, shapes: Mapping[str, dict | None]) -> dict | None:
-    """The sizes of a model as far as the config tells: its own, or those it takes over from its parent."""
+    """The sizes of a model as far as the config tells: its own, or its parent's."""
     if plan.graph.kind(model) == "pretrain":
         return {key: plan.config["models"][model]["pretrain"][key] for key in SHAPE_KEYS}
     if plan.graph.kind(model) in ("finetune", "merge"):
@@ -337,17 +347,17 @@ def _require_one_shape(model: str, parents: list[str], shapes: Mapping[str, dict
         differing = next((key for key in SHAPE_KEYS if shape[key] != expected[key]), None)
         if differing:
             raise InputError(
-                f"models.{model}.merge: parents must have one shape, but {differing} is {expected[differing]} "
-                f"in '{first}' and {shape[differing]} in '{parent}'; merge models of one base"
+                f"models.{model}.merge: parents must have the same shape, but {differing} is {expected[differing]} "
+                f"in '{first}' and {shape[differing]} in '{parent}'; merge models of the same shape"
             )
 
 
 def _hooked_layer(hookpoint: str) -> int | None:
-    """The first number in a hookpoint's dotted name: the layer, in every Hugging Face model."""
+    """The first number in a hookpoint's dotted name, which is the layer in Hugging Face models."""
     return next((int(part) for part in hookpoint.split(".") if part.isdigit()), None)
 
 
-def _require_known(name: str, names: Iterable[str], key: str, where: str) -> None:
+def _require_listed(name: str, names: Iterable[str], key: str, where: str) -> None:
     if name not in names:
         raise InputError(
             f"{key}: '{name}' is not among {where} ({', '.join(sorted(names))}); correct the name or add it there"

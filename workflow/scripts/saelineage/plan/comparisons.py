@@ -1,4 +1,4 @@
-"""Which SAEs are compared, and why: each edge under each instrument, with its floor, its nulls and its controls."""
+"""The pairs of SAEs that a run compares: each edge under each instrument, with floors, nulls and controls."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -10,14 +10,14 @@ from saelineage.plan.sae_names import SaeName, SaeNames
 
 Pair = tuple[SaeName, SaeName]
 NULLS = ("shifted", "rotated")
-"""Nulls made of the child's features: read on other documents, or on rotated activations. Names end in `_{null}`."""
+"""Nulls made from the child's features, on other documents or on rotated activations. Names end in `_{null}`."""
 
 
 class Comparisons:
-    """Every pair of SAEs that a run compares."""
+    """The compared pairs of SAEs, by role."""
 
     def __init__(self, config: Mapping, graph: Graph, saes: SaeNames):
-        """Compute nothing yet.
+        """Keep the config; everything else is computed when it is asked for.
 
         Args:
             config: with `lineage` and `correlations`, defaults filled in.
@@ -26,7 +26,7 @@ class Comparisons:
         """
         lineage = config["lineage"]
         self.instruments: list[str] = [*lineage["instruments"], *(f"anchored@{n}" for n in lineage["budgets"])]
-        """All instruments, the leading one first: its verdicts are the run's."""
+        """All instruments, the leading one first."""
         self._nulls: list[str] = config["correlations"]["nulls"]
         self._graph, self._saes = graph, saes
 
@@ -37,11 +37,11 @@ class Comparisons:
 
     @cached_property
     def leading_saes(self) -> dict[str, str]:
-        """The SAE of each model of the lineage that the run's verdicts rest on."""
+        """The SAE of each lineage model that the run's verdicts rest on."""
         return {model: self.sae_of(self.leading, model).sae for model in self._graph.lineage}
 
     def leading_sae(self, model: str) -> SaeName:
-        """The SAE of a model of the lineage that the run's verdicts rest on."""
+        """The SAE of one lineage model that the run's verdicts rest on."""
         return SaeName(model, self.leading_saes[model])
 
     def sae_of(self, name: str, model: str) -> SaeName:
@@ -56,7 +56,7 @@ class Comparisons:
         return self.sae_of(name, edge.parent), self.sae_of(name, edge.child)
 
     def floor_pairs(self, name: str, model: str) -> list[Pair]:
-        """Pairs of SAEs of one model that differ as those of an edge do, except that the model is the same."""
+        """Pairs of SAEs of one model that are trained like the two of an edge."""
         chosen, first = instrument(name), self.sae_of(name, model)
         if chosen.is_anchored:
             return [(first, SaeName(model, f"from_{model}{chosen.budget}"))]
@@ -65,14 +65,14 @@ class Comparisons:
         return list(combinations([SaeName(model, f"{chosen.stem}{seed}") for seed in self._saes.seeds], 2))
 
     def seed_pairs(self, model: str) -> list[Pair]:
-        """Every two SAEs of a model from seeds of their own."""
+        """Every two SAEs of a model that have random streams of their own."""
         return list(combinations(self._saes.of_seeds(model), 2))
 
     def null_pairs(self, name: str, edge: Edge) -> dict[str, Pair]:
-        """An edge's parent with whatever takes the child's place, by the name of the null or control.
+        """The SAE of an edge's parent with each null and control, by name.
 
-        Nulls are the child's features of other documents (`shifted`) or read on rotated activations (`rotated`), and
-        models re-initialised like the parent or an ancestor of it. Controls are models that the config names.
+        Nulls are the child's features on other documents (`shifted`) or on rotated activations (`rotated`), and models
+        re-initialised like the parent or one of its ancestors. Controls are models that the config names.
         """
         chosen = instrument(name)
         parent, child = self.edge_pair(name, edge)
@@ -83,7 +83,7 @@ class Comparisons:
         return pairs
 
     def other_pairs(self, model: str) -> list[Pair]:
-        """The leading instrument's SAE of a model with its SAEs of other seeds, or else its floor."""
+        """A model's leading SAE with those of its other seeds, or with its floor if it is not one of the seeds."""
         first, of_seeds = self.sae_of(self.leading, model), self._saes.of_seeds(model)
         if first in of_seeds:
             return [(first, sae) for sae in of_seeds if sae != first]
@@ -96,27 +96,30 @@ class Comparisons:
         return [pair for pair in self.pairs if frozenset(pair) in floors]
 
     def anchored_alone(self, edge: Edge) -> Pair | None:
-        """For an edge to a merge, the parent's SAE and the SAE of the merge that started from that parent's alone."""
+        """For an edge to a merge, the parent's SAE and the merge's SAE that starts from that parent's alone."""
         if len(self._graph.parents(edge.child)) < 2:
             return None
         return self._saes.anchor(edge.parent), SaeName(edge.child, f"from_{edge.parent}")
 
     def recurrence_pairs(self, edge: Edge) -> dict[str, dict[str, list[Pair]]]:
-        """The pairs that decide whether a loss or a new feature is robust, for each side of an edge.
+        """The pairs that decide whether a lost or new feature is robust, for each side of an edge.
 
-        A feature is robustly gone or new if it recurs in the other SAEs of its own model from seeds of their own
-        (`recurs`) and is absent from all SAEs of the other model (`absent`).
+        A feature is robustly lost or new if it recurs in its own model's SAEs of other seeds (`recurs`) and is absent
+        from all SAEs of the other model (`absent`).
         """
         parent, child = self.edge_pair(self.leading, edge)
         sides = {}
-        for side, this, other in (("parent", parent, child), ("child", child, parent)):
-            recurs = [(this, sae) for sae in self._saes.of_seeds(this.model) if sae != this]
-            others = [other, *(sae for sae in self._saes.of_seeds(other.model) if sae != other)]
-            sides[side] = {"recurs": recurs, "absent": [(this, sae) for sae in others]}
+        for side, sae, opposite in (("parent", parent, child), ("child", child, parent)):
+            same_model = [seed for seed in self._saes.of_seeds(sae.model) if seed != sae]
+            other_model = [opposite, *(seed for seed in self._saes.of_seeds(opposite.model) if seed != opposite)]
+            sides[side] = {
+                "recurs": [(sae, seed) for seed in same_model],
+                "absent": [(sae, seed) for seed in other_model],
+            }
         return sides
 
     def source_pairs(self, merge: str) -> dict[str, Pair]:
-        """A merge's SAE with each parent's, and with that of the model both descend from, where there is one."""
+        """A merge's SAE with each parent's, and with that of their common ancestor, if there is one."""
         base = self._graph.common_ancestor(merge)
         sources = dict.fromkeys([*self._graph.parents(merge), *([base] if base else [])])
         of_merge = self.sae_of(self.leading, merge)
@@ -124,26 +127,34 @@ class Comparisons:
 
     @cached_property
     def merges(self) -> list[str]:
-        """Models of the lineage with more than one parent, each followed by the merges that are its controls."""
+        """Lineage models with more than one parent, each followed by those of its controls that are merges."""
         lines = [[model, *self._graph.controls(model)] for model in self._graph.lineage if self._is_merge(model)]
         return [model for line in lines for model in line if self._is_merge(model)]
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """Every pair of SAEs that is correlated, each once whichever way round."""
+        """Every pair of SAEs that is correlated, in one direction only."""
         pairs: dict[frozenset, Pair] = {}
-        for pair in self._wanted_pairs():
+        for pair in self._pairs_by_role():
             pairs.setdefault(frozenset(pair), pair)
         return list(pairs.values())
 
     @cached_property
+    def partners(self) -> dict[str, list[SaeName]]:
+        """For each SAE on side a of a pair, by its name, all SAEs on side b."""
+        partners: dict[str, list[SaeName]] = {}
+        for a, b in self.pairs:
+            partners.setdefault(str(a), []).append(b)
+        return partners
+
+    @cached_property
     def saes(self) -> list[SaeName]:
-        """Every SAE of the run, by model: those from seeds of their own, those compared, and those they start from."""
-        of_lineage = [model for model in self._graph.models if model not in self._graph.outside]
-        saes = dict.fromkeys(sae for model in of_lineage for sae in self._saes.of_seeds(model))
+        """Every SAE of the run, by model: all seeds of lineage models, compared SAEs, and starts of others."""
+        lineage_models = [model for model in self._graph.models if model not in self._graph.outside]
+        saes = dict.fromkeys(sae for model in lineage_models for sae in self._saes.of_seeds(model))
         saes |= dict.fromkeys(without_null(sae) for pair in self.pairs for sae in pair)
         left = list(saes)
-        for sae in left:  # grows while it is read, because what an SAE starts from may start from others
+        for sae in left:  # the list grows in the loop, because a start may have starts itself
             new = [start for start in self._saes.starts(sae.sae) if start not in saes]
             saes |= dict.fromkeys(new)
             left += new
@@ -152,12 +163,12 @@ class Comparisons:
 
     @cached_property
     def trained_saes(self) -> list[SaeName]:
-        """The SAEs that are trained here."""
+        """The SAEs that are trained, not imported."""
         return [sae for sae in self.saes if sae not in self._saes.imported]
 
     @cached_property
     def measured_saes(self) -> list[SaeName]:
-        """The SAEs whose quality is measured: all from seeds of their own, and all that an edge is seen through."""
+        """The SAEs whose quality is measured: all seeds of lineage models, and both SAEs of every edge."""
         pairs = [self.edge_pair(name, edge) for edge in self._graph.edges for name in self.instruments]
         pairs += [pair for edge in self._graph.edges if (pair := self.anchored_alone(edge))]
         measured = {sae for pair in pairs for sae in pair}
@@ -166,19 +177,19 @@ class Comparisons:
 
     @cached_property
     def compared_saes(self) -> list[SaeName]:
-        """The SAEs on either side of a pair, nulls among them, each once."""
+        """The SAEs on either side of a pair, nulls included."""
         return list(dict.fromkeys(sae for pair in self.pairs for sae in pair))
 
     def as_data(self) -> dict:
-        """All comparisons by the names of their pairs, as JSON-able data: what `trace_lineage` reads."""
+        """All comparisons by the names of their pairs, as JSON-able data for `trace_lineage`."""
         return {
             "leading": self.leading,
             "saes": self.leading_saes,
             "comparisons": self.rows,
             "recurrence": {
                 str(edge): {
-                    side: {role: self._names(pairs) for role, pairs in both.items()}
-                    for side, both in self.recurrence_pairs(edge).items()
+                    side: {role: self._names(pairs) for role, pairs in roles.items()}
+                    for side, roles in self.recurrence_pairs(edge).items()
                 }
                 for edge in self._graph.edges
             },
@@ -190,7 +201,7 @@ class Comparisons:
 
     @cached_property
     def rows(self) -> list[dict]:
-        """One row per edge and instrument: the names of its pair, floors, seed floors and nulls."""
+        """One row per edge and instrument, with the names of its pair, floors, seed floors, nulls and controls."""
         rows = []
         for edge in self._graph.edges:
             for name in self.instruments:
@@ -211,7 +222,7 @@ class Comparisons:
 
     @cached_property
     def _correlated_names(self) -> dict[frozenset, str]:
-        """The name under which a pair is correlated, whichever way round it is asked for."""
+        """The name under which a pair is correlated, by the pair in either direction."""
         return {frozenset(pair): pair_name(pair) for pair in self.pairs}
 
     def _names(self, pairs: Iterable[Pair]) -> list[str]:
@@ -224,13 +235,13 @@ class Comparisons:
         return len(self._graph.parents(model)) > 1
 
     def _in_place_of_child(self, edge: Edge) -> dict[str, str]:
-        """The models that take the child's place of an edge, and their role."""
+        """The models that a parent is also compared with in place of its child, and their role."""
         line = [edge.parent, *self._graph.ancestors(edge.parent)]
         random = [model for model in self._graph.of_kind("reinitialise") if self._graph.like(model) in line]
         return dict.fromkeys(random, "reinitialised") | dict.fromkeys(self._graph.controls(edge.child), "control")
 
-    def _wanted_pairs(self) -> Iterator[Pair]:
-        """Every pair that anything asks for, some of them more than once."""
+    def _pairs_by_role(self) -> Iterator[Pair]:
+        """The pairs of every role. Some occur more than once."""
         for edge in self._graph.edges:
             for name in self.instruments:
                 yield self.edge_pair(name, edge)
@@ -238,8 +249,8 @@ class Comparisons:
                 yield from self.null_pairs(name, edge).values()
             if "anchored" in self.instruments and (alone := self.anchored_alone(edge)):
                 yield alone
-            for both in self.recurrence_pairs(edge).values():
-                yield from (pair for pairs in both.values() for pair in pairs)
+            for roles in self.recurrence_pairs(edge).values():
+                yield from (pair for pairs in roles.values() for pair in pairs)
         for model in self._graph.lineage:
             yield from self.seed_pairs(model)
         for merge in self.merges:
@@ -252,7 +263,7 @@ def pair_name(pair: Pair) -> str:
 
 
 def without_null(sae: SaeName) -> SaeName:
-    """The SAE that a null's features come from; other SAEs as they are."""
+    """The SAE that the features of a null come from; any other SAE itself."""
     name = sae.sae
     for null in NULLS:
         name = name.removesuffix(f"_{null}")

@@ -16,112 +16,122 @@ from saelineage.plan.strict_yaml import plain
 
 
 def is_integer(_checker: TypeChecker, value: object) -> bool:
-    """Whether a value is a whole number that Python can count with; JSON Schema would take 128.0 for one."""
+    """True of an int. JSON Schema would also accept 128.0."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(_checker: TypeChecker, value: object) -> bool:
-    """Whether a value is a finite number; NaN would pass every limit, for no comparison with it holds."""
+    """True of a finite number. NaN would pass every limit, because no comparison with it is true."""
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
-Validator = extend(
+StrictValidator = extend(
     Draft202012Validator,
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": is_integer, "number": is_number}),
 )
 
 
 def read_schema(path: Path | str) -> dict:
-    """The project's schema, read by libyaml, because every start of Snakemake reads it."""
+    """Read the project's schema, with libyaml, because every start of Snakemake reads it."""
     return yaml.load(Path(path).read_bytes(), Loader=yaml.CSafeLoader)
 
 
 def load_config(config: Mapping, schema: dict) -> dict:
-    """The config with every default filled in, after all checks against the schema.
+    """Check a config against the schema and fill in every default.
 
     Args:
-        config: what the user wrote.
+        config: as the user wrote it.
         schema: the parsed `config.schema.yaml`.
 
     Raises:
-        InputError: on the first mistake, saying which key, what must hold and what was met.
+        InputError: on the first mistake, with the key, the requirement and the value.
     """
-    filled = plain(dict(config))
-    validator = Validator(schema)
-    errors = sorted(validator.iter_errors(filled), key=_relevance)
+    filled = plain(config)
+    errors = sorted(StrictValidator(schema).iter_errors(filled), key=_relevance)
     if errors:
         raise InputError(_sentence(errors[0]))
-    fill_defaults(filled, schema, validator)
+    fill_defaults(filled, schema, schema)
     return filled
 
 
-def fill_defaults(instance: object, schema: dict, validator: Validator, overrides: bool = False) -> None:
-    """Put the schema's `default:` values where the config is silent, in place.
+def fill_defaults(instance: object, schema: dict, root: dict, overrides: bool = False) -> None:
+    """Set keys that the config leaves out to the schema's `default:`, in place.
 
-    Under `overrides: true` silence means that another block's setting holds; blocks within are given whole.
+    Under `overrides: true` nothing is filled in, because a missing key means that another block's setting holds. Blocks
+    within it are given whole, so they do get their defaults.
+
+    Args:
+        instance: a part of the config.
+        schema: the subschema of that part.
+        root: the whole schema, which `$ref` refers to.
+        overrides: True under `overrides: true`.
     """
     if not isinstance(instance, dict):
         return
     overrides = overrides or schema.get("overrides", False)
     if "$ref" in schema:
-        fill_defaults(instance, _resolve(schema["$ref"], validator.schema), validator, overrides)
+        fill_defaults(instance, _resolve(schema["$ref"], root), root, overrides)
     for part in schema.get("allOf", []):
         if "if" not in part:
-            fill_defaults(instance, part, validator, overrides)
-        elif validator.evolve(schema=part["if"]).is_valid(instance):
-            fill_defaults(instance, part["then"], validator, overrides)
+            fill_defaults(instance, part, root, overrides)
+        elif StrictValidator(root).evolve(schema=part["if"]).is_valid(instance):
+            fill_defaults(instance, part["then"], root, overrides)
     named = schema.get("properties", {})
     for key, subschema in named.items():
-        found = with_reference(subschema, validator.schema)
-        if key not in instance and "default" in found and not overrides:
-            instance[key] = deepcopy(found["default"])
+        resolved = with_reference(subschema, root)
+        if key not in instance and "default" in resolved and not overrides:
+            instance[key] = deepcopy(resolved["default"])
         if key in instance:
-            fill_defaults(instance[key], subschema, validator)
+            fill_defaults(instance[key], subschema, root)
     for pattern, subschema in schema.get("patternProperties", {}).items():
         for key in instance:
             if re.search(pattern, key):
-                fill_defaults(instance[key], subschema, validator)
+                fill_defaults(instance[key], subschema, root)
     if isinstance(schema.get("additionalProperties"), dict):
         for key in instance.keys() - named.keys():
-            fill_defaults(instance[key], schema["additionalProperties"], validator)
+            fill_defaults(instance[key], schema["additionalProperties"], root)
 
 
 def _resolve(reference: str, root: dict) -> dict:
-    found = root
+    """The subschema that a `$ref` points to."""
+    subschema = root
     for part in reference.removeprefix("#/").split("/"):
-        found = found[part]
-    return found
+        subschema = subschema[part]
+    return subschema
 
 
 def with_reference(schema: dict, root: dict) -> dict:
-    """A subschema with what its `$ref` says beneath what it says itself."""
+    """A subschema merged with the one its `$ref` points to; its own keys win."""
     return (with_reference(_resolve(schema["$ref"], root), root) if "$ref" in schema else {}) | schema
 
 
 def _relevance(error: ValidationError) -> tuple:
-    """Unknown keys come last, for a wrong value makes its whole block look unevaluated; of the rest deep ones first."""
+    """Sort deep errors first, and unknown keys last, because a wrong value makes its whole block look unevaluated."""
     return (error.validator == "unevaluatedProperties", -len(error.absolute_path), str(list(error.absolute_path)))
 
 
 def _sentence(error: ValidationError) -> str:
-    """One sentence for a schema error: the key, what must hold, the value met."""
+    """Describe a schema error in one sentence: the key, the requirement, the value."""
     key = ".".join(str(part) for part in error.absolute_path) or "config"
-    value = repr(error.instance)
+    instance: object = error.instance
+    schema = error.schema if isinstance(error.schema, dict) else {}
+    value = repr(instance)
     value = value if len(value) < 80 else f"{value[:77]}..."
-    if error.validator in ("additionalProperties", "unevaluatedProperties"):
-        names = [name for name in error.instance if f"'{name}'" in error.message.split(" were ")[0].split(" was ")[0]]
-        return f"{key}: unknown key {', '.join(map(repr, names))}; config/config.schema.yaml lists the keys there are"
+    if error.validator in ("additionalProperties", "unevaluatedProperties") and isinstance(instance, dict):
+        names = [name for name in instance if f"'{name}'" in error.message.split(" were ")[0].split(" was ")[0]]
+        return f"{key}: unknown key {', '.join(map(repr, names))}; config/config.schema.yaml lists every key"
     if error.validator == "required":
-        return f"{key}: {error.message}; config/config.schema.yaml says what it means"
-    if error.validator in ("minProperties", "maxProperties") and "pretrain" in error.schema.get("properties", {}):
-        ways = ", ".join(error.schema["properties"])
-        return f"{key}: must be made in exactly one way ({ways}), got {sorted(error.instance)}"
+        return f"{key}: {error.message}; add it (config/config.schema.yaml says what it means)"
+    is_count = error.validator in ("minProperties", "maxProperties")
+    if is_count and isinstance(instance, dict) and "pretrain" in schema.get("properties", {}):
+        ways = ", ".join(schema["properties"])
+        return f"{key}: must be made in exactly one way ({ways}), got {sorted(instance)}; keep one"
     hint = ""
-    if isinstance(error.instance, str) and error.validator == "type" and _is_number(error.instance):
-        hint = f" (YAML reads {error.instance} as text; write {_plain(float(error.instance))!r})"
-    elif isinstance(error.instance, float) and error.instance.is_integer():
-        hint = f" (write {int(error.instance)})"
-    meaning = f"; it is: {error.schema['description']}" if "description" in error.schema else ""
+    if isinstance(instance, str) and error.validator == "type" and _is_number(instance):
+        hint = f" (YAML reads {instance} as text; write {_plain(float(instance))!r})"
+    elif isinstance(instance, float) and instance.is_integer():
+        hint = f" (write {int(instance)})"
+    meaning = f"; meaning of the key: {schema['description']}" if "description" in schema else ""
     if error.validator == "pattern":
         return f"{key}: {value} does not match {error.validator_value}{meaning}"
     return f"{key}: {error.message if len(error.message) < 200 else f'{value} breaks {error.validator}'}{hint}{meaning}"
@@ -135,5 +145,5 @@ def _is_number(text: str) -> bool:
 
 
 def _plain(number: float) -> float | int:
-    """A whole number as an integer, for integers are what most keys hold and any number may be written as one."""
+    """A whole number as an int: most keys hold ints, and any number may be written as one."""
     return int(number) if number.is_integer() else number

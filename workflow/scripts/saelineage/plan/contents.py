@@ -8,17 +8,17 @@ from saelineage.plan.sae_names import SaeNames
 
 
 class Contents:
-    """What a config describes, before any path or need.
+    """Everything that a config describes, without paths and needs.
 
     Attributes:
-        config: the config with every default filled in, for rules that pass a block of it on.
+        config: the config with every default filled in. Rules pass blocks of it on.
         graph: the models and their edges.
         saes: the SAEs and their settings.
         comparisons: the pairs of SAEs that are compared.
     """
 
     def __init__(self, config: dict):
-        """Compute nothing yet.
+        """Keep the config; everything else is computed when it is asked for.
 
         Args:
             config: as `config.load_config` gives it.
@@ -35,21 +35,26 @@ class Contents:
 
     @property
     def has_explanations(self) -> bool:
-        """True where features are explained by a language model."""
+        """True if features are explained by a language model."""
         return "explanations" in self.config["labels"]
 
     @property
     def module(self) -> str:
-        """The module at which activations are read, without its side."""
+        """The module of the hookpoint, without `.input` or `.output`."""
         return self.config["activations"]["hookpoint"].rpartition(".")[0]
 
     @cached_property
     def root_seed_pairs(self) -> list[Pair]:
-        """For each model without parents, its SAE that verdicts rest on and another of it, where it has one."""
+        """For each root model, the SAE that verdicts rest on with another SAE of that model, if there is one."""
         return [pair for model in self.graph.roots for pair in self.comparisons.other_pairs(model)[:1]]
 
+    @cached_property
+    def edge_pairs(self) -> list[Pair]:
+        """The two SAEs that each edge's verdicts rest on, in the order of the edges."""
+        return [self.comparisons.edge_pair(self.comparisons.leading, edge) for edge in self.graph.edges]
+
     def subset(self, block: str, *keys: str) -> dict:
-        """Some keys of a block of the config: the params of a rule that reads these and nothing else."""
+        """Some keys of a block of the config, for rules that read only these."""
         return {key: self.config[block][key] for key in keys}
 
     def swept_model(self, sweep: str) -> str:

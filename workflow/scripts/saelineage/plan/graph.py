@@ -1,11 +1,11 @@
-"""The lineage graph as the config describes it: models, how each is made, and who descends from whom."""
+"""The lineage graph of a config: models, how each is made, and which descends from which."""
 
 from collections.abc import Mapping
 from functools import cached_property
 from typing import NamedTuple
 
 POOLED = "pooled"
-"""The name of all corpora together, so no corpus can have it."""
+"""The name of all corpora together. No corpus can have it."""
 
 MODEL_KINDS = {
     "pretrain": "trained here from random weights",
@@ -15,7 +15,7 @@ MODEL_KINDS = {
     "path": "taken from a folder",
     "reinitialise": "the architecture of another model with random weights, as a null",
 }
-"""Every way in which a model comes to be, the key of its block under `models`."""
+"""Every way of making a model: the key of its block under `models`, and a phrase for it."""
 
 
 class Edge(NamedTuple):
@@ -29,13 +29,13 @@ class Edge(NamedTuple):
 
 
 class Graph:
-    """The models of a config and their relations. Works on a config whose models have been validated by the schema."""
+    """The models of a config and their relations."""
 
     def __init__(self, config: Mapping):
-        """Compute nothing yet.
+        """Keep the config; everything else is computed when it is asked for.
 
         Args:
-            config: with `models`, `corpora` and `lineage`, defaults filled in.
+            config: with `models`, `corpora` and `lineage`, checked against the schema, defaults filled in.
         """
         self._models: Mapping[str, Mapping] = config["models"]
         self._corpora = list(config["corpora"])
@@ -47,7 +47,7 @@ class Graph:
         return list(self._models)
 
     def kind(self, model: str) -> str:
-        """How a model is made, a key of `MODEL_KINDS`."""
+        """The way in which a model is made, a key of `MODEL_KINDS`."""
         return next(iter(self._models[model]))
 
     def settings(self, model: str) -> dict:
@@ -68,7 +68,7 @@ class Graph:
         return self.settings(model).get("like")
 
     def controls(self, child: str) -> list[str]:
-        """Models that the config puts in a child's place, to compare its parent with."""
+        """Models that the child's parent is also compared with (`lineage.controls`)."""
         return list(self._controls.get(child, []))
 
     @cached_property
@@ -83,17 +83,17 @@ class Graph:
         while left:
             ready = [model for model in left if all(parent in ordered for parent in self.parents(model))]
             if not ready:
-                raise ValueError(f"models {sorted(left)} descend from each other in a circle")
+                raise ValueError(f"models {sorted(left)} descend from each other in a cycle")
             ordered.append(ready[0])
             left.remove(ready[0])
         return ordered
 
     @cached_property
     def outside(self) -> list[str]:
-        """Models that are no part of the lineage: re-initialised ones, controls, and what descends from them."""
-        named = {model for models in self._controls.values() for model in models}
-        outside = named | set(self.of_kind("reinitialise"))
-        return [model for model in self._models if outside & {model, *self.ancestors(model)}]
+        """Models outside the lineage: re-initialised models, controls, and their descendants."""
+        controls = {control for names in self._controls.values() for control in names}
+        sources = controls | set(self.of_kind("reinitialise"))
+        return [model for model in self._models if sources & {model, *self.ancestors(model)}]
 
     @cached_property
     def lineage(self) -> list[str]:
@@ -127,18 +127,18 @@ class Graph:
         return ancestors
 
     def common_ancestor(self, model: str) -> str | None:
-        """The nearest model that all of a model's parents are or descend from, if there is one."""
+        """The nearest model that every parent of a model is or descends from, if there is one."""
         lines = [[parent, *self.ancestors(parent)] for parent in self.parents(model)]
         return next((name for name in lines[0] if all(name in line for line in lines)), None) if lines else None
 
     def training_corpora(self, model: str) -> list[str]:
-        """Corpora that a model was trained on last; for a merge those of its parents; empty where unknown."""
+        """Corpora that a model was last trained on. A merge has those of its parents. Empty if unknown."""
         corpora: dict[str, None] = {}
         visited: set[str] = set()
         left = [model]
         while left:
             name = left.pop(0)
-            if name not in visited:  # merges of merges meet the same models over and over
+            if name not in visited:  # through merges of merges a model is reached on many paths
                 visited.add(name)
                 settings = self.settings(name)
                 corpora |= dict.fromkeys(settings.get("corpora", []))
@@ -146,7 +146,7 @@ class Graph:
         return list(corpora)
 
     def mixture(self, model: str) -> list[str]:
-        """The corpora that a model and its ancestors were trained on, as in the study; all where none is known."""
+        """The corpora that a model and its ancestors were trained on, as in the study. All corpora if none is known."""
         line = [model, *self.ancestors(model)]
         trained_on = {corpus for name in line for corpus in self.training_corpora(name)}
         return [corpus for corpus in self._corpora if corpus in trained_on or not trained_on]

@@ -12,15 +12,15 @@ class Instrument(NamedTuple):
     child_sae: str
     """A phrase that completes "the child's SAE ..."."""
     floor: str
-    """A phrase for the comparison in which nothing changed."""
+    """A phrase for the comparison with an unchanged model."""
     stem: str | None = None
-    """SAEs are called by this and a seed; None where the child's SAE starts from the parent's."""
+    """Names of SAEs are this and a seed. None if the child's SAE starts from the parent's."""
     budget: str = ""
-    """The end of the names of SAEs that start from the parent's: `@{n}` where they are trained on n tokens."""
+    """End of the names of SAEs that start from the parent's: `@{n}` if they are trained on n tokens."""
 
     @property
     def is_anchored(self) -> bool:
-        """True where the child's SAE starts from the parent's."""
+        """True if the child's SAE starts from the parent's."""
         return self.stem is None
 
 
@@ -49,6 +49,6 @@ INSTRUMENTS = {
 
 
 def instrument(name: str) -> Instrument:
-    """The instrument of this name; `anchored@{n}` is anchored with SAEs trained on n tokens (`lineage.budgets`)."""
+    """Look up an instrument. `anchored@{n}` is `anchored` with SAEs trained on n tokens (`lineage.budgets`)."""
     base, at, n_tokens = name.partition("@")
     return INSTRUMENTS[base]._replace(budget=at + n_tokens) if at else INSTRUMENTS[base]

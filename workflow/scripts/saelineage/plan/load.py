@@ -1,4 +1,4 @@
-"""From what Snakemake read to a plan that has passed every check."""
+"""Load a config as a plan that has passed every check."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,15 +10,15 @@ from saelineage.plan.strict_yaml import read_yaml
 
 
 def load_plan(given: Mapping, paths: Iterable[Path | str], path_to_schema: Path | str) -> Plan:
-    """The plan of a config, after all checks.
+    """Make the plan of a config, after all checks.
 
     Args:
         given: the config as Snakemake merged it from the config files and `--config`.
-        paths: the config files. They are read once more, because Snakemake passes over keys that stand twice.
+        paths: the config files. They are read a second time, because Snakemake accepts duplicate keys.
         path_to_schema: `config.schema.yaml`.
 
     Raises:
-        InputError: on the first mistake.
+        InputError: on the first mistake, with the key, the requirement and the value.
     """
     for path in paths:
         read_yaml(path)

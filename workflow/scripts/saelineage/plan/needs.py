@@ -85,11 +85,14 @@ class Needs:
 
         return of_job
 
-    def measuring_sae(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Measuring an SAE inside its language model."""
-        model, sae = self.measuring_model(wildcards, input), sizes.sae_size(os.path.dirname(str(input.weights)))
-        flop = sizes.encoding_flop(sae, n_tokens(input.validation))
-        return Need(model.n_bytes + sizes.encoding_bytes(sae, 0), model.flop * 4 + flop)
+    def measuring_saes(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Measuring SAEs, one after the other, inside their language model."""
+        model = self.measuring_model(wildcards, input)
+        saes = [sizes.sae_size(os.path.dirname(path)) for path in input.saes if path.endswith(".safetensors")]
+        passes = 2 + 2 * len(saes)  # as it is, with zeros, and each SAE's reconstructions with a margin
+        flop = passes * model.flop + sum(sizes.encoding_flop(sae, n_tokens(input.validation)) for sae in saes)
+        held = max((sizes.encoding_bytes(sae, 0) for sae in saes), default=0) + sum(sae.n_bytes for sae in saes)
+        return Need(model.n_bytes + held, flop)
 
     def encoding(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Encoding activations with an SAE."""

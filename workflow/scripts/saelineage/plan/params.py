@@ -1,26 +1,34 @@
-"""The settings that jobs get as params: the block of the config that a job uses, and nothing else."""
+"""The settings that jobs get as params: the part of the config that the job uses, so that no other edit reruns it."""
 
+from collections.abc import Iterable
+
+from saelineage.plan.comparisons import Pair
 from saelineage.plan.contents import Contents
 from saelineage.plan.paths import Wildcards, is_shifted
+
+
+def partner_names(pairs: Iterable[Pair]) -> list[str]:
+    """Names of the SAEs on side b of some pairs."""
+    return [str(b) for _, b in pairs]
 
 
 class Params:
     """Functions of a job's wildcards."""
 
     def __init__(self, contents: Contents):
-        """Compute nothing yet."""
+        """Keep the contents of the run, from which settings are looked up."""
         self._contents = contents
 
     def corpus(self, wildcards: Wildcards) -> dict:
-        """The block of one corpus."""
+        """The settings of a corpus."""
         return self._contents.config["corpora"][wildcards.corpus]
 
     def max_tokens(self, wildcards: Wildcards) -> int | None:
-        """Tokens that a split is cut off at."""
+        """Most tokens of a split; None for all."""
         return self._contents.config["tokens"]["max_tokens"][wildcards.split]
 
     def model(self, wildcards: Wildcards) -> dict:
-        """The block that says how a model is made."""
+        """The settings by which a model is made."""
         return self._contents.graph.settings(wildcards.model)
 
     def model_seed(self, wildcards: Wildcards) -> int:
@@ -28,15 +36,19 @@ class Params:
         return self.model(wildcards)["seed"]
 
     def sae(self, wildcards: Wildcards) -> dict[str, dict]:
-        """The settings of the SAE that is trained, by its name."""
+        """The settings of one SAE that is trained, by its name."""
         return {wildcards.sae: self._contents.saes.settings(wildcards.model, wildcards.sae)}
 
     def saes(self, wildcards: Wildcards) -> dict[str, dict]:
-        """The settings of all SAEs of a model that are trained off one pass, by their names."""
+        """The settings of all SAEs of a model that are trained in one pass, by their names."""
         return {name: self._contents.saes.settings(wildcards.model, name) for name in self._contents.saes.seed_names}
 
+    def measured_saes(self, wildcards: Wildcards) -> list[str]:
+        """Names of a model's SAEs whose quality is measured."""
+        return [sae.sae for sae in self._contents.comparisons.measured_saes if sae.model == wildcards.model]
+
     def sae_import(self, wildcards: Wildcards) -> dict:
-        """Where an SAE is taken over from."""
+        """The source of an imported SAE, and its limits."""
         return self._contents.saes.settings(wildcards.model, wildcards.sae)["import"]
 
     def max_norm_ratio(self, wildcards: Wildcards) -> float | None:
@@ -44,8 +56,16 @@ class Params:
         return self._contents.saes.settings(wildcards.model, wildcards.sae)["max_norm_ratio"]
 
     def shift(self, wildcards: Wildcards) -> bool:
-        """True where side b of a pair is a null of shifted documents."""
+        """True if side b of a pair is a null of shifted documents."""
         return is_shifted(wildcards.b)
+
+    def partners(self, wildcards: Wildcards) -> dict[str, bool]:
+        """The SAEs that an SAE is correlated with, by name; True for nulls of shifted documents."""
+        return {str(sae): is_shifted(sae.sae) for sae in self._contents.comparisons.partners[wildcards.a]}
+
+    def floor_partners(self, wildcards: Wildcards) -> list[str]:
+        """The SAEs on side b of the pairs behind `Paths.own_floors`, in the same order."""
+        return partner_names(self._contents.comparisons.no_change_pairs(wildcards.model))
 
     def sweep_coefficients(self, wildcards: Wildcards) -> list[float]:
         """The coefficients of a sweep."""

@@ -48,13 +48,13 @@ class Paths:
     sae_weights = "results/{run}/saes/{model}/{sae}/sae_weights.safetensors"
     sae_config = "results/{run}/saes/{model}/{sae}/cfg.json"
     sae_curve = "results/{run}/saes/{model}/{sae}/training.csv"
-    sae_metrics = "results/{run}/saes/{model}/{sae}/metrics.json"
+    sae_metrics = "results/{run}/saes/{model}/metrics.json"
     features = "results/{run}/features/{model}/{sae}/{corpus}/shard-{shard}.safetensors"
     rotated_features = "results/{run}/features/{model}/{sae}_rotated/{corpus}/shard-{shard}.safetensors"
     delphi = "results/{run}/delphi/{model}/{sae}/{module}/config.json"
-    sums = "results/{run}/correlations/{a}__{b}/sums-{shard}.safetensors"
-    correlation = "results/{run}/correlations/{a}__{b}/correlation.safetensors"
-    replicates = "results/{run}/correlations/{a}__{b}/replicates.safetensors"
+    sums = "results/{run}/correlations/{a}/sums-{shard}.safetensors"
+    correlations = "results/{run}/correlations/{a}/correlations.safetensors"
+    replicates = "results/{run}/correlations/{a}/replicates.safetensors"
     token_types = "results/{run}/correlations/{a}__{b}/token_types.safetensors"
     dense = "results/{run}/correlations/{a}__{b}/dense.npy"
     similarities = "results/{run}/correlations/{model_a}.{sae_a}__{model_b}.{sae_b}/similarities.{ending}"
@@ -230,6 +230,16 @@ class Paths:
         """The files of an SAE's folder that jobs read."""
         return self.fill(self.sae_file, model=sae.model, sae=sae.sae, name=SAE_FILES)
 
+    def measured_saes(self, wildcards: Wildcards) -> list[str]:
+        """The folders of a model's SAEs whose quality is measured."""
+        measured = self._contents.comparisons.measured_saes
+        return [path for sae in measured if sae.model == wildcards.model for path in self.sae(sae)]
+
+    @property
+    def measured_models(self) -> list[str]:
+        """Models with SAEs whose quality is measured."""
+        return list(dict.fromkeys(sae.model for sae in self._contents.comparisons.measured_saes))
+
     def sae_starts(self, wildcards: Wildcards) -> list[str]:
         """The folders of the SAEs that an SAE's training starts from."""
         return [path for start in self._contents.saes.starts(wildcards.sae) for path in self.sae(start)]
@@ -257,26 +267,42 @@ class Paths:
         """All feature shards of one SAE of a pair, in one order for both sides."""
         return lambda wildcards: self.sae_features(side_sae(wildcards, side))
 
-    def side_shard(self, side: str) -> InputFunction:
-        """Feature shards of one SAE of a pair, of one shard number."""
+    def partner_features(self, wildcards: Wildcards) -> list[str]:
+        """All feature shards of all partners of an SAE, one partner after the other."""
+        partners = map(with_features, self._contents.comparisons.partners[wildcards.a])
+        return [path for sae in partners for path in self.sae_features(sae)]
 
-        def of_shard(wildcards: Wildcards) -> list[str]:
-            sae = side_sae(wildcards, side)
-            return self.fill(self.features, model=sae.model, sae=sae.sae, corpus=self.corpora, shard=wildcards.shard)
+    def partner_shard(self, wildcards: Wildcards) -> list[str]:
+        """Feature shards of all partners of an SAE, of one shard number."""
+        partners = map(with_features, self._contents.comparisons.partners[wildcards.a])
+        return [path for sae in partners for path in self._shard_of(sae, wildcards.shard)]
 
-        return of_shard
+    def _shard_of(self, sae: SaeName, shard: str) -> list[str]:
+        return self.fill(self.features, model=sae.model, sae=sae.sae, corpus=self.corpora, shard=shard)
 
-    def pair_sums(self, wildcards: Wildcards) -> list[str]:
-        """Raw sums of a pair, all shards."""
-        return self.fill(self.sums, a=wildcards.a, b=wildcards.b, shard=self.probe_shards)
+    def own_shard(self, wildcards: Wildcards) -> list[str]:
+        """Feature shards of the SAE on side a, of one shard number."""
+        return self._shard_of(side_sae(wildcards, "a"), wildcards.shard)
+
+    def all_sums(self, wildcards: Wildcards) -> list[str]:
+        """Raw sums of an SAE with all its partners, all shards; none where there is one shard, which is summed anyway.
+
+        An SAE without partners of its own, compared on request, has no sums either.
+        """
+        is_summed = len(self.probe_shards) > 1 and wildcards.a in self._contents.comparisons.partners
+        return self.fill(self.sums, a=wildcards.a, shard=self.probe_shards) if is_summed else []
 
     def of_pairs(self, pattern: str, pairs: Iterable[Pair]) -> list[str]:
         """A file of each of some pairs of SAEs."""
         return [path for a, b in pairs for path in self.fill(pattern, a=str(a), b=str(b))]
 
-    def all_correlations(self) -> list[str]:
-        """The correlation of every pair."""
-        return self.of_pairs(self.correlation, self._contents.comparisons.pairs)
+    def correlations_of(self, pairs: Iterable[Pair]) -> list[str]:
+        """For each of some pairs of SAEs the file that holds their correlation; a file may come several times."""
+        return [path for a, _ in pairs for path in self.fill(self.correlations, a=str(a))]
+
+    def all_correlations(self, pattern: str) -> list[str]:
+        """The files of correlations, or of replicates, of all SAEs that have partners."""
+        return self.fill(pattern, a=self._contents.comparisons.partners)
 
     def all_token_types(self) -> list[str]:
         """For each comparison and its floor, the matches of the study's protocol, where these are asked for."""
@@ -320,9 +346,7 @@ class Paths:
 
     def edge_correlations(self) -> list[str]:
         """The correlation behind each edge, in the order of `edges`."""
-        comparisons = self._contents.comparisons
-        pairs = [comparisons.edge_pair(comparisons.leading, edge) for edge in self._contents.graph.edges]
-        return self.of_pairs(self.correlation, pairs)
+        return self.correlations_of(self._contents.edge_pairs)
 
     # Labels.
 
@@ -389,11 +413,11 @@ class Paths:
 
     def root_seed_correlations(self) -> list[str]:
         """The correlations of `Contents.root_seed_pairs`."""
-        return self.of_pairs(self.correlation, self._contents.root_seed_pairs)
+        return self.correlations_of(self._contents.root_seed_pairs)
 
     def own_floors(self, wildcards: Wildcards) -> list[str]:
         """Correlations of the SAE of the job's model with its floor under the leading instrument."""
-        return self.of_pairs(self.correlation, self._contents.comparisons.no_change_pairs(wildcards.model))
+        return self.correlations_of(self._contents.comparisons.no_change_pairs(wildcards.model))
 
     def leading_features(self) -> list[str]:
         """Feature shards of the SAEs that verdicts rest on, all in one order of corpora and shards."""
@@ -473,11 +497,11 @@ class Paths:
             ],
             "saes": [
                 *of_folders(self.of_saes(self.sae_config, comparisons.saes)),
-                *beside(self.of_saes(self.sae_metrics, comparisons.measured_saes)),
+                *beside(self.fill(self.sae_metrics, model=self.measured_models)),
             ],
             "features": beside(path for sae in encoded for path in self.sae_features(sae)),
             "correlations": [
-                *of_folders(self.all_correlations()),
+                *of_folders(self.all_correlations(self.correlations)),
                 *beside(self.all_token_types()),
             ],
             "lineage": [*of_folders(self.fill(self.summary)), *beside(readouts), *beside(ablations)],
@@ -508,8 +532,13 @@ def folder_files(folder: str, endings: tuple[str, ...]) -> list[str]:
 
 
 def side_sae(wildcards: Wildcards, side: str) -> SaeName:
-    """The SAE on side `a` or `b` of a pair; of a null of shifted documents, the SAE that is shifted."""
-    return SaeName(*getattr(wildcards, side).removesuffix(f"_{NULLS[0]}").split("."))
+    """The SAE on side `a` or `b` of a pair, whose features a job reads."""
+    return with_features(SaeName(*getattr(wildcards, side).split(".")))
+
+
+def with_features(sae: SaeName) -> SaeName:
+    """The SAE whose features stand for it: of a null of shifted documents, the SAE that is shifted."""
+    return SaeName(sae.model, sae.sae.removesuffix(f"_{NULLS[0]}"))
 
 
 def is_shifted(sae: str) -> bool:

@@ -21,7 +21,7 @@ class Plan(Contents):
     """
 
     def __init__(self, config: dict):
-        """Compute nothing yet.
+        """Keep the config; everything else is computed when it is asked for.
 
         Args:
             config: as `config.load_config` gives it.
@@ -34,34 +34,34 @@ class Plan(Contents):
     # Constraints on wildcards.
 
     def trained_alone(self) -> str:
-        """A constraint on {model} in .../{model}/{sae}/...: SAEs that are trained by a job each."""
+        """A constraint on {model} in .../{model}/{sae}/...: SAEs that each have a training job of their own."""
         together = self.saes.seed_names if self.config["saes"]["one_pass"] else []
         return models_followed_by(sae for sae in self.comparisons.trained_saes if sae.sae not in together)
 
     def trained_together(self) -> str:
-        """A constraint on {model}: models whose SAEs are trained by one job."""
+        """A constraint on {model}: models whose SAEs are all trained by one job."""
         return any_of(self.graph.models if self.config["saes"]["one_pass"] else [])
 
-    # What runs where Snakemake runs, because compute nodes often have no network.
+    # Jobs that need the network run on the machine of Snakemake itself, because compute nodes often have none.
 
     def fetches_corpora(self) -> bool:
-        """True where a corpus comes from the hub."""
+        """True if any corpus comes from the hub."""
         return any(map(needs_hub, self.config["corpora"].values()))
 
     def fetches_tokenizer(self) -> bool:
-        """True where the tokenizer comes from the hub."""
+        """True if the tokenizer comes from the hub."""
         return needs_hub(self.config["tokenizer"])
 
     def fetches_models(self) -> bool:
-        """True where a model comes from the hub."""
+        """True if any model comes from the hub."""
         return any("hub" in block for block in self.config["models"].values())
 
     def fetches_saes(self) -> bool:
-        """True where an SAE comes from the hub."""
+        """True if any SAE comes from the hub."""
         return any(needs_hub(self.saes.settings(*sae)["import"]) for sae in self.saes.imported)
 
     def job_shape(self) -> dict:
-        """Everything that decides which jobs a run has and how they depend on each other."""
+        """Everything that decides which jobs a run has and how they depend on each other, as JSON-able data."""
         config, graph = self.config, self.graph
         return {
             "corpora": list(config["corpora"]),
@@ -81,15 +81,15 @@ class Plan(Contents):
 
 
 def any_of(names: Iterable[object]) -> str:
-    """A wildcard constraint that matches these names alone, and nothing where there are none."""
+    """A wildcard constraint that matches exactly these names, or nothing if there are none."""
     return "|".join(re.escape(str(name)) for name in names) or "(?!)"
 
 
 def models_followed_by(saes: Iterable[SaeName]) -> str:
-    """A constraint on {model} in .../{model}/{sae}/... that lets only these pairs match."""
+    """A constraint on {model} in .../{model}/{sae}/... that matches exactly these SAEs."""
     return "|".join(f"{re.escape(model)}(?=/{re.escape(sae)}/)" for model, sae in saes) or "(?!)"
 
 
 def needs_hub(block: dict) -> bool:
-    """True of the block of something that is fetched from the hub."""
+    """True if the thing that a block describes is fetched from the hub."""
     return block.get("source") == "hub" or bool(block.get("repo"))

@@ -1,10 +1,10 @@
-"""Names of SAEs, and what a name says: where training starts, from which seed, with which settings.
+"""Names of SAEs. The name of an SAE decides its initialisation, its seed and its settings.
 
-- `seed{n}` has a random stream of its own.
-- `shared{n}` has one that all models share; `shared{n}_again` is that one with another order of tokens.
-- `own{n}` is trained on the corpora of its model and the model's ancestors.
-- `from_{model}` starts from that model's SAE, `from_{model}+{model}` from the average of two. After an `@` stands the
-  number of tokens it is trained on, where that is not `saes.anchored.n_tokens`.
+- `seed{n}`: a random stream of its own.
+- `shared{n}`: a random stream that all models share. `shared{n}_again`: the same but for the order of tokens.
+- `own{n}`: trained on the corpora of its model and the model's ancestors.
+- `from_{model}`: starts from that model's SAE. `from_{model}+{model}`: starts from the average of two.
+- `from_{model}@{n}`: trained on n tokens instead of `saes.anchored.n_tokens`.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from typing import NamedTuple
 from saelineage.plan.graph import Graph
 
 ONE_SAE = re.compile(r"(seed|shared|own)[0-9]|from_")
-"""How keys of `saes.models.{model}` begin that are names of SAEs."""
+"""Beginning of the keys of `saes.models.{model}` that are names of SAEs."""
 SHARED = re.compile(r"shared(?P<seed>[0-9]+)(?P<again>_again)?$")
 NOT_OF_ONE_SAE = ("seeds", "one_pass", "tensorboard", "models", "anchored")
-"""Keys of the config's `saes` block that are no settings of a single SAE."""
+"""Keys of the config's `saes` block that are not settings of a single SAE."""
 SAME_IN_ONE_PASS = ("corpora", "n_tokens", "batch_tokens", "max_norm_ratio", "checkpoint_steps")
-"""Settings that decide the batches, which all SAEs of a pass see."""
+"""Settings that decide the batches. All SAEs of one pass see the same batches."""
 
 
 class SaeName(NamedTuple):
@@ -38,7 +38,7 @@ class SaeNames:
     """The SAEs of a config by name, with their settings."""
 
     def __init__(self, config: Mapping, graph: Graph):
-        """Compute nothing yet.
+        """Keep the config; everything else is computed when it is asked for.
 
         Args:
             config: with `saes` and `corpora`, defaults filled in.
@@ -50,41 +50,41 @@ class SaeNames:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that each model has an SAE for."""
+        """The seeds; each model has an SAE for each."""
         return list(self._saes["seeds"])
 
     @property
     def seed_names(self) -> list[str]:
-        """Names of the SAEs that are trained from seeds of their own."""
+        """Names of the SAEs that have a random stream of their own."""
         return [f"seed{seed}" for seed in self.seeds]
 
     def of_seeds(self, model: str) -> list[SaeName]:
-        """The SAEs of one model that are trained from seeds of their own."""
+        """The SAEs of one model that have a random stream of their own."""
         return [SaeName(model, name) for name in self.seed_names]
 
     @cached_property
     def imported(self) -> list[SaeName]:
-        """The SAEs that somebody else trained."""
+        """The SAEs that are imported instead of trained."""
         candidates = [sae for model in self._graph.models for sae in self.of_seeds(model)]
         return [sae for sae in candidates if self.settings(*sae).get("import")]
 
     def anchor(self, model: str, budget: str = "") -> SaeName:
-        """A model's SAE in the chain of SAEs that start from the parents'; a merge's from the average of its parents'.
+        """A model's SAE in the chain in which each SAE starts from the parent's, or from the average of two parents'.
 
         Args:
-            model: its model; one without parents has the SAE of the first seed.
+            model: the model. A root model has the SAE of the first seed.
             budget: `@{n}` for SAEs trained on n tokens.
         """
         line = self._graph.parents(model)
         return SaeName(model, f"from_{'+'.join(line)}{budget}") if line else self.of_seeds(model)[0]
 
     def starts(self, sae: str) -> list[SaeName]:
-        """The SAEs whose average an SAE's training starts from; none where it starts at random."""
+        """The SAEs that an SAE starts from (their average), or none if it starts at random."""
         models, budget = started_from(sae)
         return [self.anchor(model, budget) for model in models]
 
     def settings(self, model: str, sae: str) -> dict:
-        """The settings of one SAE: the stage's, overridden by the model's, by its way of starting, and by its own."""
+        """The settings of one SAE: the stage's, overridden by the model's, then `saes.anchored`, then the SAE's own."""
         of_model = self._saes["models"].get(model, {})
         models, budget = started_from(sae)
         settings = {key: value for key, value in self._saes.items() if key not in NOT_OF_ONE_SAE}
@@ -109,16 +109,16 @@ class SaeNames:
 
 
 def started_from(sae: str) -> tuple[list[str], str]:
-    """The models whose SAEs an SAE starts from by its name, and its budget (`@{n}`, or nothing)."""
+    """The models whose SAEs an SAE starts from, and its budget (`@{n}` or empty), both read off its name."""
     names, at, n_tokens = sae.removeprefix("from_").partition("@")
     return (names.split("+"), at + n_tokens) if sae.startswith("from_") else ([], "")
 
 
 def stream_seed(model: str, stream: str) -> int:
-    """A 32-bit seed that differs between models, so that no two start from one initialisation by accident."""
+    """A 32-bit seed that differs between models, so that no two share an initialisation by accident."""
     return int.from_bytes(hashlib.sha256(f"{model}/{stream}".encode()).digest()[:4], "big")
 
 
 def shard_names(n_shards: int) -> list[str]:
-    """`00000-of-00002`, `00001-of-00002` ..."""
+    """Names of shards: `00000-of-00002`, `00001-of-00002` ..."""
     return [f"{shard:05d}-of-{n_shards:05d}" for shard in range(n_shards)]

@@ -1,10 +1,10 @@
-"""YAML that is read strictly, and what a config may hold at all: size, depth, keys, and no secrets."""
+"""Strict YAML, and the limits of a config that hold before any schema: size, depth, keys, and no secrets."""
 
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from datetime import date
 from pathlib import Path
 
@@ -13,30 +13,31 @@ import yaml
 from saelineage.errors import InputError
 
 MOST_CHARACTERS = 1 << 18
-"""Of a config, in its file and with every alias (`*name`) written out; the largest here has 3,000."""
+"""Limit on a config, both as a file and with every alias (`*name`) expanded. The largest one here has 3,000."""
 MOST_KEYS, MOST_LEVELS, MOST_IN_KEY, MOST_IN_TEXT, MOST_BITS = 10_000, 32, 256, 10_000, 63
 SECRET = re.compile(
     r"(?<![\w-])(hf_[A-Za-z0-9]{30,}|sk-(proj|ant|svcacct|admin|or-v1)-\S{20,}|sk-[A-Za-z0-9]{32,}|gsk_[A-Za-z0-9]{20,}"
     r"|xai-[A-Za-z0-9]{20,}|nvapi-[\w-]{20,}|AIza[\w-]{30,}|gh[oprsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}"
     r"|glpat-[\w-]{16,}|AKIA[0-9A-Z]{16}|xox[abps]-[\w-]{10,}|Bearer\s+\S{8,})|://[^/\s@]+:[^/\s@]+@"
 )
-"""What tokens of the hub and keys of well-known services look like, and passwords in addresses."""
+"""Tokens of the hub, keys of well-known services, and passwords in addresses."""
 SECRET_KEY = re.compile(
     r"(.*[_-])?(api|private|access|secret|subscription|auth)[_-]?key|(.*[_-])?(authorization|password|passwd|secret|cookie)"
     r"|((.*[_-])?(access|auth|hf|hub|api|bearer|secret|session|refresh|id|x)[_-]?)?token",
     re.IGNORECASE,
 )
-"""What settings and headers of requests are called that hold one; not `max_tokens`, and the config has no `token`."""
+"""Names of settings and headers that hold secrets. `max_tokens` is none, and no key of the config is called `token`."""
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML without duplicate keys, which plain loaders pass over in silence, and without merges that multiply."""
+    """A loader that refuses duplicate keys, which others accept silently, and merges (`<<`) that grow exponentially."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
         if len(node.value) > MOST_KEYS:
             raise InputError(
-                f"'{node.start_mark.name}': more than {MOST_KEYS} keys in one mapping, merged (<<) ones among them"
+                f"'{node.start_mark.name}': a mapping must have at most {MOST_KEYS} keys, merged (<<) ones included, "
+                f"not {len(node.value)}; take out merges"
             )
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -46,7 +47,7 @@ class StrictLoader(yaml.SafeLoader):
         if doubled:
             line = node.start_mark.line + 1
             raise InputError(
-                f"'{node.start_mark.name}': key '{doubled[0]}' stands twice in the mapping at line {line}; keep one"
+                f"'{node.start_mark.name}': key '{doubled[0]}' occurs twice in the mapping at line {line}; keep one"
             )
         return super().construct_mapping(node, deep)
 
@@ -63,53 +64,65 @@ def read_yaml(path: Path | str) -> dict:
                 raise InputError(f"config file '{path}' must have at most {MOST_CHARACTERS} bytes; split the run")
             value = yaml.load(file, Loader=StrictLoader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError as error:
-        raise InputError(f"config file '{path}' does not exist; look at the name given to --configfile") from error
+        raise InputError(f"config file '{path}' does not exist; correct the name given to --configfile") from error
     except OSError as error:
         raise InputError(f"config file '{path}' cannot be read ({error.strerror}); correct the name") from error
     except InputError:
         raise
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also a date or number that there is none of
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: impossible dates and numbers
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"config file '{path}' must be YAML in UTF-8, but: {reason}") from error
+        raise InputError(f"config file '{path}' must be YAML in UTF-8, but: {reason}; correct it") from error
     if not isinstance(value, dict):
-        raise InputError(f"config file '{path}' must be a mapping of keys, not {type(value).__name__}")
+        raise InputError(
+            f"config file '{path}' must be a mapping of keys, not {type(value).__name__}; compare config/config.yaml"
+        )
     return value
 
 
-def plain(value: object) -> object:
-    """A copy of what YAML or JSON gave, every alias of it a copy of its own, that the checks after it can work with.
+def plain(config: Mapping) -> dict:
+    """Copy parsed YAML or JSON with every alias expanded, and refuse values that no key can have.
 
     Raises:
-        InputError: if it is too large or too deep once its aliases are written out (they can double at every level, or
-            go round in a circle), holds what is neither text, number, truth value nor null, a key that is no printable
-            text, control characters, or what looks like a secret.
+        InputError: if the copy is too large or too deep (aliases can double it at every level, or form a circle), or
+            holds a value other than text, numbers, booleans and null, a key that is not printable text, a control
+            character, or something that looks like a secret.
     """
     left = MOST_CHARACTERS
 
     def copy(value: object, key: str, level: int) -> object:
-        nonlocal left
-        left -= 1 + (len(value) if isinstance(value, str) else 0)
-        if left < 0 or level > MOST_LEVELS:
-            raise InputError(
-                f"{key[:80]}: with its aliases (*name) written out a config must have at most {MOST_CHARACTERS} "
-                f"characters in {MOST_LEVELS} levels; take out aliases that repeat others"
-            )
         if isinstance(value, dict):
-            for name in value:
-                _require_key(name, value[name], key)
-            return {name: copy(value[name], f"{key}.{name}".removeprefix("config."), level + 1) for name in value}
+            return copy_mapping(value, key, level)
+        count(value, key, level)
         if isinstance(value, list):
             return [copy(item, f"{key}.{place}", level + 1) for place, item in enumerate(value)]
         _require_plain(value, key)
         return value
 
-    return copy(value, "config", 0)
+    def copy_mapping(mapping: Mapping, key: str, level: int) -> dict:
+        count(mapping, key, level)
+        for name in mapping:
+            _require_key(name, mapping[name], key)
+        return {name: copy(mapping[name], f"{key}.{name}".removeprefix("config."), level + 1) for name in mapping}
+
+    def count(value: object, key: str, level: int) -> None:
+        nonlocal left
+        left -= 1 + (len(value) if isinstance(value, str) else 0)
+        if left < 0 or level > MOST_LEVELS:
+            raise InputError(
+                f"{key[:80]}: with its aliases (*name) expanded a config must have at most {MOST_CHARACTERS} "
+                f"characters in {MOST_LEVELS} levels; take out aliases that repeat others"
+            )
+
+    return copy_mapping(config, "config", 0)
 
 
 def _require_key(name: object, value: object, key: str) -> None:
     if not isinstance(name, str) or not name.isprintable() or len(name) > MOST_IN_KEY:
-        shown = repr(name[:60]) if isinstance(name, str) else f"{type(name).__name__}; put it in quotes"
-        raise InputError(f"{key}: keys must be printable text of at most {MOST_IN_KEY} characters, not {shown}")
+        shown = repr(name[:60]) if isinstance(name, str) else type(name).__name__
+        raise InputError(
+            f"{key}: keys must be printable text of at most {MOST_IN_KEY} characters, not {shown}; rename the key, or "
+            "put it in quotes"
+        )
     if SECRET_KEY.fullmatch(name) and value is not None:
         _refuse_secret(f"{key}.{name}".removeprefix("config."))
     if SECRET.search(name):
@@ -117,17 +130,17 @@ def _require_key(name: object, value: object, key: str) -> None:
 
 
 def _require_plain(value: object, key: str) -> None:
-    """Refuse a single value that no key can have."""
+    """Refuse a scalar that no key can have."""
     if isinstance(value, str):
         if SECRET.search(value):
             _refuse_secret(key)
         if len(value) > MOST_IN_TEXT:
             raise InputError(f"{key}: text must have at most {MOST_IN_TEXT} characters, not {len(value)}; shorten it")
-        bad = next((one for one in value if unicodedata.category(one) in ("Cc", "Cs") and not one.isspace()), None)
-        if bad is not None:
-            raise InputError(f"{key}: text must be without control characters, but holds {bad!a}; take it out")
+        controls = (letter for letter in value if unicodedata.category(letter) in ("Cc", "Cs") and not letter.isspace())
+        if (control := next(controls, None)) is not None:
+            raise InputError(f"{key}: text must be without control characters, but holds {control!a}; take it out")
     elif isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise InputError(f"{key}: whole numbers must be below 2^{MOST_BITS} in size; correct it")
+        raise InputError(f"{key}: whole numbers must be below 2^{MOST_BITS} in magnitude; use a smaller one")
     elif not isinstance(value, int | float | None):
         shown = f" ({value})" if isinstance(value, date) else ""
         raise InputError(
@@ -137,6 +150,6 @@ def _require_plain(value: object, key: str) -> None:
 
 def _refuse_secret(key: str) -> None:
     raise InputError(
-        f"{key}: holds what looks like a token, key or password, and a config is written into logs and manifests; take "
-        "it out, have it revoked, and set HF_TOKEN or OPENAI_API_KEY in the environment instead"
+        f"{key}: holds what looks like a token, key or password, but the config is written into logs and manifests; "
+        "remove it, revoke it, and set HF_TOKEN or OPENAI_API_KEY in the environment instead"
     )

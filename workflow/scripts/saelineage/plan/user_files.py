@@ -1,4 +1,4 @@
-"""Which files a `files` corpus is read from: light enough for the Snakefile, which names them as inputs."""
+"""The files of a `files` corpus. The Snakefile lists them as inputs, so nothing heavy is imported here."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,14 +10,14 @@ TEXT_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
 
 def find_files(corpus: str, settings: dict, corpora_dir: str) -> list[str]:
-    """The files that a `files` corpus names, sorted.
+    """List the files of a `files` corpus, sorted.
 
-    A link in a folder may not lead out of it (see `links`): whoever wrote the folder could have any file of the
-    reader's shown in a report. A file or folder that the config names itself may be a link.
+    A link in a folder may not lead out of it (see `links`), because the author of the folder could then have any file
+    of the reader's shown in a report. A file or folder that the config names itself may be a link.
 
     Raises:
-        InputError: if there is no such file or folder, the glob finds nothing, a file's kind is unknown, or it is a
-            link that leads out of its folder.
+        InputError: if the file or folder does not exist, the glob matches nothing, or a file has an unknown ending or
+            is a link that leads out of its folder.
     """
     key = f"corpora.{corpus}.path"
     root = Path(corpora_dir, settings["path"])
@@ -40,22 +40,24 @@ def find_files(corpus: str, settings: dict, corpora_dir: str) -> list[str]:
 
 
 def require_no_braces(paths: Iterable[str], key: str) -> None:
-    """Refuse names that Snakemake would read as wildcards.
+    """Refuse paths with braces, which Snakemake reads as wildcards.
 
     Raises:
-        InputError: naming the first.
+        InputError: with the first such path.
     """
     braced = next((path for path in paths if "{" in path or "}" in path), None)
     if braced is not None:
-        raise InputError(f"{key}: '{braced}' must be without braces, which Snakemake reads as wildcards; rename it")
+        raise InputError(
+            f"{key}: '{braced}' must be without braces, because Snakemake reads them as wildcards; rename it"
+        )
 
 
 def _files_in(root: Path, pattern: str, key: str) -> list[Path]:
     try:
         return sorted(path for path in root.glob(pattern) if path.is_file() and not _is_hidden(path, root))
-    except (ValueError, NotImplementedError) as error:  # pathlib raises the latter over absolute patterns
+    except (ValueError, NotImplementedError) as error:  # pathlib raises the latter for absolute patterns
         raise InputError(
-            f"{key}: '{pattern}' is no pattern for files below '{root}' ({str(error).rstrip('.')}); "
+            f"{key}: '{pattern}' must be a pattern of files in '{root}', but: {str(error).rstrip('.')}; "
             "write one like **/*.txt"
         ) from error
 
@@ -69,5 +71,5 @@ def _require_inside(files: list[Path], root: Path, key: str) -> None:
 
 
 def _is_hidden(path: Path, root: Path) -> bool:
-    """Whether a file or a folder on the way to it has a dot before its name, as .git has."""
+    """True if the name of a file, or of a folder between `root` and it, begins with a dot, like .git."""
     return any(part.startswith(".") for part in path.relative_to(root).parts)

@@ -1,15 +1,17 @@
-"""Dashboards: what a page shows of every feature of a model, beside the features of other models that it is matched to.
+"""Dashboards: the page's view of every feature of a model, with the related features of other models.
 
-In the order of a run: `related_features` says which features of other models stand beside each, `feature_table` is the
-searchable table, `Dashboards` makes the dashboard of one feature after the other, and `packed` turns either into text
-that a page loads by a script tag, for a page opened from a disk may fetch nothing.
+In the order of a run: `related_features` chooses a feature of every other model for each feature, `feature_table` is
+the searchable table, `Dashboards` makes the dashboards, and `packed` turns either into a script. The page loads data as
+scripts because a page opened from a disk may not fetch files.
 """
 
 import base64
 import gzip
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,48 +30,58 @@ N_BINS = 20
 N_TOP_TOKENS = 4
 N_LOGITS = 8
 PARTIAL = "\ufffd"
-"""What a decoder puts where a token holds a part of a character."""
+"""A decoder's replacement for a part of a character."""
 VERDICTS = (PERSISTS, INHERITED, DISAPPEARS, EMERGES, UNTESTABLE)
 EdgeTables = Mapping[tuple[str, str], pd.DataFrame]
 
 
 class Related(NamedTuple):
-    """For every feature of a model, the one of another model that is shown beside it."""
+    """For every feature of a model, the related feature of another model."""
 
     model: str
     sae: str
     latents: Int[np.ndarray, " d_sae"]
     """The other model's latent, or -1."""
     r: Float[np.ndarray, " d_sae"]
-    """The least Pearson r on the way to it."""
+    """The minimum Pearson r on the path to it."""
     found: Bool[np.ndarray, " d_sae"]
-    """Whether the feature persists or is inherited all the way; else it is only the closest one."""
+    """True if the feature persists or is inherited on every edge of the path; otherwise it is only the closest one."""
 
 
 class Shown(NamedTuple):
-    """How much of each feature is shown."""
+    """The number of passages shown of each feature."""
 
     n_top: int
-    """Strongest passages from each corpus."""
+    """Strongest passages of each corpus."""
     quantiles: tuple[float, ...]
-    """Passages from each corpus at these quantiles of strength."""
+    """Quantiles of strength; one passage of each corpus is shown for each."""
+
+
+def read_edges(paths: Iterable[Path | str]) -> dict[tuple[str, str], pd.DataFrame]:
+    """Read edge tables `{parent}__{child}.parquet` by (parent, child)."""
+    tables = {}
+    for path in paths:
+        parent, _, child = Path(path).stem.partition("__")
+        tables[parent, child] = pd.read_parquet(path)
+    return tables
 
 
 def related_features(model: str, features: pd.DataFrame, edges: EdgeTables) -> list[Related]:
-    """The features of all other models that stand beside those of one model.
+    """Choose, for every feature of a model, its related feature in each other model.
 
-    They are those found by going from match to match; where there is none on an edge of the model itself, the closest.
+    That is the feature reached by following matches from edge to edge. Where there is none, it is the closest feature
+    on an edge between the two models, if there is such an edge.
 
     Args:
-        model: whose features.
+        model: the model whose features are looked up.
         features: `lineage/features.parquet`.
         edges: the table of each (parent, child).
     """
-    own = features[features["model"] == model]
-    saes = features.drop_duplicates("model").set_index("model")["sae"]
+    rows = features[features["model"] == model]
+    saes = sae_of_each_model(features)
     related = []
-    for other in [name for name in saes.index if name != model]:
-        latents, r = own[f"in_{other}"].to_numpy(copy=True), own[f"r_{other}"].to_numpy(dtype=float, copy=True)
+    for other in [name for name in saes if name != model]:
+        latents, r = rows[f"in_{other}"].to_numpy(copy=True), rows[f"r_{other}"].to_numpy(dtype=float, copy=True)
         found = latents >= 0
         closest = _closest(model, other, edges)
         if closest is not None:
@@ -79,8 +91,14 @@ def related_features(model: str, features: pd.DataFrame, edges: EdgeTables) -> l
     return related
 
 
+def sae_of_each_model(features: pd.DataFrame) -> dict[str, str]:
+    """The SAE whose features `lineage/features.parquet` lists, by model."""
+    models = features.drop_duplicates("model")
+    return dict(zip(models["model"], models["sae"], strict=True))
+
+
 def _closest(model: str, other: str, edges: EdgeTables) -> pd.DataFrame | None:
-    """What an edge between two models says of the features of one of them; None where there is no edge."""
+    """The rows of a model's features on its edge with another model; None if there is no such edge."""
     for side, edge in zip(SIDES, [(model, other), (other, model)], strict=True):
         if edge in edges:
             return edges[edge][edges[edge]["side"] == side].reset_index(drop=True)
@@ -97,33 +115,33 @@ def feature_table(
     explanations: pd.DataFrame | None,
     floors: Float[np.ndarray, " d_sae"],
 ) -> dict:
-    """What the table of a page shows of a model's features, column after column, as plain data.
+    """The page's table of a model's features, column by column, as plain data.
 
     Args:
-        model: whose features.
+        model: the model.
         features: `lineage/features.parquet`.
         edges: the table of each (parent, child).
         firings: of the model's SAE on the probe.
         annotations: of the probe.
         labels: a row per labelled feature: `latent`, `kind`, `label`, `score`, `precision`, `recall`.
-        explanations: a row per explained feature: `latent`, `explanation`, `score`; None where there are none.
-        floors: each feature's best r where nothing changed; NaN where that was not measured.
+        explanations: a row per explained feature: `latent`, `explanation`, `score`; None if there are none.
+        floors: each feature's best r when the model is unchanged; NaN if not measured.
     """
-    own = features[features["model"] == model]
+    features = features[features["model"] == model]
     shares = corpus_shares(firings, annotations)
     strings, tokens = _interned(top_tokens(firings, annotations))
-    labels = labels.set_index("latent").reindex(own["latent"])
+    labels = labels.set_index("latent").reindex(features["latent"])
     rows = labels.to_dict("records")
     kinds, kind = _interned(labels["kind"])
     texts, text = _interned([describe(row) if isinstance(row["label"], str) else None for row in rows])
     meanings = {describe(row): sentence(row) for row in rows if isinstance(row["label"], str)}
     return {
         "model": model,
-        "sae": own["sae"].iloc[0],
-        "n": len(own),
-        "density": _numbers(own["density"], 3),
+        "sae": features["sae"].iloc[0],
+        "n": len(features),
+        "density": _numbers(features["density"], 3),
         "largest": _numbers(firings.largest, 3),
-        "firings": own["firings"].tolist(),
+        "firings": features["firings"].tolist(),
         "floor": _numbers(floors, 3),
         "shares": {corpus: _numbers(share, 2) for corpus, share in shares.items()},
         "strings": strings,
@@ -140,35 +158,40 @@ def feature_table(
 
 
 def _explained(explanations: pd.DataFrame) -> list[list]:
-    """Latent, explanation and its score, of features that have one."""
-    known = explanations.dropna(subset=["explanation"])
-    return [[int(row.latent), row.explanation, _number(row.score, 3)] for row in known.itertuples()]
+    """Latent, explanation and score of each feature with an explanation."""
+    rows = explanations.dropna(subset=["explanation"])
+    return [
+        [int(latent), text, _number(score, 3)]
+        for latent, text, score in zip(rows["latent"], rows["explanation"], rows["score"], strict=True)
+    ]
 
 
 def _edge_columns(model: str, edge: tuple[str, str], table: pd.DataFrame) -> dict:
-    """One edge's verdicts on the features of one of its models."""
+    """An edge's verdicts on the features of one of its models."""
     side = SIDES[edge.index(model)]
-    own = table[table["side"] == side]
+    rows = table[table["side"] == side]
+    n = len(rows)
+    absences = rows["absence"] if "absence" in rows else [""] * n
+    robust = rows["robust"] if "robust" in rows else [False] * n
     return {
         "parent": edge[0],
         "child": edge[1],
         "side": side,
-        "verdict": [VERDICTS.index(verdict) for verdict in own["verdict"]],
-        "match": own["match"].tolist(),
-        **{name: _numbers(own[name], 3) for name in ("r", "r_low", "r_high")},
-        "details": [_details(row) for row in own.itertuples()],
+        "verdict": [VERDICTS.index(verdict) for verdict in rows["verdict"]],
+        "match": rows["match"].tolist(),
+        **{name: _numbers(rows[name], 3) for name in ("r", "r_low", "r_high")},
+        "details": [_details(*row) for row in zip(rows["kind"], absences, robust, strict=True)],
     }
 
 
-def _details(row: tuple) -> str:
-    """What is known of a feature on an edge beyond its verdict: split or merged, robust, gone or missed."""
-    found = [row.kind if row.kind in ("split", "merged") else "", getattr(row, "absence", "")]
-    found.append("robust" if getattr(row, "robust", False) else "")
-    return ", ".join(part for part in found if part)
+def _details(kind: str, absence: str, is_robust: bool) -> str:
+    """Details of a verdict: split or merged, gone or missed, robust."""
+    parts = [kind if kind in ("split", "merged") else "", absence, "robust" if is_robust else ""]
+    return ", ".join(part for part in parts if part)
 
 
 def corpus_shares(firings: Firings, annotations: Annotations) -> dict[str, Float[np.ndarray, " d_sae"]]:
-    """How a feature's densities on the corpora compare: each one's share of their sum; NaN where it never fires."""
+    """Each feature's density on each corpus as a share of the sum of its densities; NaN if it never fires."""
     bounds = [*annotations.starts.values(), len(annotations.pieces)]
     densities = []
     for start, stop in pairwise(bounds):
@@ -185,21 +208,32 @@ def corpus_shares(firings: Firings, annotations: Annotations) -> dict[str, Float
 
 
 def top_tokens(firings: Firings, annotations: Annotations, n: int = N_TOP_TOKENS) -> list[list[str]]:
-    """Per feature the tokens (as texts) on which its activations sum up to most, most first."""
+    """The tokens (as texts) with the largest summed activations of each feature, largest first."""
     where = np.flatnonzero(annotations.pieces >= 0)
     shape = (len(annotations.pieces), len(annotations.strings))
     ones = np.ones(len(where))
     texts = scipy.sparse.coo_array((ones, (where, annotations.pieces[where])), shape=shape).tocsr()
     sums = (firings.columns.T.astype(np.float64) @ texts).tocsr()
-    found = []
+    tokens = []
     for start, stop in pairwise(sums.indptr):
         order = np.lexsort((sums.indices[start:stop], -sums.data[start:stop]))[:n]
-        found.append([annotations.strings[index] for index in sums.indices[start:stop][order]])
-    return found
+        tokens.append([annotations.strings[index] for index in sums.indices[start:stop][order]])
+    return tokens
+
+
+class Board(NamedTuple):
+    """The dashboard of one feature, without other models' features."""
+
+    peaks: list[Peak]
+    stretches: list[range]
+    """The text shown around each peak."""
+    histogram: list[int]
+    activations: list[list]
+    """Per stretch, the places where the feature fires and its activations there."""
 
 
 class Dashboards:
-    """The dashboards of one model's features, put together an SAE at a time."""
+    """The dashboards of one model's features. Other models' features are added one SAE at a time."""
 
     def __init__(self, firings: Firings, annotations: Annotations, shown: Shown):
         """Choose the passages of every feature.
@@ -207,20 +241,21 @@ class Dashboards:
         Args:
             firings: of the model's SAE on the probe.
             annotations: of the probe.
-            shown: how much of each feature is shown.
+            shown: the number of passages.
         """
         self._annotations = annotations
-        self._found = []
+        self._boards: list[Board] = []
         bounds = [*annotations.starts.values(), len(annotations.pieces)]
         for latent in range(firings.columns.shape[1]):
             tokens, values = firings.of(latent)
             peaks = _peaks(tokens, values, bounds, annotations, shown)
             stretches = windows((peak.token for peak in peaks), annotations)
-            self._found.append((peaks, stretches, _histogram(values), self._activations(stretches, tokens, values)))
-        self._others: list[list[dict]] = [[] for _ in self._found]
+            activations = self._activations(stretches, tokens, values)
+            self._boards.append(Board(peaks, stretches, _histogram(values), activations))
+        self._others: list[list[dict]] = [[] for _ in self._boards]
 
     def add(self, related: Related, firings: Firings) -> None:
-        """Put a model's features beside those that they are related to, on the same text."""
+        """Add the related features of another model, on the same text."""
         largest = firings.largest
         for latent in np.flatnonzero(related.latents >= 0).tolist():
             other = int(related.latents[latent])
@@ -230,7 +265,7 @@ class Dashboards:
                 "r": _number(related.r[latent], 3),
                 "found": bool(related.found[latent]),
                 "largest": _number(largest[other], 3),
-                "activations": self._activations(self._found[latent][1], *firings.of(other)),
+                "activations": self._activations(self._boards[latent].stretches, *firings.of(other)),
             }
             self._others[latent].append(entry)
 
@@ -239,23 +274,29 @@ class Dashboards:
 
         Args:
             first: their first latent.
-            effects: of these features, from `logit_effects`; None where there are none.
+            effects: of these features, from `logit_effects`; None if there are none.
         """
-        numbers = range(first, min(first + FEATURES_PER_CHUNK, len(self._found)))
+        numbers = range(first, min(first + FEATURES_PER_CHUNK, len(self._boards)))
         strings: dict[str, int] = {}
         features = [self._dashboard(latent, strings) for latent in numbers]
         if effects is not None:
-            features = [feature | own for feature, own in zip(features, effects, strict=True)]
+            features = [feature | effect for feature, effect in zip(features, effects, strict=True)]
         return {"strings": list(strings), "features": features}
 
     def __len__(self) -> int:
         """The number of features."""
-        return len(self._found)
+        return len(self._boards)
 
     def _dashboard(self, latent: int, strings: dict[str, int]) -> dict:
-        peaks, stretches, histogram, own = self._found[latent]
+        """A feature's dashboard. New token texts are added to `strings`; passages refer to texts by their numbers."""
+        peaks, stretches, histogram, activations = self._boards[latent]
         passages = [self._passage(peak, stretch, strings) for peak, stretch in zip(peaks, stretches, strict=True)]
-        return {"histogram": histogram, "passages": passages, "activations": own, "others": self._others[latent]}
+        return {
+            "histogram": histogram,
+            "passages": passages,
+            "activations": activations,
+            "others": self._others[latent],
+        }
 
     def _passage(self, peak: Peak, stretch: range, strings: dict[str, int]) -> dict:
         corpus, row, place = place_of(self._annotations, stretch.start)
@@ -264,7 +305,7 @@ class Dashboards:
         return {"corpus": corpus, "row": row, "place": place, "why": peak.why, "tokens": tokens}
 
     def _activations(self, stretches: Sequence[range], tokens: np.ndarray, values: np.ndarray) -> list[list]:
-        """Per passage the places where a feature fires, and its activations there."""
+        """Per passage, the places where a feature fires and its activations there."""
         return [
             [places, [_number(value, 3) for value in strengths]]
             for places, strengths in activations_in(stretches, tokens, values)
@@ -280,8 +321,8 @@ def logit_effects(
 ) -> list[dict]:
     """The tokens whose logits each feature raises and lowers most on the direct path, per unit of activation.
 
-    The path is that of `similarities.LogitMap`; the mean over the vocabulary is subtracted, for softmax does not see
-    it. The final norm's scale of each token is left out, so only the order and the proportions mean something.
+    The path is that of `cosines.LogitMap`. The mean over the vocabulary is subtracted, because softmax does not depend
+    on it. The final norm's scale of each token is left out, so only the order and the ratios mean something.
 
     Args:
         decoder: rows of W_dec.
@@ -294,15 +335,15 @@ def logit_effects(
     order = np.argsort(-effects, axis=1, kind="stable")
     return [
         {
-            name: [[texts[token], _number(float(own[token]), 3)] for token in tokens.tolist()]
+            name: [[texts[token], _number(float(logits[token]), 3)] for token in tokens.tolist()]
             for name, tokens in (("raised", ranks[:n]), ("lowered", ranks[::-1][:n]))
         }
-        for own, ranks in zip(effects, order, strict=True)
+        for logits, ranks in zip(effects, order, strict=True)
     ]
 
 
 def vocabulary_texts(tokenizer: Tokenizer, d_vocab: int) -> list[str]:
-    """Each id's text; its own name where it has none alone, as a part of a character."""
+    """The text of each id; the token's name for ids that have no text alone, such as parts of a character."""
     texts = []
     for token in range(d_vocab):
         text = tokenizer.decode([token], skip_special_tokens=False)
@@ -313,7 +354,7 @@ def vocabulary_texts(tokenizer: Tokenizer, d_vocab: int) -> list[str]:
 def _peaks(
     tokens: np.ndarray, values: np.ndarray, bounds: Sequence[int], annotations: Annotations, shown: Shown
 ) -> list[Peak]:
-    """What is shown of a feature, corpus after corpus."""
+    """The peaks shown of a feature, corpus by corpus."""
     parts = np.searchsorted(tokens, bounds)
     peaks = []
     for low, high in pairwise(parts):
@@ -322,18 +363,18 @@ def _peaks(
 
 
 def _histogram(values: Float[np.ndarray, " firing"]) -> list[int]:
-    """How many firings lie in each of equal bins from 0 to the largest activation."""
+    """The number of firings in each of `N_BINS` equal bins from 0 to the largest activation."""
     return np.histogram(values, bins=N_BINS, range=(0.0, float(values.max(initial=0.0)) or 1.0))[0].tolist()
 
 
 def packed(name: str, value: object) -> str:
-    """A value as a script that hands it to the page: `saelineage.receive(name, base64 of gzip of JSON)`."""
+    """A script that hands a value to the page: `saelineage.receive(name, base64 of gzip of JSON)`."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
     return f'saelineage.receive("{name}","{base64.b64encode(gzip.compress(text, 6, mtime=0)).decode()}")\n'
 
 
 def _interned(values: Iterable) -> tuple[list[str], list]:
-    """Texts, each once in the order they come, and the values (or lists of them) as numbers among them; None stays."""
+    """The distinct texts in order, and the values (or lists of values) as indices into them; None stays None."""
     strings: dict[str, int] = {}
 
     def number(value: object) -> object:
@@ -350,5 +391,5 @@ def _numbers(values: Sequence[float] | np.ndarray | pd.Series, digits: int) -> l
 
 
 def _number(value: float | np.floating, digits: int) -> float | None:
-    """A number to some significant digits, as short as it can be written; None for NaN."""
-    return None if np.isnan(value) else float(f"{value:.{digits}g}")
+    """A number rounded to significant digits, so that JSON is short; None for NaN."""
+    return None if math.isnan(value) else float(f"{value:.{digits}g}")

@@ -1,7 +1,7 @@
-"""The workflow's own graph as a picture: layers by longest path, few crossings, drawn as SVG without graphviz.
+"""The workflow's graph as SVG, without graphviz: layers by longest path, few crossings.
 
-In the order of a drawing: `job_graph`, `without_shortcuts`, `arrange`; `jobs_svg` and `rules_svg` do all of it. Jobs
-come as `jobs.planned` or `jobs.collect` describe them.
+The steps of a drawing are `job_graph`, `without_shortcuts` and `arrange`; `jobs_svg` and `rules_svg` take all of them.
+Jobs are dicts, as `listing.planned` and `listing.collect` return them.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
-STAGE_COLOURS = (  # Paul Tol's muted scheme, made for colour-blind eyes, and two more; names always stand beside them
+STAGE_COLOURS = (  # Paul Tol's colour-blind-safe muted scheme and two more colours; every colour also has a name
     *("#6650c8", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#a8326f", "#AA4499"),
     *("#6699CC", "#888888"),
 )
@@ -18,7 +18,7 @@ SWEEPS = 12
 BEND_SIZE = 7.0
 MARGIN, LEGEND, LEGEND_ROW = 8.0, 34.0, 20.0
 MAX_JOBS = 1000
-BADGES = {  # a job's state, the words for it, and a sign of ten by ten pixels, so that no colour is needed to tell
+BADGES = {  # by state: its description and a 10 x 10 pixel sign, so that the state does not depend on colour alone
     "fresh": ("up to date", "M1 5.5L4 8.5L9 2"),
     "stale": ("stale: would run again", "M5 .5L9.6 9.5H.4Z"),
     "missing": ("missing: would run", "M1.5 1.5L8.5 8.5M8.5 1.5L1.5 8.5"),
@@ -45,38 +45,38 @@ STYLE = """
 
 
 class Graph(NamedTuple):
-    """Nodes by number, and arrows from what comes first to what needs it."""
+    """Nodes by number, and arrows from each node to those that depend on it."""
 
     labels: list[tuple[str, ...]]
-    """Per node the rule, then what tells its jobs apart, such as `lua · seed0`; may be empty."""
+    """Per node: the rule, then the job's name within the rule, such as `lua · seed0`, which may be empty."""
     arrows: list[tuple[int, int]]
 
 
 class Arrangement(NamedTuple):
-    """Where nodes stand."""
+    """The positions of nodes."""
 
     rank: list[int]
-    """Layer of each node: the most arrows on any way to it."""
+    """Layer of each node: the number of arrows on the longest path to it."""
     place: list[float]
     """Centre of each node across its layer, in pixels."""
     bends: dict[tuple[int, int], list[float]]
-    """Where an arrow that passes over layers crosses each of them."""
+    """Per arrow, the places where it crosses the layers between its ends."""
     extent: float
-    """Size of the whole across its layers."""
+    """Size of the drawing across its layers."""
 
 
 def job_graph(jobs: Sequence[Mapping]) -> Graph:
     """The graph of jobs.
 
     Args:
-        jobs: of each its `id`, which is its place in the list, `rule`, `name`, and `needs`, the ids of others.
+        jobs: with `id` (the place in the list), `rule`, `name`, and `needs` (ids of jobs).
     """
     arrows = sorted((needed, job["id"]) for job in jobs for needed in job["needs"])
     return Graph([(job["rule"], job["name"]) for job in jobs], arrows)
 
 
 def without_shortcuts(graph: Graph) -> Graph:
-    """The graph without arrows that a longer way already implies (its transitive reduction)."""
+    """The transitive reduction of a graph: without arrows that a longer path implies."""
     after = _successors(len(graph.labels), graph.arrows)
     beyond: dict[int, set[int]] = {}
     for node in reversed(_in_order(len(graph.labels), graph.arrows)):
@@ -91,53 +91,54 @@ def without_shortcuts(graph: Graph) -> Graph:
 
 
 def rule_graph(graph: Graph) -> tuple[Graph, list[int]]:
-    """The graph of rules behind a graph of jobs, and the number of jobs of each."""
+    """The graph of rules behind a graph of jobs, and the number of jobs of each rule."""
     rules = list(dict.fromkeys(label[0] for label in graph.labels))
     number = {rule: index for index, rule in enumerate(rules)}
     counts = Counter(label[0] for label in graph.labels)
     arrows = {(number[graph.labels[first][0]], number[graph.labels[then][0]]) for first, then in graph.arrows}
     forwards = sorted(arrow for arrow in arrows if arrow[0] != arrow[1])
-    return Graph([(rule,) for rule in rules], _without_circles(len(rules), forwards)), [counts[rule] for rule in rules]
+    return Graph([(rule,) for rule in rules], _without_cycles(len(rules), forwards)), [counts[rule] for rule in rules]
 
 
 def arrange(graph: Graph, size: float) -> Arrangement:
-    """Put nodes into layers and order each layer by the mean place of its neighbours.
+    """Put nodes into layers and order each layer by the mean place of its nodes' neighbours.
 
-    Arrows of one node that pass over the same layer share a bend there, so that they run as one line until they part.
+    Arrows from one node that cross the same layer share a bend there, so they run as one line until they part.
 
     Args:
         graph: an acyclic graph.
-        size: room that a node takes up across its layer, in pixels.
+        size: space that a node takes up across its layer, in pixels.
     """
     n = len(graph.labels)
     level = _ranks(n, graph.arrows)
-    ways, bend_at, steps = {}, {}, set()
+    paths: dict[tuple[int, int], list[int]] = {}
+    bend_at: dict[tuple[int, int], int] = {}
+    steps: set[tuple[int, int]] = set()
     for first, then in graph.arrows:
         depths = range(level[first] + 1, level[then])
         for depth in depths:
             if (first, depth) not in bend_at:
                 bend_at[first, depth] = len(level)
                 level.append(depth)
-        ways[first, then] = [bend_at[first, depth] for depth in depths]
-        way = [first, *ways[first, then], then]
-        steps.update(pairwise(way))
+        paths[first, then] = [bend_at[first, depth] for depth in depths]
+        steps.update(pairwise([first, *paths[first, then], then]))
     sizes = [size] * n + [BEND_SIZE] * (len(level) - n)
     layers = [[node for node in range(len(level)) if level[node] == depth] for depth in range(max(level) + 1)]
     place = _places(layers, sorted(steps), sizes)
     edge = min(centre - half / 2 for centre, half in zip(place, sizes, strict=True))
     place = [round(centre - edge, 2) for centre in place]
     extent = max(centre + half / 2 for centre, half in zip(place, sizes, strict=True))
-    bends = {arrow: [place[bend] for bend in found] for arrow, found in ways.items()}
+    bends = {arrow: [place[bend] for bend in path] for arrow, path in paths.items()}
     return Arrangement(level[:n], place[:n], bends, extent)
 
 
 def jobs_svg(jobs: Sequence[Mapping]) -> str:
-    """Every job as a box, from left to right, coloured by stage; with `data-job`, its id, for what the page does.
+    """Every job as a box, from left to right, coloured by stage. Its id is in `data-job`, for the page's script.
 
-    A job with a `state` also shows that, by a sign, an outline and a colour, and can be reached by keyboard.
+    A job with a `state` shows it by a sign, an outline and a colour, and can be reached by keyboard.
 
     Args:
-        jobs: as `jobs.planned` or `jobs.collect` describe them; more than 1,000 are not drawn, a sentence says so.
+        jobs: as `listing.planned` or `listing.collect` returns them; more than 1,000 become a sentence.
     """
     if len(jobs) > MAX_JOBS:
         text = f"{len(jobs)} jobs are too many to draw one by one; the graph of rules shows them together."
@@ -145,13 +146,13 @@ def jobs_svg(jobs: Sequence[Mapping]) -> str:
     graph, colours = job_graph(jobs), _colours(jobs)
     states = Counter(job["state"] for job in jobs if "state" in job)
     width, height, gap, top = 178.0, 28.0, 40.0, LEGEND + (LEGEND_ROW if states else 0.0)
-    found = arrange(without_shortcuts(graph), height + 6)
-    lefts = [MARGIN + rank * (width + gap) for rank in range(max(found.rank) + 1)]
-    corners = [(lefts[rank], top + place - height / 2) for rank, place in zip(found.rank, found.place, strict=True)]
+    layout = arrange(without_shortcuts(graph), height + 6)
+    lefts = [MARGIN + rank * (width + gap) for rank in range(max(layout.rank) + 1)]
+    corners = [(lefts[rank], top + place - height / 2) for rank, place in zip(layout.rank, layout.place, strict=True)]
     pieces = []
-    for (first, then), bends in found.bends.items():
+    for (first, then), bends in layout.bends.items():
         points = [(corners[first][0] + width, corners[first][1] + height / 2)]
-        for left, bend in zip(lefts[found.rank[first] + 1 :], bends, strict=False):
+        for left, bend in zip(lefts[layout.rank[first] + 1 :], bends, strict=False):
             points += [(left, top + bend), (left + width, top + bend)]
         points.append((corners[then][0], corners[then][1] + height / 2))
         pieces += _curves(points, along_x=True)
@@ -159,7 +160,7 @@ def jobs_svg(jobs: Sequence[Mapping]) -> str:
         _job(job, corner, (width, height), colours[job["stage"]]) for job, corner in zip(jobs, corners, strict=True)
     ]
     legend = [*_legend(colours), *_state_legend(states)]
-    size = (max(lefts[-1] + width + MARGIN, _legend_width(colours)), top + found.extent + MARGIN)
+    size = (max(lefts[-1] + width + MARGIN, _legend_width(colours)), top + layout.extent + MARGIN)
     title = f"The {len(jobs)} jobs of this run"
     return _svg(*size, [*legend, _arrows(pieces), *boxes], title, role="group" if states else "img")
 
@@ -170,13 +171,13 @@ def rules_svg(jobs: Sequence[Mapping]) -> str:
     rules, colours = without_shortcuts(rules), _colours(jobs)
     stages = {job["rule"]: job["stage"] for job in jobs}
     width, height, gap = 148.0, 34.0, 26.0
-    found = arrange(rules, width + 16)
-    tops = [LEGEND + rank * (height + gap) for rank in range(max(found.rank) + 1)]
-    corners = [(MARGIN + place - width / 2, tops[rank]) for rank, place in zip(found.rank, found.place, strict=True)]
+    layout = arrange(rules, width + 16)
+    tops = [LEGEND + rank * (height + gap) for rank in range(max(layout.rank) + 1)]
+    corners = [(MARGIN + place - width / 2, tops[rank]) for rank, place in zip(layout.rank, layout.place, strict=True)]
     pieces = []
-    for (first, then), bends in found.bends.items():
+    for (first, then), bends in layout.bends.items():
         points = [(corners[first][0] + width / 2, corners[first][1] + height)]
-        for top, bend in zip(tops[found.rank[first] + 1 :], bends, strict=False):
+        for top, bend in zip(tops[layout.rank[first] + 1 :], bends, strict=False):
             points += [(MARGIN + bend, top), (MARGIN + bend, top + height)]
         points.append((corners[then][0] + width / 2, corners[then][1]))
         pieces += _curves(points, along_x=False)
@@ -185,35 +186,33 @@ def rules_svg(jobs: Sequence[Mapping]) -> str:
         detail = f"{count} job{'s' if count != 1 else ''}"
         drawn = _box(corner, (width, height), rule, detail, colours[stages[rule]])
         boxes.append(f"<g><title>{escape(f'{rule}: {detail}')}</title>{drawn}</g>")
-    size = (max(found.extent + 2 * MARGIN, _legend_width(colours)), tops[-1] + height + MARGIN)
+    size = (max(layout.extent + 2 * MARGIN, _legend_width(colours)), tops[-1] + height + MARGIN)
     return _svg(*size, [*_legend(colours), _arrows(pieces), *boxes], "The rules of this run")
 
 
 def _places(layers: list[list[int]], steps: list[tuple[int, int]], sizes: list[float]) -> list[float]:
-    """Centres of all nodes: swept down and up, each drawn to the mean of its neighbours, none over another."""
-    neighbours = {-1: [[] for _ in sizes], 1: [[] for _ in sizes]}
-    for first, then in steps:
-        neighbours[-1][then].append(first)
-        neighbours[1][first].append(then)
+    """Centres of all nodes. Sweeps down and up pull each node to the mean of its neighbours, without overlaps."""
+    before, after = _successors(len(sizes), [(then, first) for first, then in steps]), _successors(len(sizes), steps)
     place = [0.0] * len(sizes)
     for layer in layers:
         _settle(layer, [float(index) for index in range(len(layer))], sizes, place)
     for sweep in range(SWEEPS):
-        side = -1 if sweep % 2 == 0 else 1
-        for layer in layers if side == -1 else reversed(layers):
-            wished = [
-                sum(place[other] for other in near) / len(near) if (near := neighbours[side][node]) else place[node]
+        goes_down = sweep % 2 == 0
+        neighbours = before if goes_down else after
+        for layer in layers if goes_down else reversed(layers):
+            targets = [
+                sum(place[other] for other in near) / len(near) if (near := neighbours[node]) else place[node]
                 for node in layer
             ]
-            order = sorted(range(len(layer)), key=lambda index: wished[index])
+            order = sorted(range(len(layer)), key=targets.__getitem__)
             layer[:] = [layer[index] for index in order]
-            _settle(layer, [wished[index] for index in order], sizes, place)
+            _settle(layer, [targets[index] for index in order], sizes, place)
     return place
 
 
-def _settle(layer: list[int], wished: list[float], sizes: list[float], place: list[float]) -> None:
-    """Place a layer's nodes in order, near where they wish to be: the mean of pushing all down and pushing all up."""
-    down, up = list(wished), list(wished)
+def _settle(layer: list[int], targets: list[float], sizes: list[float], place: list[float]) -> None:
+    """Place a layer's nodes in order and near their targets: the mean of pushing all down and pushing all up."""
+    down, up = list(targets), list(targets)
     for index in range(1, len(layer)):
         down[index] = max(down[index], down[index - 1] + (sizes[layer[index]] + sizes[layer[index - 1]]) / 2)
     for index in range(len(layer) - 2, -1, -1):
@@ -223,7 +222,7 @@ def _settle(layer: list[int], wished: list[float], sizes: list[float], place: li
 
 
 def _ranks(n: int, arrows: Sequence[tuple[int, int]]) -> list[int]:
-    """The longest way to each node, in arrows."""
+    """The length of the longest path to each node, in arrows."""
     rank, after = [0] * n, _successors(n, arrows)
     for node in _in_order(n, arrows):
         for other in after[node]:
@@ -232,40 +231,41 @@ def _ranks(n: int, arrows: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _in_order(n: int, arrows: Sequence[tuple[int, int]]) -> list[int]:
-    """Nodes with every arrow pointing forwards.
+    """Nodes in topological order.
 
     Raises:
-        ValueError: if the arrows form a circle.
+        ValueError: if the arrows form a cycle.
     """
-    waiting_for, after = [0] * n, _successors(n, arrows)
+    n_missing, after = [0] * n, _successors(n, arrows)
     for _, then in arrows:
-        waiting_for[then] += 1
-    ready = [node for node in range(n) if waiting_for[node] == 0]
+        n_missing[then] += 1
+    ready = [node for node in range(n) if n_missing[node] == 0]
     for node in ready:
         for other in after[node]:
-            waiting_for[other] -= 1
-            if waiting_for[other] == 0:
+            n_missing[other] -= 1
+            if n_missing[other] == 0:
                 ready.append(other)
     if len(ready) < n:
-        raise ValueError("the arrows of the graph form a circle")
+        raise ValueError("the arrows of the graph form a cycle")
     return ready
 
 
-def _without_circles(n: int, arrows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The arrows, but for those that would close a circle: rules may follow each other where jobs do not."""
+def _without_cycles(n: int, arrows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The arrows without those that would close a cycle: rules can form one although jobs do not."""
     kept: list[tuple[int, int]] = []
     for first, then in arrows:
-        after, reached, waiting = _successors(n, kept), {then}, [then]
-        while waiting:
-            fresh = [other for other in after[waiting.pop()] if other not in reached]
+        after, reached, left = _successors(n, kept), {then}, [then]
+        while left:
+            fresh = [other for other in after[left.pop()] if other not in reached]
             reached.update(fresh)
-            waiting.extend(fresh)
+            left.extend(fresh)
         if first not in reached:
             kept.append((first, then))
     return kept
 
 
 def _successors(n: int, arrows: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Per node, the nodes that its arrows point to."""
     after: list[list[int]] = [[] for _ in range(n)]
     for first, then in arrows:
         after[first].append(then)
@@ -273,13 +273,13 @@ def _successors(n: int, arrows: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 
 def _colours(jobs: Sequence[Mapping]) -> dict[str, str]:
-    """A colour for each stage, in the order in which the jobs name them."""
+    """A colour for each stage, in the jobs' order."""
     stages = dict.fromkeys(job["stage"] for job in jobs)
     return {stage: STAGE_COLOURS[index % len(STAGE_COLOURS)] for index, stage in enumerate(stages)}
 
 
 def _legend(colours: Mapping[str, str]) -> list[str]:
-    """A row of coloured squares with the stages' names."""
+    """A row of coloured squares with the names of the stages."""
     parts, x = [], MARGIN
     for stage, colour in colours.items():
         parts.append(f'<rect x="{x:g}" y="6" width="10" height="10" rx="2" fill="{colour}"/>')
@@ -293,7 +293,7 @@ def _legend_width(colours: Mapping[str, str]) -> float:
 
 
 def _state_legend(states: Mapping[str, int]) -> list[str]:
-    """A row of signs with the names of the states that there are, and the number of jobs in each."""
+    """A row of signs with the states that occur, and the number of jobs in each."""
     parts, x = [], MARGIN
     for state, (words, _) in BADGES.items():
         if states.get(state):
@@ -305,12 +305,12 @@ def _state_legend(states: Mapping[str, int]) -> list[str]:
 
 
 def _badge(state: str, x: float, y: float) -> str:
-    """The sign of a state; the page's styles colour it by the class of what it stands in."""
+    """The sign of a state; the page's styles colour it by the class of its parent element."""
     return f'<path class="badge" transform="translate({x:g} {y:g})" d="{BADGES[state][1]}"/>'
 
 
 def _job(job: Mapping, corner: tuple[float, float], size: tuple[float, float], colour: str) -> str:
-    """A job's box; where its state is known, a button for the page's script."""
+    """A job's box; if its state is known, a button for the page's script."""
     drawn = _box(corner, size, job["rule"], job["name"], colour)
     words = ", ".join(part for part in (job["rule"], job["name"]) if part)
     state = job.get("state")
@@ -324,7 +324,7 @@ def _job(job: Mapping, corner: tuple[float, float], size: tuple[float, float], c
 
 
 def _box(corner: tuple[float, float], size: tuple[float, float], name: str, detail: str, colour: str) -> str:
-    """A rounded box with the rule's name and, smaller, what tells its job apart, cut off where it has no room."""
+    """A rounded box with the rule's name and, in small type, the job's name, cut off if it is too long."""
     (x, y), (width, height) = corner, size
     most = int((width - 12) / 5)
     detail = detail if len(detail) <= most else f"{detail[: most - 1]}…"
@@ -339,7 +339,7 @@ def _box(corner: tuple[float, float], size: tuple[float, float], name: str, deta
 
 
 def _curves(points: Sequence[tuple[float, float]], along_x: bool) -> list[str]:
-    """Path pieces between points, each leaving and arriving along one axis."""
+    """Path pieces between points; each starts and ends parallel to one axis."""
     pieces = []
     for (x0, y0), (x1, y1) in pairwise(points):
         middle = (x0 + x1) / 2 if along_x else (y0 + y1) / 2
@@ -349,12 +349,12 @@ def _curves(points: Sequence[tuple[float, float]], along_x: bool) -> list[str]:
 
 
 def _arrows(pieces: Sequence[str]) -> str:
-    """All lines as one path, in which pieces that arrows share are drawn once."""
+    """All lines as one path; pieces that arrows share are drawn once."""
     return f'<path class="arrow" d="{"".join(dict.fromkeys(pieces))}"/>'
 
 
 def _svg(width: float, height: float, parts: Sequence[str], title: str, role: str = "img") -> str:
-    """A whole SVG file that may also stand inside a page."""
+    """A whole SVG file, which can also be embedded in a page."""
     size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="dag" role="{role}" aria-label="{escape(title)}" {size}>'
     return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>"]) + "\n"

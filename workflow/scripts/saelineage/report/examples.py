@@ -1,7 +1,7 @@
-"""Examples: which features are shown token by token, on which passages, and how strongly they fire there.
+"""Examples: features shown token by token, with the passages on which they fire and their activations there.
 
-`persisting_features`, `disappearing_features` and `named_features` choose; `describe` puts a feature's part of
-`examples.json` together.
+`persisting_features`, `disappearing_features` and `named_features` choose them; `describe` makes a feature's part of
+`examples.json`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from saelineage.labels.annotations import Annotations, text_of
 from saelineage.labels.labels import describe as describe_label
 from saelineage.labels.passages import Firings, activations_in, place_of, strongest, windows
 from saelineage.lineage.verdicts import DISAPPEARS
-from saelineage.report.dashboards import Related
+from saelineage.report.dashboards import Related, sae_of_each_model
 
 
 class Latent(NamedTuple):
@@ -29,47 +29,48 @@ class Latent(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Features shown together, line by line on the same text; the first decides which text."""
+    """Features shown together, line by line on the same text; the text is chosen for the first."""
 
     members: tuple[Latent, ...]
     note: dict
-    """What the choice rests on, for `examples.json`."""
+    """The reasons for the choice, for `examples.json`."""
 
 
 def persisting_features(
     features: pd.DataFrame, roots: Sequence[str], models: Sequence[str], n_features: int
 ) -> list[Choice]:
-    """The features of the roots that are found in the most models, those with the largest least r first.
+    """The features of the roots that are found in the most models, those with the largest minimum r first.
 
-    A feature whose matches are those of one already chosen is passed over, for it would show the same thing again.
+    A feature that shares a match with one already chosen is left out, because it would show the same thing again.
 
     Args:
         features: `lineage/features.parquet`.
         roots: models without parents.
         models: all models, parents before children.
-        n_features: how many to choose.
+        n_features: number of features to choose.
     """
     models = [model for model in models if f"in_{model}" in features]
     if not models:  # a lineage without edges
         return []
     table = features[features["model"].isin(roots)]
-    found = table[[f"in_{model}" for model in models]].to_numpy() >= 0
+    is_found = table[[f"in_{model}" for model in models]].to_numpy() >= 0
     r = table[[f"r_{model}" for model in models]].to_numpy(dtype=float)
-    least = np.where(found, r, np.inf).min(axis=1)
-    order = np.lexsort((table["latent"], -least, -found.sum(axis=1)))
-    saes = features.drop_duplicates("model").set_index("model")["sae"]
-    chosen, taken = [], set()
+    least = np.where(is_found, r, np.inf).min(axis=1)
+    order = np.lexsort((table["latent"], -least, -is_found.sum(axis=1)))
+    saes = sae_of_each_model(features)
+    chosen: list[Choice] = []
+    shown: set[Latent] = set()
     for index in order:
         row = table.iloc[index]
-        others = [model for model, here in zip(models, found[index], strict=True) if here and model != row["model"]]
-        matches = [Latent(model, saes[model], int(row[f"in_{model}"])) for model in others]
+        models_with = [model for model, found in zip(models, is_found[index], strict=True) if found]
+        matches = [Latent(name, saes[name], int(row[f"in_{name}"])) for name in models_with if name != row["model"]]
         if len(chosen) == n_features or not matches:
             break
-        if taken.isdisjoint(matches):
-            taken.update(matches)
-            own = Latent(row["model"], row["sae"], int(row["latent"]))
+        if shown.isdisjoint(matches):
+            shown.update(matches)
+            first = Latent(row["model"], row["sae"], int(row["latent"]))
             note = {"n_models": len(matches) + 1, "least_r": float(least[index]), "density": float(row["density"])}
-            chosen.append(Choice((own, *matches), note))
+            chosen.append(Choice((first, *matches), note))
     return chosen
 
 
@@ -81,39 +82,41 @@ def disappearing_features(
     threshold: float,
     n_features: int,
 ) -> list[Choice]:
-    """Features of an edge's parent that disappear although they are frequent and come back under another seed.
+    """Frequent features of an edge's parent that disappear although another seed's SAE has them.
 
-    Of the disappearing features that the parent's second SAE finds as well (r at or above the threshold; all of them
-    where there is no second SAE), the half that fires more often is kept, and those come first that lose most: r under
-    the other seed minus r in the child.
+    Candidates are the disappearing features that the parent's second SAE has too (r at or above the threshold; all of
+    them if there is no second SAE). The half that fires more often is kept, ordered by the drop in r: r under the other
+    seed minus r in the child, largest first.
 
     Args:
         edge: parent and child.
-        saes: the SAE of each model that the edge was drawn with.
+        saes: the SAE of each model that verdicts rest on.
         table: the edge's verdicts.
         seeds: the correlation of the parent's SAE with another of its seeds.
         threshold: r at or above this is a match.
-        n_features: how many to choose.
+        n_features: number of features to choose.
     """
     parent, child = edge
     rows = table[(table["side"] == "parent") & (table["verdict"] == DISAPPEARS) & (table["match"] >= 0)]
-    again, partner = _recurrence(seeds, f"{parent}.{saes[parent]}", rows["latent"].to_numpy())
+    name = f"{parent}.{saes[parent]}"
+    again, partner = _recurrence(seeds, name, rows["latent"].to_numpy())
     rows = rows.assign(again=again, partner=partner)
     if seeds is not None:
         rows = rows[rows["again"] >= threshold]
     rows = rows[rows["firings"] >= rows["firings"].median()]
-    lost = rows["again"].fillna(1.0) - rows["r"]
-    rows = rows.assign(lost=lost).sort_values(["lost", "latent"], ascending=[False, True], kind="stable")
+    drop = rows["again"].fillna(1.0) - rows["r"]
+    rows = rows.assign(drop=drop).sort_values(["drop", "latent"], ascending=[False, True], kind="stable")
     chosen = []
-    for row in rows.head(n_features).itertuples():
-        members = [Latent(parent, saes[parent], int(row.latent))]
+    for row in rows.head(n_features).to_dict("records"):
+        members = [Latent(parent, saes[parent], int(row["latent"]))]
         if seeds is not None:
-            members.append(Latent(*_other(seeds, f"{parent}.{saes[parent]}").split("."), int(row.partner)))
-        members.append(Latent(child, saes[child], int(row.match)))
+            model, _, sae = _other(seeds, name).partition(".")
+            members.append(Latent(model, sae, int(row["partner"])))
+        members.append(Latent(child, saes[child], int(row["match"])))
         note = {
-            "r_child": float(row.r),
-            "r_seed": None if seeds is None else float(row.again),
-            "density": float(row.density),
+            "r_child": float(row["r"]),
+            "r_seed": None if seeds is None else float(row["again"]),
+            "density": float(row["density"]),
         }
         chosen.append(Choice(tuple(members), note))
     return chosen
@@ -122,11 +125,11 @@ def disappearing_features(
 def named_features(
     concepts: Sequence[str], model: str, labels: pd.DataFrame, related: Sequence[Related], density: pd.Series
 ) -> list[Choice]:
-    """For each concept the feature of a model that follows it, or a part of it, best, beside its matches elsewhere.
+    """For each concept, the feature of a model that follows it (or a part of it) best, with its related features.
 
     Args:
         concepts: names of concepts, such as `assignment`.
-        model: whose features.
+        model: the model.
         labels: `labels/{model}/{sae}.parquet` with the column `sae`.
         related: from `dashboards.related_features`.
         density: of the model's features, by latent.
@@ -137,7 +140,7 @@ def named_features(
         rows = concept_rows[[label.partition(" ")[0] == concept for label in concept_rows["label"]]]
         if rows.empty:
             continue
-        best = rows.loc[rows["score"].idxmax()]
+        best = rows.iloc[int(rows["score"].to_numpy().argmax())]
         latent = int(best["latent"])
         winners = labels[(labels["latent"] == latent) & labels["wins"]].to_dict("records")
         others = [other for other in related if other.latents[latent] >= 0]
@@ -145,23 +148,24 @@ def named_features(
         members += [Latent(other.model, other.sae, int(other.latents[latent])) for other in others]
         note = {"concept": concept, "part": best["label"], "density": float(density[latent])}
         note |= {name: float(best[name]) for name in ("score", "precision", "recall")}
-        note["labels"] = [{"label": describe_label(own), "score": _defined(own["score"])} for own in winners]
+        note["labels"] = [{"label": describe_label(winner), "score": _defined(winner["score"])} for winner in winners]
         note["found"] = [other.model for other in others if other.found[latent]]
         chosen.append(Choice(tuple(members), note))
     return chosen
 
 
 def _defined(value: float) -> float | None:
-    """A number for JSON, which knows no NaN."""
+    """A number for JSON, which has no NaN."""
     return None if np.isnan(value) else float(value)
 
 
 def choose_passages(
     tokens: Int[np.ndarray, " firing"], values: Float[np.ndarray, " firing"], annotations: Annotations, n: int
 ) -> list[int]:
-    """Tokens of different documents on which a latent fires strongly.
+    """Choose n tokens of different documents on which a latent fires strongly.
 
-    The first half are the strongest of all; then come the strongest of corpora not seen yet, then the next strongest.
+    The first half are the strongest of all. Then come the strongest of the corpora not shown yet, then the next
+    strongest.
     """
     peaks = strongest(tokens, values, annotations.documents, len(tokens)).tolist()
     corpus = {peak: place_of(annotations, peak)[0] for peak in peaks}
@@ -181,35 +185,35 @@ def describe(
         choice: the features shown together.
         firings: by (model, SAE).
         annotations: of the probe.
-        n_passages: how many.
+        n_passages: number of passages.
     """
-    own = [firings[member.model, member.sae].of(member.latent) for member in choice.members]
-    peaks = choose_passages(*own[0], annotations, n_passages)
+    columns = [firings[member.model, member.sae].of(member.latent) for member in choice.members]
+    peaks = choose_passages(*columns[0], annotations, n_passages)
     stretches = windows(peaks, annotations)
-    by_member = [activations_in(stretches, *columns) for columns in own]
+    by_member = [activations_in(stretches, tokens, values) for tokens, values in columns]
     passages = []
     for index, stretch in enumerate(stretches):
         corpus, row, place = place_of(annotations, stretch.start)
-        activations = [_spread(found[index], len(stretch)) for found in by_member]
+        activations = [_spread(*by_passage[index], len(stretch)) for by_passage in by_member]
         passage = {"corpus": corpus, "row": row, "first": place, "tokens": text_of(annotations, stretch)}
         passages.append(passage | {"activations": activations})
     members = [
         member._asdict() | {"max_activation": round(float(values.max(initial=0.0)), 4)}
-        for member, (_, values) in zip(choice.members, own, strict=True)
+        for member, (_, values) in zip(choice.members, columns, strict=True)
     ]
-    return choice.note | {"members": members, "r": _pairwise(own, annotations), "passages": passages}
+    return choice.note | {"members": members, "r": _pairwise(columns, annotations), "passages": passages}
 
 
-def _spread(found: tuple[list[int], list[float]], n_tokens: int) -> list[float]:
-    """Activations on all tokens of a passage, from those on which there are any."""
+def _spread(places: Sequence[int], values: Sequence[float], n_tokens: int) -> list[float]:
+    """Activations on all tokens of a passage, from those that are not zero."""
     activations = [0.0] * n_tokens
-    for place, value in zip(*found, strict=True):
+    for place, value in zip(places, values, strict=True):
         activations[place] = round(value, 4)
     return activations
 
 
 def _pairwise(columns: Sequence[tuple[np.ndarray, np.ndarray]], annotations: Annotations) -> list[list[float | None]]:
-    """Pairwise Pearson r over all probe tokens, zeros included; None where one does not vary."""
+    """Pairwise Pearson r over all probe tokens, zeros included; None if one of the two does not vary."""
     dense = np.zeros((len(columns), len(annotations.pieces)))
     for row, (tokens, values) in zip(dense, columns, strict=True):
         row[tokens] = values
@@ -219,7 +223,7 @@ def _pairwise(columns: Sequence[tuple[np.ndarray, np.ndarray]], annotations: Ann
 
 
 def pearson(a: Float[np.ndarray, " token"], b: Float[np.ndarray, " token"]) -> float | None:
-    """Pearson r of two columns, in [-1, 1]; None where one does not vary."""
+    """Pearson r of two columns, in [-1, 1]; None if one of them does not vary."""
     a, b = a - a.mean(), b - b.mean()
     spread = np.sqrt((a @ a) * (b @ b))
     return None if spread == 0 else float(np.clip((a @ b) / spread, -1.0, 1.0))
@@ -232,7 +236,7 @@ def _pairs(n: int) -> Iterable[tuple[int, int]]:
 def _recurrence(
     seeds: Correlation | None, name: str, latents: Int[np.ndarray, " latent"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Best r, and its partner, of some latents with another seed's SAE; NaN and -1 where there is none."""
+    """Best r of latents with another seed's SAE, and their partners; NaN and -1 if there is no such SAE."""
     if seeds is None:
         return np.full(len(latents), np.nan), np.full(len(latents), -1)
     side = seeds.names.index(name)

@@ -1,12 +1,14 @@
-"""Figures: a table in, a picture out. Nothing is computed here; every table is saved beside the page.
+"""Figures: a table in, a picture out. Nothing is computed here; every table is saved next to the page.
 
-Plotly figures leave text and grid colours to the page, which knows whether it is read in light or dark.
+A new figure is its function, an entry in `FIGURES`, and its place in `page.html.jinja`. The page sets the colours of
+text and grid, because they depend on the reader's colour scheme.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from itertools import pairwise
+from typing import NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -28,7 +30,7 @@ VERDICT_COLOURS = {
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY, GREY)
 DASHES = ("solid", "dash", "dot", "dashdot")
 CURVE_DASHES = {"edge": "solid", "floor": "dash", "seed floor": "dashdot"}
-# Controls, zero-width spaces, marks of direction, line separators, half surrogates, non-characters.
+# Control characters, zero-width spaces, direction marks, line separators, half surrogates, non-characters.
 UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]"
@@ -44,21 +46,21 @@ TIP = (
 
 
 def visible(text: str) -> str:
-    """Text with a sign for every character that would not be seen, would turn text around or could not be written.
+    """Replace every character that is invisible, changes the direction of text or cannot be encoded.
 
-    Line breaks, tabs and other control characters get a picture of their own; marks of direction, separators and half
-    surrogates are written as escapes.
+    Line breaks, tabs and other control characters become pictures of themselves; direction marks, separators and half
+    surrogates become escapes.
     """
     return UNSEEN.sub(_sign, text)
 
 
 def plain(text: object) -> str:
-    """Text as Plotly shows it, which reads a little HTML in its labels."""
+    """Text for a Plotly label, where Plotly would read some HTML tags."""
     return escape(visible(str(text)), quote=False)
 
 
-def _sign(found: re.Match) -> str:
-    character = found[0]
+def _sign(match: re.Match) -> str:
+    character = match[0]
     if character in PICTURES:
         return PICTURES[character]
     return chr(0x2400 + ord(character)) if ord(character) < 0x20 else f"\\u{ord(character):04x}"
@@ -69,40 +71,40 @@ def lineage_svg(models: pd.DataFrame, edges: pd.DataFrame) -> str:
 
     Args:
         models: a row per model and corpus: `model`, `made` (how it was made), `corpus`, `loss`, `accuracy`.
-        edges: a row per edge: `parent`, `child`, `label` and `floor`, the two lines written on it.
+        edges: a row per edge: `parent`, `child`, and the two lines written on its arrow, `label` and `floor`.
     """
     names = list(dict.fromkeys(models["model"]))
     number = {name: index for index, name in enumerate(names)}
     arrows = [(number[parent], number[child]) for parent, child in zip(edges["parent"], edges["child"], strict=True)]
-    found = arrange(Graph([(name,) for name in names], arrows), CARD_WIDTH + CARD_GAP)
+    layout = arrange(Graph([(name,) for name in names], arrows), CARD_WIDTH + CARD_GAP)
     height = 46 + LINE_HEIGHT * int(models.groupby("model")["corpus"].size().max())
     corners = [
         (place - CARD_WIDTH / 2, 6 + rank * (height + EDGE_HEIGHT))
-        for place, rank in zip(found.place, found.rank, strict=True)
+        for place, rank in zip(layout.place, layout.rank, strict=True)
     ]
     parts = []
-    for (first, then), edge in zip(arrows, edges.itertuples(), strict=True):
-        parts.append(_lineage_arrow(corners[first], corners[then], found.bends[first, then], height, edge))
+    for (first, then), lines in zip(arrows, zip(edges["label"], edges["floor"], strict=True), strict=True):
+        parts.append(_lineage_arrow(corners[first], corners[then], layout.bends[first, then], height, lines))
     for corner, name in zip(corners, names, strict=True):
         parts.append(_card(corner, height, models[models["model"] == name]))
     bottom = max(y for _, y in corners) + height + 6
-    size = f'width="{found.extent:g}" height="{bottom:g}" viewBox="0 0 {found.extent:g} {bottom:g}"'
+    size = f'width="{layout.extent:g}" height="{bottom:g}" viewBox="0 0 {layout.extent:g} {bottom:g}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="lineage" role="img" aria-label="The lineage" {size}>'
     return "\n".join([head, TIP, *parts, "</svg>"])
 
 
 def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
-    """Sankey of every class on every edge.
+    """Sankey diagram of the verdicts on every edge.
 
     Args:
-        nodes: `name`, `label`, `column` (0 is the leftmost), `size` (features that flow through it), `colour`.
+        nodes: `name`, `label`, `column` (0 is the leftmost), `size` (the number of features in it), `colour`.
         flows: `source` and `target` (names of nodes), `n_features`, `verdict`, `edge`, `parent`, `child`, `side`.
     """
     number = {name: index for index, name in enumerate(nodes["name"])}
     drawn = flows[flows["n_features"] > 0]
     n_stacked = int(nodes["column"].value_counts().max())
     height = max(FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE * n_stacked)
-    # Plotly scales nodes by columns of its own, which may hold fewer of them: the room between ours is kept free below.
+    # Plotly scales nodes by its own columns, which may hold fewer nodes than ours; this margin makes room for the gaps.
     below = 15 + FLOW_PAD * (n_stacked - 1)
     sankey = go.Sankey(
         arrangement="snap",
@@ -134,15 +136,25 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
     return _styled(go.Figure(sankey), height=int(height + 15 + below), margin={"l": 10, "r": 10, "t": 15, "b": below})
 
 
-def sweep_figure(table: pd.DataFrame, measure: str, chosen: float) -> go.Figure:
-    """A measure against the merge coefficient, a line per corpus; the ancestor's value dashed, the chosen t marked.
+def sweep_accuracy_figure(sweep: pd.DataFrame) -> go.Figure:
+    """Next-token accuracy against the merge coefficient, see `_sweep_figure`."""
+    return _sweep_figure(sweep, "accuracy", "next-token accuracy")
+
+
+def sweep_loss_figure(sweep: pd.DataFrame) -> go.Figure:
+    """Loss against the merge coefficient, see `_sweep_figure`."""
+    return _sweep_figure(sweep, "loss", "loss (nats per token)")
+
+
+def _sweep_figure(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
+    """A measure against the merge coefficient, one line per corpus, the ancestor's value dashed, the chosen t marked.
 
     Args:
-        table: `t` (NaN for the common ancestor), `corpus` and the measure.
+        table: `t` (NaN for the common ancestor), `corpus`, `chosen` (the t of the merged model) and the measure.
         measure: `accuracy` or `loss`.
-        chosen: the coefficient of the merged model.
+        title: of the y axis.
     """
-    figure = go.Figure()
+    figure, chosen = go.Figure(), table["chosen"].iloc[0]
     for index, corpus in enumerate(dict.fromkeys(table["corpus"])):
         rows = table[table["corpus"] == corpus]
         swept, base = rows[rows["t"].notna()].sort_values("t"), rows[rows["t"].isna()]
@@ -154,12 +166,12 @@ def sweep_figure(table: pd.DataFrame, measure: str, chosen: float) -> go.Figure:
             figure.add_hline(y=value, line={"color": colour, "dash": "dash", "width": 1.5})
     figure.add_vline(x=chosen, line={"color": GREY, "width": 1, "dash": "dot"}, annotation_text=f"t = {chosen:g}")
     figure.update_xaxes(title="merge coefficient t")
-    figure.update_yaxes(title="next-token accuracy" if measure == "accuracy" else "loss (nats per token)")
+    figure.update_yaxes(title=title)
     return _styled(figure, height=340)
 
 
 def fvu_figure(saes: pd.DataFrame) -> go.Figure:
-    """Fraction of variance unexplained, a point per SAE and corpus.
+    """Fraction of variance unexplained, one point per SAE and corpus.
 
     Args:
         saes: `model`, `sae`, `corpus`, `fvu`.
@@ -180,7 +192,7 @@ def fvu_figure(saes: pd.DataFrame) -> go.Figure:
 
 
 def density_figure(densities: pd.DataFrame) -> go.Figure:
-    """How many latents fire how often, a line per SAE.
+    """Histogram of firing densities, one line per SAE.
 
     Args:
         densities: `model`, `sae`, `log10_density` (left edge of a bin), `n_latents`.
@@ -195,7 +207,7 @@ def density_figure(densities: pd.DataFrame) -> go.Figure:
 
 
 def training_figure(training: pd.DataFrame) -> go.Figure:
-    """Fvu while the SAEs were trained, a line per SAE.
+    """Fvu during training, one line per SAE.
 
     Args:
         training: `model`, `sae`, `tokens`, `fvu`.
@@ -209,7 +221,7 @@ def training_figure(training: pd.DataFrame) -> go.Figure:
 
 
 def correlation_figure(histograms: pd.DataFrame, threshold: float) -> go.Figure:
-    """How many pairs of features have which r, a line per edge, on a logarithmic axis.
+    """Histogram of r over all pairs of features, one line per edge, on a logarithmic axis.
 
     Args:
         histograms: `edge`, `r` (left edge of a bin), `n_pairs`.
@@ -228,10 +240,10 @@ def correlation_figure(histograms: pd.DataFrame, threshold: float) -> go.Figure:
 
 
 def scores_figure(scores: pd.DataFrame) -> go.Figure:
-    """How many features' descriptions predict their activations how well: a colour per model, dashed if written.
+    """Histogram of the scores of descriptions: one colour per model, written explanations dashed.
 
     Args:
-        scores: `model`, `source`, `r` (left edge of a bin), `n_features`, `n` in all, `median`.
+        scores: `model`, `source`, `r` (left edge of a bin), `n_features`, and over all bins `n` and `median`.
     """
     figure = go.Figure()
     models = list(dict.fromkeys(scores["model"]))
@@ -253,10 +265,10 @@ def scores_figure(scores: pd.DataFrame) -> go.Figure:
 
 
 def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
-    """The share of features with a match at every threshold: a colour per edge, solid for it, dashed for its floor.
+    """The share of features with a match at every threshold: one colour per edge, one dash per kind of curve.
 
-    The seed floor's is dash-dotted, every other curve, of a null or a control, dotted. Behind each name in the legend
-    stands the area under it.
+    The edge is solid, its floor dashed, its seed floor dash-dotted; nulls and controls are dotted. The number behind a
+    name in the legend is the area under that curve.
 
     Args:
         curves: `parent`, `child`, `name` (`edge`, `floor`, `seed floor`, or a null's), `threshold`, `share`, `auc`.
@@ -265,12 +277,12 @@ def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
     figure = go.Figure()
     for index, ((parent, child), rows) in enumerate(curves.groupby(["parent", "child"], sort=False)):
         edge = plain(f"{parent} → {child}")
-        for name, own in rows.groupby("name", sort=False):
-            line = {"color": SERIES[index % len(SERIES)], "width": 1.75, "dash": CURVE_DASHES.get(name, "dot")}
+        for name, curve in rows.groupby("name", sort=False):
+            line = {"color": SERIES[index % len(SERIES)], "width": 1.75, "dash": CURVE_DASHES.get(str(name), "dot")}
             figure.add_scatter(
-                x=own["threshold"],
-                y=own["share"],
-                name=f"{plain(name)} {own['auc'].iloc[0]:.2f}",
+                x=curve["threshold"],
+                y=curve["share"],
+                name=f"{plain(name)} {curve['auc'].iloc[0]:.2f}",
                 mode="lines",
                 line=line,
                 legendgroup=str(index),
@@ -287,8 +299,56 @@ def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
     return _styled(figure, height).update_layout(legend=legend)
 
 
+class Figure(NamedTuple):
+    """How a figure of the page is drawn."""
+
+    draw: Callable[..., go.Figure | str]
+    """Returns a Plotly figure, or SVG."""
+    inputs: tuple[str, ...]
+    """Its arguments in order: tables and views of the page, or `threshold`. Drawn only if the first has rows."""
+    label: str = ""
+    """What the figure shows, for screen readers; SVG has its own."""
+    by: str = ""
+    """Draw one figure for each value of this column of the first argument. The figure's name holds the column's."""
+
+
+FIGURES = {
+    "lineage": Figure(lineage_svg, ("lineage_models", "lineage_edges")),
+    "curves": Figure(
+        share_curves_figure,
+        ("leading_curves", "threshold"),
+        "Share of features with a match at every threshold, for each edge, its floor and its nulls. The file "
+        "curves.csv has the curves; instruments.csv has the areas under the curves of edges and floors.",
+    ),
+    "flows": Figure(
+        flows_figure,
+        ("flow_nodes", "flow_links"),
+        "Sankey diagram of feature classes over the lineage; the table below has the same numbers",
+    ),
+    "sweep-{sweep}-accuracy": Figure(
+        sweep_accuracy_figure, ("chosen_sweeps",), "Accuracy against the merge coefficient", by="sweep"
+    ),
+    "sweep-{sweep}-loss": Figure(
+        sweep_loss_figure, ("chosen_sweeps",), "Loss against the merge coefficient", by="sweep"
+    ),
+    "scores": Figure(
+        scores_figure,
+        ("scores",),
+        "Histogram of the correlation between described and true activations, by model; the file scores.csv has its "
+        "numbers",
+    ),
+    "saes": Figure(fvu_figure, ("saes",), "Fvu of each SAE on each corpus"),
+    "densities": Figure(density_figure, ("densities",), "Histogram of firing densities of each SAE"),
+    "training": Figure(training_figure, ("training",), "Fvu during training of each SAE"),
+    "correlations": Figure(
+        correlation_figure, ("correlations", "threshold"), "Histogram of all correlations of each edge"
+    ),
+}
+"""The figures of the page by name, in its order."""
+
+
 def _by_sae(table: pd.DataFrame) -> list[tuple[str, dict, pd.DataFrame]]:
-    """Each SAE's name, line style (a colour per model, a dash per seed) and rows."""
+    """The name, line style (a colour per model, a dash per seed) and rows of each SAE."""
     models, saes = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["sae"]))
     return [
         (
@@ -305,7 +365,7 @@ def _by_sae(table: pd.DataFrame) -> list[tuple[str, dict, pd.DataFrame]]:
 
 
 def _styled(figure: go.Figure, height: int, margin: dict | None = None) -> go.Figure:
-    """The look that all figures share."""
+    """Give a figure the look that all figures share."""
     grid = {"gridcolor": "rgba(128,138,150,.25)", "zerolinecolor": "rgba(128,138,150,.45)", "automargin": True}
     figure.update_layout(
         template="none",
@@ -323,50 +383,50 @@ def _styled(figure: go.Figure, height: int, margin: dict | None = None) -> go.Fi
 
 
 def _stacked(nodes: pd.DataFrame, pad: float) -> list[float]:
-    """Centres, in (0, 1), of nodes above each other in their columns: Plotly's own heights, what is left shared out.
+    """Centres of the nodes in (0, 1), stacked in their columns: Plotly's own heights, spare room shared out evenly.
 
     Args:
         nodes: `column` and `size`.
-        pad: what Plotly keeps free between two nodes, as a share of the height.
+        pad: the gap that Plotly keeps between two nodes, as a share of the height.
     """
     columns = nodes.groupby("column")["size"]
     n, total = columns.transform("size"), columns.transform("sum")
     heights = nodes["size"] * ((1 - (n - 1) * pad) / total).min()
-    left = 1 - heights.groupby(nodes["column"]).transform("sum") - (n - 1) * pad
+    spare = 1 - heights.groupby(nodes["column"]).transform("sum") - (n - 1) * pad
     number = columns.cumcount()
-    ends = heights.groupby(nodes["column"]).cumsum() + number * pad + left * (number + 1) / (n + 1)
+    ends = heights.groupby(nodes["column"]).cumsum() + number * pad + spare * (number + 1) / (n + 1)
     return (ends - heights / 2).round(4).clip(0.001, 0.999).tolist()
 
 
 def _faint(colour: str) -> str:
-    """A colour of which what lies beneath shows through."""
+    """The colour, half transparent."""
     red, green, blue = (int(colour[index : index + 2], 16) for index in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.5)"
 
 
 def _card(corner: tuple[float, float], height: float, rows: pd.DataFrame) -> str:
-    """A model's card: its name, how it was made, and a line per corpus."""
+    """A model's card: its name, how it was made, and one line per corpus."""
     x, y = corner
     name, made = rows["model"].iloc[0], rows["made"].iloc[0]
-    told = "\n".join(f"{row.corpus}: loss {row.loss:.3f}, accuracy {row.accuracy:.3f}" for row in rows.itertuples())
+    figures = "\n".join(f"{row.corpus}: loss {row.loss:.3f}, accuracy {row.accuracy:.3f}" for row in rows.itertuples())
     parts = [
-        f"<g><title>{_safe(f'{name} ({made})')}\n{_safe(told)}</title>",
+        f"<g><title>{_safe(f'{name} ({made})')}\n{_safe(figures)}</title>",
         f'<rect class="card" x="{x:g}" y="{y:g}" width="{CARD_WIDTH:g}" height="{height:g}" rx="8"/>',
         f'<text class="name" x="{x + 12:g}" y="{y + 20:g}">{_safe(_short(name, 30))}</text>',
         f'<text class="made" x="{x + 12:g}" y="{y + 35:g}">{_safe(_short(made, 40))}</text>',
     ]
     for index, row in enumerate(rows.itertuples()):
         line = y + 52 + index * LINE_HEIGHT
-        parts.append(f'<text class="number" x="{x + 12:g}" y="{line:g}">{_safe(_short(row.corpus, 15))}</text>')
+        parts.append(f'<text class="number" x="{x + 12:g}" y="{line:g}">{_safe(_short(str(row.corpus), 15))}</text>')
         parts.append(f'<text class="number end" x="{x + 162:g}" y="{line:g}">loss {row.loss:.2f}</text>')
         parts.append(f'<text class="number end" x="{x + 224:g}" y="{line:g}">{row.accuracy:.1%}</text>')
     return "".join([*parts, "</g>"])
 
 
 def _lineage_arrow(
-    start: tuple[float, float], end: tuple[float, float], bends: Sequence[float], height: float, edge: tuple
+    start: tuple[float, float], end: tuple[float, float], bends: Sequence[float], height: float, lines: tuple[str, str]
 ) -> str:
-    """An arrow between two cards with its two lines of text halfway down its last stretch."""
+    """An arrow between two cards, with two lines of text halfway down its last stretch."""
     points = [(start[0] + CARD_WIDTH / 2, start[1] + height)]
     for step, bend in enumerate(bends, start=1):
         top = start[1] + step * (height + EDGE_HEIGHT)
@@ -380,15 +440,16 @@ def _lineage_arrow(
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     return (
         f'<path class="edge" d="{path}" marker-end="url(#lineage-tip)"/>'
-        f'<text class="share" x="{x:g}" y="{y - 2:g}">{_safe(edge.label)}</text>'
-        f'<text class="floor" x="{x:g}" y="{y + 13:g}">{_safe(edge.floor)}</text>'
+        f'<text class="share" x="{x:g}" y="{y - 2:g}">{_safe(lines[0])}</text>'
+        f'<text class="floor" x="{x:g}" y="{y + 13:g}">{_safe(lines[1])}</text>'
     )
 
 
 def _safe(text: str) -> str:
-    """Text for inside a picture."""
+    """Escape text for an SVG."""
     return "\n".join(escape(visible(line)) for line in text.split("\n"))
 
 
 def _short(text: str, most: int) -> str:
+    """Text cut off at some characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"

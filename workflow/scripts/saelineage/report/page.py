@@ -1,16 +1,15 @@
-"""The page of a run: views of its tables, its pictures, one HTML file of it all.
+"""The page of a run: views of its tables, its figures, and one HTML file with all of it.
 
-All text on the page is treated as hostile: it is escaped, and characters that would be invisible or turn text around
-are shown.
+All text on the page is treated as hostile: it is escaped, and characters that are invisible or change the direction of
+text are replaced by visible ones.
 """
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
-import plotly.graph_objects as go
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
@@ -20,7 +19,7 @@ from saelineage.files.atomic import sha256_json
 from saelineage.report import figures
 from saelineage.report.dashboards import FEATURES_PER_CHUNK, VERDICTS
 from saelineage.report.drawing import Graph, arrange, jobs_svg
-from saelineage.report.figures import visible
+from saelineage.report.figures import FIGURES, Figure, visible
 from saelineage.report.sentences import (
     READINGS,
     answer,
@@ -42,7 +41,7 @@ from saelineage.report.tables import (
 )
 
 TRAJECTORY_WIDTH, TRAJECTORY_HEIGHT, TRAJECTORY_CARD, TRAJECTORY_MARGIN = 196.0, 112.0, 70.0, 8.0
-"""Room for a model's card in the picture of one feature's trajectory, in pixels; its own height is 54."""
+"""Space for a model's card in the picture of a feature's trajectory, in pixels. The card itself is 54 high."""
 
 
 class Results(NamedTuple):
@@ -54,16 +53,16 @@ class Results(NamedTuple):
     examples: dict
     timings: pd.DataFrame
     manifests: Mapping[str, dict]
-    """By the folder that each tells of, under the run's own."""
+    """By folder, relative to the run's."""
     jobs: Sequence[dict]
-    """From `jobs.collect`."""
+    """As `jobs.listing.collect` lists them."""
     rulegraph_svg: str
     chunks: Mapping[str, str]
-    """Data of the features that the page itself holds, by the chunk's name; others it loads from beside it."""
+    """Chunks of feature data embedded in the page, by name; the page loads all others from `data/`."""
 
 
 class Sources(NamedTuple):
-    """What the page is made from."""
+    """The files that the page is made from."""
 
     template: str
     stylesheet: str
@@ -72,9 +71,9 @@ class Sources(NamedTuple):
 
 
 def render_page(results: Results, sources: Sources) -> str:
-    """The page as one HTML text that loads nothing from elsewhere; equal results give equal text."""
+    """Render the page as one HTML text that loads nothing from other hosts. Equal results give equal text."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=StrictUndefined, finalize=_without_hidden_text, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
         "number": number,
@@ -107,7 +106,7 @@ def render_page(results: Results, sources: Sources) -> str:
         config_yaml=yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True, width=100),
         config_sha256=sha256_json(results.config),
         n_jobs=len(results.jobs),
-        jobs_svg=Markup(jobs_svg(results.jobs)),  # noqa: S704 - drawn, and escaped, by dag.py
+        jobs_svg=Markup(jobs_svg(results.jobs)),  # noqa: S704 - escaped by drawing.py
         rulegraph_svg=Markup(results.rulegraph_svg),  # noqa: S704
         facts=_json(facts(results)),
         csv_links={name: csv_link(table) for name, table in results.tables.items()},
@@ -121,7 +120,7 @@ def render_page(results: Results, sources: Sources) -> str:
 
 
 def views(tables: Mapping[str, pd.DataFrame]) -> dict:
-    """Tables as the page lays them out, where that is not row by row."""
+    """Tables that the page does not show row by row, arranged as it shows them."""
     return {
         "described": described(tables["instruments"]),
         "instruments": by_edge(tables["instruments"]),
@@ -136,7 +135,7 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
 
 
 def facts(results: Results) -> dict:
-    """What the page's table of features knows of the run: models, edges, and where models stand in the lineage."""
+    """The models, the edges and the layout of the lineage, for the page's table of features."""
     edges = [[edge["parent"], edge["child"]] for edge in results.summary["edges"]]
     models = [model for model in results.summary["models"] if any(model in edge for edge in edges)]
     return {
@@ -150,53 +149,55 @@ def facts(results: Results) -> dict:
 
 
 def _layout(models: Sequence[str], edges: Sequence[Sequence[str]]) -> dict:
-    """Upper middles of the models' cards, parents above children, and the size of the whole, in pixels."""
+    """The top centre of each model's card, parents above children, and the size of the picture, in pixels."""
     if not models:
         return {"places": {}, "size": [0.0, 0.0]}
     number = {model: index for index, model in enumerate(models)}
     graph = Graph([(model,) for model in models], [(number[parent], number[child]) for parent, child in edges])
-    found = arrange(graph, TRAJECTORY_WIDTH)
+    layout = arrange(graph, TRAJECTORY_WIDTH)
     places = {
         model: [place, TRAJECTORY_MARGIN + TRAJECTORY_HEIGHT * rank]
-        for model, place, rank in zip(models, found.place, found.rank, strict=True)
+        for model, place, rank in zip(models, layout.place, layout.rank, strict=True)
     }
-    return {"places": places, "size": [found.extent, TRAJECTORY_HEIGHT * max(found.rank) + TRAJECTORY_CARD]}
+    return {"places": places, "size": [layout.extent, TRAJECTORY_HEIGHT * max(layout.rank) + TRAJECTORY_CARD]}
 
 
 def draw(results: Results) -> dict[str, Markup | dict]:
-    """Every picture that has something to show: Plotly's as its height and JSON, others as SVG."""
-    tables, threshold = results.tables, results.summary["threshold"]
-    labels = results.tables["edges"].assign(
-        label=[f"{percent(share)} persist" for share in tables["edges"]["persist_share"]],
-        floor=[f"floor {percent(share)}" for share in tables["edges"]["floor_share"]],
-    )
-    models = tables["models"][tables["models"]["model"].isin(results.summary["models"])]
-    pictures = {"lineage": Markup(figures.lineage_svg(models, labels))}  # noqa: S704 - escaped there
-    plots: dict[str, tuple[pd.DataFrame, Callable]] = {
-        "saes": (tables["saes"], figures.fvu_figure),
-        "densities": (tables["densities"], figures.density_figure),
-        "training": (tables["training"], figures.training_figure),
-        "scores": (tables["scores"], figures.scores_figure),
-    }
-    pictures |= {name: _figure(figure(table)) for name, (table, figure) in plots.items() if len(table)}
-    if len(tables["flows"]):
-        pictures["flows"] = _figure(figures.flows_figure(*flow_nodes(tables["flows"])))
-    leading = tables["curves"][tables["curves"]["leading"].astype(bool)]
-    if len(leading):
-        pictures["curves"] = _figure(figures.share_curves_figure(leading, threshold))
-    if len(tables["correlations"]):
-        found = figures.correlation_figure(tables["correlations"], threshold)
-        pictures["correlations"] = _figure(found)
-    for sweep, rows in tables["sweeps"].groupby("sweep", sort=False):
-        chosen = results.config["models"][results.config["sweeps"][sweep]["model"]]["merge"]["t"]
-        for measure in ("accuracy", "loss"):
-            name = f"sweep-{sweep}-{measure}"
-            pictures[name] = _figure(figures.sweep_figure(rows, measure, chosen))
+    """Draw every figure that has something to show: Plotly figures as height, JSON and label, others as SVG."""
+    tables = {**results.tables, **figure_views(results)}
+    pictures: dict[str, Markup | dict] = {}
+    for name, figure in FIGURES.items():
+        rows = tables[figure.inputs[0]]
+        arguments = [results.summary["threshold"] if key == "threshold" else tables[key] for key in figure.inputs[1:]]
+        if figure.by:
+            for value, part in rows.groupby(figure.by, sort=False):
+                pictures[name.format(**{figure.by: value})] = _picture(figure, part, *arguments)
+        elif len(rows):
+            pictures[name] = _picture(figure, rows, *arguments)
     return pictures
 
 
+def figure_views(results: Results) -> dict[str, pd.DataFrame]:
+    """The tables that figures draw, where they are not those of the report."""
+    tables, config = results.tables, results.config
+    edges, curves, sweeps = tables["edges"], tables["curves"], tables["sweeps"]
+    swept = {sweep: config["models"][settings["model"]]["merge"] for sweep, settings in config["sweeps"].items()}
+    flow_nodes, flow_links = flows_view(tables["flows"])
+    return {
+        "lineage_models": tables["models"][tables["models"]["model"].isin(results.summary["models"])],
+        "lineage_edges": edges.assign(
+            label=[f"{percent(share)} persist" for share in edges["persist_share"]],
+            floor=[f"floor {percent(share)}" for share in edges["floor_share"]],
+        ),
+        "leading_curves": curves[curves["leading"].astype(bool)],
+        "flow_nodes": flow_nodes,
+        "flow_links": flow_links,
+        "chosen_sweeps": sweeps.assign(chosen=[swept[sweep]["t"] for sweep in sweeps["sweep"]]),
+    }
+
+
 def by_edge(table: pd.DataFrame) -> list[dict]:
-    """The rows of each edge, edges in the table's order."""
+    """The rows of each edge, with edges in the table's order."""
     return [
         {"edge": f"{parent} → {child}", "rows": rows.to_dict("records")}
         for (parent, child), rows in table.groupby(["parent", "child"], sort=False)
@@ -204,7 +205,7 @@ def by_edge(table: pd.DataFrame) -> list[dict]:
 
 
 def matchings_view(matchings: pd.DataFrame) -> list[dict]:
-    """Per edge and instrument the row of every rule that was applied."""
+    """Per edge and instrument, the row of each matching rule that was applied."""
     return [
         edge
         | {"rows": [{"instrument": name, "rules": rules} for name, rules in _by(edge["rows"], "instrument", "rule")]}
@@ -213,36 +214,38 @@ def matchings_view(matchings: pd.DataFrame) -> list[dict]:
 
 
 def ablations_view(ablations: pd.DataFrame) -> list[dict]:
-    """Per edge a row for each group: its model, its rows by corpus, and those of the random group beside it."""
-    found = []
+    """Per edge, a row for each group: its own rows by corpus, and those of its random group."""
+    view = []
     for edge in by_edge(ablations):
         groups = dict(_by(edge["rows"], "group", "corpus"))
         rows = [
-            {"group": group, "own": own, "random": groups[f"{group}_random"]}
-            for group, own in groups.items()
+            {"group": group, "own": by_corpus, "random": groups[f"{group}_random"]}
+            for group, by_corpus in groups.items()
             if f"{group}_random" in groups
         ]
-        found.append(edge | {"rows": rows})
-    return found
+        view.append(edge | {"rows": rows})
+    return view
 
 
 def sources_view(sources: pd.DataFrame) -> list[dict]:
-    """Per merged model the share of its features from each source, with words for the source."""
-    found = []
+    """Per merged model, the share of its features from each source, with the source in words."""
+    view = []
     for merge, rows in sources.groupby("merge", sort=False):
         names = rows["source"].tolist()
         parents = names[: names.index("both")]
         words = {name: f"{name} alone" if name in parents else f"{name}, but neither parent" for name in names}
         words |= {"both": "both parents", "new": "none of these"}
-        found.append({"merge": merge, "rows": rows.assign(words=[words[name] for name in names]).to_dict("records")})
-    return found
+        view.append({"merge": merge, "rows": rows.assign(words=[words[name] for name in names]).to_dict("records")})
+    return view
 
 
-def flow_nodes(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Nodes and flows of the Sankey: models, and between two of them what is matched, lost, new and untestable.
+def flows_view(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Nodes and links of the Sankey diagram. Between two models stands a node for each verdict.
+
+    Features that persist and features that are inherited pass through one node.
 
     Returns:
-        `name`, `label`, `column`, `size`, `colour` of the nodes; the flows with `source`, `target` and `edge`.
+        The nodes: `name`, `label`, `column`, `size`, `colour`. The links: `flows` with `source`, `target` and `edge`.
     """
     flows = flows.assign(edge=flows["parent"] + " → " + flows["child"])
     middles = flows["edge"] + flows["verdict"].replace({"inherited": "persists"}).map(" {}".format)
@@ -252,24 +255,27 @@ def flow_nodes(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         source=flows["parent"].where(of_parent, middles), target=middles.where(of_parent, flows["child"])
     )
     rank = _model_ranks(flows)
-    inflow, outflow = flows.groupby("target")["n_features"].sum(), flows.groupby("source")["n_features"].sum()
-    nodes = {model: {"label": model, "column": 2.0 * rank[model], "colour": figures.GREY} for model in rank}
-    for row, middle in zip(flows.itertuples(), middles, strict=True):
-        verdict = {"inherited": "persists"}.get(row.verdict, row.verdict)
-        column = 2.0 * rank[row.parent] + 1 if of_parent[row.Index] else 2.0 * rank[row.child] - 1
-        label = f"{row.verdict} {count(row.n_features)}"
+    nodes: dict[str, dict[str, str | float]] = {
+        model: {"label": model, "column": 2.0 * rank[model], "colour": figures.GREY} for model in rank
+    }
+    for flow, middle in zip(flows.to_dict("records"), middles, strict=True):
+        verdict = "persists" if flow["verdict"] == "inherited" else flow["verdict"]
+        column = 2.0 * rank[flow["parent"]] + 1 if flow["side"] == "parent" else 2.0 * rank[flow["child"]] - 1
+        label = f"{flow['verdict']} {count(flow['n_features'])}"
         if middle in nodes:
-            nodes[middle]["label"] += f" | {label}"
+            nodes[middle]["label"] = f"{nodes[middle]['label']} | {label}"
         else:
             nodes[middle] = {"label": label, "column": column, "colour": figures.VERDICT_COLOURS[verdict]}
-    table = pd.DataFrame.from_dict(nodes, orient="index").rename_axis("name").reset_index()
+    inflow, outflow = flows.groupby("target")["n_features"].sum(), flows.groupby("source")["n_features"].sum()
+    table = pd.DataFrame.from_dict(nodes, orient="index", columns=["label", "column", "colour"])
+    table = table.rename_axis("name").reset_index()
     table["size"] = [max(inflow.get(name, 0), outflow.get(name, 0)) for name in table["name"]]
     table = table[table["size"] > 0].reset_index(drop=True)
     return table[["name", "label", "column", "size", "colour"]], flows
 
 
 def digests(manifests: Mapping[str, dict]) -> list[dict]:
-    """Every file that manifests name: where it is, its size and its sha256."""
+    """The path, size and sha256 of every file that a manifest lists."""
     return [
         {"path": f"{folder}/{name}", **entry}
         for folder, manifest in manifests.items()
@@ -278,28 +284,28 @@ def digests(manifests: Mapping[str, dict]) -> list[dict]:
 
 
 def versions(manifests: Iterable[dict]) -> dict[str, str]:
-    """The versions that the jobs recorded, by package; several where jobs differed."""
-    found: dict[str, set[str]] = {}
+    """The versions that the jobs recorded, by package; several if jobs differ."""
+    recorded: dict[str, set[str]] = {}
     for manifest in manifests:
         for name, version in [("python", manifest["python"]), *manifest["versions"].items()]:
-            found.setdefault(name, set()).add(version)
-    return {name: ", ".join(sorted(values)) for name, values in sorted(found.items())}
+            recorded.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(values)) for name, values in sorted(recorded.items())}
 
 
 def examples_view(examples: dict) -> dict:
-    """`examples.json` with each token's share of its feature's largest activation beside the activation."""
+    """`examples.json` with each activation also as a share of its feature's largest."""
     return examples | {
         "named": [_feature_view(feature) for feature in examples["named"]],
         "persisting": [_feature_view(feature) for feature in examples["persisting"]],
         "disappearing": [
-            found | {"features": [_feature_view(feature) for feature in found["features"]]}
-            for found in examples["disappearing"]
+            edge | {"features": [_feature_view(feature) for feature in edge["features"]]}
+            for edge in examples["disappearing"]
         ],
     }
 
 
 def merges_view(merges: pd.DataFrame) -> list[dict]:
-    """Per merged model its tensors, and how many went which way."""
+    """Per merged model, its tensors and the number of tensors that took each branch."""
     return [
         {
             "model": model,
@@ -314,50 +320,55 @@ def merges_view(merges: pd.DataFrame) -> list[dict]:
 
 
 def lines(text: str) -> Markup:
-    """Text of several lines, its line breaks kept."""
+    """Escape a text and keep its line breaks."""
     return Markup("\n").join(escape(visible(line)) for line in text.split("\n"))
 
 
-def _shown(value: object) -> object:
-    """What Jinja puts on the page for a value: text with nothing hidden in it."""
+def _without_hidden_text(value: object) -> object:
+    """Make hidden characters visible in a text that Jinja is about to put on the page."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _figure(figure: go.Figure) -> dict:
-    """A Plotly figure as the page draws it."""
-    return {"height": figure.layout.height, "json": _json(json.loads(figure.to_json()))}
+def _picture(figure: Figure, *arguments: pd.DataFrame | float) -> Markup | dict:
+    """A figure as the template needs it."""
+    drawn = figure.draw(*arguments)
+    if isinstance(drawn, str):
+        return Markup(drawn)  # noqa: S704 - escaped by figures.py
+    return {"height": drawn.layout.height, "json": _json(json.loads(drawn.to_json())), "label": figure.label}
 
 
 def _json(value: object) -> Markup:
-    """JSON for inside a script element, where no text can end the element."""
+    """JSON for a script element. No text in it can end the element."""
     return Markup(json.dumps(value, separators=(",", ":")).replace("<", r"\u003c"))  # noqa: S704
 
 
 def _script(text: str) -> Markup:
-    """JavaScript for inside a script element."""
+    """JavaScript for a script element."""
     return Markup(text.replace("</script", r"<\/script"))  # noqa: S704
 
 
 def csv_link(table: pd.DataFrame) -> str:
-    """A table as a link that holds all of it."""
+    """A link that holds a whole table as CSV."""
     return f"data:text/csv;base64,{base64.b64encode(table.to_csv(index=False).encode()).decode()}"
 
 
 def _by(rows: Sequence[dict], first: str, then: str) -> list[tuple[str, dict[str, dict]]]:
-    """Rows by the values of two columns, in the order they come."""
-    found: dict[str, dict] = {}
+    """Rows by the values of two columns, in the rows' order."""
+    groups: dict[str, dict] = {}
     for row in rows:
-        found.setdefault(row[first], {})[row[then]] = row
-    return list(found.items())
+        groups.setdefault(row[first], {})[row[then]] = row
+    return list(groups.items())
 
 
 def _model_ranks(flows: pd.DataFrame) -> dict[str, int]:
-    """How deep in the lineage each model of the flows stands."""
+    """The depth of each model in the lineage."""
     names = list(dict.fromkeys([*flows["parent"], *flows["child"]]))
+    if not names:
+        return {}
     numbers = {name: index for index, name in enumerate(names)}
-    pairs = flows[["parent", "child"]].drop_duplicates().itertuples(index=False)
-    found = arrange(Graph([(name,) for name in names], [(numbers[a], numbers[b]) for a, b in pairs]), 1.0)
-    return dict(zip(names, found.rank, strict=True))
+    edges = dict.fromkeys(zip(flows["parent"], flows["child"], strict=True))
+    layout = arrange(Graph([(name,) for name in names], [(numbers[a], numbers[b]) for a, b in edges]), 1.0)
+    return dict(zip(names, layout.rank, strict=True))
 
 
 def _feature_view(feature: dict) -> dict:
@@ -367,8 +378,8 @@ def _feature_view(feature: dict) -> dict:
     passages = []
     for passage in feature["passages"]:
         rows = [
-            (name, [(token, a, a / most if most else 0.0) for token, a in zip(passage["tokens"], own, strict=True)])
-            for name, most, own in zip(names, largest, passage["activations"], strict=True)
+            (name, [(token, a, a / most if most else 0.0) for token, a in zip(passage["tokens"], line, strict=True)])
+            for name, most, line in zip(names, largest, passage["activations"], strict=True)
         ]
         passages.append(passage | {"rows": rows})
     return feature | {"names": names, "passages": passages}

@@ -1,4 +1,4 @@
-"""Sentences of a report: what its tables mean, what to be careful of, and how numbers are written."""
+"""Sentences of the report: the answer, the warnings, and the format of numbers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.typing import NAType
 
+from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.report.tables import (
     AT_FLOOR,
     BELOW,
@@ -22,7 +23,7 @@ from saelineage.report.tables import (
 HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
 NOT_MEASURED = "not measured"
 SPACE = "\u00a0"
-"""Between a number and its unit, which stay on one line."""
+"""Keeps a number and its unit on one line."""
 READINGS = {
     BELOW: "below the floor: features are lost",
     AT_FLOOR: "at the floor: no loss beyond the instrument's own",
@@ -30,82 +31,69 @@ READINGS = {
     NO_FLOOR: "no floor was measured: train a second seed",
     NOTHING: "no feature is testable",
 }
-INSTRUMENTS = {
-    "independent": "Each model's SAE is trained from a random seed of its own. Where nothing changed: SAEs from two "
-    "seeds of the parent.",
-    "anchored": "The child's SAE starts from the parent's and is trained on from there, on the child; a merge's starts "
-    "from the average of its parents'. It may keep what the child no longer needs. Where nothing changed: the parent's "
-    "SAE, trained on in the same way on the parent.",
-    "frozen": "The SAE of the model without parents reads every model and is trained on none of them, so nothing can "
-    "emerge. Where nothing changed: the SAE beside itself.",
-    "same_init": "All models' SAEs start from the same random weights and see tokens in the same order. Where nothing "
-    "changed: the same start on the parent, with tokens in another order.",
-    "own_mixture": "As independent, each SAE trained only on the corpora that its model and the model's ancestors "
-    "were trained on. Where nothing changed: SAEs from two seeds of the parent.",
-}
+CAVEATS = {"anchored": "The child's SAE may keep features that the child no longer needs."}
+"""Sentences that follow the description of an instrument."""
 
 
 def answer(summary: dict) -> list[str]:
-    """The answer: each edge's share beside its floors, what they say together, and whether the instrument is fit."""
+    """The answer: each edge's share with its baselines, a summary of all edges, and the check of the instrument."""
     if not summary["edges"]:
         return ["The lineage has no edge, so there is nothing to compare."]
     return [
-        f"All shares here are those of this run's leading instrument, {summary['leading']}.",
-        *[_edge_sentence(edge) for edge in summary["edges"]],
-        _together([reading(edge) for edge in summary["edges"]]),
+        f"All shares are those of this run's leading instrument, {summary['leading']}.",
+        *[_edge_sentences(edge) for edge in summary["edges"]],
+        _all_edges([reading(edge) for edge in summary["edges"]]),
         instrument_check(summary),
     ]
 
 
 def instrument_check(summary: dict) -> str:
-    """Whether the leading instrument finds what is there, and nothing else: its lowest floor and its largest null."""
-    leading = _leading(summary)
-    floors = [(one["floor_share"], _arrow(one)) for one in leading if one["floor_share"] is not None]
-    nulls = [(share, null, _arrow(one)) for one in leading for null, share in [largest_null(one["nulls"])] if null]
-    floor, null = "No floor was measured", "no null was computed"
+    """The check of the leading instrument: its lowest floor and its largest null against their bounds."""
+    rows = _leading(summary)
+    floors = [(row["floor_share"], _arrow(row)) for row in rows if row["floor_share"] is not None]
+    nulls = [(share, null, _arrow(row)) for row in rows for null, share in [largest_null(row["nulls"])] if null]
+    floor, null = "No floor was measured.", "No null was computed."
     if floors:
         share, edge = min(floors)
-        asked = f"{percent(LEAST_FLOOR, 0)} or more is asked for"
-        floor = f"Where nothing changed it finds {percent(share)} again at worst ({edge}; {asked})"
+        floor = f"Its lowest floor is {percent(share)} ({edge}); it must be at least {percent(LEAST_FLOOR, 0)}."
     if nulls:
         share, name, edge = max(nulls)
-        asked = f"{percent(LARGEST_NULL, 0)} or less is asked for"
-        null = f"where nothing can persist it finds {percent(share)} at most ({name}, {edge}; {asked})"
-    fits = [is_fit(one) for one in leading]
-    verdict = "fails its check" if False in fits else "could not be checked" if None in fits else "passes its check"
-    return f"The instrument {verdict}. {floor}; {null}."
+        null = f"Its largest null is {percent(share)} ({name}, {edge}); it must be at most {percent(LARGEST_NULL, 0)}."
+    checks = [is_fit(row) for row in rows]
+    verdict = "fails its check" if False in checks else "could not be checked" if None in checks else "passes its check"
+    return f"The instrument {verdict}. {floor} {null}"
 
 
 def instrument_warnings(summary: dict) -> list[str]:
-    """What follows where the leading instrument fails its check, one sentence each."""
-    leading = _leading(summary)
-    low = [one for one in leading if one["floor_share"] is not None and one["floor_share"] < LEAST_FLOOR]
-    high = [one for one in leading if (largest_null(one["nulls"])[1] or 0.0) > LARGEST_NULL]
+    """Consequences of a leading instrument that fails its check, one warning for each bound."""
+    rows = _leading(summary)
+    low = [row for row in rows if row["floor_share"] is not None and row["floor_share"] < LEAST_FLOOR]
+    high = [row for row in rows if (largest_null(row["nulls"])[1] or 0.0) > LARGEST_NULL]
     warnings = []
     if low:
         warnings.append(
-            f"Under {summary['leading']} the floor is less than {percent(LEAST_FLOOR, 0)} on {len(low)} of "
-            f"{len(leading)} edges: the instrument loses features by itself, so small losses cannot be seen, "
-            "and an edge at the floor may have lost features all the same."
+            f"Under {summary['leading']}, the floor is below {percent(LEAST_FLOOR, 0)} on {len(low)} of {len(rows)} "
+            "edges. There the instrument itself loses features, so small losses cannot be seen, and an edge at its "
+            "floor may still have lost features."
         )
     if high:
         warnings.append(
-            f"Under {summary['leading']} a null is more than {percent(LARGEST_NULL, 0)} on {len(high)} of "
-            f"{len(leading)} edges: as many features match without any descent, so shares may be too high by that much."
+            f"Under {summary['leading']}, a null is above {percent(LARGEST_NULL, 0)} on {len(high)} of {len(rows)} "
+            "edges. That many features match without descent, so shares may be too high by as much."
         )
     return warnings
 
 
 def described(instruments: pd.DataFrame) -> dict[str, str]:
-    """What each instrument of the run is, in words."""
+    """A description of each instrument of the run."""
     return {name: _description(name) for name in dict.fromkeys(instruments["instrument"])}
 
 
 def pooled(saes: pd.DataFrame) -> list[dict]:
-    """The rows of all corpora together, each with what it should be read with caution for."""
+    """The rows of all corpora together, with marks for a high fvu and a high dead fraction."""
     rows = saes[saes["corpus"] == "pooled"].to_dict("records")
     return [
-        row
+        {str(key): value for key, value in row.items()}
         | {
             "high_fvu": row["fvu"] is not None and row["fvu"] > HIGH_FVU,
             "high_dead_fraction": row["dead_fraction"] > HIGH_DEAD_FRACTION,
@@ -115,16 +103,16 @@ def pooled(saes: pd.DataFrame) -> list[dict]:
 
 
 def sae_warnings(saes: pd.DataFrame, leading: Mapping[str, str]) -> list[str]:
-    """What about the SAEs should make one careful, one sentence each.
+    """Warnings about the SAEs that verdicts rest on.
 
     Args:
         saes: from `sae_table`.
-        leading: of each model, the SAE that verdicts rest on; of others nothing is said.
+        leading: the SAE of each model that verdicts rest on; there are no warnings about others.
     """
     rows = [row for row in pooled(saes) if leading.get(row["model"]) == row["sae"]]
     warnings = [
         f"{row['model']}.{row['sae']} leaves {percent(row['fvu'])} of the variance unexplained (more than "
-        f"{percent(HIGH_FVU)}): a feature it misses looks like one that disappeared."
+        f"{percent(HIGH_FVU)}). A feature that it misses looks like one that disappeared."
         for row in rows
         if row["high_fvu"]
     ]
@@ -134,20 +122,20 @@ def sae_warnings(saes: pd.DataFrame, leading: Mapping[str, str]) -> list[str]:
         for row in rows
         if row["high_dead_fraction"]
     ]
-    known = [row for row in rows if row["fvu"] is not None and not np.isnan(row["fvu"])]
-    if known:
-        best, worst = min(known, key=_fvu), max(known, key=_fvu)
+    measured = [row for row in rows if row["fvu"] is not None and not np.isnan(row["fvu"])]
+    if measured:
+        best, worst = min(measured, key=_fvu), max(measured, key=_fvu)
         if worst["fvu"] - best["fvu"] > HIGH_FVU_SPREAD:
             warnings.append(
                 f"The SAEs are not equally good: fvu is {number(best['fvu'])} for {best['model']}.{best['sae']} and "
-                f"{number(worst['fvu'])} for {worst['model']}.{worst['sae']}, so shares that rest on them differ for "
-                "that too."
+                f"{number(worst['fvu'])} for {worst['model']}.{worst['sae']}. Shares that rest on them differ for this "
+                "reason too."
             )
     return warnings
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
-    """A number with a fixed number of digits after the point."""
+    """A number with a fixed number of decimal places."""
     return NOT_MEASURED if pd.isna(value) else f"{value:.{digits}f}"
 
 
@@ -167,70 +155,79 @@ def percent(value: float | int | None, digits: int = 1) -> str:
 
 
 def interval(bounds: Sequence[float | None] | None) -> str:
-    """An interval of shares, in percent; nothing where there is none."""
-    if bounds is None or pd.isna(bounds[0]):
+    """An interval of shares, in percent; empty if there is none."""
+    low, high = bounds or (None, None)
+    if low is None or high is None or pd.isna(low):
         return ""
-    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}{SPACE}%"
+    return f"{100 * low:.1f} to {100 * high:.1f}{SPACE}%"
 
 
 def _share(edge: Mapping, name: str) -> str:
-    """A share with its interval, for a sentence."""
+    """A share with its interval."""
     bounds = edge[f"{name}_interval"]
     return percent(edge[name]) + (f" [{interval(bounds)}]" if bounds else "")
 
 
-def _edge_sentence(edge: Mapping) -> str:
-    """An edge's share, and beside it the same where nothing changed, and between independent SAEs of the parent."""
-    way = f"From {edge['parent']} to {edge['child']}"
+def _edge_sentences(edge: Mapping) -> str:
+    """The edge's persisting share with its baselines."""
+    start = f"From {edge['parent']} to {edge['child']}"
     if edge["persist_share"] is None:
-        return f"{way} no feature is testable."
-    share = f"{way} {_share(edge, 'persist_share')} of {count(edge['persist_share_n'])} testable features persist"
-    return f"{share}; {_floors(edge)}."
+        return f"{start}, no feature is testable."
+    share = f"{start}, {_share(edge, 'persist_share')} of {count(edge['persist_share_n'])} testable features persist."
+    return f"{share} {_baselines(edge)}"
 
 
-def _floors(edge: Mapping) -> str:
-    """What an edge's share is to be held against, in words."""
-    floor, seeds, parent = _share(edge, "floor_share"), _share(edge, "seed_floor_share"), edge["parent"]
+def _baselines(edge: Mapping) -> str:
+    """The floors that an edge's share is compared with."""
+    floor, seed_floor, parent = _share(edge, "floor_share"), _share(edge, "seed_floor_share"), edge["parent"]
     if edge["floor_share"] is None:
-        return f"no floor was measured for {parent}"
+        return f"No floor was measured for {parent}."
     if edge["instrument"] == "independent":
-        return f"where nothing changed, between two independent SAEs of {parent}, {floor} do"
+        return f"Baseline: {floor} persist between two independent SAEs of {parent} (floor)."
+    unchanged = f"{floor} persist when the model is unchanged (floor)"
     if edge["seed_floor_share"] is None:
-        return f"where nothing changed {floor} do, and {parent} has no two independent SAEs"
-    return f"where nothing changed {floor} do, and two independent SAEs of {parent} agree on {seeds}"
+        return f"Baseline: {unchanged}; {parent} has only one independent SAE, so it has no seed floor."
+    return f"Baselines: {unchanged}; {seed_floor} persist between two independent SAEs of {parent} (seed floor)."
 
 
-def _together(readings: Sequence[str]) -> str:
-    """What the edges say together."""
+def _all_edges(readings: Sequence[str]) -> str:
+    """The number of edges with each reading."""
     n, below, at_floor = len(readings), readings.count(BELOW), readings.count(AT_FLOOR)
     if readings.count(NO_FLOOR) == n:
-        return "Without a second SAE seed there is no floor: the shares cannot be told from the noise of SAE training."
-    counts = {
-        "below the floor, where features are lost": below,
-        "at the floor, with no loss beyond the instrument's own": at_floor,
-        "where no floor can be held against the share": n - below - at_floor,
-    }
-    parts = [f"{found} {'lies' if found == 1 else 'lie'} {where}" for where, found in counts.items() if found]
-    return f"Of {n} {'edge' if n == 1 else 'edges'}, {'; '.join(parts)}."
+        return "Without a second SAE seed there is no floor: lost features cannot be told from noise of SAE training."
+    left = n - below - at_floor
+    parts = [
+        f"{below} {_are(below)} below the floor (features are lost)",
+        f"{at_floor} {_are(at_floor)} at the floor (no loss beyond the instrument's own)",
+        f"{left} cannot be compared with a floor",
+    ]
+    shown = [part for part, n_edges in zip(parts, (below, at_floor, left), strict=True) if n_edges]
+    return f"Of {n} {'edge' if n == 1 else 'edges'}, {'; '.join(shown)}."
+
+
+def _are(n: int) -> str:
+    return "is" if n == 1 else "are"
 
 
 def _leading(summary: dict) -> list[dict]:
-    """What the leading instrument says of each edge."""
-    return [one for one in summary["instruments"] if one["instrument"] == summary["leading"]]
+    """The comparisons of the leading instrument, one for each edge."""
+    return [row for row in summary["instruments"] if row["instrument"] == summary["leading"]]
 
 
 def _arrow(edge: Mapping) -> str:
     return f"{edge['parent']} → {edge['child']}"
 
 
-def _description(instrument: str) -> str:
-    """An instrument in words, those of several budgets and of one parent alone among them."""
-    name, at, n_tokens = instrument.partition("@")
+def _description(name: str) -> str:
+    """A description of an instrument; its name may add a budget or a single parent."""
+    base, at, n_tokens = name.partition("@")
     if at:
-        return f"As {name}, the child's SAE trained on {count(int(n_tokens))} tokens."
-    if instrument.startswith("anchored to "):
-        return "As anchored, the merge's SAE started from this parent's alone."
-    return INSTRUMENTS[instrument]
+        return f"As {base}, but the child's SAE is trained on {count(int(n_tokens))} tokens."
+    if name.startswith("anchored to "):
+        return "As anchored, but the merge's SAE starts from this parent's alone."
+    chosen = INSTRUMENTS[name]
+    caveat = f" {CAVEATS[name]}" if name in CAVEATS else ""
+    return f"The child's SAE {chosen.child_sae}. Floor: {chosen.floor}.{caveat}"
 
 
 def _fvu(row: Mapping) -> float:

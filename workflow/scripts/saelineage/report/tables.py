@@ -1,24 +1,29 @@
-"""Tables of a report: what the stages saved, one table per subject; each is shown on the page and saved beside it."""
+"""Tables of the report: a function per table, and `make_tables`, which makes them all.
+
+`registry.TABLES` lists them. Each table is shown on the page and saved as CSV next to it.
+"""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from saelineage.lineage.trajectories import ABSENCES
 from saelineage.lineage.verdicts import MERGED, ONE_TO_ONE, SPLIT
-from saelineage.plan import graph
+from saelineage.plan.graph import Graph
+from saelineage.report.registry import TABLES
 
 LEAST_FLOOR = 0.95
-"""An instrument is fit when it finds at least this share of features again where nothing changed.
+"""An instrument is fit only if its floor is at least this share.
 
-One that loses more of them by itself hides losses of that size."""
+A lower floor hides losses of its size, because the instrument itself loses that many features."""
 LARGEST_NULL = 0.05
-"""An instrument is fit when it finds at most this share of features where none can persist.
+"""An instrument is fit only if its largest null is at most this share.
 
-Controls are no nulls: they are trained models, which may have come to the same features."""
+Controls are not nulls: they are trained models, which may have learnt the same features."""
 CONTROL = "control "
-"""How `comparisons.null_pairs` begins the names of controls that are no nulls."""
+"""Prefix that `Comparisons` gives to the names of controls, which sit among the nulls in the summary."""
 KINDS = {
     "pretrain": "pretrained here",
     "finetune": "fine-tuned from {parents}",
@@ -28,24 +33,65 @@ KINDS = {
     "reinitialise": "random weights, like {like}",
 }
 BELOW, AT_FLOOR, NO_RATIO, NO_FLOOR, NOTHING = "below the floor", "at the floor", "no ratio", "no floor", "not testable"
-"""How an edge's persisting share stands to its floor: what `reading` returns."""
+"""Readings of an edge: its persisting share against its floor. `reading` returns one of them."""
 VERDICT_COUNTS = ("persists", "disappears", "untestable_parent", "inherited", "emerges", "untestable_child")
 LABELS, EXPLANATIONS = "labels", "explanations"
-"""Where descriptions of features come from: from counts, or written by a service."""
+"""Sources of descriptions: labels found by counting, and explanations written by a language model."""
 N_SCORE_BINS = 40
 RULES = ("best", "mutual", "assignment", "token_type")
-"""Of matching, as `evidence.weigh` names them, in the order in which they are shown."""
+"""Matching rules, named as `evidence.weigh` names them, in the order shown."""
 ROBUST = ("robustly_disappears", "robustly_emerges")
 FLOORS = ("floor_share", "seed_floor_share", "child_seed_floor_share")
 EDGE_SHARES = ("persist_share", "inherited_share", *FLOORS)
 INSTRUMENT_SHARES = (*EDGE_SHARES, "same_index_rate")
 
 
-def reading(edge: Mapping) -> str:
-    """How an edge's share stands to what its instrument finds where nothing changed.
+class TableInputs(NamedTuple):
+    """Everything that tables are made from, as the stages saved it. `registry.TABLES` names these fields."""
 
-    `BELOW` where the interval of their ratio (`relative_persistence_interval`, over documents) lies below 1, `AT_FLOOR`
-    where it reaches 1 or lies above; `NO_RATIO` where there is a floor but no interval, as where the floor is zero.
+    config: dict
+    """The config with its defaults."""
+    summary: dict
+    """`lineage/summary.json`."""
+    model_metrics: Sequence[dict]
+    """`models/{model}/metrics.json`."""
+    sae_metrics: Sequence[dict]
+    """`saes/{model}/{sae}/metrics.json`."""
+    training_curves: Mapping[tuple[str, str], pd.DataFrame]
+    """`saes/{model}/{sae}/training.csv` by (model, SAE)."""
+    share_curves: pd.DataFrame
+    """`lineage/curves.parquet`."""
+    merged_models: Mapping[str, Sequence[str]]
+    """The parents of each merged model."""
+    merges: Mapping[str, dict]
+    """`models/{model}/merge.json` by model."""
+    sweeps: Mapping[str, pd.DataFrame]
+    """`sweeps/{sweep}.parquet` by sweep."""
+    histograms: Mapping[str, np.ndarray]
+    """The histogram of all correlations behind each edge, by the edge's name, `{parent}__{child}`."""
+    ablations: Mapping[str, pd.DataFrame]
+    """`lineage/ablations/{edge}.parquet` by the edge's name."""
+    effects: Mapping[str, pd.DataFrame]
+    """`lineage/ablations/{edge}.agreement.parquet` by the edge's name."""
+    labels: Mapping[tuple[str, str], pd.DataFrame]
+    """The winning labels in `labels/{model}/{sae}.parquet` by (model, SAE)."""
+    explanations: Mapping[tuple[str, str], pd.DataFrame]
+    """`labels/{model}/{sae}.explanations.parquet` by (model, SAE)."""
+
+
+def make_tables(inputs: TableInputs) -> dict[str, pd.DataFrame]:
+    """Make every table of the registry, by name."""
+    return {
+        name: globals()[table.function](*(getattr(inputs, field) for field in table.inputs))
+        for name, table in TABLES.items()
+    }
+
+
+def reading(edge: Mapping) -> str:
+    """Compare an edge's persisting share with its floor.
+
+    `BELOW` if the interval of their ratio (`relative_persistence_interval`, over documents) lies below 1; `AT_FLOOR` if
+    it reaches 1 or lies above; `NO_RATIO` if there is a floor but no interval, as for a floor of zero.
     """
     if edge["persist_share"] is None:
         return NOTHING
@@ -57,7 +103,7 @@ def reading(edge: Mapping) -> str:
 
 
 def edge_table(summary: dict) -> pd.DataFrame:
-    """One row per edge: counts of every class, shares with what they are shares of and their intervals."""
+    """One row per edge: the number of features with each verdict, and shares with their n and intervals."""
     rows = [
         {key: edge[key] for key in ("parent", "child", *VERDICT_COUNTS)}
         | _shares(edge, EDGE_SHARES)
@@ -72,15 +118,15 @@ def edge_table(summary: dict) -> pd.DataFrame:
 
 
 def instrument_table(summary: dict) -> pd.DataFrame:
-    """One row per edge and instrument: its shares and floors, its largest null, how far it agrees with the leading one.
+    """One row per edge and instrument: shares and floors, the largest null, agreement with the leading instrument.
 
     Returns:
-        Beside the figures of `summary["instruments"]`: `leading`; `largest_null` and `largest_null_share`, controls
-        left out; `fit`, see `is_fit`; `same_verdict_share` and `kappa`, its agreement with the leading one (missing for
-        that itself, and where another SAE of the parent is compared).
+        The figures of `summary["instruments"]`, and: `leading`; `largest_null` and `largest_null_share`, without
+        controls; `fit`, see `is_fit`; `same_verdict_share` and `kappa`, the agreement with the leading instrument
+        (missing for the leading instrument itself, and for those that compare another SAE of the parent).
     """
-    agreements = {_comparison(row): row for row in summary["agreements"]}
-    rows = [_instrument_row(found, summary["leading"], agreements) for found in summary["instruments"]]
+    agreements = {_key(row): row for row in summary["agreements"]}
+    rows = [_instrument_row(comparison, summary["leading"], agreements) for comparison in summary["instruments"]]
     columns = [
         "parent",
         "child",
@@ -96,64 +142,65 @@ def instrument_table(summary: dict) -> pd.DataFrame:
 
 
 def largest_null(nulls: Mapping[str, Mapping]) -> tuple[str | None, float | None]:
-    """The null under which the largest share of features persists, and that share; None where none was measured."""
+    """The null with the largest persisting share, and that share; None where no null was measured."""
     shares = {
-        null: found["persist_share"]
-        for null, found in nulls.items()
-        if not null.startswith(CONTROL) and found["persist_share"] is not None
+        name: null["persist_share"]
+        for name, null in nulls.items()
+        if not name.startswith(CONTROL) and null["persist_share"] is not None
     }
     return max(shares.items(), key=_second) if shares else (None, None)
 
 
-def is_fit(found: Mapping) -> bool | None:
-    """Whether an instrument's floor on an edge is at least `LEAST_FLOOR` and its largest null at most `LARGEST_NULL`.
+def is_fit(comparison: Mapping) -> bool | None:
+    """True if an instrument's floor on an edge is at least `LEAST_FLOOR` and its largest null at most `LARGEST_NULL`.
 
-    None where one of them was not measured and the other is within its bound.
+    None if one of them was not measured and the other is within its bound.
     """
-    floor, null = found["floor_share"], largest_null(found["nulls"])[1]
+    floor, null = comparison["floor_share"], largest_null(comparison["nulls"])[1]
     checks = [None if floor is None else floor >= LEAST_FLOOR, None if null is None else null <= LARGEST_NULL]
     return False if False in checks else None if None in checks else True
 
 
 def matching_table(summary: dict) -> pd.DataFrame:
-    """One row per edge, instrument and matching rule: the share that persists by that rule, and the floor's."""
+    """One row per edge, instrument and matching rule: the persisting share and the floor by that rule."""
     shares = ("persist_share", "floor_share")
     rows = [
-        {key: found[key] for key in ("parent", "child", "instrument")}
+        {key: comparison[key] for key in ("parent", "child", "instrument")}
         | {"rule": rule}
-        | _shares(found["matchings"][rule], shares)
-        for found in summary["instruments"]
+        | _shares(comparison["matchings"][rule], shares)
+        for comparison in summary["instruments"]
         for rule in RULES
-        if rule in found["matchings"]
+        if rule in comparison["matchings"]
     ]
     return pd.DataFrame(rows, columns=["parent", "child", "instrument", "rule", *_columns(shares)])
 
 
 def null_table(summary: dict) -> pd.DataFrame:
-    """One row per edge, instrument and null or control: what persists where the child is not the parent's descendant.
+    """One row per edge, instrument and null or control: the share that persists without descent.
 
     Returns:
-        `share` with `n`, `low`, `high`; `auc`; `threshold_at_1_percent`, from which on at most 1 % match; and
-        `persist_share_there`, the share of the edge itself at that threshold.
+        `share` with `n`, `low`, `high`; `auc`; `threshold_at_1_percent`, the threshold from which at most 1 % match;
+        and `persist_share_there`, the edge's own share at that threshold.
     """
     figures = ("auc", "threshold_at_1_percent", "persist_share_there")
     rows = []
-    for found in summary["instruments"]:
-        for null, own in found["nulls"].items():
-            row = {key: found[key] for key in ("parent", "child", "instrument")} | {"null": null}
-            rows.append(row | _as_share(own, "persist_share") | {key: own[key] for key in figures})
+    for comparison in summary["instruments"]:
+        for name, null in comparison["nulls"].items():
+            row = {key: comparison[key] for key in ("parent", "child", "instrument")} | {"null": name}
+            rows.append(row | _as_share(null, "persist_share") | {key: null[key] for key in figures})
     columns = ["parent", "child", "instrument", "null", "share", "n", "low", "high", *figures]
     return pd.DataFrame(rows, columns=columns)
 
 
 def curve_table(curves: pd.DataFrame, summary: dict) -> pd.DataFrame:
-    """`lineage/curves.parquet` with the area under each curve, `auc`, and whether its instrument leads, `leading`."""
+    """`lineage/curves.parquet` with the area under each curve (`auc`) and a mark for the leading instrument."""
     areas = {}
-    for found in summary["instruments"]:
-        areas[*_comparison(found), "edge"] = found["auc"]
-        areas[*_comparison(found), "floor"] = found["floor_auc"]
-        areas[*_comparison(found), "seed floor"] = found["seed_floor_auc"]
-        areas |= {(*_comparison(found), null): own["auc"] for null, own in found["nulls"].items()}
+    for comparison in summary["instruments"]:
+        key = _key(comparison)
+        areas[*key, "edge"] = comparison["auc"]
+        areas[*key, "floor"] = comparison["floor_auc"]
+        areas[*key, "seed floor"] = comparison["seed_floor_auc"]
+        areas |= {(*key, name): null["auc"] for name, null in comparison["nulls"].items()}
     keys = ["parent", "child", "instrument", "name"]
     if curves.empty:
         return pd.DataFrame(columns=[*keys, "threshold", "share", "n", "leading", "auc"])
@@ -162,31 +209,31 @@ def curve_table(curves: pd.DataFrame, summary: dict) -> pd.DataFrame:
 
 
 def agreement_table(summary: dict) -> pd.DataFrame:
-    """One row per edge and other way of comparing: how far it gives the leading instrument's verdicts."""
+    """One row per edge and other way of comparing: its agreement with the leading instrument's verdicts."""
     return pd.DataFrame(summary["agreements"], columns=["parent", "child", "instrument", "n", "share", "kappa"])
 
 
-def source_table(summary: dict, merges: Mapping[str, Mapping]) -> pd.DataFrame:
-    """One row per merged model and source: each parent alone, both, the model that they descend from, and none of them.
+def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """One row per merged model and source: each parent alone, both, their common ancestor, and none of them.
 
     Args:
         summary: `lineage/summary.json`.
-        merges: `sources` of `comparisons.plan`, which names each merge's `parents`.
+        merged_models: the parents of each merged model.
     """
     rows = []
     for merge, shares in summary["sources"].items():
-        parents = list(dict.fromkeys(merges[merge]["parents"]))
-        others = [name for name in shares if name not in (*parents, "both", "new")]
-        for name in [*parents, "both", *others, "new"]:
+        parents = list(dict.fromkeys(merged_models[merge]))
+        ancestors = [name for name in shares if name not in (*parents, "both", "new")]
+        for name in [*parents, "both", *ancestors, "new"]:
             rows.append({"merge": merge, "source": name} | _as_share(shares[name], "share"))
     return pd.DataFrame(rows, columns=["merge", "source", "share", "n", "low", "high"])
 
 
 def absence_table(summary: dict) -> pd.DataFrame:
-    """One row per edge: how features are found again, how many are robustly lost or new, and why others are not found.
+    """One row per edge: kinds of persistence, robust losses and gains, and where the lost features went.
 
     Returns:
-        Whole numbers, empty where they were not measured.
+        Whole numbers; missing where they were not measured.
     """
     columns = [ONE_TO_ONE, SPLIT, MERGED, *ROBUST, *ABSENCES]
     rows = [
@@ -198,32 +245,32 @@ def absence_table(summary: dict) -> pd.DataFrame:
 
 
 def ablation_table(ablations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The rows of all edges' ablations, with the edge's models.
+    """The ablations of all edges, with the edge's models.
 
     Args:
         ablations: `lineage/ablations/*.parquet`, by the edge's name, `{parent}__{child}`.
     """
-    found = []
+    tables = []
     for edge, table in ablations.items():
         parent, child = edge.split("__")
-        found.append(table.assign(parent=parent, child=child))
+        tables.append(table.assign(parent=parent, child=child))
     figures = ["n_latents", "loss", "loss_change", "loss_change_per_firing", "n_firings", "n_tokens"]
     columns = ["parent", "child", "side", "group", "corpus", *figures]
-    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def effect_table(agreements: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Per edge and corpus, how far the effects of matched features agree in parent and child.
+    """One row per edge and corpus: agreement of the effects of matched features in parent and child.
 
     Args:
         agreements: `lineage/ablations/*.agreement.parquet`, by the edge's name, `{parent}__{child}`.
     """
     columns = ["parent", "child", "corpus", "n", "pearson", "spearman"]
-    found = [
+    tables = [
         table.assign(parent=edge.split("__")[0], child=edge.split("__")[1])[columns]
         for edge, table in agreements.items()
     ]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def flow_table(summary: dict) -> pd.DataFrame:
@@ -245,49 +292,47 @@ def flow_table(summary: dict) -> pd.DataFrame:
 
 
 def model_table(config: dict, metrics: Sequence[dict]) -> pd.DataFrame:
-    """One row per model and corpus: how the model was made, loss and accuracy beside a unigram model's loss."""
-    order = graph.ordered_models(config)
-    found = {entry["model"]: entry for entry in metrics}
+    """One row per model and corpus: how the model was made, its loss and accuracy, and a unigram model's loss."""
+    figures = ("loss", "accuracy", "unigram_loss", "n_predictions")
+    graph, by_model = Graph(config), {entry["model"]: entry["corpora"] for entry in metrics}
     rows = [
-        {"model": model, "made": made(config, model), "corpus": corpus}
-        | {key: found[model]["corpora"][corpus][key] for key in ("loss", "accuracy", "unigram_loss", "n_predictions")}
-        for model in order
-        if model in found
+        {"model": model, "made": made(graph, model), "corpus": corpus}
+        | {key: by_model[model][corpus][key] for key in figures}
+        for model in graph.ordered
+        if model in by_model
         for corpus in config["corpora"]
-        if corpus in found[model]["corpora"]
+        if corpus in by_model[model]
     ]
-    columns = ["model", "made", "corpus", "loss", "accuracy", "unigram_loss", "n_predictions"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["model", "made", "corpus", *figures])
 
 
-def made(config: dict, model: str) -> str:
-    """How a model came to be, in words."""
-    settings = config["models"][model][graph.kind(config, model)]
-    words = KINDS[graph.kind(config, model)]
-    parents = " and ".join(graph.parents(config, model))
-    return words.format(parents=parents, t=settings.get("t"), like=settings.get("like"))
+def made(graph: Graph, model: str) -> str:
+    """How a model was made, in words."""
+    settings = graph.settings(model)
+    parents = " and ".join(graph.parents(model))
+    return KINDS[graph.kind(model)].format(parents=parents, t=settings.get("t"), like=settings.get("like"))
 
 
 def sweep_table(sweeps: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The rows of all sweeps, with the sweep's name."""
-    found = [table.assign(sweep=sweep) for sweep, table in sweeps.items()]
+    tables = [table.assign(sweep=sweep) for sweep, table in sweeps.items()]
     columns = ["sweep", "t", "corpus", "loss", "accuracy", "n_predictions"]
-    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def sae_table(metrics: Sequence[dict]) -> pd.DataFrame:
     """One row per SAE and corpus, and one over all corpora (`pooled`)."""
     columns = ["fvu", "l0", "dead_fraction", "ce_recovered", "ce_difference", "n_tokens"]
     rows = [
-        {"model": entry["model"], "sae": entry["sae"], "corpus": corpus} | {key: found[key] for key in columns}
+        {"model": entry["model"], "sae": entry["sae"], "corpus": corpus} | {key: figures[key] for key in columns}
         for entry in metrics
-        for corpus, found in {"pooled": entry["pooled"], **entry["corpora"]}.items()
+        for corpus, figures in {"pooled": entry["pooled"], **entry["corpora"]}.items()
     ]
     return pd.DataFrame(rows, columns=["model", "sae", "corpus", *columns])
 
 
 def density_table(metrics: Sequence[dict]) -> pd.DataFrame:
-    """One row per SAE and bin of the density histogram, bins that are empty at either end for all SAEs left out."""
+    """One row per SAE and bin of the density histogram, without bins at either end that are empty for all SAEs."""
     rows = [
         {"model": entry["model"], "sae": entry["sae"], "log10_density": edge, "n_latents": n}
         for entry in metrics
@@ -303,23 +348,23 @@ def density_table(metrics: Sequence[dict]) -> pd.DataFrame:
 
 def training_table(curves: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
     """The training curves of all SAEs."""
-    found = [curve.assign(model=model, sae=sae) for (model, sae), curve in curves.items()]
+    tables = [curve.assign(model=model, sae=sae) for (model, sae), curve in curves.items()]
     columns = ["model", "sae", "step", "tokens", "loss", "fvu", "l0", "dead_fraction"]
-    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def merge_table(merges: Mapping[str, dict]) -> pd.DataFrame:
-    """One row per merged tensor: cosine between the parents' tensors, and how it was merged."""
+    """One row per merged tensor: the cosine between the parents' tensors, and how it was merged."""
     rows = [
-        {"model": model, "t": merge["t"], "tensor": tensor, "cos": found["cos"], "branch": found["branch"]}
+        {"model": model, "t": merge["t"], "tensor": name, "cos": tensor["cos"], "branch": tensor["branch"]}
         for model, merge in merges.items()
-        for tensor, found in merge["tensors"].items()
+        for name, tensor in merge["tensors"].items()
     ]
     return pd.DataFrame(rows, columns=["model", "t", "tensor", "cos", "branch"])
 
 
 def correlation_table(histograms: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """One row per edge and bin: how many pairs of features have an r in it."""
+    """One row per edge and bin of r: the number of feature pairs in it."""
     rows = [
         {"edge": edge.replace("__", " → "), "r": float(left), "n_pairs": int(n)}
         for edge, histogram in histograms.items()
@@ -334,55 +379,55 @@ def score_table(
     """How well descriptions predict activations: one row per model, source and bin of r.
 
     Args:
-        labels: of each (model, SAE), the label that wins for each feature.
-        explanations: of each (model, SAE), where there are any.
+        labels: the winning label of each feature, by (model, SAE).
+        explanations: written explanations by (model, SAE); may be empty.
     """
     edges = np.round(np.linspace(-1, 1, N_SCORE_BINS + 1), 10)
     rows = []
-    for source, found in ((LABELS, labels), (EXPLANATIONS, explanations)):
-        for (model, sae), table in found.items():
+    for source, descriptions in ((LABELS, labels), (EXPLANATIONS, explanations)):
+        for (model, sae), table in descriptions.items():
             scores = table["score"].dropna()
             counts = np.histogram(scores, bins=edges)[0]
-            own = {"model": model, "sae": sae, "source": source, "n": len(scores), "median": scores.median()}
-            rows += [own | {"r": float(r), "n_features": int(n)} for r, n in zip(edges, counts, strict=False)]
+            row = {"model": model, "sae": sae, "source": source, "n": len(scores), "median": scores.median()}
+            rows += [row | {"r": float(r), "n_features": int(n)} for r, n in zip(edges, counts, strict=False)]
     return pd.DataFrame(rows, columns=["model", "sae", "source", "n", "median", "r", "n_features"])
 
 
 def timing_table(benchmarks: pd.DataFrame) -> pd.DataFrame:
-    """Per stage and in all: jobs, summed wall and CPU seconds, largest memory of a job in MB."""
+    """Per stage and for all: number of jobs, summed wall and CPU seconds, largest memory of a job in MB."""
     columns = ["stage", "n_jobs", "wall_seconds", "cpu_seconds", "max_rss_mb"]
     if benchmarks.empty:
         return pd.DataFrame(columns=columns)
-    found = benchmarks.groupby("stage", sort=False).agg(
+    stages = benchmarks.groupby("stage", sort=False).agg(
         n_jobs=("s", "size"), wall_seconds=("s", "sum"), cpu_seconds=("cpu_time", "sum"), max_rss_mb=("max_rss", "max")
     )
-    found = found.sort_values("wall_seconds", ascending=False, kind="stable")
-    found.loc["all stages"] = [*found[["n_jobs", "wall_seconds", "cpu_seconds"]].sum(), found["max_rss_mb"].max()]
-    return found.reset_index(names="stage").astype({"n_jobs": int})[columns]
+    stages = stages.sort_values("wall_seconds", ascending=False, kind="stable")
+    stages.loc["all stages"] = [*stages[["n_jobs", "wall_seconds", "cpu_seconds"]].sum(), stages["max_rss_mb"].max()]
+    return stages.reset_index(names="stage").astype({"n_jobs": int})[columns]
 
 
-def _instrument_row(found: Mapping, leading: str, agreements: Mapping[tuple[str, str, str], Mapping]) -> dict:
+def _instrument_row(comparison: Mapping, leading: str, agreements: Mapping[tuple[str, str, str], Mapping]) -> dict:
     """A row of `instrument_table`."""
-    low, high = found["document_interval"] or (None, None)
-    null, null_share = largest_null(found["nulls"])
-    agreed = agreements.get(_comparison(found), {"share": None, "kappa": None})
+    low, high = comparison["document_interval"] or (None, None)
+    null, null_share = largest_null(comparison["nulls"])
+    agreement = agreements.get(_key(comparison), {"share": None, "kappa": None})
     return {
-        **{key: found[key] for key in ("parent", "child", "instrument", "auc", "floor_auc")},
-        **_shares(found, INSTRUMENT_SHARES),
-        **_bounded(found, "relative_persistence"),
-        "leading": found["instrument"] == leading,
+        **{key: comparison[key] for key in ("parent", "child", "instrument", "auc", "floor_auc")},
+        **_shares(comparison, INSTRUMENT_SHARES),
+        **_bounded(comparison, "relative_persistence"),
+        "leading": comparison["instrument"] == leading,
         "document_low": low,
         "document_high": high,
         "largest_null": null,
         "largest_null_share": null_share,
-        "fit": is_fit(found),
-        "same_verdict_share": agreed["share"],
-        "kappa": agreed["kappa"],
+        "fit": is_fit(comparison),
+        "same_verdict_share": agreement["share"],
+        "kappa": agreement["kappa"],
     }
 
 
-def _comparison(row: Mapping) -> tuple[str, str, str]:
-    """What a row of the summary is about."""
+def _key(row: Mapping) -> tuple[str, str, str]:
+    """The edge and instrument of a row of the summary."""
     return row["parent"], row["child"], row["instrument"]
 
 
@@ -391,27 +436,27 @@ def _with_bounds(name: str) -> list[str]:
 
 
 def _columns(shares: Sequence[str]) -> list[str]:
-    """The columns of some shares."""
+    """Four columns for each share."""
     return [column for name in shares for column in (name, f"{name}_n", f"{name}_low", f"{name}_high")]
 
 
-def _bounded(found: Mapping, name: str) -> dict:
+def _bounded(row: Mapping, name: str) -> dict:
     """A figure of the summary and the ends of its interval, as columns."""
-    return dict(zip(_with_bounds(name), (found[name], *(found[f"{name}_interval"] or (None, None))), strict=True))
+    return dict(zip(_with_bounds(name), (row[name], *(row[f"{name}_interval"] or (None, None))), strict=True))
 
 
-def _shares(found: Mapping, shares: Sequence[str]) -> dict:
-    """Some shares of the summary with their n and the ends of their intervals, as columns."""
-    row = {}
+def _shares(row: Mapping, shares: Sequence[str]) -> dict:
+    """Shares of the summary with their n and the ends of their intervals, as columns."""
+    columns: dict[str, float | None] = {}
     for name in shares:
-        row |= _bounded(found, name) | {f"{name}_n": found[f"{name}_n"]}
-    return row
+        columns |= _bounded(row, name) | {f"{name}_n": row[f"{name}_n"]}
+    return columns
 
 
-def _as_share(found: Mapping, name: str) -> dict:
-    """The one share of a row."""
-    low, high = found[f"{name}_interval"] or (None, None)
-    return {"share": found[name], "n": found[f"{name}_n"], "low": low, "high": high}
+def _as_share(row: Mapping, name: str) -> dict:
+    """A share of the summary as the only one of a table's row."""
+    low, high = row[f"{name}_interval"] or (None, None)
+    return {"share": row[name], "n": row[f"{name}_n"], "low": low, "high": high}
 
 
 def _second(pair: tuple) -> float:

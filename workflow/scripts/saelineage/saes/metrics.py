@@ -149,35 +149,53 @@ def report(sums: SaeSums) -> dict:
 
 
 @torch.inference_mode()
-def measure(model: nn.Module, sae: Sae, hookpoint: str, rows: TokenRows, batch_rows: int) -> SaeSums:
-    """Run a model over token rows as it is, with the SAE's reconstructions in place, and with zeros in place."""
-    sums = SaeSums()
+def measure(
+    model: nn.Module, saes: Mapping[str, Sae], hookpoint: str, rows: TokenRows, batch_rows: int
+) -> dict[str, SaeSums]:
+    """Run a model over token rows as it is, with each SAE's reconstructions in place, and with zeros in place.
+
+    The model is run as it is once for all SAEs, and with zeros once for all that leave out the same tokens.
+    """
+    sums = {name: SaeSums() for name in saes}
     for numbers, batch in rows.batches(batch_rows):
         ids = torch.from_numpy(batch).to(model.device)
         is_text = torch.from_numpy(rows.text_mask(numbers)).to(model.device)
-        acts, logits = read_with_logits(model, hookpoint, ids)
-        mask = is_text & (acts.norm(dim=-1) <= sae.max_norm)
-        acts = acts[mask]
-        latents = sae.encode_sparse(acts)
-        recons = sae.decode_sparse(latents)
-        found = reconstruction_sums(acts, recons, latents, sae.d_sae)
-        found.n_left_out = int(is_text.sum() - mask.sum())
-        found.ce_clean, _, found.n_predictions = next_token_loss(logits, ids)
-        found.ce_spliced = _loss_with(model, hookpoint, ids, mask, recons)
-        found.ce_ablated = _loss_with(model, hookpoint, ids, mask, torch.zeros_like(recons))
-        sums = sums.add(found)
+        all_acts, logits = read_with_logits(model, hookpoint, ids)
+        norms = all_acts.norm(dim=-1)
+        clean, _, n_predictions = next_token_loss(logits, ids)
+        ablated: dict[float, float] = {}
+        for name, sae in saes.items():
+            mask = is_text & (norms <= sae.max_norm)
+            acts = all_acts[mask]
+            if sae.max_norm not in ablated:
+                ablated[sae.max_norm] = _loss_with(model, hookpoint, ids, mask, torch.zeros_like(acts))
+            latents = sae.encode_sparse(acts)
+            recons = sae.decode_sparse(latents)
+            batch_sums = reconstruction_sums(acts, recons, latents, sae.d_sae)
+            batch_sums.n_left_out = int(is_text.sum() - mask.sum())
+            batch_sums.ce_clean, batch_sums.n_predictions = clean, n_predictions
+            batch_sums.ce_spliced = _loss_with(model, hookpoint, ids, mask, recons)
+            batch_sums.ce_ablated = ablated[sae.max_norm]
+            sums[name] = sums[name].add(batch_sums)
     return sums
 
 
-def measure_corpora(model: nn.Module, sae: Sae, hookpoint: str, rows: Mapping[str, TokenRows], batch_rows: int) -> dict:
-    """The metrics of an SAE on each corpus and on all of them together (`pooled`), and the pooled density histogram."""
-    sums = {corpus: measure(model, sae, hookpoint, found, batch_rows) for corpus, found in sorted(rows.items())}
+def measure_corpora(
+    model: nn.Module, saes: Mapping[str, Sae], hookpoint: str, rows: Mapping[str, TokenRows], batch_rows: int
+) -> dict[str, dict]:
+    """The metrics of a model's SAEs on each corpus and on all together (`pooled`), and pooled density histograms."""
+    by_corpus = {corpus: measure(model, saes, hookpoint, rows[corpus], batch_rows) for corpus in sorted(rows)}
+    return {name: _summary({corpus: sums[name] for corpus, sums in by_corpus.items()}) for name in saes}
+
+
+def _summary(by_corpus: Mapping[str, SaeSums]) -> dict:
+    """All metrics of one SAE."""
     pooled = SaeSums()
-    for found in sums.values():
-        pooled = pooled.add(found)
+    for sums in by_corpus.values():
+        pooled = pooled.add(sums)
     return {
         "pooled": report(pooled),
-        "corpora": {corpus: report(found) for corpus, found in sums.items()},
+        "corpora": {corpus: report(sums) for corpus, sums in by_corpus.items()},
         "density_histogram": density_histogram(pooled),
     }
 

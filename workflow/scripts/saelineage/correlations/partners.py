@@ -1,0 +1,38 @@
+"""The SAEs that one SAE's features are correlated with, and their shards."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from saelineage.features.shards import FeatureShard, shifted
+
+
+class Partner(NamedTuple):
+    """An SAE that the features of side a are correlated with."""
+
+    name: str
+    """`{model}.{sae}`; of a null, with its ending."""
+    shift: bool
+    """True for a null whose documents are shifted against those of side a."""
+    paths: list[tuple[str, str]]
+    """Feature shards of side a and of this one, in one order."""
+
+    def shards(self) -> Iterator[tuple[FeatureShard, FeatureShard]]:
+        """The shards of both sides, one of each in memory at a time."""
+        for path_to_a, path_to_b in self.paths:
+            b = FeatureShard(path_to_b)
+            yield FeatureShard(path_to_a), shifted(b) if self.shift else b
+
+
+def partners_of(a: Sequence[str], b: Sequence[str], shifts: Mapping[str, bool]) -> list[Partner]:
+    """The partners of an SAE.
+
+    Args:
+        a: feature shards of the SAE.
+        b: those of all partners, one partner after the other.
+        shifts: for each partner's name, `Partner.shift`.
+    """
+    starts = range(0, len(b), len(a))
+    return [
+        Partner(name, shift, list(zip(a, b[start : start + len(a)], strict=True)))
+        for (name, shift), start in zip(shifts.items(), starts, strict=True)
+    ]
