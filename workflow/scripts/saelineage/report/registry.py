@@ -1,0 +1,131 @@
+"""The tables of the report: from which function each comes, what that is given, and what the table holds.
+
+A new table is an entry here, its function in `tables`, and its place in `page.html.jinja`. The rule, the script and
+Snakemake's own report follow from the entry. The rules read this module, so it imports nothing heavy.
+"""
+
+from typing import NamedTuple
+
+
+class Table(NamedTuple):
+    """How a table is made, and what it holds."""
+
+    function: str
+    """Of the module `tables`."""
+    inputs: tuple[str, ...]
+    """Its arguments in order: fields of `tables.TableInputs`."""
+    caption: str
+
+
+TABLES = {
+    "edges": Table(
+        "edge_table",
+        ("summary",),
+        "One row per edge, under the leading instrument: the number of features with each verdict, each share with its "
+        "n and Wilson 95 % interval, the floors, and relative persistence with its interval over documents.",
+    ),
+    "instruments": Table(
+        "instrument_table",
+        ("summary",),
+        "One row per edge and instrument: its shares and floors, relative persistence, the areas under its curves, its "
+        "largest null, whether it is fit, and its agreement with the leading instrument.",
+    ),
+    "nulls": Table(
+        "null_table",
+        ("summary",),
+        "One row per edge, instrument and null or control: the share that persists there, the area under its curve, "
+        "the threshold from which at most 1 % match, and the edge's own share at that threshold.",
+    ),
+    "matchings": Table(
+        "matching_table",
+        ("summary",),
+        "One row per edge, instrument and matching rule: the share that persists by that rule, and the floor by the "
+        "same rule. Every rule matches single features, without splits and merges.",
+    ),
+    "curves": Table(
+        "curve_table",
+        ("share_curves", "summary"),
+        "The share of features with a match at every threshold of Pearson r, for each edge, its floors, its nulls and "
+        "its controls under every instrument, with the area under the curve (auc).",
+    ),
+    "agreements": Table(
+        "agreement_table",
+        ("summary",),
+        "One row per edge and other way of comparing: the share of the parent's features that get the leading "
+        "instrument's verdict, and Cohen's kappa (1 is full agreement, 0 is chance).",
+    ),
+    "sources": Table(
+        "source_table",
+        ("summary", "merged_models"),
+        "Where the features of merged models come from: the share found in one parent alone, in both, only in their "
+        "common ancestor, or in none of them.",
+    ),
+    "absences": Table(
+        "absence_table",
+        ("summary",),
+        "One row per edge: how persisting features are found (1:1, split, merged); how many features disappear or "
+        "emerge under every SAE seed (robustly_); and how many lost features a linear readout no longer finds in the "
+        "child's activations (gone), still finds there (missed), or does not find even in the parent's (undecided).",
+    ),
+    "ablations": Table(
+        "ablation_table",
+        ("ablations",),
+        "The change in a model's loss, in nats per token, when a group of features is ablated, per edge, side and "
+        "corpus. Groups that end in _random fire about as often but have the other verdict.",
+    ),
+    "effects": Table(
+        "effect_table",
+        ("effects",),
+        "How well the effects of matched features agree in parent and child: the correlation of their changes in loss "
+        "over the n pairs that fire in both, per edge and corpus.",
+    ),
+    "flows": Table(
+        "flow_table",
+        ("summary",),
+        "Figure 2 as a table: the number of features per edge, side and verdict. Parents that persist and children "
+        "that are inherited differ in number because several features may share one best match.",
+    ),
+    "models": Table(
+        "model_table",
+        ("config", "model_metrics"),
+        "Loss in nats per token and next-token accuracy of each model on each corpus's validation split, with the loss "
+        "of a unigram model.",
+    ),
+    "sweeps": Table(
+        "sweep_table",
+        ("sweeps",),
+        "Figure 5 as a table: loss and accuracy of merges by coefficient t. Rows without t are the parents' common "
+        "ancestor.",
+    ),
+    "saes": Table(
+        "sae_table",
+        ("sae_metrics",),
+        "Quality of each SAE on the validation split, per corpus and over all (pooled): fvu, the fraction of variance "
+        "unexplained; l0, the mean number of active latents per token; dead_fraction, the share of latents that fire "
+        "on none of the n_tokens tokens; ce_recovered and ce_difference, the effect on the loss of splicing it in.",
+    ),
+    "densities": Table(
+        "density_table",
+        ("sae_metrics",),
+        "How often latents fire: the number of latents per bin of log10 of the share of tokens, by the bin's left "
+        "edge.",
+    ),
+    "training": Table("training_table", ("training_curves",), "Training curves of the SAEs."),
+    "merges": Table(
+        "merge_table",
+        ("merges",),
+        "How each tensor was merged: the cosine between the parents' tensors, and the branch taken (slerp; lerp where "
+        "they are nearly parallel; parent where they are equal).",
+    ),
+    "correlations": Table(
+        "correlation_table",
+        ("histograms",),
+        "The number of pairs of a parent's and a child's feature by Pearson r, per edge, by the bin's left edge.",
+    ),
+    "scores": Table(
+        "score_table",
+        ("labels", "explanations"),
+        "How well descriptions predict activations: the number of features per model, source of the description and "
+        "bin of Pearson r.",
+    ),
+}
