@@ -1,4 +1,4 @@
-"""One SAE's settings (`graph.sae_settings`), small, which tests change where they need to."""
+"""Small settings of one SAE (`graph.sae_settings`), which tests change as needed."""
 
 SAE_SETTINGS = {
     "architecture": "topk",

@@ -83,10 +83,9 @@ def test_the_folder_is_complete_and_holds_nothing_of_an_earlier_export(tmp_path,
     folder.mkdir()
     (folder / "0_99.safetensors").write_bytes(b"of a wider SAE")
     record = export_latents(shards, probe, tmp_path / "models" / "lua", folder)
-    assert sorted(path.name for path in folder.iterdir()) == [*record["splits"], "config.json"]
-    assert record == {
-        "splits": {f"{n}_{n}.safetensors": sha256_file(folder / f"{n}_{n}.safetensors") for n in range(4)}
-    }
+    names = [f"{latent}_{latent}.safetensors" for latent in range(4)]
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "config.json"]
+    assert record == {"splits": {name: sha256_file(folder / name) for name in names}}
     assert read_json(folder / "config.json") == {
         "model_name": str(tmp_path / "models" / "lua"),
         "n_splits": 4,

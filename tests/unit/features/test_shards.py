@@ -105,7 +105,7 @@ def test_cut_off_missing_and_other_files_are_refused(write_features, tmp_path):
 def test_any_flipped_byte_is_refused_with_the_file_s_name(write_features):
     path = write_features(DENSE).path
     whole = path.read_bytes()
-    for place in range(0, len(whole), 3):
+    for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(InputError, match=NOT_WHOLE):
             FeatureShard(path)

@@ -1,4 +1,4 @@
-"""What SAEs minimise: each architecture against its paper's formula written out densely, and by hand."""
+"""Training objectives of SAEs: each architecture against its paper's formula, computed densely, and by hand."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ FRACTIONS = [0.25, 0.5]
 
 @pytest.fixture
 def settings(sae_settings) -> dict:
-    """Of an SAE with a rectangle wide enough that some pre-activations lie in it."""
+    """Settings with a bandwidth so wide that some pre-activations lie in the rectangle."""
     return sae_settings | {"k": 3, "bandwidth": 0.4, "matryoshka_fractions": FRACTIONS}
 
 
@@ -40,17 +40,17 @@ def random_acts(dtype: torch.dtype = torch.float64) -> torch.Tensor:
 
 
 @torch.no_grad()
-def chosen(objective: Objective, acts: torch.Tensor, weights: dict) -> tuple:
+def choose(objective: Objective, acts: torch.Tensor, weights: dict) -> tuple:
     screened = screen(acts, weights["W_enc"], weights["b_dec"], objective.bias(weights), low_precision=False)
     return objective.choose(screened)
 
 
 def squared(error: torch.Tensor) -> torch.Tensor:
-    """Squared norms of rows, their mean over tokens."""
+    """Mean over tokens of the squared norms of rows."""
     return error.square().sum(1).mean()
 
 
-# Each twin gives the loss and the latents [token, d_sae]; autograd gives its gradients.
+# Each function returns the loss and the latents [token, d_sae]; autograd finds the gradients.
 
 
 def dense_relu(acts, w, settings) -> tuple:
@@ -95,7 +95,7 @@ def dense_gated(acts, w, settings) -> tuple:
     return loss, f
 
 
-TWINS = {
+DENSE = {
     "relu": dense_relu,
     "topk": dense_topk,
     "batchtopk": dense_batchtopk,
@@ -104,11 +104,11 @@ TWINS = {
 }
 
 
-def with_gradients(twin: Callable) -> Callable:
+def with_gradients(dense: Callable) -> Callable:
     """Loss, latents and the gradients that autograd finds."""
 
     def run(acts: torch.Tensor, weights: dict, settings: dict) -> SimpleNamespace:
-        loss, latents = twin(acts, weights, settings)
+        loss, latents = dense(acts, weights, settings)
         gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         return SimpleNamespace(loss=loss, latents=latents, gradients=dict(zip(weights, gradients, strict=True)))
 
@@ -135,20 +135,20 @@ def jumprelu_by_equations(acts: torch.Tensor, weights: dict, settings: dict) -> 
     return SimpleNamespace(loss=loss, latents=f, gradients=gradients, n_in_rectangle=int(K.sum()))
 
 
-RUNS = {name: with_gradients(twin) for name, twin in TWINS.items()} | {"jumprelu": jumprelu_by_equations}
+RUNS = {name: with_gradients(dense) for name, dense in DENSE.items()} | {"jumprelu": jumprelu_by_equations}
 
 
-def assert_equals(twin: SimpleNamespace, acts: torch.Tensor, weights: dict, found: Loss) -> None:
-    """Loss, what fired and all gradients."""
-    assert torch.allclose(found.loss, twin.loss, rtol=0, atol=1e-11)
-    assert float(found.l0) == pytest.approx(float((twin.latents > 0).sum(1).double().mean()))
-    assert torch.equal(found.fired, (twin.latents > 0).any(0))
-    recons = twin.latents @ weights["W_dec"] + weights["b_dec"]
-    assert torch.allclose(found.error, acts - recons, rtol=0, atol=1e-11)
-    assert not found.error.requires_grad
-    gradients = torch.autograd.grad(found.loss, list(weights.values()))
-    for (name, theirs), mine in zip(twin.gradients.items(), gradients, strict=True):
-        assert torch.allclose(mine, theirs, rtol=0, atol=1e-11), name
+def assert_equals(dense: SimpleNamespace, acts: torch.Tensor, weights: dict, batch: Loss) -> None:
+    """Compare the loss, its figures and all gradients."""
+    assert torch.allclose(batch.loss, dense.loss, rtol=0, atol=1e-11)
+    assert float(batch.l0) == pytest.approx(float((dense.latents > 0).sum(1).double().mean()))
+    assert torch.equal(batch.fired, (dense.latents > 0).any(0))
+    recons = dense.latents @ weights["W_dec"] + weights["b_dec"]
+    assert torch.allclose(batch.error, acts - recons, rtol=0, atol=1e-11)
+    assert not batch.error.requires_grad
+    gradients = torch.autograd.grad(batch.loss, list(weights.values()))
+    for (name, expected), gradient in zip(dense.gradients.items(), gradients, strict=True):
+        assert torch.allclose(gradient, expected, rtol=0, atol=1e-11), name
 
 
 # With a bias of -4 few latents fire, some tokens none; with -100 none at all.
@@ -157,34 +157,20 @@ def assert_equals(twin: SimpleNamespace, acts: torch.Tensor, weights: dict, foun
 def test_losses_and_gradients_equal_the_paper_s_formula(architecture, bias, settings):
     objective = OBJECTIVES[architecture](settings, D_IN, D_SAE)
     acts, weights = random_acts(), random_weights(objective, bias=bias)
-    twin = RUNS[architecture](acts, weights, settings)
-    entries, known = chosen(objective, acts, weights)
-    found = objective.loss(entries, acts, weights, known, COEFFICIENT)
+    dense = RUNS[architecture](acts, weights, settings)
+    assert bias == -100 or getattr(dense, "n_in_rectangle", 1) > 0, "no pre-activations lie within the rectangle"
+    entries, pre_acts = choose(objective, acts, weights)
     assert isinstance(entries, Entries) or bias == 0
-    assert bias == -100 or getattr(twin, "n_in_rectangle", 1) > 0, "the test needs pre-activations within the rectangle"
-    assert_equals(twin, acts, weights, found)
-
-
-@pytest.mark.parametrize("bias", [0.0, -4.0])
-@pytest.mark.parametrize("architecture", ["relu", "jumprelu", "gated"])
-def test_losses_over_all_entries_equal_the_paper_s_formula(architecture, bias, settings):
-    objective = OBJECTIVES[architecture](settings, D_IN, D_SAE)
-    acts, weights = random_acts(), random_weights(objective, bias=bias)
-    twin = RUNS[architecture](acts, weights, settings)
-    assert_equals(twin, acts, weights, objective.loss(AllEntries(D_SAE), acts, weights, None, COEFFICIENT))
-
-
-@pytest.mark.parametrize("architecture", OBJECTIVES)
-def test_values_that_are_not_known_are_computed(architecture, settings):
-    objective = OBJECTIVES[architecture](settings, D_IN, D_SAE)
-    acts, weights = random_acts(), random_weights(objective, bias=-4.0)
-    entries, known = chosen(objective, acts, weights)
-    losses = [objective.loss(entries, acts, weights, values, COEFFICIENT).loss for values in (known, None)]
-    assert torch.allclose(*losses, rtol=0, atol=1e-11)
+    batch = objective.loss(entries, acts, weights, pre_acts, COEFFICIENT)
+    assert_equals(dense, acts, weights, batch)
+    computed = objective.loss(entries, acts, weights, None, COEFFICIENT)  # pre-activations that are not given
+    assert torch.allclose(computed.loss, batch.loss, rtol=0, atol=1e-11)
+    if objective.has_penalty:
+        assert_equals(dense, acts, weights, objective.loss(AllEntries(D_SAE), acts, weights, None, COEFFICIENT))
 
 
 def one_loss(architecture: str, settings: dict, acts: list, coefficient: float = 0.0, **weights: list) -> tuple:
-    """The loss on a few tokens with the weights given, others zero, and the weights."""
+    """The loss on a few tokens with some weights given and the others zero, and the weights."""
     acts = torch.tensor(acts, dtype=torch.float64)
     d_sae = len(weights["W_enc"])
     objective = OBJECTIVES[architecture](settings, acts.shape[1], d_sae)
@@ -192,16 +178,16 @@ def one_loss(architecture: str, settings: dict, acts: list, coefficient: float =
     given = {name: torch.tensor(value, dtype=torch.float64) for name, value in weights.items()}
     all_weights = {"b_dec": torch.zeros(acts.shape[1], dtype=torch.float64)} | own | given
     all_weights = {name: tensor.requires_grad_() for name, tensor in all_weights.items()}
-    entries, known = chosen(objective, acts, all_weights)
-    return objective.loss(entries, acts, all_weights, known, coefficient), all_weights
+    entries, pre_acts = choose(objective, acts, all_weights)
+    return objective.loss(entries, acts, all_weights, pre_acts, coefficient), all_weights
 
 
 def test_relu_by_hand(settings):
     # Token (2, 0): code 2, reconstruction (6, 0), squared error 16. Token (-2, 0): code 0, squared error 4.
     # Mean 10; penalty 0.5 x mean(2 x |(3, 0)|, 0) = 1.5.
-    found, _ = one_loss("relu", settings, [[2, 0], [-2, 0]], 0.5, W_enc=[[1, 0]], W_dec=[[3, 0]])
-    assert (found.loss.item(), float(found.l0), found.fired.tolist()) == (11.5, 0.5, [True])
-    assert found.error.tolist() == [[-4, 0], [-2, 0]]
+    batch, _ = one_loss("relu", settings, [[2, 0], [-2, 0]], 0.5, W_enc=[[1, 0]], W_dec=[[3, 0]])
+    assert (batch.loss.item(), float(batch.l0), batch.fired.tolist()) == (11.5, 0.5, [True])
+    assert batch.error.tolist() == [[-4, 0], [-2, 0]]
 
 
 UNIT = [[1, 0], [0, 1]]
@@ -209,34 +195,34 @@ UNIT = [[1, 0], [0, 1]]
 
 def test_topk_by_hand(settings):
     # (3, 1) keeps 3 and leaves (0, 1); (1, -2) keeps 1 and leaves (0, -2): (1 + 4) / 2.
-    found, _ = one_loss("topk", settings | {"k": 1}, [[3, 1], [1, -2]], W_enc=UNIT, W_dec=UNIT)
-    assert (found.loss.item(), float(found.l0), found.fired.tolist()) == (2.5, 1.0, [True, False])
+    batch, _ = one_loss("topk", settings | {"k": 1}, [[3, 1], [1, -2]], W_enc=UNIT, W_dec=UNIT)
+    assert (batch.loss.item(), float(batch.l0), batch.fired.tolist()) == (2.5, 1.0, [True, False])
 
 
 def test_batchtopk_by_hand(settings):
     # The two largest of 3, 2, 1, -2 are both of the first token; the second leaves (1, -2): 5 / 2.
-    found, _ = one_loss("batchtopk", settings | {"k": 1}, [[3, 2], [1, -2]], W_enc=UNIT, W_dec=UNIT)
-    assert (found.loss.item(), float(found.l0), found.fired.tolist()) == (2.5, 1.0, [True, True])
+    batch, _ = one_loss("batchtopk", settings | {"k": 1}, [[3, 2], [1, -2]], W_enc=UNIT, W_dec=UNIT)
+    assert (batch.loss.item(), float(batch.l0), batch.fired.tolist()) == (2.5, 1.0, [True, True])
 
 
 def test_matryoshka_by_hand(settings):
     # All of 3, 2, 1 are kept. The first latent alone leaves (0, 2) and (0, -2): 4. Both leave (0, 0) and (0, -2): 2.
     changed = settings | {"k": 2, "matryoshka_fractions": [0.5]}
-    found, _ = one_loss("matryoshka_batchtopk", changed, [[3, 2], [1, -2]], W_enc=UNIT, W_dec=UNIT)
-    assert (found.loss.item(), float(found.l0)) == (3.0, 1.5)
-    assert found.error.tolist() == [[0, 0], [0, -2]]  # of all latents
+    batch, _ = one_loss("matryoshka_batchtopk", changed, [[3, 2], [1, -2]], W_enc=UNIT, W_dec=UNIT)
+    assert (batch.loss.item(), float(batch.l0)) == (3.0, 1.5)
+    assert batch.error.tolist() == [[0, 0], [0, -2]]  # of all latents
 
 
 def test_jumprelu_by_hand(settings):
     # Threshold 1, rectangle from 0.75 to 1.25. Token 3 fires and leaves nothing, 0.9 does not and leaves 0.9:
     # (0.81 + 2 x 1) / 2. Only 0.9 lies within the rectangle:
     # d loss / d f = 2 (0 - 0.9) / 2 = -0.9, times -theta / eps = -2, is 1.8; the step gives 2 / 2 x -1 / 0.5 = -2.
-    found, weights = one_loss(
+    batch, weights = one_loss(
         "jumprelu", settings | {"bandwidth": 0.5}, [[3.0], [0.9]], 2.0, W_enc=[[1]], W_dec=[[1]], log_threshold=[0.0]
     )
-    assert found.loss.item() == pytest.approx(1.405)
-    assert (float(found.l0), found.fired.tolist()) == (0.5, [True])
-    found.loss.backward()
+    assert batch.loss.item() == pytest.approx(1.405)
+    assert (float(batch.l0), batch.fired.tolist()) == (0.5, [True])
+    batch.loss.backward()
     assert weights["log_threshold"].grad.tolist() == pytest.approx([-0.2])
     # f = 3 fires with no error; 0.9 does not fire: the encoder has nothing to gain.
     assert weights["W_enc"].grad.tolist() == [[0.0]]
@@ -246,10 +232,10 @@ def test_gated_by_hand(settings):
     # Token 3: gate 2, magnitude 2 x 3 + 0.5 = 6.5, reconstruction 13, squared error 100; the gate's own 4 leaves 1.
     # Token 0.5: gate -0.5, so both reconstructions are 0 and leave 0.25. (100 + 1 + 0.5 x 2 + 0.25 + 0.25) / 2.
     own = {"b_gate": [-1.0], "r_mag": [math.log(2)], "b_mag": [0.5]}
-    found, weights = one_loss("gated", settings, [[3.0], [0.5]], 0.5, W_enc=[[1]], W_dec=[[2]], **own)
-    assert found.loss.item() == pytest.approx(51.25)
-    assert (float(found.l0), found.fired.tolist()) == (0.5, [True])
-    found.loss.backward()
+    batch, weights = one_loss("gated", settings, [[3.0], [0.5]], 0.5, W_enc=[[1]], W_dec=[[2]], **own)
+    assert batch.loss.item() == pytest.approx(51.25)
+    assert (float(batch.l0), batch.fired.tolist()) == (0.5, [True])
+    batch.loss.backward()
     # Of the reconstruction alone: 2 x (13 - 3) x 6.5 / 2; the gate's leaves the decoder as it is.
     assert float(weights["W_dec"].grad) == pytest.approx(65)
 
@@ -258,34 +244,32 @@ def test_gated_by_hand(settings):
 def test_the_trained_sae_computes_what_the_objective_did(architecture, settings):
     objective = OBJECTIVES[architecture](settings, D_IN, D_SAE)
     acts, weights = random_acts(torch.float32), random_weights(objective, torch.float32, bias=-3.0)
-    entries, known = chosen(objective, acts, weights)
-    found = objective.loss(entries, acts, weights, known, COEFFICIENT)
+    entries, pre_acts = choose(objective, acts, weights)
+    batch = objective.loss(entries, acts, weights, pre_acts, COEFFICIENT)
     threshold = None
     if objective.needs_threshold:
-        threshold = float(torch.nextafter(known.min(), torch.tensor(0.0)))
+        threshold = float(torch.nextafter(pre_acts.min(), torch.tensor(0.0)))
     sae = objective.trained({name: tensor.detach() for name, tensor in weights.items()}, threshold)
     latent_acts = sae.encode(acts)
-    assert torch.equal((latent_acts > 0).any(0), found.fired)
-    assert float((latent_acts > 0).sum(1).float().mean()) == pytest.approx(float(found.l0))
-    assert torch.allclose(acts - sae(acts), found.error, rtol=0, atol=1e-5)
+    assert torch.equal((latent_acts > 0).any(0), batch.fired)
+    assert float((latent_acts > 0).sum(1).float().mean()) == pytest.approx(float(batch.l0))
+    assert torch.allclose(acts - sae(acts), batch.error, rtol=0, atol=1e-5)
     if architecture in ("topk", "batchtopk", "matryoshka_batchtopk", "relu"):
-        theirs = torch.zeros(N_TOKENS, D_SAE).index_put((entries.tokens, entries.latents), known.relu())
+        theirs = torch.zeros(N_TOKENS, D_SAE).index_put((entries.tokens, entries.latents), pre_acts.relu())
         assert torch.allclose(latent_acts, theirs, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("k", [0, 13, None])
-def test_a_k_that_there_cannot_be_is_refused(k, settings):
-    for architecture in ("topk", "batchtopk", "matryoshka_batchtopk"):
-        with pytest.raises(InputError, match=f"k must be between 1 and d_sae = 12 .* got {k}"):
-            OBJECTIVES[architecture](settings | {"k": k}, D_IN, D_SAE)
-    OBJECTIVES["relu"](settings | {"k": k}, D_IN, D_SAE)
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka_batchtopk"])
+def test_a_k_beyond_the_number_of_latents_is_refused(architecture, settings):
+    with pytest.raises(InputError, match=r"k must be between 1 and d_sae = 12 .* got 13; lower it"):
+        OBJECTIVES[architecture](settings | {"k": 13}, D_IN, D_SAE)
 
 
-# Of 12 latents 0.01 is none, 0.99 is all of them, and 0.25 and 0.26 both are 3.
-@pytest.mark.parametrize("fractions", [[0.01, 0.5], [0.5, 0.99], [0.25, 0.26], [0.5, 0.25]])
-def test_prefixes_that_do_not_grow_are_refused(fractions, settings):
-    with pytest.raises(InputError, match=r"matryoshka_fractions must rise .* by at least one latent of 12 each"):
-        OBJECTIVES["matryoshka_batchtopk"](settings | {"matryoshka_fractions": fractions}, D_IN, D_SAE)
+def test_prefixes_that_do_not_grow_are_refused(settings):
+    # Of 12 latents 0.01 is none, 0.99 is all of them, and 0.25 and 0.26 both are 3.
+    for fractions in ([0.01, 0.5], [0.5, 0.99], [0.25, 0.26], [0.5, 0.25]):
+        with pytest.raises(InputError, match=r"saes\.matryoshka_fractions must rise .* correct them"):
+            OBJECTIVES["matryoshka_batchtopk"](settings | {"matryoshka_fractions": fractions}, D_IN, D_SAE)
 
 
 def test_the_auxiliary_loss_by_hand():
@@ -303,7 +287,7 @@ def test_the_auxiliary_loss_by_hand():
     assert float(auxiliary_loss(acts, error, torch.zeros(3, dtype=torch.bool), weights)) == 0
 
 
-@pytest.mark.parametrize("n_dead", [1, 2, 7, 12])
+@pytest.mark.parametrize("n_dead", [1, 7, 12])
 def test_the_auxiliary_loss_equals_its_dense_formula(n_dead, settings):
     weights, acts = random_weights(OBJECTIVES["topk"](settings, D_IN, D_SAE)), random_acts()
     error = random_acts().flip(0)
@@ -313,15 +297,15 @@ def test_the_auxiliary_loss_equals_its_dense_formula(n_dead, settings):
     kept = torch.zeros(pre.shape, dtype=torch.bool).scatter(1, pre.topk(2).indices, True)
     dense = squared(error - (pre.relu() * kept) @ weights["W_dec"])
     names = ("W_enc", "W_dec", "b_enc")
-    mine = auxiliary_loss(acts, error, dead, weights)
-    assert torch.allclose(mine, dense, rtol=0, atol=1e-11)
-    gradients = [torch.autograd.grad(loss, [weights[name] for name in names]) for loss in (mine, dense)]
-    for name, one, other in zip(names, *gradients, strict=True):
-        assert torch.allclose(one, other, rtol=0, atol=1e-11), name
-        assert not bool(one[: D_SAE - n_dead].any()), name
+    loss = auxiliary_loss(acts, error, dead, weights)
+    assert torch.allclose(loss, dense, rtol=0, atol=1e-11)
+    gradients = [torch.autograd.grad(value, [weights[name] for name in names]) for value in (loss, dense)]
+    for name, gradient, expected in zip(names, *gradients, strict=True):
+        assert torch.allclose(gradient, expected, rtol=0, atol=1e-11), name
+        assert not bool(gradient[: D_SAE - n_dead].any()), name
 
 
-def test_the_auxiliary_loss_leaves_the_decoder_s_bias_alone(settings):
+def test_the_auxiliary_loss_gives_the_decoder_s_bias_no_gradient(settings):
     weights, acts = random_weights(OBJECTIVES["topk"](settings, D_IN, D_SAE)), random_acts()
     auxiliary_loss(acts, acts, torch.ones(D_SAE, dtype=torch.bool), weights).backward()
     assert weights["b_dec"].grad is None

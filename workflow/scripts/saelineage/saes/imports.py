@@ -1,7 +1,7 @@
-"""SAEs that others trained: folders of SAELens, dictionary-learning and sparsify, read as SAEs of this project.
+"""Importing third-party SAEs from folders of SAELens, dictionary-learning and sparsify.
 
-What a format computes differently is folded into the weights, so that latents and reconstructions are, up to rounding
-in float32, those that the format's own library computes for a trained SAE. What cannot be folded is refused.
+Where a format computes latents differently, the difference is folded into the weights. Latents and reconstructions
+then equal those of the format's library, up to rounding in float32. Formats that cannot be folded are refused.
 """
 
 import os
@@ -37,47 +37,48 @@ FILES = {
     "dictionary_learning": ("config.json", "ae.pt"),
     "sparsify": ("cfg.json", "sae.safetensors"),
 }
-"""The files of each format: its config and its weights."""
+"""Names of the config and weights files of each format."""
 REMEDY = "fetch it again, or save it anew with the library that made it"
 MOST_KS = 1000
-"""Different values of k that are worth listing."""
+"""Numbers in a tensor k that are read; more would make the error message too long."""
 MOST_PICKLE_BYTES = 1 << 20
-"""Of a .pt file without its tensors; an SAE's has 2 kB."""
+"""Largest pickle in a .pt file, without its tensors; an SAE's has 2 kB."""
 PICKLED = re.compile(
     r"collections OrderedDict|torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)"
     r"|torch (?!Untyped|Typed)[A-Z][A-Za-z0-9]*Storage"
 )
-"""What a pickled state dict names. PyTorch allows more, such as bytearray, which a few bytes ask for gigabytes with."""
+"""Names that a pickled state dict needs. PyTorch allows more, such as bytearray, with which a few bytes can allocate
+gigabytes."""
 
 
 class ImportedSae(NamedTuple):
-    """An SAE as it was read, and what it was read from."""
+    """An imported SAE and its source."""
 
     sae: Sae
     format: str
     k: int | None
-    """Latents per token that it was trained to keep, where its files say so."""
+    """Latents per token that it was trained to keep, if its files say so."""
     files: list[Path]
 
 
 class SaeSource(NamedTuple):
-    """Where an SAE's files lie."""
+    """The location of an SAE's files."""
 
     folder: Path
     format: str
     commit: str | None
-    """Commit of the hub repository they were taken from."""
+    """Commit of the hub repository they come from; None for a local folder."""
 
 
 def find_sae(settings: dict, key: str) -> SaeSource:
-    """Find the SAE that an `import` block names; from the hub only the two files of its format are downloaded.
+    """Find the SAE that an `import` block names; only the two files of its format are downloaded from the hub.
 
     Args:
         settings: the block.
-        key: its place in the config, for error messages.
+        key: the block's place in the config, for error messages.
 
     Raises:
-        InputError: if there is no SAE, or more than one, or the hub does not have it.
+        InputError: if the folder holds no SAE or several, or the hub does not have the repository.
     """
     if "folder" in settings:
         folder = Path(settings["folder"])
@@ -86,27 +87,28 @@ def find_sae(settings: dict, key: str) -> SaeSource:
     repo = hub_repo(settings["repo"], settings["revision"], "model", key)
     subfolder = PurePosixPath(settings.get("subfolder", "."))
     paths = {path.name: str(path) for path in map(PurePosixPath, repo.files) if path.parent == subfolder}
-    found = choose_format(paths, settings["format"], str(PurePosixPath(settings["repo"], subfolder)))
-    config, _ = (hub_download(settings["repo"], repo.commit, paths[name], key) for name in FILES[found])
-    return SaeSource(config.parent, found, repo.commit)
+    format_name = choose_format(paths, settings["format"], str(PurePosixPath(settings["repo"], subfolder)))
+    config, _ = (hub_download(settings["repo"], repo.commit, paths[name], key) for name in FILES[format_name])
+    return SaeSource(config.parent, format_name, repo.commit)
 
 
 def choose_format(names: Collection[str], chosen: str, where: str) -> str:
-    """The format of a folder with these files: the one chosen, or, for `auto`, the only one whose files are there.
+    """Choose the format of a folder with these files: `chosen`, or, for `auto`, the only one whose files are present.
 
     Raises:
-        InputError: if the files are not there, or, for `auto`, those of several formats are.
+        InputError: if the files are missing, or, for `auto`, there are those of several formats.
     """
-    wanted = FILES if chosen == "auto" else {chosen: FILES[chosen]}
-    found = [name for name, files in wanted.items() if set(files) <= set(names)]
-    if len(found) == 1:
-        return found[0]
-    looked_for = "; ".join(f"{name}: {' and '.join(files)}" for name, files in wanted.items())
-    if found:
-        raise InputError(f"'{where}' holds SAEs of several formats ({', '.join(found)}); choose one with import.format")
+    candidates = FILES if chosen == "auto" else {chosen: FILES[chosen]}
+    present = [name for name, files in candidates.items() if set(files) <= set(names)]
+    if len(present) == 1:
+        return present[0]
+    if present:
+        raise InputError(
+            f"'{where}' holds SAEs of several formats ({', '.join(present)}); choose one with import.format"
+        )
+    required = "; ".join(f"{name}: {' and '.join(files)}" for name, files in candidates.items())
     raise InputError(
-        f"'{where}' must hold an SAE ({looked_for}), but holds {sorted(names)[:20]}; "
-        "name the folder in which these files lie"
+        f"'{where}' must hold an SAE ({required}), but holds {sorted(names)[:20]}; name the folder with these files"
     )
 
 
@@ -114,11 +116,11 @@ def read_sae(source: SaeSource) -> ImportedSae:
     """Read an SAE of any format.
 
     Raises:
-        InputError: if its files are not what the format says, or it computes what no SAE here can.
+        InputError: if its files do not conform to the format, or its computation cannot be folded.
     """
     config, weights = (source.folder / name for name in FILES[source.format])
     sae, k = READERS[source.format](config, weights)
-    require_finite(dict(sae.named_parameters()), weights)  # once more, for folding multiplies
+    require_finite(dict(sae.named_parameters()), weights)  # again, because folding multiplies
     return ImportedSae(sae, source.format, k, [config, weights])
 
 
@@ -126,22 +128,22 @@ def read_sae(source: SaeSource) -> ImportedSae:
 
 
 def read_saelens(path_to_config: Path, path_to_weights: Path) -> tuple[Sae, int | None]:
-    """An SAE of SAELens, versions 3 to 6."""
+    """Read an SAE of SAELens, versions 3 to 6."""
     config = as_version_6(read_foreign_json(path_to_config, REMEDY), path_to_config)
     if config.get("normalize_activations", "none") != "none":
         raise InputError(
             f"'{path_to_config}': normalize_activations must be 'none', not {config['normalize_activations']!r}; "
-            "where it is one factor for all tokens, fold it with SAELens (fold_activation_norm_scaling_factor, then "
-            "save_model); a norm of each token's own cannot be folded"
+            "if it is one factor for all tokens, fold it with SAELens (fold_activation_norm_scaling_factor, then "
+            "save_model); a norm per token cannot be folded"
         )
     if config.get("reshape_activations", "none") != "none":
         raise InputError(
-            f"'{path_to_config}': reshape_activations must be 'none', not {config['reshape_activations']!r}; where "
-            "heads lie side by side at the hookpoint (the input of o_proj), set it to 'none' in a copy of the file"
+            f"'{path_to_config}': reshape_activations must be 'none', not {config['reshape_activations']!r}; if "
+            "the hookpoint's activations are concatenated heads (the input of o_proj), set it to 'none' in a copy"
         )
     tensors = read_tensors(path_to_weights, REMEDY)
     if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
-        del tensors["scaling_factor"]  # older versions wrote it where there was none
+        del tensors["scaling_factor"]  # older versions wrote it even if there was no scaling
     sae = sae_of_saelens(config, tensors, path_to_config.parent)
     if not config.get("apply_b_dec_to_input", True):
         fold_decoder_bias(sae)
@@ -151,13 +153,14 @@ def read_saelens(path_to_config: Path, path_to_weights: Path) -> tuple[Sae, int 
 
 
 def as_version_6(config: dict, path: Path) -> dict:
-    """A SAELens config in the keys of version 6; older ones are read as SAELens 6 reads them.
+    """Convert a SAELens config to the keys of version 6, as SAELens 6 does.
 
     Raises:
         InputError: if its activation function is one that SAELens 6 no longer has.
     """
     version = config.get("sae_lens_version") or _block(config, "metadata").get("sae_lens_version") or "0"
-    if int(re.match(r"\d{0,9}", str(version)).group() or 0) >= 6:
+    major = re.match(r"\d{1,9}", str(version))
+    if major and int(major.group()) >= 6:
         return config
     hook_name = str(config.get("hook_name") or config.get("hook_point") or "")
     config = {"architecture": "standard", "reshape_activations": "hook_z" if "hook_z" in hook_name else "none"} | config
@@ -166,28 +169,28 @@ def as_version_6(config: dict, path: Path) -> dict:
     activation = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
     k = _block(config, "activation_fn_kwargs").get("k")
     if activation not in ("relu", "topk"):
-        raise InputError(f"'{path}': activation_fn must be 'relu' or 'topk', not {activation!r}, to be read here")
+        raise InputError(f"'{path}': activation_fn must be 'relu' or 'topk', not {activation!r}; use another SAE")
     return config | {"architecture": "topk", "k": k} if activation == "topk" and k is not None else config
 
 
 def _block(config: dict, key: str) -> dict:
-    """A mapping in a config; an empty one where there is none, or something else stands there."""
-    return found if isinstance(found := config.get(key), dict) else {}
+    """The mapping under a key of a config; empty if the key is missing or holds something else."""
+    return block if isinstance(block := config.get(key), dict) else {}
 
 
 # dictionary-learning.
 
 
 class DictionaryClass(NamedTuple):
-    """How a class of dictionary-learning keeps its weights."""
+    """Weights of a class of dictionary-learning."""
 
     architecture: str
     names: dict[str, str]
-    """Its name for each of our tensors; those ending in `.weight` are a Linear's, which lie transposed."""
+    """Its name for each of our tensors; those ending in `.weight` belong to a Linear and are transposed."""
     counters: tuple[str, ...] = ()
-    """Tensors that may be there besides."""
+    """Optional further tensors."""
     subtracts_b_dec: bool = True
-    """Whether it encodes acts - b_dec, or acts."""
+    """True if it encodes acts - b_dec, False if it encodes acts."""
 
 
 LINEAR = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
@@ -210,28 +213,28 @@ DICTIONARY_CLASSES = {
 
 
 def read_dictionary_learning(path_to_config: Path, path_to_weights: Path) -> tuple[Sae, int | None]:
-    """An SAE of dictionary-learning: a trainer's folder."""
-    trainer = read_foreign_json(path_to_config, REMEDY).get("trainer")
-    name = trainer.get("dict_class") if isinstance(trainer, dict) else None
+    """Read an SAE of dictionary-learning from a trainer's folder."""
+    trainer = _block(read_foreign_json(path_to_config, REMEDY), "trainer")
+    name = trainer.get("dict_class")
     if name not in list(DICTIONARY_CLASSES):
         raise InputError(
-            f"'{path_to_config}': trainer.dict_class must be one of {sorted(DICTIONARY_CLASSES)}, not {name!r}, "
-            "to be read here"
+            f"'{path_to_config}': trainer.dict_class must be one of {sorted(DICTIONARY_CLASSES)}, not {name!r}; "
+            "use another SAE"
         )
-    found, counters = renamed(unpickled(path_to_weights), DICTIONARY_CLASSES[name], name, path_to_weights)
-    d_in, d_sae = sizes_of(found["W_enc"], path_to_weights)
+    layout = DICTIONARY_CLASSES[name]
+    weights, counters = renamed(unpickled(path_to_weights), layout, name, path_to_weights)
+    d_in, d_sae = sizes_of(weights["W_enc"], path_to_weights)
     for key, size in {"activation_dim": d_in, "dict_size": d_sae}.items():
         if trainer.get(key, size) != size:
             raise InputError(
-                f"'{path_to_config}': trainer.{key} must be {size}, as '{path_to_weights.name}' has it, "
+                f"'{path_to_config}': trainer.{key} must be {size}, as in '{path_to_weights.name}', "
                 f"not {trainer[key]!r}; {REMEDY}"
             )
-    k = kept_latents(trainer, counters, path_to_config) if "k" in DICTIONARY_CLASSES[name].counters else None
+    k = kept_latents(trainer, counters, path_to_config) if "k" in layout.counters else None
     if name in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
-        found["threshold"] = one_threshold(found["threshold"], d_sae, path_to_weights)
-    architecture, subtracts_b_dec = DICTIONARY_CLASSES[name].architecture, DICTIONARY_CLASSES[name].subtracts_b_dec
-    sae = sae_of(architecture, d_in, d_sae, k, tensors=found, where=path_to_weights)
-    if not subtracts_b_dec:
+        weights["threshold"] = one_threshold(weights["threshold"], d_sae, path_to_weights)
+    sae = sae_of(layout.architecture, d_in, d_sae, k, tensors=weights, where=path_to_weights)
+    if not layout.subtracts_b_dec:
         fold_decoder_bias(sae)
     norms = sae.W_dec.norm(dim=1)
     if name == "AutoEncoder" and not torch.allclose(norms, torch.ones_like(norms)):
@@ -240,7 +243,7 @@ def read_dictionary_learning(path_to_config: Path, path_to_weights: Path) -> tup
 
 
 def unpickled(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .pt file. Nothing but tensors is unpickled: a pickle can hold code, which would run.
+    """Read the state dict in a .pt file, unpickling tensors only, because a pickle can hold code that would run.
 
     Raises:
         InputError: if the file holds anything else, or unpacks to more than its size.
@@ -250,10 +253,10 @@ def unpickled(path: Path) -> dict[str, Tensor]:
     require_plain_pickle(path)
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile pickle can make almost anything be raised
-        # PyTorch's own words advise to run the code after all.
-        other = isinstance(error, pickle.UnpicklingError)
-        reason = "it holds what is no tensor, and could be code" if other else " ".join(str(error).split())[:200]
+    except Exception as error:  # a damaged or hostile pickle can raise almost anything
+        reason = " ".join(str(error).split())[:200]
+        if isinstance(error, pickle.UnpicklingError):  # its text advises to allow the code
+            reason = "it holds something that is not a tensor and could be code"
         raise InputError(
             f"'{path}' must be a state dict that torch.load(weights_only=True) reads, but: {reason}; {REMEDY}"
         ) from error
@@ -268,20 +271,20 @@ def unpickled(path: Path) -> dict[str, Tensor]:
 
 
 def require_unpacked(path: Path) -> None:
-    """Refuse a .pt file that is no zip archive, or whose members are packed, as torch.save never packs them.
+    """Refuse a .pt file that is not a zip archive, or whose members are compressed, which torch.save never does.
 
-    A few MB could unpack to more than there is memory.
+    A few compressed MB could unpack to more than the memory.
 
     Raises:
         InputError: naming the file.
     """
     try:
         with open(path, "rb") as file:
-            if file.read(4) != b"PK\x03\x04":  # a pickle with a zip archive behind it would be read as a pickle
+            if file.read(4) != b"PK\x03\x04":  # a pickle followed by a zip archive would be read as a pickle
                 raise ValueError("it is no zip archive, as torch.save writes them since PyTorch 1.6")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # the last: a newer zip than known
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # the last for newer zip versions
         raise InputError(
             f"'{path}' must be a state dict that torch.load(weights_only=True) reads, but: {error}; {REMEDY}"
         ) from error
@@ -292,16 +295,16 @@ def require_unpacked(path: Path) -> None:
 
 
 def require_plain_pickle(path: Path) -> None:
-    """Refuse a .pt file whose pickle names anything but what a state dict is made of.
+    """Refuse a .pt file whose pickle names anything that a state dict does not need.
 
     Raises:
-        InputError: naming the first.
+        InputError: naming the first such name.
     """
     try:
         content = torch._C.PyTorchFileReader(os.fspath(path)).get_record("data.pkl")  # as torch.load finds it
         if len(content) > MOST_PICKLE_BYTES:
             raise ValueError(f"its pickle has {len(content)} bytes, more than {MOST_PICKLE_BYTES}")
-        named = [
+        names = [
             str(argument or opcode.name)
             for opcode, argument, _ in pickletools.genops(content)
             if opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
@@ -311,16 +314,16 @@ def require_plain_pickle(path: Path) -> None:
         raise InputError(
             f"'{path}' must be a state dict that torch.load(weights_only=True) reads, but: {reason}; {REMEDY}"
         ) from error
-    other = next((name for name in named if not PICKLED.fullmatch(name)), None)
-    if other is not None:
+    unsafe_name = next((name for name in names if not PICKLED.fullmatch(name)), None)
+    if unsafe_name is not None:
         raise InputError(
             f"'{path}' must be a state dict that torch.load(weights_only=True) reads, but: it names "
-            f"{other.replace(' ', '.')!r:.80}, which is no tensor, and could be code; {REMEDY}"
+            f"{unsafe_name.replace(' ', '.')!r:.80}, which is no tensor, and could be code; {REMEDY}"
         )
 
 
 def is_stored(tensor: Tensor) -> bool:
-    """Whether all numbers of a tensor were in its file; a view of one number can have any shape."""
+    """True if all numbers of a tensor are in its file, and it is not a view that repeats few of them."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
@@ -329,7 +332,7 @@ def is_stored(tensor: Tensor) -> bool:
 def renamed(
     tensors: dict[str, Tensor], layout: DictionaryClass, name: str, path: Path
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights under our names, as our matrices lie, and the counters beside them.
+    """Weights under our names and in our orientation, and the counters.
 
     Raises:
         InputError: if the tensors are not those of the class.
@@ -340,21 +343,18 @@ def renamed(
             f"'{path}': an SAE of class {name} must hold {sorted(needed)}, but this holds "
             f"{[name[:40] for name in sorted(tensors)[:20]]}; correct trainer.dict_class in config.json"
         )
-    found = {ours: tensors[theirs] for ours, theirs in layout.names.items()}
-    return (
-        {
-            ours: tensor.mT if tensor.ndim == 2 and layout.names[ours].endswith(".weight") else tensor
-            for ours, tensor in found.items()
-        },
-        {counter: tensors[counter] for counter in layout.counters if counter in tensors},
-    )
+    weights = {}
+    for ours, theirs in layout.names.items():
+        tensor = tensors[theirs]
+        weights[ours] = tensor.mT if tensor.ndim == 2 and theirs.endswith(".weight") else tensor
+    return weights, {counter: tensors[counter] for counter in layout.counters if counter in tensors}
 
 
 def sizes_of(W_enc: Tensor, path: Path) -> tuple[int, int]:
     """d_in and d_sae.
 
     Raises:
-        InputError: if the encoder is no matrix.
+        InputError: if the encoder is not a matrix.
     """
     if W_enc.ndim != 2 or not W_enc.numel():
         raise InputError(f"'{path}': the encoder must be a matrix, not of shape {tuple(W_enc.shape)}; {REMEDY}")
@@ -362,23 +362,23 @@ def sizes_of(W_enc: Tensor, path: Path) -> tuple[int, int]:
 
 
 def kept_latents(trainer: dict, counters: dict[str, Tensor], path: Path) -> int:
-    """k, which the config and the weights must agree on where both hold it.
+    """k, from the config or the weights.
 
     Raises:
-        InputError: if they do not, or neither holds it.
+        InputError: if config and weights differ in k, or neither holds it.
     """
-    held = set(counters["k"].flatten()[:MOST_KS].tolist()) if "k" in counters else set()
-    said = {trainer["k"]} if is_size(trainer.get("k")) else set()
-    if len(held | said) != 1 or not all(map(is_size, held | said)):
+    in_weights = set(counters["k"].flatten()[:MOST_KS].tolist()) if "k" in counters else set()
+    in_config = {trainer["k"]} if is_size(trainer.get("k")) else set()
+    if len(in_weights | in_config) != 1 or not all(map(is_size, in_weights | in_config)):
         raise InputError(
-            f"'{path}': trainer.k must be a whole number above 0 and the k of the weights, but k is "
-            f"{trainer.get('k')!r} there and {held or 'missing'} in the weights; {REMEDY}"
+            f"'{path}': trainer.k must be a whole number above 0 and equal k in the weights, but k is "
+            f"{trainer.get('k')!r} there and {in_weights or 'missing'} in the weights; {REMEDY}"
         )
-    return (held | said).pop()
+    return (in_weights | in_config).pop()
 
 
 def one_threshold(threshold: Tensor, d_sae: int, path: Path) -> Tensor:
-    """The threshold that all latents share, for each of them.
+    """Repeat the threshold that all latents share for each latent.
 
     Raises:
         InputError: if it was never set.
@@ -387,7 +387,7 @@ def one_threshold(threshold: Tensor, d_sae: int, path: Path) -> Tensor:
         shown = threshold.tolist() if threshold.numel() == 1 else f"of shape {tuple(threshold.shape)}"
         raise InputError(
             f"'{path}': threshold must be one number, 0 or more, but is {shown} (-1 means that it was never "
-            "set, and the SAE would be read as a ReLU); train it past threshold_start_step"
+            "set, and the SAE would be a plain ReLU); train it past threshold_start_step"
         )
     return threshold.reshape(1).repeat(d_sae)
 
@@ -395,27 +395,29 @@ def one_threshold(threshold: Tensor, d_sae: int, path: Path) -> Tensor:
 # sparsify.
 
 SPARSIFY_SETTINGS = {"activation": "topk", "skip_connection": False, "transcode": False, "signed": False}
-"""What a sparse coder of sparsify may do, and the SAEs here do not; `multi_topk` only changes how it is trained."""
+"""Options of sparsify's sparse coders; other values cannot be imported. `multi_topk` only affects training."""
 
 
 def read_sparsify(path_to_config: Path, path_to_weights: Path) -> tuple[Sae, int | None]:
-    """A sparse coder of sparsify: one hookpoint's folder."""
+    """Read a sparse coder of sparsify from the folder of one hookpoint."""
     config = read_foreign_json(path_to_config, REMEDY)
     require_settings(config, SPARSIFY_SETTINGS, path_to_config)
     tensors = read_tensors(path_to_weights, REMEDY)
     if "W_skip" in tensors:
-        raise InputError(f"'{path_to_weights}': W_skip, a linear path around the latents, cannot be read here")
+        raise InputError(
+            f"'{path_to_weights}': W_skip, a linear path around the latents, cannot be imported; use another SAE"
+        )
     names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
-    found, _ = renamed(tensors, DictionaryClass("topk", names), "SparseCoder", path_to_weights)
+    weights, _ = renamed(tensors, DictionaryClass("topk", names), "SparseCoder", path_to_weights)
     d_in, k = config.get("d_in"), config.get("k")
     factor = config.get("expansion_factor")
     d_sae = config.get("num_latents") or (d_in * factor if is_size(d_in) and is_size(factor) else None)
-    if not all(map(is_size, (d_in, d_sae, k))):
+    if not (is_size(d_in) and is_size(d_sae) and is_size(k)):
         raise InputError(
             f"'{path_to_config}': d_in, k and num_latents (or else expansion_factor) must be whole numbers above 0, "
             f"got {d_in!r:.40}, {k!r:.40} and {config.get('num_latents')!r:.40} ({factor!r:.40}); {REMEDY}"
         )
-    return sae_of("topk", d_in, d_sae, k, tensors=found, where=path_to_weights), k
+    return sae_of("topk", d_in, d_sae, k, tensors=weights, where=path_to_weights), k
 
 
 READERS: dict[str, Callable[[Path, Path], tuple[Sae, int | None]]] = {
@@ -430,7 +432,7 @@ READERS: dict[str, Callable[[Path, Path], tuple[Sae, int | None]]] = {
 
 @torch.no_grad()
 def fold_decoder_bias(sae: Sae) -> None:
-    """Give an SAE whose weights encode acts the biases with which they encode acts - b_dec, for equal latents.
+    """Turn weights that encode acts into weights that encode acts - b_dec, with equal latents, by changing biases.
 
     acts W_enc + b = (acts - b_dec) W_enc + (b + b_dec W_enc).
     """
@@ -444,9 +446,9 @@ def fold_decoder_bias(sae: Sae) -> None:
 
 @torch.no_grad()
 def fold_decoder_norms(sae: Sae) -> None:
-    """Scale latents by the norms of their decoder rows, and the rows to norm 1, for equal reconstructions (relu, topk).
+    """Scale latents by the norms of their decoder rows, and the rows to norm 1 (relu, topk).
 
-    A latent whose row is zero becomes zero.
+    Reconstructions stay equal. A latent whose row is zero becomes zero.
     """
     norms = sae.W_dec.double().norm(dim=1)
     sae.W_enc.copy_(sae.W_enc * norms)

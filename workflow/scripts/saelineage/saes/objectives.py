@@ -1,14 +1,14 @@
-"""What each SAE architecture minimises: its tensors, the entries its loss needs, and the loss.
+"""Training objectives of the SAE architectures: the weights, the entries that the loss needs, and the loss.
 
-All losses are means over tokens of |acts - recons|^2 (summed over d_in, for activations of mean square 1 per dimension)
-plus penalties. Weights are a dict with `W_enc` and `W_dec` [d_sae, d_in] (the encoder transposed, for its gradient is a
-sum of rows), `b_dec` [d_in] and the architecture's own [d_sae]. `entries` are `Entries` or `AllEntries` with equal
-results.
+A loss is the mean over tokens of |acts - recons|^2, summed over d_in, plus penalties. Activations are scaled to a mean
+square of 1 per dimension. Weights are a dict with `W_enc` and `W_dec` [d_sae, d_in], `b_dec` [d_in] and the
+architecture's own [d_sae]. The encoder is transposed, because its gradient is then a sum of rows. `Entries` and
+`AllEntries` give equal results.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -28,34 +28,34 @@ from saelineage.saes.sparse_products import (
 )
 
 SMALLEST_THRESHOLD = 1e-6
-"""Where JumpReLU's thresholds start that were zero in the SAE that training goes on from."""
+"""Lower bound of JumpReLU's thresholds when training continues from an SAE, because their logarithms are trained."""
 Weights = dict[str, Tensor]
 SomeEntries = Entries | AllEntries
 
 
 class Loss(NamedTuple):
-    """The loss of a batch and what it is made of."""
+    """The loss of a batch, and figures of the batch."""
 
     loss: Float[Tensor, ""]
     error: Float[Tensor, "token d_in"]
     """acts - recons, without gradient."""
     fired: Bool[Tensor, " d_sae"]
-    """Latents that fire in the batch."""
+    """True for latents that fire in the batch."""
     l0: Float[Tensor, ""]
     """Mean number of latents above zero per token."""
 
 
 class Objective(ABC):
-    """One architecture, for SAEs of one size.
+    """The training objective of one architecture, for SAEs of one size.
 
     Attributes:
-        architecture: what it is once trained (`Sae.architecture`).
+        architecture: architecture of the trained SAE (`Sae.architecture`).
         decoder_norm: norm of the decoder's rows at the start.
-        unit_norm: whether they are kept there, gradients along them left out.
-        has_penalty: whether a coefficient decides the sparsity (and `target_l0` can).
-        revives: whether dead latents get the auxiliary loss; without it they can be resampled.
-        needs_threshold: whether `trained` asks for one.
-        rates: learning rates of single weights, as multiples of the others'.
+        unit_norm: True if decoder rows are kept at norm 1, and gradients along them are left out.
+        has_penalty: True if a coefficient decides the sparsity, and `target_l0` can steer it.
+        revives: True if dead latents get the auxiliary loss; otherwise they can be resampled.
+        needs_threshold: True if `trained` needs a threshold.
+        rates: learning rates of some weights, as multiples of the general one.
     """
 
     architecture: str
@@ -63,7 +63,7 @@ class Objective(ABC):
     rates: Mapping[str, float] = {}
 
     def __init__(self, settings: Mapping, d_in: int, d_sae: int):
-        """Take one SAE's settings (`graph.sae_settings`)."""
+        """Keep one SAE's settings (`graph.sae_settings`) and size."""
         self.settings, self.d_in, self.d_sae = settings, d_in, d_sae
 
     def own_tensors(self) -> Weights:
@@ -71,49 +71,56 @@ class Objective(ABC):
         return {"b_enc": torch.zeros(self.d_sae)}
 
     def bias(self, weights: Weights) -> Float[Tensor, " d_sae"]:
-        """What is added to (acts - b_dec) W_enc before entries are chosen."""
+        """Bias that is added to (acts - b_dec) W_enc before entries are chosen."""
         return weights["b_enc"]
 
     def choose(self, screened: Screen) -> tuple[SomeEntries, Float[Tensor, " entry"] | None]:
-        """The entries that the loss needs and their pre-activations (with `bias`); None where all are needed."""
+        """Choose the entries that the loss needs.
+
+        Returns:
+            The entries and their pre-activations, `bias` included; `AllEntries` and None if too many are needed.
+        """
         return all_above_zero(screened)
 
     @abstractmethod
     def loss(
-        self, entries: SomeEntries, acts: Tensor, weights: Weights, known: Tensor | None, coefficient: float
+        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: float
     ) -> Loss:
-        """The loss at chosen entries.
+        """The loss at some entries.
 
         Args:
-            entries, known: from `choose`, or all entries.
+            entries: from `choose`, or all entries.
             acts: [token, d_in], scaled.
             weights: with gradients.
-            coefficient: of the penalty, where there is one.
+            chosen: pre-activations at `entries`, from `choose`; None computes them.
+            coefficient: of the penalty, if there is one.
         """
 
     def trained(self, weights: Weights, threshold: float | None = None) -> Sae:
-        """The SAE, taking scaled activations.
+        """Make the trained SAE, which takes scaled activations.
 
         Args:
-            weights: as trained.
-            threshold: where `needs_threshold`, the mean over batches of the smallest activation kept.
+            weights: the trained weights.
+            threshold: if `needs_threshold`, the mean over batches of the smallest activation kept.
         """
-        own = {"threshold": torch.full((self.d_sae,), threshold)} if self.needs_threshold else {}
-        return self._sae(weights, **own)
+        if not self.needs_threshold:
+            return self._sae(weights)
+        assert threshold is not None
+        return self._sae(weights, threshold=torch.full((self.d_sae,), threshold))
 
     def weights_of(self, sae: Sae) -> Weights:
-        """The weights with which training goes on from a trained SAE that takes scaled activations.
+        """Make the weights with which training continues from an SAE that takes scaled activations.
 
-        Decoder rows are brought to unit norm where the objective keeps them there; latents are then in other units,
-        each by its row's norm, and fire as before (TopK's choice may differ where norms do).
+        If the objective keeps decoder rows at unit norm, they are scaled to it, and each latent by its row's norm.
+        Latents then fire as before, except that TopK may choose others where the norms differ.
 
         Raises:
             InputError: if the SAE is of another architecture.
         """
         if sae.architecture != self.architecture:
             raise InputError(
-                f"saes.architecture: an SAE that starts from one of architecture '{sae.architecture}' must become one, "
-                f"but '{self.settings['architecture']}' is trained into '{self.architecture}'; choose another"
+                f"saes.architecture: training from an SAE of architecture '{sae.architecture}' must give the same, but "
+                f"'{self.settings['architecture']}' gives '{self.architecture}'; choose another architecture"
             )
         W_enc, W_dec = sae.W_enc.detach().T.contiguous(), sae.W_dec.detach()
         norms = W_dec.norm(dim=1) if self.unit_norm else torch.ones(self.d_sae)
@@ -121,36 +128,41 @@ class Objective(ABC):
         return weights | self._own_weights_of(sae, norms)
 
     def _own_weights_of(self, sae: Sae, norms: Float[Tensor, " d_sae"]) -> Weights:
-        """The architecture's own weights of an SAE, latents being in units `norms` times as large."""
+        """The architecture's own weights of an SAE whose latents are scaled by `norms`."""
         return {"b_enc": sae.b_enc.detach() * norms}
 
-    def _pre_acts(self, entries: SomeEntries, acts: Tensor, weights: Weights, known: Tensor | None) -> Tensor:
-        return entries.pre_activations(acts, weights["W_enc"], weights["b_dec"], self.bias(weights), known)
+    def _pre_acts(self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None) -> Tensor:
+        inputs = acts, weights["W_enc"], weights["b_dec"], self.bias(weights)
+        return (
+            entries.pre_activations(*inputs)
+            if isinstance(entries, AllEntries)
+            else entries.pre_activations(*inputs, chosen)
+        )
 
-    def _sae(self, weights: Weights, **own: Tensor) -> Sae:
+    def _sae(self, weights: Weights, **changes: Tensor) -> Sae:
         sae = Sae(self.architecture, self.d_in, self.d_sae, self.settings["k"])
-        own = {name: tensor for name, tensor in weights.items() if hasattr(sae, name)} | own
+        sae_weights = {name: tensor for name, tensor in weights.items() if hasattr(sae, name)} | changes
         with torch.no_grad():
-            for name, tensor in own.items():
-                getattr(sae, name).copy_(tensor.T if name == "W_enc" else tensor)
+            for name, tensor in sae_weights.items():
+                sae.get_parameter(name).copy_(tensor.T if name == "W_enc" else tensor)
         return sae
 
 
 class ReluL1(Objective):
-    """ReLU with an L1 penalty on latent activations times their decoder rows' norms.
+    """ReLU with an L1 penalty on latent activations times the norms of their decoder rows.
 
-    loss = |acts - recons|^2 + coefficient x sum_j f_j |W_dec_j| (Anthropic, "Update on how we train SAEs", April 2024),
-    which needs no constraint on the norms; they start at 0.1 as there.
+    loss = |acts - recons|^2 + coefficient x sum_j f_j |W_dec_j| (Anthropic, "Update on how we train SAEs", April 2024).
+    It needs no constraint on the norms, which start at 0.1 as in that update.
     """
 
     architecture = "relu"
     decoder_norm, unit_norm, has_penalty = 0.1, False, True
 
     def loss(
-        self, entries: SomeEntries, acts: Tensor, weights: Weights, known: Tensor | None, coefficient: float
+        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: float
     ) -> Loss:
         """See `Objective.loss`."""
-        latent_acts = self._pre_acts(entries, acts, weights, known).relu()
+        latent_acts = self._pre_acts(entries, acts, weights, chosen).relu()
         error = acts - entries.decode(latent_acts, weights["W_dec"]) - weights["b_dec"]
         penalty = (latent_acts * entries.per_latent(weights["W_dec"].norm(dim=1))).sum()
         loss = (error.square().sum() + coefficient * penalty) / len(acts)
@@ -160,7 +172,7 @@ class ReluL1(Objective):
 class TopK(Objective):
     """The k largest pre-activations of each token (arXiv 2406.04093, section 2.3).
 
-    Decoder rows stay at unit norm. Dead latents get the auxiliary loss AuxK (its appendix A.2).
+    Decoder rows stay at unit norm. Dead latents get the auxiliary loss AuxK (appendix A.2).
     """
 
     architecture, revives = "topk", True
@@ -179,10 +191,10 @@ class TopK(Objective):
         return top_of_each_token(screened, self.settings["k"])
 
     def loss(
-        self, entries: SomeEntries, acts: Tensor, weights: Weights, known: Tensor | None, coefficient: float
+        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: float
     ) -> Loss:
         """See `Objective.loss`."""
-        latent_acts = self._pre_acts(entries, acts, weights, known).relu()
+        latent_acts = self._pre_acts(entries, acts, weights, chosen).relu()
         error = acts - entries.decode(latent_acts, weights["W_dec"]) - weights["b_dec"]
         return _as_loss(error.square().sum() / len(acts), error, entries, latent_acts)
 
@@ -190,7 +202,7 @@ class TopK(Objective):
 class BatchTopK(TopK):
     """The k x tokens largest pre-activations of a whole batch (Bussmann et al., arXiv 2412.06410, section 3).
 
-    Once trained it is a JumpReLU SAE: its one threshold is the mean over batches of the smallest activation kept.
+    The trained SAE is a JumpReLU SAE. Its one threshold is the mean over batches of the smallest activation kept.
     """
 
     architecture, needs_threshold = "jumprelu", True
@@ -201,7 +213,7 @@ class BatchTopK(TopK):
 
 
 class MatryoshkaBatchTopK(BatchTopK):
-    """BatchTopK whose first latents must reconstruct on their own (Bussmann et al., arXiv 2503.17547, section 3).
+    """BatchTopK with nested reconstructions (Bussmann et al., arXiv 2503.17547, section 3).
 
     The loss is the mean over nested prefixes of the latents of |acts - recons of the prefix|^2.
     """
@@ -210,21 +222,22 @@ class MatryoshkaBatchTopK(BatchTopK):
         """See `Objective`.
 
         Raises:
-            InputError: if a prefix would be empty or no larger than the one before.
+            InputError: if a prefix is empty or not larger than the one before.
         """
         super().__init__(settings, d_in, d_sae)
         self.ends = [round(fraction * d_sae) for fraction in settings["matryoshka_fractions"]] + [d_sae]
         if any(later <= earlier for earlier, later in zip([0, *self.ends], self.ends, strict=False)):
             raise InputError(
-                f"saes.matryoshka_fractions must rise from above 0 to below 1 by at least one latent of {d_sae} each, "
-                f"got {settings['matryoshka_fractions']}; correct them"
+                "saes.matryoshka_fractions must rise from above 0 to below 1, each by at least one latent of "
+                f"{d_sae}, got {settings['matryoshka_fractions']}; correct them"
             )
 
     def loss(
-        self, entries: SomeEntries, acts: Tensor, weights: Weights, known: Tensor | None, coefficient: float
+        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: float
     ) -> Loss:
         """See `Objective.loss`."""
-        latent_acts = self._pre_acts(entries, acts, weights, known).relu()
+        latent_acts = self._pre_acts(entries, acts, weights, chosen).relu()
+        assert isinstance(entries, Entries)  # BatchTopK never needs all entries
         segments = self._decode_segments(entries, latent_acts, weights["W_dec"])
         errors = acts - weights["b_dec"] - segments.cumsum(0)
         return _as_loss(errors.square().sum() / len(errors) / len(acts), errors[-1], entries, latent_acts)
@@ -232,7 +245,10 @@ class MatryoshkaBatchTopK(BatchTopK):
     def _decode_segments(
         self, entries: Entries, latent_acts: Float[Tensor, " entry"], W_dec: Tensor
     ) -> Float[Tensor, "segment token d_in"]:
-        """What the latents between two prefixes' ends add: one decoding, with a row for each segment and token."""
+        """Reconstructions from the latents between the ends of consecutive prefixes.
+
+        One decoding gives them all, with a row for each segment and token.
+        """
         ends = torch.tensor(self.ends, device=W_dec.device)
         rows = torch.bucketize(entries.latents, ends, right=True) * entries.n_tokens + entries.tokens
         order = torch.argsort(rows, stable=True)
@@ -244,12 +260,15 @@ class MatryoshkaBatchTopK(BatchTopK):
 class JumpRelu(Objective):
     """JumpReLU with an L0 penalty (Rajamanoharan et al., arXiv 2407.14435, equations 9 to 12).
 
-    loss = |acts - recons|^2 + coefficient x sum_j [pre_j > threshold_j], whose gradient reaches the thresholds through
-    a rectangle of width `bandwidth` around them. Thresholds are exponentials, and start at `initial_threshold`. Both
-    are in units of a pre-activation's standard deviation at the start; the paper's 0.001, for activations of norm 1,
-    are 0.001 sqrt(d_in) of these. They are larger here, and thresholds learn ten times as fast as the rest, for
-    thresholds have a long way to go to where few latents fire: the paper's trainings last hundreds of thousands of
-    steps. The paper's ReLU before the jump is left out: it differs only where a threshold is below half the bandwidth.
+    loss = |acts - recons|^2 + coefficient x sum_j [pre_j > threshold_j]. The gradient of the step reaches the
+    thresholds through a rectangle of width `bandwidth` around them.
+
+    Thresholds are trained as logarithms and start at `initial_threshold`. Threshold and bandwidth are in units of a
+    pre-activation's standard deviation at the start. The paper's value of 0.001, for activations of norm 1, is
+    0.001 sqrt(d_in) in these units. The defaults here are larger, and thresholds learn ten times as fast as other
+    weights, because thresholds must move far before latents are sparse, and the paper trains for hundreds of thousands
+    of steps. The paper's ReLU before the jump is left out, because it matters only where a threshold is below half the
+    bandwidth.
     """
 
     architecture, has_penalty = "jumprelu", True
@@ -266,15 +285,18 @@ class JumpRelu(Objective):
         return super().own_tensors() | {"log_threshold": torch.full((self.d_sae,), log_threshold)}
 
     def bias(self, weights: Weights) -> Tensor:
-        """Shifted: entries above zero are those above the rectangle's lower end. Thresholds get no gradient here."""
+        """The encoder's bias, shifted so that entries above the rectangle's lower end are those above zero.
+
+        Thresholds get no gradient from it.
+        """
         return weights["b_enc"] - weights["log_threshold"].detach().exp() + self.bandwidth / 2
 
     def loss(
-        self, entries: SomeEntries, acts: Tensor, weights: Weights, known: Tensor | None, coefficient: float
+        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: float
     ) -> Loss:
         """See `Objective.loss`."""
         threshold = entries.per_latent(weights["log_threshold"].exp())
-        pre_acts = self._pre_acts(entries, acts, weights, known) + threshold.detach() - self.bandwidth / 2
+        pre_acts = self._pre_acts(entries, acts, weights, chosen) + threshold.detach() - self.bandwidth / 2
         latent_acts = _Jump.apply(pre_acts, threshold, self.bandwidth)
         error = acts - entries.decode(latent_acts, weights["W_dec"]) - weights["b_dec"]
         penalty = _Step.apply(pre_acts, threshold, self.bandwidth).sum()
@@ -293,8 +315,8 @@ class Gated(Objective):
     """Gated SAE (Rajamanoharan et al., arXiv 2404.16014, equations 5 to 8).
 
     Gates: pi = raw + b_gate; magnitudes: raw exp(r_mag) + b_mag; latents: ReLU(magnitude) where pi > 0.
-    loss = |acts - recons|^2 + coefficient x sum_j ReLU(pi_j) + |acts - ReLU(pi) W_dec - b_dec|^2, the last with the
-    decoder held.
+    loss = |acts - recons|^2 + coefficient x sum_j ReLU(pi_j) + |acts - ReLU(pi) W_dec - b_dec|^2. The last term gives
+    the decoder no gradient.
     """
 
     architecture, has_penalty = "gated", True
@@ -304,8 +326,10 @@ class Gated(Objective):
         return {name: torch.zeros(self.d_sae) for name in ("b_gate", "b_mag", "r_mag")}
 
     def _own_weights_of(self, sae: Sae, norms: Float[Tensor, " d_sae"]) -> Weights:
-        return {name: getattr(sae, name).detach() * norms for name in ("b_gate", "b_mag")} | {
-            "r_mag": sae.r_mag.detach().clone()
+        return {
+            "b_gate": sae.b_gate.detach() * norms,
+            "b_mag": sae.b_mag.detach() * norms,
+            "r_mag": sae.r_mag.detach().clone(),
         }
 
     def bias(self, weights: Weights) -> Tensor:
@@ -313,20 +337,20 @@ class Gated(Objective):
         return weights["b_gate"]
 
     def loss(
-        self, entries: SomeEntries, acts: Tensor, weights: Weights, known: Tensor | None, coefficient: float
+        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: float
     ) -> Loss:
         """See `Objective.loss`."""
-        gates = self._pre_acts(entries, acts, weights, known)
+        gates = self._pre_acts(entries, acts, weights, chosen)
         raw = gates - entries.per_latent(weights["b_gate"])
         magnitudes = raw * entries.per_latent(weights["r_mag"].exp()) + entries.per_latent(weights["b_mag"])
         latent_acts = magnitudes.relu() * (gates > 0)
         error = acts - entries.decode(latent_acts, weights["W_dec"]) - weights["b_dec"]
-        of_gates = acts - entries.decode(gates.relu(), weights["W_dec"].detach()) - weights["b_dec"].detach()
-        loss = error.square().sum() + coefficient * gates.relu().sum() + of_gates.square().sum()
+        gate_error = acts - entries.decode(gates.relu(), weights["W_dec"].detach()) - weights["b_dec"].detach()
+        loss = error.square().sum() + coefficient * gates.relu().sum() + gate_error.square().sum()
         return _as_loss(loss / len(acts), error, entries, latent_acts)
 
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, Callable[[Mapping, int, int], Objective]] = {
     "topk": TopK,
     "batchtopk": BatchTopK,
     "matryoshka_batchtopk": MatryoshkaBatchTopK,
@@ -342,9 +366,9 @@ def auxiliary_loss(
     dead: Bool[Tensor, " d_sae"],
     weights: Weights,
 ) -> Float[Tensor, ""]:
-    """AuxK (arXiv 2406.04093, appendix A.2): how badly the d_in / 2 largest dead latents reconstruct what is left over.
+    """AuxK: the loss of reconstructing the residual from the d_in / 2 largest dead latents of each token.
 
-    |error - recons of dead latents|^2, a mean over tokens; 0 without dead latents.
+    |error - recons of dead latents|^2, a mean over tokens; 0 without dead latents (arXiv 2406.04093, appendix A.2).
     """
     numbers = dead.nonzero().flatten()
     if not len(numbers):
@@ -395,5 +419,5 @@ class _Step(torch.autograd.Function):
 
 
 def _summed_like(grad: Tensor, like: Tensor) -> Tensor:
-    """Sum over the tokens that a [d_sae] tensor was broadcast over."""
+    """Sum a gradient over tokens if its tensor, [d_sae], was broadcast over them."""
     return grad if grad.shape == like.shape else grad.sum(0)

@@ -1,10 +1,10 @@
-"""Sparse autoencoders: what they compute, and their folder on disk, which is SAELens's own format.
+"""Sparse autoencoders: encoding, decoding, and their folder on disk, which is in SAELens's format.
 
-Architectures, by what they compute once trained (`sae_objectives` says how each is trained):
+Architectures, named by the computation of the trained SAE (`saes.objectives` holds how each is trained):
     `relu`: ReLU, Bricken et al., "Towards Monosemanticity" (2023); SAELens calls it `standard`.
     `topk`: Gao et al., "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093), equation 1.
-    `jumprelu`: Rajamanoharan et al., "Jumping Ahead" (arXiv 2407.14435), equation 4. BatchTopK and Matryoshka SAEs are
-        this, with one threshold for all latents.
+    `jumprelu`: Rajamanoharan et al., "Jumping Ahead" (arXiv 2407.14435), equation 4. Trained BatchTopK and Matryoshka
+        SAEs are this, with one threshold for all latents.
     `gated`: Rajamanoharan et al., "Improving dictionary learning with gated sparse autoencoders" (arXiv 2404.16014),
         equation 5.
 """
@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from jaxtyping import Float, Int
@@ -33,19 +33,19 @@ PER_LATENT = {
     "gated": ("b_gate", "b_mag", "r_mag"),
 }
 """The tensors [d_sae] of each architecture."""
-SAELENS_VERSION = "6.54.12"  # the version whose format this is; its loader rewrites what claims to be older than 6
+SAELENS_VERSION = "6.54.12"  # the version of the format; its loader converts configs that claim to be older than 6
 SAELENS_SETTINGS = {
     "apply_b_dec_to_input": True,
     "normalize_activations": "none",
     "reshape_activations": "none",
     "rescale_acts_by_decoder_norm": False,  # topk only
 }
-"""What SAELens can do to activations on their way, and the SAEs here do not; the values are its defaults as well."""
+"""SAELens's options to transform activations. The SAEs here have none; these values, its defaults, switch them off."""
 WEIGHTS_FILE, CONFIG_FILE = "sae_weights.safetensors", "cfg.json"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 MOST_NORM = 1e38
-"""What float32 can hold."""
+"""Largest norm that float32 can hold."""
 
 
 class Sae(nn.Module):
@@ -61,15 +61,22 @@ class Sae(nn.Module):
         W_enc: [d_in, d_sae].
         W_dec: [d_sae, d_in].
         b_dec: [d_in].
-        b_enc, threshold, b_gate, b_mag, r_mag: [d_sae], as `PER_LATENT` says.
-        max_norm: tokens with longer activations were left out of training, and mean nothing to it.
+        b_enc, threshold, b_gate, b_mag, r_mag: [d_sae]; each architecture has those in `PER_LATENT`.
+        k: latents kept per token; None unless the architecture is topk.
+        max_norm: norm above which activations count as outliers; training leaves their tokens out.
     """
 
+    b_enc: nn.Parameter
+    threshold: nn.Parameter
+    b_gate: nn.Parameter
+    b_mag: nn.Parameter
+    r_mag: nn.Parameter
+
     def __init__(self, architecture: str, d_in: int, d_sae: int, k: int | None = None):
-        """All weights zero; see `sae_training.train_saes` and `load_sae` for weights.
+        """Make an SAE whose weights are zero; `saes.training.train_saes` and `load_sae` give others.
 
         Raises:
-            InputError: if k is not between 1 and d_sae (topk).
+            InputError: if the architecture is topk and k is not between 1 and d_sae.
         """
         super().__init__()
         if architecture == "topk":
@@ -84,22 +91,22 @@ class Sae(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.zeros(d_sae)))
 
     def encode(self, acts: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Latent activations, dense."""
+        """Dense latent activations."""
         raw = (acts - self.b_dec) @ self.W_enc
         if self.architecture == "gated":
             return (raw * self.r_mag.exp() + self.b_mag).relu() * (raw + self.b_gate > 0)
         pre_acts = raw + self.b_enc
-        if self.architecture == "topk":
+        if self.k is not None:  # topk
             values, indices = pre_acts.topk(self.k, dim=-1, sorted=False)
             return torch.zeros_like(pre_acts).scatter_(-1, indices, values.relu())
         return pre_acts.relu() * (pre_acts > self.threshold) if self.architecture == "jumprelu" else pre_acts.relu()
 
     def decode(self, latent_acts: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
-        """Reconstructions from latent activations."""
+        """Reconstructions from dense latent activations."""
         return latent_acts @ self.W_dec + self.b_dec
 
     def decode_sparse(self, latents: "SparseLatents") -> Float[Tensor, "token d_in"]:
-        """Reconstructions from sparse latent activations: a product for each entry, not for each latent."""
+        """Reconstructions from sparse latent activations, computed from the entries alone."""
         shape = (len(latents.indptr) - 1, self.d_sae)
         rows = torch.sparse_csr_tensor(
             latents.indptr, latents.indices.long(), latents.values, shape, check_invariants=False
@@ -112,8 +119,8 @@ class Sae(nn.Module):
 
     @torch.inference_mode()
     def encode_sparse(self, acts: Float[Tensor, "token d_in"]) -> "SparseLatents":
-        """Latent activations as compressed sparse rows, latents in ascending order within a token."""
-        if self.architecture == "topk":
+        """Latent activations as compressed sparse rows, in ascending order of latents within a token."""
+        if self.k is not None:  # topk
             pre_acts = (acts - self.b_dec) @ self.W_enc + self.b_enc
             kept = pre_acts.topk(self.k, dim=1, sorted=False).indices.sort(dim=1).values
             fires = (kept_acts := pre_acts.gather(1, kept)) > 0
@@ -128,7 +135,7 @@ class Sae(nn.Module):
 
 
 class SparseLatents(NamedTuple):
-    """Latent activations of consecutive tokens as compressed sparse rows."""
+    """Latent activations of consecutive tokens, as compressed sparse rows."""
 
     indptr: Int[Tensor, " token_plus_1"]
     """Token i's entries are indptr[i] to indptr[i + 1]."""
@@ -139,12 +146,12 @@ class SparseLatents(NamedTuple):
 
 
 def n_latents(d_in: int, expansion_factor: float) -> int:
-    """d_sae for an input width."""
+    """Number of latents for an input width: d_in x expansion_factor, rounded, at least 1."""
     return max(1, round(d_in * expansion_factor))
 
 
 def check_k(k: int | None, d_in: int, d_sae: int) -> None:
-    """Refuse a k that an SAE of this size cannot have.
+    """Refuse a k that does not fit the size of an SAE.
 
     Raises:
         InputError: if k is not between 1 and d_sae.
@@ -156,33 +163,32 @@ def check_k(k: int | None, d_in: int, d_sae: int) -> None:
 
 
 def average(saes: Sequence[Sae]) -> Sae:
-    """The SAE whose weights are the means of others', latent by latent.
+    """Average the weights of SAEs, latent by latent.
 
-    It means something where latents with equal numbers mean the same: in SAEs that started from one.
+    Meaningful only for SAEs whose latents correspond by number, which they do if the SAEs started from the same one.
 
     Raises:
-        InputError: if they differ in architecture, size or k.
+        InputError: if the SAEs differ in architecture, size or k.
     """
     kinds = {(sae.architecture, sae.d_in, sae.d_sae, sae.k) for sae in saes}
     if len(kinds) > 1:
         raise InputError(
-            f"SAEs that are averaged must have one architecture, d_in, d_sae and k, but have {sorted(kinds, key=str)}; "
+            f"averaged SAEs must have the same architecture, d_in, d_sae and k, but have {sorted(kinds, key=str)}; "
             "give the models under saes.models the same settings"
         )
     mean = deepcopy(saes[0])
-    others = [dict(sae.named_parameters()) for sae in saes]
+    all_weights = [dict(sae.named_parameters()) for sae in saes]
     with torch.no_grad():
         for name, weight in mean.named_parameters():
-            weight.copy_(torch.stack([other[name] for other in others]).mean(0))
+            weight.copy_(torch.stack([weights[name] for weights in all_weights]).mean(0))
     return mean
 
 
 def rotated(sae: Sae, seed: int) -> Sae:
-    """The same SAE for activations rotated around its b_dec by a random rotation, drawn from `seed`.
+    """Make a null: an SAE whose latents are those of `sae` on activations rotated around its b_dec.
 
-    Reading it on activations as they are gives the latents that the SAE itself would have on rotated ones: a null, as
-    in Gurnee et al., arXiv 2401.12181, section 3. The rotation is uniform over the orthogonal group (QR of a Gaussian
-    matrix, with signs after Mezzadri 2007, Notices of the AMS 54, 592-604).
+    The null is as in Gurnee et al., arXiv 2401.12181, section 3. The rotation is drawn from `seed`, uniformly over the
+    orthogonal group (QR of a Gaussian matrix, with signs after Mezzadri 2007, Notices of the AMS 54, 592-604).
     """
     generator = torch.Generator().manual_seed(seed)
     d_in = len(sae.W_enc)
@@ -200,10 +206,9 @@ def save_sae(sae: Sae, folder: Path | str, metadata: dict) -> None:
     """Write a SAELens folder: `sae_weights.safetensors` and `cfg.json`.
 
     Args:
-        sae: float32 weights that take activations as the model makes them (any training scale folded in).
-        folder: where to.
-        metadata: provenance; SAELens keeps keys it does not know. The SAE's `max_norm` is written beside it, null for
-            none.
+        sae: an SAE for unscaled activations, in float32.
+        folder: the folder to write.
+        metadata: provenance, in keys of our own, which SAELens keeps. `max_norm` is added to it, null if infinite.
     """
     max_norm = sae.max_norm if math.isfinite(sae.max_norm) else None
     with atomic_path(Path(folder, WEIGHTS_FILE)) as temporary:
@@ -232,7 +237,7 @@ def load_sae(folder: Path | str) -> Sae:
     """Read a SAELens folder of one of the architectures here.
 
     Raises:
-        InputError: if the folder does not hold such an SAE, or its tensors do not have the shapes its config says.
+        InputError: if the folder does not hold such an SAE, or its tensors do not have the shapes in its config.
     """
     path = Path(folder, CONFIG_FILE)
     config = read_json(path)
@@ -241,21 +246,21 @@ def load_sae(folder: Path | str) -> Sae:
 
 
 def require_settings(config: dict, settings: dict, path: Path | str) -> None:
-    """Refuse a config in which one of these settings is there and differs.
+    """Refuse a config that sets one of these keys to another value; missing keys pass.
 
     Raises:
-        InputError: naming the first that does.
+        InputError: naming the first such key.
     """
     for key, value in settings.items():
         if config.get(key, value) != value:
-            raise InputError(f"'{path}': {key} must be {value!r}, not {config[key]!r}, to be read here")
+            raise InputError(f"'{path}': {key} must be {value!r}, not {config[key]!r}; use another SAE")
 
 
 def read_tensors(path: Path | str, remedy: str = "delete it and run again") -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Read the tensors of a safetensors file.
 
     Raises:
-        InputError: if it is not a whole one, too large for this machine, or holds what cannot be computed with.
+        InputError: if the file is not whole or too large for this machine, or PyTorch cannot compute with a tensor.
     """
     tensor_shapes(path, remedy)
     try:
@@ -267,10 +272,10 @@ def read_tensors(path: Path | str, remedy: str = "delete it and run again") -> d
 
 
 def require_numbers(tensors: Mapping[str, Tensor], where: Path | str, remedy: str) -> None:
-    """Refuse complex numbers, single bits and floats of 8 bits or fewer, which PyTorch hardly computes with.
+    """Refuse complex numbers, single bits and floats of 8 bits or fewer, with which PyTorch can compute little.
 
     Raises:
-        InputError: naming the first tensor of such numbers.
+        InputError: naming the first such tensor.
     """
     for name, tensor in tensors.items():
         if tensor.dtype not in (*FLOATS, *INTEGERS):
@@ -280,30 +285,35 @@ def require_numbers(tensors: Mapping[str, Tensor], where: Path | str, remedy: st
 
 
 def require_finite(weights: Mapping[str, Tensor], where: Path | str) -> None:
-    """Refuse weights that are infinite or no numbers.
+    """Refuse weights that are infinite or NaN.
 
     Raises:
-        InputError: naming the first tensor that holds one.
+        InputError: naming the first such tensor.
     """
     for name, weight in weights.items():
         if not bool(torch.isfinite(weight).all()):
-            raise InputError(f"'{where}': weights must be finite, but {name} is not; take another checkpoint")
+            raise InputError(f"'{where}': weights must be finite, but {name} is not; use another checkpoint")
 
 
 def sae_of_saelens(config: dict, tensors: dict[str, Tensor], folder: Path | str) -> Sae:
-    """An SAE with the architecture and sizes of a SAELens config, whatever its other settings.
+    """Make an SAE with the architecture and sizes of a SAELens config; its other settings are ignored.
 
     Raises:
-        InputError: naming `folder`, if there is no such architecture here, or the tensors are not those of the config.
+        InputError: naming `folder`, if the architecture is none of those here, or the tensors do not fit the config.
     """
     names = {saelens: ours for ours, saelens in SAELENS_ARCHITECTURES.items()}
     if config.get("architecture") not in list(names):
         raise InputError(
-            f"'{folder}/{CONFIG_FILE}': architecture must be one of {sorted(names)}, not {config.get('architecture')!r}"
+            f"'{folder}/{CONFIG_FILE}': architecture must be one of {sorted(names)}, not "
+            f"{config.get('architecture')!r}; use an SAE of one of these"
         )
-    sizes = [config.get(key) for key in ("d_in", "d_sae", "k")[: 3 if config["architecture"] == "topk" else 2]]
-    if not all(is_size(size) for size in sizes):
-        raise InputError(f"'{folder}/{CONFIG_FILE}': d_in, d_sae and k must be whole numbers above 0, got {sizes}")
+    keys = ("d_in", "d_sae", "k") if config["architecture"] == "topk" else ("d_in", "d_sae")
+    sizes = [size for key in keys if is_size(size := config.get(key))]
+    if len(sizes) < len(keys):
+        raise InputError(
+            f"'{folder}/{CONFIG_FILE}': d_in, d_sae and k must be whole numbers above 0, got "
+            f"{[config.get(key) for key in keys]}; correct them"
+        )
     sae = sae_of(names[config["architecture"]], *sizes, tensors=tensors, where=folder)
     metadata = config.get("metadata")
     max_norm = metadata.get("max_norm") if isinstance(metadata, dict) else None
@@ -315,39 +325,41 @@ def sae_of_saelens(config: dict, tensors: dict[str, Tensor], folder: Path | str)
     return sae
 
 
-def is_size(value: object) -> bool:
-    """Whether a value from a file can be the number of anything in an SAE."""
+def is_size(value: object) -> TypeGuard[int]:
+    """True for a value from a file that can be a size of an SAE: an integer from 1 to 2^30."""
     return type(value) is int and 0 < value <= 2**30
 
 
 def sae_of(
     architecture: str, d_in: int, d_sae: int, k: int | None = None, *, tensors: dict[str, Tensor], where: Path | str
 ) -> Sae:
-    """An SAE with these weights, in float32 and for measuring.
+    """Make an SAE with these weights, in float32 and evaluation mode.
 
     Args:
-        architecture, d_in, d_sae, k: what it must be, as its config says.
-        tensors: its weights under the names of `Sae`, in any number format.
-        where: what they were read from, for error messages.
+        architecture, d_in, d_sae, k: as in the SAE's config.
+        tensors: weights under the names of `Sae`, in any number format.
+        where: the source of the weights, for error messages.
 
     Raises:
-        InputError: naming `where`, if k is none for so many latents, or weights are missing, too many, of another shape
-            or not finite.
+        InputError: naming `where`, if k does not fit d_sae, or the weights have other names or shapes than expected or
+            are not finite.
     """
     if architecture == "topk" and not 1 <= (k or 0) <= d_sae:
         raise InputError(f"'{where}': k must be between 1 and d_sae = {d_sae}, its config says {k}; correct it")
-    with torch.device("meta"):  # nothing is allocated for what the config claims
+    with torch.device("meta"):  # allocates nothing, because the config's sizes are not trusted
         sae = Sae(architecture, d_in, d_sae, k)
     expected = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if expected != found:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != shapes:
         raise InputError(
-            f"'{where}': its config needs tensors {expected}, the weights file holds {str(found)[:500]}; correct either"
+            f"'{where}': its config needs tensors {expected}, the weights file holds {str(shapes)[:500]}; correct one"
         )
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
-            raise InputError(f"'{where}': weights must be floats of 16 bits or more, but {name} is {tensor.dtype}")
+            raise InputError(
+                f"'{where}': weights must be floats of 16 bits or more, but {name} is {tensor.dtype}; convert them"
+            )
     weights = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
-    require_finite(weights, where)  # as float32, which not every float64 fits into
+    require_finite(weights, where)  # after the conversion, because a float64 may overflow in float32
     sae.load_state_dict(weights, assign=True)
     return sae.eval()

@@ -1,9 +1,10 @@
-"""Products with latent activations that touch only the entries [token, latent] that matter.
+"""Products with latent activations, computed only at the entries [token, latent] that matter.
 
-An SAE's latents are sparse, so of its five large products (encoding, decoding, and the gradients of the latents and of
-both weights) only the encoder's is dense. Gradients here equal the dense ones; tests compare them. Which entries matter
-is found exactly, even from a product in bfloat16: its rounding error is bounded (`screen`), every entry that could win
-within the bound is computed again, and the winners are taken from those.
+An SAE has five large products: encoding, decoding, and the gradients of the latents and of both weights. Because
+latents are sparse, only encoding needs to be dense. Gradients equal the dense ones; tests compare them.
+
+The entries that matter are found exactly, even from a product in bfloat16. Its rounding error is bounded (`screen`),
+every entry that could matter within the bound is computed again, and the choice is made among those.
 """
 
 from functools import cached_property
@@ -15,45 +16,45 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 GROUP = 16
-"""Latents whose maximum is taken first when the largest are looked for: few maxima are ranked, not all latents."""
+"""Latents in a group. Searches for the largest latents rank the maxima of groups, which are fewer than the latents."""
 DENSE_ABOVE = 0.6
-"""Share of groups with a member above zero from which computing all entries is quicker: one entry in 16 or so."""
+"""Fraction of groups with a member above zero at which computing all entries becomes faster, one entry in 16 or so."""
 RANKED_WHOLE = 4
-"""Up to this many groups for each of the k largest, ranking all latents is quicker."""
+"""Number of groups for each of the k largest latents, up to which ranking all latents is faster."""
 CACHED_ROWS = 512
-"""Rows of weights that are worked on at once where several passes over them are needed: few enough to stay in cache."""
+"""Rows of weights in a block that several passes work on; few enough to stay in the cache."""
 BF16_UNIT = 2.0**-8
 """Largest relative error of rounding to bfloat16."""
 
 
 def row_starts(rows: Int[Tensor, " entry"], n_rows: int) -> Int[Tensor, " row_plus_1"]:
-    """Where each row's entries begin, and the last one's end, once they are sorted by row."""
+    """Offsets of each row's first entry among entries sorted by row, and the number of entries at the end."""
     counts = torch.bincount(rows, minlength=n_rows)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 class Entries:
-    """Which latents are computed for which tokens, as compressed sparse rows.
+    """The latents to compute for each token, as compressed sparse rows.
 
     Attributes:
         indptr: [token + 1]; token i's entries are indptr[i] to indptr[i + 1].
-        latents: [entry], the latent of each.
-        d_sae: how many latents there are.
+        latents: [entry], the latent of each entry.
+        d_sae: number of latents.
     """
 
     def __init__(self, indptr: Int[Tensor, " token_plus_1"], latents: Int[Tensor, " entry"], d_sae: int):
-        """Take over compressed sparse rows."""
+        """Wrap compressed sparse rows."""
         self.indptr, self.latents, self.d_sae = indptr, latents, d_sae
 
     @classmethod
     def of_equal_rows(cls, latents: Int[Tensor, "token k"], d_sae: int) -> "Entries":
-        """k entries for each token."""
+        """Make entries with k latents for each token."""
         n_tokens, k = latents.shape
         return cls(torch.arange(0, n_tokens * k + 1, k, device=latents.device), latents.reshape(-1), d_sae)
 
     @property
     def n_tokens(self) -> int:
-        """Number of rows."""
+        """Number of tokens."""
         return len(self.indptr) - 1
 
     @cached_property
@@ -64,7 +65,7 @@ class Entries:
 
     @cached_property
     def by_latent(self) -> tuple[Int[Tensor, " entry"], Int[Tensor, " d_sae_plus_1"], Int[Tensor, " entry"]]:
-        """The transpose: the entries' order by latent, where each latent's begin, and their tokens in that order."""
+        """The transpose: the entries' order by latent, the offsets of latents in it, and the tokens in it."""
         order = torch.argsort(self.latents, stable=True)
         return order, row_starts(self.latents, self.d_sae), self.tokens[order]
 
@@ -74,15 +75,15 @@ class Entries:
         W_enc: Float[Tensor, "d_sae d_in"],
         b_dec: Float[Tensor, " d_in"],
         bias: Float[Tensor, " d_sae"],
-        known: Float[Tensor, " entry"] | None = None,
+        computed: Float[Tensor, " entry"] | None = None,
     ) -> Float[Tensor, " entry"]:
-        """(acts[token] - b_dec) . W_enc[latent] + bias[latent] at each entry; `known` are these, if given."""
-        return _PreActivations.apply(acts, W_enc, b_dec, bias, known, self)
+        """(acts[token] - b_dec) . W_enc[latent] + bias[latent] at each entry; `computed` are these, if available."""
+        return _PreActivations.apply(acts, W_enc, b_dec, bias, computed, self)
 
     def decode(
         self, values: Float[Tensor, " entry"], W_dec: Float[Tensor, "d_sae d_in"]
     ) -> Float[Tensor, "token d_in"]:
-        """The sum over each token's entries of value x W_dec[latent]."""
+        """Sum over each token's entries of value x W_dec[latent]."""
         return _Decode.apply(values, W_dec, self)
 
     def per_latent(self, values: Float[Tensor, " d_sae"]) -> Float[Tensor, " entry"]:
@@ -90,18 +91,18 @@ class Entries:
         return values.index_select(0, self.latents)
 
     def fired(self, values: Float[Tensor, " entry"]) -> tuple[Tensor, Tensor]:
-        """Whether each latent [d_sae] has an entry above zero, and how many such entries there are."""
+        """Mask [d_sae] of latents with an entry above zero, and the number of such entries."""
         above = values > 0
-        found = torch.zeros(self.d_sae, dtype=torch.bool, device=values.device)
-        found[self.latents[above]] = True
-        return found, above.sum()
+        mask = torch.zeros(self.d_sae, dtype=torch.bool, device=values.device)
+        mask[self.latents[above]] = True
+        return mask, above.sum()
 
 
 class AllEntries:
-    """The same operations with every latent computed for every token: what is right where too many latents fire."""
+    """The same operations with every latent computed for every token, which is faster when many latents fire."""
 
     def __init__(self, d_sae: int):
-        """Nothing needs to be known but the number of latents."""
+        """Keep the number of latents."""
         self.d_sae = d_sae
 
     def pre_activations(
@@ -110,15 +111,14 @@ class AllEntries:
         W_enc: Float[Tensor, "d_sae d_in"],
         b_dec: Float[Tensor, " d_in"],
         bias: Float[Tensor, " d_sae"],
-        known: None = None,
     ) -> Float[Tensor, "token d_sae"]:
-        """(acts - b_dec) W_enc + bias."""
+        """(acts - b_dec) . W_enc[latent] + bias[latent] for every token and latent."""
         return (acts - b_dec) @ W_enc.T + bias
 
     def decode(
         self, values: Float[Tensor, "token d_sae"], W_dec: Float[Tensor, "d_sae d_in"]
     ) -> Float[Tensor, "token d_in"]:
-        """Values times W_dec."""
+        """Matrix product of values and W_dec."""
         return values @ W_dec
 
     def per_latent(self, values: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
@@ -126,23 +126,23 @@ class AllEntries:
         return values
 
     def fired(self, values: Float[Tensor, "token d_sae"]) -> tuple[Tensor, Tensor]:
-        """Whether each latent [d_sae] is above zero anywhere, and how many values are."""
+        """Mask [d_sae] of latents that are above zero anywhere, and the number of values above zero."""
         above = values > 0
         return above.any(0), above.sum()
 
 
 class Screen(NamedTuple):
-    """Pre-activations, dense, as exact as needed to tell which entries matter."""
+    """Dense pre-activations, exact enough to find the entries that matter."""
 
     pre_acts: Float[Tensor, "token d_sae"]
     slack: Float[Tensor, " token"] | None
-    """None where `pre_acts` are exact (to float32's rounding). Otherwise an entry of value v is off by at most
+    """None if `pre_acts` are exact up to the rounding of float32. Otherwise the error of an entry of value v is at most
     slack[token] + 2 BF16_UNIT |v|."""
     inputs: tuple[Tensor, Tensor, Tensor, Tensor]
-    """acts, W_enc, b_dec and bias, which they were computed from."""
+    """acts, W_enc, b_dec and bias, from which `pre_acts` were computed."""
 
     def values_at(self, entries: Entries) -> Float[Tensor, " entry"]:
-        """Exact pre-activations at entries: as screened where that was exact, else computed."""
+        """Exact pre-activations at entries, computed again unless `pre_acts` are exact."""
         if self.slack is None:
             return self.pre_acts[entries.tokens, entries.latents]
         return entries.pre_activations(*self.inputs)
@@ -156,13 +156,13 @@ def screen(
     low_precision: bool,
     buffer: Float[Tensor, "token d_sae"] | None = None,
 ) -> Screen:
-    """The one dense product of a step.
+    """Compute the one dense product of a step.
 
     Args:
         acts, W_enc, b_dec, bias: as in `Entries.pre_activations`.
-        low_precision: multiply in bfloat16, with a bound on what that changes: for rounded x' and w',
+        low_precision: multiply in bfloat16, and bound the error: for rounded x' and w',
             |x.w - x'.w'| <= |x - x'| |w| + |x'| |w - w'| (Cauchy-Schwarz), and the result is rounded twice.
-        buffer: where the result goes, of the product's number format.
+        buffer: receives the result; it has the product's number format.
     """
     centred, inputs = acts - b_dec, (acts, W_enc, b_dec, bias)
     if not low_precision:
@@ -171,13 +171,13 @@ def screen(
     rounded, norms, errors = _rounded(centred)
     rounded_W, norms_W, errors_W = _rounded(W_enc)
     pre_acts = torch.mm(rounded, rounded_W.T, out=buffer)
-    # 1.02 covers |x'| against |x|, and the sums' own rounding in float32
+    # 1.02 covers the difference of |x'| and |x|, and the rounding of the sums in float32
     slack = 1.02 * (errors * norms_W.max() + norms * errors_W.max()) + 2 * BF16_UNIT * bias.abs().max()
     return Screen(pre_acts.add_(bias.bfloat16()), slack, inputs)
 
 
 def top_of_each_token(screened: Screen, k: int) -> tuple[Entries, Float[Tensor, " entry"]]:
-    """Each token's k largest pre-activations (TopK)."""
+    """Choose each token's k largest pre-activations (TopK)."""
     pre_acts, slack, _ = screened
     d_sae = pre_acts.shape[1]
     maxima = group_maxima(pre_acts)
@@ -185,25 +185,25 @@ def top_of_each_token(screened: Screen, k: int) -> tuple[Entries, Float[Tensor, 
     if slack is None:
         values, latents = _largest_by_group(pre_acts, maxima, k) if by_group else pre_acts.topk(k, dim=1, sorted=False)
         return Entries.of_equal_rows(latents, d_sae), values.flatten()
-    # the k-th largest maximum is at most the k-th largest value, for each group's maximum is a value
+    # the k-th largest maximum is at most the k-th largest value, because each group's maximum is a value
     least = _least_of_largest(maxima if by_group else pre_acts, k).to(slack.dtype)
     bound = least - 2 * (slack + 2 * BF16_UNIT * least)
     candidates = entries_above(pre_acts, _just_below(bound), maxima)
     exact = screened.values_at(candidates)
-    within = torch.arange(len(exact), device=exact.device) - candidates.indptr[candidates.tokens]
+    columns = torch.arange(len(exact), device=exact.device) - candidates.indptr[candidates.tokens]
     padded = exact.new_full((candidates.n_tokens, max(k, int(candidates.indptr.diff().max()))), -torch.inf)
-    padded[candidates.tokens, within] = exact
+    padded[candidates.tokens, columns] = exact
     latent_of = torch.zeros(padded.shape, dtype=candidates.latents.dtype, device=exact.device)
-    latent_of[candidates.tokens, within] = candidates.latents
+    latent_of[candidates.tokens, columns] = candidates.latents
     values, places = padded.topk(k, dim=1, sorted=False)
     return Entries.of_equal_rows(latent_of.gather(1, places), d_sae), values.clamp_min(0).flatten()
 
 
 def top_of_all_tokens(screened: Screen, n: int) -> tuple[Entries, Float[Tensor, " entry"]]:
-    """The n largest pre-activations of all tokens together, those above zero (BatchTopK)."""
+    """Choose the n largest pre-activations of all tokens together, of those above zero (BatchTopK)."""
     maxima = group_maxima(screened.pre_acts)
-    known = n <= maxima.numel()
-    least = maxima.flatten().topk(n, sorted=False).values.amin() if known else maxima.new_zeros(())
+    enough = n <= maxima.numel()
+    least = maxima.flatten().topk(n, sorted=False).values.amin() if enough else maxima.new_zeros(())
     least = least.to(screened.inputs[0].dtype).clamp_min(0)
     slack = 0.0 if screened.slack is None else screened.slack.max() + 2 * BF16_UNIT * least
     candidates = entries_above(screened.pre_acts, _just_below(least - 2 * slack).expand(len(maxima)), maxima)
@@ -214,7 +214,7 @@ def top_of_all_tokens(screened: Screen, n: int) -> tuple[Entries, Float[Tensor, 
 
 
 def all_above_zero(screened: Screen) -> tuple[Entries | AllEntries, Float[Tensor, " entry"] | None]:
-    """All pre-activations above zero (ReLU and what is built on it); all entries where those would be too many."""
+    """Choose all pre-activations above zero (ReLU, JumpReLU, gated); all entries if too many are above zero."""
     maxima = group_maxima(screened.pre_acts)
     if int((maxima > 0).sum()) > DENSE_ABOVE * maxima.numel():
         return AllEntries(screened.pre_acts.shape[1]), None
@@ -232,19 +232,19 @@ def entries_above(
     bound: Float[Tensor, " token"],
     maxima: Float[Tensor, "token group"],
 ) -> Entries:
-    """The entries whose pre-activation is above their token's bound, given the maxima of groups (`group_maxima`)."""
+    """Find the entries whose pre-activation is above their token's bound, with the help of `group_maxima`."""
     rounded = bound.to(pre_acts.dtype)
     bound = torch.where(rounded.to(bound.dtype) > bound, _just_below(rounded), rounded)
     tokens, groups = (maxima > bound[:, None]).nonzero(as_tuple=True)
-    found, member = (_members(pre_acts, tokens, groups) > bound[tokens, None]).nonzero(as_tuple=True)
-    latents = member * maxima.shape[1] + groups[found]
-    return Entries(row_starts(tokens[found], len(pre_acts)), latents, pre_acts.shape[1])
+    pairs, members = (_members(pre_acts, tokens, groups) > bound[tokens, None]).nonzero(as_tuple=True)
+    latents = members * maxima.shape[1] + groups[pairs]
+    return Entries(row_starts(tokens[pairs], len(pre_acts)), latents, pre_acts.shape[1])
 
 
 def _least_of_largest(values: Float[Tensor, "row value"], k: int) -> Float[Tensor, " row"]:
-    """Each row's k-th largest bfloat16 number, or 0 where that is below zero.
+    """Each row's k-th largest bfloat16 number, or 0 if that is below zero.
 
-    Those above zero are in the order of their bits, and integers are ranked in two thirds of the time.
+    Numbers above zero sort like their bits, and ranking integers takes two thirds of the time.
     """
     bits = values.view(torch.int16).topk(k, dim=1, sorted=False).values.amin(1)
     return bits.clamp_min(0).view(torch.bfloat16)
@@ -253,9 +253,9 @@ def _least_of_largest(values: Float[Tensor, "row value"], k: int) -> Float[Tenso
 def _largest_by_group(
     pre_acts: Float[Tensor, "token d_sae"], maxima: Float[Tensor, "token group"], k: int
 ) -> tuple[Float[Tensor, "token k"], Int[Tensor, "token k"]]:
-    """The k largest values of each row, and where they stand.
+    """The k largest values of each row and their latents.
 
-    They lie in the k groups with the largest maxima, so only maxima and those groups' members are ranked.
+    They lie in the k groups with the largest maxima, so only the maxima and the members of those groups are ranked.
     """
     n_tokens, n_groups = maxima.shape
     groups = maxima.topk(k, dim=1, sorted=False).indices
@@ -267,14 +267,14 @@ def _largest_by_group(
 
 
 def group_maxima(pre_acts: Float[Tensor, "token d_sae"]) -> Float[Tensor, "token group"]:
-    """The maxima of groups of `GROUP` latents, group g being latents g, g + n_groups, g + 2 n_groups, ..."""
+    """Maxima of groups of `GROUP` latents; group g holds latents g, g + n_groups, g + 2 n_groups, ..."""
     return _by_group(pre_acts).amax(1)
 
 
 def _members(
     pre_acts: Float[Tensor, "token d_sae"], tokens: Int[Tensor, "..."], groups: Int[Tensor, "..."]
 ) -> Float[Tensor, "... member"]:
-    """All values of some tokens' groups."""
+    """All values of the given groups of the given tokens."""
     return _by_group(pre_acts)[tokens, :, groups]
 
 
@@ -287,8 +287,8 @@ def _rounded(rows: Float[Tensor, "row d_in"]) -> tuple[Tensor, Float[Tensor, " r
     """Rows in bfloat16, their norms, and the norms of the rounding errors."""
     rounded = torch.empty_like(rows, dtype=torch.bfloat16)
     norms, errors = rows.new_empty(len(rows)), rows.new_empty(len(rows))
-    for own in range(0, len(rows), CACHED_ROWS):
-        block = slice(own, own + CACHED_ROWS)
+    for start in range(0, len(rows), CACHED_ROWS):
+        block = slice(start, start + CACHED_ROWS)
         rounded[block] = rows[block]
         norms[block] = rows[block].norm(dim=1)
         errors[block] = (rows[block] - rounded[block]).norm(dim=1)
@@ -296,23 +296,23 @@ def _rounded(rows: Float[Tensor, "row d_in"]) -> tuple[Tensor, Float[Tensor, " r
 
 
 def _just_below(values: Tensor) -> Tensor:
-    """The next smaller numbers, so that "above" them includes the values themselves."""
+    """The next smaller numbers, so that comparing with > includes the values themselves."""
     return torch.nextafter(values, values.new_full((), -torch.inf))
 
 
 def _subset(entries: Entries, kept: Int[Tensor, " kept"]) -> Entries:
-    """Some of the entries, given in ascending order."""
+    """Select entries by number, in ascending order."""
     return Entries(row_starts(entries.tokens[kept], entries.n_tokens), entries.latents[kept], entries.d_sae)
 
 
 class _PreActivations(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, acts, W_enc, b_dec, bias, known, entries):
+    def forward(ctx, acts, W_enc, b_dec, bias, computed, entries):
         centred = acts - b_dec
         ctx.save_for_backward(centred, W_enc)
         ctx.entries = entries
-        if known is not None:
-            return known.clone()
+        if computed is not None:
+            return computed.clone()
         return _sampled_products(centred, W_enc, entries) + bias[entries.latents]
 
     @staticmethod
@@ -325,7 +325,7 @@ class _PreActivations(torch.autograd.Function):
         grad_acts = None
         if ctx.needs_input_grad[0]:
             grad_acts = _weighted_sums(W_enc, entries.latents, entries.indptr, grad)
-        # sum over tokens of the gradient of (acts - b_dec), without that gradient
+        # the gradient of (acts - b_dec), summed over tokens without computing it
         grad_b_dec = -(grad_bias @ W_enc) if ctx.needs_input_grad[2] else None
         return grad_acts, grad_W_enc, grad_b_dec, grad_bias, None, None
 
@@ -355,7 +355,7 @@ def _weighted_sums(
     indptr: Int[Tensor, " sum_plus_1"],
     weights: Float[Tensor, " entry"],
 ) -> Float[Tensor, "sum d_in"]:
-    """For each i the sum over entries e from indptr[i] to indptr[i + 1] of weights[e] x rows[indices[e]]."""
+    """For each i, the sum over entries e from indptr[i] to indptr[i + 1] of weights[e] x rows[indices[e]]."""
     return torch.nn.functional.embedding_bag(
         indices, rows, indptr, mode="sum", per_sample_weights=weights, include_last_offset=True
     )
@@ -366,7 +366,7 @@ def _sampled_products(
 ) -> Float[Tensor, " entry"]:
     """left[token] . right[latent] at each entry.
 
-    By latent, so that `right`, the larger, is read once and in order.
+    Computed by latent, so that `right`, which is larger, is read once and in order.
     """
     order, starts, tokens = entries.by_latent
     shape = (entries.d_sae, entries.n_tokens)

@@ -1,6 +1,6 @@
-"""Training SAEs from activation dumps: batches, the optimizer step, and going on after an interruption.
+"""Training SAEs from activation dumps: batches, the optimizer step, and resuming after an interruption.
 
-What an architecture minimises is in `sae_objectives`, the products that make a step quick in `sparse_products`.
+`saes.objectives` holds the losses of the architectures, `saes.sparse_products` the products that make a step fast.
 """
 
 import logging
@@ -30,35 +30,36 @@ from saelineage.saes.sparse_products import CACHED_ROWS, screen
 logger = logging.getLogger(__name__)
 
 SCALE_TOKENS = 16_384
-"""Tokens that mean and scale are measured on."""
+"""Tokens on which mean and scale are measured."""
 LOG_EVERY_STEPS = 25
 DENSE_TOKENS = 256
-"""Tokens for which all latents are held at once, where too many fire for sparse products."""
+"""Tokens in a chunk when all latents are computed, which bounds the memory."""
 THRESHOLD_BATCHES = 20
 """Batches over which BatchTopK's threshold is averaged."""
 RAISE_RATE, LOWER_RATE, CONTROL_BAND = 0.02, 0.06, 0.25
-"""The coefficient rises or falls by these shares in a step while log l0 is off by the band or more, by less within it.
+"""Fractions by which the coefficient rises or falls in a step if the error of log l0 is at least the band.
 
-It falls faster than it rises, for what too strong a penalty has silenced comes back slowly or never."""
+Within the band they shrink with the error. The coefficient falls faster than it rises, because latents silenced by too
+strong a penalty recover slowly or never."""
 MOST_AT_ONCE = 3.0
-"""Largest power of e by which the coefficient answers at once to an l0 that is off."""
+"""Largest exponent of e in the immediate response of the coefficient to an error of l0."""
 TARGET_MISSED = 0.1
-"""An l0 that ends farther from its target than this share of it is warned of."""
+"""Relative error of the final l0 above which a warning is logged."""
 GRADIENT_NORM = 1.0
-"""Gradients are scaled down to this norm, so that the first, far larger ones do not slow Adam down for long."""
+"""Largest norm of the gradients. Scaling down the first ones, which are far larger, keeps Adam from slowing down."""
 RESAMPLED_NORM = 0.2
-"""Norm of a resampled latent's encoder, as a share of the others' mean ("Towards Monosemanticity", 2023)."""
+"""Norm of a resampled latent's encoder, as a fraction of the others' mean norm ("Towards Monosemanticity", 2023)."""
 CURVE_COLUMNS = ("step", "tokens", "loss", "fvu", "l0", "dead_fraction", "coefficient")
 
 
 class Dump:
-    """The shards of a dump as one long array of tokens, memory-mapped, read in any order.
+    """The shards of a dump as one memory-mapped array of tokens, read in any order.
 
     Attributes:
-        d_in: width.
-        max_norm: tokens whose activations are longer than this are left out: they are few, alike, and would dominate
-            the loss.
-        n_left_out: how many.
+        d_in: width of the activations.
+        max_norm: norm above which activations count as outliers. Their tokens are left out, because outliers are few
+            and alike, and would dominate the loss.
+        n_left_out: number of tokens left out.
     """
 
     def __init__(self, paths: Sequence[Path | str], max_norm_ratio: float | None = None):
@@ -66,10 +67,10 @@ class Dump:
 
         Args:
             paths: the shards.
-            max_norm_ratio: leave out tokens whose norm is more than this many times the median norm; None keeps all.
+            max_norm_ratio: outlier cut-off, as a multiple of the median norm; None keeps all tokens.
 
         Raises:
-            InputError: if they were read at different hookpoints, have different widths, or hold no tokens.
+            InputError: if the shards differ in hookpoint or width, or hold no tokens.
         """
         self.shards = [ActivationShard(path) for path in paths]
         kinds = {(shard.header["hookpoint"], shard.d_in) for shard in self.shards}
@@ -93,54 +94,54 @@ class Dump:
         return int(self._starts[-1]) - self.n_left_out
 
     def __getitem__(self, tokens: Int[np.ndarray, " token"]) -> Float[Tensor, "token d_in"]:
-        """float32 activations of the tokens, in the order asked for."""
+        """float32 activations of the tokens, in the given order."""
         if self._kept is not None:
             tokens = self._kept[tokens]
-        found = torch.empty(len(tokens), self.d_in)
+        acts = torch.empty(len(tokens), self.d_in)
         shards = np.searchsorted(self._starts, tokens, side="right") - 1
         for shard in np.unique(shards):
-            mine = np.flatnonzero(shards == shard)
-            found[mine] = self._acts[shard][tokens[mine] - self._starts[shard]].float()
-        return found
+            places = np.flatnonzero(shards == shard)
+            acts[places] = self._acts[shard][tokens[places] - self._starts[shard]].float()
+        return acts
 
 
 def token_batches(
-    n_tokens: int, wanted: int, batch_tokens: int, seed: int, first: int = 0
+    n_tokens: int, n_drawn: int, batch_tokens: int, seed: int, first: int = 0
 ) -> Iterator[Int[np.ndarray, " token"]]:
-    """Full batches of token numbers, `wanted` tokens in all: whole passes over all tokens, each in a new order.
+    """Yield full batches of token numbers from consecutive passes over all tokens, each pass in a new order.
 
     Args:
-        n_tokens: tokens there are.
-        wanted: tokens to give out; what does not fill a batch is left.
+        n_tokens: number of tokens in a pass.
+        n_drawn: number of tokens to yield; those that do not fill a batch are dropped.
         batch_tokens: tokens in a batch.
-        seed: of the orders.
-        first: batches to pass over.
+        seed: seed of the orders.
+        first: number of batches to skip.
     """
     random = np.random.default_rng(seed)
-    waiting = np.empty(0, dtype=np.int64)
-    for number in range(wanted // batch_tokens):
-        while len(waiting) < batch_tokens:
-            waiting = np.concatenate([waiting, random.permutation(n_tokens)])
+    upcoming = np.empty(0, dtype=np.int64)
+    for number in range(n_drawn // batch_tokens):
+        while len(upcoming) < batch_tokens:
+            upcoming = np.concatenate([upcoming, random.permutation(n_tokens)])
         if number >= first:
-            yield waiting[:batch_tokens]
-        waiting = waiting[batch_tokens:]
+            yield upcoming[:batch_tokens]
+        upcoming = upcoming[batch_tokens:]
 
 
 class Scaling(NamedTuple):
-    """How raw activations are brought to unit variance per dimension on average."""
+    """Mean and scale of activations; scaled ones have a variance of 1 per dimension on average."""
 
     mean: Float[Tensor, " d_in"]
     scale: float
-    """acts are multiplied by this, so that E|acts - mean|^2 = d_in."""
+    """Factor on acts, so that E|scale x (acts - mean)|^2 = d_in."""
 
 
 def measure_scaling(acts: Float[Tensor, "token d_in"]) -> Scaling:
-    """The mean of activations and the scale that gives their deviations a mean square of 1.
+    """Measure the mean of activations and the scale that gives deviations from it a mean square of 1.
 
     Raises:
         InputError: if the activations do not vary.
     """
-    chunks = acts.split(DENSE_TOKENS)  # float64 copies of all of them could be large
+    chunks = acts.split(DENSE_TOKENS)  # because float64 copies of all activations could be large
     mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / len(acts)
     mean_square = sum(float((chunk.double() - mean).square().sum()) for chunk in chunks) / acts.numel()
     if mean_square == 0:
@@ -151,13 +152,13 @@ def measure_scaling(acts: Float[Tensor, "token d_in"]) -> Scaling:
 
 
 def initial_directions(d_in: int, d_sae: int, norm: float, seed: int) -> Float[Tensor, "d_sae d_in"]:
-    """Random directions of one length; decoder and encoder both start from them (arXiv 2406.04093, section 2.3)."""
+    """Draw random directions of one norm, from which decoder and encoder start (arXiv 2406.04093, section 2.3)."""
     directions = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed))
     return directions * (norm / directions.norm(dim=1, keepdim=True))
 
 
 def fold_scale(sae: Sae, scale: float) -> None:
-    """Change weights trained on scale x acts into weights that take acts, with equal latents."""
+    """Fold a scale into the weights: an SAE of scale x acts becomes one of acts, with equal latents."""
     with torch.no_grad():
         sae.W_enc.mul_(scale)
         sae.W_dec.div_(scale)
@@ -165,25 +166,31 @@ def fold_scale(sae: Sae, scale: float) -> None:
 
 
 class StepFigures(NamedTuple):
-    """What one optimizer step reports."""
+    """Figures of one optimizer step."""
 
     loss: Tensor
-    """Without the auxiliary loss."""
+    """The loss without the auxiliary loss."""
     error: Float[Tensor, "token d_in"]
     """acts - recons."""
     l0: Tensor
     fired: Bool[Tensor, " d_sae"]
 
 
+class _Adam(torch.optim.Adam):
+    """Adam whose fused step divides gradients by `grad_scale`, an attribute that torch does not declare."""
+
+    grad_scale: Tensor
+
+
 class SaeTrainer:
-    """Adam on one SAE, in scaled activations.
+    """Trains one SAE with Adam on scaled activations.
 
     Attributes:
-        weights: see `sae_objectives`.
-        coefficient: of the sparsity penalty, as it stands.
-        control: what the steering towards `target_l0` remembers.
-        silent_tokens: [d_sae], tokens since each latent fired.
-        step_number: steps made.
+        weights: see `saes.objectives`.
+        coefficient: the current coefficient of the sparsity penalty.
+        control: state of the control that steers l0 to `target_l0`.
+        silent_tokens: [d_sae], tokens since each latent last fired.
+        step_number: number of steps made.
     """
 
     def __init__(
@@ -194,14 +201,14 @@ class SaeTrainer:
         device: torch.device | str = "cpu",
         start: Sae | None = None,
     ):
-        """Start an SAE.
+        """Set up the training of an SAE.
 
         Args:
             settings: one SAE's settings (`graph.sae_settings`), with its `seed`.
-            mean: of the scaled activations, where b_dec starts.
-            n_steps: how many steps there will be, which the learning-rate schedule needs.
-            device: where to train.
-            start: an SAE for scaled activations to start from, instead of random directions; it decides the size.
+            mean: mean of the scaled activations, at which b_dec starts.
+            n_steps: number of steps in the whole training, for the learning-rate schedule.
+            device: device to train on.
+            start: an SAE of scaled activations to start from, instead of random directions; it decides the size.
 
         Raises:
             InputError: if the settings do not fit the size, or `start` is of another architecture or width.
@@ -222,9 +229,7 @@ class SaeTrainer:
         groups = [
             {"params": [tensor], "rate": self.objective.rates.get(name, 1.0)} for name, tensor in self.weights.items()
         ]
-        self.optimizer = torch.optim.Adam(
-            groups, lr=settings["learning_rate"], betas=tuple(settings["adam_betas"]), fused=True
-        )
+        self.optimizer = _Adam(groups, lr=settings["learning_rate"], betas=tuple(settings["adam_betas"]), fused=True)
         self.low_precision = settings["precision"] == "bfloat16" or (
             settings["precision"] == "auto" and native_bf16(self.device)
         )
@@ -235,36 +240,37 @@ class SaeTrainer:
         self._buffer = torch.empty(0)
 
     def _fresh_weights(self, mean: Tensor) -> Weights:
-        """Random directions, the same in encoder and decoder, and the objective's own weights."""
+        """Make initial weights: the same random directions in encoder and decoder, and the objective's own weights."""
         sizes = self.objective.d_in, self.objective.d_sae
         directions = initial_directions(*sizes, self.objective.decoder_norm, self.settings["seed"])
         weights = {"W_enc": directions, "W_dec": directions.clone(), "b_dec": mean.clone()}
         return weights | self.objective.own_tensors()
 
     def step(self, acts: Float[Tensor, "token d_in"]) -> StepFigures:
-        """One optimizer step on a batch of scaled activations."""
+        """Make one optimizer step on a batch of scaled activations."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings["learning_rate"] * self._schedule() * group["rate"]
         self.optimizer.zero_grad()
-        entries, known = self.choose(acts)
-        found = self._backward(acts, entries, known)
+        entries, chosen = self.choose(acts)
+        batch = self._backward(acts, entries, chosen)
         with torch.no_grad():
+            gradients = {name: tensor.grad for name, tensor in self.weights.items() if tensor.grad is not None}
             if self.objective.unit_norm:
-                _leave_out_parallel(self.weights["W_dec"].grad, self.weights["W_dec"])
-            norm = torch.nn.utils.get_total_norm([tensor.grad for tensor in self.weights.values()])
-            self.optimizer.grad_scale = (norm / GRADIENT_NORM).clamp_min(1)  # gradients are divided by it on their way
+                _leave_out_parallel(gradients["W_dec"], self.weights["W_dec"])
+            norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+            self.optimizer.grad_scale = (norm / GRADIENT_NORM).clamp_min(1)
             self.optimizer.step()
             if self.objective.unit_norm:
                 self.weights["W_dec"].div_(self.weights["W_dec"].norm(dim=1, keepdim=True))
-            self.silent_tokens = torch.where(found.fired, 0, self.silent_tokens + len(acts))
+            self.silent_tokens = torch.where(batch.fired, 0, self.silent_tokens + len(acts))
         self.step_number += 1
-        self._control(found.l0)
-        self._resample(acts, found.error)
-        return StepFigures(found.loss, found.error, found.l0, found.fired)
+        self._control(batch.l0)
+        self._resample(acts, batch.error)
+        return StepFigures(batch.loss, batch.error, batch.l0, batch.fired)
 
     @torch.no_grad()
     def choose(self, acts: Float[Tensor, "token d_in"]) -> tuple[SomeEntries, Float[Tensor, " entry"] | None]:
-        """The entries that the loss of a batch needs, and their pre-activations."""
+        """Choose the entries that the loss of a batch needs; returns their pre-activations too (`Objective.choose`)."""
         weights, shape = self.weights, (len(acts), len(self.silent_tokens))
         dtype = torch.bfloat16 if self.low_precision else torch.float32
         if self._buffer.shape != shape:
@@ -274,26 +280,27 @@ class SaeTrainer:
         return self.objective.choose(screened)
 
     def dead(self) -> Bool[Tensor, " d_sae"]:
-        """Latents that have not fired for `dead_after_tokens`."""
+        """Mask of latents that have not fired for `dead_after_tokens`."""
         return self.silent_tokens >= self.settings["dead_after_tokens"]
 
     def smallest_kept(self, acts: Float[Tensor, "token d_in"]) -> float | None:
-        """The smallest activation above zero that is kept of a batch (BatchTopK); None where there is none."""
-        known = self.choose(acts)[1]
-        kept = known[known > 0]
+        """The smallest activation above zero that BatchTopK keeps of a batch; None if there is none."""
+        chosen = self.choose(acts)[1]
+        assert chosen is not None  # BatchTopK never needs all entries
+        kept = chosen[chosen > 0]
         return float(kept.min()) if len(kept) else None
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
-        """Everything that decides how training goes on: tensors, and the rest as JSON."""
+        """The state from which training can resume: tensors, and values for JSON."""
         tensors = {f"weights.{name}": tensor.detach() for name, tensor in self.weights.items()}
-        for number, found in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{number}.{name}": tensor for name, tensor in found.items()}
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{number}.{name}": tensor for name, tensor in moments.items()}
         tensors["silent_tokens"] = self.silent_tokens
         rest = {"step_number": self.step_number, "coefficient": self.coefficient, "control": self.control}
         return tensors, rest
 
     def restore(self, tensors: Mapping[str, Tensor], rest: Mapping) -> None:
-        """Go on from what `state` gave."""
+        """Take over the state that `state` returned."""
         adam: dict[int, dict[str, Tensor]] = {}
         with torch.no_grad():
             for key, tensor in tensors.items():
@@ -309,29 +316,29 @@ class SaeTrainer:
             rest[name] for name in ("step_number", "coefficient", "control")
         )
 
-    def _backward(self, acts: Tensor, entries: SomeEntries, known: Tensor | None) -> Loss:
-        """Gradients of the whole loss; in chunks of tokens where all latents are needed, for losses are means."""
+    def _backward(self, acts: Tensor, entries: SomeEntries, chosen: Tensor | None) -> Loss:
+        """Compute the gradients of the whole loss, over chunks of tokens if all latents are needed."""
         coefficient = self._penalty()
-        chunks = [acts] if known is not None else acts.split(DENSE_TOKENS)
+        chunks = [acts] if chosen is not None else acts.split(DENSE_TOKENS)
         parts = []
         for chunk in chunks:
-            part = self.objective.loss(entries, chunk, self.weights, known, coefficient)
+            part = self.objective.loss(entries, chunk, self.weights, chosen, coefficient)
             share = len(chunk) / len(acts)
             (part.loss * share).backward()
             parts.append(part._replace(loss=part.loss.detach() * share, l0=part.l0 * share))
-        found = Loss(
+        batch = Loss(
             loss=torch.stack([part.loss for part in parts]).sum(),
             error=torch.cat([part.error for part in parts]),
             fired=torch.stack([part.fired for part in parts]).any(0),
             l0=torch.stack([part.l0 for part in parts]).sum(),
         )
         if self.objective.revives and self.settings["aux_coefficient"] and bool((dead := self.dead()).any()):
-            auxiliary = auxiliary_loss(acts, found.error, dead, self.weights)
+            auxiliary = auxiliary_loss(acts, batch.error, dead, self.weights)
             (self.settings["aux_coefficient"] * auxiliary).backward()
-        return found
+        return batch
 
     def _schedule(self) -> float:
-        """The learning rate's factor: a linear rise, a plateau, a linear fall to zero."""
+        """Factor of the learning rate: a linear rise, a plateau, a linear fall to zero."""
         warmup = self.settings["warmup_fraction"] * self.n_steps
         decay = self.settings["decay_fraction"] * self.n_steps
         rising = (self.step_number + 1) / warmup if warmup else 1.0
@@ -339,20 +346,20 @@ class SaeTrainer:
         return min(1.0, rising, falling)
 
     def _warmup(self) -> float:
-        """How much of the penalty's warm-up has passed, from above 0 to 1."""
+        """Fraction of the penalty's warm-up that has passed, above 0 and at most 1."""
         warmup = self.settings["sparsity_warmup_fraction"] * self.n_steps
         return min(1.0, (self.step_number + 1) / warmup) if warmup else 1.0
 
     def _penalty(self) -> float:
-        """The penalty's factor in this step: the coefficient, rising from zero where no target steers it."""
+        """Factor of the penalty in this step: the coefficient; without a target it rises from zero."""
         return self.coefficient if self.settings["target_l0"] else self.coefficient * self._warmup()
 
     def _control(self, l0: Tensor) -> None:
         """Move the coefficient towards the one that gives `target_l0`.
 
-        The goal falls from the first batch's l0 to the target over the warm-up (geometrically), for l0 follows the
-        coefficient with a delay, and a coefficient that rises while l0 is far off overshoots. An integral part follows
-        the goal with a bounded change in a step, a proportional part answers at once.
+        Over the warm-up the goal moves geometrically from the first batch's l0 to the target. Without it the
+        coefficient would overshoot, because l0 follows it with a delay. An integral part follows the goal with a
+        bounded change per step; a proportional part responds immediately.
         """
         target = self.settings["target_l0"]
         if not self.objective.has_penalty or not target:
@@ -360,27 +367,28 @@ class SaeTrainer:
         log_l0 = math.log(max(float(l0), 1e-3))
         self.control = self.control or {"log_first": log_l0, "coefficient": self.coefficient}
         passed = self._warmup()
-        off = log_l0 - (1 - passed) * self.control["log_first"] - passed * math.log(target)
-        rate = RAISE_RATE if off > 0 else LOWER_RATE
-        self.control["coefficient"] *= math.exp(rate * max(-1.0, min(1.0, off / CONTROL_BAND)))
-        self.coefficient = self.control["coefficient"] * math.exp(max(-MOST_AT_ONCE, min(1.0, 3 * off)))
+        error = log_l0 - (1 - passed) * self.control["log_first"] - passed * math.log(target)
+        rate = RAISE_RATE if error > 0 else LOWER_RATE
+        self.control["coefficient"] *= math.exp(rate * max(-1.0, min(1.0, error / CONTROL_BAND)))
+        self.coefficient = self.control["coefficient"] * math.exp(max(-MOST_AT_ONCE, min(1.0, 3 * error)))
 
     @torch.no_grad()
     def _resample(self, acts: Tensor, error: Tensor) -> None:
         """Give dead latents directions of tokens drawn by their squared loss ("Towards Monosemanticity", 2023).
 
-        Every `resample_every_tokens` of the first half of training. Decoder rows get the others' mean norm, encoders a
-        fifth of it, biases zero, and Adam forgets them.
+        It happens every `resample_every_tokens` in the first half of training. Decoder rows get the mean norm of the
+        living, encoders `RESAMPLED_NORM` times the mean norm of the living, other weights their initial values, and
+        Adam's moments are reset.
         """
-        every, seen = self.settings["resample_every_tokens"], self.step_number * len(acts)
-        due = every and seen % every < len(acts) and 2 * self.step_number <= self.n_steps
+        every, n_seen = self.settings["resample_every_tokens"], self.step_number * len(acts)
+        due = every and n_seen % every < len(acts) and 2 * self.step_number <= self.n_steps
         if not due or self.objective.revives:
             return
         dead = self.dead()
         if not bool(dead.any()) or bool(dead.all()):
             return
         losses = error.square().sum(1).double().square().cpu()
-        if not 0 < float(losses.sum()) < math.inf:  # nothing is left to explain, or the training is about to end
+        if not 0 < float(losses.sum()) < math.inf:  # nothing is left to explain, or the loss is no longer finite
             return
         generator = torch.Generator().manual_seed((self.settings["seed"] + self.step_number) % 2**32)
         drawn = torch.multinomial(losses, int(dead.sum()), replacement=True, generator=generator).to(self.device)
@@ -402,12 +410,12 @@ class SaeTrainer:
 
 
 class Trained(NamedTuple):
-    """One SAE that was trained."""
+    """A trained SAE and its training curve."""
 
     sae: Sae
-    """It takes unscaled activations."""
+    """The SAE, of unscaled activations."""
     curve: pd.DataFrame
-    """`CURVE_COLUMNS`; one row every `LOG_EVERY_STEPS` steps."""
+    """Columns `CURVE_COLUMNS`, a row every `LOG_EVERY_STEPS` steps and at the end."""
 
 
 def train_saes(
@@ -418,54 +426,56 @@ def train_saes(
     watch: Callable[[int, dict], None] = lambda number, point: None,
     starts: Sequence[Sae | None] | None = None,
 ) -> list[Trained]:
-    """Train SAEs on a dump, all on the same batches; an interrupted training goes on from its last checkpoint.
+    """Train SAEs on a dump, all on the same batches; an interrupted training resumes from its last checkpoint.
 
     Args:
         dump: the activations.
-        settings: of each SAE, with its `seed`; they agree on `n_tokens`, `batch_tokens` and `checkpoint_steps`, and the
-            first one's `shuffle_seed` (or `seed`) orders the tokens.
-        device: where to train.
-        checkpoint: the file that the state is kept in; None keeps none.
-        watch: told each point of a curve and whose it is, those from before an interruption again.
-        starts: an SAE that each starts from, or None; with `n_tokens` 0 all stay what they are.
+        settings: settings of each SAE, with its `seed`. They must agree in `n_tokens`, `batch_tokens` and
+            `checkpoint_steps`. The `shuffle_seed` of the first, or else its `seed`, orders the tokens.
+        device: device to train on.
+        checkpoint: file for the state of the training; None keeps none.
+        watch: called with the number of an SAE and each point of its curve; a resumed training repeats earlier points.
+        starts: an SAE for each to start from, or None for random directions. If `n_tokens` is 0, these SAEs are
+            returned, with the outlier cut-off of `dump`.
 
     Raises:
         InputError: if the dump is smaller than a batch, or a loss is no longer finite.
     """
     common, starts = settings[0], starts or [None] * len(settings)
-    batch_tokens, wanted = common["batch_tokens"], len(dump) if common["n_tokens"] is None else common["n_tokens"]
-    if wanted == 0 and None not in starts:
-        return [Trained(_as_it_is(start, dump), pd.DataFrame(columns=list(CURVE_COLUMNS))) for start in starts]
-    n_steps = wanted // batch_tokens
+    batch_tokens, n_tokens = common["batch_tokens"], len(dump) if common["n_tokens"] is None else common["n_tokens"]
+    saes_to_keep = [start for start in starts if start is not None]
+    if n_tokens == 0 and len(saes_to_keep) == len(starts):
+        return [_untrained(sae, dump) for sae in saes_to_keep]
+    n_steps = n_tokens // batch_tokens
     if n_steps == 0:
-        raise InputError(f"saes.batch_tokens ({batch_tokens}) must not exceed the {wanted} training tokens; lower it")
+        raise InputError(f"saes.batch_tokens ({batch_tokens}) must not exceed the {n_tokens} training tokens; lower it")
     order_seed = common["seed"] if common["shuffle_seed"] is None else common["shuffle_seed"]
     sample = np.random.default_rng(order_seed).permutation(len(dump))[:SCALE_TOKENS]
     scaling = measure_scaling(dump[np.sort(sample)])
     trainers = [
-        SaeTrainer(one, scaling.mean * scaling.scale, n_steps, device, _scaled(start, scaling.scale))
-        for one, start in zip(settings, starts, strict=True)
+        SaeTrainer(sae_settings, scaling.mean * scaling.scale, n_steps, device, _scaled(start, scaling.scale))
+        for sae_settings, start in zip(settings, starts, strict=True)
     ]
     curves = _restore(checkpoint, trainers)
     for number, curve in enumerate(curves):
         for point in curve:
             watch(number, point)
     first = trainers[0].step_number
-    batches = token_batches(len(dump), wanted, batch_tokens, order_seed, first)
+    batches = token_batches(len(dump), n_tokens, batch_tokens, order_seed, first)
     with tqdm(
         total=n_steps * batch_tokens,
         initial=first * batch_tokens,
         unit="token",
         unit_scale=True,
-        disable=None,  # where nobody looks at a terminal
+        disable=None,  # unless standard error is a terminal
     ) as bar:
         for step, tokens in enumerate(batches, start=first + 1):
             acts = dump[tokens].to(device) * scaling.scale
             figures = [trainer.step(acts) for trainer in trainers]
             bar.update(batch_tokens)
             if step % LOG_EVERY_STEPS == 0 or step == n_steps:
-                for number, (trainer, found) in enumerate(zip(trainers, figures, strict=True)):
-                    point = _curve_point(acts, found, trainer)
+                for number, (trainer, step_figures) in enumerate(zip(trainers, figures, strict=True)):
+                    point = _curve_point(acts, step_figures, trainer)
                     curves[number].append(point)
                     watch(number, point)
                 bar.set_postfix({name: f"{point[name]:.3g}" for name in ("loss", "l0", "fvu", "dead_fraction")})
@@ -481,7 +491,7 @@ def train_saes(
 
 
 def _scaled(start: Sae | None, scale: float) -> Sae | None:
-    """An SAE for activations x `scale` with equal latents."""
+    """Make an SAE of activations x `scale` with equal latents; None stays None."""
     if start is None:
         return None
     sae = deepcopy(start)
@@ -489,11 +499,11 @@ def _scaled(start: Sae | None, scale: float) -> Sae | None:
     return sae
 
 
-def _as_it_is(start: Sae, dump: Dump) -> Sae:
-    """An SAE for other activations than it was trained on, of which the longest mean nothing to it."""
+def _untrained(start: Sae, dump: Dump) -> Trained:
+    """An SAE as it is, with the outlier cut-off of other activations and an empty curve."""
     sae = deepcopy(start)
     sae.max_norm = dump.max_norm
-    return sae
+    return Trained(sae, pd.DataFrame(columns=list(CURVE_COLUMNS)))
 
 
 def _warn_off_target(trainer: SaeTrainer, l0: float) -> None:
@@ -501,7 +511,7 @@ def _warn_off_target(trainer: SaeTrainer, l0: float) -> None:
     if trainer.objective.has_penalty and target and abs(l0 / target - 1) > TARGET_MISSED:
         advice = "smaller" if l0 < target else "larger"
         logger.warning(
-            "l0 ended at %.3g, off saes.target_l0 = %g by more than a tenth; train longer, or start with a %s "
+            "l0 ended at %.3g, more than a tenth away from saes.target_l0 = %g; train longer, or start with a %s "
             "saes.sparsity_coefficient",
             l0,
             target,
@@ -510,14 +520,14 @@ def _warn_off_target(trainer: SaeTrainer, l0: float) -> None:
 
 
 def _finished(trainer: SaeTrainer, dump: Dump, scaling: Scaling, order_seed: int) -> Sae:
-    """The SAE for unscaled activations, with BatchTopK's threshold measured on tokens it was trained on."""
+    """Make the SAE of unscaled activations, measuring BatchTopK's threshold on tokens of the training."""
     threshold = None
     if trainer.objective.needs_threshold:
         batch_tokens = trainer.settings["batch_tokens"]
         batches = token_batches(len(dump), THRESHOLD_BATCHES * batch_tokens, batch_tokens, order_seed)
         smallest = [trainer.smallest_kept(dump[tokens].to(trainer.device) * scaling.scale) for tokens in batches]
-        found = [value for value in smallest if value is not None]
-        threshold = float(np.mean(found)) if found else 0.0
+        values = [value for value in smallest if value is not None]
+        threshold = float(np.mean(values)) if values else 0.0
     sae = trainer.objective.trained(
         {name: tensor.detach().cpu() for name, tensor in trainer.weights.items()}, threshold
     )
@@ -528,26 +538,27 @@ def _finished(trainer: SaeTrainer, dump: Dump, scaling: Scaling, order_seed: int
 
 def _save(path: Path, trainers: Sequence[SaeTrainer], curves: list[list[dict]]) -> None:
     """Write the state of a training, whole or not at all."""
-    tensors, rest = {}, []
+    tensors: dict[str, Tensor] = {}
+    header: dict[str, list] = {"trainers": [], "curves": curves}
     for number, trainer in enumerate(trainers):
-        own, others = trainer.state()
-        tensors |= {f"{number}.{name}": tensor.cpu().contiguous() for name, tensor in own.items()}
-        rest.append(others)
+        state, rest = trainer.state()
+        tensors |= {f"{number}.{name}": tensor.cpu().contiguous() for name, tensor in state.items()}
+        header["trainers"].append(rest)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=encode_header({"trainers": rest, "curves": curves}))
+        save_file(tensors, temporary, metadata=encode_header(header))
 
 
 def _restore(path: Path | None, trainers: Sequence[SaeTrainer]) -> list[list[dict]]:
-    """Bring trainers to the state in a file, if there is one, and give the curves so far."""
+    """Restore the state of trainers from a file, if it exists, and return the curves so far."""
     if path is None or not path.exists():
         return [[] for _ in trainers]
     with safe_open(path, framework="pt") as file:
         header = decode_header(file.metadata())
         for number, (trainer, rest) in enumerate(zip(trainers, header["trainers"], strict=True)):
             prefix = f"{number}."
-            mine = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-            trainer.restore({name.removeprefix(prefix): file.get_tensor(name) for name in mine}, rest)
-    logger.info("going on from step %d, from '%s'", trainers[0].step_number, path)
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            trainer.restore({name.removeprefix(prefix): file.get_tensor(name) for name in names}, rest)
+    logger.info("resuming from step %d, from '%s'", trainers[0].step_number, path)
     return header["curves"]
 
 
@@ -555,8 +566,8 @@ def _curve_point(acts: Tensor, figures: StepFigures, trainer: SaeTrainer) -> dic
     step, loss = trainer.step_number, float(figures.loss)
     if not math.isfinite(loss):
         raise InputError(
-            f"the loss is {loss} at step {step}; lower saes.learning_rate ({trainer.settings['learning_rate']}), "
-            "and look at the activations"
+            f"the loss must stay finite, but is {loss} at step {step}; lower saes.learning_rate "
+            f"({trainer.settings['learning_rate']}), or check the activations"
         )
     return {
         "step": step,
@@ -570,6 +581,6 @@ def _curve_point(acts: Tensor, figures: StepFigures, trainer: SaeTrainer) -> dic
 
 
 def _leave_out_parallel(grad: Tensor, W_dec: Tensor) -> None:
-    """Take from each row's gradient what would only change the row's length (arXiv 2406.04093, appendix A.2)."""
+    """Remove from each row's gradient the component along the row (arXiv 2406.04093, appendix A.2)."""
     for block, rows in zip(grad.split(CACHED_ROWS), W_dec.split(CACHED_ROWS), strict=True):
         block.addcmul_(rows, -(block * rows).sum(1, keepdim=True))
