@@ -1,18 +1,18 @@
-"""What a large lineage would need: jobs, hours, disk, the largest file, the largest memory, and what breaks first.
+"""Estimate the needs of large lineages: jobs, hours, disk, the largest file and the largest memory.
 
-    python benchmarks/cluster_sizes.py [--run results/demo]
+    python -m benchmarks.cluster_sizes [--run results/demo] [--json FILE]
 
-Nothing large is run. The lineage is that of config/config.yaml (a base taken over from the hub, two fine-tunes, their
-merge, a model with random weights; 4 corpora; two seeds and anchored SAEs), at other sizes. Jobs are those that
-Snakemake plans. Bytes follow from the formats (docs/artifacts.md), memory from `saelineage.plan.sizes`, hours from the
-operations and a rate. With `--run`, the same formulas are first compared with a finished run of that config: sizes of
-its files, and the memory and time that Snakemake measured.
+Nothing large is run. The lineage is that of config/config.yaml (a base from the hub, two fine-tunes, their merge, a
+model with random weights; 4 corpora; two seeds and anchored SAEs), at other sizes. Jobs are those that Snakemake plans.
+Bytes follow from the formats (docs/artifacts.md), memory from `saelineage.plan.sizes`, hours from the operations and a
+rate. With `--run`, the same formulas are first compared with a finished run of that config: with the sizes of its
+files, and with the memory and time that Snakemake measured.
 """
 
 import argparse
 import copy
+import json
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -20,42 +20,41 @@ from typing import NamedTuple
 import pandas as pd
 import yaml
 
+from saelineage.jobs.listing import planned
+from saelineage.plan import sizes as resources
+from saelineage.plan.config import load_config, read_schema
+from saelineage.plan.plan import Plan
+from saelineage.plan.strict_yaml import read_yaml
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "workflow" / "scripts"))
-
-from saelineage.jobs.listing import planned  # noqa: E402
-from saelineage.plan import comparisons  # noqa: E402
-from saelineage.plan import sizes as resources  # noqa: E402
-from saelineage.plan.config import load_config, read_yaml  # noqa: E402
-
-# ASSUME one GPU computes 5e13 operations a second, a sixth of what an A100 promises in bfloat16; none was tried. A core
+# ASSUME one GPU computes 5e13 operations a second, a sixth of the bfloat16 peak of an A100; no GPU was tried. A core
 # with AVX-512 did 9e10 in the float32 product of an encoder of 16,384 latents (README), of which half is assumed.
 GPU_FLOP, CORE_FLOP = 5e13, 4.5e10
 CORRELATION_SECONDS = 48 / (1_048_576 * 32**2 + 16_384**2)
-"""Core seconds for each product and each pair of features: 24 s on two cores at the size that the README gives."""
+"""Core seconds for each product and each pair of features: 24 s on two cores at the size in the README."""
 GPU_STAGES = ("models", "activations", "saes")
 BYTES_PER_PAIR_AND_FEATURE = 3_700
-"""Of a pair's correlation and replicates, measured in the default run (200 replicates, 8 matches, pairs above 0.3)."""
+"""A pair's correlation and replicates, measured in the default run (200 replicates, 8 matches, pairs above 0.3)."""
 BYTES_PER_DASHBOARD = 1_550
-"""Of a feature on the page, compressed, measured in the default run."""
+"""A feature on the page, compressed, measured in the default run."""
 BYTES_PER_VERDICT = 220
-"""Of a feature in all tables of an edge, measured in the default run."""
+"""A feature in all tables of an edge, measured in the default run."""
 BYTES_PER_PRODUCT = 14
-"""Of two features that fire together: a sum, a count and an index."""
+"""Two features that fire together: a sum, a count and an index."""
 
 
 class Sizes(NamedTuple):
-    """What a lineage is computed on."""
+    """Sizes of a lineage's models, SAEs and token sets."""
 
     model: resources.ModelSize
     sae: resources.SaeSize
     k: int
     finetuned_tokens: int
     dumped_tokens: int
-    """Of all corpora, for each model; SAEs are trained on them once."""
+    """Tokens of all corpora, for each model; SAEs are trained on them once."""
     probe_tokens: int
     stored_weight_bytes: int
-    """Of one weight in a file."""
+    """Bytes of one weight in a file."""
 
 
 LINEAGES = {
@@ -82,32 +81,33 @@ SAE_BATCH_TOKENS = 4096
 
 
 class Stage(NamedTuple):
-    """What one stage needs; sizes in bytes."""
+    """The needs of one stage; sizes in bytes."""
 
     name: str
     n_runs: int
-    """Models, SAEs or pairs."""
+    """Number of models, SAEs or pairs."""
     flop: float
     disk: float
     largest_file: float
     memory: float
 
 
-def default_config(n_shards: int = 1) -> dict:
+def default_plan(n_shards: int = 1) -> Plan:
     """The default lineage, with dumps and the probe in so many shards."""
     config = copy.deepcopy(read_yaml(ROOT / "config" / "config.yaml"))
     config["activations"] |= {"n_shards": n_shards, "n_probe_shards": n_shards}
-    return load_config(config, read_yaml(ROOT / "config" / "config.schema.yaml"))
+    return Plan(load_config(config, read_schema(ROOT / "config" / "config.schema.yaml")))
 
 
-def stages(config: dict, sizes: Sizes, n_shards: int) -> list[Stage]:
-    """Every stage behind the tokens, in order."""
+def stages(plan: Plan, sizes: Sizes, n_shards: int) -> list[Stage]:
+    """Every stage after the tokens, in order."""
+    config, compared = plan.config, plan.comparisons
     model, sae, block = sizes.model, sizes.sae, config["correlations"]["block_features"]
-    n_models, n_saes = len(config["models"]), len(comparisons.trained_saes(config))
-    n_encoded, n_pairs = len(comparisons.all_saes(config)), len(comparisons.all_pairs(config))
-    n_shown, finetunes = len(comparisons.leading_saes(config)), 2
+    n_models, n_saes = len(config["models"]), len(compared.trained_saes)
+    n_encoded, n_pairs = len(compared.saes), len(compared.pairs)
+    n_shown, finetunes = len(compared.leading_saes), 2
     acts = 2 * sae.d_in
-    entry_bytes = 8 * sizes.k + 17  # latents with values; where a row starts and stands, and whether it counts
+    entry_bytes = 8 * sizes.k + 17  # latents with values; a row's start, its position and a mark
     shard_tokens, shard_bytes = sizes.probe_tokens // n_shards, sizes.probe_tokens // n_shards * entry_bytes
     weights = sizes.stored_weight_bytes * model.n_weights
     dumped = sizes.dumped_tokens * acts
@@ -176,21 +176,20 @@ def stages(config: dict, sizes: Sizes, n_shards: int) -> list[Stage]:
 
 
 def submissions(jobs: list[dict]) -> tuple[int, int]:
-    """How many jobs there are, and how many of SLURM they make with the groups of the profile."""
+    """Count the jobs of Snakemake, and the jobs of SLURM that they become with the groups of the profile."""
     profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8"))
     rules = Counter(job["rule"] for job in jobs)
-    components = Counter()
+    components: Counter[str] = Counter()
     for rule, n_jobs in rules.items():
-        if rule not in RUN_BY_SNAKEMAKE and rule != "sum_products":  # which joins the correlation that needs it
+        if rule not in RUN_BY_SNAKEMAKE and rule != "sum_products":  # sums join the correlation that needs them
             components[profile["groups"].get(rule, rule)] += n_jobs
     return len(jobs), sum(math.ceil(n / profile["group-components"].get(name, 1)) for name, n in components.items())
 
 
-def show(name: str, sizes: Sizes) -> None:
-    """Print the table of one lineage."""
-    config = default_config(N_SHARDS)
-    found = stages(config, sizes, N_SHARDS)
-    n_jobs, n_submitted = submissions(planned(config))
+def show(name: str, sizes: Sizes) -> dict:
+    """Print the table of one lineage, and return it."""
+    plan = default_plan(N_SHARDS)
+    n_jobs, n_submitted = submissions(planned(plan.config))
     print(f"\n{name}: {n_jobs} jobs of Snakemake, {n_submitted} of SLURM")
     rows = [
         {
@@ -201,11 +200,12 @@ def show(name: str, sizes: Sizes) -> None:
             "largest file GB": stage.largest_file / 1e9,
             "memory GB": stage.memory / 1e9,
         }
-        for stage in found
+        for stage in stages(plan, sizes, N_SHARDS)
     ]
     table = pd.DataFrame(rows).set_index("stage")
     table.loc["all"] = [*table[["GPU h", "core h", "disk GB"]].sum(), *table[["largest file GB", "memory GB"]].max()]
     print(table.to_string(float_format="%.1f"))
+    return {"n_jobs": n_jobs, "n_submitted": n_submitted, "stages": table.to_dict("index")}
 
 
 def measured_sizes(run: Path) -> Sizes:
@@ -218,35 +218,46 @@ def measured_sizes(run: Path) -> Sizes:
     return Sizes(model, sae, 32, 200_000, dumped, probed, 4)
 
 
-def compare(run: Path) -> None:
-    """Print what the formulas say of a finished run beside what it is."""
-    config, sizes = default_config(), measured_sizes(run)
-    print(f"{run}: bytes by formula and as they are; largest memory asked for and measured, MB; seconds of jobs")
-    for stage in stages(config, sizes, 1):
+def compare(run: Path) -> dict[str, dict]:
+    """Print the estimates for a finished run with the measurements, and return them by stage."""
+    plan, sizes = default_plan(), measured_sizes(run)
+    compared = {}
+    print(f"{run}: MB on disk estimated and measured; largest memory in MB requested and measured; seconds of jobs")
+    for stage in stages(plan, sizes, 1):
         folder = run / stage.name if stage.name != "report" else run / "report" / "data"
-        removed = len(comparisons.all_pairs(config)) / 8 * products_of(sizes) if stage.name == "correlations" else 0
-        bytes_there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        removed = len(plan.comparisons.pairs) / 8 * products_of(sizes) if stage.name == "correlations" else 0
         paths = sorted((run / "benchmarks" / stage.name).glob("*.tsv"))
-        rows = pd.concat([pd.read_csv(path, sep="\t", na_values=["-", "NA"]) for path in paths])
-        asked = resources.memory_mb(round(stage.memory))
-        print(f"{stage.name:14}{(stage.disk - removed) / 1e6:10.1f}{bytes_there / 1e6:10.1f} MB", end="")
-        print(f"{asked:8d}{rows['max_rss'].max():8.0f} MB{rows['s'].sum():8.0f} s in {len(rows)} jobs")
+        jobs = pd.concat([pd.read_csv(path, sep="\t", na_values=["-", "NA"]) for path in paths])
+        row = {
+            "disk_mb": (stage.disk - removed) / 1e6,
+            "measured_disk_mb": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6,
+            "memory_mb": resources.memory_mb(round(stage.memory)),
+            "measured_memory_mb": float(jobs["max_rss"].max()),
+            "seconds": float(jobs["s"].sum()),
+            "n_jobs": len(jobs),
+        }
+        print(f"{stage.name:14}{row['disk_mb']:10.1f}{row['measured_disk_mb']:10.1f} MB", end="")
+        print(f"{row['memory_mb']:8d}{row['measured_memory_mb']:8.0f} MB", end="")
+        print(f"{row['seconds']:8.0f} s in {row['n_jobs']} jobs")
+        compared[stage.name] = row
+    return compared
 
 
 def products_of(sizes: Sizes) -> float:
-    """Bytes of the sums of one pair, removed after use."""
+    """Bytes of the sums of one pair, which are removed after use."""
     return min(sizes.probe_tokens * sizes.k**2, sizes.sae.d_sae**2) * BYTES_PER_PRODUCT
 
 
 def main() -> None:
-    """Compare with a run where one is given, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Compare with a finished run if one is given, print the tables, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of a finished run of config/config.yaml")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
-    if args.run:
-        compare(args.run)
-    for name, sizes in LINEAGES.items():
-        show(name, sizes)
+    figures = {"run": compare(args.run)} if args.run else {}
+    figures |= {name: show(name, sizes) for name, sizes in LINEAGES.items()}
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

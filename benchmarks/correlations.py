@@ -1,49 +1,48 @@
-"""How fast features are correlated here, beside dense products and the original study's way.
+"""Time the correlation of features, compared with dense products and with the original study's code.
 
-    python benchmarks/correlations.py [--json FILE]
+    python -m benchmarks.correlations [--json FILE]
 
 Latents are drawn at random with realistic densities (log-normal, so that a few features fire often and most rarely), l0
-of them on each token, some shared by both sides. Everyone gets the same ones. The dense side multiplies blocks of
-float32 latents in torch, the original's way (nilq/feature-dynamics) tabulates per token string what a feature does and
-calls a Pearson function on each pair of columns; both are timed on a slice and extrapolated. Ours is timed whole:
-reading feature shards, summing, writing and reading sums, correlating, matching.
+of them on each token, some shared by both sides. Every method gets the same latents. The dense method multiplies blocks
+of float32 latents in torch. The original method (nilq/feature-dynamics) tabulates mean activations by token string and
+calls a Pearson function on each pair of columns. Both are timed on a part and extrapolated. This project is timed as a
+whole: reading feature shards, summing, writing and reading sums, correlating, matching.
 """
 
 import argparse
 import json
+import math
 import multiprocessing
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse
 import scipy.stats
-from peak_memory import PeakMemory
+from benchmarks.peak_memory import PeakMemory
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "workflow" / "scripts"))
+from saelineage.correlations.assignments import one_to_one
+from saelineage.correlations.matches import Correlation
+from saelineage.correlations.pair_sums import ShardSums, load_sums, save_sums
+from saelineage.correlations.pearson import correlate_sums
+from saelineage.features.shards import FeatureShard, save_shard
 
-from saelineage.correlations.assignments import one_to_one  # noqa: E402
-from saelineage.correlations.matches import Correlation  # noqa: E402
-from saelineage.correlations.pair_sums import ShardSums, load_sums, save_sums  # noqa: E402
-from saelineage.correlations.pearson import correlate_sums  # noqa: E402
-from saelineage.features.shards import FeatureShard, save_shard  # noqa: E402
-
-SETTINGS = {"min_firings": 20, "top_matches": 8, "keep_above": 0.3, "n_bins": 200}
+T = TypeVar("T")
+MIN_FIRINGS, TOP_MATCHES, KEEP_ABOVE, N_BINS = 20, 8, 0.3, 200
 DENSITY_SIGMA = 1.5
 """Standard deviation of a feature's log density."""
 SHARED = 0.75
-"""Share of a token's latents that both sides have in common, with like activations."""
+"""Share of a token's latents that both sides have in common, with similar activations."""
 SHARD_TOKENS, CHECKED_COLUMNS = 262_144, 64
 DENSE_TOKENS, ORIGINAL_TOKENS, ORIGINAL_STRINGS, ORIGINAL_PAIRS = 4096, 200_000, 4096, 2000
 
 
 def draw_shard(shard: int, args: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Latents [token, l0] and activations [token, l0] of both sides."""
+    """Draw latents [token, l0] and activations [token, l0] of both sides."""
     densities = np.exp(np.random.default_rng(7).normal(0, DENSITY_SIGMA, args.d_sae))
     ends = np.cumsum(densities / densities.sum())
     common = np.random.default_rng([shard, 0])
@@ -52,16 +51,16 @@ def draw_shard(shard: int, args: argparse.Namespace) -> list[tuple[np.ndarray, n
     strengths = common.random((SHARD_TOKENS, n_shared), dtype=np.float32) + 0.1
     sides = []
     for side in range(2):
-        own = np.random.default_rng([shard, 1 + side])
-        latents = np.concatenate([shared, np.searchsorted(ends, own.random((SHARD_TOKENS, 2 * args.l0)))], axis=1)
-        acts = np.concatenate([strengths, own.random((SHARD_TOKENS, 2 * args.l0), dtype=np.float32) + 0.1], axis=1)
+        random = np.random.default_rng([shard, 1 + side])
+        latents = np.concatenate([shared, np.searchsorted(ends, random.random((SHARD_TOKENS, 2 * args.l0)))], axis=1)
+        acts = np.concatenate([strengths, random.random((SHARD_TOKENS, 2 * args.l0), dtype=np.float32) + 0.1], axis=1)
         latents, acts = first_distinct(latents.clip(max=args.d_sae - 1), acts, args.l0)
-        sides.append((latents, acts * (1 + 0.1 * own.random(acts.shape, dtype=np.float32))))
+        sides.append((latents, acts * (1 + 0.1 * random.random(acts.shape, dtype=np.float32))))
     return sides
 
 
 def first_distinct(latents: np.ndarray, acts: np.ndarray, l0: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first l0 different latents of each row, ascending, with their activations."""
+    """Keep the first l0 distinct latents of each row, ascending, with their activations."""
     order = np.argsort(latents, axis=1, kind="stable")
     ranked = np.take_along_axis(latents, order, 1)
     again = np.zeros(latents.shape, dtype=bool)
@@ -74,7 +73,7 @@ def first_distinct(latents: np.ndarray, acts: np.ndarray, l0: int) -> tuple[np.n
 
 
 def write_shards(folder: Path, n_shards: int, args: argparse.Namespace) -> None:
-    """Feature shards of both sides."""
+    """Write feature shards of both sides."""
     for shard in range(n_shards):
         for side, (latents, acts) in zip("ab", draw_shard(shard, args), strict=True):
             first = shard * SHARD_TOKENS
@@ -89,36 +88,44 @@ def write_shards(folder: Path, n_shards: int, args: argparse.Namespace) -> None:
 
 
 def shard_path(folder: Path, side: str, shard: int) -> Path:
-    """Where a shard lies."""
+    """The path of a shard."""
     return folder / side / f"shard-{shard:05d}.safetensors"
 
 
 def sum_shard(folder: Path, shard: int, block_features: int, threads: int) -> float:
-    """The job that sums one shard of a pair; seconds."""
+    """Run the job that sums one shard of a pair, and return its seconds."""
     start = time.perf_counter()
-    pair = [FeatureShard(shard_path(folder, side, shard)) for side in "ab"]
-    save_sums([ShardSums(*pair, block_features)], folder / f"sums-{shard}.safetensors", threads)
+    a, b = (FeatureShard(shard_path(folder, side, shard)) for side in "ab")
+    n_blocks = math.ceil(a.d_sae / block_features)
+    save_sums([ShardSums(a, b, block_features)], folder / f"sums-{shard}.safetensors", 1, n_blocks, threads)
     return time.perf_counter() - start
 
 
 def correlate_shards(folder: Path, n_shards: int, args: argparse.Namespace) -> Correlation:
-    """The job that adds the sums of all shards and correlates."""
-    sums = [one for shard in range(n_shards) for one in load_sums(folder / f"sums-{shard}.safetensors").values()]
-    return correlate_sums(sums, **SETTINGS, threads=args.threads)
+    """Run the job that adds the sums of all shards and correlates."""
+    paths = [folder / f"sums-{shard}.safetensors" for shard in range(n_shards)]
+    return correlate_sums(
+        [pair_sums for path in paths for pair_sums in load_sums(path, "b.seed0")],
+        min_firings=MIN_FIRINGS,
+        top_matches=TOP_MATCHES,
+        keep_above=KEEP_ABOVE,
+        n_bins=N_BINS,
+        threads=args.threads,
+    )
 
 
 def run_ours(folder: Path, n_shards: int, args: argparse.Namespace, check: bool) -> dict:
-    """Both jobs over some shards, with the peak of memory, and what was found checked."""
+    """Run both jobs over some shards, measure time and memory, and check the result."""
     memory = PeakMemory()
     memory.start()
     start = time.perf_counter()
     for shard in range(n_shards):
         sum_shard(folder, shard, args.block_features, args.threads)
     summed = time.perf_counter()
-    found = correlate_shards(folder, n_shards, args)
+    correlation = correlate_shards(folder, n_shards, args)
     ended = time.perf_counter()
     peak = memory.stop()
-    one_to_one(found.pearson.kept)
+    one_to_one(correlation.pearson.kept)
     matched = time.perf_counter()
     sums_bytes = sum((folder / f"sums-{shard}.safetensors").stat().st_size for shard in range(n_shards))
     row = {
@@ -130,14 +137,14 @@ def run_ours(folder: Path, n_shards: int, args: argparse.Namespace, check: bool)
         "peak_gib": peak / 2**30,
         "sums_gb": sums_bytes / 1e9,
         "one_to_one_s": matched - ended,
-        "n_kept": found.pearson.kept.nnz,
-        "n_assigned": int((found.one_to_one >= 0).sum()),
+        "n_kept": correlation.pearson.kept.nnz,
+        "n_assigned": int((correlation.one_to_one >= 0).sum()),
     }
-    return row | (exactness(folder, n_shards, found, args) if check else {})
+    return row | (exactness(folder, n_shards, correlation, args) if check else {})
 
 
-def exactness(folder: Path, n_shards: int, found: Correlation, args: argparse.Namespace) -> dict:
-    """The largest difference of r to dense float64 columns, centred before they are multiplied."""
+def exactness(folder: Path, n_shards: int, correlation: Correlation, args: argparse.Namespace) -> dict:
+    """Find the largest difference of r from products of dense float64 columns, centred before the product."""
     columns = np.random.default_rng(0).choice(args.d_sae, CHECKED_COLUMNS, replace=False)
     shards = [[FeatureShard(shard_path(folder, side, shard)).latents for side in "ab"] for shard in range(n_shards)]
     n_tokens = n_shards * SHARD_TOKENS
@@ -148,23 +155,23 @@ def exactness(folder: Path, n_shards: int, found: Correlation, args: argparse.Na
     squares = np.asarray(a.multiply(a).sum(axis=0)).ravel() - n_tokens * mean**2
     with np.errstate(invalid="ignore", divide="ignore"):
         r = (a.T @ b) / np.sqrt(np.outer(squares, (b**2).sum(axis=0)))
-    r[~found.testable[0]] = np.nan
-    off, n = 0.0, 0
+    r[~correlation.testable[0]] = np.nan
+    largest, n = 0.0, 0
     for number, column in enumerate(columns):
-        if not found.testable[1][column]:
+        if not correlation.testable[1][column]:
             continue
-        kept = found.pearson.kept[:, [column]].tocoo()
-        rows = np.concatenate([kept.row, found.pearson.partners[1][column]])
-        values = np.concatenate([kept.data, found.pearson.best[1][column]])
-        off = max(off, float(np.abs(r[rows[rows >= 0], number] - values[rows >= 0]).max(initial=0)))
+        kept = correlation.pearson.kept[:, [column]].tocoo()
+        rows = np.concatenate([kept.row, correlation.pearson.partners[1][column]])
+        values = np.concatenate([kept.data, correlation.pearson.best[1][column]])
+        largest = max(largest, float(np.abs(r[rows[rows >= 0], number] - values[rows >= 0]).max(initial=0)))
         n += int((rows >= 0).sum())
-        same = np.sort(r[np.isfinite(r[:, number]), number])[::-1][: SETTINGS["top_matches"]]
-        off = max(off, float(np.abs(same - found.pearson.best[1][column][: len(same)]).max(initial=0)))
-    return {"largest_error": off, "n_checked": n}
+        best = np.sort(r[np.isfinite(r[:, number]), number])[::-1][:TOP_MATCHES]
+        largest = max(largest, float(np.abs(best - correlation.pearson.best[1][column][: len(best)]).max(initial=0)))
+    return {"largest_error": largest, "n_checked": n}
 
 
 def processes_ratio(folder: Path, args: argparse.Namespace) -> float:
-    """How many times faster two processes sum four shards than one does, a thread each."""
+    """Speed of two processes over that of one, at summing four shards with a thread each."""
     context = multiprocessing.get_context("spawn")
     times = []
     for n_processes in (1, 2):
@@ -177,7 +184,7 @@ def processes_ratio(folder: Path, args: argparse.Namespace) -> float:
 
 
 def dense_tokens_per_s(args: argparse.Namespace) -> float:
-    """Products of dense float32 latents in torch, which were made dense beforehand."""
+    """Time products of latents in torch that are dense float32 beforehand."""
     import torch
 
     torch.set_num_threads(args.threads)
@@ -199,7 +206,7 @@ def dense_tokens_per_s(args: argparse.Namespace) -> float:
 
 
 def original_seconds(args: argparse.Namespace) -> dict[str, float]:
-    """The original study's way: mean activations by token string, then Pearson r pair by pair over common strings."""
+    """Time the original method: mean activations by token string, then Pearson r of each pair over common strings."""
     import pandas as pd
 
     strings = np.random.default_rng(0).zipf(1.2, ORIGINAL_TOKENS) % ORIGINAL_STRINGS
@@ -221,16 +228,16 @@ def original_seconds(args: argparse.Namespace) -> dict[str, float]:
     random = np.random.default_rng(1)
     pairs = zip(random.choice(a.columns, ORIGINAL_PAIRS), random.choice(b.columns, ORIGINAL_PAIRS), strict=True)
     start = time.perf_counter()
-    for one, other in pairs:
-        both = a[one].notna() & b[other].notna()
+    for latent_a, latent_b in pairs:
+        both = a[latent_a].notna() & b[latent_b].notna()
         if both.sum() >= 2:
-            scipy.stats.pearsonr(a.loc[both, one], b.loc[both, other])
+            scipy.stats.pearsonr(a.loc[both, latent_a], b.loc[both, latent_b])
     per_pair = (time.perf_counter() - start) / ORIGINAL_PAIRS
     return {"tabulate_s_per_token": tabulated / n, "s_per_pair": per_pair}
 
 
 def bandwidth() -> float:
-    """Bytes that one thread reads from memory in a second."""
+    """Bytes per second that one thread reads from memory."""
     values = np.ones(1 << 27)
     times = []
     for _ in range(5):
@@ -240,16 +247,16 @@ def bandwidth() -> float:
     return values.nbytes / min(times)
 
 
-def in_child(function: Callable, *arguments: object) -> object:
-    """Call in a process of its own, so that memory is its own."""
+def in_child(function: Callable[..., T], *arguments: object) -> T:
+    """Call a function in a new process, so that its memory can be measured."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def main() -> None:
-    """Run everybody, print the table, write the figures."""
+    """Run every method, print the table, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=int, default=4, help=f"of {SHARD_TOKENS} tokens each, at least 4")
+    parser.add_argument("--shards", type=int, default=4, help=f"number of shards of {SHARD_TOKENS} tokens, at least 4")
     parser.add_argument("--d-sae", type=int, default=16_384)
     parser.add_argument("--l0", type=int, default=32)
     parser.add_argument("--block-features", type=int, default=1024)

@@ -1,24 +1,24 @@
-"""How much memory a benchmark holds of its own."""
+"""Peak of a benchmark's private memory."""
 
 import threading
 from pathlib import Path
 
 
 class PeakMemory(threading.Thread):
-    """The most memory that the process held of its own, without pages of files, which come and go."""
+    """Largest private memory of the process, without pages of files, which the kernel may drop at any time."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(daemon=True)
         self._peak, self._done = 0, threading.Event()
 
     def run(self) -> None:
-        """Look every few milliseconds (Linux)."""
+        """Poll every 10 milliseconds (Linux)."""
         while not self._done.wait(0.01):
             status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
             self._peak = max(self._peak, int(status["RssAnon"].split()[0]) * 1024)
 
     def stop(self) -> int:
-        """Bytes."""
+        """Stop polling and return the peak in bytes."""
         self._done.set()
         self.join()
         return self._peak

@@ -1,12 +1,11 @@
-"""Planted truth: activations made from a known dictionary through a known lineage, to try instruments and verdicts on.
+"""Planted truth: activations of a known dictionary through a known lineage, to test instruments and verdicts.
 
-A planted parent and its child read the same tokens. Each planted feature has a direction, fires on tokens of its own,
-and has a fate from parent to child (`FATES`). Activations are the sum of directions times how strongly they fire, plus
-a bias and noise, and are made chunk by chunk from seeds, so that memory is bounded and any chunk can be made again.
+A planted parent and its child read the same tokens. Each planted feature has a direction, a set of tokens on which it
+fires, and a fate from parent to child (`FATES`). Activations are the sum of directions times firing strengths, plus a
+bias and noise. They are made chunk by chunk from seeds, so that memory is bounded and any chunk can be made again.
 
-All random numbers here come from numpy's generators, each thing from a stream of its own. SAEs start from torch's
-generators: an SAE that started from the planted directions would find them without having learnt anything
-(`require_unrelated`).
+All random numbers here come from numpy's generators, with one stream per kind. SAEs start from torch's generators: an
+SAE that started from the planted directions would find them without learning (`require_unrelated`).
 """
 
 from collections.abc import Sequence
@@ -35,14 +34,19 @@ from saelineage.lineage.verdicts import (
 )
 
 FATES = ("persists", "rotated", "split", "merged", "vanishes", "appears", "rare", "dead", "decoy", "straddled")
-"""What becomes of a planted feature from parent to child.
+"""Fates of planted features from parent to child.
 
-`persists`: one direction, the same tokens. `rotated`: another direction nearby, the same tokens. `split`: two features
-of the child share out its tokens. `merged`: the reverse. `vanishes`, `appears`: in one of both only. `rare`: the child
-fires on so few tokens that nothing can be said. `dead`: fires in neither. `decoy`: in both there is a feature of equal
-density, but only part of the tokens are the same, so that r is between 0.35 and 0.6. `straddled`: the child has two
-such decoys, which together fire on all tokens of the parent's feature, but also on one another's and on as many others:
-it looks like a split and is none.
+- `persists`: one direction, the same tokens.
+- `rotated`: another direction nearby, the same tokens.
+- `split`: two features of the child divide its tokens between them.
+- `merged`: the reverse.
+- `vanishes`, `appears`: in one of the two models only.
+- `rare`: the child's feature fires on too few tokens to be compared.
+- `dead`: fires in neither model.
+- `decoy`: both models have a feature of equal density, but share only part of its tokens, so that r is between 0.35 and
+  0.6.
+- `straddled`: the child has two such decoys. Together they fire on all tokens of the parent's feature, but also on each
+  other's and on as many others: it looks like a split but is not.
 """
 EXPECTED_KINDS = (
     {
@@ -68,19 +72,19 @@ EXPECTED_KINDS = (
         "dead": UNTESTABLE,
     },
 )
-"""Per side (0 the parent, 1 the child): what a right table of verdicts says of each fate."""
+"""Per side (0 the parent, 1 the child), the right verdict or kind of each fate."""
 MISSED = ""
-"""Stands for the verdict on a planted feature that no latent represents."""
+"""In place of a verdict, where no latent represents a planted feature."""
 SPLIT_SHARES = (0.5, 0.7)
-"""The larger part of a split or merged feature's tokens, between these."""
+"""Range of the larger part's share of a split or merged feature's tokens."""
 DECOY_SHARES = (0.35, 0.6)
-"""The share of a decoy's tokens on which its namesake fires as well, between these."""
+"""Range of the share of a decoy's tokens on which its counterpart fires too."""
 STRADDLED_SHARES = (0.5, 0.6)
-"""The share of a straddled feature's tokens on which either decoy fires as well, between these."""
+"""Range of the share of a straddled feature's tokens on which either decoy fires too."""
 LARGEST_BIAS = 1.0
-"""Entries of the bias are drawn between minus this and this."""
+"""Largest absolute value of the bias."""
 Represented = tuple[Int[np.ndarray, " feature_a"], Int[np.ndarray, " feature_b"]]
-"""Per side the latent that represents each planted feature, or -1 (`representatives`)."""
+"""Per side, the latent that represents each planted feature, or -1 (`representatives`)."""
 DICTIONARY, DENSITIES, FIRINGS, NOISE, PERTURBATION = range(5)
 """Streams of random numbers, as spawn keys of a seed."""
 
@@ -92,21 +96,21 @@ class Planting(NamedTuple):
     n_per_fate: int = 12
     d_in: int = 64
     densities: tuple[float, float] = (0.005, 0.05)
-    """Shares of tokens, log-uniform between these; those of a split or merged feature are of its parts together."""
+    """Range of log-uniform shares of tokens; a split or merged feature's is that of its parts together."""
     activation_noise: float = 0.15
-    """Standard deviation of the log of each model's own factor on how strongly a feature fires on a token."""
+    """Standard deviation of the log of each model's factor on a feature's firing strength on a token."""
     acts_noise: float = 0.05
     """Standard deviation of the noise on each dimension of the activations; a firing feature has a norm of 2."""
     rotation_degrees: float = 25.0
-    """Between the directions of a rotated feature in parent and child."""
+    """Angle between the directions of a rotated feature in parent and child."""
     split_degrees: float = 35.0
-    """Between a split or merged feature's direction and each of its parts', to either side."""
+    """Angle between a split or merged feature's direction and each of its parts', to either side."""
     rare_firings: float = 5.0
-    """Probe tokens, on average, on which a rare feature fires in the child."""
+    """Mean number of probe tokens on which a rare feature fires in the child."""
     probe_tokens: int = 200_000
-    """Tokens that features will be compared on."""
+    """Tokens on which features are compared."""
     chunk_tokens: int = 20_000
-    """Tokens made at once."""
+    """Tokens of a chunk."""
 
 
 class PlantedLineage(NamedTuple):
@@ -114,15 +118,15 @@ class PlantedLineage(NamedTuple):
 
     planting: Planting
     densities: Float[np.ndarray, " item"]
-    """Shares of tokens on which anything of an item happens; an item is one or two features of each side."""
+    """Share of tokens with an event of each item; an item is one or two features of each side."""
     features: tuple[pd.DataFrame, pd.DataFrame]
-    """Per side one row per planted feature: its `fate`, its `item`, `low` and `high`, and `degrees`.
+    """Per side, one row per planted feature: its `fate`, its `item`, `low` and `high`, and `degrees`.
 
-    Each event of an item draws a number from [0, 1), and a feature fires where it lies in [low, high). Its direction is
-    the item's, turned by `degrees`.
+    Each event of an item draws a number from [0, 1), and a feature fires where the number is in [low, high). The
+    feature's direction is the item's, turned by `degrees`.
     """
     dictionaries: tuple[Float[np.ndarray, "feature_a d_in"], Float[np.ndarray, "feature_b d_in"]]
-    """Per side the unit directions of its features."""
+    """Per side, the unit directions of its features."""
     bias: Float[np.ndarray, " d_in"]
 
 
@@ -142,21 +146,21 @@ def plant(planting: Planting) -> PlantedLineage:
     densities /= [_own_share(fate, share) for fate, share in zip(fates, shares.tolist(), strict=True)]
     random = _random(planting.seed, DICTIONARY)
     axes = _perpendicular_pairs(random, len(fates), planting.d_in)
-    features = tuple(_features(fates, shares, side, planting) for side in range(2))
+    parent, child = (_features(fates, shares, side, planting) for side in range(2))
     return PlantedLineage(
         planting=planting,
         densities=densities,
-        features=features,
-        dictionaries=tuple(_turned(axes, own) for own in features),
+        features=(parent, child),
+        dictionaries=(_turned(axes, parent), _turned(axes, child)),
         bias=random.uniform(-LARGEST_BIAS, LARGEST_BIAS, planting.d_in),
     )
 
 
 def true_activations(lineage: PlantedLineage, chunk: int) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
-    """How strongly every planted feature fires on each token of a chunk, in parent and child [token, feature].
+    """Draw the firing strengths of planted features on the tokens of a chunk, in parent and child [token, feature].
 
-    An event's strength is 1 + a number drawn from the exponential distribution of mean 1; each side multiplies it by a
-    factor of its own, log-normal with mean 1, so that r of a persisting feature is near exp(-activation_noise^2).
+    An event's strength is 1 + a number drawn from the exponential distribution of mean 1. Each side multiplies it by
+    another log-normal factor of mean 1, so that r of a persisting feature is near exp(-activation_noise^2).
     """
     planting = lineage.planting
     random = _random(planting.seed, FIRINGS, chunk)
@@ -165,13 +169,13 @@ def true_activations(lineage: PlantedLineage, chunk: int) -> tuple[scipy.sparse.
     place = random.random(len(item))
     strength = 1 + random.exponential(size=len(item))
     starts = np.searchsorted(item, np.arange(len(lineage.densities) + 1))
-    found = []
+    sides = []
     for features in lineage.features:
-        own = strength * _factors(random, len(item), planting.activation_noise)
+        strength_there = strength * _factors(random, len(item), planting.activation_noise)
         events, feature = _events_of(features, starts, place)
         shape = (planting.chunk_tokens, len(features))
-        found.append(scipy.sparse.csr_array((own[events], (token[events], feature)), shape=shape))
-    return found[0], found[1]
+        sides.append(scipy.sparse.csr_array((strength_there[events], (token[events], feature)), shape=shape))
+    return sides[0], sides[1]
 
 
 def truth(lineage: PlantedLineage, side: int, chunks: range) -> scipy.sparse.csr_array:
@@ -180,9 +184,9 @@ def truth(lineage: PlantedLineage, side: int, chunks: range) -> scipy.sparse.csr
 
 
 def planted_acts(lineage: PlantedLineage, side: int, chunk: int) -> Float[np.ndarray, "token d_in"]:
-    """Activations of one side on the tokens of a chunk: true activations times directions, bias and noise, in float32.
+    """Make one side's activations on the tokens of a chunk: true activations times directions, plus bias and noise.
 
-    Noise is Gaussian and each side's own.
+    They are float32. Noise is Gaussian and independent between sides.
     """
     planting = lineage.planting
     acts = true_activations(lineage, chunk)[side] @ lineage.dictionaries[side] + lineage.bias
@@ -194,7 +198,7 @@ def write_dump(lineage: PlantedLineage, side: int, chunks: range, folder: Path |
     """Write activations of one side as shards that `activations.ActivationShard` reads, one for each chunk.
 
     Returns:
-        Their paths, `shard-{chunk}.safetensors`, in float16 as dumps are by default.
+        The paths, `shard-{chunk}.safetensors`, in float16 as dumps are by default.
     """
     planting = lineage.planting
     paths = [Path(folder, f"shard-{chunk:05d}.safetensors") for chunk in chunks]
@@ -221,14 +225,14 @@ def write_dump(lineage: PlantedLineage, side: int, chunks: range, folder: Path |
 def perturbed(
     true: scipy.sparse.csr_array, seed: int, *, noise: float, missed: float, false: float
 ) -> scipy.sparse.csr_array:
-    """True activations as an SAE that represents each feature by one latent would show them.
+    """Perturb true activations like an SAE that has one latent for each feature.
 
     Args:
         true: [token, feature].
-        seed: of all that is drawn.
+        seed: of all random numbers.
         noise: standard deviation of the log of a factor on each activation, whose mean is 1.
         missed: share of firings that are left out.
-        false: firings on tokens drawn at random, per true firing, as strong as true ones.
+        false: number of false firings per true one, on random tokens and of the same strengths.
 
     Returns:
         [token, feature].
@@ -247,9 +251,9 @@ def perturbed(
 def expected_r(planting: Planting, noise: float, missed: float, false: float) -> float:
     """Pearson r of a persisting feature where parent and child are `perturbed` alike, as density goes to 0.
 
-    A side's activation is strength x factor where it fires and is not missed, so that with S = E(strength^2), density p
-    and log-normal factors of mean 1 and mean square exp(sigma^2) the covariance is p S (1 - missed)^2 and the variance
-    p S exp(activation_noise^2 + noise^2) (1 - missed + false). What is left out is of order p.
+    A side's activation is strength x factor where it fires and is not missed. Factors are log-normal, of mean 1 and
+    mean square exp(sigma^2). With S = E(strength^2) and p the density, the covariance is p S (1 - missed)^2, and the
+    variance is p S exp(activation_noise^2 + noise^2) (1 - missed + false). Neglected terms are of order p.
     """
     spread = np.exp(planting.activation_noise**2 + noise**2)
     return float((1 - missed) ** 2 / (1 - missed + false) / spread)
@@ -258,14 +262,14 @@ def expected_r(planting: Planting, noise: float, missed: float, false: float) ->
 def representatives(
     true: scipy.sparse.csr_array, latents: scipy.sparse.csr_array, min_r: float = 0.7
 ) -> Int[np.ndarray, " feature"]:
-    """For each planted feature the latent whose activations have the largest r with it, at least `min_r`, or -1."""
-    found = correlate(true, latents, min_firings=1, top_matches=1, keep_above=1.0, progress=False)
-    best = np.nan_to_num(found.pearson.best[0][:, 0], nan=-1.0)
-    return np.where(best >= min_r, found.pearson.partners[0][:, 0], -1)
+    """For each planted feature, the latent whose activations have the largest r with it, at least `min_r`, or -1."""
+    correlation = correlate(true, latents, min_firings=1, top_matches=1, keep_above=1.0, progress=False)
+    best = np.nan_to_num(correlation.pearson.best[0][:, 0], nan=-1.0)
+    return np.where(best >= min_r, correlation.pearson.partners[0][:, 0], -1)
 
 
 def kind_scores(lineage: PlantedLineage, table: pd.DataFrame) -> pd.DataFrame:
-    """How right verdicts and kinds are where latent i of each side stands for planted feature i.
+    """Score verdicts and kinds where latent i of each side represents planted feature i.
 
     Args:
         lineage: the truth.
@@ -276,14 +280,14 @@ def kind_scores(lineage: PlantedLineage, table: pd.DataFrame) -> pd.DataFrame:
     """
     by_side = []
     for side, name in enumerate(SIDES):
-        own = table[table["side"] == name]
-        kinds = own["kind"].where(own["kind"] != "", own["verdict"])
+        rows = table[table["side"] == name]
+        kinds = rows["kind"].where(rows["kind"] != "", rows["verdict"])
         by_side.append(scores(_expected_kinds(lineage, side), list(kinds)).assign(side=name))
     return pd.concat(by_side, ignore_index=True)
 
 
 def verdict_scores(lineage: PlantedLineage, table: pd.DataFrame, represented: Represented) -> pd.DataFrame:
-    """How right the verdicts are on the latents that represent planted features.
+    """Score the verdicts on the latents that represent planted features.
 
     Args:
         lineage: the truth.
@@ -291,8 +295,8 @@ def verdict_scores(lineage: PlantedLineage, table: pd.DataFrame, represented: Re
         represented: per side, from `representatives`. A planted feature that no latent represents counts as missed.
 
     Returns:
-        `scores` of both sides, in column `side`; classes are verdicts, whatever the kind. Planted features of which
-        `untestable` is expected are left out, for no latent can represent what does not fire.
+        `scores` of both sides, in column `side`; classes are verdicts, whatever the kind. Planted features that should
+        be `untestable` are left out, because no latent can represent a feature that does not fire.
     """
     by_side = []
     for side, name in enumerate(SIDES):
@@ -302,54 +306,54 @@ def verdict_scores(lineage: PlantedLineage, table: pd.DataFrame, represented: Re
 
 
 def fate_table(lineage: PlantedLineage, table: pd.DataFrame, represented: Represented) -> pd.DataFrame:
-    """How many planted features of each fate are represented and have the right verdict, to see which go wrong.
+    """Count by fate the planted features that are represented and those with the right verdict.
 
     Args:
         lineage, table, represented: as for `verdict_scores`.
 
     Returns:
-        Columns `side`, `fate`, `n`, `represented` and `right`, the latter two as shares of n; planted features of which
-        `untestable` is expected are left out.
+        Columns `side`, `fate`, `n`, `represented` and `right`, the latter two as shares of n; planted features that
+        should be `untestable` are left out.
     """
     by_side = []
     for side, name in enumerate(SIDES):
-        wanted = np.array(expected_verdicts(lineage, side))
+        expected = np.array(expected_verdicts(lineage, side))
         rows = pd.DataFrame({"fate": lineage.features[side]["fate"], "represented": represented[side] >= 0})
-        rows = rows.assign(side=name, right=wanted == np.array(_given_verdicts(table, side, represented[side])))
-        by_side.append(rows[wanted != UNTESTABLE])
-    found = pd.concat(by_side).groupby(["side", "fate"], sort=True)
-    shares = found[["represented", "right"]].mean()
-    return shares.assign(n=found.size()).reset_index()[["side", "fate", "n", "represented", "right"]]
+        rows = rows.assign(side=name, right=expected == np.array(_given_verdicts(table, side, represented[side])))
+        by_side.append(rows[expected != UNTESTABLE])
+    by_fate = pd.concat(by_side).groupby(["side", "fate"], sort=True)
+    shares = by_fate[["represented", "right"]].mean()
+    return shares.assign(n=by_fate.size()).reset_index()[["side", "fate", "n", "represented", "right"]]
 
 
 def expected_verdicts(lineage: PlantedLineage, side: int) -> list[str]:
-    """Of each planted feature of a side the right verdict, whatever its kind."""
+    """The right verdict on each planted feature of a side, whatever its kind."""
     matched = VERDICTS[side][0]
     return [matched if kind in (ONE_TO_ONE, SPLIT, MERGED) else kind for kind in _expected_kinds(lineage, side)]
 
 
-def scores(expected: Sequence[str], found: Sequence[str], leave_out: Sequence[str] = ()) -> pd.DataFrame:
-    """Precision, recall and F1 of each class that is expected of anything.
+def scores(expected: Sequence[str], given: Sequence[str], leave_out: Sequence[str] = ()) -> pd.DataFrame:
+    """Compute precision, recall and F1 of each expected class.
 
     Args:
-        expected, found: the class of each planted feature.
-        leave_out: planted features of which one of these is expected are not counted.
+        expected, given: the class of each planted feature.
+        leave_out: expected classes whose features are not counted.
 
     Returns:
-        Columns `class`, `n` (features of which it is expected), `precision` (NaN where it is found of none), `recall`
+        Columns `class`, `n` (features of the class), `precision` (NaN where no feature is given the class), `recall`
         and `f1` = 2 TP / (2 TP + FP + FN), all in [0, 1].
     """
-    pairs = [(wanted, got) for wanted, got in zip(expected, found, strict=True) if wanted not in leave_out]
+    pairs = [pair for pair in zip(expected, given, strict=True) if pair[0] not in leave_out]
     rows = []
-    for name in sorted({wanted for wanted, _ in pairs}):
+    for name in sorted({true_class for true_class, _ in pairs}):
         right = pairs.count((name, name))
-        n, n_found = (sum(pair[place] == name for pair in pairs) for place in range(2))
-        rows.append((name, n, right / n_found if n_found else np.nan, right / n, 2 * right / (n + n_found)))
+        n, n_given = (sum(pair[place] == name for pair in pairs) for place in range(2))
+        rows.append((name, n, right / n_given if n_given else np.nan, right / n, 2 * right / (n + n_given)))
     return pd.DataFrame(rows, columns=["class", "n", "precision", "recall", "f1"])
 
 
 def chance_cosine(n_pairs: int, d_in: int, probability: float = 1e-6) -> float:
-    """What the largest |cosine| of `n_pairs` pairs of unrelated directions exceeds with at most this probability.
+    """Bound that the largest |cosine| of `n_pairs` pairs of unrelated directions exceeds with at most `probability`.
 
     The squared cosine of a fixed and a uniform random direction follows a beta distribution with parameters 1/2 and
     (d_in - 1) / 2; the bound is Bonferroni's.
@@ -360,7 +364,10 @@ def chance_cosine(n_pairs: int, d_in: int, probability: float = 1e-6) -> float:
 def require_unrelated(
     directions: Float[np.ndarray, "latent d_in"], dictionary: Float[np.ndarray, "feature d_in"]
 ) -> float:
-    """The largest |cosine| of where an SAE starts with the planted dictionary.
+    """Check that an SAE's initial directions are unrelated to the planted dictionary.
+
+    Returns:
+        The largest |cosine| between them.
 
     Raises:
         ValueError: if it is larger than chance allows (`chance_cosine`), so that the SAE would start from the answer.
@@ -371,25 +378,25 @@ def require_unrelated(
     if largest > limit:
         raise ValueError(
             f"an SAE must not start from planted directions, but the largest |cosine| is {largest:.3f} where chance "
-            f"allows {limit:.3f}; draw one of both from another stream"
+            f"allows {limit:.3f}; draw one of the two from another stream"
         )
     return largest
 
 
 def _random(seed: int, *key: int) -> np.random.Generator:
-    """The generator of one stream."""
+    """Make the generator of one stream."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def _factors(random: np.random.Generator, n: int, sigma: float) -> Float[np.ndarray, " event"]:
-    """Log-normal factors of mean 1."""
+    """Draw log-normal factors of mean 1."""
     return np.exp(random.normal(-(sigma**2) / 2, sigma, n))
 
 
 def _shares(
     random: np.random.Generator, fates: Sequence[str], densities: Float[np.ndarray, " item"], planting: Planting
 ) -> Float[np.ndarray, " item"]:
-    """What `_spans` needs to know of each item, by its fate."""
+    """Draw the share of each item that `_spans` needs for its fate."""
     parts = random.uniform(*SPLIT_SHARES, len(fates))
     decoys = random.uniform(*DECOY_SHARES, len(fates))
     straddled = random.uniform(*STRADDLED_SHARES, len(fates))
@@ -399,7 +406,7 @@ def _shares(
 
 
 def _features(fates: Sequence[str], shares: Float[np.ndarray, " item"], side: int, planting: Planting) -> pd.DataFrame:
-    """The features of one side, in order of items."""
+    """Tabulate the features of one side, in order of items."""
     rows = [
         (fate, item, *span)
         for item, fate in enumerate(fates)
@@ -409,12 +416,12 @@ def _features(fates: Sequence[str], shares: Float[np.ndarray, " item"], side: in
 
 
 def _spans(fate: str, share: float, planting: Planting) -> tuple[list, list]:
-    """Per side the (low, high, degrees) of an item's features.
+    """Per side, the (low, high, degrees) of an item's features.
 
     Args:
         fate: of the item.
-        share: of a split or merged feature's events, those of its first part; of a rare one's, those of the child; of
-            a decoy's or straddled feature's, those that either namesake has in common with it.
+        share: the share of a split or merged feature's events that its first part has; of a rare one's that the child
+            has; of a decoy's or straddled feature's that each counterpart has in common with it.
         planting: settings.
     """
     whole, none, length = (0.0, 1.0, 0.0), (0.0, 0.0, 0.0), _own_share(fate, share)
@@ -435,16 +442,17 @@ def _spans(fate: str, share: float, planting: Planting) -> tuple[list, list]:
 
 
 def _own_share(fate: str, share: float) -> float:
-    """The share s of an item's events that each of its features fires on, all alike, so that `share` q is common.
+    """The share s of an item's events on which each of its features fires, such that a share q (`share`) is common.
 
-    A decoy's two have 2 s - 1 of all events in common, q = (2 s - 1) / s of their own: s = 1 / (2 - q). A straddled
-    feature has (1 - q) s of the events before it and as many behind it, s + 2 (1 - q) s = 1 in all: s = 1 / (3 - 2 q).
+    A decoy's two features have 2 s - 1 of all events in common, which is q = (2 s - 1) / s of each one's events, so
+    s = 1 / (2 - q). A straddled feature has (1 - q) s of the events before it and as many after it, together
+    s + 2 (1 - q) s = 1, so s = 1 / (3 - 2 q).
     """
     return {"decoy": 1 / (2 - share), "straddled": 1 / (3 - 2 * share)}.get(fate, 1.0)
 
 
 def _perpendicular_pairs(random: np.random.Generator, n: int, d_in: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two unit vectors at right angles for each of n items [item, d_in]."""
+    """Draw two perpendicular unit vectors for each of n items [item, d_in]."""
     first, second = random.normal(size=(2, n, d_in))
     first /= np.linalg.norm(first, axis=1, keepdims=True)
     second -= (first * second).sum(axis=1, keepdims=True) * first
@@ -461,20 +469,21 @@ def _turned(axes: tuple[np.ndarray, np.ndarray], features: pd.DataFrame) -> Floa
 def _events_of(
     features: pd.DataFrame, starts: Int[np.ndarray, " item_plus_1"], place: Float[np.ndarray, " event"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The events, in order of items, on which a side's features fire, and whose firing each is."""
+    """The events on which a side's features fire, feature by feature, and the feature of each event."""
     events = []
-    for row in features.itertuples():
-        own = np.arange(starts[row.item], starts[row.item + 1])
-        events.append(own[(row.low <= place[own]) & (place[own] < row.high)])
-    return np.concatenate(events), np.repeat(np.arange(len(features)), [len(own) for own in events])
+    spans = (features[name].to_numpy() for name in ("item", "low", "high"))
+    for item, low, high in zip(*spans, strict=True):
+        of_item = np.arange(starts[item], starts[item + 1])
+        events.append(of_item[(low <= place[of_item]) & (place[of_item] < high)])
+    return np.concatenate(events), np.repeat(np.arange(len(features)), [len(of_feature) for of_feature in events])
 
 
 def _expected_kinds(lineage: PlantedLineage, side: int) -> list[str]:
-    """Of each planted feature of a side what a right table says: its kind where it has one, else its verdict."""
+    """The right kind of each planted feature of a side where it has one, else its right verdict."""
     return [EXPECTED_KINDS[side][fate] for fate in lineage.features[side]["fate"]]
 
 
 def _given_verdicts(table: pd.DataFrame, side: int, latents: Int[np.ndarray, " feature"]) -> list[str]:
-    """The verdict on the latent that represents each planted feature of a side; `MISSED` where none does (-1)."""
+    """The verdict on the latent that represents each planted feature of a side; `MISSED` where there is none (-1)."""
     verdict = table.loc[table["side"] == SIDES[side], "verdict"].to_numpy()
     return [str(verdict[latent]) if latent >= 0 else MISSED for latent in latents]

@@ -1,43 +1,39 @@
-"""How far verdicts can be trusted: features planted in a parent and its child, found again.
+"""Measure how far verdicts can be trusted, with features planted in a parent and its child.
 
-    python benchmarks/planted_truth.py [--json FILE]
+    python -m benchmarks.planted_truth [--json FILE]
 
-Two stages. The matching stage alone takes what is planted, perturbed as an SAE that has a latent for each feature would
-show it, and asks for the verdict and the kind of each planted feature, against noise, density and number of tokens. The
-whole path trains SAEs on the activations of parent and child, encodes tokens that they were not trained on, correlates,
-and asks for the verdicts on those latents that represent planted features, by each instrument:
+There are two stages. The matching stage takes the planted features, perturbed as by an SAE with one latent for each,
+and scores the verdict and the kind of each feature, by noise, density and number of tokens. The whole path trains SAEs
+on the activations of parent and child, encodes tokens outside their training set, correlates, and scores the verdicts
+on latents that represent planted features, by instrument:
 
-    independent    the child's SAE has a seed of its own
+    independent    the child's SAE has another seed
     robust         the same; a loss or gain counts only where other seeds of both models confirm it
     same_init      both start from one seed
-    frozen         the parent's SAE is read on the child
+    frozen         the parent's SAE reads the child
     anchored       the child's SAE starts from the parent's and is trained on as many tokens at half the rate
     anchored fast  the same at the full rate
     anchored short the same on a tenth of the tokens
 
-Beside the scores stand shares of latents that persist: on the pair itself; in the floor, the parent as its own child,
-by the same instrument with its tokens in another order; and in the null, where the child is of another lineage and has
-nothing in common with the parent.
+Scores come with the shares of latents that persist: on the pair itself; in the floor, the parent as its own child by
+the same instrument, with tokens in another order; and in the null, a child of another lineage that has nothing in
+common with the parent.
 """
 
 import argparse
 import json
 import math
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse
 import torch
-
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "workflow" / "scripts"))
-
-from planted_lineage import (  # noqa: E402
+from benchmarks.planted_lineage import (
     PlantedLineage,
     Planting,
     expected_r,
@@ -52,11 +48,11 @@ from planted_lineage import (  # noqa: E402
     write_dump,
 )
 
-from saelineage.activations import ActivationShard  # noqa: E402
-from saelineage.correlations.matches import Correlation  # noqa: E402
-from saelineage.correlations.pearson import correlate  # noqa: E402
-from saelineage.files.atomic import write_json  # noqa: E402
-from saelineage.lineage.verdicts import (  # noqa: E402
+from saelineage.activations import ActivationShard
+from saelineage.correlations.matches import Correlation
+from saelineage.correlations.pearson import correlate
+from saelineage.files.atomic import write_json
+from saelineage.lineage.verdicts import (
     DISAPPEARS,
     EMERGES,
     PERSISTS,
@@ -66,13 +62,14 @@ from saelineage.lineage.verdicts import (  # noqa: E402
     matched_share,
     recurs,
 )
-from saelineage.saes.sae import Sae, n_latents  # noqa: E402
-from saelineage.saes.training import Dump, initial_directions, train_saes  # noqa: E402
+from saelineage.saes.sae import Sae, n_latents
+from saelineage.saes.training import Dump, initial_directions, train_saes
 
 THRESHOLD, MIN_FIRINGS = 0.8, 20
+EXPANSION_FACTOR, LEARNING_RATE = 4.0, 0.003
 SAE_SETTINGS = {
     "architecture": "topk",
-    "expansion_factor": 4.0,
+    "expansion_factor": EXPANSION_FACTOR,
     "sparsity_coefficient": 0.0,
     "target_l0": None,
     "sparsity_warmup_fraction": 0.0,
@@ -80,7 +77,7 @@ SAE_SETTINGS = {
     "dead_after_tokens": 50_000,
     "resample_every_tokens": None,
     "batch_tokens": 1024,
-    "learning_rate": 0.003,
+    "learning_rate": LEARNING_RATE,
     "adam_betas": [0.9, 0.999],
     "warmup_fraction": 0.05,
     "decay_fraction": 0.2,
@@ -88,49 +85,51 @@ SAE_SETTINGS = {
     "checkpoint_steps": 1_000_000,
 }
 NOISE = {"noise": 0.15, "missed": 0.03, "false": 0.03}
-"""How an SAE perturbs what is planted (`planted_lineage.perturbed`), at level 1."""
-MATCHING = (
+"""Perturbation of planted features by an SAE (`planted_lineage.perturbed`), at level 1."""
+Settings = Mapping[str, Any]
+"""Some of `Planting`'s fields, with values of their types, and `level` or `train_tokens`."""
+MATCHING: tuple[Settings, ...] = (
     *({"level": level} for level in (0.0, 0.5, 1.0, 1.25, 1.5, 2.0)),
     {"level": 1.0, "densities": (0.02, 0.2)},
     {"level": 1.0, "densities": (0.001, 0.01)},
     {"level": 1.0, "probe_tokens": 60_000},
     {"level": 1.0, "probe_tokens": 20_000},
 )
-"""What the matching stage is tried on; settings that are not named are `Planting`'s."""
-PLACES = {
+"""Settings of the matching stage; the others are `Planting`'s."""
+PLACES: dict[str, Settings] = {
     "clear": {},
     "noisy": {"acts_noise": 0.15},
     "dense": {"densities": (0.02, 0.2)},
     "few tokens": {"train_tokens": 50_000},
     "crowded": {"n_per_fate": 24},
 }
-"""What the whole path is tried on: one setting at a time is changed from `Planting`'s."""
+"""Settings of the whole path: each place changes one of `Planting`'s."""
 TRAIN_TOKENS, PASSES, PROBE_TOKENS = 200_000, 2, 100_000
 ANCHORED = {"anchored": (1.0, 0.5), "anchored fast": (1.0, 1.0), "anchored short": (0.1, 1.0)}
-"""Shares of the parent's SAE's tokens and learning rate that anchored SAEs are trained with."""
+"""Tokens and learning rate of anchored SAEs, as shares of the parent's SAE's."""
 RECOMMENDED = "anchored"
-"""The instrument that the workflow leads with."""
+"""The workflow's leading instrument."""
 PARENT, CHILD, STRANGER = "parent", "child", "stranger"
 SEEDS = (0, 1, 2, 3, 10, 11)
-"""Seeds that SAEs start from."""
+"""Seeds of all SAEs."""
 CPU = torch.device("cpu")
 
 
-def matching_stage(settings: dict, n_seeds: int) -> pd.DataFrame:
-    """The scores of the matching stage alone, features of several lineages taken together."""
+def matching_stage(settings: Settings, n_seeds: int) -> pd.DataFrame:
+    """Score the matching stage alone, over the features of several lineages."""
     parts = []
     for seed in range(n_seeds):
         chosen = {name: value for name, value in settings.items() if name != "level"}
         lineage = plant(Planting(seed=seed, **chosen))
         true = [truth(lineage, side, probe(lineage)) for side in range(2)]
-        latents = [perturbed(own, side, **noise(settings["level"])) for side, own in enumerate(true)]
+        latents = [perturbed(acts, side, **noise(settings["level"])) for side, acts in enumerate(true)]
         table = edge_table(correlated(*latents), THRESHOLD)
         parts.append(kind_scores(lineage, table).assign(seed=seed))
     return pd.concat(parts, ignore_index=True).assign(**describe(settings))
 
 
-def describe(settings: dict) -> dict:
-    """What a row of the matching stage was made with, and r of a persisting feature there."""
+def describe(settings: Settings) -> dict:
+    """The settings of a row of the matching stage, and r of a persisting feature there."""
     planting = Planting(**{name: value for name, value in settings.items() if name != "level"})
     lowest, highest = planting.densities
     return {
@@ -142,12 +141,12 @@ def describe(settings: dict) -> dict:
 
 
 def noise(level: float) -> dict[str, float]:
-    """How much a level perturbs."""
+    """The perturbation at a level."""
     return {name: value * level for name, value in NOISE.items()}
 
 
 def probe(lineage: PlantedLineage) -> range:
-    """The chunks that features are compared on."""
+    """The chunks on which features are compared."""
     return range(lineage.planting.probe_tokens // lineage.planting.chunk_tokens)
 
 
@@ -157,9 +156,9 @@ def correlated(parent: scipy.sparse.csr_array, child: scipy.sparse.csr_array) ->
 
 
 class Place:
-    """Models that SAEs are trained on and read on: the parent, its child, and a child of another lineage."""
+    """The models that SAEs are trained on and read: the parent, its child, and a child of another lineage."""
 
-    def __init__(self, settings: dict, folder: Path):
+    def __init__(self, settings: Settings, folder: Path):
         """Plant the lineages and write the dumps."""
         self.train_tokens = settings.get("train_tokens", TRAIN_TOKENS)
         planting = Planting(
@@ -178,46 +177,45 @@ class Place:
     def train(
         self, model: str, seeds: Sequence[int], order: int, shares: tuple = (1.0, 1.0), start: Sae | None = None
     ) -> list[Sae]:
-        """SAEs on one model's activations, with these shares of the usual tokens and learning rate."""
-        own = {
+        """Train SAEs on one model's activations, with these shares of the usual tokens and learning rate."""
+        changes = {
             "k": self.k,
             "shuffle_seed": order,
             "n_tokens": round(shares[0] * PASSES * self.train_tokens),
-            "learning_rate": shares[1] * SAE_SETTINGS["learning_rate"],
+            "learning_rate": shares[1] * LEARNING_RATE,
         }
-        settings = [SAE_SETTINGS | own | {"seed": seed} for seed in seeds]
+        settings = [SAE_SETTINGS | changes | {"seed": seed} for seed in seeds]
         starts = [start] * len(seeds)
-        return [one.sae for one in train_saes(self.dumps[model], settings, CPU, starts=starts)]
+        return [trained.sae for trained in train_saes(self.dumps[model], settings, CPU, starts=starts)]
 
     def second_of_child(self) -> scipy.sparse.csr_array:
-        """Latents of another SAE of the child."""
+        """Train another SAE of the child and return its latents."""
         return self.read(self.train(CHILD, [11], order=11)[0], CHILD)
 
     def start_cosine(self) -> float:
-        """The largest |cosine| of directions that SAEs start from with planted ones, which chance must allow."""
+        """Check that initial directions are unrelated to planted ones, and return the largest |cosine|."""
         d_in = self.lineage.planting.d_in
-        d_sae = n_latents(d_in, SAE_SETTINGS["expansion_factor"])
+        d_sae = n_latents(d_in, EXPANSION_FACTOR)
         starts = torch.cat([initial_directions(d_in, d_sae, 1.0, seed) for seed in SEEDS]).double().numpy()
         return require_unrelated(starts, np.concatenate(self.lineage.dictionaries))
 
     def read(self, sae: Sae, model: str) -> scipy.sparse.csr_array:
-        """An SAE's latents on one model's probe."""
+        """Encode one model's probe with an SAE."""
         rows = []
         for path in self.probes[model]:
             for chunk in ActivationShard(path).chunks(4096):
-                found = (tensor.numpy() for tensor in sae.encode_sparse(chunk))
-                indptr, indices, values = found
+                indptr, indices, values = (tensor.numpy() for tensor in sae.encode_sparse(chunk))
                 rows.append(scipy.sparse.csr_array((values, indices, indptr), shape=(len(chunk), sae.d_sae)))
         return scipy.sparse.vstack(rows, format="csr")
 
 
 def instruments(place: Place, parent: Sae, again: Sae) -> Iterator[tuple[str, dict[str, Sae]]]:
-    """Per instrument the SAE that is compared with the parent's, for the child, for the floor and for the null.
+    """Yield for each instrument the SAEs to compare with the parent's: of the child, for the floor and for the null.
 
     Args:
-        place: where to train.
+        place: the models to train on.
         parent: the parent's SAE.
-        again: another seed's, of the parent.
+        again: the parent's SAE of another seed.
     """
     models = (CHILD, PARENT, STRANGER)
     yield "independent", {m: again if m == PARENT else place.train(m, [10], order=10)[0] for m in models}
@@ -228,94 +226,97 @@ def instruments(place: Place, parent: Sae, again: Sae) -> Iterator[tuple[str, di
 
 
 def whole_path(place: Place) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict]:
-    """Scores by instrument and class, shares by instrument, and single figures."""
+    """Compute scores and shares by instrument, and single figures."""
     (parent,), again = place.train(PARENT, [0], order=0), place.train(PARENT, [1, 2, 3], order=1)
-    own, others = place.read(parent, PARENT), [place.read(sae, PARENT) for sae in again]
-    represented = representatives(place.truth[0], own)
+    parent_latents, seed_latents = place.read(parent, PARENT), [place.read(sae, PARENT) for sae in again]
+    represented = representatives(place.truth[0], parent_latents)
     scored, fates, shares = [], [], []
     for name, saes in instruments(place, parent, again[0]):
         latents = {model: place.read(sae, model) for model, sae in saes.items()}
-        found = {model: correlated(own, read) for model, read in latents.items()}
+        pairs = {model: correlated(parent_latents, read) for model, read in latents.items()}
         both = (represented, representatives(place.truth[1], latents[CHILD]))
-        tables = {name: edge_table(found[CHILD], THRESHOLD)}
+        tables = {name: edge_table(pairs[CHILD], THRESHOLD)}
         if name == "independent":
-            tables["robust"] = confirmed(found[CHILD], own, others[0], latents[CHILD], place.second_of_child())
+            tables["robust"] = confirmed(
+                pairs[CHILD], parent_latents, seed_latents[0], latents[CHILD], place.second_of_child()
+            )
         for instrument, table in tables.items():
             scored.append(verdict_scores(place.lineage, table, both).assign(instrument=instrument))
             fates.append(fate_table(place.lineage, table, both).assign(instrument=instrument))
-        shares.append({"instrument": name} | shares_of(found, both))
-    figures = false_losses([correlated(own, other) for other in others]) | {"start_cosine": place.start_cosine()}
+        shares.append({"instrument": name} | shares_of(pairs, both))
+    figures = false_losses([correlated(parent_latents, seed) for seed in seed_latents])
+    figures |= {"start_cosine": place.start_cosine()}
     return pd.concat(scored, ignore_index=True), pd.concat(fates), pd.DataFrame(shares), figures
 
 
 def confirmed(
-    found: Correlation,
+    edge: Correlation,
     parent: scipy.sparse.csr_array,
     parent_again: scipy.sparse.csr_array,
     child: scipy.sparse.csr_array,
     child_again: scipy.sparse.csr_array,
 ) -> pd.DataFrame:
-    """The edge's table with no verdict on losses and gains that another seed of both models does not confirm."""
+    """The edge's table without verdicts on losses and gains that another seed of both models does not confirm."""
     of_parent = (
         recurs([correlated(parent, parent_again)], "a.sae", THRESHOLD),
-        absent([found, correlated(parent, child_again)], "a.sae", THRESHOLD),
+        absent([edge, correlated(parent, child_again)], "a.sae", THRESHOLD),
     )
     of_child = (
         recurs([correlated(child, child_again)], "a.sae", THRESHOLD),
-        absent([found, correlated(parent_again, child)], "b.sae", THRESHOLD),
+        absent([edge, correlated(parent_again, child)], "b.sae", THRESHOLD),
     )
-    table = add_robust(edge_table(found, THRESHOLD), of_parent, of_child)
+    table = add_robust(edge_table(edge, THRESHOLD), of_parent, of_child)
     doubtful = table["verdict"].isin([DISAPPEARS, EMERGES]) & ~table["robust"]
     return table.assign(verdict=table["verdict"].where(~doubtful, "not confirmed"))
 
 
-def false_losses(others: Sequence[Correlation]) -> dict[str, float]:
-    """Shares of testable latents of one SAE that seem lost in other seeds of its own model.
+def false_losses(seeds: Sequence[Correlation]) -> dict[str, float]:
+    """Shares of testable latents of one SAE that seem lost in other seeds of its model.
 
     Args:
-        others: its correlation with three other seeds: the first stands for another seed of the parent, the others for
-            the child's.
+        seeds: correlations of the SAE with three other seeds. The first takes the place of another seed of the parent,
+            the rest that of the child's SAEs.
     """
-    first, *rest = others
-    testable = rest[0].testable[0]
-    lost = absent(rest[:1], "a.sae", THRESHOLD)
-    robust = recurs([first], "a.sae", THRESHOLD) & absent(rest, "a.sae", THRESHOLD)
+    of_parent, *of_child = seeds
+    testable = of_child[0].testable[0]
+    lost = absent(of_child[:1], "a.sae", THRESHOLD)
+    robust = recurs([of_parent], "a.sae", THRESHOLD) & absent(of_child, "a.sae", THRESHOLD)
     return {
         "false_disappeared_rate": float(lost[testable].mean()),
         "robust_false_disappeared_rate": float(robust[testable].mean()),
     }
 
 
-def shares_of(found: dict[str, Correlation], represented: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
-    """Shares of the parent's latents that persist, and of planted features that latents represent.
+def shares_of(pairs: dict[str, Correlation], represented: tuple[np.ndarray, np.ndarray]) -> dict[str, float | None]:
+    """Shares of the parent's latents that persist: in the child, in the floor and in the null.
 
-    `planted_floor` is the share that persists in the floor of those latents alone that represent something planted.
+    `planted_floor` is the floor's share among the latents that represent planted features.
     """
     shares = {
-        name: matched_share(found[model], 0, THRESHOLD).value
+        name: matched_share(pairs[model], 0, THRESHOLD).value
         for name, model in {"persist": CHILD, "floor": PARENT, "null": STRANGER}.items()
     }
-    table = edge_table(found[PARENT], THRESHOLD)
-    stands = represented[0][represented[0] >= 0]
-    persists = table.loc[table["side"] == "parent", "verdict"].to_numpy()[stands] == PERSISTS
+    table = edge_table(pairs[PARENT], THRESHOLD)
+    planted = represented[0][represented[0] >= 0]
+    persists = table.loc[table["side"] == "parent", "verdict"].to_numpy()[planted] == PERSISTS
     return shares | {"planted_floor": float(persists.mean())}
 
 
 def try_places(names: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The whole path at several places: scores, shares right by fate, shares of latents, and single figures."""
-    found: dict[str, list] = {"scores": [], "fates": [], "shares": [], "figures": []}
+    """Run the whole path at several places: scores, right verdicts by fate, shares of latents, single figures."""
+    tables: dict[str, list[pd.DataFrame]] = {"scores": [], "fates": [], "shares": [], "figures": []}
     for name in names:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             scored, fates, shares, figures = whole_path(Place(PLACES[name], Path(folder)))
-        figures = pd.DataFrame([figures | {"seconds": time.perf_counter() - started}])
-        for key, rows in zip(found, (scored, fates, shares, figures), strict=True):
-            found[key].append(rows.assign(place=name))
-    return {key: pd.concat(rows, ignore_index=True) for key, rows in found.items()}
+        row = pd.DataFrame([figures | {"seconds": time.perf_counter() - started}])
+        for key, rows in zip(tables, (scored, fates, shares, row), strict=True):
+            tables[key].append(rows.assign(place=name))
+    return {key: pd.concat(rows, ignore_index=True) for key, rows in tables.items()}
 
 
 def summary(matching: pd.DataFrame, whole: dict[str, pd.DataFrame]) -> dict:
-    """The figures that goals are set for."""
+    """The figures with goals."""
     counted = matching[(matching["level"] == 1) & (matching["tokens"] == Planting().probe_tokens)]
     by_place = whole["scores"].groupby(["instrument", "place"])["f1"].min()
     first = str(whole["scores"]["place"].iloc[0])
@@ -338,16 +339,16 @@ def show(title: str, rows: pd.DataFrame, by: list[str], column: str, values: str
 
 
 def main() -> None:
-    """Try both stages, print the tables, write the figures."""
+    """Run both stages, print the tables, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--places", nargs="*", default=list(PLACES), choices=PLACES)
-    parser.add_argument("--seeds", type=int, default=2, help="lineages that the matching stage is tried on")
+    parser.add_argument("--seeds", type=int, default=2, help="number of lineages of the matching stage")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     started = time.perf_counter()
-    matching = pd.concat([matching_stage(settings, args.seeds) for settings in MATCHING], ignore_index=True)
+    matching: pd.DataFrame = pd.concat([matching_stage(row, args.seeds) for row in MATCHING], ignore_index=True)
     whole = try_places(args.places)
     for rows in (matching, whole["scores"]):
         rows["which"] = rows["side"] + " " + rows["class"]
@@ -356,12 +357,12 @@ def main() -> None:
     show("whole path: share right by fate", whole["fates"], ["place", "side", "fate", "n"], "instrument", "right")
     for key in ("shares", "figures"):
         print("", whole[key].round(4).to_string(index=False), sep="\n")
-    found = summary(matching, whole) | {"seconds": time.perf_counter() - started}
-    print("", json.dumps(found, indent=1), sep="\n")
+    figures = summary(matching, whole) | {"seconds": time.perf_counter() - started}
+    print("", json.dumps(figures, indent=1), sep="\n")
     if args.json:
         tables = {"matching": matching} | {f"whole_path_{key}": rows for key, rows in whole.items()}
-        rows = {key: json.loads(table.to_json(orient="records")) for key, table in tables.items()}
-        write_json(args.json, found | rows)
+        records = {key: json.loads(table.to_json(orient="records")) for key, table in tables.items()}
+        write_json(args.json, figures | records)
 
 
 if __name__ == "__main__":

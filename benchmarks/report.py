@@ -1,40 +1,37 @@
-"""How fast the page of a run is with 65,536 features: to write, to open, to search, to sort, to scroll.
+"""Time the page of a run with 65,536 features: to write, to open, to search, to sort, to scroll.
 
-    python benchmarks/report.py [--page results/demo/report/index.html] [--json FILE]
+    python -m benchmarks.report [--page results/demo/report/index.html] [--json FILE]
 
-Four models of one lineage are drawn at random: which of their features fire where on some 100,000 tokens of four
-corpora (densities log-normal, so that a few features fire often and most rarely), verdicts, matches and labels. What a
-run would write for them is then written by the same functions, and opened in Chromium from the disk. Times are those
-that a reader would see: from a key to the frame that shows the new rows.
+Four models of one lineage are drawn at random: their features' firings on some 100,000 tokens of four corpora
+(densities log-normal, so that a few features fire often and most rarely), verdicts, matches and labels. The functions
+of the workflow write the page, and Chromium opens it from disk. Times are those that a reader sees: from a key to the
+frame with the new rows.
 """
 
 import argparse
 import itertools
 import json
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from peak_memory import PeakMemory
+from benchmarks.peak_memory import PeakMemory
+from tests.browser import chromium, open_page, wait_until
 
-ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT / "workflow" / "scripts"), str(ROOT)]
-
-from tests.browser import chromium, open_page, wait_until  # noqa: E402
-
-from saelineage.files.atomic import write_text  # noqa: E402
-from saelineage.labels.annotations import Annotations  # noqa: E402
-from saelineage.labels.passages import Firings  # noqa: E402
-from saelineage.lineage.verdicts import DISAPPEARS, EMERGES, INHERITED, PERSISTS, UNTESTABLE  # noqa: E402
-from saelineage.report import tables as report_tables  # noqa: E402
-from saelineage.report.dashboards import (  # noqa: E402
+from saelineage.files.atomic import write_text
+from saelineage.labels.annotations import Annotations
+from saelineage.labels.passages import Firings
+from saelineage.lineage.verdicts import DISAPPEARS, EMERGES, INHERITED, PERSISTS, UNTESTABLE
+from saelineage.report import tables as report_tables
+from saelineage.report.dashboards import (
     FEATURES_PER_CHUNK,
     Dashboards,
     Shown,
@@ -43,10 +40,14 @@ from saelineage.report.dashboards import (  # noqa: E402
     packed,
     related_features,
 )
-from saelineage.report.page import Results, render_page  # noqa: E402
-from write_report import read_sources  # noqa: E402
+from saelineage.report.page import Results, render_page
+from write_report import read_sources
 
-LINEAGE = {"base": [], "left": ["base"], "right": ["base"], "merged": ["left", "right"]}
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ROOT = Path(__file__).parents[1]
+LINEAGE: dict[str, list[str]] = {"base": [], "left": ["base"], "right": ["base"], "merged": ["left", "right"]}
 EDGES = [(parent, child) for child, parents in LINEAGE.items() for parent in parents]
 CORPORA = ("stories", "articles", "python", "lua")
 N_CTX, N_STRINGS, L0, D_IN = 256, 6000, 32, 128
@@ -54,7 +55,7 @@ DENSITY_SIGMA, FOUND_SHARE, UNTESTABLE_SHARE = 1.5, 0.7, 0.1
 N_REPEATS, SCROLLED_ROWS, ROW_HEIGHT, ROWS_A_FRAME = 20, 5000, 38, 20
 COLUMNS = ("feature", "verdicts", "r", "floor", "density", "corpora", "tokens", "label", "score")
 LENGTHS = (1, 2, 3, 5, 8)
-"""Of what is searched for, in characters."""
+"""Lengths of the words searched for, in characters."""
 
 SUMMARY_TABLES = {
     "edges": report_tables.edge_table,
@@ -126,11 +127,11 @@ OPEN = """
 """
 
 
-# ---- what a run would have found
+# ---- drawing
 
 
 def draw_annotations(n_tokens: int, random: np.random.Generator) -> Annotations:
-    """Words of a frequency that falls with their rank, a document to each row, a BOS before it."""
+    """Draw words with a frequency that falls with their rank; each row is BOS and a document."""
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     words = {" " + "".join(random.choice(letters, random.integers(2, 9))) for _ in range(2 * N_STRINGS)}
     strings = sorted(words)[:N_STRINGS]
@@ -145,58 +146,58 @@ def draw_annotations(n_tokens: int, random: np.random.Generator) -> Annotations:
 
 
 def draw_firings(n_tokens: int, d_sae: int, random: np.random.Generator) -> Firings:
-    """About L0 latents on every token but BOS."""
+    """Draw about L0 latents on every token but BOS."""
     ends = np.cumsum(np.exp(random.normal(0, DENSITY_SIGMA, d_sae)))
     latents = np.searchsorted(ends / ends[-1], random.random(n_tokens * L0)).clip(max=d_sae - 1)
     tokens = np.repeat(np.arange(n_tokens), L0)
     fires = tokens % N_CTX > 0
     values = random.gamma(2.0, 1.0, len(tokens)).astype(np.float32)
     shape = (n_tokens, d_sae)
-    found = scipy.sparse.coo_array((values[fires], (tokens[fires], latents[fires])), shape=shape).tocsc()
-    found.sort_indices()
-    return Firings(found, ("probe",))
+    columns = scipy.sparse.coo_array((values[fires], (tokens[fires], latents[fires])), shape=shape).tocsc()
+    columns.sort_indices()
+    return Firings(columns, ("probe",))
 
 
 def draw_side(side: str, d_sae: int, random: np.random.Generator) -> pd.DataFrame:
-    """What an edge says of the features of one of its models."""
-    testable, found = random.random(d_sae) >= UNTESTABLE_SHARE, random.random(d_sae) < FOUND_SHARE
-    same, other = (PERSISTS, DISAPPEARS) if side == "parent" else (INHERITED, EMERGES)
-    r = np.where(found, random.uniform(0.8, 1.0, d_sae), random.uniform(0.1, 0.8, d_sae))
-    lost = testable & ~found
-    known = random.choice(["gone", "missed", "undecided"], d_sae)
+    """Draw one side of an edge's table."""
+    testable, matched = random.random(d_sae) >= UNTESTABLE_SHARE, random.random(d_sae) < FOUND_SHARE
+    yes, no = (PERSISTS, DISAPPEARS) if side == "parent" else (INHERITED, EMERGES)
+    r = np.where(matched, random.uniform(0.8, 1.0, d_sae), random.uniform(0.1, 0.8, d_sae))
+    lost = testable & ~matched
+    absence = random.choice(["gone", "missed", "undecided"], d_sae)
     return pd.DataFrame(
         {
             "side": side,
-            "verdict": np.where(testable, np.where(found, same, other), UNTESTABLE),
+            "verdict": np.where(testable, np.where(matched, yes, no), UNTESTABLE),
             "match": np.where(testable, random.permutation(d_sae), -1),
             "r": np.where(testable, r, np.nan),
             "r_low": np.where(testable, r - 0.02, np.nan),
             "r_high": np.where(testable, r + 0.02, np.nan),
             "kind": random.choice(["1:1", "split", "merged"], d_sae, p=[0.9, 0.05, 0.05]),
-            "absence": np.where(lost, known, ""),
+            "absence": np.where(lost, absence, ""),
             "robust": lost & (random.random(d_sae) < 0.3),
         }
     )
 
 
 def draw_features(firings: dict[str, Firings], random: np.random.Generator) -> pd.DataFrame:
-    """`lineage/features.parquet`: where each feature is found."""
+    """Draw `lineage/features.parquet`: the latents of each feature in all models."""
     tables = []
-    for model, own in firings.items():
-        n_tokens, d_sae = own.columns.shape
-        n_firings = np.diff(own.columns.indptr)
+    for model, of_model in firings.items():
+        n_tokens, d_sae = of_model.columns.shape
+        n_firings = np.diff(of_model.columns.indptr)
         table = {"model": model, "sae": "seed0", "latent": np.arange(d_sae), "firings": n_firings}
         table["density"] = n_firings / n_tokens
-        for other in firings:
-            found = random.random(d_sae) < FOUND_SHARE
-            table[f"in_{other}"] = np.where(found, random.permutation(d_sae), -1)
-            table[f"r_{other}"] = np.where(found, random.uniform(0.8, 1.0, d_sae), np.nan)
+        for target in firings:
+            matched = random.random(d_sae) < FOUND_SHARE
+            table[f"in_{target}"] = np.where(matched, random.permutation(d_sae), -1)
+            table[f"r_{target}"] = np.where(matched, random.uniform(0.8, 1.0, d_sae), np.nan)
         tables.append(pd.DataFrame(table))
     return pd.concat(tables, ignore_index=True)
 
 
 def draw_labels(d_sae: int, strings: list[str], random: np.random.Generator) -> pd.DataFrame:
-    """A label for most features."""
+    """Draw a label for most features."""
     latents = np.flatnonzero(random.random(d_sae) < 0.8)
     words = [f"token '{strings[index]}'" for index in random.integers(0, N_STRINGS, len(latents))]
     scores = {name: random.random(len(latents)) for name in ("score", "precision", "recall")}
@@ -204,7 +205,7 @@ def draw_labels(d_sae: int, strings: list[str], random: np.random.Generator) -> 
 
 
 def draw_run(args: argparse.Namespace) -> SimpleNamespace:
-    """All that pages are made from."""
+    """Draw everything that a page is made from."""
     random = np.random.default_rng(args.seed)
     annotations, d_sae = draw_annotations(args.tokens, random), args.features_per_model
     firings = {model: draw_firings(len(annotations.pieces), d_sae, random) for model in LINEAGE}
@@ -218,17 +219,17 @@ def draw_run(args: argparse.Namespace) -> SimpleNamespace:
 
 
 def write_model(run: SimpleNamespace, model: str, folder: Path, random: np.random.Generator) -> None:
-    """What `write_dashboards` writes for a model."""
-    edges, own = {edge: table for edge, table in run.edges.items() if model in edge}, run.firings[model]
-    d_sae = own.columns.shape[1]
+    """Write the files of `write_dashboards` for a model."""
+    edges, firings = {edge: table for edge, table in run.edges.items() if model in edge}, run.firings[model]
+    d_sae = firings.columns.shape[1]
     floors = random.uniform(0.5, 1.0, d_sae)
     labels, decoder = run.labels[model], random.normal(size=(d_sae, D_IN))
     explained = labels[["latent", "score"]].assign(explanation="fires on " + labels["label"] + " in running text")
-    table = feature_table(model, run.features, edges, own, run.annotations, labels, explained, floors)
+    table = feature_table(model, run.features, edges, firings, run.annotations, labels, explained, floors)
     write_text(folder / "table.js", packed(f"{model}/table", table))
-    boards = Dashboards(own, run.annotations, Shown(2, (0.75, 0.25)))
-    for other in related_features(model, run.features, edges):
-        boards.add(other, run.firings[other.model])
+    boards = Dashboards(firings, run.annotations, Shown(2, (0.75, 0.25)))
+    for related in related_features(model, run.features, edges):
+        boards.add(related, run.firings[related.model])
     to_norm, unembedding = np.eye(D_IN), random.normal(size=(N_STRINGS, D_IN))
     for first in range(0, d_sae, FEATURES_PER_CHUNK):
         effects = logit_effects(
@@ -238,16 +239,17 @@ def write_model(run: SimpleNamespace, model: str, folder: Path, random: np.rando
 
 
 def counts(edge: pd.DataFrame) -> dict[str, int]:
-    """How many features have each verdict, as a summary names them."""
-    found = {name: int((edge["verdict"] == name).sum()) for name in (PERSISTS, DISAPPEARS, INHERITED, EMERGES)}
+    """Count features by verdict, under the names of a summary."""
+    by_verdict = {name: int((edge["verdict"] == name).sum()) for name in (PERSISTS, DISAPPEARS, INHERITED, EMERGES)}
     untestable = edge.loc[edge["verdict"] == UNTESTABLE, "side"].value_counts()
-    return found | {f"untestable_{side}": int(untestable.get(side, 0)) for side in ("parent", "child")}
+    return by_verdict | {f"untestable_{side}": int(untestable.get(side, 0)) for side in ("parent", "child")}
 
 
 def summary_of(run: SimpleNamespace) -> dict:
-    """A run's summary, of which only the numbers of features are known."""
+    """Make a run's summary that holds only the numbers of features."""
     shares = ("persist_share", "inherited_share", "floor_share", "seed_floor_share", "child_seed_floor_share")
-    unknown = {f"{name}{part}": None for name in (*shares, "relative_persistence") for part in ("", "_n", "_interval")}
+    names = (*shares, "relative_persistence")
+    unknown: dict[str, object] = {f"{name}{part}": None for name in names for part in ("", "_n", "_interval")}
     unknown |= {"instrument": "independent", "kinds": {}, "robustly_disappears": 0, "robustly_emerges": 0}
     edges = [{"parent": a, "child": b, **counts(table), **unknown} for (a, b), table in run.edges.items()]
     summary = {"run": "benchmark", "threshold": 0.8, "models": list(LINEAGE), "leading": "independent", "edges": edges}
@@ -255,7 +257,7 @@ def summary_of(run: SimpleNamespace) -> dict:
 
 
 def tables_of(config: dict, summary: dict) -> dict[str, pd.DataFrame]:
-    """Every table of the page, most of them empty."""
+    """Make every table of the page, most of them empty."""
     losses = {"loss": 2.0, "accuracy": 0.5, "unigram_loss": 5.0, "n_predictions": 1000}
     metrics = [{"model": model, "corpora": dict.fromkeys(CORPORA, losses)} for model in LINEAGE]
     tables = {name: table() for name, table in NO_TABLES.items()}
@@ -264,8 +266,10 @@ def tables_of(config: dict, summary: dict) -> dict[str, pd.DataFrame]:
 
 
 def write_page(run: SimpleNamespace, path: Path) -> None:
-    """A page with all its scripts and the table of features; what else a page tells is left empty."""
-    models = {name: {"merge": {"parents": found}} if found else {"pretrain": {}} for name, found in LINEAGE.items()}
+    """Write a page with all scripts and the table of features; its other sections are empty."""
+    models: dict[str, dict] = {
+        name: {"merge": {"parents": parents}} if parents else {"pretrain": {}} for name, parents in LINEAGE.items()
+    }
     config, summary = {"corpora": {name: {} for name in CORPORA}, "models": models, "sweeps": {}}, summary_of(run)
     results = Results(
         config=config,
@@ -283,7 +287,7 @@ def write_page(run: SimpleNamespace, path: Path) -> None:
 
 
 def written(run: SimpleNamespace, folder: Path, seed: int) -> dict:
-    """Write the whole report: seconds, most memory, bytes and files."""
+    """Write the whole report; return seconds, peak memory, bytes and number of files."""
     random = np.random.default_rng(seed)
     memory = PeakMemory()
     memory.start()
@@ -292,7 +296,7 @@ def written(run: SimpleNamespace, folder: Path, seed: int) -> dict:
         write_model(run, model, folder / "data" / model, random)
     ended = time.perf_counter()
     write_page(run, folder / "index.html")
-    files = [path for path in (folder / "data").rglob("*.js")]
+    files = list((folder / "data").rglob("*.js"))
     return {
         "write_s": ended - start,
         "write_peak_gib": memory.stop() / 2**30,
@@ -307,7 +311,7 @@ def written(run: SimpleNamespace, folder: Path, seed: int) -> dict:
 
 
 def first_paint(url: str) -> dict:
-    """From opening the page in a fresh browser to the first frame with text, the middle of three, in ms."""
+    """Median ms of three from opening the page in a fresh browser to the first frame with text."""
     times = []
     for _ in range(3):
         with chromium() as browser, open_page(browser, url) as page:
@@ -317,12 +321,12 @@ def first_paint(url: str) -> dict:
 
 
 def summed_up(name: str, times: list[float]) -> dict:
-    """The middle and the worst of some times, in ms."""
+    """Median and maximum of some times, in ms."""
     return {f"{name}_ms": statistics.median(times), f"{name}_worst_ms": max(times)}
 
 
-def searched(page, run: SimpleNamespace, seed: int) -> dict:
-    """Times from key to rows, by how much of a word has been typed: words of the probe, typed a letter at a time."""
+def searched(page: "Page", run: SimpleNamespace, seed: int) -> dict:
+    """Time from key to rows by the number of letters typed, of words of the probe."""
     random = np.random.default_rng(seed)
     field = page.locator("#feature-controls [name=q]")
     words = [text.strip() for text in run.annotations.strings if len(text.strip()) >= max(LENGTHS)]
@@ -330,29 +334,28 @@ def searched(page, run: SimpleNamespace, seed: int) -> dict:
     for word in random.choice(words, N_REPEATS):
         field.fill("")
         for length, letter in enumerate(str(word)[: max(LENGTHS)], 1):
-            found = timed(page, lambda letter=letter: field.press(letter))
-            times.get(length, []).append(found)
-    return dict(itertools.chain.from_iterable(summed_up(f"search_{n}", found).items() for n, found in times.items()))
+            times.get(length, []).append(timed(page, partial(field.press, letter)))
+    return dict(itertools.chain.from_iterable(summed_up(f"search_{n}", ms).items() for n, ms in times.items()))
 
 
-def timed(page, action) -> float:
-    """From an event to the frame with new rows, in ms."""
+def timed(page: "Page", action: Callable[[], None]) -> float:
+    """Time from an event to the frame with new rows, in ms."""
     page.evaluate("window.times = []")
     action()
     wait_until(page, "() => window.times.length")
     return page.evaluate("window.times[0]")
 
 
-def sorted_by(page) -> Iterator[tuple[str, float]]:
-    """Times from a click on a column's name to rows in another order, both ways."""
+def sorted_by(page: "Page") -> Iterator[tuple[str, float]]:
+    """Time from a click on a column's name to rows in another order, the slower of both directions."""
     page.locator("#feature-controls [name=q]").fill("")
     for column in COLUMNS:
         button = page.locator(f"#feature-rows th[data-column={column}] button")
         yield column, max(timed(page, button.click) for _ in range(2))
 
 
-def filtered(page) -> dict:
-    """Times from a choice to rows, of every filter."""
+def filtered(page: "Page") -> dict:
+    """Time from a choice to rows, for every filter."""
     choices = {"model": "left", "on": "base.left.parent.disappears", "corpus": "lua", "kind": "token", "detail": "gone"}
     times = {name: page.evaluate(FILTER, [name, value]) for name, value in choices.items()}
     for name in choices:
@@ -361,7 +364,7 @@ def filtered(page) -> dict:
 
 
 def read(run: SimpleNamespace, url: str, seed: int) -> dict:
-    """What a reader waits for."""
+    """Measure every wait of a reader."""
     random = np.random.default_rng(seed)
     with chromium() as browser, open_page(browser, url) as page:
         start = time.perf_counter()
@@ -370,7 +373,7 @@ def read(run: SimpleNamespace, url: str, seed: int) -> dict:
         row = {"table_ms": 1e3 * (time.perf_counter() - start)}
         page.evaluate(WATCH)
         row |= searched(page, run, seed)
-        row |= {f"sort_{column}_ms": found for column, found in sorted_by(page)} | filtered(page)
+        row |= {f"sort_{column}_ms": ms for column, ms in sorted_by(page)} | filtered(page)
         page.evaluate(FILTER, ["sort", "feature"])
         row["scroll_longest_frame_ms"] = max(page.evaluate(SCROLL, [SCROLLED_ROWS, ROW_HEIGHT, ROWS_A_FRAME]))
         d_sae = run.firings["base"].columns.shape[1]
@@ -387,9 +390,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=102_400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--folder", type=Path, help="where the report goes, to be kept; if it is there, it is read only"
+        "--folder", type=Path, help="where to keep the report; a report that is already there is only read"
     )
-    parser.add_argument("--page", type=Path, help="another page, of which the first paint is measured too")
+    parser.add_argument("--page", type=Path, help="another page whose first paint is measured too")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
     run = draw_run(args)

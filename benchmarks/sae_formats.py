@@ -1,7 +1,8 @@
-"""Compare SAEs imported from other libraries' files, and ours opened by SAELens, with what those libraries compute.
+"""Compare SAEs imported from other libraries' files, and our SAEs opened by SAELens, with those libraries' results.
 
-Run in an environment of its own, with this project's requirements and benchmarks/requirements.txt:
-    python benchmarks/sae_formats.py [--json FILE]
+    python -m benchmarks.sae_formats [--json FILE]
+
+Run it in a separate environment, with this project (`pip install -e .`) and benchmarks/requirements.txt.
 """
 
 import argparse
@@ -11,20 +12,19 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "workflow" / "scripts"))
-
 from saelineage.saes.imports import SaeSource, choose_format, read_sae
 from saelineage.saes.sae import PER_LATENT, Sae, save_sae
 
-# The libraries compared with import torchvision where it is there, and fail where its build does not match torch's;
-# they need nothing of it.
-sys.modules["torchvision"] = None
+# The other libraries import torchvision if it is installed, and fail if its build does not match torch's, although they
+# do not use it.
+sys.modules["torchvision"] = None  # type: ignore[assignment]  # None makes imports fail, as Python documents
 
+T = TypeVar("T", bound=nn.Module)
 D_IN, D_SAE, K, N_TOKENS = 16, 64, 6, 512
 THRESHOLD = 0.7
 
@@ -40,7 +40,7 @@ class Peer(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How far two ways to compute one SAE are apart, at most."""
+    """Largest differences between two computations of one SAE."""
 
     direction: str
     library: str
@@ -50,8 +50,8 @@ class Difference(NamedTuple):
     l0: float
 
 
-def randomise(sae: nn.Module) -> nn.Module:
-    """Draw weights and biases, none zero; thresholds above zero."""
+def randomise(sae: T) -> T:
+    """Draw nonzero weights and biases, and positive thresholds."""
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
             is_matrix = parameter.ndim == 2
@@ -62,12 +62,12 @@ def randomise(sae: nn.Module) -> nn.Module:
 
 
 def saelens_peers() -> Iterator[Peer]:
-    """Every architecture that SAELens has for inference and we read, and the training classes that are saved as one."""
+    """Yield every inference architecture of SAELens that we read, and the training classes that are saved as one."""
     from sae_lens import saes
 
-    common = {"d_in": D_IN, "d_sae": D_SAE}
-    unsubtracted = {"apply_b_dec_to_input": False}
-    made = [
+    common: dict[str, Any] = {"d_in": D_IN, "d_sae": D_SAE}
+    unsubtracted: dict[str, Any] = {"apply_b_dec_to_input": False}
+    inference_classes: list[tuple[Any, Any, dict[str, Any]]] = [
         (saes.StandardSAE, saes.StandardSAEConfig, {}),
         (saes.StandardSAE, saes.StandardSAEConfig, unsubtracted),
         (saes.TopKSAE, saes.TopKSAEConfig, {"k": K}),
@@ -78,11 +78,11 @@ def saelens_peers() -> Iterator[Peer]:
         (saes.GatedSAE, saes.GatedSAEConfig, {}),
         (saes.GatedSAE, saes.GatedSAEConfig, unsubtracted),
     ]
-    for sae_class, config_class, settings in made:
+    for sae_class, config_class, settings in inference_classes:
         sae = randomise(sae_class(config_class(**common, **settings)))
         name = ", ".join([sae_class.__name__, *(f"{key}={value}" for key, value in settings.items() if key != "k")])
         yield Peer("sae_lens", name, sae.encode, sae.decode, sae.save_model)
-    trained = [
+    training_classes: list[tuple[Any, Any, dict[str, Any]]] = [
         (saes.BatchTopKTrainingSAE, saes.BatchTopKTrainingSAEConfig, {}),
         (
             saes.MatryoshkaBatchTopKTrainingSAE,
@@ -90,7 +90,7 @@ def saelens_peers() -> Iterator[Peer]:
             {"matryoshka_widths": [D_SAE]},
         ),
     ]
-    for sae_class, config_class, settings in trained:
+    for sae_class, config_class, settings in training_classes:
         sae = randomise(sae_class(config_class(**common, k=K, **settings)))
         sae.topk_threshold.fill_(THRESHOLD)
         with tempfile.TemporaryDirectory() as folder:
@@ -100,12 +100,12 @@ def saelens_peers() -> Iterator[Peer]:
 
 
 def dictionary_learning_peers() -> Iterator[Peer]:
-    """Every dictionary class of dictionary-learning, as `load_dictionary` opens it."""
+    """Yield every dictionary class of dictionary-learning, as `load_dictionary` opens it."""
     from dictionary_learning import dictionary, utils
     from dictionary_learning.trainers import batch_top_k, matryoshka_batch_top_k, top_k
 
     groups = [D_SAE // 4, D_SAE - D_SAE // 4]
-    made = [
+    made: list[Any] = [
         dictionary.AutoEncoder(D_IN, D_SAE),
         dictionary.AutoEncoderNew(D_IN, D_SAE),
         dictionary.GatedAutoEncoder(D_IN, D_SAE),
@@ -114,7 +114,8 @@ def dictionary_learning_peers() -> Iterator[Peer]:
         batch_top_k.BatchTopKSAE(D_IN, D_SAE, K),
         matryoshka_batch_top_k.MatryoshkaBatchTopKSAE(D_IN, D_SAE, K, groups),
     ]
-    for sae in map(randomise, made):
+    for sae in made:
+        randomise(sae)
         name, buffers = type(sae).__name__, dict(sae.named_buffers())
         if "threshold" in buffers:
             sae.threshold.fill_(THRESHOLD)
@@ -131,17 +132,18 @@ def dictionary_learning_peers() -> Iterator[Peer]:
 
 
 def sparsify_peers() -> Iterator[Peer]:
-    """A sparse coder of sparsify."""
+    """Yield sparse coders of sparsify."""
     from sparsify import SparseCoder, SparseCoderConfig
 
-    for settings in ({"num_latents": D_SAE}, {"expansion_factor": D_SAE // D_IN, "multi_topk": True}):
+    variants: list[dict[str, Any]] = [{"num_latents": D_SAE}, {"expansion_factor": D_SAE // D_IN, "multi_topk": True}]
+    for settings in variants:
         sae = randomise(SparseCoder(D_IN, SparseCoderConfig(k=K, **settings)))
 
-        def encode(acts: Tensor, sae: nn.Module = sae) -> Tensor:
+        def encode(acts: Tensor, sae: SparseCoder = sae) -> Tensor:
             values, indices, _ = sae.encode(acts)
             return torch.zeros(len(acts), D_SAE).scatter_(1, indices, values)
 
-        def decode(latents: Tensor, sae: nn.Module = sae) -> Tensor:
+        def decode(latents: Tensor, sae: SparseCoder = sae) -> Tensor:
             return sae.decode(*latents.topk(K))
 
         name = ", ".join(["SparseCoder", *(f"{key}={value}" for key, value in settings.items())])
@@ -149,7 +151,7 @@ def sparsify_peers() -> Iterator[Peer]:
 
 
 def imported(peer: Peer, acts: Tensor) -> Difference:
-    """Save an SAE the library's own way, import it, and compare."""
+    """Save an SAE with its library, import it, and compare."""
     with tempfile.TemporaryDirectory() as folder:
         peer.save(Path(folder))
         names = [path.name for path in Path(folder).iterdir()]
@@ -171,7 +173,7 @@ def exported(architecture: str, acts: Tensor) -> Difference:
 
 
 def difference(direction: str, peer: Peer, latents: Tensor, recons: Tensor, acts: Tensor) -> Difference:
-    """The largest differences between our latents and reconstructions and the library's."""
+    """Compute the largest differences between our latents and reconstructions and the library's."""
     theirs = peer.encode(acts)
     return Difference(
         direction,
@@ -185,9 +187,9 @@ def difference(direction: str, peer: Peer, latents: Tensor, recons: Tensor, acts
 
 @torch.no_grad()
 def main() -> None:
-    """Print a row per SAE."""
+    """Print a row per SAE, write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the rows there as well")
+    parser.add_argument("--json", type=Path, help="where to write the rows")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

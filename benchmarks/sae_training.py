@@ -1,11 +1,12 @@
-"""How fast SAEs are trained here, beside SAELens and dictionary-learning, and how well.
+"""Compare speed and quality of SAE training with SAELens and dictionary-learning.
 
-    python benchmarks/sae_training.py [--json FILE]
+    python -m benchmarks.sae_training [--json FILE]
 
-in an environment with requirements.txt and benchmarks/requirements.txt. Everyone trains on the same tokens in the same
-order, from one dump of real activations (made first, by the workflow, from benchmarks/sae_training.yaml), scaled alike,
-with the same learning rate and batch, in a process of its own. Timed are optimizer steps, without reading activations;
-the first two are left out. fvu and dead latents are measured on tokens that nobody trained on.
+Run it from the project's folder in an environment with this project (`pip install -e .`) and
+benchmarks/requirements.txt. Every trainer gets the same tokens in the same order, from one dump of real activations
+that the workflow makes first from benchmarks/sae_training.yaml. Scale, learning rate and batch are the same, and each
+trainer runs in a process of its own. Times are those of optimizer steps, without reading activations and without the
+first two steps. fvu and dead latents are measured on held-out tokens.
 """
 
 import argparse
@@ -16,15 +17,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from peak_memory import PeakMemory
+from benchmarks.peak_memory import PeakMemory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "workflow" / "scripts"))
-# The libraries compared with import torchvision where it is there, and fail where its build does not match torch's;
-# they need nothing of it.
-sys.modules["torchvision"] = None
+# The other libraries import torchvision if it is installed, and fail if its build does not match torch's, although they
+# do not use it.
+sys.modules["torchvision"] = None  # type: ignore[assignment]  # None makes imports fail, as Python documents
 
 DUMP = "results/benchmark/activations/base/python/train/shard-00000-of-00001.safetensors"
 CONFIG = "benchmarks/sae_training.yaml"
@@ -36,18 +39,18 @@ PEERS = ("SAELens topk", "dictionary-learning topk", "SAELens relu", "dictionary
 
 
 class Contender(NamedTuple):
-    """Somebody's trainer."""
+    """A trainer in the comparison."""
 
     step: Callable
     """Takes a batch of scaled activations."""
     trained: Callable
-    """Gives what encodes scaled activations, densely, and what decodes the latents."""
+    """Returns two functions: a dense encoder of scaled activations, and a decoder of latents."""
     l0: Callable = lambda: float("nan")
-    """The last step's, where the trainer tells."""
+    """Returns l0 of the last step, if the trainer reports it."""
 
 
 def ours(architecture: str, precision: str, args: argparse.Namespace, d_in: int, n_steps: int) -> Contender:
-    """This project."""
+    """This project's trainer."""
     import torch
 
     from saelineage.saes.training import SaeTrainer
@@ -70,17 +73,17 @@ def ours(architecture: str, precision: str, args: argparse.Namespace, d_in: int,
         "seed": 0,
     }
     trainer = SaeTrainer(settings, torch.zeros(d_in), n_steps, args.device)
-    found = {}
+    figures = {}
 
     def step(acts: torch.Tensor) -> None:
-        found["l0"] = trainer.step(acts).l0
+        figures["l0"] = trainer.step(acts).l0
 
     def trained() -> tuple[Callable, Callable]:
         weights = {name: tensor.detach().cpu() for name, tensor in trainer.weights.items()}
         sae = trainer.objective.trained(weights).to(args.device)
         return sae.encode, sae.decode
 
-    return Contender(step, trained, lambda: float(found["l0"]))
+    return Contender(step, trained, lambda: float(figures["l0"]))
 
 
 def saelens(architecture: str, args: argparse.Namespace, d_in: int, n_steps: int) -> Contender:
@@ -147,11 +150,11 @@ def dictionary_learning(architecture: str, args: argparse.Namespace, d_in: int, 
 
 
 def contender(name: str, args: argparse.Namespace, d_in: int, n_steps: int) -> Contender:
-    """A contender by its name."""
-    who, architecture, *precision = name.split()
-    if who == "ours":
+    """Make a contender by its name."""
+    library, architecture, *precision = name.split()
+    if library == "ours":
         return ours(architecture, precision[0] if precision else "auto", args, d_in, n_steps)
-    return {"SAELens": saelens, "dictionary-learning": dictionary_learning}[who](architecture, args, d_in, n_steps)
+    return {"SAELens": saelens, "dictionary-learning": dictionary_learning}[library](architecture, args, d_in, n_steps)
 
 
 def run_contender(name: str, args: argparse.Namespace) -> dict:
@@ -183,7 +186,7 @@ def run_contender(name: str, args: argparse.Namespace) -> dict:
         times.append(time.perf_counter() - start)
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     timed = times[-args.speed_steps :] if name == "ours relu" else times[UNTIMED_STEPS:]
-    found = {
+    figures = {
         "tokens_per_s": args.batch_tokens / float(np.median(timed)),
         "peak_rss_gb": peak_rss / 1e9,
         "peak_own_gb": memory.stop() / 1e9,
@@ -192,41 +195,40 @@ def run_contender(name: str, args: argparse.Namespace) -> dict:
     }
     if "topk" in name or name.startswith("ours"):
         held_out = dump[np.arange(n_train, len(dump))] * scaling.scale - centre
-        found |= measure(trained, held_out, args.device)
-    return found
+        figures |= measure(trained, held_out, args.device)
+    return figures
 
 
-def measure(trained: Contender, acts: object, device: str) -> dict:
-    """fvu, l0 and dead latents on held-out activations."""
+def measure(trained: Contender, acts: "Tensor", device: str) -> dict:
+    """Measure fvu, l0 and dead latents on held-out activations."""
     import torch
 
     total = float((acts.double() - acts.double().mean(0)).square().sum())
-    residual, n_active, fired = 0.0, 0, False
+    residual, firings = 0.0, torch.zeros(1, dtype=torch.int64, device=device)
     encode, decode = trained.trained()
     with torch.no_grad():
         for chunk in acts.to(device).split(CHUNK_TOKENS):
             latents = encode(chunk)
             residual += float((chunk - decode(latents)).double().square().sum())
-            n_active += int((latents > 0).sum())
-            fired = fired | (latents > 0).any(0)
+            firings = firings + (latents > 0).sum(0)
     return {
         "fvu": residual / total,
-        "l0": n_active / len(acts),
-        "dead_fraction": 1 - float(fired.double().mean()),
+        "l0": int(firings.sum()) / len(acts),
+        "dead_fraction": 1 - float((firings > 0).double().mean()),
     }
 
 
 def encoder_speed(args: argparse.Namespace, d_in: int) -> dict[str, float]:
-    """Tokens per second of the encoder's dense product alone, by number format: what no step can be faster than."""
+    """Tokens per second of the encoder's dense product alone, by number format: an upper bound for every step."""
     import torch
 
-    from saelineage.jobs.devices import native_bf16
+    from saelineage.precision import native_bf16
 
     torch.set_num_threads(args.threads)
     formats = {"float32": torch.float32}
-    if native_bf16(args.device == "cuda"):
+    if native_bf16(torch.device(args.device)):
         formats["bfloat16"] = torch.bfloat16
-    found = {}
+    speeds = {}
     for name, dtype in formats.items():
         acts = torch.randn(args.batch_tokens, d_in).to(args.device, dtype)
         W_enc = torch.randn(d_in * args.expansion_factor, d_in).to(args.device, dtype)
@@ -238,22 +240,24 @@ def encoder_speed(args: argparse.Namespace, d_in: int) -> dict[str, float]:
             if args.device == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-        found[name] = args.batch_tokens / sorted(times)[len(times) // 2]
-    return found
+        speeds[name] = args.batch_tokens / sorted(times)[len(times) // 2]
+    return speeds
 
 
 def main() -> None:
-    """Run everybody, print the table, write the figures."""
+    """Run every contender, print the table, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=50, help="optimizer steps of TopK, for speed and quality")
-    parser.add_argument("--relu-steps", type=int, default=280, help=f"steps of our ReLU, to come to l0 = {TARGET_L0}")
-    parser.add_argument("--speed-steps", type=int, default=10, help="timed steps of ReLU: our last, the peers' only")
+    parser.add_argument("--relu-steps", type=int, default=280, help=f"steps of our ReLU, to reach l0 = {TARGET_L0}")
+    parser.add_argument(
+        "--speed-steps", type=int, default=10, help="timed steps of ReLU: our last ones, all of a peer's"
+    )
     parser.add_argument(
         "--learning-rate",
         type=float,
         default=1e-3,
-        help="of everyone; decoder rows start at norm 0.1 in "
-        "SAELens and at 1 elsewhere, so equal rates are not equal paces",
+        help="the same for every contender; decoder rows start at norm 0.1 in SAELens and at 1 in the others, so equal "
+        "rates do not mean equal progress",
     )
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--expansion-factor", type=int, default=16)
@@ -269,50 +273,50 @@ def main() -> None:
         cores = ["--cores", str(args.threads), "--quiet", "all"]
         snakemake = [sys.executable, "-m", "snakemake"]
         subprocess.run([*snakemake, *cores, "--configfile", CONFIG, "--", DUMP], cwd=ROOT, check=True)
-    found = {}
+    figures = {}
     for name in (*OURS, *PEERS):
-        command = [sys.executable, __file__, *sys.argv[1:], "--contender", name]
+        command = [sys.executable, "-m", "benchmarks.sae_training", *sys.argv[1:], "--contender", name]
         print(f"running {name} ...", file=sys.stderr, flush=True)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found[name] = json.loads(done.stdout.splitlines()[-1])
+        figures[name] = json.loads(done.stdout.splitlines()[-1])
     from saelineage.activations import ActivationShard
 
-    summary = summarise(found, encoder_speed(args, ActivationShard(ROOT / DUMP).d_in))
-    print_table(found, summary)
+    summary = summarise(figures, encoder_speed(args, ActivationShard(ROOT / DUMP).d_in))
+    print_table(figures, summary)
     if args.json:
-        args.json.write_text(json.dumps({"contenders": found, **summary}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"contenders": figures, **summary}, indent=1) + "\n")
 
 
-def summarise(found: dict[str, dict], encoder: dict[str, float]) -> dict:
-    """Ratios to the faster peer, and quality beside it; the table has the other one's."""
+def summarise(figures: dict[str, dict], encoder: dict[str, float]) -> dict:
+    """Compare speed and quality with the faster peer; the table also has the slower one's."""
 
     def faster(architecture: str) -> dict:
-        peers = [found[name] for name in PEERS if name.endswith(architecture)]
+        peers = [figures[name] for name in PEERS if name.endswith(architecture)]
         return max(peers, key=lambda peer: peer["tokens_per_s"])
 
     topk, relu = faster("topk"), faster("relu")
     return {
-        "topk_ratio": found["ours topk"]["tokens_per_s"] / topk["tokens_per_s"],
-        "topk_ratio_fp32": found["ours topk float32"]["tokens_per_s"] / topk["tokens_per_s"],
-        "relu_ratio": found["ours relu"]["tokens_per_s"] / relu["tokens_per_s"],
-        "fvu_ours": found["ours topk"]["fvu"],
+        "topk_ratio": figures["ours topk"]["tokens_per_s"] / topk["tokens_per_s"],
+        "topk_ratio_fp32": figures["ours topk float32"]["tokens_per_s"] / topk["tokens_per_s"],
+        "relu_ratio": figures["ours relu"]["tokens_per_s"] / relu["tokens_per_s"],
+        "fvu_ours": figures["ours topk"]["fvu"],
         "fvu_peer": topk["fvu"],
-        "dead_fraction_ours": found["ours topk"]["dead_fraction"],
+        "dead_fraction_ours": figures["ours topk"]["dead_fraction"],
         "dead_fraction_peer": topk["dead_fraction"],
-        "peak_memory_ratio": max(found[name]["peak_own_gb"] for name in OURS)
-        / min(found[name]["peak_own_gb"] for name in PEERS),
+        "peak_memory_ratio": max(figures[name]["peak_own_gb"] for name in OURS)
+        / min(figures[name]["peak_own_gb"] for name in PEERS),
         "encoder_tokens_per_s": encoder,
-        "topk_share_of_encoder": found["ours topk"]["tokens_per_s"] / max(encoder.values()),
-        "topk_fp32_share_of_encoder": found["ours topk float32"]["tokens_per_s"] / encoder["float32"],
-        "relu_share_of_encoder": found["ours relu"]["tokens_per_s"] / max(encoder.values()),
+        "topk_share_of_encoder": figures["ours topk"]["tokens_per_s"] / max(encoder.values()),
+        "topk_fp32_share_of_encoder": figures["ours topk float32"]["tokens_per_s"] / encoder["float32"],
+        "relu_share_of_encoder": figures["ours relu"]["tokens_per_s"] / max(encoder.values()),
     }
 
 
-def print_table(found: dict[str, dict], summary: dict) -> None:
-    """Everything, for reading."""
+def print_table(figures: dict[str, dict], summary: dict) -> None:
+    """Print all figures."""
     columns = ("tokens_per_s", "peak_rss_gb", "peak_own_gb", "n_steps", "training_l0", "fvu", "l0", "dead_fraction")
     print(f"{'':26}" + "".join(f"{column:>14}" for column in columns))
-    for name, row in found.items():
+    for name, row in figures.items():
         print(f"{name:26}" + "".join(f"{row.get(column, float('nan')):>14.4g}" for column in columns))
     for name, value in summary.items():
         print(f"{name:28}{value if isinstance(value, dict) else format(value, '.4g')}")
