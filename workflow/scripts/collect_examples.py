@@ -8,8 +8,7 @@ import pandas as pd
 from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.features.shards import shards_by_sae
 from saelineage.files.atomic import write_json
-from saelineage.jobs.job import job_log
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job
 from saelineage.labels.annotations import Annotations, load_annotations
 from saelineage.labels.passages import Firings, read_firings, require_same_tokens
 from saelineage.report.dashboards import read_edges, related_features, sae_of_each_model
@@ -115,7 +114,7 @@ def read_shown(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         pairs = zip(snakemake.input.seed_correlations, snakemake.params.seed_partners, strict=True)
         seed_correlations = [load_correlation(path, partner) for path, partner in pairs]
         collect_examples(
@@ -136,4 +135,3 @@ if __name__ == "__main__":
             n_examples=snakemake.params.report["n_examples"],
             path_to_examples=snakemake.output.examples,
         )
-        record_job(snakemake)

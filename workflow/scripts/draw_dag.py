@@ -3,9 +3,8 @@
 from typing import TYPE_CHECKING
 
 from saelineage.files.atomic import write_text
-from saelineage.jobs.job import job_log
+from saelineage.jobs.job import job
 from saelineage.jobs.listing import planned
-from saelineage.jobs.manifests import record_job
 from saelineage.report.drawing import jobs_svg, rules_svg
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ def draw_dag(config: dict, path_to_dag: str, path_to_rulegraph: str) -> None:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         # The config is not a param, because only changes to the graph (params.shape) make the pictures stale.
         draw_dag(snakemake.config, snakemake.output.dag, snakemake.output.rulegraph)
-        record_job(snakemake)

@@ -12,8 +12,7 @@ from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.features.shards import shards_by_sae
 from saelineage.files.atomic import write_text
 from saelineage.jobs.devices import prepare_cpu
-from saelineage.jobs.job import job_log, logger
-from saelineage.jobs.manifests import record_job
+from saelineage.jobs.job import job, logger
 from saelineage.labels.annotations import Annotations, load_annotations
 from saelineage.labels.passages import Firings, read_firings, require_same_tokens
 from saelineage.models.loading import load_model
@@ -127,7 +126,7 @@ def effects_on_logits(model_folder: Path, sae_folder: Path, hookpoint: str) -> C
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         prepare_cpu(snakemake.threads)
         labels = pd.read_parquet(snakemake.input.labels)
         write_dashboards(
@@ -145,4 +144,3 @@ if __name__ == "__main__":
             shown=Shown(snakemake.params.report["n_top"], tuple(snakemake.params.report["quantiles"])),
             folder=Path(snakemake.output.data),
         )
-        record_job(snakemake)

@@ -8,9 +8,8 @@ import pandas as pd
 
 from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.files.atomic import read_json, write_text
-from saelineage.jobs.job import job_log
+from saelineage.jobs.job import job
 from saelineage.jobs.listing import collect
-from saelineage.jobs.manifests import record_job
 from saelineage.plan.graph import Graph
 from saelineage.report.dashboards import packed
 from saelineage.report.page import Results, Sources, render_page
@@ -128,7 +127,7 @@ def read_benchmarks(folder: Path) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0], snakemake.input):
+    with job(snakemake):
         summary = read_json(snakemake.input.summary)
         inputs = read_inputs(
             config=snakemake.params.config,
@@ -138,13 +137,12 @@ if __name__ == "__main__":
             curves=snakemake.input.curves,
             sweeps=snakemake.input.sweeps,
             merges=snakemake.input.merges,
-            correlations=dict(
-                zip(
-                    snakemake.params.edges,
-                    map(load_correlation, snakemake.input.correlations, snakemake.params.edges.values()),
-                    strict=True,
+            correlations={
+                edge: load_correlation(path, partner)
+                for path, (edge, partner) in zip(
+                    snakemake.input.correlations, snakemake.params.edges.items(), strict=True
                 )
-            ),
+            },
             share_curves=snakemake.input.share_curves,
             ablations=snakemake.input.ablations,
             effects=snakemake.input.effects,
@@ -174,4 +172,3 @@ if __name__ == "__main__":
             path_to_page=snakemake.output.page,
             table_folder=page.parent / "tables",
         )
-        record_job(snakemake)

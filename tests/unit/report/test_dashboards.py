@@ -1,4 +1,4 @@
-"""What a page shows of every feature: the table, the dashboards, and how they get there."""
+"""The page's view of every feature: related features, the table, the dashboards, and their packing."""
 
 import json
 
@@ -29,7 +29,7 @@ from tests.annotated import annotated, dense, firings, unpacked
 from tests.hostile import TEXTS
 
 ROWS = {
-    # Tokens 0 to 11: document 0 goes on in the second row, document 1 follows there.
+    # Tokens 0 to 11: document 0 continues in the second row, where document 1 follows.
     "lua": [[None, "local", " x", " =", " 1", "\n"], [None, "local", None, "y", " x", "\n"]],
     # Tokens 12 to 17: documents 2 and 3.
     "english": [[None, "the", " x", None, "y", "!"]],
@@ -89,53 +89,47 @@ def edges() -> dict:
 
 
 def plainly(related: list[Related]) -> dict:
-    """What is related as lists, by model."""
-    return {one.model: (one.sae, one.latents.tolist(), one.r.tolist(), one.found.tolist()) for one in related}
+    """Related features as lists, by model."""
+    return {
+        other.model: (other.sae, other.latents.tolist(), other.r.tolist(), other.found.tolist()) for other in related
+    }
 
 
-def test_beside_a_feature_that_is_not_found_stands_the_closest_in_the_child(features, edges):
+def test_a_feature_that_is_not_found_is_related_to_the_closest_in_the_child(features, edges):
+    before = features.copy(), edges["base", "lua"].copy()
     found = plainly(related_features("base", features, edges))
+    assert list(found) == ["lua", "merged"]
     assert found["lua"] == ("seed0", [2, 1, 0], [0.9, 0.25, 0.875], [True, False, True])
+    pd.testing.assert_frame_equal(features, before[0])  # unchanged
+    pd.testing.assert_frame_equal(edges["base", "lua"], before[1])
 
 
-def test_an_edge_is_read_from_the_child_s_side_too(features, edges):
+def test_an_edge_is_also_read_from_the_child_s_side(features, edges):
     sae, latents, r, found = plainly(related_features("lua", features, edges))["base"]
-    # Feature 1 is untestable: it is not found, and nothing is closest.
+    # Feature 1 is untestable: it is not found, and no feature is closest.
     assert (sae, latents, found) == ("seed0", [2, -1, 0], [True, False, True])
     assert r == pytest.approx([0.875, np.nan, 0.9], nan_ok=True)
 
 
-def test_without_an_edge_of_its_own_a_feature_stands_beside_what_it_is_found_as_alone(features, edges):
+def test_without_an_edge_between_the_models_only_found_features_are_related(features, edges):
     _, latents, r, found = plainly(related_features("base", features, edges))["merged"]
     assert (latents, found) == ([1, -1, -1], [True, False, False])
     assert r == pytest.approx([0.85, np.nan, np.nan], nan_ok=True)
-
-
-def test_models_without_relation_are_left_out(features, edges):
-    assert list(plainly(related_features("base", features, edges))) == ["lua", "merged"]
     assert related_features("alone", features, edges) == []
-
-
-def test_relating_features_changes_no_table(features, edges):
-    before = features.copy(), edges["base", "lua"].copy()
-    related_features("base", features, edges)
-    pd.testing.assert_frame_equal(features, before[0])
-    pd.testing.assert_frame_equal(edges["base", "lua"], before[1])
 
 
 # ---- numbers of each feature
 
 
-def test_corpora_share_a_feature_by_its_densities(probe):
+def test_shares_of_corpora_are_those_of_densities_on_each(probe):
     # Latent 1 fires on 3 of lua's 9 tokens and on 2 of english's 4: 1/3 and 1/2 of 5/6 are 2/5 and 3/5.
-    found = firings(probe, {}, {1: 1.0, 2: 9.0, 9: 1.0, 13: 0.5, 17: 0.5}, {}, {14: 2.0}, {5: 3.0}, {})
-    shares = corpus_shares(found, probe)
+    shares = corpus_shares(firings(probe, {}, {1: 1.0, 2: 9.0, 9: 1.0, 13: 0.5, 17: 0.5}, {14: 2.0}, {5: 3.0}), probe)
     assert list(shares) == ["lua", "english"]
-    assert shares["lua"].tolist() == pytest.approx([np.nan, 2 / 5, np.nan, 0, 1, np.nan], nan_ok=True)
-    assert shares["english"].tolist() == pytest.approx([np.nan, 3 / 5, np.nan, 1, 0, np.nan], nan_ok=True)
+    assert shares["lua"].tolist() == pytest.approx([np.nan, 2 / 5, 0, 1], nan_ok=True)
+    assert shares["english"].tolist() == pytest.approx([np.nan, 3 / 5, 1, 0], nan_ok=True)
 
 
-def test_shares_of_corpora_are_those_of_dense_counts_and_sum_to_one(probe):
+def test_shares_of_corpora_equal_those_of_dense_counts(probe):
     random = np.random.default_rng(0)
     text = np.flatnonzero(probe.pieces >= 0)
     latents = [dict.fromkeys(random.choice(text, n, replace=False).tolist(), 1.0) for n in (3, 0, 7, 1, 13)]
@@ -144,20 +138,16 @@ def test_shares_of_corpora_are_those_of_dense_counts_and_sum_to_one(probe):
     shares = np.array(list(corpus_shares(firings(probe, *latents), probe).values()))
     fires = acts.any(axis=0)
     np.testing.assert_allclose(shares[:, fires], densities[:, fires] / densities[:, fires].sum(0))
-    np.testing.assert_allclose(shares[:, fires].sum(0), 1)
     assert np.isnan(shares[:, ~fires]).all()
 
 
-def test_top_tokens_are_those_on_which_activations_sum_up_to_most(probe):
+def test_top_tokens_have_the_largest_summed_activations_and_the_earlier_of_equals_comes_first(probe):
     # " x" at 2, 10 and 14: 1 + 1 + 1.5; "local" at 1: 3; "y" at 9 and 16: 2 + 2.
-    found = firings(probe, {1: 3.0, 2: 1.0, 10: 1.0, 14: 1.5, 9: 2.0, 16: 2.0}, {})
-    assert top_tokens(found, probe) == [["y", " x", "local"], []]
-    assert top_tokens(found, probe, n=1) == [["y"], []]
-
-
-def test_of_equal_top_tokens_those_come_first_that_stand_first_in_the_text(probe):
-    found = firings(probe, {17: 1.0, 13: 1.0, 9: 0.5, 16: 0.5, 4: 1.0})
-    assert top_tokens(found, probe) == [[" 1", "y", "the", "!"]]
+    uneven = {1: 3.0, 2: 1.0, 10: 1.0, 14: 1.5, 9: 2.0, 16: 2.0}
+    equal = {17: 1.0, 13: 1.0, 9: 0.5, 16: 0.5, 4: 1.0}
+    found = firings(probe, uneven, {}, equal)
+    assert top_tokens(found, probe) == [["y", " x", "local"], [], [" 1", "y", "the", "!"]]
+    assert top_tokens(found, probe, n=1) == [["y"], [], [" 1"]]
 
 
 # ---- the table
@@ -181,7 +171,7 @@ def table_of_base(probe, features, edges, **changes) -> dict:
     return feature_table("base", features, edges, firings(probe, *LATENTS), probe, **given)
 
 
-def test_the_table_has_a_column_of_each_number_to_some_digits(probe, features, edges):
+def test_the_table_has_a_column_of_each_number_rounded_to_a_few_digits(probe, features, edges):
     found = table_of_base(probe, features, edges)
     assert (found["model"], found["sae"], found["n"]) == ("base", "seed0", 3)
     assert found["density"] == [0.25] * 3
@@ -192,13 +182,10 @@ def test_the_table_has_a_column_of_each_number_to_some_digits(probe, features, e
     assert found["shares"] == {"lua": [0.47, None, 1.0], "english": [0.53, None, 0.0]}
 
 
-def test_the_table_names_top_tokens_and_labels_by_their_numbers(probe, features, edges):
+def test_the_table_refers_to_top_tokens_and_labels_by_index(probe, features, edges):
     found = table_of_base(probe, features, edges)
-    assert [[found["strings"][token] for token in own] for own in found["tokens"]] == [
-        ["local", "the", " x"],
-        [],
-        ["y"],
-    ]
+    texts = [[found["strings"][token] for token in tokens] for tokens in found["tokens"]]
+    assert texts == [["local", "the", " x"], [], ["y"]]
     assert len(set(found["strings"])) == len(found["strings"])
     assert (found["labels"], found["label"]) == (["newline", "token 'y'"], [0, None, 1])
     assert found["meanings"] == [
@@ -209,25 +196,29 @@ def test_the_table_names_top_tokens_and_labels_by_their_numbers(probe, features,
     assert found["score"] == [-0.25, None, 0.988]
     assert found["precision"] == [0.5, None, 1.0]
     assert found["recall"] == [0.125, None, None]
+    without = table_of_base(probe, features, edges, labels=labels())
+    assert (without["labels"], without["label"], without["kind"]) == ([], [None] * 3, [None] * 3)
+    assert without["score"] == without["precision"] == without["recall"] == [None] * 3
 
 
 def test_the_table_holds_the_model_s_side_of_each_of_its_edges(probe, features, edges):
-    (own,) = table_of_base(probe, features, edges)["edges"]
-    assert (own["parent"], own["child"], own["side"]) == ("base", "lua", "parent")
-    assert [VERDICTS[verdict] for verdict in own["verdict"]] == ["persists", "disappears", "persists"]
-    assert (own["match"], own["r"], own["r_low"]) == ([2, 1, 0], [0.9, 0.25, 0.875], [None] * 3)
+    (side,) = table_of_base(probe, features, edges)["edges"]
+    assert (side["parent"], side["child"], side["side"]) == ("base", "lua", "parent")
+    assert [VERDICTS[verdict] for verdict in side["verdict"]] == ["persists", "disappears", "persists"]
+    assert (side["match"], side["r"], side["r_low"]) == ([2, 1, 0], [0.9, 0.25, 0.875], [None] * 3)
+    assert side["details"] == ["", "", ""]
     lua = feature_table("lua", features, edges, firings(probe, {}, {}, {}), probe, labels(), None, np.full(3, np.nan))
-    assert [(one["parent"], one["side"]) for one in lua["edges"]] == [("base", "child"), ("lua", "parent")]
+    assert [(side["parent"], side["side"]) for side in lua["edges"]] == [("base", "child"), ("lua", "parent")]
     assert lua["edges"][0]["r"] == [0.875, None, 0.9]
 
 
-def test_details_say_what_is_known_beyond_the_verdict(probe, features, edges):
+def test_details_of_a_verdict_are_its_kind_its_absence_and_whether_it_is_robust(probe, features, edges):
     table = edges["base", "lua"]
     table["kind"] = ["split", "", "1:1", "merged", "", ""]
     table["absence"] = ["", "gone", "", "", "", ""]
     table["robust"] = [False, True, True, False, False, False]
-    (own,) = table_of_base(probe, features, edges)["edges"]
-    assert own["details"] == ["split", "gone, robust", "robust"]
+    (side,) = table_of_base(probe, features, edges)["edges"]
+    assert side["details"] == ["split", "gone, robust", "robust"]
 
 
 def test_explanations_are_listed_for_features_that_have_one(probe, features, edges):
@@ -237,18 +228,9 @@ def test_explanations_are_listed_for_features_that_have_one(probe, features, edg
     assert table_of_base(probe, features, edges)["explained"] == []
 
 
-def test_a_table_without_any_label_has_none(probe, features, edges):
-    found = table_of_base(probe, features, edges, labels=labels())
-    assert (found["labels"], found["label"], found["kind"]) == ([], [None] * 3, [None] * 3)
-    assert found["score"] == found["precision"] == found["recall"] == [None] * 3
-
-
-def test_the_table_is_json_without_undefined_numbers_and_equal_when_made_twice(probe, features, edges):
-    first, second = (packed("base/table", table_of_base(probe, features, edges)) for _ in range(2))
-    assert first == second
-    name, found = unpacked(first)
-    assert name == "base/table"
-    assert found == table_of_base(probe, features, edges)
+def test_the_table_is_json_and_equal_when_made_twice(probe, features, edges):
+    table = table_of_base(probe, features, edges)
+    assert unpacked(packed("base/table", table)) == ("base/table", table_of_base(probe, features, edges))
 
 
 # ---- dashboards
@@ -258,16 +240,17 @@ SHOWN = Shown(2, (0.5,))
 
 
 def test_a_dashboard_has_passages_of_every_corpus_with_their_activations(probe):
-    (own,) = chunk_of(Dashboards(firings(probe, {3: 9.0, 10: 4.0, 11: 1.0, 16: 2.0}), probe, SHOWN))
-    assert own["passages"] == [
+    board, never_fires = chunk_of(Dashboards(firings(probe, {3: 9.0, 10: 4.0, 11: 1.0, 16: 2.0}, {}), probe, SHOWN))
+    assert board["passages"] == [
         {"corpus": "lua", "row": 0, "place": 1, "why": "top", "text": ["local", " x", " =", " 1", "\n"]},
         {"corpus": "lua", "row": 1, "place": 3, "why": "top", "text": ["y", " x", "\n"]},
         {"corpus": "english", "row": 0, "place": 4, "why": "top", "text": ["y", "!"]},
     ]
-    assert own["activations"] == [[[2], [9.0]], [[1, 2], [4.0, 1.0]], [[0], [2.0]]]
+    assert board["activations"] == [[[2], [9.0]], [[1, 2], [4.0, 1.0]], [[0], [2.0]]]
     # Bins are 9 / 20 = 0.45 wide: 1 lies in bin 2, 2 in bin 4, 4 in bin 8, 9 itself in the last.
-    assert {index: n for index, n in enumerate(own["histogram"]) if n} == {2: 1, 4: 1, 8: 1, N_BINS - 1: 1}
-    assert own["others"] == []
+    assert {index: n for index, n in enumerate(board["histogram"]) if n} == {2: 1, 4: 1, 8: 1, N_BINS - 1: 1}
+    assert board["others"] == []
+    assert never_fires == {"histogram": [0] * N_BINS, "passages": [], "activations": [], "others": []}
 
 
 def chunk_of(boards: Dashboards, first: int = 0) -> list[dict]:
@@ -279,16 +262,12 @@ def chunk_of(boards: Dashboards, first: int = 0) -> list[dict]:
     return chunk["features"]
 
 
-def test_a_feature_that_never_fires_has_a_dashboard_with_nothing_on_it(probe):
-    (own,) = chunk_of(Dashboards(firings(probe, {}), probe, SHOWN))
-    assert own == {"histogram": [0] * N_BINS, "passages": [], "activations": [], "others": []}
-
-
 def test_other_models_read_the_same_text(probe):
     boards = Dashboards(firings(probe, {3: 9.0, 16: 2.0}, {1: 1.0}, {1: 1.0}), probe, SHOWN)
     other = firings(probe, {2: 0.12345, 3: 0.5, 9: 8.0}, {17: 1.0})
     latents, r = np.array([0, -1, 1]), np.array([0.98765, np.nan, 0.25])
     boards.add(Related("lua", "seed0", latents, r, np.array([True, False, False])), other)
+    boards.add(Related("base", "seed0", np.array([-1, 0, -1]), r, np.array([False, True, False])), other)
     first, second, third = chunk_of(boards)
     # The first feature's text is tokens 1 to 5 and 16 to 17.
     assert first["others"] == [
@@ -297,20 +276,13 @@ def test_other_models_read_the_same_text(probe):
             "activations": [[[1, 2], [0.123, 0.5]], [[], []]],
         }
     ]
-    assert second["others"] == []
+    assert [other["model"] for other in second["others"]] == ["base"]
     assert third["others"] == [
         {"model": "lua", "latent": 1, "r": 0.25, "found": False, "largest": 1.0, "activations": [[[], []]]}
     ]
 
 
-def test_models_stand_in_the_order_in_which_they_were_added(probe):
-    boards = Dashboards(firings(probe, {3: 9.0}), probe, SHOWN)
-    for model in ("lua", "base"):
-        boards.add(Related(model, "seed0", np.array([0]), np.array([0.5]), np.array([True])), firings(probe, {3: 1.0}))
-    assert [other["model"] for other in chunk_of(boards)[0]["others"]] == ["lua", "base"]
-
-
-def test_features_of_one_more_than_a_chunk_are_two_chunks(probe):
+def test_features_beyond_one_chunk_are_in_a_second_chunk(probe):
     d_sae = FEATURES_PER_CHUNK + 2
     boards = Dashboards(firings(probe, *[{1: float(latent + 1)} for latent in range(d_sae)]), probe, SHOWN)
     assert len(boards) == d_sae
@@ -322,7 +294,7 @@ def test_features_of_one_more_than_a_chunk_are_two_chunks(probe):
         assert chunks[chunk][place]["activations"] == [[[0], [latent + 1.0]]]
 
 
-def test_effects_stand_with_their_features(probe):
+def test_effects_are_given_with_their_features(probe):
     boards = Dashboards(firings(probe, {}, {}), probe, SHOWN)
     effects = [{"raised": [["a", 1.0]], "lowered": []}, {"raised": [["b", 2.0]], "lowered": []}]
     assert [feature["raised"] for feature in boards.chunk(0, effects)["features"]] == [[["a", 1.0]], [["b", 2.0]]]
@@ -334,7 +306,7 @@ def test_effects_stand_with_their_features(probe):
 
 @pytest.fixture
 def path() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A decoder of 3 latents on 5 dimensions, the way to a residual stream of 4, and an unembedding of 7 tokens."""
+    """A decoder of 3 latents on 5 dimensions, the path to a residual stream of 4, and an unembedding of 7 tokens."""
     random = np.random.default_rng(0)
     return random.normal(size=(3, 5)), random.normal(size=(5, 4)), random.normal(size=(7, 4))
 
@@ -358,24 +330,15 @@ def test_effects_are_those_on_the_logits_less_their_mean(path):
             assert [effect for _, effect in own[name]] == pytest.approx(
                 [logits[text] - mean for text in texts], rel=5e-3
             )
+    moved = unembedding + np.array([3.0, -1.0, 0.5, 2.0])  # the same for all tokens
+    assert logit_effects(decoder, to_norm, moved, VOCABULARY, n=2) == found
 
 
-def test_what_all_tokens_share_changes_no_effect(path):
-    decoder, to_norm, unembedding = path
-    moved = unembedding + np.array([3.0, -1.0, 0.5, 2.0])
-    assert logit_effects(decoder, to_norm, moved, VOCABULARY) == logit_effects(
-        decoder, to_norm, unembedding, VOCABULARY
-    )
-
-
-def test_effects_are_written_to_three_digits(path):
+def test_effects_have_three_digits_and_of_equal_ones_the_first_token_ranks_first():
     # One latent along the only axis: logits 0, 1, 5 less their mean 2 are -2, -1, 3; a third of them is rounded.
     unembedding = np.array([[0.0], [1.0], [5.0]])
     (found,) = logit_effects(np.array([[1 / 3]]), np.eye(1), unembedding, ["a", "b", "c"], n=1)
     assert found == {"raised": [["c", 1.0]], "lowered": [["a", -0.667]]}
-
-
-def test_a_latent_without_effect_ranks_tokens_by_their_number():
     (found,) = logit_effects(np.zeros((1, 2)), np.eye(2), np.ones((3, 2)), ["a", "b", "c"], n=2)
     assert [text for text, _ in found["raised"]] == ["a", "b"]
     assert [effect for _, effect in found["raised"] + found["lowered"]] == [0.0] * 4
@@ -387,52 +350,39 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer(["some text to learn from, and some more of it"] * 3, 270)
 
 
-def test_every_token_of_a_vocabulary_has_a_text(tokenizer):
+def test_every_token_of_a_vocabulary_has_a_text_and_parts_of_characters_a_name(tokenizer):
     n = tokenizer.get_vocab_size()
     texts = vocabulary_texts(tokenizer, n + 1)
     assert texts[:2] == [tokenizer.id_to_token(0), tokenizer.id_to_token(1)]
     assert texts[-1] == f"id {n}"
     assert all(texts)
+    assert not any(PARTIAL in text for text in texts)
     ids = tokenizer.encode("some more\n", add_special_tokens=False).ids
     assert "".join(texts[token] for token in ids) == "some more\n"
-
-
-def test_parts_of_characters_have_their_own_names(tokenizer):
     parts = tokenizer.encode("é", add_special_tokens=False).ids
-    texts = vocabulary_texts(tokenizer, tokenizer.get_vocab_size())
     assert [texts[part] for part in parts] == [tokenizer.id_to_token(part) for part in parts]
-    assert not any(PARTIAL in text for text in texts)
 
 
-# ---- on the way to the page
+# ---- packing
 
 
-def test_a_value_is_packed_as_a_script_and_read_back():
+def test_a_value_is_packed_as_a_script_and_read_back(monkeypatch):
     value = {"strings": ["a", "é😀"], "numbers": [0.1, None, -3], "none": []}
-    assert unpacked(packed("base/000128", value)) == ("base/000128", value)
-
-
-def test_equal_values_are_packed_as_equal_bytes(monkeypatch):
-    first = packed("base/table", {"a": list(range(1000))})
+    script = packed("base/000128", value)
+    assert unpacked(script) == ("base/000128", value)
     monkeypatch.setattr("time.time", lambda: 1e9)
-    assert packed("base/table", {"a": list(range(1000))}) == first
-
-
-def test_undefined_numbers_are_not_packed():
+    assert packed("base/000128", value) == script  # the same bytes at another time
     with pytest.raises(ValueError, match="not JSON compliant"):
         packed("base/table", [float("nan")])
 
 
-@pytest.mark.parametrize("text", [*TEXTS.values(), "\ud800"], ids=[*TEXTS, "half a pair"])
-def test_hostile_tokens_reach_the_page_unchanged_and_end_no_script(text, features, edges):
-    probe = annotated({"lua": [[None, text, "b"]]})
-    boards = Dashboards(firings(probe, {1: 1.0}), probe, SHOWN)
-    script = packed("base/000000", boards.chunk(0, None))
-    assert "<" not in script
-    _, chunk = unpacked(script)
-    assert [chunk["strings"][token] for token in chunk["features"][0]["passages"][0]["tokens"]] == [text, "b"]
-    own = firings(probe, {1: 1.0}, {}, {})
-    _, table = unpacked(
-        packed("base/table", feature_table("base", features, edges, own, probe, labels(), None, np.full(3, np.nan)))
-    )
-    assert table["strings"] == [text]
+def test_hostile_tokens_reach_the_page_unchanged_and_end_no_script(features, edges):
+    for text in [*TEXTS.values(), "\ud800"]:
+        probe = annotated({"lua": [[None, text, "b"]]})
+        script = packed("base/000000", Dashboards(firings(probe, {1: 1.0}), probe, SHOWN).chunk(0, None))
+        assert "<" not in script
+        _, chunk = unpacked(script)
+        assert [chunk["strings"][token] for token in chunk["features"][0]["passages"][0]["tokens"]] == [text, "b"]
+        own = firings(probe, {1: 1.0}, {}, {})
+        table = feature_table("base", features, edges, own, probe, labels(), None, np.full(3, np.nan))
+        assert unpacked(packed("base/table", table))[1]["strings"] == [text]

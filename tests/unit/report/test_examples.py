@@ -1,4 +1,4 @@
-"""Which features are shown, on which text, with which numbers."""
+"""Examples: the features that are chosen, their passages and their numbers."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from saelineage.report.examples import (
 from tests.annotated import annotated, dense, firings
 
 ROWS = [[None, "a", "b", "c", "d", "e"], [None, "f", None, "g", "h", "i"]]
-"""Twice: tokens 0 to 11 of one corpus and 12 to 23 of the other; the first document goes on in the second row."""
+"""Used twice: tokens 0 to 11 of one corpus and 12 to 23 of the other; a document continues in the second row."""
 STRONG, WEAK = {3: 9.0, 10: 4.0, 22: 2.0}, {10: 2.0, 22: 2.0}
 
 
@@ -30,16 +30,16 @@ def probe() -> Annotations:
     return annotated({"lua": ROWS, "english": ROWS})
 
 
-def features(found):
+def features(rows):
     """A `features.parquet` of one root `base` and two children from rows (in_a, r_a, in_b, r_b)."""
-    table = pd.DataFrame(found, columns=["in_a", "r_a", "in_b", "r_b"])
-    own = {"model": "base", "sae": "seed0", "latent": range(len(table)), "density": 0.1}
-    table = table.assign(**own, in_base=range(len(table)), r_base=1.0)
+    table = pd.DataFrame(rows, columns=["in_a", "r_a", "in_b", "r_b"])
+    base = {"model": "base", "sae": "seed0", "latent": range(len(table)), "density": 0.1}
+    table = table.assign(**base, in_base=range(len(table)), r_base=1.0)
     others = pd.DataFrame({"model": ["a", "b"], "sae": ["seed0", "seed0"], "latent": [0, 0]})
     return pd.concat([table, others], ignore_index=True)
 
 
-def test_features_found_in_most_models_come_first_then_those_with_the_largest_least_r():
+def test_features_found_in_most_models_come_first_then_those_with_the_largest_minimum_r():
     table = features([(1, 0.99, -1, np.nan), (2, 0.9, 3, 0.85), (4, 0.95, 5, 0.9), (-1, np.nan, -1, np.nan)])
     chosen = persisting_features(table, ["base"], ["base", "a", "b"], 4)
     assert [choice.members[0].latent for choice in chosen] == [2, 1, 0]
@@ -47,13 +47,12 @@ def test_features_found_in_most_models_come_first_then_those_with_the_largest_le
     assert chosen[2].members == (Latent("base", "seed0", 0), Latent("a", "seed0", 1))
 
 
-def test_a_feature_with_a_match_already_shown_is_passed_over():
+def test_features_that_share_a_match_or_have_none_are_not_chosen():
     table = features([(1, 0.9, 1, 0.9), (1, 0.85, 2, 0.85)])
     assert len(persisting_features(table, ["base"], ["base", "a", "b"], 2)) == 1
-
-
-def test_no_feature_is_chosen_where_none_persists():
     assert persisting_features(features([(-1, np.nan, -1, np.nan)]), ["base"], ["base", "a", "b"], 3) == []
+    without_edges = pd.DataFrame(columns=["model", "sae", "latent", "firings", "density", "origin"])
+    assert persisting_features(without_edges, ["base"], ["base"], 3) == []
 
 
 def edge(rows):
@@ -89,14 +88,11 @@ def test_disappearing_features_recur_under_another_seed_fire_often_and_lose_most
 
 def test_without_a_second_seed_the_least_matched_come_first():
     table = edge([("disappears", 0.7, 6, 90), ("disappears", 0.3, 7, 90)])
-    found = disappearing_features(("base", "a"), {"base": "seed0", "a": "seed0"}, table, None, 0.8, 1)
-    assert found[0].members == (Latent("base", "seed0", 1), Latent("a", "seed0", 7))
-    assert found[0].note["r_seed"] is None
-
-
-def test_nothing_disappears_where_everything_persists():
-    table = edge([("persists", 0.9, 6, 90)])
-    assert disappearing_features(("base", "a"), {"base": "seed0", "a": "seed0"}, table, None, 0.8, 1) == []
+    saes = {"base": "seed0", "a": "seed0"}
+    (choice,) = disappearing_features(("base", "a"), saes, table, None, 0.8, 1)
+    assert choice.members == (Latent("base", "seed0", 1), Latent("a", "seed0", 7))
+    assert choice.note["r_seed"] is None
+    assert disappearing_features(("base", "a"), saes, edge([("persists", 0.9, 6, 90)]), None, 0.8, 1) == []
 
 
 def labels(*rows: tuple[int, str, str, float, bool]) -> pd.DataFrame:
@@ -111,7 +107,7 @@ def related(model: str, latents: list[int], found: list[bool]) -> Related:
 DENSITY = pd.Series([0.1, 0.2, 0.3])
 
 
-def test_the_feature_that_follows_a_concept_or_a_part_of_it_best_stands_beside_its_matches():
+def test_the_feature_that_follows_a_concept_or_a_part_of_it_best_is_shown_with_its_related_features():
     table = labels(
         (0, "concept", "assignment", 0.5, False),
         (1, "concept", "assignment target", 0.75, False),
@@ -131,21 +127,16 @@ def test_the_feature_that_follows_a_concept_or_a_part_of_it_best_stands_beside_i
     }
 
 
-def test_a_feature_is_named_where_it_is_found():
-    table = labels((0, "concept", "assignment", 0.5, False))
+def test_a_named_feature_says_where_it_is_found_and_may_have_a_label_without_a_score():
+    table = labels((0, "concept", "assignment", 0.5, False), (0, "token", "x", np.nan, True))
     others = [related("lua", [4, 5, 6], [True, False, True]), related("stories", [7, -1, -1], [False, False, False])]
     (chosen,) = named_features(["assignment"], "base", table, others, DENSITY)
-    assert (chosen.note["found"], chosen.note["labels"]) == (["lua"], [])
+    assert chosen.note["found"] == ["lua"]
+    assert chosen.note["labels"] == [{"label": "token 'x'", "score": None}]
     assert chosen.members[1:] == (Latent("lua", "seed1", 4), Latent("stories", "seed1", 7))
 
 
-def test_a_label_that_could_not_be_scored_is_shown_without_a_score():
-    table = labels((0, "concept", "assignment", 0.5, False), (0, "token", "x", np.nan, True))
-    (chosen,) = named_features(["assignment"], "base", table, [], DENSITY)
-    assert chosen.note["labels"] == [{"label": "token 'x'", "score": None}]
-
-
-def test_concepts_are_named_in_their_order_and_those_that_nothing_follows_are_left_out():
+def test_concepts_keep_their_order_and_those_that_nothing_follows_are_left_out():
     table = labels(
         (0, "concept", "assignment", 0.5, True),
         (2, "concept", "exception", 0.25, True),
@@ -156,21 +147,12 @@ def test_concepts_are_named_in_their_order_and_those_that_nothing_follows_are_le
     assert named_features(["exception"], "base", labels(), [], DENSITY) == []
 
 
-def test_passages_come_from_different_documents_and_corpora(probe):
-    # Of documents 0, 1 and 3 the strongest; 4.0 at 10 is stronger than 2.0 at 22, but of the corpus of 3.
-    assert choose_passages(*firings(probe, STRONG).of(0), probe, 3) == [3, 10, 22]
-
-
-def test_another_corpus_goes_before_a_stronger_passage_of_the_same(probe):
-    # The first half of two is the strongest of all; the second is the strongest of a corpus not seen yet.
-    assert choose_passages(*firings(probe, STRONG).of(0), probe, 2) == [3, 22]
-
-
-def test_when_every_corpus_is_shown_the_next_strongest_follow(probe):
-    own = firings(probe, STRONG | {13: 1.0}).of(0)
-    # First 3 and 10; english has 22; then 13.
-    assert choose_passages(*own, probe, 4) == [3, 10, 22, 13]
-    assert choose_passages(*own, probe, 9) == [3, 10, 22, 13]
+def test_passages_come_from_different_documents_and_first_from_corpora_not_shown_yet(probe):
+    tokens, values = firings(probe, STRONG | {13: 1.0}).of(0)
+    # The first half are the strongest of all; 22 is the strongest of the other corpus, though 10 is stronger.
+    assert choose_passages(tokens, values, probe, 2) == [3, 22]
+    assert choose_passages(tokens, values, probe, 3) == [3, 10, 22]
+    assert choose_passages(tokens, values, probe, 4) == choose_passages(tokens, values, probe, 9) == [3, 10, 22, 13]
 
 
 def test_a_latent_that_never_fires_has_no_passage(probe):
@@ -193,7 +175,7 @@ def test_a_feature_is_described_with_the_activations_of_every_member(probe):
             **{"corpus": "lua", "row": 0, "first": 1, "tokens": ["a", "b", "c", "d", "e"]},
             "activations": [[0, 0, 9.0, 0, 0], [0, 1.2346, 0, 0, 0]],
         },
-        # The document begins behind EOS, in the third place of its row.
+        # The document begins after EOS, in the third place of its row.
         {
             **{"corpus": "english", "row": 1, "first": 3, "tokens": ["g", "h", "i"]},
             "activations": [[0, 2.0, 0], [0, 2.0, 0]],
@@ -213,8 +195,3 @@ def test_r_is_that_of_numpy_over_all_tokens_of_text(probe):
 
 def test_r_with_a_column_that_does_not_vary_is_undefined():
     assert pearson(np.ones(4), np.arange(4.0)) is None
-
-
-def test_a_lineage_without_edges_has_no_persisting_features():
-    nothing = pd.DataFrame(columns=["model", "sae", "latent", "firings", "density", "origin"])
-    assert persisting_features(nothing, ["base"], ["base"], 3) == []

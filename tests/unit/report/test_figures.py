@@ -15,7 +15,8 @@ from saelineage.report.figures import (
     plain,
     scores_figure,
     share_curves_figure,
-    sweep_figure,
+    sweep_accuracy_figure,
+    sweep_loss_figure,
     training_figure,
     visible,
 )
@@ -36,25 +37,19 @@ def edges(parent: str = "base", child: str = "tuned") -> pd.DataFrame:
 
 def sweep(corpus: str = "lua") -> pd.DataFrame:
     rows = [(1.0, corpus, 4.0, 0.1), (0.0, corpus, 2.0, 0.4), (None, corpus, 3.0, 0.2)]
-    return pd.DataFrame(rows, columns=["t", "corpus", "loss", "accuracy"])
+    return pd.DataFrame(rows, columns=["t", "corpus", "loss", "accuracy"]).assign(chosen=0.58)
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("a\nb\tc", "a↵b⇥c"),
-        ("\x00\x1b", "␀␛"),
-        ("\x85", "\\u0085"),
-        ("\u202eabc\u2066", "\\u202eabc\\u2066"),
-        ("\ud800", "\\ud800"),
-        ("héllo 🎉 مرحبا", "héllo 🎉 مرحبا"),
-    ],
-)
-def test_what_could_not_be_seen_is_shown(text, shown):
-    assert visible(text) == shown
-
-
-def test_plotly_labels_have_no_markup():
+def test_hidden_characters_are_shown_and_plotly_labels_have_no_markup():
+    shown = {
+        "a\nb\tc": "a↵b⇥c",
+        "\x00\x1b": "␀␛",
+        "\x85": "\\u0085",
+        "\u202eabc\u2066": "\\u202eabc\\u2066",
+        "\ud800": "\\ud800",
+        "héllo 🎉 مرحبا": "héllo 🎉 مرحبا",
+    }
+    assert {text: visible(text) for text in shown} == shown
     assert plain("<b>&") == "&lt;b&gt;&amp;"
 
 
@@ -62,11 +57,7 @@ def test_the_lineage_shows_every_model_and_the_share_of_every_edge():
     svg = lineage_svg(models(), edges())
     ElementTree.fromstring(svg)  # noqa: S314
     assert all(text in svg for text in ("base", "tuned", "2.1 % persist", "floor 4.7 %", "25.0%"))
-
-
-def test_a_lineage_of_one_model_has_no_edge():
-    svg = lineage_svg(models().head(1), edges().head(0))
-    assert 'class="edge"' not in svg
+    assert 'class="edge"' not in lineage_svg(models().head(1), edges().head(0))
 
 
 def test_a_hostile_model_name_stays_text():
@@ -77,40 +68,33 @@ def test_a_hostile_model_name_stays_text():
 
 
 def test_a_sweep_is_drawn_in_order_of_t_with_the_ancestor_dashed():
-    figure = sweep_figure(sweep(), "accuracy", 0.58)
+    figure = sweep_accuracy_figure(sweep())
     assert list(figure.data[0].x) == [0.0, 1.0]
     assert list(figure.data[0].y) == [0.4, 0.1]
     ancestor, chosen = figure.layout.shapes
     assert (ancestor.y0, ancestor.line.dash) == (0.2, "dash")
     assert chosen.x0 == 0.58
+    assert list(sweep_loss_figure(sweep()).data[0].y) == [2.0, 4.0]
 
 
 def flows(parent: str = "a", child: str = "b") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Two nodes, and two flows between them, of which one is of nothing."""
+    """Two nodes, and two flows between them, of which one is empty."""
     nodes = pd.DataFrame({"name": [parent, child], "label": [parent, child], "column": [0.0, 1.0], "size": [3, 3]})
-    own = {"source": parent, "target": child, "parent": parent, "child": child, "edge": f"{parent} → {child}"}
-    drawn = pd.DataFrame({"n_features": [3, 0], "verdict": ["persists", "untestable"], "side": ["parent", "child"]})
-    return nodes.assign(colour="#000000"), drawn.assign(**own)
+    edge = {"source": parent, "target": child, "parent": parent, "child": child, "edge": f"{parent} → {child}"}
+    links = pd.DataFrame({"n_features": [3, 0], "verdict": ["persists", "untestable"], "side": ["parent", "child"]})
+    return nodes.assign(colour="#000000"), links.assign(**edge)
 
 
-def test_flows_of_nothing_are_not_drawn():
-    assert list(flows_figure(*flows()).data[0].link.value) == [3]
-
-
-def test_a_flow_says_which_features_flow_in_it():
-    link = flows_figure(*flows("base", "lua")).data[0].link
-    # What is shown, and what the table of features is asked for: edge, side, verdict.
-    assert [list(row) for row in link.customdata] == [["persists, base → lua", "base", "lua", "parent", "persists"]]
+def test_a_flow_names_its_features_and_empty_flows_are_not_drawn():
+    link = flows_figure(*flows("<b>", "\u202e")).data[0].link
+    assert list(link.value) == [3]
+    # A label without markup, and what the table of features is filtered by: edge, side, verdict.
+    label = "persists, &lt;b&gt; → \\u202e"
+    assert [list(row) for row in link.customdata] == [[label, "<b>", "\u202e", "parent", "persists"]]
     assert "%{customdata[0]}" in link.hovertemplate
 
 
-def test_what_is_shown_of_a_flow_is_no_markup():
-    (shown, parent, *_), *_ = flows_figure(*flows("<b>", "\u202e")).data[0].link.customdata
-    assert shown == "persists, &lt;b&gt; → \\u202e"
-    assert parent == "<b>"
-
-
-def test_nodes_of_a_column_stand_above_each_other_within_the_picture():
+def test_nodes_of_a_column_are_stacked_within_the_picture():
     nodes = pd.DataFrame({"name": list("abcd"), "label": list("abcd"), "column": [0.0, 1.0, 1.0, 1.0]})
     nodes = nodes.assign(size=[10, 5, 0.1, 5], colour="#000000")
     flows = pd.DataFrame(columns=["source", "target", "n_features", "verdict", "edge"])
@@ -123,18 +107,14 @@ def test_nodes_of_a_column_stand_above_each_other_within_the_picture():
     assert sankey.node.y[0] == 0.5
 
 
-def test_each_sae_is_a_line():
-    table = pd.DataFrame(
-        {"model": ["a", "a"], "sae": ["seed0", "seed1"], "log10_density": [-2.0, -2.0], "n_latents": [3, 4]}
-    )
-    assert [trace.name for trace in density_figure(table).data] == ["a.seed0", "a.seed1"]
-    curves = pd.DataFrame({"model": ["a", "a"], "sae": ["seed0", "seed0"], "tokens": [1, 2], "fvu": [0.9, 0.3]})
-    assert list(training_figure(curves).data[0].y) == [0.9, 0.3]
-
-
-def test_each_corpus_is_a_row_of_points():
-    table = pd.DataFrame({"model": ["a", "a"], "sae": ["seed0"] * 2, "corpus": ["pooled", "lua"], "fvu": [0.2, 0.3]})
-    assert [trace.name for trace in fvu_figure(table).data] == ["pooled", "lua"]
+def test_saes_are_lines_and_corpora_are_rows_of_points():
+    saes = {"model": ["a", "a"], "sae": ["seed0", "seed1"]}
+    densities = pd.DataFrame(saes | {"log10_density": [-2.0, -2.0], "n_latents": [3, 4]})
+    assert [trace.name for trace in density_figure(densities).data] == ["a.seed0", "a.seed1"]
+    training = pd.DataFrame({"model": ["a", "a"], "sae": ["seed0", "seed0"], "tokens": [1, 2], "fvu": [0.9, 0.3]})
+    assert list(training_figure(training).data[0].y) == [0.9, 0.3]
+    quality = pd.DataFrame({"model": ["a", "a"], "sae": ["seed0"] * 2, "corpus": ["pooled", "lua"], "fvu": [0.2, 0.3]})
+    assert [trace.name for trace in fvu_figure(quality).data] == ["pooled", "lua"]
 
 
 def test_empty_bins_are_left_out_of_the_logarithmic_axis():
@@ -149,25 +129,18 @@ def scores(model: str = "base", source: str = "labels", n: int = 4, median: floa
 
 
 def test_scores_are_shares_of_the_features_that_have_a_description():
-    line = scores_figure(scores()).data[0]
+    (line,) = scores_figure(scores("<b>")).data
     assert (list(line.x), list(line.y)) == ([-1.0, 0.0], [0.25, 0.75])
-    assert line.name == "base, labels (n 4, median 0.50)"
-
-
-def test_written_explanations_are_dashed_in_the_colour_of_their_model():
-    found = scores_figure(pd.concat([scores(), scores("lua"), scores(source="explanations")])).data
-    assert [line.line.dash for line in found] == ["solid", "solid", "dash"]
-    assert found[0].line.color == found[2].line.color != found[1].line.color
-
-
-def test_a_model_without_any_description_is_a_flat_line_without_a_median():
-    line = scores_figure(scores(n=0, median=float("nan")).assign(n_features=0)).data[0]
+    assert line.name == "&lt;b&gt;, labels (n 4, median 0.50)"
+    (line,) = scores_figure(scores(n=0, median=float("nan")).assign(n_features=0)).data
     assert list(line.y) == [0.0, 0.0]
     assert line.name == "base, labels (n 0)"
 
 
-def test_names_of_models_are_no_markup_among_scores():
-    assert scores_figure(scores("<b>")).data[0].name.startswith("&lt;b&gt;, labels")
+def test_written_explanations_are_dashed_in_the_colour_of_their_model():
+    lines = scores_figure(pd.concat([scores(), scores("lua"), scores(source="explanations")])).data
+    assert [line.line.dash for line in lines] == ["solid", "solid", "dash"]
+    assert lines[0].line.color == lines[2].line.color != lines[1].line.color
 
 
 def curves(parent: str = "base", names: tuple[str, ...] = ("edge", "floor", "shifted")) -> pd.DataFrame:
@@ -176,24 +149,19 @@ def curves(parent: str = "base", names: tuple[str, ...] = ("edge", "floor", "shi
     return pd.DataFrame(rows, columns=["parent", "child", "name", "threshold", "share", "auc"])
 
 
-def test_an_edge_is_solid_its_floors_dashed_and_every_null_dotted():
+def test_each_edge_has_a_colour_and_each_kind_of_curve_a_dash():
     names = ("edge", "floor", "seed floor", "shifted", "control (twin)")
-    lines = share_curves_figure(curves(names=names), 0.8).data
-    assert [line.line.dash for line in lines] == ["solid", "dash", "dashdot", "dot", "dot"]
-    assert [line.name for line in lines] == [f"{name} 0.50" for name in names]
-    assert len({line.line.color for line in lines}) == 1
+    figure = share_curves_figure(pd.concat([curves("base", names), curves("<b>", names)]), 0.75)
+    lines = figure.data
+    assert [line.line.dash for line in lines] == ["solid", "dash", "dashdot", "dot", "dot"] * 2
+    assert [line.name for line in lines] == [f"{name} 0.50" for name in names] * 2
     assert list(lines[0].y) == [1.0, 0.0]
-
-
-def test_each_edge_has_a_colour_and_a_group_of_the_legend():
-    lines = share_curves_figure(pd.concat([curves("base"), curves("left")]), 0.8).data
-    assert [line.legendgrouptitle.text for line in lines] == ["base → tuned"] * 3 + ["left → tuned"] * 3
-    assert lines[0].line.color != lines[3].line.color
-    assert lines[0].legendgroup != lines[3].legendgroup
-
-
-def test_the_threshold_is_marked_among_the_curves():
-    assert share_curves_figure(curves(), 0.75).layout.shapes[0].x0 == 0.75
+    assert [len({getattr(line.line, key) for line in lines[:5]}) for key in ("color", "dash")] == [1, 4]
+    assert lines[0].line.color != lines[5].line.color
+    titles = [line.legendgrouptitle.text for line in lines]
+    assert titles == ["base → tuned"] * 5 + ["&lt;b&gt; → tuned"] * 5
+    assert lines[0].legendgroup != lines[5].legendgroup
+    assert figure.layout.shapes[0].x0 == 0.75
 
 
 def test_a_long_legend_makes_the_picture_higher():
@@ -203,15 +171,7 @@ def test_a_long_legend_makes_the_picture_higher():
     assert share_curves_figure(curves(), 0.8).layout.height == 440
 
 
-def test_names_of_curves_are_no_markup():
-    line = share_curves_figure(curves("<b>", names=("<i>",)), 0.8).data[0]
-    assert "<b>" not in line.hovertemplate + line.legendgrouptitle.text
-    assert line.name == "&lt;i&gt; 0.50"
-
-
-def test_a_label_cannot_end_the_script_it_stands_in():
-    html = plotly.io.to_html(
-        sweep_figure(sweep(EVIL), "loss", 0.5), full_html=False, include_plotlyjs=False, div_id="x"
-    )
+def test_a_label_cannot_end_the_script_it_is_in():
+    html = plotly.io.to_html(sweep_loss_figure(sweep(EVIL)), full_html=False, include_plotlyjs=False, div_id="x")
     assert html.count("</script>") == 1
     assert "<script>alert" not in html

@@ -1,20 +1,22 @@
-"""The page says what was found beside its floor and what was not measured, and lets no text become markup."""
+"""The page shows what was found with its baselines and what was not measured, and lets no text become markup."""
 
 import base64
 import io
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from saelineage.report import page as report
 from saelineage.report.dashboards import FEATURES_PER_CHUNK, VERDICTS, packed
-from saelineage.report.figures import UNSEEN
+from saelineage.report.figures import FIGURES, UNSEEN
 from saelineage.report.page import (
     Results,
     Sources,
@@ -22,7 +24,7 @@ from saelineage.report.page import (
     csv_link,
     digests,
     facts,
-    flow_nodes,
+    flows_view,
     lines,
     matchings_view,
     render_page,
@@ -30,43 +32,25 @@ from saelineage.report.page import (
     versions,
 )
 from saelineage.report.tables import (
+    TableInputs,
     ablation_table,
     absence_table,
-    agreement_table,
-    correlation_table,
-    curve_table,
-    density_table,
-    edge_table,
-    effect_table,
     flow_table,
-    instrument_table,
+    make_tables,
     matching_table,
-    merge_table,
-    model_table,
-    null_table,
-    sae_table,
     score_table,
     source_table,
-    sweep_table,
     timing_table,
-    training_table,
 )
 from tests.unit.report.test_sentences import plain
-from tests.unit.report.test_tables import (
-    a_null,
-    a_share,
-    benchmarks,
-    comparison,
-    sae_metrics,
-    summary,
-)
+from tests.unit.report.test_tables import a_null, a_share, benchmarks, comparison, sae_metrics, summary
 
 TEMPLATES = Path(report.__file__).parents[3] / "report"
 EVIL = "<script>alert(1)</script>"
 
 
 class Tags(HTMLParser):
-    """Every tag of a page, the ids it uses, and what its scripts hold."""
+    """The tags, ids and scripts of a page."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -103,6 +87,7 @@ def config(parent="base", child="merged") -> dict:
         "corpora": {"lua": {}},
         "models": {parent: {"pretrain": {}}, child: {"merge": {"parents": [parent, parent], "t": 0.58}}},
         "sweeps": {"merged": {"model": child}},
+        "lineage": {"controls": {}},
     }
 
 
@@ -132,9 +117,9 @@ def examples(text="x", corpus="lua") -> dict:
 def curves(found: dict) -> pd.DataFrame:
     """Two points of each curve of a summary."""
     rows = [
-        {key: one[key] for key in ("parent", "child", "instrument")} | {"name": name, "threshold": r, "share": 1 - r}
-        for one in found["instruments"]
-        for name in ("edge", "floor", *one["nulls"])
+        {key: row[key] for key in ("parent", "child", "instrument")} | {"name": name, "threshold": r, "share": 1 - r}
+        for row in found["instruments"]
+        for name in ("edge", "floor", *row["nulls"])
         for r in (0.0, 1.0)
     ]
     return pd.DataFrame(rows).assign(n=8) if rows else pd.DataFrame()
@@ -159,40 +144,41 @@ def sourced(found: dict) -> dict:
     return found | {"sources": {merge: shares}}
 
 
+def scored(models: list[str], sae: str = "seed0") -> dict[tuple[str, str], pd.DataFrame]:
+    """Two scores of each model."""
+    return {(model, sae): pd.DataFrame({"score": [0.5, 0.25]}) for model in models}
+
+
+def inputs(found: dict, settings: dict) -> TableInputs:
+    """What the stages saved for a summary."""
+    curve = {"step": [1], "tokens": [9], "loss": [1.0], "fvu": [0.5], "l0": [4.0], "dead_fraction": [0.0]}
+    sweep = pd.DataFrame({"t": [0.0, np.nan], "corpus": "lua", "loss": 2.0, "accuracy": 0.5, "n_predictions": 9})
+    edges = [f"{edge['parent']}__{edge['child']}" for edge in found["edges"]]
+    return TableInputs(
+        config=settings,
+        summary=found,
+        model_metrics=model_metrics(*found["models"]),
+        sae_metrics=[sae_metrics()],
+        training_curves={("base", "seed0"): pd.DataFrame(curve)},
+        share_curves=curves(found),
+        merged_models={merge: found["models"][:1] for merge in found["sources"]},
+        merges={"merged": {"t": 0.58, "tensors": {"lm_head.weight": {"cos": 0.9, "branch": "slerp"}}}},
+        sweeps={"merged": sweep},
+        histograms={"base__merged": np.array([0, 3, 2, 0])},
+        ablations={edge: ablations() for edge in edges},
+        effects={edge: effects() for edge in edges},
+        labels=scored(found["models"]),
+        explanations={},
+    )
+
+
 def results(found: dict | None = None, shown: dict | None = None, **changes) -> Results:
     found = found or summary(comparison())
     settings = config(*found["models"])
-    sweep = pd.DataFrame({"t": [0.0, np.nan], "corpus": "lua", "loss": 2.0, "accuracy": 0.5, "n_predictions": 9})
-    curve = pd.DataFrame({"step": [1], "tokens": [9], "loss": [1.0], "fvu": [0.5], "l0": [4.0], "dead_fraction": [0.0]})
-    merge = {"t": 0.58, "tensors": {"lm_head.weight": {"cos": 0.9, "branch": "slerp"}}}
-    edges = [f"{edge['parent']}__{edge['child']}" for edge in found["edges"]]
-    tables = {
-        "edges": edge_table(found),
-        "instruments": instrument_table(found),
-        "nulls": null_table(found),
-        "matchings": matching_table(found),
-        "curves": curve_table(curves(found), found),
-        "agreements": agreement_table(found),
-        "sources": source_table(found, {merge: {"parents": found["models"][:1]} for merge in found["sources"]}),
-        "absences": absence_table(found),
-        "ablations": ablation_table({edge: ablations() for edge in edges}),
-        "effects": effect_table({edge: effects() for edge in edges}),
-        "flows": flow_table(found),
-        "models": model_table(settings, model_metrics(*found["models"])),
-        "sweeps": sweep_table({"merged": sweep}),
-        "saes": sae_table([sae_metrics()]),
-        "densities": density_table([sae_metrics()]),
-        "training": training_table({("base", "seed0"): curve}),
-        "merges": merge_table({"merged": merge}),
-        "correlations": correlation_table({"base__merged": np.array([0, 3, 2, 0])}),
-        "scores": score_table(
-            {(model, "seed0"): pd.DataFrame({"score": [0.5, 0.25]}) for model in found["models"]}, {}
-        ),
-    }
     made_of = {
         "config": settings,
         "summary": found,
-        "tables": tables,
+        "tables": make_tables(inputs(found, settings)),
         "examples": shown or examples(),
         "timings": timing_table(benchmarks()),
         "manifests": {"models/base": {"python": "3.11.7", "versions": {"numpy": "2.4.6"}, "files": {}}},
@@ -205,25 +191,52 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
     return Results(**(made_of | changes))
 
 
-@cache
-def clean() -> Tags:
-    """The tags of a page without anything hostile."""
-    return Tags(page(results()))
+def sources() -> Sources:
+    template, stylesheet = ((TEMPLATES / name).read_text("utf-8") for name in ("page.html.jinja", "page.css"))
+    scripts = {name: (TEMPLATES / f"{name}.js").read_text("utf-8") for name in ("elements", "explorer", "jobs", "page")}
+    return Sources(template, stylesheet, scripts)
 
 
 def page(found: Results) -> str:
-    template, stylesheet = ((TEMPLATES / name).read_text("utf-8") for name in ("page.html.jinja", "page.css"))
-    scripts = {name: (TEMPLATES / f"{name}.js").read_text("utf-8") for name in ("elements", "explorer", "jobs", "page")}
-    return render_page(found, Sources(template, stylesheet, scripts))
+    """The page without Plotly's own 4.8 MB."""
+    with patch.object(report, "get_plotlyjs", "window.Plotly = {};".__str__):
+        return render_page(found, sources())
 
 
-@pytest.fixture(autouse=True)
-def small_plotly(monkeypatch):
-    """Plotly's own 4.8 MB are left out, which keeps these tests fast."""
-    monkeypatch.setattr(report, "get_plotlyjs", "window.Plotly = {};".__str__)
+@cache
+def drawn() -> dict:
+    """The pictures of ordinary results."""
+    return report.draw(results())
 
 
-def test_rules_that_were_not_applied_are_missing_from_their_row():
+@contextmanager
+def drawn_before() -> Iterator[None]:
+    """Give pages the pictures of ordinary results, because drawing takes two thirds of a page's time."""
+    pictures = drawn()
+    with patch.object(report, "draw", lambda _: pictures):
+        yield
+
+
+def text_page(found: Results) -> str:
+    """The page, with the pictures of ordinary results."""
+    with drawn_before():
+        return page(found)
+
+
+@cache
+def clean() -> str:
+    """The page of ordinary results."""
+    return page(results())
+
+
+def section(text: str, name: str) -> str:
+    return text.partition(f'<section id="{name}">')[2].partition("</section>")[0]
+
+
+# ---- views
+
+
+def test_views_of_matchings_ablations_and_sources():
     by_types = comparison()
     by_types["matchings"]["token_type"] = by_types["matchings"]["best"]
     (edge,) = matchings_view(matching_table(summary(by_types, comparison(instrument="independent"))))
@@ -231,296 +244,217 @@ def test_rules_that_were_not_applied_are_missing_from_their_row():
         ["best", "mutual", "assignment", "token_type"],
         ["best", "mutual", "assignment"],
     ]
-
-
-def test_a_group_stands_beside_its_random_one():
     (edge,) = ablations_view(ablation_table({"base__merged": ablations()}))
     (row,) = edge["rows"]
-    assert (row["group"], row["own"]["lua"]["loss_change"], row["random"]["lua"]["loss_change"]) == (
-        *("persists", 0.25, -0.125),
-    )
-
-
-def test_sources_are_named_by_where_features_are_found():
+    figures = [row[kind]["lua"]["loss_change"] for kind in ("own", "random")]
+    assert (row["group"], figures) == ("persists", [0.25, -0.125])
     names = ["left", "right", "both", "base", "new"]
     found = summary(sources={"merged": {name: a_share("share", 0.25) for name in names}})
-    (merge,) = sources_view(source_table(found, {"merged": {"parents": ["left", "right"]}}))
-    assert [row["words"] for row in merge["rows"]] == [
-        *("left alone", "right alone", "both parents", "base, but neither parent", "none of these")
-    ]
+    (merge,) = sources_view(source_table(found, {"merged": ["left", "right"]}))
+    words = ["left alone", "right alone", "both parents", "base, but neither parent", "none of these"]
+    assert [row["words"] for row in merge["rows"]] == words
 
 
 def test_persisting_and_inherited_features_flow_through_one_node():
-    nodes, flows = flow_nodes(flow_table(summary(comparison())))
+    nodes, flows = flows_view(flow_table(summary(comparison())))
     through = flows[flows["verdict"].isin(["persists", "inherited"])]
     assert through["target"].iloc[0] == through["source"].iloc[1]
-    assert "persists 2 | inherited 3" in nodes["label"].tolist()
     assert nodes.set_index("label").loc["persists 2 | inherited 3", ["column", "size"]].tolist() == [1.0, 3]
 
 
-def test_versions_that_differ_between_jobs_are_all_named():
-    found = [{"python": "3.11.7", "versions": {"numpy": v}} for v in ("2.4.6", "2.4.5")]
-    assert versions(found) == {"numpy": "2.4.5, 2.4.6", "python": "3.11.7"}
+def test_manifests_give_every_version_and_every_file():
+    files = {"model.safetensors": {"bytes": 3, "sha256": "ab"}}
+    old = {"python": "3.11.7", "versions": {"numpy": "2.4.5"}, "files": files}
+    new = {"python": "3.11.7", "versions": {"numpy": "2.4.6"}, "files": {}}
+    assert versions([new, old]) == {"numpy": "2.4.5, 2.4.6", "python": "3.11.7"}
+    assert digests({"models/base": old, "lineage": new}) == [
+        {"path": "models/base/model.safetensors", "bytes": 3, "sha256": "ab"}
+    ]
 
 
 def test_lines_keep_their_breaks_and_nothing_else():
     assert lines("a: <b>\n\x00") == "a: &lt;b&gt;\n␀"
 
 
-def test_the_page_loads_nothing_and_uses_every_id_once():
-    tags = clean()
-    links = [attrs.get("href", attrs.get("src", "")) for _, attrs in tags.tags]
-    assert all(link.startswith(("#", "data:")) for link in links if link)
+def test_facts_give_the_place_of_every_model():
+    found = facts(results(summary(comparison(parent="base", child="lua"))))
+    assert (found["models"], found["edges"], found["corpora"]) == (["base", "lua"], [["base", "lua"]], ["lua"])
+    assert (found["verdicts"], found["features_per_chunk"]) == (VERDICTS, FEATURES_PER_CHUNK)
+    places, (width, height) = found["layout"]["places"], found["layout"]["size"]
+    # A card is 176 wide and 54 high: the child's is below the parent's, and both are within the picture.
+    assert places["lua"][1] >= places["base"][1] + 54
+    assert all(88 <= x <= width - 88 and 0 <= y <= height - 54 for x, y in places.values())
+    alone = facts(results(summary(models=["base"], saes={"base": "seed0"})))
+    assert (alone["models"], alone["layout"]) == ([], {"places": {}, "size": [0.0, 0.0]})
+
+
+# ---- the page
+
+
+def test_the_page_loads_nothing_and_its_links_lead_to_ids_that_are_used_once():
+    tags = Tags(clean())
+    addresses = [attrs.get("href", attrs.get("src")) for _, attrs in tags.tags]
+    outward = [address for address in addresses if address and not address.startswith(("#", "data:"))]
+    inward = {address[1:] for address in addresses if address and address.startswith("#")}
+    assert outward == []
+    assert inward <= set(tags.ids)
     assert len(tags.ids) == len(set(tags.ids))
 
 
-def test_every_entry_of_the_contents_leads_somewhere():
-    tags = clean()
-    links = [attrs["href"] for tag, attrs in tags.tags if tag == "a" and not attrs["href"].startswith("data:")]
-    assert {link[1:] for link in links} <= set(tags.ids)
-
-
 def test_equal_results_are_equal_pages():
-    assert page(results()) == page(results())
+    assert page(results()) == clean()
 
 
-def test_floors_that_were_not_measured_are_named_so():
-    found = page(results(summary(comparison(0.25, None))))
-    assert "no floor was measured: train a second seed" in found
-    assert 'class="number none">not measured' in found
+def test_every_figure_of_the_registry_has_its_place_and_its_label_on_the_page():
+    placed = {attrs["id"]: attrs["aria-label"] for _, attrs in Tags(clean()).tags if attrs.get("class") == "figure"}
+    expected = {f"plot-{name.format(sweep='merged')}": figure.label for name, figure in FIGURES.items() if figure.label}
+    assert placed == expected
+    assert "Nothing to draw." not in clean()
 
 
-def test_a_run_without_edges_sweeps_and_merges_has_a_page():
+def test_every_table_can_be_downloaded_from_the_page():
+    links = {attrs["download"]: attrs["href"] for _, attrs in Tags(clean()).tags if "download" in attrs}
+    assert links == {f"{name}.csv": csv_link(table) for name, table in results().tables.items()}
+    table = pd.DataFrame({"model": [EVIL, 'a,"b"\n\u202e'], "share": [0.1, np.nan]})
+    kind, data = csv_link(table).split(",")
+    assert kind == "data:text/csv;base64"
+    pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(base64.b64decode(data, validate=True))), table)
+
+
+def test_a_run_without_edges_sweeps_merges_and_training_has_a_page():
     found = results(
         summary(),
         {"n_models": 1, "named": [], "persisting": [], "disappearing": []},
         timings=timing_table(pd.DataFrame()),
     )
-    for name in ("sweeps", "merges", "correlations"):
+    for name in ("sweeps", "merges", "correlations", "training"):
         found.tables[name] = found.tables[name].head(0)
     text = page(found)
+    assert text.count("Nothing to draw.") == 4  # curves, flows, training, correlations
     assert "This run sweeps no merge coefficient." in text
     assert "This run merges no models." in text
-    assert "Not measured in this run: set lineage.ablations to true." in text
+    assert "set lineage.ablations to true" in text
+    assert text.count("name the corpora of programs in labels.syntax") == 2
 
 
-def test_the_page_shows_every_instrument_beside_its_floor_and_null():
+def test_the_page_shows_every_instrument_with_its_floor_and_null():
     agreed = {"parent": "base", "child": "merged", "instrument": "independent", "n": 8, "share": 0.75, "kappa": 0.5}
     other = comparison(0.1, 0.85, instrument="independent", nulls={"rotated": a_null(0.03)})
-    text = plain(page(results(summary(comparison(), other, agreements=[agreed]))))
+    found = results(summary(comparison(), other, agreements=[agreed]))
+    text = plain(text_page(found))
     row = text[text.index('<th scope="row">independent</th>') :].split("</tr>")[0]
-    assert all(
-        shown in row for shown in ("10.0 %", "85.0 %", "3.0 %<small>rotated", "κ 0.50<small>75.0 % same verdict")
-    )
+    assert all(part in row for part in ("10.0 %", "85.0 %", "3.0 %<small>rotated", "κ 0.50<small>75.0 % same verdict"))
+    curves = report.draw(found)["curves"]["json"]
+    assert curves.count('"mode":"lines"') == 3  # the leading instrument's edge, floor and null
+    assert "rotated" not in curves
 
 
-def test_the_page_draws_the_curves_of_the_leading_instrument():
-    other = comparison(instrument="independent", nulls={"rotated": a_null()})
-    drawn = report.draw(results(summary(comparison(), other)))["curves"]["json"]
-    assert drawn.count('"mode":"lines"') == 3  # its edge, floor and null
-    assert "rotated" not in drawn
+def test_figures_that_were_not_measured_are_named_so():
+    found = results(summary(comparison(0.25, None)))
+    found.summary["edges"][0] |= {"robustly_disappears": None, "robustly_emerges": None}
+    found.tables["absences"] = absence_table(found.summary)
+    text = text_page(found)
+    assert "no floor was measured: train a second seed" in text
+    assert 'class="number none">not measured' in text
+    assert section(text, "losses").partition("</table>")[0].count("not measured") == 2
+    assert "not measured" in section(clean(), "saes")  # ce_recovered is None
 
 
 def test_the_arrows_of_the_lineage_show_share_and_floor():
-    drawn = plain(report.draw(results(summary(comparison(0.25, 0.5))))["lineage"])
-    assert ">25.0 % persist<" in drawn
-    assert ">floor 50.0 %<" in drawn
+    lineage = plain(report.draw(results(summary(comparison(0.25, 0.5))))["lineage"])
+    assert ">25.0 % persist<" in lineage
+    assert ">floor 50.0 %<" in lineage
 
 
-def test_the_page_shows_where_a_merge_has_its_features_from():
-    text = page(results(sourced(summary(comparison()))))
-    assert "Where the features of merged come from" in text
-    assert "base alone" in text
-
-
-def test_what_no_other_sae_could_confirm_is_not_called_none():
-    found = results()
-    found.summary["edges"][0] |= {"robustly_disappears": None, "robustly_emerges": None}
-    found.tables["absences"] = absence_table(found.summary)
-    section = page(found).partition('id="losses"')[2].partition("</table>")[0]
-    assert section.count("not measured") == 2
-
-
-def test_the_page_says_what_taking_features_out_does():
-    section = page(results()).partition("What taking features out does")[2].partition("</section>")[0]
-    assert "+0.2500" in section
-    assert "-0.1250" in section
-
-
-def test_markup_in_passages_stays_text():
-    text = f"""{EVIL}</script></style></span></pre>" onmouseover="alert(1)' <!-- {{{{ 7 * 7 }}}} {{% raw %}}"""
-    found = Tags(page(results(shown=examples(text=text, corpus=text))))
-    assert [tag for tag, _ in found.tags] == [tag for tag, _ in clean().tags]
-    assert [set(attrs) for _, attrs in found.tags] == [set(attrs) for _, attrs in clean().tags]
-
-
-def test_markup_in_names_and_labels_stays_text():
-    names = {"parent": f"{EVIL}</script>", "child": "</svg>"}
-    nulls = {f"control ({EVIL})": a_null(), EVIL: a_null()}
-    kind = {"shifted": a_null(), "rotated": a_null()}
-    found = page(results(sourced(summary(comparison(nulls=nulls, **names)))))
-    assert EVIL not in found
-    assert len(Tags(found).tags) == len(Tags(page(results(sourced(summary(comparison(nulls=kind)))))).tags)
-
-
-def test_characters_that_hide_or_turn_text_are_shown():
-    hidden = "\x00\x1b\x9f\u202e\u2066\u200f\u2028"
-    found = page(results(summary(comparison(child=f"a{hidden}b")), examples(text=f"a{hidden}b")))
-    assert not set(hidden) & set(found)
-
-
-def test_half_a_surrogate_is_written_as_an_escape():
-    found = page(results(shown=examples(text="\ud800", corpus="\udfff")))
-    assert b"\\ud800" in found.encode("utf-8")
-
-
-def test_the_config_is_shown_and_its_markup_is_text():
-    found = page(results(config=config() | {"run": EVIL}))
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in found
-    assert EVIL not in found
-
-
-def test_a_run_whose_saes_are_all_imported_has_no_training_curves():
-    found = results()
-    found.tables["training"] = training_table({})
-    assert "Nothing to draw." in page(found)
-    assert "Nothing to draw." not in page(results())
-
-
-def hostile() -> Results:
-    """Results with text that would end a script in every place that a script is made from."""
-    names = {"parent": f"</script>{EVIL}", "child": "<!--<script>"}
-    found = results(sourced(summary(comparison(**names))))
-    found.tables["scores"] = score_table(
-        {(model, EVIL): pd.DataFrame({"score": [0.5]}) for model in found.summary["models"]}, {}
-    )
-    return found
-
-
-def test_no_text_ends_the_script_it_stands_in():
-    found, ordinary = Tags(page(hostile())), Tags(page(results(sourced(summary(comparison())))))
-    assert len(found.scripts) == len(ordinary.scripts)
-    assert found.scripts[-5:] == ordinary.scripts[-5:]  # elements, explorer, jobs, Plotly, page
-    data = found.scripts[:-5]
-    assert len(data) > 5
-    assert not any("<" in script for script in data)
-
-
-def test_what_scripts_read_is_json_and_holds_text_as_it_is():
-    *figures, known = Tags(page(hostile())).values()
-    assert known["models"] == [f"</script>{EVIL}", "<!--<script>"]
-    assert all({"data", "layout"} <= set(figure) for figure in figures)
-
-
-def test_undefined_numbers_are_null_in_figures():
-    found = results()
-    found.tables["saes"]["fvu"] = np.nan
-    assert Tags(page(found)).values()  # refuses NaN
-
-
-def test_plotly_s_own_script_is_one_element(monkeypatch):
-    monkeypatch.undo()
-    found = Tags(page(results()))
-    assert len(found.scripts) == len(clean().scripts)
-    assert len(found.scripts[-2]) > 1_000_000
-    assert [tag for tag, _ in found.tags] == [tag for tag, _ in clean().tags]
-
-
-def test_a_script_that_names_its_own_end_does_not_end_there():
-    template = "<script>{{ scripts.page }}</script>"
-    found = render_page(results(), Sources(template, "", {"page": "const a = '</script>' + 1 < 2;"}))
-    assert Tags(found).scripts == [r"const a = '<\/script>' + 1 < 2;"]
-
-
-def test_facts_say_where_every_model_stands():
-    found = facts(results(summary(comparison(parent="base", child="lua"))))
-    assert (found["models"], found["edges"], found["corpora"]) == (["base", "lua"], [["base", "lua"]], ["lua"])
-    assert (found["verdicts"], found["features_per_chunk"]) == (VERDICTS, FEATURES_PER_CHUNK)
-    places, (width, height) = found["layout"]["places"], found["layout"]["size"]
-    assert list(places) == ["base", "lua"]
-    # A card is 176 wide and 54 high: the child's stands below the parent's, and both within the picture.
-    assert places["lua"][1] >= places["base"][1] + 54
-    assert all(88 <= x <= width - 88 and 0 <= y <= height - 54 for x, y in places.values())
-
-
-def test_facts_of_a_lineage_without_edges_have_no_model_whose_features_could_be_compared():
-    found = facts(results(summary(models=["base"], saes={"base": "seed0"})))
-    assert (found["models"], found["layout"]) == ([], {"places": {}, "size": [0.0, 0.0]})
-
-
-def test_a_table_s_link_holds_all_of_it():
-    table = pd.DataFrame({"model": [EVIL, 'a,"b"\n\u202e'], "share": [0.1, np.nan]})
-    link = csv_link(table)
-    kind, data = link.split(",")
-    assert kind == "data:text/csv;base64"
-    found = pd.read_csv(io.BytesIO(base64.b64decode(data, validate=True)))
-    pd.testing.assert_frame_equal(found, table)
-
-
-def test_every_table_can_be_taken_away_from_the_page():
-    found = results()
-    links = {attrs["download"]: attrs["href"] for tag, attrs in Tags(page(found)).tags if "download" in attrs}
-    assert links == {f"{name}.csv": csv_link(table) for name, table in found.tables.items()}
-
-
-def test_the_page_names_the_features_that_follow_assignments_and_exceptions():
-    text = plain(page(results(shown=examples(text="target", corpus="lua"))))
-    persisting, disappearing = (text.partition(f'<section id="{name}">')[2] for name in ("persisting", "disappearing"))
+def test_the_page_shows_ablations_sources_and_named_features():
+    text = plain(text_page(results(sourced(summary(comparison())), examples(text="target", corpus="lua"))))
+    losses = section(text, "losses")
+    assert "+0.2500" in losses
+    assert "-0.1250" in losses
+    assert "base alone" in section(text, "merging")
+    persisting, disappearing = section(text, "persisting"), section(text, "disappearing")
     assert "“assignment target” correlates with its activations at r = 0.75 (precision 50 %, recall 25 %)" in persisting
     assert "It is found in lua." in persisting.partition("<h3>The most persistent features</h3>")[0]
     assert "“exception” correlates with its activations" in disappearing
     assert "It is found in no other model" in disappearing
 
 
-def test_a_page_without_named_features_and_labels_is_whole():
-    found = results(shown=examples() | {"named": []})
-    found.tables["scores"] = score_table({(model, "seed0"): pd.DataFrame({"score": []}) for model in ("base", "x")}, {})
-    text = page(found)
-    assert text.count("name the corpora of programs in labels.syntax") == 2
-    assert "correlates with its activations at" not in text
-    assert "median nan" not in text
-    found.tables["scores"] = score_table({}, {})
-    section = page(found).partition('<section id="scores">')[2].partition("</section>")[0]
-    assert "Nothing to draw." in section
-
-
-def test_the_page_says_where_explanations_were_not_asked_for():
+def test_scores_of_labels_and_of_explanations_are_told_apart():
+    assert "labels.explanations" in section(clean(), "scores")
     found = results()
-    assert "Written explanations" in page(found)
-    scored = {("base", "seed0"): pd.DataFrame({"score": [0.5]})}
-    found.tables["scores"] = score_table(scored, scored)
-    text = page(found)
-    assert "Written explanations" not in text
+    found.tables["scores"] = score_table(scored(["base"]), scored(["base"]))
+    text = section(text_page(found), "scores")
+    assert "labels.explanations" not in text
     assert "simulated from a written explanation" in text
+    found.tables["scores"] = score_table({("base", "seed0"): pd.DataFrame({"score": []})}, {})
+    assert "median nan" not in report.draw(found)["scores"]["json"]
 
 
-def test_features_are_in_the_page_where_it_is_to_be_a_single_file():
-    script = packed("base/table", {"a": 1})
-    _, name, _, data, _ = script.split('"')
-    found, beside = Tags(page(results(chunks={name: data}))), clean()
-    assert found.ids[-1] == "chunk base/table"
-    assert "chunk base/table" not in beside.ids
-    assert data in found.scripts
-    assert len(found.scripts) == len(beside.scripts) + 1
+def test_features_are_in_the_page_if_it_is_a_single_file():
+    _, name, _, data, _ = packed("base/table", {"a": 1}).split('"')
+    single, ordinary = Tags(text_page(results(chunks={name: data}))), Tags(clean())
+    assert single.ids[-1] == "chunk base/table"
+    assert "chunk base/table" not in ordinary.ids
+    assert data in single.scripts
+    assert len(single.scripts) == len(ordinary.scripts) + 1
 
 
-def test_every_recorded_file_is_listed_with_its_digest():
-    manifests = {
-        "models/base": {"files": {"model.safetensors": {"bytes": 3, "sha256": "ab"}}},
-        "lineage": {"files": {"edges/a__b.parquet": {"bytes": 4, "sha256": "cd"}}},
-    }
-    assert digests(manifests) == [
-        {"path": "models/base/model.safetensors", "bytes": 3, "sha256": "ab"},
-        {"path": "lineage/edges/a__b.parquet", "bytes": 4, "sha256": "cd"},
-    ]
+# ---- hostile text
+
+
+def test_markup_in_passages_stays_text():
+    text = f"""{EVIL}</script></style></span></pre>" onmouseover="alert(1)' <!-- {{{{ 7 * 7 }}}} {{% raw %}}"""
+    found, ordinary = Tags(text_page(results(shown=examples(text=text, corpus=text)))), Tags(clean())
+    assert [tag for tag, _ in found.tags] == [tag for tag, _ in ordinary.tags]
+    assert [set(attrs) for _, attrs in found.tags] == [set(attrs) for _, attrs in ordinary.tags]
+
+
+def test_markup_in_names_labels_and_config_stays_text_and_ends_no_script():
+    names = {"parent": f"{EVIL}</script>", "child": "<!--<script>"}
+    nulls = {f"control ({EVIL})": a_null(), EVIL: a_null()}
+    hostile = results(sourced(summary(comparison(nulls=nulls, **names))))
+    hostile.tables["scores"] = score_table(scored(hostile.summary["models"], sae=EVIL), {})
+    hostile.config["run"] = EVIL
+    kind = {"shifted": a_null(), "rotated": a_null()}
+    text, ordinary = page(hostile), Tags(page(results(sourced(summary(comparison(nulls=kind))))))
+    found = Tags(text)
+    assert EVIL not in text
+    assert [tag for tag, _ in found.tags] == [tag for tag, _ in ordinary.tags]
+    assert found.scripts[-5:] == ordinary.scripts[-5:]  # elements, explorer, jobs, Plotly, page
+    data = found.scripts[:-5]
+    assert len(data) > 5
+    assert not any("<" in script for script in data)
+    *figures, known = found.values()
+    assert known["models"] == list(names.values())
+    assert all({"data", "layout"} <= set(figure) for figure in figures)
+
+
+def test_characters_that_hide_or_turn_text_are_shown():
+    hidden = "\x00\x1b\x9f\u202e\u2066\u200f\u2028"
+    found = page(results(summary(comparison(child=f"a{hidden}b")), examples(text=f"a{hidden}b\ud800", corpus="\udfff")))
+    assert not set(hidden) & set(found)
+    assert b"\\ud800" in found.encode("utf-8")
+
+
+def test_undefined_numbers_are_null_in_figures():
+    found = results()
+    found.tables["saes"]["fvu"] = np.nan
+    figure = report.draw(found)["saes"]["json"]
+    json.loads(figure, parse_constant=undefined)
+
+
+def test_scripts_cannot_end_their_own_elements():
+    found = render_page(results(), sources())
+    assert [tag for tag, _ in Tags(found).tags] == [tag for tag, _ in Tags(clean()).tags]
+    assert len(Tags(found).scripts[-2]) > 1_000_000  # Plotly's
+    template = "<script>{{ scripts.page }}</script>"
+    with drawn_before():
+        found = render_page(results(), Sources(template, "", {"page": "const a = '</script>' + 1 < 2;"}))
+    assert Tags(found).scripts == [r"const a = '<\/script>' + 1 < 2;"]
 
 
 def test_the_page_s_scripts_make_the_same_characters_visible():
     script = (TEMPLATES / "elements.js").read_text(encoding="utf-8")
-    own = re.compile(re.search(r"UNSEEN = /(\[.+\])/gu;", script)[1])
+    unseen = re.compile(re.search(r"UNSEEN = /(\[.+\])/gu;", script)[1])
     characters = [chr(code) for code in range(0x11000)]
-    assert [one for one in characters if own.match(one)] == [one for one in characters if UNSEEN.match(one)]
-
-
-def test_what_is_undefined_was_not_measured():
-    assert "not measured" in page(results())  # ce_recovered is None
+    assert [char for char in characters if unseen.match(char)] == [char for char in characters if UNSEEN.match(char)]

@@ -1,11 +1,14 @@
-"""Tables hold what the summary says, floors and nulls beside their shares, and nothing for what was not measured."""
+"""Tables hold what the summary says, shares with their floors and nulls, and nothing for what was not measured."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from saelineage.plan.graph import Graph
 from saelineage.report import tables as report_tables
+from saelineage.report.registry import TABLES
 from saelineage.report.tables import (
+    TableInputs,
     ablation_table,
     absence_table,
     agreement_table,
@@ -18,6 +21,7 @@ from saelineage.report.tables import (
     is_fit,
     largest_null,
     made,
+    make_tables,
     matching_table,
     null_table,
     reading,
@@ -68,15 +72,15 @@ def comparison(
 
 
 def an_edge(found: dict, **changes) -> dict:
-    """One of the summary's `edges`: counts beside the leading instrument's row."""
+    """One of the summary's `edges`: counts and the leading instrument's row."""
     kinds = {"kinds": {"1:1": 1, "split": 1, "merged": 0}, "robustly_disappears": 4, "robustly_emerges": 0}
     return COUNTS | kinds | {"absences": {"gone": 1, "missed": 2, "undecided": 3}} | found | changes
 
 
 def summary(*found: dict, leading: str = "anchored", **changes) -> dict:
     """A summary of comparisons; those of the leading instrument are the edges."""
-    edges = [an_edge(one) for one in found if one["instrument"] == leading]
-    models = list(dict.fromkeys(model for one in edges for model in (one["parent"], one["child"])))
+    edges = [an_edge(row) for row in found if row["instrument"] == leading]
+    models = list(dict.fromkeys(model for edge in edges for model in (edge["parent"], edge["child"])))
     models = models or ["base", "merged"]
     made_of = {"run": "tiny", "threshold": 0.8, "models": models, "leading": leading, "edges": edges}
     made_of["saes"] = dict.fromkeys(models, "seed0")
@@ -102,21 +106,12 @@ def benchmarks() -> pd.DataFrame:
     )
 
 
-@pytest.mark.parametrize(
-    ("share", "floor", "relative", "expected"),
-    [
-        (0.5, 0.6, [0.7, 0.99], report_tables.BELOW),
-        (0.5, 0.6, [0.7, 1.0], report_tables.AT_FLOOR),
-        (0.7, 0.6, [1.1, 1.2], report_tables.AT_FLOOR),
-        (0.9, None, None, report_tables.NO_FLOOR),
-        (None, 0.2, [0.7, 0.9], report_tables.NOTHING),
-    ],
-)
-def test_an_edge_is_read_by_the_interval_of_its_ratio_to_the_floor(share, floor, relative, expected):
-    assert reading(comparison(share, floor, relative)) == expected
-
-
-def test_a_ratio_without_an_interval_says_nothing():
+def test_an_edge_is_read_by_the_interval_of_its_ratio_to_the_floor():
+    assert reading(comparison(0.5, 0.6, [0.7, 0.99])) == report_tables.BELOW
+    assert reading(comparison(0.5, 0.6, [0.7, 1.0])) == report_tables.AT_FLOOR
+    assert reading(comparison(0.7, 0.6, [1.1, 1.2])) == report_tables.AT_FLOOR
+    assert reading(comparison(0.9, None)) == report_tables.NO_FLOOR
+    assert reading(comparison(None, 0.2, [0.7, 0.9])) == report_tables.NOTHING
     assert reading(comparison() | {"relative_persistence_interval": None}) == report_tables.NO_RATIO
 
 
@@ -129,15 +124,12 @@ def test_an_edge_has_its_counts_both_floors_and_the_ratio():
         *(0.5, 0.4, 0.6)
     ]
     assert row["reading"] == "below the floor"
-
-
-def test_an_unmeasured_floor_is_missing_from_the_table():
-    row = edge_table(summary(comparison(0.25, None))).iloc[0]
+    row = edge_table(summary(comparison(0.25, None))).iloc[0]  # without a floor
     assert row[["floor_share", "floor_share_low", "relative_persistence_high"]].isna().all()
     assert row["floor_share_n"] == 0
 
 
-def test_every_instrument_is_a_row_beside_its_agreement_with_the_leading_one():
+def test_every_instrument_is_a_row_with_its_agreement_with_the_leading_one():
     agreed = {"parent": "base", "child": "merged", "instrument": "independent", "n": 8, "share": 0.75, "kappa": 0.5}
     found = summary(comparison(), comparison(0.1, instrument="independent"), agreements=[agreed])
     table = instrument_table(found).set_index("instrument")
@@ -151,37 +143,32 @@ def test_every_instrument_is_a_row_beside_its_agreement_with_the_leading_one():
         0.5,
         0.75,
     ]
+    of_another_edge = [agreed | {"parent": "other"}]
+    found = summary(comparison(), comparison(instrument="independent"), agreements=of_another_edge)
+    assert instrument_table(found)["kappa"].isna().all()
 
 
-def test_an_agreement_counts_for_its_own_edge_only():
-    agreed = {"parent": "other", "child": "merged", "instrument": "independent", "n": 8, "share": 0.75, "kappa": 0.5}
-    table = instrument_table(summary(comparison(), comparison(instrument="independent"), agreements=[agreed]))
-    assert table["kappa"].isna().all()
-
-
-def test_a_stand_in_is_no_null():
+def test_a_control_is_no_null():
     nulls = {"shifted": a_null(0.01), "reinitialised (r)": a_null(0.03), "control (twin)": a_null(0.4)}
     assert largest_null(nulls) == ("reinitialised (r)", 0.03)
     assert largest_null({"control (twin)": a_null(0.4)}) == (None, None)
     assert largest_null({"shifted": a_null(None)}) == (None, None)
 
 
-@pytest.mark.parametrize(
-    ("floor", "null", "expected"),
-    [
-        (0.95, 0.05, True),  # both bounds included
-        (0.94, 0.05, False),
-        (0.95, 0.06, False),
-        (0.94, None, False),  # one that fails is enough
-        (0.95, None, None),
-        (None, 0.05, None),
-    ],
-)
-def test_an_instrument_is_fit_when_floor_and_null_are_within_bounds(floor, null, expected):
-    assert is_fit(comparison(0.5, floor, nulls={"shifted": a_null(null)})) is expected
+def test_an_instrument_is_fit_if_floor_and_null_are_within_bounds():
+    expected = {
+        (0.95, 0.05): True,  # both bounds included
+        (0.94, 0.05): False,
+        (0.95, 0.06): False,
+        (0.94, None): False,  # one that fails is enough
+        (0.95, None): None,
+        (None, 0.05): None,
+    }
+    for (floor, null), is_within in expected.items():
+        assert is_fit(comparison(0.5, floor, nulls={"shifted": a_null(null)})) is is_within, (floor, null)
 
 
-def test_every_rule_of_matching_is_a_row_the_best_match_first():
+def test_every_matching_rule_is_a_row_and_the_best_match_comes_first():
     found = comparison(0.25, 0.5)
     found["matchings"]["mutual"] = a_share("persist_share", 0.125) | a_share("floor_share", 0.375)
     table = matching_table(summary(found)).set_index("rule")
@@ -208,15 +195,7 @@ def test_curves_have_the_areas_of_their_own_edge_and_instrument():
     table = curve_table(curves, found)
     assert table["auc"].tolist() == [0.5, 0.75, 0.2, 0.25]
     assert table["leading"].tolist() == [True, True, True, False]
-
-
-def test_a_run_without_edges_has_no_curves():
-    assert curve_table(pd.DataFrame(), summary()).columns.tolist()[-2:] == ["leading", "auc"]
-
-
-def test_an_undefined_area_is_missing():
-    curves = pd.DataFrame([{"parent": "base", "child": "merged", "instrument": "anchored", "name": "edge"}])
-    assert curve_table(curves, summary(comparison() | {"auc": None}))["auc"].isna().all()
+    assert curve_table(curves.head(1), summary(comparison() | {"auc": None}))["auc"].isna().all()
 
 
 def test_agreements_are_listed_as_they_stand():
@@ -229,31 +208,21 @@ def test_agreements_are_listed_as_they_stand():
 def test_sources_of_a_merge_go_from_its_parents_to_none():
     shares = {name: a_share("share", value) for name, value in [("base", 0.1), ("both", 0.2), ("left", 0.3)]}
     shares |= {"new": a_share("share", 0.15), "right": a_share("share", 0.25)}
-    table = source_table(summary(sources={"merged": shares}), {"merged": {"parents": ["right", "left"]}})
+    table = source_table(summary(sources={"merged": shares}), {"merged": ["right", "left"]})
     assert table["source"].tolist() == ["right", "left", "both", "base", "new"]
     assert table["share"].tolist() == [0.25, 0.3, 0.2, 0.1, 0.15]
     assert table["low"].iloc[1] == pytest.approx(0.2)
 
 
-def test_kinds_robust_counts_and_absences_stand_side_by_side():
-    row = absence_table(summary(comparison())).iloc[0]
-    assert row.tolist() == ["base", "merged", 1, 1, 0, 4, 0, 1, 2, 3]
-
-
-def test_robust_counts_that_were_not_measured_are_missing():
-    found = summary(comparison())
-    found["edges"][0] |= {"robustly_disappears": None, "robustly_emerges": None}
-    row = absence_table(found).iloc[0]
-    assert row[["robustly_disappears", "robustly_emerges"]].isna().all()
-    assert row["gone"] == 1
-
-
-def test_without_readouts_absences_are_missing_and_counts_stay_whole():
-    found = summary(comparison(), comparison(parent="left"))
-    del found["edges"][0]["absences"]
-    table = absence_table(found)
-    assert table["gone"].isna().tolist() == [True, False]
-    assert table.to_csv(index=False).splitlines()[1:] == ["base,merged,1,1,0,4,0,,,", "left,merged,1,1,0,4,0,1,2,3"]
+def test_kinds_robust_counts_and_absences_are_whole_numbers_or_missing():
+    found = summary(comparison(), comparison(parent="left"), comparison(parent="right"))
+    del found["edges"][1]["absences"]
+    found["edges"][2] |= {"robustly_disappears": None, "robustly_emerges": None}
+    assert absence_table(found).to_csv(index=False).splitlines()[1:] == [
+        "base,merged,1,1,0,4,0,1,2,3",
+        "left,merged,1,1,0,4,0,,,",
+        "right,merged,1,1,0,,,1,2,3",
+    ]
 
 
 def test_ablations_of_all_edges_are_one_table():
@@ -265,11 +234,18 @@ def test_ablations_of_all_edges_are_one_table():
     assert ablation_table({}).columns.tolist() == table.columns.tolist()
 
 
-def test_a_run_without_edges_has_empty_tables():
-    found = summary()
-    tables = [table(found) for table in (edge_table, instrument_table, matching_table, null_table, flow_table)]
-    tables += [agreement_table(found), source_table(found, {}), absence_table(found)]
-    assert all(table.empty and len(table.columns) > 4 for table in tables)
+def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():
+    config = {"lineage": {"controls": {}}, "models": {}, "corpora": {}}
+    fields = {"config": config, "summary": summary(), "model_metrics": [], "sae_metrics": []}
+    fields |= {"share_curves": pd.DataFrame()}
+    tables = make_tables(TableInputs(**{name: fields.get(name, {}) for name in TableInputs._fields}))
+    assert list(tables) == list(TABLES)
+    assert all(table.empty and len(table.columns) > 2 for table in tables.values())
+
+
+def test_captions_are_labels_for_snakemake():
+    # In labels, Snakemake takes names in braces for wildcards.
+    assert [name for name, table in TABLES.items() if not table.caption.endswith(".") or "{" in table.caption] == []
 
 
 def test_flows_hold_every_class_of_both_sides():
@@ -279,9 +255,10 @@ def test_flows_hold_every_class_of_both_sides():
 
 
 def test_models_are_described_by_how_they_were_made():
-    config = {"models": {"base": {"pretrain": {}}, "merged": {"merge": {"parents": ["base", "base"], "t": 0.58}}}}
-    assert made(config, "merged") == "merged from base and base, t = 0.58"
-    assert made({"models": {"theirs": {"hub": {}}}}, "theirs") == "imported from the hub"
+    models = {"base": {"hub": {}}, "merged": {"merge": {"parents": ["base", "base"], "t": 0.58}}}
+    graph = Graph({"models": models, "corpora": {}, "lineage": {"controls": {}}})
+    assert made(graph, "merged") == "merged from base and base, t = 0.58"
+    assert made(graph, "base") == "imported from the hub"
 
 
 def test_densities_are_cut_to_the_bins_in_use():
@@ -293,13 +270,10 @@ def test_time_is_summed_and_memory_is_the_largest():
     assert table.index.tolist() == ["models", "saes", "all stages"]
     assert table.loc["saes"].tolist() == [2, 3.0, 2.0, 30.0]
     assert table.loc["all stages"].tolist() == [3, 12.0, 7.0, 30.0]
-
-
-def test_no_benchmarks_are_an_empty_table():
     assert timing_table(pd.DataFrame()).empty
 
 
-def test_effects_of_all_edges_stand_one_below_the_other():
+def test_effects_of_all_edges_are_one_table():
     agreement = pd.DataFrame({"corpus": ["pooled"], "n": [4], "pearson": [0.5], "spearman": [0.25]})
     table = effect_table({"base__lua": agreement, "lua__merged": agreement})
     assert table[["parent", "child", "n"]].to_numpy().tolist() == [["base", "lua", 4], ["lua", "merged", 4]]
@@ -334,19 +308,9 @@ def test_labels_and_explanations_of_every_model_are_told_apart():
 
 
 def test_descriptions_without_a_score_are_not_counted():
-    table = score_table({("base", "seed0"): scored(0.5, np.nan)}, {})
-    assert (table["n"] == 1).all()
-    assert table["n_features"].sum() == 1
-
-
-def test_a_model_without_descriptions_has_bins_of_nothing_and_no_median():
-    table = score_table({("base", "seed0"): scored()}, {})
-    assert len(table) == 40
-    assert (table["n_features"] == 0).all()
-    assert table["median"].isna().all()
-
-
-def test_without_labels_there_is_a_table_of_scores_without_rows():
-    table = score_table({}, {})
-    assert len(table) == 0
-    assert {"model", "source", "r", "n_features"} <= set(table)
+    table = score_table({("base", "seed0"): scored(0.5, np.nan), ("lua", "seed0"): scored()}, {})
+    assert table.groupby("model")[["n", "n_features"]].agg({"n": "first", "n_features": "sum"}).values.tolist() == [
+        [1, 1],
+        [0, 0],
+    ]
+    assert table.loc[table["model"] == "lua", "median"].isna().all()
