@@ -86,11 +86,13 @@ class Small:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
             copy(ROOT / part, folder / part)
         shutil.copy(CONFIG, folder)
+        self.variables = {"NO_COLOR": "1", "PYTHONPATH": str(folder.absolute() / "workflow" / "scripts")}
+        """Of the environment of its snakemake, which refuses the library of another checkout."""
 
     def start(self, *arguments: str) -> subprocess.Popen:
         """Start snakemake; what it says goes to said.txt."""
         command = [sys.executable, "-m", "snakemake", "--configfile", CONFIG.name, "--cores", "2", *arguments]
-        environment = os.environ | {"NO_COLOR": "1"}
+        environment = os.environ | self.variables
         with open(self.folder / "said.txt", "w") as said:
             return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=said, stderr=said)
 

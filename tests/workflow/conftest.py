@@ -52,14 +52,17 @@ class Checkout:
         shutil.copy(TINY, self.config)
         (self.folder / "english.jsonl").write_text(english_with_hostile_text(150_000, FRACTIONS), encoding="ascii")
 
-    def snakemake(self, *arguments: str, config: Path | None = None) -> subprocess.CompletedProcess:
-        """Run snakemake on the tiny config."""
+    def snakemake(
+        self, *arguments: str, config: Path | None = None, library: Path | None = None
+    ) -> subprocess.CompletedProcess:
+        """Run snakemake on the tiny config, with the copy's library or another one."""
         command = [sys.executable, "-m", "snakemake", "--configfile", str(config or self.config), *arguments]
-        environment = os.environ | {"NO_COLOR": "1"} | SECRETS
+        python_path = str(library or self.folder / "workflow" / "scripts")
+        environment = os.environ | {"NO_COLOR": "1", "PYTHONPATH": python_path} | SECRETS
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
     def stale_jobs(self, config: Path | None = None) -> set[tuple[str, str]]:
-        """What a dry run would do: (rule, what it is for) without `all`, from the log's file name."""
+        """The jobs of a dry run, without `all`: the rule, and the name of the log file."""
         done = self.snakemake("--dry-run", config=config)
         assert done.returncode == 0, done.stderr + done.stdout
         return set(re.findall(DRY_JOB, done.stdout + done.stderr, flags=re.MULTILINE))

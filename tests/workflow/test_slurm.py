@@ -76,7 +76,12 @@ def submitted(cluster: Cluster, small: Small) -> Iterator[subprocess.Popen]:
     command = [sys.executable, str(IMPATIENT), "--profile", "slurm", "--configfile", CONFIG.name, *QUICK]
     with (small.folder / "said.txt").open("w") as file:
         process = subprocess.Popen(
-            command, cwd=small.folder, env=cluster.environment, stdout=file, stderr=file, start_new_session=True
+            command,
+            cwd=small.folder,
+            env=cluster.environment | small.variables,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
     try:
         yield process
