@@ -1,4 +1,4 @@
-"""The profiles fit the rules: a rule renamed or given a GPU is noticed here, not by whoever has a cluster."""
+"""The profiles match the rules, so that renaming a rule or giving it a GPU is noticed without a cluster."""
 
 import re
 from pathlib import Path
@@ -15,54 +15,55 @@ RULES = {
 }
 
 
-def test_the_command_of_the_readme_finds_the_profile():
+def test_the_command_in_the_readme_finds_the_profile():
     assert (ROOT / "slurm").is_symlink()
     assert (ROOT / "slurm" / "config.yaml").samefile(ROOT / "profiles" / "slurm" / "config.yaml")
 
 
-def test_the_profile_gives_a_gpu_to_the_rules_that_can_use_one_and_to_no_others():
+def test_the_profile_gives_a_gpu_to_exactly_the_rules_that_can_use_one():
     assert set(SLURM["set-resources"]) == {name for name, body in RULES.items() if "gpu=visible_gpus()" in body}
     assert all(resources == {"gpu": 1} for resources in SLURM["set-resources"].values())
 
 
-def test_rules_that_can_use_a_gpu_are_those_whose_scripts_ask_for_the_device():
+def test_the_rules_that_can_use_a_gpu_are_those_whose_scripts_ask_for_it():
     scripts = {path.stem for path in (ROOT / "workflow" / "scripts").glob("*.py") if "gpus=" in path.read_text()}
     assert {script(name) for name in SLURM["set-resources"]} == scripts
 
 
 def script(rule: str) -> str:
     """The script that a rule runs."""
-    return re.search(r"workflow/scripts/(\w+)\.py", RULES[rule])[1]
+    (name,) = re.findall(r"workflow/scripts/(\w+)\.py", RULES[rule])
+    return name
 
 
-def test_groups_name_rules_that_there_are_and_have_sizes():
+def test_groups_have_sizes_and_name_rules_that_exist_and_are_submitted():
     assert set(SLURM["groups"]) <= set(RULES)
     assert set(SLURM["groups"].values()) == set(SLURM["group-components"])
     assert not any("localrule: True" in RULES[rule] for rule in SLURM["groups"])
 
 
-def test_what_starts_snakemake_runs_where_snakemake_does():
+def test_rules_that_start_snakemake_run_on_the_machine_of_snakemake():
     starting = [name for name in RULES if starts_snakemake(script(name))]
     assert starting
     assert all("localrule: True" in RULES[rule] for rule in starting)
 
 
 def starts_snakemake(name: str) -> bool:
-    """Whether a script asks for the jobs of the run."""
+    """True if a script asks Snakemake for the jobs of the run."""
     return "from saelineage.jobs.listing import" in (ROOT / "workflow" / "scripts" / f"{name}.py").read_text()
 
 
-def test_the_default_profile_holds_nothing_that_would_overrule_a_cluster():
-    # It is read after --profile, and wins key by key.
+def test_the_default_profile_overrides_nothing_of_a_cluster_profile():
+    # It is read after --profile, and its keys win.
     assert not set(DEFAULT) & set(SLURM)
     assert DEFAULT["resources"] == {"gpu": 1}
 
 
-def test_the_states_of_jobs_are_known_long_enough():
-    # squeue forgets a job MinJobAge after its end. The plugin lets up to 180 s pass between two looks, and asks sacct
-    # instead where MinJobAge is less than three times the first pause.
-    looks = max(180, 3 * SLURM["slurm-init-seconds-before-status-checks"])
+def test_the_guide_demands_that_slurm_remembers_jobs_longer_than_snakemake_takes_to_ask():
+    # squeue forgets a job MinJobAge seconds after its end. The plugin polls every 180 s or more often, and asks sacct
+    # instead if MinJobAge is less than three times the first pause.
+    longest_pause = max(180, 3 * SLURM["slurm-init-seconds-before-status-checks"])
     guide = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
-    (asked,) = map(int, re.findall(r"MinJobAge` must say (\d+) s or more", guide))
+    (min_job_age,) = map(int, re.findall(r"MinJobAge` must say \D*(\d+) s", guide))
     assert SLURM["slurm-status-command"] == "squeue"
-    assert looks < asked <= 300  # SLURM's default
+    assert longest_pause < min_job_age <= 300  # SLURM's default

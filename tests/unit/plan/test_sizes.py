@@ -1,14 +1,17 @@
-"""What jobs ask a cluster for."""
+"""Estimates of memory and time, and the sizes that they follow from."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from saelineage.files.atomic import encode_header
 from saelineage.plan.sizes import (
     UNKNOWN_MODEL,
+    UNKNOWN_SAE,
     DumpSize,
     ModelSize,
     SaeSize,
@@ -33,89 +36,106 @@ from saelineage.plan.sizes import (
 )
 
 GIB = 2**30
+SMALL = ModelSize(n_weights=1000, n_layers=3, d_model=5, d_mlp=7, d_vocab=10)
 
 
-def test_memory_has_a_base_and_a_margin_and_doubles_at_each_attempt():
+def test_memory_has_a_base_and_a_margin_doubles_at_each_attempt_and_is_rounded_up():
     # 1000 MB and 1.25 x 1024 MB are 2280 MB, in hundreds 2300; twice and four times 2280 are 4560 and 9120.
     assert [memory_mb(GIB, attempt) for attempt in (1, 2, 3)] == [2300, 4600, 9200]
     assert memory_mb(0) == 1000
+    assert isinstance(memory_mb(1_234_567), int)  # sbatch takes no fractions
 
 
-def test_time_shrinks_with_threads_grows_with_attempts_and_ends_at_a_day():
-    # 3e12 operations at 5e9 a second are 600 s: ten minutes, or five on two threads, beside a quarter of an hour.
+def test_time_shrinks_with_threads_doubles_at_each_attempt_and_ends_at_a_day():
+    # 3e12 operations at 5e9 a second are 600 s: ten minutes, or five on two threads, after a quarter of an hour.
     assert runtime_minutes(3e12) == 25
     assert runtime_minutes(3e12, threads=2) == 20
     assert runtime_minutes(3e12, attempt=2) == 50
     assert runtime_minutes(1e20) == runtime_minutes(1e20, attempt=3) == 1440
     assert runtime_minutes(0.0) == 15
-
-
-def test_what_is_asked_for_is_whole_for_sbatch_takes_no_fractions():
-    assert isinstance(memory_mb(1_234_567), int)
     assert isinstance(runtime_minutes(1.5e11), int)
 
 
-def test_a_models_size_is_read_from_its_folder(tiny):
-    from transformers import AutoModelForCausalLM
+def write_mistral(folder: Path) -> None:
+    """A Mistral folder with zeros for weights: 2 layers, width 32, MLP 48, 4 heads, 2 of them key-value, 300 ids."""
+    of_layer = {
+        "self_attn.q_proj.weight": (32, 32),
+        "self_attn.k_proj.weight": (16, 32),
+        "self_attn.v_proj.weight": (16, 32),
+        "self_attn.o_proj.weight": (32, 32),
+        "mlp.gate_proj.weight": (48, 32),
+        "mlp.up_proj.weight": (48, 32),
+        "mlp.down_proj.weight": (32, 48),
+        "input_layernorm.weight": (32,),
+        "post_attention_layernorm.weight": (32,),
+    }
+    shapes = {f"model.layers.{layer}.{name}": shape for layer in (0, 1) for name, shape in of_layer.items()}
+    shapes |= {"model.embed_tokens.weight": (300, 32), "model.norm.weight": (32,), "lm_head.weight": (300, 32)}
+    save_file({name: np.zeros(shape, np.float16) for name, shape in shapes.items()}, folder / "model.safetensors")
+    config = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 300}
+    (folder / "config.json").write_text(json.dumps(config))
 
-    model = AutoModelForCausalLM.from_pretrained(tiny.models["a"])
-    found = model_size(tiny.models["a"])
-    assert found == ModelSize(sum(weight.numel() for weight in model.parameters()), 2, 32, 48, tiny.d_vocab)
+
+def test_the_size_of_a_model_is_read_from_its_folder_and_known_before_training_but_for_the_norms(tmp_path: Path):
+    write_mistral(tmp_path)
+    trained = model_size(tmp_path)
+    # A layer has 3 x 32 x 32 + 3 x 48 x 32 weights and 64 in norms; embeddings 2 x 300 x 32; the last norm 32.
+    assert trained == ModelSize(2 * (3072 + 4608 + 64) + 19_200 + 32, 2, 32, 48, 300)
+    settings = {"n_layers": 2, "d_model": 32, "d_mlp": 48, "n_heads": 4, "n_kv_heads": 2, "tie_embeddings": False}
+    planned = pretrained_size(settings, 300)
+    assert planned == trained._replace(n_weights=trained.n_weights - 5 * 32)  # two norms in each layer, and the last
+    tied = pretrained_size(settings | {"tie_embeddings": True}, 300)
+    assert planned.n_weights - tied.n_weights == 32 * 300
 
 
-def test_the_size_of_a_model_yet_to_be_trained_is_that_of_the_trained_one_but_for_its_norms(tiny):
-    found, trained = pretrained_size(tiny.settings, tiny.d_vocab), model_size(tiny.models["a"])
-    assert trained.n_weights - found.n_weights == 5 * 32  # two norms in each of two layers, and the last
-    assert found[1:] == trained[1:]
-    tied = pretrained_size(tiny.settings | {"tie_embeddings": True}, tiny.d_vocab)
-    assert found.n_weights - tied.n_weights == 32 * tiny.d_vocab
-
-
-def test_sizes_of_saes_activations_and_features_are_read_from_headers(tmp_path, write_acts, write_features):
-    import torch
-
+def test_sizes_of_saes_dumps_and_features_are_read_from_headers(tmp_path: Path):
     save_file({"W_enc": np.zeros((3, 12), np.float32), "b_enc": np.zeros(12)}, tmp_path / "sae_weights.safetensors")
     assert sae_size(tmp_path) == SaeSize(3, 12)
     assert SaeSize(3, 12).n_bytes == 2 * 3 * 12 * 4
-    paths = [write_acts(torch.zeros(5, 3), "one"), write_acts(torch.zeros(7, 3), "two")]
-    assert dump_size(paths) == DumpSize(12, 3)
-    shards = [write_features(np.eye(n, dtype=np.float32), f"features{n}").path for n in (4, 6)]
-    assert feature_width(shards) == 6
+    dumps = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    for path, n_tokens in zip(dumps, (5, 7), strict=True):
+        save_file({"acts": np.zeros((n_tokens, 3)), "norms": np.zeros(n_tokens)}, path)
+    assert dump_size(dumps) == DumpSize(12, 3)
+    features = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for path, d_sae in zip(features, (4, 6), strict=True):
+        save_file({"values": np.zeros(1)}, path, metadata=encode_header({"d_sae": d_sae}))
+    assert feature_width(features) == 6
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\x08",
-        (5).to_bytes(8, "little") + b"[1,2]",
-        (2**62).to_bytes(8, "little") + b"{}",
-        (2).to_bytes(8, "little") + b"\xff\xff",
-        (40).to_bytes(8, "little") + b'{"acts":{"shape":[-1,4]},"W_enc":3}     ',
-    ],
-    ids=["empty", "cut", "no object", "a huge header", "no text", "no shapes"],
-)
-def test_a_damaged_file_has_no_size_and_the_job_itself_says_what_is_wrong(content, tmp_path):
-    for name in ("sae_weights.safetensors", "model.safetensors", "config.json"):
-        (tmp_path / name).write_bytes(content)
-    assert sae_size(tmp_path) == SaeSize(0, 0)
-    assert model_size(tmp_path) == UNKNOWN_MODEL
-    assert dump_size([tmp_path / "model.safetensors"]) == DumpSize(0, 0)
-    assert feature_width([tmp_path / "model.safetensors"]) == 0
-
-
-def test_a_size_that_is_no_count_is_left_out(tmp_path):
+def test_a_damaged_file_has_no_size(tmp_path: Path):
+    damaged = {
+        "empty": b"",
+        "cut off": b"\x08",
+        "not an object": (5).to_bytes(8, "little") + b"[1,2]",
+        "a huge header": (2**62).to_bytes(8, "little") + b"{}",
+        "not text": (2).to_bytes(8, "little") + b"\xff\xff",
+        "not shapes": (40).to_bytes(8, "little") + b'{"acts":{"shape":[-1,4]},"W_enc":3}     ',
+    }
+    for content in damaged.values():
+        for name in ("sae_weights.safetensors", "model.safetensors", "config.json"):
+            (tmp_path / name).write_bytes(content)
+        assert sae_size(tmp_path) == UNKNOWN_SAE
+        assert model_size(tmp_path) == UNKNOWN_MODEL
+        assert dump_size([tmp_path / "model.safetensors"]) == DumpSize(0, 0)
+        assert feature_width([tmp_path / "model.safetensors"]) == 0
     save_file({"w": np.zeros(6)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": "wide", "num_hidden_layers": True, "n_embd": 5}))
-    assert model_size(tmp_path) == ModelSize(6, 0, 5, 20, 0)
+    assert model_size(tmp_path) == ModelSize(6, 0, 5, 20, 0)  # an MLP is four times as wide by convention
 
 
-@pytest.mark.parametrize(
-    "read", [model_size, sae_size, lambda path: dump_size([path / "x"]), lambda p: all_bytes([p / "x"])]
-)
-def test_of_a_file_that_is_not_there_yet_nothing_is_said(read, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        read(tmp_path)
+def test_snakemake_is_told_of_files_that_do_not_exist_yet(tmp_path: Path):
+    missing = tmp_path / "x"
+    reads: list[Callable[[], object]] = [
+        lambda: model_size(missing),
+        lambda: sae_size(missing),
+        lambda: dump_size([missing]),
+        lambda: feature_width([missing]),
+        lambda: all_bytes([missing]),
+        lambda: most_bytes([missing]),
+    ]
+    for read in reads:
+        with pytest.raises(FileNotFoundError):
+            read()
 
 
 def test_sizes_of_files(tmp_path: Path):
@@ -126,35 +146,31 @@ def test_sizes_of_files(tmp_path: Path):
     assert most_bytes([]) == 0
 
 
-def test_training_holds_weights_gradients_and_two_averages_of_each():
+def test_training_holds_weights_gradients_and_two_moments_of_each():
     # 1,000 weights of 4 bytes four times over; two tokens of 4 x 10 logits and 16 x 3 x 7 activations, 4 bytes each.
-    assert training_bytes(ModelSize(1000, 3, 5, 7, 10), 2) == 16_000 + 2 * 4 * (40 + 336)
-    assert training_flop(ModelSize(1000, 3, 5, 7, 10), 2) == 6 * 1000 * 2
+    assert training_bytes(SMALL, 2) == 16_000 + 2 * 4 * (40 + 336)
+    assert training_flop(SMALL, 2) == 6 * 1000 * 2
 
 
-def test_a_dump_holds_the_model_and_its_shard_twice():
-    model = ModelSize(1000, 3, 5, 7, 10)
-    assert forward_bytes(model, 2) == 4 * (1000 + 2 * (30 + 56))
-    assert dump_bytes(model, 2, DumpSize(100, 7), "float16") - forward_bytes(model, 2) == 2 * 2 * 100 * 7
-    assert dump_bytes(model, 2, DumpSize(100, 7), "float32") - forward_bytes(model, 2) == 2 * 4 * 100 * 7
+def test_dumping_holds_the_model_and_its_shard_twice():
+    assert forward_bytes(SMALL, 2) == 4 * (1000 + 2 * (30 + 56))
+    assert dump_bytes(SMALL, 2, DumpSize(100, 7), "float16") - forward_bytes(SMALL, 2) == 2 * 2 * 100 * 7
+    assert dump_bytes(SMALL, 2, DumpSize(100, 7), "float32") - forward_bytes(SMALL, 2) == 2 * 4 * 100 * 7
 
 
-@pytest.mark.parametrize(
-    ("hookpoint", "width"),
-    [
-        ("model.layers.3.mlp.down_proj.input", 7),
-        ("model.layers.3.mlp.down_proj.output", 5),
-        ("gpt_neox.layers.11.mlp.output", 5),
-        ("model.layers.3.output", 5),
-        ("model.layers.3.mlp.act_fn.output", 7),
-        ("model.layers.3.strange.output", 7),
-    ],
-)
-def test_a_hookpoint_is_as_wide_as_its_name_tells_and_otherwise_as_wide_as_can_be(hookpoint, width):
-    assert ModelSize(1000, 3, 5, 7, 10).d_in(hookpoint) == width
+def test_the_width_of_a_hookpoint_follows_from_its_name_or_is_the_largest_possible():
+    expected = {
+        "model.layers.3.mlp.down_proj.input": 7,
+        "model.layers.3.mlp.down_proj.output": 5,
+        "gpt_neox.layers.11.mlp.output": 5,
+        "model.layers.3.output": 5,
+        "model.layers.3.mlp.act_fn.output": 7,
+        "model.layers.3.strange.output": 7,
+    }
+    assert {hookpoint: SMALL.d_in(hookpoint) for hookpoint in expected} == expected
 
 
-def test_what_was_measured_on_large_saes_is_asked_for_and_not_ten_times_as_much():
+def test_estimates_exceed_what_was_measured_on_large_saes_but_not_tenfold():
     # README: training TopK 1,024 -> 16,384 with 4,096 tokens a step took 1.3 GB, ReLU 2.5 GB; correlating 16,384 x
     # 16,384 features over 1,048,576 tokens, 32 active on each (8 bytes an entry and side), took 0.9 GiB.
     training = memory_mb(sae_training_bytes(SaeSize(1024, 16_384), 4096))
@@ -163,14 +179,10 @@ def test_what_was_measured_on_large_saes_is_asked_for_and_not_ten_times_as_much(
     assert 922 < memory_mb(correlation_bytes(16_384, 1024, shards)) < 9220
 
 
-def test_several_saes_in_one_job_hold_as_many_times_as_much():
+def test_needs_of_saes_grow_with_their_number_the_tokens_and_the_shard():
     sae = SaeSize(64, 512)
     assert sae_training_bytes(sae, 256, 3) == 3 * sae_training_bytes(sae, 256)
     assert sae_training_flop(sae, 10) == 4 * 64 * 512 * 10
-
-
-def test_encoding_and_readouts_grow_with_the_sae_and_the_shard():
-    sae = SaeSize(64, 512)
     assert encoding_bytes(sae, 1000) - encoding_bytes(sae, 0) == 2000
     assert encoding_bytes(sae, 0) == 3 * sae.n_bytes + 2 * 4 * 2048 * 512
     assert readout_bytes(DumpSize(10, 4), 6, 100) == 8 * (4 * 16 + 4 * 24) + 400

@@ -1,0 +1,96 @@
+"""Needs: which files and settings decide the memory and time of a job (test_sizes.py has the formulas)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from saelineage.plan.plan import Plan
+from saelineage.plan.sizes import (
+    DumpSize,
+    ModelSize,
+    SaeSize,
+    dump_bytes,
+    forward_bytes,
+    forward_flop,
+    sae_training_bytes,
+    sae_training_flop,
+    training_bytes,
+    training_flop,
+)
+from tests.unit.plan.jobs import InputFiles, Wildcards
+from tests.unit.plan.lineages import diamond
+
+MODEL = ModelSize(n_weights=600, n_layers=2, d_model=6, d_mlp=24, d_vocab=100)
+BATCH_TOKENS = 4 * 16
+"""`batch_rows` times `n_ctx` of the config."""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> list[str]:
+    """The files of a model of size `MODEL`."""
+    save_file({"lm_head.weight": np.zeros((100, 6), np.float32)}, tmp_path / "model.safetensors")
+    sizes = {"hidden_size": 6, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 100}
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    return [str(tmp_path / name) for name in ("config.json", "model.safetensors")]
+
+
+def tokens(folder: Path, name: str, n: int) -> str:
+    """A file that counts as n tokens, at two bytes each."""
+    path = folder / f"{name}.npy"
+    path.write_bytes(b"x" * 2 * n)
+    return str(path)
+
+
+def test_training_needs_follow_from_the_tokens_or_from_the_epochs_over_the_files(tmp_path: Path, model: list[str]):
+    settings = {"parent": "base", "corpora": {"lua": 1.0}, "batch_rows": 2, "epochs": 0.5, "n_tokens": None}
+    inputs = InputFiles(parent=model, tokens=[tokens(tmp_path, "a", 300), tokens(tmp_path, "b", 100), "rows.json"])
+    for lengths, n_tokens in (({}, 200), ({"epochs": None, "n_tokens": 77}, 77)):
+        needs = Plan(diamond(lua={"finetune": settings | lengths})).needs
+        expected = (training_bytes(MODEL, 2 * 16), training_flop(MODEL, n_tokens))
+        assert needs.finetuning(Wildcards(model="lua"), inputs) == expected
+
+
+def test_measuring_a_model_holds_one_batch_and_reads_all_validation_tokens(tmp_path: Path, model: list[str]):
+    inputs = InputFiles(model=model, validation=[tokens(tmp_path, "a", 300), tokens(tmp_path, "b", 100)])
+    need = Plan(diamond()).needs.measuring_model(Wildcards(model="lua"), inputs)
+    assert need == (forward_bytes(MODEL, BATCH_TOKENS), forward_flop(MODEL, 400))
+
+
+def test_a_dump_reads_its_share_of_at_most_so_many_tokens_of_each_corpus(tmp_path: Path, model: list[str]):
+    inputs = InputFiles(model=model, tokens=[tokens(tmp_path, "a", 1000), tokens(tmp_path, "b", 100)])
+    need = Plan(diamond()).needs.dumping(n_shards=2, max_tokens=400)(Wildcards(model="lua"), inputs)
+    # 400 and 100 tokens in 2 shards; the larger corpus's shard is held, 24 wide (inside the MLP), in float16.
+    assert need.n_bytes == dump_bytes(MODEL, BATCH_TOKENS, DumpSize(200, 24), "float16")
+    assert need.flop == forward_flop(MODEL, 250)
+    unlimited = Plan(diamond()).needs.dumping(n_shards=1, max_tokens=None)(Wildcards(model="lua"), inputs)
+    assert unlimited.flop == forward_flop(MODEL, 1100)
+
+
+def test_training_several_saes_holds_as_many_of_the_largest(tmp_path: Path):
+    shard = tmp_path / "shard.safetensors"
+    save_file({"acts": np.zeros((50, 6), np.float16)}, shard)
+    settings = {
+        "seed0": {"expansion_factor": 2, "batch_tokens": 10, "n_tokens": None},
+        "seed1": {"expansion_factor": 4, "batch_tokens": 20, "n_tokens": 30},
+    }
+    need = Plan(diamond()).needs.training_saes(lambda wildcards: settings)(
+        Wildcards(model="lua"), InputFiles(shards=[str(shard)])
+    )
+    sae = SaeSize(6, 24)
+    assert need == (sae_training_bytes(sae, 20, 2), sae_training_flop(sae, 50 + 30))
+
+
+def test_reading_and_merging_hold_multiples_of_all_inputs(tmp_path: Path):
+    inputs = InputFiles(a=[tokens(tmp_path, "a", 300)], b=[tokens(tmp_path, "b", 100)])
+    needs = Plan(diamond()).needs
+    assert needs.merging(Wildcards(model="merged"), inputs).n_bytes == 2 * 800
+    assert needs.reading_all(Wildcards(), inputs).n_bytes == 4 * 800
+
+
+def test_snakemake_is_told_of_inputs_that_do_not_exist_yet(tmp_path: Path):
+    missing = InputFiles(model=[str(tmp_path / "config.json")], validation=[])
+    with pytest.raises(FileNotFoundError):
+        Plan(diamond()).needs.measuring_model(Wildcards(model="lua"), missing)

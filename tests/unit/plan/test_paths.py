@@ -1,0 +1,111 @@
+"""Paths: patterns are filled in one order, and input functions name what a job reads."""
+
+from pathlib import Path
+
+from saelineage.plan.paths import Paths, folder_files
+from saelineage.plan.plan import Plan
+from saelineage.plan.sae_names import SaeName
+from tests.unit.plan.jobs import Wildcards
+from tests.unit.plan.lineages import RANDOM, diamond
+
+FEATURES = "results/tiny/features"
+
+
+def paths() -> Paths:
+    return Plan(diamond()).paths
+
+
+def test_the_last_name_varies_fastest_and_text_counts_as_one_value():
+    assert paths().fill("{run}/{a}-{b}/{c}", a=["x", "y"], b="text", c=["0", "1"]) == [
+        "tiny/x-text/0",
+        "tiny/x-text/1",
+        "tiny/y-text/0",
+        "tiny/y-text/1",
+    ]
+    assert paths().fill("{run}/{a}/{b}", a=["x"], b=[]) == []
+    assert paths().fill("{run}/page") == ["tiny/page"]
+
+
+def test_a_rule_s_output_leaves_wildcards_that_are_not_given():
+    assert paths().over("{run}/{a}/{b}/{c}", b=["x", "y"]) == ["{run}/{a}/x/{c}", "{run}/{a}/y/{c}"]
+    assert paths().fix("{run}/{a}/{b}", a="x") == "{run}/x/{b}"
+
+
+def test_a_manifest_has_the_stem_of_its_file_or_is_in_its_folder():
+    assert Paths.manifest("a/b.c/rows.npy") == "a/b.c/rows.manifest.json"
+    assert Paths.folder_manifest("a/b/sae_weights.safetensors") == "a/b/manifest.json"
+    assert paths().model_output() == {
+        "config": "results/{run}/models/{model}/config.json",
+        "weights": "results/{run}/models/{model}/model.safetensors",
+        "tokenizer": "results/{run}/models/{model}/tokenizer.json",
+        "tokenizer_config": "results/{run}/models/{model}/tokenizer_config.json",
+        "manifest": "results/{run}/models/{model}/manifest.json",
+    }
+
+
+def test_all_shards_of_a_corpus_come_before_the_next_corpus():
+    folder = f"{FEATURES}/lua/from_base"
+    assert paths().sae_features(SaeName("lua", "from_base")) == [
+        f"{folder}/english/shard-00000-of-00002.safetensors",
+        f"{folder}/english/shard-00001-of-00002.safetensors",
+        f"{folder}/lua/shard-00000-of-00002.safetensors",
+        f"{folder}/lua/shard-00001-of-00002.safetensors",
+    ]
+
+
+def test_a_null_of_shifted_documents_has_the_features_of_the_sae_that_is_shifted():
+    wildcards = Wildcards(a="base.seed0", b="lua.from_base_shifted")
+    side_a, side_b = (paths().side_features(side)(wildcards) for side in "ab")
+    assert side_a == paths().sae_features(SaeName("base", "seed0"))
+    assert side_b == paths().sae_features(SaeName("lua", "from_base"))
+    rotated = Wildcards(a="base.seed0", b="lua.from_base_rotated")
+    assert paths().side_features("b")(rotated)[0].startswith(f"{FEATURES}/lua/from_base_rotated/")
+
+
+def test_a_model_is_made_from_its_parents_or_from_the_model_that_it_is_like():
+    plan = Plan(diamond(random=RANDOM))
+    folders = {
+        model: sorted({Path(path).parent.name for path in plan.paths.parents(Wildcards(model=model))})
+        for model in plan.graph.models
+    }
+    assert folders == {
+        "base": [],
+        "lua": ["base"],
+        "stories": ["base"],
+        "merged": ["lua", "stories"],
+        "random": ["base"],
+    }
+
+
+def test_an_sae_is_trained_on_its_own_corpora_and_those_of_one_pass_on_those_of_the_first():
+    config = diamond("independent")
+    config["saes"]["models"] = {"lua": {"seed0": {"corpora": ["lua"]}}}
+    dump = "results/tiny/activations/lua/{}/train/shard-00000-of-00001.safetensors"
+    plan = Plan(config)
+    assert plan.paths.sae_dump(Wildcards(model="lua", sae="seed1")) == [dump.format("english"), dump.format("lua")]
+    assert plan.paths.sae_dump(Wildcards(model="lua", sae="seed0")) == [dump.format("lua")]
+    assert plan.paths.sae_dump(Wildcards(model="lua")) == [dump.format("lua")]
+
+
+def test_of_a_user_s_folder_only_files_with_known_endings_are_inputs(tmp_path: Path):
+    for name in ("model.safetensors", "config.json", "training.log"):
+        (tmp_path / name).touch()
+    expected = [str(tmp_path / "config.json"), str(tmp_path / "model.safetensors")]
+    assert folder_files(str(tmp_path), (".json", ".safetensors")) == expected
+
+
+def test_all_asks_for_one_manifest_of_each_thing_that_is_kept():
+    plan = Plan(diamond("independent", random=RANDOM))
+    manifests = plan.paths.manifests()
+    assert len(set(manifests)) == len(manifests)
+    assert [path for path in manifests if not path.endswith("manifest.json")] == []
+    stages = {path.split("/")[2] for path in manifests}
+    assert stages == {
+        *("corpora", "tokenizer", "tokens", "models", "activations", "saes", "features", "correlations"),
+        *("lineage", "labels", "report"),
+    }
+    saes = {f"results/tiny/saes/{sae.model}/{sae.sae}/manifest.json" for sae in plan.comparisons.saes}
+    assert saes <= set(manifests)
+    # Every result that `all` asks for has its manifest next to it.
+    folders = {Path(path).parent for path in manifests}
+    assert {Path(path).parent for path in plan.paths.everything()} <= folders

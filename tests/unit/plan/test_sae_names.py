@@ -1,0 +1,124 @@
+"""Names of SAEs decide where training starts, the seeds and the settings."""
+
+from saelineage.plan.plan import Plan
+from saelineage.plan.sae_names import SaeName, shard_names
+from tests.unit.plan.lineages import deep, stream
+
+
+def test_a_model_has_an_sae_for_each_seed_in_the_config_s_order():
+    assert Plan(deep()).saes.of_seeds("lua") == [SaeName("lua", "seed3"), SaeName("lua", "seed0")]
+    assert str(SaeName("base", "seed3")) == "base.seed3"
+
+
+def test_anchored_saes_form_a_chain_from_the_root_s_first_sae():
+    plan = Plan(deep())
+    assert [str(plan.saes.anchor(model)) for model in plan.graph.lineage] == [
+        "base.seed3",
+        "lua.from_base",
+        "stories.from_base",
+        "merged.from_lua+stories",
+        "polished.from_merged",
+        "foreign.seed3",
+    ]
+    assert str(plan.saes.anchor("lua", "@500")) == "lua.from_base@500"
+    assert str(plan.saes.anchor("base", "@500")) == "base.seed3"
+
+
+def test_an_sae_starts_from_the_saes_of_the_models_in_its_name_with_the_same_budget():
+    expected = {
+        "seed3": [],
+        "own3": [],
+        "from_base": ["base.seed3"],
+        "from_lua+stories@0": ["lua.from_base@0", "stories.from_base@0"],
+        "from_merged": ["merged.from_lua+stories"],
+    }
+    saes = Plan(deep()).saes
+    assert {name: [str(start) for start in saes.starts(name)] for name in expected} == expected
+
+
+def test_settings_of_an_sae_come_before_those_of_its_model_before_those_of_the_stage():
+    config = deep()
+    config["saes"] |= {"batch_tokens": 1024, "learning_rate": 0.001}
+    config["saes"]["models"] = {"lua": {"k": 48, "batch_tokens": 64, "seed0": {"k": 96}}, "base": {"corpora": ["lua"]}}
+
+    def settings(model: str, sae: str) -> dict:
+        all_settings = Plan(config).saes.settings(model, sae)
+        return {key: all_settings[key] for key in ("k", "batch_tokens", "learning_rate", "corpora")}
+
+    stage = {"k": 32, "batch_tokens": 1024, "learning_rate": 0.001, "corpora": ["english", "lua", "stories"]}
+    assert settings("stories", "seed0") == stage
+    assert settings("lua", "seed3") == stage | {"k": 48, "batch_tokens": 64}
+    assert settings("lua", "seed0") == stage | {"k": 96, "batch_tokens": 64}
+    assert settings("base", "seed0") == stage | {"corpora": ["lua"]}
+
+
+def test_reading_settings_does_not_change_the_config():
+    config = deep()
+    Plan(config).saes.settings("lua", "seed0")
+    assert config == deep()
+
+
+def test_saes_that_start_from_another_have_the_anchored_settings_and_the_budget_of_their_name():
+    config = deep()
+    config["saes"] |= {"n_tokens": None, "learning_rate": 0.1, "import": {"folder": "b"}}
+    config["saes"]["anchored"] = {"n_tokens": 500, "learning_rate": 0.01}
+    config["saes"]["models"] = {"lua": {"learning_rate": 0.2, "from_base": {"n_tokens": 700}}}
+
+    def budget(model: str, sae: str) -> tuple:
+        settings = Plan(config).saes.settings(model, sae)
+        return settings["n_tokens"], settings["learning_rate"], settings["import"]
+
+    assert budget("lua", "seed3") == (None, 0.2, {"folder": "b"})
+    assert budget("stories", "from_base") == (500, 0.01, None)
+    assert budget("lua", "from_base") == (700, 0.01, None)
+    assert budget("lua", "from_base@900") == (900, 0.01, None)
+    assert budget("lua", "from_base@0") == (0, 0.01, None)
+
+
+def test_a_seed_starts_another_stream_in_every_model():
+    plan = Plan(deep())
+    saes = [sae for model in plan.graph.models for sae in plan.saes.of_seeds(model)]
+    seeds = {str(sae): plan.saes.settings(*sae)["seed"] for sae in saes}
+    assert len(set(seeds.values())) == len(seeds)
+    assert seeds["lua.seed0"] == stream("lua", "0")
+
+
+def test_a_shared_seed_is_one_stream_for_all_models_and_again_has_another_order():
+    saes = Plan(deep()).saes
+    settings = [saes.settings(model, name) for model, name in (("base", "shared3"), ("lua", "shared3"))]
+    settings += [saes.settings("lua", "shared3_again")]
+    seeds = [(of_sae["seed"], of_sae["shuffle_seed"]) for of_sae in settings]
+    assert seeds == [(3, None), (3, None), (3, stream("lua", "shared3_again"))]
+
+
+def test_an_sae_on_its_model_s_own_mixture_has_a_stream_of_its_own():
+    settings = Plan(deep()).saes.settings("lua", "own3")
+    assert (settings["corpora"], settings["seed"]) == (["english", "lua"], stream("lua", "own3"))
+
+
+def test_saes_of_one_pass_have_the_order_of_the_first():
+    config = deep()
+    config["saes"] |= {"one_pass": True}
+    shuffle_seeds = [Plan(config).saes.settings("lua", sae)["shuffle_seed"] for sae in ("seed3", "seed0", "own3")]
+    assert shuffle_seeds == [stream("lua", "3"), stream("lua", "3"), None]
+    config["saes"]["shuffle_seed"] = 5
+    assert Plan(config).saes.settings("lua", "seed0")["shuffle_seed"] == 5
+
+
+def test_an_sae_is_imported_if_its_settings_say_so():
+    config = deep()
+    assert Plan(config).saes.imported == []
+    config["saes"]["models"] = {
+        "lua": {"import": {"folder": "a"}, "seed0": {"import": None}},
+        "base": {"seed3": {"k": 1}},
+    }
+    assert Plan(config).saes.imported == [SaeName("lua", "seed3")]
+    config["saes"] |= {"import": {"folder": "b"}}
+    imported = Plan(config).saes.imported
+    assert SaeName("lua", "seed0") not in imported
+    assert len(imported) == 2 * len(config["models"]) - 1
+
+
+def test_shards_are_numbered_from_zero_and_padded():
+    assert shard_names(1) == ["00000-of-00001"]
+    assert shard_names(3) == ["00000-of-00003", "00001-of-00003", "00002-of-00003"]

@@ -1,0 +1,52 @@
+"""Instruments and ways of making a model have one table each; the schema, the README and sentences follow it."""
+
+import re
+from pathlib import Path
+
+import saelineage
+from saelineage.plan.config import read_schema
+from saelineage.plan.graph import MODEL_KINDS
+from saelineage.plan.instruments import INSTRUMENTS, instrument
+from saelineage.plan.plan import Plan
+from tests.unit.plan.lineages import diamond
+
+ROOT = Path(saelineage.__file__).parents[3]
+SCHEMA = read_schema(ROOT / "config" / "config.schema.yaml")
+
+
+def test_the_schema_lists_every_instrument_and_its_description_explains_each():
+    schema = SCHEMA["properties"]["lineage"]["properties"]["instruments"]
+    assert schema["items"]["enum"] == list(INSTRUMENTS)
+    assert re.findall(r"(\w+): ", schema["description"]) == list(INSTRUMENTS)
+    assert set(schema["default"]) <= set(INSTRUMENTS)
+
+
+def test_the_readme_has_one_row_for_each_instrument():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| `lineage\.instruments` \|.*\n\|[-|]+\n((?:\|.*\n)+)", readme, flags=re.MULTILINE)
+    assert sorted(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == sorted(INSTRUMENTS)
+    assert table.count("\n") == len(INSTRUMENTS)
+
+
+def test_phrases_of_an_instrument_complete_a_sentence():
+    # "The child's SAE {child_sae}. Floor: {floor}."
+    phrases = [phrase for chosen in INSTRUMENTS.values() for phrase in (chosen.child_sae, chosen.floor)]
+    assert [phrase for phrase in phrases if not phrase[0].islower() or phrase.endswith(".")] == []
+
+
+def test_every_instrument_and_every_budget_has_a_pair_and_a_floor_for_each_edge():
+    config = diamond(*INSTRUMENTS)
+    config["lineage"]["budgets"] = [500]
+    plan = Plan(config)
+    assert plan.comparisons.instruments == [*INSTRUMENTS, "anchored@500"]
+    assert instrument("anchored@500") == INSTRUMENTS["anchored"]._replace(budget="@500")
+    for name in plan.comparisons.instruments:
+        pairs = [plan.comparisons.edge_pair(name, edge) for edge in plan.graph.edges]
+        floors = [plan.comparisons.floor_pairs(name, edge.parent)[0] for edge in plan.graph.edges]
+        assert all(parent.model != child.model for parent, child in pairs)
+        assert all(first.model == second.model for first, second in floors)
+        assert [floor[0] for floor in floors] == [pair[0] for pair in pairs]
+
+
+def test_the_schema_has_every_way_of_making_a_model():
+    assert list(SCHEMA["$defs"]["model"]["properties"]) == list(MODEL_KINDS)
