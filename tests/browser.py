@@ -1,33 +1,29 @@
-"""A headless Chromium for tests of pages, and what a page did that it should not have done."""
+"""A headless Chromium for tests of pages, and a record of everything a page must not do."""
 
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 REQUIRED = "SAELINEAGE_NEEDS_BROWSER"
-"""Set where a missing browser is a failure: otherwise tests of pages are skipped without one."""
+"""If this variable is set, a missing browser is a failure; otherwise tests of pages are skipped."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SIZE = {"width": 1400, "height": 1000}
 
 
 def chromium_path() -> str | None:
-    """The browser that the system has, if any."""
+    """The system's browser, if there is one."""
     return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
 def require_chromium() -> None:
-    """Skip a test where there is no browser, fail it where one was asked for."""
-    found = chromium_path() is not None
-    try:
-        import playwright  # noqa: F401
-    except ImportError:
-        found = False
-    if not found:
+    """Skip a test if there is no browser; fail it if one is required."""
+    if chromium_path() is None or find_spec("playwright") is None:
         (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)(
             "tests of pages need playwright and Chromium; install requirements-dev.txt and Debian's chromium"
         )
@@ -35,11 +31,11 @@ def require_chromium() -> None:
 
 @contextmanager
 def chromium() -> Iterator:
-    """A browser, started and ended."""
+    """A browser, closed at the end."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Containers rarely give the rights that a sandbox needs, and little shared memory; only own pages are opened.
+        # Containers rarely grant the rights that a sandbox needs, and have little shared memory; the pages are our own.
         options = ["--no-sandbox", "--disable-dev-shm-usage"]
         browser = playwright.chromium.launch(executable_path=chromium_path(), args=options)
         try:
@@ -50,11 +46,11 @@ def chromium() -> Iterator:
 
 @contextmanager
 def open_page(browser, url: str, **options) -> Iterator:
-    """A page in a context of its own; `page.seen` lists what it did that it should not have done.
+    """A page in its own context; `page.seen` lists everything it did that it must not do.
 
     Args:
         browser: from `chromium`.
-        url: where the page lies.
+        url: address of the page.
         options: of the context, such as `color_scheme`.
     """
     context = browser.new_context(**({"viewport": SIZE} | options))
@@ -68,7 +64,7 @@ def open_page(browser, url: str, **options) -> Iterator:
 
 
 def watched(page, url: str) -> list[str]:
-    """What the page says on the console, its errors, dialogs, and requests that leave it, as they come."""
+    """The page's console messages, errors, dialogs and requests to other places, added as they come."""
     seen: list[str] = []
     scheme = url.split(":", 1)[0]
     allowed = (f"{scheme}:" if scheme == "file" else "/".join(url.split("/")[:3]), "data:", "blob:")
@@ -85,9 +81,9 @@ def watched(page, url: str) -> list[str]:
 
 
 def wait_until(page, function: str, argument: object = None, timeout_seconds: float = 30.0) -> None:
-    """Wait until a function of the page returns something true.
+    """Wait until a function in the page returns a true value.
 
-    Playwright's own waiting evaluates text inside the page, which the page's content security policy forbids.
+    Playwright's wait_for_function evaluates text inside the page, which the page's content security policy forbids.
     """
     ends = time.monotonic() + timeout_seconds
     while not page.evaluate(function, argument):
@@ -96,5 +92,5 @@ def wait_until(page, function: str, argument: object = None, timeout_seconds: fl
 
 
 def to_uri(path: Path) -> str:
-    """A file's address."""
+    """The file: address of a path."""
     return path.resolve().as_uri()

@@ -1,8 +1,7 @@
-"""The page of a finished run in a browser: what a reader can do with it, from the disk and without a mouse."""
+"""The page of a finished run in a browser: a reader can use all of it, from the disk and without a mouse."""
 
 import base64
 import csv
-import functools
 import gzip
 import io
 import json
@@ -10,6 +9,7 @@ import re
 import shutil
 import xml.etree.ElementTree
 from collections.abc import Iterator
+from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
@@ -22,15 +22,17 @@ from tests.workflow.conftest import Checkout
 from write_report import read_chunks
 
 NUMBERS = {"r": "best_r", "floor": "floor_r", "density": "density", "score": "score"}
-"""Columns of the table, and what they are called in its CSV."""
+"""Columns of the table, and their names in its CSV."""
 UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+EDGE = ("base", "left", "parent")
 CONTROLS = {"button", "link", "textbox", "searchbox", "combobox", "checkbox", "image", "region"}
 FOCUSED = """
 () => {
-  const one = document.activeElement, style = getComputedStyle(one);
-  const place = one.closest("section, nav, main, body");
-  return { name: one.outerHTML.slice(0, 120), section: place.id || place.localName, body: one === document.body,
-           outline: one.matches("svg .job") ? parseFloat(getComputedStyle(one.querySelector(".box")).strokeWidth) > 3
+  const focused = document.activeElement, style = getComputedStyle(focused);
+  const place = focused.closest("section, nav, main, body");
+  const job = focused.matches("svg .job") ? getComputedStyle(focused.querySelector(".box")) : null;
+  return { name: focused.outerHTML.slice(0, 120), section: place.id || place.localName, body: focused === document.body,
+           outline: job ? parseFloat(job.strokeWidth) > 3
                     : style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0 };
 }
 """
@@ -45,21 +47,21 @@ def report(finished: Checkout) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(report: Path) -> Iterator:
-    with chromium() as found:
-        yield found
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture
 def page(browser, report: Path) -> Iterator:
-    """The page, opened from the disk; whatever a test does with it must leave nothing to complain about."""
-    with open_page(browser, to_uri(report / "index.html")) as found:
-        yield found
-        assert found.seen == []
+    """The page, opened from the disk; whatever a test does with it, there must be no errors and no requests."""
+    with open_page(browser, to_uri(report / "index.html")) as opened:
+        yield opened
+        assert opened.seen == []
 
 
 @pytest.fixture(scope="module")
 def chunks(report: Path) -> dict:
-    """What lies beside the page, by name."""
+    """The data next to the page, by chunk."""
     folders = sorted(path for path in (report / "data").iterdir() if path.is_dir())
     return {name: json.loads(gzip.decompress(base64.b64decode(data))) for name, data in read_chunks(folders).items()}
 
@@ -73,7 +75,7 @@ def tables(report: Path, chunks: dict) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def features(tables: list[dict]) -> list[tuple[str, int]]:
-    """Every feature, in the order of the table when it is not sorted."""
+    """Every feature, in the order of the unsorted table."""
     return [(table["model"], latent) for table in tables for latent in range(table["n"])]
 
 
@@ -93,13 +95,13 @@ def wait_for_feature(page, model: str, latent: int) -> None:
 
 
 def counted(page) -> tuple[int, int]:
-    """The numbers of features listed, and of all, as the page says them."""
-    found = page.locator("#feature-count").text_content().replace(",", "")
-    return tuple(map(int, re.fullmatch(r"(\d+) of (\d+) features", found).groups()))
+    """The number of features listed and the number of all, as the page gives them."""
+    words = page.locator("#feature-count").text_content().replace(",", "")
+    return tuple(map(int, re.fullmatch(r"(\d+) of (\d+) features", words).groups()))
 
 
 def listed(page) -> list[dict]:
-    """All features that are listed, in order: the CSV that the page gives; the rows in view begin as it does."""
+    """All features that are listed, in order, from the page's CSV. The rows in view must begin in the same way."""
     with page.expect_download() as waited:
         page.locator("#feature-csv").click()
     rows = list(csv.DictReader(io.StringIO(Path(waited.value.path()).read_text(encoding="utf-8"))))
@@ -118,37 +120,29 @@ def filter_by(page, name: str, value: str) -> None:
 
 
 def where(tables: list[dict], holds) -> set[tuple[str, int]]:
-    """The features of which something holds, given their table and latent."""
+    """The features for which a condition on their table and latent holds."""
     return {(table["model"], latent) for table in tables for latent in range(table["n"]) if holds(table, latent)}
-
-
-def own_edge(table: dict, edge: dict) -> dict | None:
-    return next(
-        (one for one in table["edges"] if all(one[key] == edge[key] for key in ("parent", "child", "side"))), None
-    )
 
 
 # ---- the whole page
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_view_of_the_page_complains_or_asks_for_anything_outside(browser, report, chunks, tables, scheme: str):
-    with open_page(browser, to_uri(report / "index.html"), color_scheme=scheme) as page:
-        page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-        for section in page.locator("nav a").all():
-            section.click()
-        show_table(page)
-        for table in tables:
-            open_feature(page, table["model"], 0)
-        assert page.seen == []
+def test_no_view_of_the_page_reports_an_error_or_asks_for_anything_outside(browser, report, tables):
+    for scheme in ("light", "dark"):
+        with open_page(browser, to_uri(report / "index.html"), color_scheme=scheme) as page:
+            page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+            for link in page.locator("nav a").all():
+                link.click()
+            show_table(page)
+            for table in tables:
+                open_feature(page, table["model"], 0)
+            assert page.seen == []
 
 
 def test_every_figure_is_drawn_and_the_svg_button_gives_a_picture(page, tmp_path: Path):
-    figures = page.locator(".figure")
-    wait_until(
-        page, "() => [...document.querySelectorAll('.figure')].every((one) => one.querySelector('svg.main-svg *'))"
-    )
-    assert figures.count() >= 8
+    is_drawn = "(figure) => figure.querySelector('svg.main-svg *')"
+    wait_until(page, f"() => [...document.querySelectorAll('.figure')].every({is_drawn})")
+    assert page.locator(".figure").count() >= 8
     with page.expect_download() as waited:
         page.locator("button[data-svg]").first.click()
     root = xml.etree.ElementTree.fromstring(Path(waited.value.path()).read_text(encoding="utf-8"))  # noqa: S314
@@ -158,7 +152,7 @@ def test_every_figure_is_drawn_and_the_svg_button_gives_a_picture(page, tmp_path
     assert "merged" in words
 
 
-def test_every_csv_link_gives_the_table_beside_the_page(page, report: Path):
+def test_every_csv_link_gives_the_table_next_to_the_page(page, report: Path):
     links = {link.get_attribute("download"): link for link in page.locator("a[download$='.csv']").all()}
     assert links.keys() == {path.name for path in (report / "tables").glob("*.csv")}
     for name, link in links.items():
@@ -170,7 +164,7 @@ def test_every_csv_link_gives_the_table_beside_the_page(page, report: Path):
     assert Path(waited.value.path()).read_bytes() == (report / "tables" / "edges.csv").read_bytes()
 
 
-def test_print_shows_what_is_folded_away_and_no_navigation(page):
+def test_print_unfolds_everything_and_has_no_navigation(page):
     assert page.locator("details:not([open])").count() > 0
     page.emulate_media(media="print")
     page.pdf()
@@ -178,17 +172,17 @@ def test_print_shows_what_is_folded_away_and_no_navigation(page):
     assert not page.locator("nav").is_visible()
 
 
-@pytest.mark.parametrize("width", [1400, 900, 400])
-def test_the_page_is_never_wider_than_the_window(browser, report: Path, tables, width: int):
-    with open_page(browser, to_uri(report / "index.html"), viewport={"width": width, "height": 800}) as page:
-        page.wait_for_selector(".figure svg.main-svg", state="attached")
-        page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
-        show_table(page)
-        wider = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        assert page.evaluate(wider) <= 0
-        open_feature(page, tables[-1]["model"], busiest(tables[-1]))
-        assert page.evaluate(wider) <= 0
-        assert page.seen == []
+def test_the_page_is_never_wider_than_the_window(browser, report: Path, tables):
+    for width in (1400, 900, 400):
+        with open_page(browser, to_uri(report / "index.html"), viewport={"width": width, "height": 800}) as page:
+            page.wait_for_selector(".figure svg.main-svg", state="attached")
+            page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+            show_table(page)
+            excess = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            assert page.evaluate(excess) <= 0, width
+            open_feature(page, tables[-1]["model"], busiest(tables[-1]))
+            assert page.evaluate(excess) <= 0, width
+            assert page.seen == []
 
 
 def test_controls_pictures_and_regions_have_names(page, tables):
@@ -200,7 +194,7 @@ def test_controls_pictures_and_regions_have_names(page, tables):
 
 
 def unnamed(page) -> list[str]:
-    """Roles of what the browser gives to a screen reader without a name."""
+    """Roles of the controls, pictures and regions that a screen reader gets without a name."""
     tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     shown = [node for node in tree if not node.get("ignored") and "role" in node]
     roles = [(node["role"]["value"], node.get("name", {}).get("value", "").strip()) for node in shown]
@@ -214,22 +208,19 @@ def test_the_tab_key_reaches_every_section_with_a_visible_focus(page):
     page.locator("#jobs").scroll_into_view_if_needed()
     page.wait_for_selector("#jobs.jobs")
     page.locator("a.skip").focus()
-    found = []
+    stops = []
     for _ in range(700):
         page.keyboard.press("Tab")
-        found.append(page.evaluate(FOCUSED))
-        if found[-1]["body"]:
+        stops.append(page.evaluate(FOCUSED))
+        if stops[-1]["body"]:
             break
-    assert [one["name"] for one in found if not one["outline"] and not one["body"]] == []
+    assert [stop["name"] for stop in stops if not stop["outline"] and not stop["body"]] == []
     with_controls = page.evaluate(
-        "() => [...document.querySelectorAll('section[id]')].filter((one) => one.querySelector('a[href], button, "
-        'summary, [tabindex="0"]\')).map((one) => one.id)'
+        "() => [...document.querySelectorAll('section[id]')].filter((section) => section.querySelector('a[href], "
+        'button, summary, [tabindex="0"]\')).map((section) => section.id)'
     )
-    assert {one["section"] for one in found} >= {"nav", *with_controls}
-
-
-def test_every_link_of_the_contents_leads_to_a_heading(page):
-    targets = page.evaluate("() => [...document.querySelectorAll('nav a')].map((one) => one.hash.slice(1))")
+    assert {stop["section"] for stop in stops} >= {"nav", *with_controls}
+    targets = page.evaluate("() => [...document.querySelectorAll('nav a')].map((link) => link.hash.slice(1))")
     assert len(targets) > 10
     assert [name for name in targets if page.locator(f"section#{name} h2").count() != 1] == []
 
@@ -237,14 +228,10 @@ def test_every_link_of_the_contents_leads_to_a_heading(page):
 # ---- the table of features
 
 
-def test_all_features_are_listed_in_order(page, features):
+def test_all_features_are_listed_in_order_and_a_search_leaves_those_with_all_its_words(page, tables, features):
     show_table(page)
     assert counted(page) == (len(features), len(features))
     assert names(listed(page)) == features
-
-
-def test_a_search_narrows_the_list_to_what_holds_all_its_words(page, tables, features):
-    show_table(page)
     field = page.locator("#feature-controls [name=q]")
     field.press_sequentially("MERGED 12")
     expected = [
@@ -260,7 +247,7 @@ def test_a_search_narrows_the_list_to_what_holds_all_its_words(page, tables, fea
 
 
 def text_of(tables: list[dict], model: str, latent: int) -> str:
-    """What is searched in a feature."""
+    """The text of a feature that is searched."""
     table = next(table for table in tables if table["model"] == model)
     label = "" if table["label"][latent] is None else table["labels"][table["label"][latent]]
     tokens = " ".join(table["strings"][token] for token in table["tokens"][latent])
@@ -268,47 +255,43 @@ def text_of(tables: list[dict], model: str, latent: int) -> str:
     return f"{model} / {latent} {label} {tokens} {explained.get(latent, '')}".lower()
 
 
-@pytest.mark.parametrize("column", NUMBERS)
-def test_a_column_of_numbers_is_sorted_both_ways_with_unknown_ones_last(page, features, column: str):
+def test_columns_of_numbers_are_sorted_both_ways_with_missing_ones_last(page, features):
     show_table(page)
-    head = page.locator(f"#feature-rows th[data-column={column}]")
-    for direction in ("descending", "ascending"):  # numbers begin with the largest
-        head.locator("button").click()
-        assert head.get_attribute("aria-sort") == direction
-        rows = listed(page)
-        values = [float(row[NUMBERS[column]]) for row in rows if row[NUMBERS[column]] != "NaN"]
-        assert values == sorted(values, reverse=direction == "descending")
-        assert all(row[NUMBERS[column]] == "NaN" for row in rows[len(values) :])
-        assert sorted(names(rows)) == sorted(features)
+    for column, name in NUMBERS.items():
+        head = page.locator(f"#feature-rows th[data-column={column}]")
+        for direction in ("descending", "ascending"):  # numbers begin with the largest
+            head.locator("button").click()
+            assert head.get_attribute("aria-sort") == direction
+            rows = listed(page)
+            values = [float(row[name]) for row in rows if row[name] != "NaN"]
+            assert values == sorted(values, reverse=direction == "descending")
+            assert all(row[name] == "NaN" for row in rows[len(values) :])
+            assert sorted(names(rows)) == sorted(features)
 
 
-def test_names_are_sorted_both_ways(page, features):
+def test_columns_of_text_are_sorted_both_ways_with_missing_ones_last(page, tables, features):
     show_table(page)
+    by_model = {table["model"]: table for table in tables}
+    for column in ("verdicts", "corpora", "tokens", "label"):
+        head = page.locator(f"#feature-rows th[data-column={column}]")
+        for direction in ("ascending", "descending"):
+            head.locator("button").click()
+            assert head.get_attribute("aria-sort") == direction
+            shown = names(listed(page))
+            cells = [cell(by_model[model], latent, column) for model, latent in shown]
+            texts = [text.encode("utf-16-be", "surrogatepass") for text in cells if text is not None]
+            assert texts == sorted(texts, reverse=direction == "descending")
+            assert None not in cells[: len(texts)]
+            assert sorted(shown) == sorted(features)
     head = page.locator("#feature-rows th[data-column=feature]")
-    assert head.get_attribute("aria-sort") == "ascending"
+    head.locator("button").click()
     head.locator("button").click()
     assert head.get_attribute("aria-sort") == "descending"
     assert names(listed(page)) == features[::-1]
 
 
-@pytest.mark.parametrize("column", ["verdicts", "corpora", "tokens", "label"])
-def test_a_column_of_text_is_sorted_both_ways(page, tables, features, column: str):
-    show_table(page)
-    head = page.locator(f"#feature-rows th[data-column={column}]")
-    by_model = {table["model"]: table for table in tables}
-    for direction in ("ascending", "descending"):
-        head.locator("button").click()
-        assert head.get_attribute("aria-sort") == direction
-        found = names(listed(page))
-        values = [cell(by_model[model], latent, column) for model, latent in found]
-        known = [value.encode("utf-16-be", "surrogatepass") for value in values if value is not None]
-        assert known == sorted(known, reverse=direction == "descending")
-        assert None not in values[: len(known)]
-        assert sorted(found) == sorted(features)
-
-
 def cell(table: dict, latent: int, column: str) -> str | None:
-    """What a column is sorted by; None where there is nothing."""
+    """The text that a column is sorted by; None if there is none."""
     if column == "verdicts":
         names = ("persists", "inherited", "disappears", "emerges", "untestable")
         return " ".join(names[edge["verdict"][latent]] for edge in table["edges"])
@@ -316,56 +299,46 @@ def cell(table: dict, latent: int, column: str) -> str | None:
         return " ".join(table["strings"][token] for token in table["tokens"][latent]) or None
     if column == "label":
         return None if table["label"][latent] is None else table["labels"][table["label"][latent]]
-    shares = {corpus: own[latent] for corpus, own in table["shares"].items()}
+    shares = {corpus: shares[latent] for corpus, shares in table["shares"].items()}
     return None if None in shares.values() else max(shares, key=shares.get)
 
 
-def test_the_filter_by_model_leaves_its_features(page, features):
+def test_each_filter_leaves_the_features_it_asks_for(page, tables, features):
     show_table(page)
-    filter_by(page, "model", "left")
-    assert names(listed(page)) == [one for one in features if one[0] == "left"]
 
+    def left_by(name: str, value: str) -> set[tuple[str, int]]:
+        filter_by(page, name, value)
+        shown = set(names(listed(page)))
+        filter_by(page, name, "")
+        return shown
 
-def test_the_filter_by_corpus_leaves_features_that_fire_mostly_there(page, tables):
-    show_table(page)
-    filter_by(page, "corpus", "lua")
-    expected = where(tables, lambda table, latent: (table["shares"]["lua"][latent] or 0) >= 0.5)
-    assert expected
-    assert set(names(listed(page))) == expected
+    def has_kind(table: dict, latent: int, kind: str) -> bool:
+        return table["kind"][latent] is not None and table["kinds"][table["kind"][latent]] == kind
 
+    def has_detail(table: dict, latent: int, detail: str) -> bool:
+        return any(detail in edge["details"][latent].split(", ") for edge in table["edges"])
 
-def test_the_filter_by_kind_of_label_leaves_features_with_such_a_label(page, tables):
-    show_table(page)
+    assert left_by("model", "left") == {feature for feature in features if feature[0] == "left"}
+    on_lua = where(tables, lambda table, latent: (table["shares"]["lua"][latent] or 0) >= 0.5)
+    assert on_lua
+    assert left_by("corpus", "lua") == on_lua
     kinds = sorted({kind for table in tables for kind in table["kinds"]})
     assert kinds
     for kind in kinds:
-        filter_by(page, "kind", kind)
-        expected = where(
-            tables, lambda t, latent, kind=kind: t["kind"][latent] is not None and t["kinds"][t["kind"][latent]] == kind
-        )
-        assert set(names(listed(page))) == expected
+        assert left_by("kind", kind) == where(tables, partial(has_kind, kind=kind))
+    for detail in ("robust", "gone", "missed", "split", "merged"):
+        assert left_by("detail", detail) == where(tables, partial(has_detail, detail=detail))
 
 
-@pytest.mark.parametrize("detail", ["robust", "gone", "missed", "split", "merged"])
-def test_the_filter_by_what_is_known_leaves_features_of_which_it_is(page, tables, detail: str):
-    show_table(page)
-    filter_by(page, "detail", detail)
-    expected = where(
-        tables, lambda t, latent: any(detail in edge["details"][latent].split(", ") for edge in t["edges"])
-    )
-    assert set(names(listed(page))) == expected
-
-
-def test_filters_hold_together(page, tables):
+def test_filters_are_combined(page, tables):
     show_table(page)
     filter_by(page, "model", "base")
     filter_by(page, "on", "base.left.parent.disappears")
     filter_by(page, "corpus", "lua")
-    edge = {"parent": "base", "child": "left", "side": "parent"}
 
     def holds(table: dict, latent: int) -> bool:
-        own = own_edge(table, edge)
-        return own is not None and own["verdict"][latent] == 2 and (table["shares"]["lua"][latent] or 0) >= 0.5
+        sides = [edge for edge in table["edges"] if (edge["parent"], edge["child"], edge["side"]) == EDGE]
+        return any(edge["verdict"][latent] == 2 for edge in sides) and (table["shares"]["lua"][latent] or 0) >= 0.5
 
     assert set(names(listed(page))) == where(tables, holds)
 
@@ -383,11 +356,11 @@ def test_every_flow_leads_to_as_many_features_as_it_counts(page, report: Path):
 def test_a_click_on_a_flow_lists_its_features(page):
     link = page.locator("#plot-flows .sankey-link").first
     link.wait_for(state="attached")
-    words = link.evaluate("(one) => one.__data__.link.customdata")
+    words = link.evaluate("(path) => path.__data__.link.customdata")
     link.dispatch_event("click")
     wait_until(page, "() => document.querySelector('#feature-controls [name=on]')?.value")
     assert page.locator("#feature-controls [name=on]").input_value() == ".".join(words[1:])
-    assert counted(page)[0] == link.evaluate("(one) => one.__data__.link.value")
+    assert counted(page)[0] == link.evaluate("(path) => path.__data__.link.value")
 
 
 def test_the_tab_key_walks_through_rows_that_were_not_yet_drawn(page, features):
@@ -407,7 +380,7 @@ def busiest(table: dict) -> int:
 
 
 def dashboard(chunks: dict, model: str, latent: int) -> tuple[dict, list[str]]:
-    """A feature's dashboard, and the texts that its numbers stand for."""
+    """A feature's dashboard, and the texts that it refers to by index."""
     chunk = chunks[f"{model}/{latent // 128 * 128:06d}"]
     return chunk["features"][latent % 128], chunk["strings"]
 
@@ -425,7 +398,7 @@ def test_a_feature_opens_by_a_click_and_by_the_keyboard(page, features):
     assert page.evaluate("document.activeElement.localName") == "h3"
 
 
-def test_a_feature_shows_its_text_with_activations_beside_those_of_related_features(page, tables, chunks):
+def test_a_feature_shows_its_text_with_its_activations_and_those_of_related_features(page, tables, chunks):
     model, latent = tables[0]["model"], busiest(tables[0])
     own, _ = dashboard(chunks, model, latent)
     open_feature(page, model, latent)
@@ -437,7 +410,7 @@ def test_a_feature_shows_its_text_with_activations_beside_those_of_related_featu
         assert lines.count() == 1 + len(own["others"])
         for line, of in zip(lines.all(), [own, *own["others"]], strict=True):
             places, values = of["activations"][index]
-            titles = line.locator(".t").evaluate_all("(all) => all.map((one) => one.title)")
+            titles = line.locator(".t").evaluate_all("(tokens) => tokens.map((token) => token.title)")
             expected = dict(zip(places, values, strict=True))
             assert [float(title) if title else None for title in titles] == [
                 expected.get(place) for place in range(len(passage["tokens"]))
@@ -446,7 +419,7 @@ def test_a_feature_shows_its_text_with_activations_beside_those_of_related_featu
         assert links == [f"#/feature/{other['model']}/{other['latent']}" for other in own["others"]]
 
 
-def test_a_feature_shows_how_strongly_it_fires_and_what_it_does_to_the_logits(page, tables, chunks):
+def test_a_feature_shows_its_histogram_and_its_effects_on_the_logits(page, tables, chunks):
     model, latent = tables[0]["model"], busiest(tables[0])
     own, _ = dashboard(chunks, model, latent)
     open_feature(page, model, latent)
@@ -505,27 +478,24 @@ def test_previous_and_next_follow_the_order_of_the_list(page):
     assert names(listed(page))[:2] == [first, second]
 
 
-def test_a_link_to_a_feature_opens_it(browser, report: Path):
+def test_links_to_a_feature_and_to_the_table_open_them_as_they_were(browser, report: Path):
     with open_page(browser, to_uri(report / "index.html") + "#/feature/merged/3") as page:
         wait_for_feature(page, "merged", 3)
         assert page.locator("#feature-page").is_visible()
         assert page.seen == []
-
-
-def test_a_link_to_the_table_opens_it_as_it_was(browser, report: Path):
     with open_page(browser, to_uri(report / "index.html") + "#/features?q=%252B&model=left&sort=r&down=1") as page:
         wait_until(page, "() => document.querySelector('#feature-controls [name=model]')?.value === 'left'")
         assert page.locator("#feature-controls [name=q]").input_value() == "%2B"
         assert page.locator("#feature-rows th[data-column=r]").get_attribute("aria-sort") == "descending"
 
 
-@pytest.mark.parametrize("address", ["base/99999", "nobody/0", "base/x", "%", "base/0/0"])
-def test_an_unknown_feature_is_said_to_be_unknown(page, address: str):
-    open_feature(page, "base", 1)
-    page.evaluate("address => (location.hash = '#/feature/' + address)", address)
-    page.wait_for_selector("#feature-list", state="visible")
-    assert "no feature" in page.locator("#feature-count").text_content()
-    assert not page.locator("#feature-page").is_visible()
+def test_an_address_without_a_feature_says_so(page):
+    for address in ("base/99999", "nobody/0", "base/x", "%", "base/0/0"):
+        open_feature(page, "base", 1)
+        page.evaluate("address => (location.hash = '#/feature/' + address)", address)
+        page.wait_for_selector("#feature-list", state="visible")
+        assert "no feature" in page.locator("#feature-count").text_content()
+        assert not page.locator("#feature-page").is_visible()
 
 
 # ---- other places
@@ -541,7 +511,7 @@ def test_a_page_without_its_data_says_what_is_missing_and_shows_the_rest(browser
         assert [words for words in page.seen if "ERR_FILE_NOT_FOUND" not in words] == []
 
 
-def test_a_feature_whose_chunk_is_missing_is_said_to_be(browser, report: Path, tmp_path: Path):
+def test_a_missing_chunk_is_named_instead_of_its_feature(browser, report: Path, tmp_path: Path):
     shutil.copytree(report, tmp_path / "report")
     (tmp_path / "report/data/left/000000.js").unlink()
     with open_page(browser, to_uri(tmp_path / "report/index.html") + "#/feature/left/3") as page:
@@ -578,7 +548,7 @@ def test_a_page_in_a_single_file_works_alone(browser, finished: Checkout, featur
 def test_a_page_from_a_server_works_as_from_the_disk(browser, report: Path, features):
     quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     with (
-        serving(functools.partial(quiet, directory=report)) as address,
+        serving(partial(quiet, directory=report)) as address,
         open_page(browser, f"{address}/index.html#/feature/merged/3") as page,
     ):
         wait_for_feature(page, "merged", 3)
@@ -591,7 +561,7 @@ def test_a_page_from_a_server_works_as_from_the_disk(browser, report: Path, feat
 
 
 def hostile_features(chunks: dict) -> Iterator[tuple[str, int, dict, list[str]]]:
-    """Features of one model with a passage of hostile text: markup, NUL, marks that turn text around."""
+    """Features of one model with a passage of hostile text: markup, NUL, direction marks."""
     for name, chunk in sorted(chunks.items()):
         model, first = name.split("/")
         if model != "base" or first == "table":
@@ -611,12 +581,12 @@ def test_hostile_text_stays_text_in_the_pages_of_features(page, chunks):
     for model, latent, own, strings in found[:12]:
         open_feature(page, model, latent)
         lines = page.locator("#feature-page .passage").evaluate_all(
-            "(all) => all.map((one) => one.querySelector('.text').textContent)"
+            "(passages) => passages.map((passage) => passage.querySelector('.text').textContent)"
         )
         for line, passage in zip(lines, own["passages"], strict=True):
             texts.add("".join(strings[token] for token in passage["tokens"]))
             assert UNSEEN.search(line) is None, line
-        made = page.locator("#feature-page .passage *").evaluate_all("(all) => all.map((one) => one.localName)")
+        made = page.locator("#feature-page .passage *").evaluate_all("(parts) => parts.map((part) => part.localName)")
         assert set(made) <= {"p", "div", "span", "a"}
         assert page.locator("#feature-page :is(script, img, iframe, base, extra)").count() == 0
     shown = "".join(texts)

@@ -1,5 +1,5 @@
 "use strict";
-/* Elements that hold text as text, after characters that would not be seen, or would turn text around, were made visible. */
+/* Elements that hold text as text. Hidden characters, and those that change the direction of text, are made visible. */
 const elements = (() => {
   const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]/gu;
   const PICTURES = { "\n": "↵", "\t": "⇥", "\x7f": "␡" };
@@ -13,7 +13,7 @@ const elements = (() => {
     });
   }
 
-  /** An element with attributes and children; texts become text. */
+  /** An element with attributes and children; strings become text, never markup. */
   function make(tag, attributes = {}, ...children) {
     const element = DRAWN.includes(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) if (value !== null) element.setAttribute(name, value);
@@ -21,7 +21,7 @@ const elements = (() => {
     return element;
   }
 
-  /** Text of several lines, its line breaks kept. */
+  /** A text with its line breaks. */
   function lines(text) {
     return document.createTextNode(String(text).split("\n").map(visible).join("\n"));
   }

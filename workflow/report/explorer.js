@@ -1,9 +1,9 @@
 "use strict";
-/* Every feature: the table that is searched, sorted and filtered, and the dashboard of one feature.
+/* Every feature: the table with search, filters and sorting, and the dashboard of one feature.
  *
- * Data lie in chunks beside the page (report/data/), each a script that calls saelineage.receive(name, base64 of gzip of
- * JSON), for a page opened from a disk may load scripts but fetch nothing; or in the page itself (report.single_file).
- * All text goes to the page as text, never as HTML, after characters that would not be seen were made visible.
+ * Data are in chunks next to the page (report/data/) or in the page itself (report.single_file). Each chunk is a script
+ * that calls saelineage.receive(name, base64 of gzip of JSON), because a page opened from a disk may load scripts but not
+ * fetch files. All text is set as text, never as HTML, and hidden characters are made visible.
  */
 const saelineage = (() => {
   const { make, visible } = elements;
@@ -13,8 +13,8 @@ const saelineage = (() => {
     ["density", "fires on", "number"], ["corpora", "corpora", ""], ["tokens", "top tokens", ""], ["label", "follows", ""],
     ["score", "score", "number"],
   ];
-  const chunks = new Map(), waiting = new Map(), orders = new Map();
-  let facts = null, rows = null, order = [], state = null, left = null;
+  const chunks = new Map(), requests = new Map(), orders = new Map();
+  let facts = null, rows = null, order = [], state = null, leftAt = null;
 
   // ---- small helpers
 
@@ -25,9 +25,9 @@ const saelineage = (() => {
 
   // ---- chunks
 
-  /** What a chunk's script calls. */
+  /** Called by a chunk's script. */
   function receive(name, data) {
-    waiting.get(name)?.resolve(data);
+    requests.get(name)?.resolve(data);
   }
 
   async function unpack(data) {
@@ -37,7 +37,7 @@ const saelineage = (() => {
     return new Response(stream).json();
   }
 
-  /** A chunk's value, loaded once. */
+  /** The value of a chunk, loaded once. */
   function load(name) {
     if (!chunks.has(name)) chunks.set(name, fromPage(name) ?? fromScript(name));
     return chunks.get(name);
@@ -49,21 +49,21 @@ const saelineage = (() => {
   }
 
   function fromScript(name) {
-    const found = new Promise((resolve, reject) => {
-      waiting.set(name, { resolve });
+    const data = new Promise((resolve, reject) => {
+      requests.set(name, { resolve });
       const script = make("script", { src: `data/${name}.js` });
       script.addEventListener("error", () => reject(new Error(`data/${name}.js`)));
       document.head.append(script);
     });
-    return found.then(unpack);
+    return data.then(unpack);
   }
 
   // ---- the rows of the table
 
-  /** The tables of all models as one, column after column. */
+  /** The tables of all models as one, column by column. */
   function joined(tables) {
     const n = tables.reduce((sum, table) => sum + table.n, 0);
-    const found = {
+    const all = {
       n, tables, table: new Uint16Array(n), latent: new Int32Array(n), r: new Float64Array(n), floor: new Float64Array(n),
       density: new Float64Array(n), score: new Float64Array(n), text: new Array(n),
     };
@@ -73,26 +73,26 @@ const saelineage = (() => {
       table.explanation = new Map(table.explained.map(([latent, text, score]) => [latent, { text, score }]));
       table.first = row;
       for (let latent = 0; latent < table.n; latent++, row++) {
-        found.table[row] = index;
-        found.latent[row] = latent;
-        found.r[row] = bestR(table, latent, null);
-        found.floor[row] = table.floor[latent] ?? NaN;
-        found.density[row] = table.density[latent];
-        found.score[row] = table.score[latent] ?? NaN;
+        all.table[row] = index;
+        all.latent[row] = latent;
+        all.r[row] = bestR(table, latent, null);
+        all.floor[row] = table.floor[latent] ?? NaN;
+        all.density[row] = table.density[latent];
+        all.score[row] = table.score[latent] ?? NaN;
         const label = table.label[latent] === null ? "" : table.labels[table.label[latent]];
         const tokens = table.tokens[latent].map((token) => table.strings[token]).join(" ");
-        found.text[row] = `${table.model} / ${latent} ${label} ${tokens} ${explained.get(latent) ?? ""}`.toLowerCase();
+        all.text[row] = `${table.model} / ${latent} ${label} ${tokens} ${explained.get(latent) ?? ""}`.toLowerCase();
       }
     });
-    return found;
+    return all;
   }
 
-  /** A feature's best r: on one edge, or the largest over those of its model. */
+  /** A feature's best r: on one edge, or the largest over all edges of its model. */
   function bestR(table, latent, edge) {
     let best = NaN;
-    for (const own of table.edges) {
-      if (edge !== null && (own.parent !== edge.parent || own.child !== edge.child)) continue;
-      const r = own.r[latent];
+    for (const side of table.edges) {
+      if (edge !== null && (side.parent !== edge.parent || side.child !== edge.child)) continue;
+      const r = side.r[latent];
       if (r !== null && !(r <= best)) best = r;
     }
     return best;
@@ -111,21 +111,22 @@ const saelineage = (() => {
   }
 
   function matching() {
-    const words = state.q.toLowerCase().split(/\s+/).filter(Boolean), edge = chosenEdge(), found = [];
+    const words = state.q.toLowerCase().split(/\s+/).filter(Boolean), edge = chosenEdge(), matches = [];
     rows.tables.forEach((table) => {
       if (state.model && table.model !== state.model) return;
-      const own = edge && table.edges.find((one) => one.parent === edge.parent && one.child === edge.child && one.side === edge.side);
-      if (edge && !own) return;
-      const kind = state.kind ? table.kinds.indexOf(state.kind) : -1, shares = state.corpus ? table.shares[state.corpus] : null;
+      const side = edge && table.edges.find((one) => one.parent === edge.parent && one.child === edge.child && one.side === edge.side);
+      if (edge && !side) return;
+      const sides = side ? [side] : table.edges, shares = state.corpus ? table.shares[state.corpus] : null;
+      const kind = state.kind ? table.kinds.indexOf(state.kind) : -1;
       for (let latent = 0, row = table.first; latent < table.n; latent++, row++) {
-        if (own && own.verdict[latent] !== edge.verdict) continue;
+        if (side && side.verdict[latent] !== edge.verdict) continue;
         if (state.kind && table.kind[latent] !== kind) continue;
         if (shares && !(shares[latent] >= MOSTLY)) continue;
-        if (state.detail && !(own ? [own] : table.edges).some((one) => one.details[latent].includes(state.detail))) continue;
-        if (holdsAll(rows.text[row], words)) found.push(row);
+        if (state.detail && !sides.some((one) => one.details[latent].includes(state.detail))) continue;
+        if (holdsAll(rows.text[row], words)) matches.push(row);
       }
     });
-    return found;
+    return matches;
   }
 
   function holdsAll(text, words) {
@@ -133,11 +134,11 @@ const saelineage = (() => {
     return true;
   }
 
-  /** Rows in the order asked for. All rows are put in that order once, so that sorting a search's rows costs nothing. */
-  function sorted(found) {
-    if (state.sort === "feature") return state.down ? found.reverse() : found;
+  /** Rows in the chosen order. The order of all rows is computed once, so sorting the results of a search is cheap. */
+  function sorted(matches) {
+    if (state.sort === "feature") return state.down ? matches.reverse() : matches;
     const inside = new Uint8Array(rows.n), kept = [];
-    for (const row of found) inside[row] = 1;
+    for (const row of matches) inside[row] = 1;
     for (const row of wholeOrder()) if (inside[row]) kept.push(row);
     return kept;
   }
@@ -149,7 +150,7 @@ const saelineage = (() => {
     return orders.get(name);
   }
 
-  /** All rows in the order of their numbers; undefined ones come last either way. */
+  /** All rows in the order of their numbers; missing numbers come last in both directions. */
   function byNumber(values, sign) {
     const keys = Float64Array.from(values, (value) => (Number.isNaN(value) ? Infinity : sign * value));
     return Uint32Array.from(keys.keys()).sort((a, b) => keys[a] - keys[b] || a - b);
@@ -157,7 +158,7 @@ const saelineage = (() => {
 
   const rOnEdge = (edge) => Float64Array.from(rows.latent, (latent, row) => bestR(rows.tables[rows.table[row]], latent, edge));
 
-  /** Each row's place among the texts of a column; NaN where there is none. */
+  /** Each row's rank among the texts of a column; NaN if it has no text. */
   function ranks(column) {
     const texts = Array.from(rows.latent, (latent, row) => cellText(rows.tables[rows.table[row]], latent, column));
     const place = new Map([...new Set(texts)].sort().map((text, index) => [text, index]));
@@ -168,11 +169,11 @@ const saelineage = (() => {
     if (column === "verdicts") return table.edges.map((edge) => facts.verdicts[edge.verdict[latent]]).join(" ");
     if (column === "tokens") return table.tokens[latent].map((token) => table.strings[token]).join(" ");
     if (column === "label") return table.label[latent] === null ? "" : table.labels[table.label[latent]];
-    let most = 0, found = "";
+    let largest = 0, name = "";
     for (const corpus in table.shares) {
-      if (table.shares[corpus][latent] > most) [most, found] = [table.shares[corpus][latent], corpus];
+      if (table.shares[corpus][latent] > largest) [largest, name] = [table.shares[corpus][latent], corpus];
     }
-    return found;
+    return name;
   }
 
   // ---- the table on the page
@@ -185,14 +186,14 @@ const saelineage = (() => {
     view.scrollTop = 0;
     view.querySelector("table").setAttribute("aria-rowcount", order.length + 1);
     for (const head of view.querySelectorAll("th[data-column]")) {
-      const own = head.dataset.column === state.sort;
-      head.setAttribute("aria-sort", own ? (state.down ? "descending" : "ascending") : "none");
+      const isSorted = head.dataset.column === state.sort;
+      head.setAttribute("aria-sort", isSorted ? (state.down ? "descending" : "ascending") : "none");
     }
     render(true);
   }
 
   let rendered = [0, 0];
-  /** Put the rows in view on the page, and room for the others above and below; rows that stay are not touched. */
+  /** Put the rows in view on the page, with empty space above and below for the others. Rows that stay are not touched. */
   function render(anew = false) {
     const view = document.getElementById("feature-rows"), body = view.querySelector("tbody");
     if (!view.clientHeight && !anew) return;
@@ -219,7 +220,7 @@ const saelineage = (() => {
     const r = edge ? bestR(table, latent, edge) : rows.r[row];
     const cells = [
       make("th", { scope: "row" }, make("a", { href: address(table.model, latent) }, `${table.model} / ${latent}`), make("small", {}, table.sae)),
-      make("td", { class: "badges" }, ...table.edges.map((own) => badge(own, latent))),
+      make("td", { class: "badges" }, ...table.edges.map((side) => badge(side, latent))),
       make("td", { class: "number" }, number(r)),
       make("td", { class: "number" }, number(rows.floor[row])),
       make("td", { class: "number" }, percent(rows.density[row], 2)),
@@ -251,7 +252,7 @@ const saelineage = (() => {
     return bar;
   }
 
-  /** All features that are listed, as a CSV file. */
+  /** Download all listed features as a CSV file. */
   function csv() {
     const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
     const lines = [["model", "sae", "latent", "density", "best_r", "floor_r", "label", "score", "verdicts"].join(",")];
@@ -259,8 +260,8 @@ const saelineage = (() => {
       const table = rows.tables[rows.table[row]], latent = rows.latent[row];
       const verdicts = table.edges.map((edge) => `${edge.parent}->${edge.child}: ${facts.verdicts[edge.verdict[latent]]}`).join("; ");
       const label = table.label[latent] === null ? "" : table.labels[table.label[latent]];
-      const own = [table.model, table.sae, latent, rows.density[row], rows.r[row], rows.floor[row], label, rows.score[row], verdicts];
-      lines.push(own.map(quoted).join(","));
+      const cells = [table.model, table.sae, latent, rows.density[row], rows.r[row], rows.floor[row], label, rows.score[row], verdicts];
+      lines.push(cells.map(quoted).join(","));
     }
     download("features.csv", "text/csv", lines.join("\n") + "\n");
   }
@@ -274,25 +275,25 @@ const saelineage = (() => {
   // ---- one feature
 
   async function showFeature(model, latent) {
-    const table = rows.tables.find((one) => one.model === model), asked = location.hash;
+    const table = rows.tables.find((one) => one.model === model), hash = location.hash;
     if (!table || !(latent < table.n)) return showList(`There is no feature ${model} / ${latent} in this run.`);
     const first = Math.floor(latent / facts.features_per_chunk) * facts.features_per_chunk;
     let chunk = null;
     try {
       chunk = await load(`${model}/${String(first).padStart(6, "0")}`);
     } catch (error) {
-      return showList(`This feature lies beside the page, in ${error.message}, which could not be read.`);
+      return showList(`This feature's data could not be read from ${error.message}, next to the page.`);
     }
-    if (location.hash !== asked) return; // gone on while it was loaded
+    if (location.hash !== hash) return; // the reader went elsewhere while it was loaded
     const list = document.getElementById("feature-rows");
-    if (list.clientHeight) left = { address: listAddress(), top: list.scrollTop };
-    const own = chunk.features[latent - first], place = order.indexOf(table.first + latent);
+    if (list.clientHeight) leftAt = { address: listAddress(), top: list.scrollTop };
+    const board = chunk.features[latent - first], place = order.indexOf(table.first + latent);
     const page = document.getElementById("feature-page");
     page.replaceChildren(
       featureHead(table, latent, place),
-      make("div", { class: "beside" }, make("div", {}, featureFacts(table, latent), featureVerdicts(table, latent)), trajectory(table, latent, own)),
-      make("div", { class: "pair" }, histogram(table, latent, own), logits(own)),
-      ...passages(table, latent, own, chunk.strings),
+      make("div", { class: "beside" }, make("div", {}, featureFacts(table, latent), featureVerdicts(table, latent)), trajectory(table, latent, board)),
+      make("div", { class: "pair" }, histogram(table, latent, board), logits(board)),
+      ...passages(table, latent, board, chunk.strings),
     );
     page.hidden = false;
     document.getElementById("feature-list").hidden = true;
@@ -313,14 +314,14 @@ const saelineage = (() => {
   }
 
   function featureFacts(table, latent) {
-    const found = table.label[latent], explained = table.explanation.get(latent);
+    const label = table.label[latent], explained = table.explanation.get(latent);
     const entries = [
       ["fires on", `${percent(table.density[latent], 2)} of the probe's tokens (${count(table.firings[latent])})`],
       ["largest activation", number(table.largest[latent], 3)],
       ["top tokens", make("span", {}, ...table.tokens[latent].map((token) => make("code", { class: "token" }, table.strings[token])))],
-      ["by corpus", Object.entries(table.shares).map(([corpus, own]) => `${corpus} ${percent(own[latent], 0)}`).join(", ")],
-      ["follows", found === null ? "nothing that is known here" : `${table.labels[found]}: r ${number(table.score[latent])} with its activations, precision ${percent(table.precision[latent], 0)}, recall ${percent(table.recall[latent], 0)}, on documents that did not choose it. ${table.meanings[found]}`],
-      ["where nothing changed", table.floor[latent] === null ? "not measured for this model" : `best r ${number(table.floor[latent])}`],
+      ["by corpus", Object.entries(table.shares).map(([corpus, shares]) => `${corpus} ${percent(shares[latent], 0)}`).join(", ")],
+      ["follows", label === null ? "no known token, shape, place or syntax" : `${table.labels[label]}: r ${number(table.score[latent])} with its activations, precision ${percent(table.precision[latent], 0)}, recall ${percent(table.recall[latent], 0)}, on documents that were not used to choose it. ${table.meanings[label]}`],
+      ["floor", table.floor[latent] === null ? "not measured for this model" : `best r ${number(table.floor[latent])} when the model is unchanged`],
     ];
     if (explained) entries.push(["written explanation", `${explained.text} (simulated from it: r ${number(explained.score)})`]);
     return make("dl", {}, ...entries.flatMap(([name, words]) => [make("dt", {}, name), make("dd", {}, words)]));
@@ -341,10 +342,10 @@ const saelineage = (() => {
     return make("div", { class: "scroll" }, make("table", { class: "compact" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...lines)));
   }
 
-  /** Where the feature is found in the lineage: a card per model. */
-  function trajectory(table, latent, own) {
+  /** The feature in every model of the lineage: one card per model. */
+  function trajectory(table, latent, board) {
     const width = 176, height = 54, { places, size } = facts.layout;
-    const others = new Map(own.others.map((other) => [other.model, other]));
+    const others = new Map(board.others.map((other) => [other.model, other]));
     const svg = make("svg", { viewBox: `0 0 ${size[0]} ${size[1]}`, width: size[0], height: size[1], class: "trajectory", role: "img", "aria-label": "The feature in every model of the lineage" });
     for (const [parent, child] of facts.edges) {
       const [x0, y0] = places[parent], [x1, y1] = places[child], middle = (y0 + height + y1) / 2;
@@ -369,38 +370,38 @@ const saelineage = (() => {
     return make("div", { class: "scroll" }, svg);
   }
 
-  function histogram(table, latent, own) {
-    const width = 360, height = 120, most = Math.max(...own.histogram, 1), bar = width / own.histogram.length;
+  function histogram(table, latent, board) {
+    const width = 360, height = 120, most = Math.max(...board.histogram, 1), bar = width / board.histogram.length;
     const svg = make("svg", { viewBox: `0 0 ${width} ${height + 18}`, width, height: height + 18, class: "histogram", role: "img", "aria-label": "How strongly the feature fires" });
-    own.histogram.forEach((n, index) => {
-      const tall = n ? 4 + (height - 4) * Math.log1p(n) / Math.log1p(most) : 0, from = (index * table.largest[latent]) / own.histogram.length;
+    board.histogram.forEach((n, index) => {
+      const tall = n ? 4 + (height - 4) * Math.log1p(n) / Math.log1p(most) : 0, from = (index * table.largest[latent]) / board.histogram.length;
       svg.append(make("rect", { x: index * bar + 0.5, y: height - tall, width: bar - 1, height: tall }, make("title", {}, `${count(n)} firings from ${number(from)}`)));
     });
     svg.append(make("text", { x: 0, y: height + 14 }, "0"), make("text", { x: width, y: height + 14, class: "end" }, number(table.largest[latent])));
     return make("div", {}, make("h4", {}, "Activations (logarithmic counts)"), svg);
   }
 
-  function logits(own) {
-    if (!own.raised) return make("div", {}, make("h4", {}, "Effect on the logits"), make("p", { class: "none" }, "No linear path from this hookpoint to the logits is known."));
-    const list = (name, words) => make("div", {}, make("h4", {}, words), make("ol", { class: "logits" }, ...own[name].map(([text, effect]) => make("li", {}, make("code", { class: "token" }, text), make("span", { class: "number" }, (effect > 0 ? "+" : "") + effect.toPrecision(3))))));
+  function logits(board) {
+    if (!board.raised) return make("div", {}, make("h4", {}, "Effect on the logits"), make("p", { class: "none" }, "No linear path from this hookpoint to the logits is known."));
+    const list = (name, words) => make("div", {}, make("h4", {}, words), make("ol", { class: "logits" }, ...board[name].map(([text, effect]) => make("li", {}, make("code", { class: "token" }, text), make("span", { class: "number" }, (effect > 0 ? "+" : "") + effect.toPrecision(3))))));
     return make("div", { class: "pair tight-pair" }, list("raised", "Logits raised most"), list("lowered", "Logits lowered most"));
   }
 
-  function passages(table, latent, own, strings) {
-    const found = [make("h4", {}, "Text on which it fires, as every model reads it")];
-    if (!own.passages.length) found.push(make("p", { class: "none" }, "It never fires on the probe."));
+  function passages(table, latent, board, strings) {
+    const parts = [make("h4", {}, "Text on which it fires, in every model")];
+    if (!board.passages.length) parts.push(make("p", { class: "none" }, "It never fires on the probe."));
     let corpus = null;
-    own.passages.forEach((passage, index) => {
-      if (passage.corpus !== corpus) found.push(make("h5", {}, (corpus = passage.corpus)));
-      const lines = [textLine(`${table.model} / ${latent}`, null, passage, own.activations[index], table.largest[latent], strings)];
-      for (const other of own.others) {
+    board.passages.forEach((passage, index) => {
+      if (passage.corpus !== corpus) parts.push(make("h5", {}, (corpus = passage.corpus)));
+      const lines = [textLine(`${table.model} / ${latent}`, null, passage, board.activations[index], table.largest[latent], strings)];
+      for (const other of board.others) {
         const words = `${other.model} / ${other.latent}${other.found ? "" : " (closest)"}`;
         lines.push(textLine(words, address(other.model, other.latent), passage, other.activations[index], other.largest, strings));
       }
       const where = `${passage.why}; probe row ${passage.row}, token ${passage.place} onwards`;
-      found.push(make("div", { class: "passage" }, make("p", { class: "where" }, where), ...lines));
+      parts.push(make("div", { class: "passage" }, make("p", { class: "where" }, where), ...lines));
     });
-    return found;
+    return parts;
   }
 
   function textLine(who, link, passage, [places, values], largest, strings) {
@@ -417,11 +418,11 @@ const saelineage = (() => {
   // ---- addresses
 
   function listAddress(change = {}) {
-    const own = Object.entries({ ...state, ...change }).filter(([name, value]) => value && !(name === "sort" && value === "feature"));
-    return "#/features" + (own.length ? "?" + new URLSearchParams(own) : "");
+    const filters = Object.entries({ ...state, ...change }).filter(([name, value]) => value && !(name === "sort" && value === "feature"));
+    return "#/features" + (filters.length ? "?" + new URLSearchParams(filters) : "");
   }
 
-  /** Show what the address asks for; other addresses are the page's own sections. */
+  /** Show what the address asks for. Other addresses are sections of the page. */
   async function follow() {
     const hash = location.hash;
     if (!hash.startsWith("#/feature")) return;
@@ -436,12 +437,12 @@ const saelineage = (() => {
     showList();
   }
 
-  /** The table, where it was left if it is the same; with a message instead of the count if there is one. */
+  /** Show the table, scrolled to where the reader left it. A message takes the place of the count. */
   function showList(message = null) {
     document.getElementById("feature-page").hidden = true;
     document.getElementById("feature-list").hidden = false;
     update();
-    if (left?.address === listAddress()) document.getElementById("feature-rows").scrollTop = left.top;
+    if (leftAt?.address === listAddress()) document.getElementById("feature-rows").scrollTop = leftAt.top;
     if (message) say(message);
     if (!history.state?.typed) document.getElementById("features").scrollIntoView({ behavior: "instant" });
   }
@@ -518,11 +519,11 @@ const saelineage = (() => {
   /** Load the tables of all models, once. */
   function start() {
     started ??= (async () => {
-      if (typeof DecompressionStream === "undefined") return say("This browser cannot read the features; one of 2023 or later can.");
+      if (typeof DecompressionStream === "undefined") return say("This browser cannot read the features; use one from 2023 or later.");
       try {
         rows = joined(await Promise.all(facts.models.map((model) => load(`${model}/table`))));
       } catch (error) {
-        return say(`The features lie beside this page, in ${error.message}, which could not be read. Keep the folder report/ together, or set report.single_file.`);
+        return say(`The features could not be read from ${error.message}, next to this page. Keep the folder report/ together, or set report.single_file.`);
       }
       state = emptyState();
       buildControls();
@@ -532,17 +533,17 @@ const saelineage = (() => {
     return started;
   }
 
-  /** Begin: `given` is the page's JSON with models, edges, layout, corpora and verdicts. */
+  /** Start: `given` is the page's JSON with models, edges, layout, corpora and verdicts. */
   function explore(given) {
     facts = given;
     window.addEventListener("hashchange", follow);
-    const seen = new IntersectionObserver((entries) => {
+    const observer = new IntersectionObserver((entries) => {
       if (entries.some((entry) => entry.isIntersecting)) {
-        seen.disconnect();
+        observer.disconnect();
         start();
       }
     }, { rootMargin: "600px" });
-    seen.observe(document.getElementById("features"));
+    observer.observe(document.getElementById("features"));
     follow();
   }
 

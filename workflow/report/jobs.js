@@ -1,7 +1,7 @@
 /*
- * The jobs of a run: a click on a box of the picture, or on a name in the table, shows what that job has left behind.
- * `saelineageJobs(root, jobs)`: root holds the picture (dag.jobs_svg), jobs is what jobs.collect lists. No requests; all
- * text is set as text, never as markup (elements.js).
+ * The jobs of a run: a click on a box of the picture, or on a name in the table, shows the details of that job.
+ * `saelineageJobs(root, jobs)`: root holds the picture (drawing.jobs_svg), jobs is the result of listing.collect. Makes no
+ * requests; all text is set as text, never as markup (elements.js).
  */
 function saelineageJobs(root, jobs) {
   "use strict";
@@ -42,7 +42,7 @@ function saelineageJobs(root, jobs) {
       : Math.floor(minutes / 60) + " h " + (minutes % 60) + " min";
   }
 
-  /* What is filtered out: boxes fade, rows go. */
+  /* Filters: boxes fade, rows disappear. */
 
   function isShown(job) {
     return shown.states.has(job.state) && (!shown.stage || job.stage === shown.stage);
@@ -51,10 +51,10 @@ function saelineageJobs(root, jobs) {
   function filter() {
     let count = 0;
     for (const job of jobs) {
-      const found = isShown(job);
-      count += found;
-      if (boxes.has(job.id)) boxes.get(job.id).classList.toggle("faded", !found);
-      rows.get(job.id).hidden = !found;
+      const matches = isShown(job);
+      count += matches;
+      if (boxes.has(job.id)) boxes.get(job.id).classList.toggle("faded", !matches);
+      rows.get(job.id).hidden = !matches;
     }
     status.textContent = count + " of " + jobs.length + " jobs shown";
   }
@@ -110,7 +110,7 @@ function saelineageJobs(root, jobs) {
 
   /* The details of one job. */
 
-  /* Bring out a job and its neighbours, or none; the picture's one stop of the tab key is there. */
+  /* Highlight a job and its neighbours, or none. The job is the picture's only stop for the tab key. */
   function mark(id) {
     const near = id === null ? [] : [...jobs[id].needs, ...follows[id]];
     for (const [number, box] of boxes) {
@@ -162,7 +162,7 @@ function saelineageJobs(root, jobs) {
   }
 
   function provenance(job) {
-    if (!job.provenance) return [make("p", { class: "none" }, "No manifest says what these files were made with.")];
+    if (!job.provenance) return [make("p", { class: "none" }, "These files have no manifest.")];
     const { settings, ...others } = job.provenance;
     return [block("Settings", JSON.stringify(settings, null, 1)), block("Code and versions", JSON.stringify(others, null, 1))];
   }
@@ -173,9 +173,9 @@ function saelineageJobs(root, jobs) {
     const heading = make("h3", { tabindex: "-1" }, title(job));
     const log = job.log && job.log.tail !== null ? block("The end of " + job.log.path, job.log.tail || "(empty)")
       : make("p", { class: "none" }, "There is no log.");
-    const own = job.inputs.length ? [block("Files that no job makes", job.inputs.join("\n"))] : [];
+    const outside = job.inputs.length ? [block("Files that no job makes", job.inputs.join("\n"))] : [];
     details.replaceChildren(button("Close", close, { class: "close" }), heading, facts(job), fileList(job), log,
-      ...provenance(job), ...own, ...jobLinks("Needs", job.needs), ...jobLinks("Is needed by", follows[id]));
+      ...provenance(job), ...outside, ...jobLinks("Needs", job.needs), ...jobLinks("Is needed by", follows[id]));
     details.hidden = false;
     root.classList.add("open");
     details.scrollTop = 0;
@@ -189,9 +189,9 @@ function saelineageJobs(root, jobs) {
     select(id);
   }
 
-  /* The keyboard: one stop in the whole picture; arrow keys go to the nearest box that way. */
+  /* The keyboard: the picture has one tab stop; arrow keys go to the nearest box in that direction. */
 
-  const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const DIRECTIONS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
   function neighbour(box, [right, down]) {
     const centre = (of) => {
@@ -212,8 +212,8 @@ function saelineageJobs(root, jobs) {
     const box = event.target.closest("[data-job]");
     if (event.key === "Escape" && !details.hidden) close();
     else if (box && (event.key === "Enter" || event.key === " ")) open(Number(box.dataset.job), box);
-    else if (box && WAYS[event.key]) {
-      const next = neighbour(box, WAYS[event.key]);
+    else if (box && DIRECTIONS[event.key]) {
+      const next = neighbour(box, DIRECTIONS[event.key]);
       if (next) {
         box.setAttribute("tabindex", "-1");
         next.setAttribute("tabindex", "0");

@@ -1,11 +1,11 @@
 "use strict";
-/* The page's own: figures drawn once the text stands, pictures and tables to take away, flows that lead to features. */
+/* The page: figures drawn after the text, downloads of pictures, flows that lead to their features. */
 (() => {
   const STYLES = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linejoin", "paint-order", "font-family", "font-size", "font-weight", "text-anchor"];
 
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
 
-  /** Plotly's figures lie in the page as JSON, each behind the element it is drawn in. */
+  /** Draw Plotly's figures. Each is JSON in a script element after the element it is drawn in. */
   function drawFigures() {
     for (const element of document.querySelectorAll(".figure")) {
       const figure = JSON.parse(element.nextElementSibling.textContent);
@@ -15,20 +15,20 @@
     }
   }
 
-  /** The pieces that Plotly draws with have no names; to a screen reader the figure's own name stands for them. */
+  /** Hide Plotly's pieces from screen readers, because they have no names; the figure's label describes them all. */
   function hidePieces() {
     for (const piece of document.querySelectorAll(".figure svg, #js-plotly-tester")) piece.setAttribute("aria-hidden", "true");
   }
 
-  /** A flow leads to its features: its data name the edge, the side and the verdict. */
+  /** Show the features of a flow: its data name the edge, the side and the verdict. */
   function followFlow(point) {
     if (Array.isArray(point.customdata)) saelineage.choose({ on: point.customdata.slice(1).join(".") });
   }
 
-  /** A picture of the page as a file of its own: the styles that the page gives it go along. */
+  /** Save a picture of the page as a file, with the styles that the page gives it. */
   function saveSvg(svg, name) {
-    const copy = svg.cloneNode(true), own = [svg, ...svg.querySelectorAll("*")], copies = [copy, ...copy.querySelectorAll("*")];
-    own.forEach((element, index) => {
+    const copy = svg.cloneNode(true), originals = [svg, ...svg.querySelectorAll("*")], copies = [copy, ...copy.querySelectorAll("*")];
+    originals.forEach((element, index) => {
       const style = getComputedStyle(element);
       copies[index].setAttribute("style", STYLES.map((property) => `${property}:${style.getPropertyValue(property)}`).join(";"));
     });
@@ -36,26 +36,26 @@
     saelineage.download(`${name}.svg`, "image/svg+xml", new XMLSerializer().serializeToString(copy));
   }
 
-  /** What is known of every job, once its picture comes into view. */
+  /** Load the data of the jobs once their picture comes into view. */
   function showJobs() {
     const root = document.getElementById("jobs");
-    const seen = new IntersectionObserver(async (entries) => {
+    const observer = new IntersectionObserver(async (entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
-      seen.disconnect();
+      observer.disconnect();
       try {
         saelineageJobs(root, await saelineage.load("jobs"));
       } catch (error) {
-        root.append(`What is known of each job lies beside this page, in ${error.message}, which could not be read.`);
+        root.append(`The details of jobs could not be read from ${error.message}, next to this page.`);
       }
     }, { rootMargin: "600px" });
-    seen.observe(root);
+    observer.observe(root);
   }
 
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-svg]");
     if (button) saveSvg(document.querySelector(button.dataset.svg), button.dataset.name);
   });
-  // Pages are printed with everything that is folded away.
+  // Print everything, also what is folded away.
   window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((element) => (element.open = true)));
   saelineage.explore(read("lineage-facts"));
   showJobs();

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from saelineage.files.atomic import write_text
 from saelineage.jobs.code_digest import SCRIPTS
-from saelineage.jobs.job import job_log
+from saelineage.jobs.job import job
 from saelineage.jobs.listing import collect
 from saelineage.report.drawing import BADGES, jobs_svg
 
@@ -52,7 +52,7 @@ def _template(name: str) -> str:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job(snakemake):
         page = f"{snakemake.params.folder}/report/jobs.html"
         counts = show_jobs(snakemake.config["run"], collect(snakemake.config), page)
         summary = ", ".join(f"{count} {state}" for state, count in counts.items())
