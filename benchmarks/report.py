@@ -270,7 +270,8 @@ def write_page(run: SimpleNamespace, path: Path) -> None:
     models: dict[str, dict] = {
         name: {"merge": {"parents": parents}} if parents else {"pretrain": {}} for name, parents in LINEAGE.items()
     }
-    config, summary = {"corpora": {name: {} for name in CORPORA}, "models": models, "sweeps": {}}, summary_of(run)
+    config: dict = {"corpora": {name: {} for name in CORPORA}, "models": models, "sweeps": {}}
+    config["lineage"], summary = {"controls": {}}, summary_of(run)
     results = Results(
         config=config,
         summary=summary,
