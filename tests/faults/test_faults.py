@@ -1,4 +1,4 @@
-"""Faults: the next plain run ends with the files of an undisturbed one, or one error names the file and the way out."""
+"""Faults: the next plain run ends with the files of an undisturbed one, or one error names the file and the remedy."""
 
 import os
 import random
@@ -28,7 +28,7 @@ def mounted(folder: Path, *arguments: str) -> Iterator[None]:
 
 
 def flip(path: Path) -> None:
-    """Change one byte, and leave the time as it was."""
+    """Change one byte, and restore its time."""
     times, data = path.stat(), bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -36,12 +36,12 @@ def flip(path: Path) -> None:
 
 
 def named(said: str) -> dict[str, str]:
-    """What a message says of which files."""
+    """The problem of each file that a message names."""
     return dict(re.findall(rf"^'{RESULTS}/(.*)' (.*): rm -f", said, flags=re.MULTILINE))
 
 
 def delete(small: Small, said: str) -> None:
-    """Delete what a message says to delete, and nothing else."""
+    """Delete the files that a message says to delete."""
     commands = re.findall(r"^(?:error: )?'.*: rm -f (.*)$", said, flags=re.MULTILINE)
     assert commands
     for path in {path for command in commands for path in shlex.split(command)}:
@@ -58,10 +58,10 @@ def test_after_a_kill_the_next_plain_run_ends_with_the_same_bytes(small: Small, 
     assert found.killed != "nothing"
     assert (found.status, found.extra, found.differ) == (0, "", [])
     assert (found.partial, found.leftovers) == ([], [])
-    assert found.said.startswith("removed the lock on results/small") == (victim == "snakemake")
+    assert found.said.startswith("removed the lock of a killed snakemake") == (victim == "snakemake")
 
 
-def test_damage_is_named_before_any_job_and_by_verify_and_deleting_what_is_named_heals_the_run(
+def test_damage_is_named_before_any_job_and_by_verify_and_deleting_the_named_files_repairs_the_run(
     small: Small, whole: Undisturbed
 ):
     os.truncate(small.results / "report/examples.json", 100)
@@ -102,7 +102,7 @@ def test_two_snakemakes_at_once_on_files_whose_clock_was_set_back(small: Small, 
 
 
 @pytest.mark.usefixtures("mounting")
-def test_full_and_read_only_disks_are_told_with_the_file_and_the_way_out(small: Small, whole: Undisturbed):
+def test_full_and_read_only_disks_are_reported_with_the_file_and_the_remedy(small: Small, whole: Undisturbed):
     tables = small.results / "report/tables"
     (small.results / "report/manifest.json").unlink()
     with mounted(tables, "-t", "tmpfs", "-o", "size=12k", "tmpfs"):

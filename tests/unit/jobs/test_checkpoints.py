@@ -1,4 +1,4 @@
-"""Where training jobs keep their checkpoints: one folder for each job and everything that decides it."""
+"""Checkpoints of training jobs: one folder for each job and everything that decides it."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from saelineage.jobs.checkpoints import checkpoint_folder
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):
-    """What a training script is given by Snakemake, run in an empty folder."""
+    """The `snakemake` of a training script, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     Path("results").mkdir()
     Path("results/rows.npy").write_bytes(b"rows")
@@ -36,8 +36,9 @@ def interrupted(job: SimpleNamespace, stage: str = "models", name: str = "lua") 
     return caught.value.args[0]
 
 
-def test_checkpoints_outlive_an_interrupted_job_and_go_with_a_finished_one(job):
+def test_checkpoints_outlive_an_interrupted_job_and_are_removed_by_a_finished_one(job):
     folder = interrupted(job(seed=0))
+    assert folder.parent == Path("results/demo/checkpoints/models/lua")
     assert (folder / "checkpoint-5").is_dir()
     with checkpoint_folder(job(seed=0), "models", "lua") as again:
         assert again == folder
@@ -50,16 +51,11 @@ def test_a_job_that_never_wrote_a_checkpoint_ends_as_well(job):
         assert not folder.exists()
 
 
-def test_checkpoints_lie_under_their_stage_and_name(job):
-    assert interrupted(job(seed=0), "models", "lua").parent == Path("results/demo/checkpoints/models/lua")
-    assert interrupted(job(seed=0), "saes", "lua.seed0").parent == Path("results/demo/checkpoints/saes/lua.seed0")
-
-
 def test_a_finished_job_leaves_the_checkpoints_of_others(job):
-    others = [interrupted(job(seed=0), "models", "lua"), interrupted(job(seed=0), "saes", "lua.seed1")]
+    kept = [interrupted(job(seed=0), "models", "lua"), interrupted(job(seed=0), "saes", "lua.seed1")]
     with checkpoint_folder(job(seed=0), "saes", "lua.seed0") as folder:
         folder.mkdir(parents=True)
-    assert all(other.is_dir() for other in others)
+    assert all(path.is_dir() for path in kept)
 
 
 def test_checkpoints_of_other_settings_inputs_or_threads_are_another_folder(job):
@@ -72,7 +68,7 @@ def test_checkpoints_of_other_settings_inputs_or_threads_are_another_folder(job)
     assert len(set(folders)) == 4
 
 
-def test_a_finished_job_takes_the_checkpoints_of_its_earlier_settings_along(job):
+def test_a_finished_job_removes_the_checkpoints_of_its_earlier_settings(job):
     earlier = interrupted(job(seed=0))
     with checkpoint_folder(job(seed=1), "models", "lua"):
         assert earlier.is_dir()

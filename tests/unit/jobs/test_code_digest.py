@@ -104,7 +104,6 @@ def test_imports_are_followed_to_every_file_that_decides_results(scripts: Path, 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("return add(1, 2)", "return add(1, 2)  # three"),
         ("return add(1, 2)", "# three\n\n    return add(\n        1,\n        2,\n    )"),
         ("def train():", 'def train():\n    """Train.\n\n    At length.\n    """'),
         ("import logging", '"""A module."""\n\nimport logging'),
@@ -157,7 +156,7 @@ def test_moving_or_renaming_a_module_does_not_change_it(scripts: Path):
     assert {script: code_digest(script) for script in before} == before
 
 
-def test_two_modules_that_change_places_change_it(scripts: Path):
+def test_swapping_two_modules_changes_it(scripts: Path):
     before = code_digest("both")
     assert (
         digest_after(scripts / "both.py", "s.train() + maths.add(1, 2)", "maths.train() + s.add(1, 2)", "both")
@@ -191,25 +190,18 @@ def test_the_digest_does_not_depend_on_where_the_project_lies(scripts: Path, tmp
 def test_a_file_whose_content_is_known_is_not_parsed_again(scripts: Path, monkeypatch: pytest.MonkeyPatch):
     before = code_digest("train")
     start_anew()
-    monkeypatch.setattr(module.ast, "parse", None)  # which no one can call
+    monkeypatch.setattr(module.ast, "parse", None)  # calling it fails
     assert code_digest("train") == before
     with pytest.raises(TypeError):
         code_digest("deep")
 
 
-@pytest.mark.parametrize("kept", ["", "{", "[]", "7", '{"a": 1}', '{"a": [1, 2, 3, 4]}', "\xff"])
+@pytest.mark.parametrize("kept", ["{", "[]", '{"a": 1}', '{"a": [1, 2, 3, 4]}', "\xff"])
 def test_kept_digests_that_are_damaged_are_made_anew(scripts: Path, kept: str):
     before = code_digest("train")
     module.KEPT.write_text(kept, encoding="latin-1")
     start_anew()
     assert code_digest("train") == before
-
-
-def test_old_digests_are_thrown_away(scripts: Path, monkeypatch: pytest.MonkeyPatch):
-    code_digest("train")
-    monkeypatch.setattr(module, "MOST_KEPT", 2)
-    start_anew()
-    assert module._kept() == {}
 
 
 def test_where_nothing_can_be_kept_the_digest_is_the_same(scripts: Path, monkeypatch: pytest.MonkeyPatch):
@@ -254,5 +246,6 @@ def test_preparing_a_corpus_depends_on_samples_and_not_on_training_or_plumbing()
 
 def test_plumbing_is_marked_and_nothing_else_is():
     folder = Path(saelineage.__file__).parent
-    marked = {path.stem for path in folder.rglob("*.py") if not module.meaning_of(path.read_bytes()).decides_results}
+    mentioning = [path for path in folder.rglob("*.py") if module.MARK in path.read_text()]
+    marked = {path.stem for path in mentioning if not module.meaning_of(path.read_bytes()).decides_results}
     assert marked == {"checkpoints", "code_digest", "errors", "gpus", "job", "locks", "manifests"}

@@ -1,4 +1,4 @@
-"""Which job gets which GPU."""
+"""A GPU for each job."""
 
 import os
 import select
@@ -41,12 +41,12 @@ def start_job(tmp_path: Path):
         job.communicate()
 
 
-def test_jobs_that_run_at_once_get_gpus_of_their_own(start_job):
+def test_jobs_that_run_at_once_get_different_gpus(start_job):
     jobs = [start_job(), start_job()]
     assert sorted(job.stdout.readline().strip() for job in jobs) == ["0", "1"]
 
 
-def test_a_job_waits_while_all_gpus_are_taken_and_gets_that_of_a_killed_one(start_job):
+def test_a_job_waits_while_all_gpus_are_taken_and_gets_the_one_of_a_killed_job(start_job):
     jobs = [start_job(), start_job()]
     taken = [job.stdout.readline().strip() for job in jobs]
     third = start_job()
@@ -59,7 +59,7 @@ def test_a_job_waits_while_all_gpus_are_taken_and_gets_that_of_a_killed_one(star
     assert third.stdout.readline().strip() == taken[1]
 
 
-def test_of_the_gpus_that_a_scheduler_left_visible_one_is_taken(start_job):
+def test_one_of_the_gpus_that_a_scheduler_left_visible_is_taken(start_job):
     jobs = [start_job("GPU-5a, GPU-7c"), start_job("GPU-5a, GPU-7c")]
     assert sorted(job.stdout.readline().strip() for job in jobs) == ["GPU-5a", "GPU-7c"]
 

@@ -1,1 +1,1 @@
-"""What surrounds a job: its log, locks, manifest, checkpoints, GPU, and the list of all jobs. Used by scripts alone."""
+"""Around a job: its log, locks, manifests, checkpoints and GPU, and the list of all jobs. Used by scripts only."""

@@ -1,9 +1,10 @@
-"""Where training jobs keep what they need to go on after an interruption."""
+"""Folders in which training jobs keep their checkpoints, for resuming after an interruption."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from saelineage.files.atomic import sha256_file, sha256_json
 from saelineage.jobs.manifests import recorded_sha256
@@ -12,16 +13,16 @@ DECIDES_RESULTS = False
 
 
 @contextmanager
-def checkpoint_folder(snakemake: object, stage: str, name: str) -> Iterator[Path]:
-    """The folder of one training job's checkpoints; removed when the job ends well, kept when it is killed.
+def checkpoint_folder(snakemake: Any, stage: str, name: str) -> Iterator[Path]:
+    """Give one training job a folder for checkpoints; it is removed when the job succeeds, and kept otherwise.
 
-    Its name holds a digest of everything that decides the training, so that a job never goes on from another one's
-    checkpoint.
+    Its name holds a digest of everything that decides the training, so that a job never resumes from a checkpoint of
+    another training.
 
     Args:
-        snakemake: the script's object: its inputs, params and threads.
+        snakemake: the script's object: inputs, params, wildcards and threads.
         stage: models or saes.
-        name: what is trained.
+        name: of the model or SAE.
     """
     inputs = {str(path): recorded_sha256(path) or sha256_file(path) for path in sorted(map(str, snakemake.input))}
     digest = sha256_json([dict(snakemake.params.items()), inputs, snakemake.threads])[:12]

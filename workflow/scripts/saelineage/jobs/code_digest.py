@@ -1,13 +1,13 @@
-"""A digest of what a script computes, so that Snakemake reruns a job when its code changed its meaning and only then.
+"""A digest of a script's meaning, so that Snakemake reruns a job if and only if the meaning of its code changed.
 
-Snakemake sees the script file, not what it imports. `code_digest` follows the imports of a script through this library
-and hashes syntax trees, without everything that decides no result:
+Snakemake sees the script file, not its imports. `code_digest` follows the imports of a script through this library and
+hashes syntax trees, without anything that decides no result:
 
 - comments, layout, docstrings, annotations, log records and the texts of errors;
-- names of modules: an import stands for the content of the module it resolves to, so files can be moved and renamed;
-- modules that say `DECIDES_RESULTS = False`: the job's log, its locks, its manifests, and the like.
+- names of modules: an import stands for the content of its module, so files can be moved and renamed;
+- modules with `DECIDES_RESULTS = False`: logs, locks, manifests and the like.
 
-The digest of a file is kept by the file's content (`KEPT`), because every job on a cluster reads the rules again and
+Digests of files are cached by the files' content (`KEPT`), because every job on a cluster reads the rules again and
 parsing all files takes a second.
 """
 
@@ -26,27 +26,32 @@ DECIDES_RESULTS = False
 
 KEPT = Path(".snakemake", "saelineage", "code.json")
 FORMAT = "2"
-"""Of the kept digests; older ones are not read."""
+"""Of the cached digests; those of other formats are not read."""
 MOST_KEPT = 2000
 SCRIPTS = Path(__file__).resolve().parents[2]
 PACKAGE = __name__.partition(".")[0]
 MARK = "DECIDES_RESULTS"
+BLOCKS = (
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If, ast.For, ast.AsyncFor, ast.While),
+    *(ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.ExceptHandler, ast.match_case, ast.Module),
+)
+"""Syntax that holds a list of statements as its body."""
 
 
 class Meaning(NamedTuple):
-    """What a file means on its own, without what it imports."""
+    """The meaning of one file, without its imports."""
 
     decides_results: bool
     tree_sha256: str
-    """Of the syntax tree, in which a module of this library is called by the order in which it is first used."""
+    """Of the syntax tree, in which modules of this library are numbered in the order of their first use."""
     modules: list[str]
     """The names of those modules, in that order."""
     names: list[tuple[str, str, str]]
-    """What is imported from modules of this library: (local name, name, module), sorted."""
+    """Names imported from modules of this library: (local name, name, module), sorted."""
 
 
 def code_digest(script: str) -> str:
-    """Hex sha256 (16 digits) of what `workflow/scripts/{script}.py` and the library behind it compute.
+    """Hex sha256 (16 digits) of the meaning of `workflow/scripts/{script}.py` and the library behind it.
 
     The digest is that of syntax trees, so it may differ between Python's minor versions.
 
@@ -60,25 +65,26 @@ def code_digest(script: str) -> str:
     except RecursionError:
         raise ValueError(f"modules that '{script}.py' imports import each other in a circle; break it") from None
     if len(_kept()) > n_kept:
-        with suppress(OSError):  # of a run that may only be looked at
+        with suppress(OSError):  # a read-only folder
             write_json(KEPT, _kept())
     return digest[:16]
 
 
 def rules_digest() -> str:
-    """Hex sha256 of the Snakefile and all rules, which decide what the graph of jobs looks like."""
+    """Hex sha256 of the Snakefile and all rules, which decide the graph of jobs."""
     root = SCRIPTS.parent.parent
     return sha256_json([sha256_file(path) for path in [root / "Snakefile", *sorted((root / "rules").glob("*.smk"))]])
 
 
 def reached_files(script: Path) -> set[Path]:
     """`script` and the library files that decide its results, imported directly or through others."""
-    reached, left = set(), [script]
-    while left:
-        path = left.pop()
+    reached: set[Path] = set()
+    left_to_visit = [script]
+    while left_to_visit:
+        path = left_to_visit.pop()
         if path not in reached and (meaning := _read(path)).decides_results:
             reached.add(path)
-            left.extend(_file_of(name) for name in imported_modules(meaning))
+            left_to_visit.extend(_file_of(name) for name in imported_modules(meaning))
     return reached
 
 
@@ -101,7 +107,7 @@ def _digest(path: Path) -> str:
 
 @cache
 def _read(path: Path) -> Meaning:
-    """The meaning of a file, from what is kept or by parsing it."""
+    """The meaning of a file, from the cache or by parsing it."""
     content = path.read_bytes()
     key = hashlib.sha256(f"{FORMAT} {sys.version_info[:2]} ".encode() + content).hexdigest()
     if key not in _kept():
@@ -112,7 +118,7 @@ def _read(path: Path) -> Meaning:
 
 @cache
 def _kept() -> dict[str, list]:
-    """The meanings of files that earlier processes read, by content; empty where that is damaged, or much of it old."""
+    """Meanings of files that earlier processes parsed, by content; empty if the cache is damaged or too large."""
     try:
         kept = json.loads(KEPT.read_text(encoding="utf-8"))
         whole = all(list(map(type, meaning)) == [bool, str, list, list] for meaning in kept.values())
@@ -129,13 +135,13 @@ def meaning_of(content: bytes) -> Meaning:
     stripped = _Stripped(imports.modules)
     stripped.visit(tree)
     digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-    # a module that is imported and never named is still run
+    # A module that is imported but never named is still run.
     used = [*stripped.order, *sorted(set(imports.modules.values()) - set(stripped.order))]
     return Meaning(not imports.is_marked, digest, used, sorted(imports.names))
 
 
 class _Imports(ast.NodeVisitor):
-    """Collects what a file imports from this library."""
+    """Collect a file's imports from this library."""
 
     def __init__(self) -> None:
         self.modules: dict[str, str] = {}
@@ -170,7 +176,7 @@ class _Imports(ast.NodeVisitor):
 
 
 class _Stripped(ast.NodeTransformer):
-    """Takes out what decides no result, and calls modules by the order in which they are first used."""
+    """Remove everything that decides no result, and number modules in the order of their first use."""
 
     def __init__(self, modules: dict[str, str]) -> None:
         self.modules = modules
@@ -178,7 +184,7 @@ class _Stripped(ast.NodeTransformer):
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
-        if getattr(node, "body", None) == []:
+        if isinstance(node, BLOCKS) and not node.body:
             node.body = [ast.Pass()]
         return node
 

@@ -1,80 +1,147 @@
-"""What surrounds every job: its log, its Snakemake, its inputs, and the record of what it made."""
+"""Everything around a job's work: its log, its Snakemake, its inputs, and the manifests of its outputs."""
 
 import logging
+import platform
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from saelineage.errors import InputError
-from saelineage.files.atomic import disk_fault
+from saelineage.files.atomic import disk_fault, sha256_file, sha256_json, write_json
 from saelineage.jobs.locks import in_job
-from saelineage.jobs.manifests import record_job, require_inputs
+from saelineage.jobs.manifests import manifest_path, name_in_manifest, recorded_sha256, require_inputs
 
 DECIDES_RESULTS = False
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "numba",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "plotly",
+    "jinja2",
+    "requests",
+    "tree_sitter",
+    "tree_sitter_python",
+    "tree_sitter_lua",
+)
+"""Packages whose versions are on record, if the job has loaded them."""
 
 logger = logging.getLogger("saelineage")
 
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[dict[str, object]]:
-    """Run a job: log it, end it when its Snakemake is gone or an input is damaged, and write its manifests at the end.
+    """Run a job: log it, end it if its Snakemake is gone or an input is damaged, and write its manifests at the end.
 
     An `InputError`, or a disk that cannot be written, ends the job with a message alone, in the log and on stderr;
     other exceptions keep their traceback.
 
     Args:
-        snakemake: the script's object: log, inputs, outputs, params, wildcards and threads.
+        snakemake: the script's object: log, inputs, outputs, params, wildcards and threads. Snakemake makes it at run
+            time, so it has no static type.
 
     Yields:
-        A dict for what the job finds out and puts on record, such as the commit behind a hub revision.
+        A dict for facts that the job puts on record, such as the commit behind a hub revision.
     """
-    found: dict[str, object] = {}
-    with job_log(snakemake.log[0], snakemake.input):
-        yield found
-        record_job(snakemake, **found)
+    facts: dict[str, object] = {}
+    with in_job(), _logged(snakemake.log[0]):
+        require_inputs(snakemake.input)
+        yield facts
+        _write_manifests(snakemake, facts)
 
 
 @contextmanager
-def job_log(path: Path | str, inputs: Iterable[str] = ()) -> Iterator[None]:
-    """Send log records and warnings of a job to its log file; end it when its Snakemake is gone, or an input damaged.
+def _logged(path: Path | str) -> Iterator[None]:
+    """Send log records and warnings to a new log file, and end the process with a message for the user's mistakes."""
+    handler = _opened(path)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+    try:
+        yield
+    except Exception as error:
+        message = str(error) if isinstance(error, InputError) else disk_fault(error)
+        if message is None:
+            logger.exception("the job failed")
+            raise
+        logger.error("%s", message)
+        sys.exit(f"error: {message}")
+    finally:
+        with suppress(OSError):
+            handler.flush()
 
-    An `InputError`, and a disk that cannot be written, ends the job with a message alone, in the log and on stderr;
-    other exceptions keep their traceback.
 
-    Args:
-        path: the log file, begun anew.
-        inputs: the job's files, which are compared with their manifests where they were changed later.
-    """
-    with in_job():
-        handler = _opened(path)
-        logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-        logging.captureWarnings(True)
-        warnings.simplefilter("default")
-        try:
-            require_inputs(inputs)
-            yield
-        except Exception as error:
-            message = str(error) if isinstance(error, InputError) else disk_fault(error)
-            if message is None:
-                logger.exception("the job failed")
-                raise
-            logger.error("%s", message)
-            sys.exit(f"error: {message}")
-        finally:
-            with suppress(OSError):
-                handler.flush()
+class _LogFile(logging.FileHandler):
+    """A log file. A full disk is reported once, by the job, and not for every line that the log loses."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Lose the line."""
 
 
 def _opened(path: Path | str) -> logging.Handler:
-    """A new log file; a disk that cannot be written ends the job here."""
+    """Begin a new log file; a disk that cannot be written ends the job here."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+        handler = _LogFile(path, mode="w", encoding="utf-8")
     except OSError as error:
         sys.exit(f"error: {disk_fault(error) or error}")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.handleError = lambda record: None  # a full disk is told of once, not with every line that the log loses
     return handler
+
+
+def _write_manifests(snakemake: Any, facts: Mapping[str, object]) -> None:
+    """Write the manifests that a rule declares, each for the outputs beside and below it."""
+    outputs = [Path(path) for path in snakemake.output]
+    manifests = [path for path in outputs if path.name.endswith("manifest.json")]
+    if not manifests:
+        return
+    settings = {key: value for key, value in snakemake.params.items() if key != "code"}
+    record = {
+        "inputs": {str(path): recorded_sha256(path) or sha256_file(path) for path in sorted(map(str, snakemake.input))},
+        "settings": settings,
+        "settings_sha256": sha256_json(settings),
+        "wildcards": dict(snakemake.wildcards.items()),
+        "found": dict(facts),
+        "code_sha256": snakemake.params.code,
+        "threads": snakemake.threads,
+        "python": platform.python_version(),
+        "versions": _versions(),
+    }
+    for manifest in manifests:
+        described = [path for path in outputs if path not in manifests and _nearest(path, manifests) == manifest]
+        files = sorted(file for path in described for file in _files(path))
+        write_json(manifest, record | {"files": {name_in_manifest(path, manifest): _entry(path) for path in files}})
+
+
+def _nearest(path: Path, manifests: list[Path]) -> Path:
+    """A file's own manifest, or the one deepest above it."""
+    if manifest_path(path) in manifests:
+        return manifest_path(path)
+    above = [manifest for manifest in manifests if manifest.parent in path.parents]
+    return max(above, key=lambda manifest: len(manifest.parts))
+
+
+def _files(path: Path) -> list[Path]:
+    """An output, or all files in it if it is a folder."""
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+
+
+def _entry(path: Path) -> dict[str, str | int]:
+    return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the packages that the job has loaded."""
+    loaded = {name.split(".")[0] for name in sys.modules}
+    return {name: version(name) for name in PACKAGES if name in loaded}

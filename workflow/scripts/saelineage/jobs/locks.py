@@ -1,9 +1,9 @@
-"""One Snakemake at a time on a run, no job without its Snakemake, and no lock that a killed one leaves behind.
+"""One Snakemake at a time on a run, no job without its Snakemake, and no stale locks of a killed Snakemake.
 
-Snakemake writes lists of files under `.snakemake/locks`; whoever finds its own files there takes it for a second
-Snakemake at work, also when the first was killed. Here a Snakemake holds a lock of the operating system while it runs
-jobs (`claim`), and every job holds another (`in_job`): both are gone when the process is, however it ended. Where
-neither is held, Snakemake's lists mean nothing any more and are removed (`remove_stale`).
+Snakemake writes lists of files under `.snakemake/locks`. The next Snakemake that finds its files there refuses to
+start, even if the first was killed. Here a Snakemake also holds an operating-system lock while it runs jobs (`claim`),
+and every job holds another (`in_job`). The kernel releases both however a process ends. If neither is held, Snakemake's
+lists are stale and are removed (`remove_stale`).
 """
 
 import fcntl
@@ -26,23 +26,23 @@ logger = logging.getLogger(__name__)
 
 STATE = Path(".snakemake")
 SNAKEMAKE, JOBS_LOCK = "SAELINEAGE_SNAKEMAKE", "SAELINEAGE_JOBS_LOCK"
-"""Environment variables by which jobs know the Snakemake that they are for, and the lock that they hold."""
+"""Environment variables that tell jobs the name of their Snakemake and the lock to hold."""
 NOBODY, SOMEBODY, UNKNOWN = "nobody", "somebody", "unknown"
 WATCH_SECONDS = 0.5
 CLAIM_SECONDS, JOBS_SECONDS = 1.0, 10.0
-"""How long a run is waited for that somebody may just be looking at; and the jobs of a Snakemake that was killed."""
+"""Longest waits: for a run that another process may only be looking at, and for the jobs of a killed Snakemake."""
 
 _held: list[BinaryIO] = []
-"""Kept open as long as the process lives."""
+"""Lock files, kept open until the process ends."""
 
 
 def claim(run: str, state: Path = STATE, jobs_are_local: bool = True) -> None:
-    """Hold a run for as long as this process lives.
+    """Hold a run until this process ends.
 
     Args:
         run: its name.
         state: Snakemake's folder.
-        jobs_are_local: whether jobs end with this process, which those of a cluster do not.
+        jobs_are_local: true if jobs end with this process; jobs on a cluster do not.
 
     Raises:
         InputError: if another process holds it.
@@ -51,8 +51,8 @@ def claim(run: str, state: Path = STATE, jobs_are_local: bool = True) -> None:
     file = _opened(path)
     if not _wait_for(lambda: _got(file), CLAIM_SECONDS):
         raise InputError(
-            f"results/{run} is being worked on by another snakemake ({owner_of(path)}); wait for it to end, or stop it "
-            "(dry runs, `verify` and `jobs` take --nolock meanwhile)"
+            f"results/{run} is in use by another snakemake ({owner_of(path)}); wait for it to end, or stop it "
+            "(for dry runs, `verify` and `jobs` in the meantime, add --nolock)"
         )
     file.truncate(0)
     file.write(json.dumps({"process": os.getpid(), "host": HOST, "jobs_are_local": jobs_are_local}).encode())
@@ -60,10 +60,10 @@ def claim(run: str, state: Path = STATE, jobs_are_local: bool = True) -> None:
 
 
 def remove_stale(run: str, state: Path = STATE) -> str | None:
-    """Remove Snakemake's own locks on a run if the one that wrote them is provably gone, and its jobs are.
+    """Remove Snakemake's own locks on a run if the Snakemake that wrote them and its jobs are provably gone.
 
     Returns:
-        What was done, or why nothing was and what to do; None where nothing is locked.
+        A sentence: locks were removed, or the reason why not and the next step. None if nothing is locked.
     """
     stale = {path: runs for path in sorted(state.glob("locks/*.lock")) if run in (runs := _runs_in(path))}
     if not stale:
@@ -74,32 +74,32 @@ def remove_stale(run: str, state: Path = STATE) -> str | None:
             return reason
     if not _wait_for(lambda: _holder(jobs_lock(run, state)) is NOBODY, JOBS_SECONDS):
         return (
-            f"jobs of a snakemake that is gone ({owner_of(path)}) still run for results/{run}; "
+            f"jobs of a killed snakemake ({owner_of(path)}) are still running for results/{run}; "
             "wait for them to end or kill them, and run again"
         )
     try:
         for lock in stale:
             lock.unlink(missing_ok=True)
     except OSError as error:
-        return f"the lock of a snakemake that is gone ({owner_of(path)}) stays on results/{run}: {error.strerror}"
-    return f"removed the lock on results/{run} of a snakemake that is gone ({owner_of(path)})"
+        return f"the lock of a killed snakemake ({owner_of(path)}) on results/{run} cannot be removed: {error.strerror}"
+    return f"removed the lock of a killed snakemake ({owner_of(path)}) on results/{run}"
 
 
 def announce(run: str, state: Path = STATE) -> None:
-    """Tell the jobs that this process starts which process they are for, and what they hold."""
+    """Tell the jobs that this process starts the name of their Snakemake and the lock to hold."""
     os.environ |= {SNAKEMAKE: process_name(os.getpid()) or "", JOBS_LOCK: str(jobs_lock(run, state))}
 
 
 def is_free(run: str, state: Path = STATE) -> bool:
-    """Whether it is certain that no Snakemake works on a run."""
+    """True if it is certain that no Snakemake is working on a run."""
     return _holder(run_lock(run, state)) is NOBODY
 
 
 @contextmanager
 def in_job() -> Iterator[None]:
-    """Hold the jobs' lock, and end when this job's Snakemake is gone: the next one will run it again.
+    """Hold the jobs' lock, and end this process when its Snakemake is gone; the next Snakemake runs the job again.
 
-    Nothing is done in a process that no Snakemake has started.
+    Does nothing in a process that was not started by a Snakemake.
     """
     if not os.environ.get(SNAKEMAKE):
         yield
@@ -108,16 +108,16 @@ def in_job() -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_SH)
         except OSError:
-            logger.warning("'%s' cannot be locked, for its file system knows no locks", file.name)
+            logger.warning("'%s' cannot be locked, because its file system does not support locks", file.name)
         _end_if_gone(os.environ[SNAKEMAKE], os.getppid())
         threading.Thread(target=_end_with, args=(os.environ[SNAKEMAKE], os.getppid()), daemon=True).start()
         yield
 
 
 def process_name(pid: int) -> str | None:
-    """Host, process namespace, id and start: what no two processes have in common. None where it is gone or unknown."""
+    """Host, namespace, id and start time: unique to one process. None if it is gone or cannot be seen."""
     try:
-        # Behind the command in brackets, which may hold anything: state, parent ..., and as 20th the start.
+        # After the command in brackets, which may hold any character: state, parent, ..., and 20th the start time.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -126,29 +126,29 @@ def process_name(pid: int) -> str | None:
 
 
 def run_lock(run: str, state: Path = STATE) -> Path:
-    """What the Snakemake that works on a run holds."""
+    """The lock file of the Snakemake that works on a run."""
     return state / "saelineage" / f"{run}.lock"
 
 
 def jobs_lock(run: str, state: Path = STATE) -> Path:
-    """What the jobs of a run hold together."""
+    """The lock file that the jobs of a run share."""
     return state / "saelineage" / f"{run}.jobs"
 
 
 def owner_of(path: Path) -> str:
     """The process that last held a run, in words."""
-    found = _record(path)
-    return f"process {found['process']} on {found['host']}" if found else "process unknown"
+    owner = _record(path)
+    return f"process {owner['process']} on {owner['host']}" if owner else "process unknown"
 
 
 def _end_with(snakemake: str, parent: int) -> None:
-    """End this process when its Snakemake or its parent is gone."""
+    """Wait until the Snakemake or the parent of this process is gone, then end the process."""
     while _end_if_gone(snakemake, parent):
         time.sleep(WATCH_SECONDS)
 
 
 def _end_if_gone(snakemake: str, parent: int) -> bool:
-    """End this process if its Snakemake or its parent is gone; False where they cannot be seen, being elsewhere."""
+    """End this process if its Snakemake or its parent is gone; False if they are on another host and cannot be seen."""
     place, pid, _ = snakemake.rsplit(" ", 2)
     if not (process_name(os.getpid()) or "").startswith(f"{place} "):
         return False
@@ -159,33 +159,33 @@ def _end_if_gone(snakemake: str, parent: int) -> bool:
 
 
 def _may_be_alive(run: str, state: Path, lists: Sequence[Path]) -> str | None:
-    """Why it is not certain that the Snakemake which wrote some lists is gone, with what to do; None where it is."""
+    """A reason why the Snakemake that wrote some lists may still be at work, and the next step; None if it is gone."""
     path = run_lock(run, state)
-    holder, found = _holder(path), _record(path)
+    holder, owner = _holder(path), _record(path)
     unlock = "then run `snakemake --unlock`"
     if holder is SOMEBODY:
-        return f"results/{run} is being worked on by another snakemake ({owner_of(path)})"
+        return f"results/{run} is in use by another snakemake ({owner_of(path)})"
     if holder is UNKNOWN:
         return (
-            f"whether a snakemake ({owner_of(path)}) works on results/{run} cannot be seen, for '{path}' cannot be "
-            f"locked here; be sure that none does, {unlock}"
+            f"results/{run} may be in use by a snakemake ({owner_of(path)}): '{path}' cannot be locked here, so this "
+            f"cannot be seen; make sure that it is not, {unlock}"
         )
-    if found.get("host", HOST) != HOST or not found.get("jobs_are_local", True):
+    if owner.get("host", HOST) != HOST or not owner.get("jobs_are_local", True):
         return (
-            f"results/{run} was locked by a snakemake ({owner_of(path)}) whose jobs may still wait or run elsewhere; "
+            f"results/{run} was locked by a snakemake ({owner_of(path)}) whose jobs may still be queued or running; "
             f"cancel them (on SLURM `scancel --name` with the run ID at the top of its log), {unlock}"
         )
     begun = path.stat().st_mtime_ns if path.exists() else 0
-    if any(one.exists() and one.stat().st_mtime_ns > begun for one in lists):
+    if any(lock.exists() and lock.stat().st_mtime_ns > begun for lock in lists):
         return (
-            f"results/{run} was locked by a snakemake that had not begun, or was started with --no-hooks; be sure that "
-            f"it is gone, {unlock}"
+            f"results/{run} was locked by a snakemake that had not started yet, or was started with --no-hooks; make "
+            f"sure that it is gone, {unlock}"
         )
     return None
 
 
 def _record(path: Path) -> dict:
-    """What `claim` wrote; nothing where there is none, or not all of it."""
+    """The record that `claim` wrote; empty if it is absent or incomplete."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -193,27 +193,27 @@ def _record(path: Path) -> dict:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """A file to lock; NFS locks for one process only what is open for writing, for several what is for reading."""
+    """Open a file to lock. NFS needs it open for writing for an exclusive lock, and for reading for a shared one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return open(path, "a+b", buffering=0)
 
 
 def _got(file: BinaryIO) -> bool:
-    """Whether a file could be locked for this process alone.
+    """Try to lock a file for this process alone.
 
-    A file system without locks gives them all: there nobody is kept out, and nothing is proved.
+    On a file system without locks every attempt succeeds, with a warning: no other process is kept out.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        logger.warning("'%s' cannot be locked (%s): nothing keeps a second snakemake out", file.name, error.strerror)
+        logger.warning("'%s' cannot be locked (%s), so a second snakemake is not kept out", file.name, error.strerror)
     return True
 
 
 def _holder(path: Path) -> str:
-    """Whether processes hold a lock, whichever kind: NOBODY, SOMEBODY, or UNKNOWN where that cannot be seen."""
+    """See if any process holds a lock of either kind: NOBODY, SOMEBODY, or UNKNOWN if locks do not work here."""
     try:
         with open(path, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -227,17 +227,17 @@ def _holder(path: Path) -> str:
 
 
 def _wait_for(is_so: Callable[[], bool], most_seconds: float) -> bool:
-    """Whether something becomes so in time."""
+    """Wait until a condition holds; False if it does not in time."""
     end = time.monotonic() + most_seconds
-    while not (found := is_so()) and time.monotonic() < end:
+    while not (holds := is_so()) and time.monotonic() < end:
         time.sleep(0.05)
-    return found
+    return holds
 
 
 def _runs_in(lock: Path) -> set[str]:
-    """The runs that one of Snakemake's lists holds files of."""
+    """The runs whose files are on one of Snakemake's lists."""
     try:
         with open(lock, encoding="utf-8", errors="replace") as file:
             return {line.split("/")[1] for line in file if line.startswith("results/") and line.count("/") > 1}
     except OSError:
-        return set()  # its Snakemake has just ended, or is somebody else's
+        return set()  # its Snakemake has just ended, or belongs to another user
