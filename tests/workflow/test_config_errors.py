@@ -1,5 +1,6 @@
 """Mistakes in a config end Snakemake with one sentence before the first job."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,8 @@ def test_a_mistake_in_the_default_config_is_named_even_if_snakemake_cannot_read_
     with (checkout.folder / "config" / "config.yaml").open("ab") as file:
         file.write("# café\n".encode("latin-1"))
     command = [sys.executable, "-m", "snakemake", "-n"]
-    process = subprocess.run(command, cwd=checkout.folder, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(checkout.folder / "workflow" / "scripts")}
+    process = subprocess.run(command, cwd=checkout.folder, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 1
     output = process.stdout + process.stderr
     assert "config file 'config/config.yaml' must be YAML in UTF-8, but: 'utf-8' codec" in output

@@ -1,4 +1,4 @@
-"""Instruments and ways of making a model have one table each; the schema, the README and sentences follow it."""
+"""Instruments and ways of making a model have one table each, which schema, README and sentences follow."""
 
 import re
 from pathlib import Path
