@@ -72,29 +72,25 @@ rule trace_lineage:
 
 rule ablate_groups:
     """
-    Measure the loss of an edge's two models with their persisting, lost and new features taken out, beside random ones.
+    Measure the loss of every model with an edge's persisting, lost or new features ablated, compared with random ones.
 
-    Output: the change in loss per group and corpus; the same for single features that match, in both models.
+    One job, because each model is loaded once for all its edges. Output: for each edge, the change in loss per group
+    and corpus; the same for single features that match, in both models; and how well these agree.
     """
     input:
-        parent_model=run.paths.edge_model("parent"),
-        child_model=run.paths.edge_model("child"),
-        parent_sae=run.paths.edge_sae("parent"),
-        child_sae=run.paths.edge_sae("child"),
-        edge=run.paths.fix(run.paths.edge_table, edge="{parent}__{child}"),
+        models=run.paths.connected_models(),
+        saes=run.paths.connected_saes(),
+        edges=run.paths.fill(run.paths.edge_table, edge=run.paths.edges),
         rows=run.paths.rows("validation"),
     output:
-        groups=run.paths.fix(run.paths.ablations, kind=""),
-        features=run.paths.fix(run.paths.ablations, kind=".features"),
-        agreement=run.paths.fix(run.paths.ablations, kind=".agreement"),
-        manifest=run.paths.manifest(run.paths.fix(run.paths.ablations, kind="")),
+        groups=run.paths.over(run.paths.ablations, edge=run.paths.edges, kind=[""]),
+        features=run.paths.over(run.paths.ablations, edge=run.paths.edges, kind=[".features"]),
+        agreement=run.paths.over(run.paths.ablations, edge=run.paths.edges, kind=[".agreement"]),
+        manifest=run.paths.ablations_manifest,
     log:
-        run.paths.log("lineage/ablations.{parent}__{child}"),
+        run.paths.log("lineage/ablations"),
     benchmark:
-        run.paths.benchmark("lineage/ablations.{parent}__{child}")
-    wildcard_constraints:
-        parent=any_of(run.graph.models),
-        child=any_of(run.graph.models),
+        run.paths.benchmark("lineage/ablations")
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
@@ -103,6 +99,8 @@ rule ablate_groups:
         mem_mb=memory(run.needs.ablating),
         runtime=runtime(run.needs.ablating),
     params:
+        edges=[list(edge) for edge in run.graph.edges],
+        models=run.graph.connected,
         hookpoint=run.config["activations"]["hookpoint"],
         batch_rows=run.config["batch_rows"],
         settings=run.subset("lineage", "ablated_rows", "ablated_features", "seed"),

@@ -151,34 +151,3 @@ rule reinitialise_model:
         code=code_digest("reinitialise_model"),
     script:
         "../workflow/scripts/reinitialise_model.py"
-
-
-rule evaluate_model:
-    """
-    Measure loss and next-token accuracy on every corpus's validation split, beside a unigram model's loss.
-
-    Output: metrics.json in the model's folder.
-    """
-    input:
-        model=run.paths.own_model,
-        train=run.paths.rows("train"),
-        validation=run.paths.rows("validation"),
-    output:
-        metrics=run.paths.model_metrics,
-        manifest=run.paths.manifest(run.paths.model_metrics),
-    log:
-        run.paths.log("models/evaluate.{model}"),
-    benchmark:
-        run.paths.benchmark("models/evaluate.{model}")
-    conda:
-        "../envs/train.yaml"
-    threads: run.config["threads"]["activations"]
-    resources:
-        gpu=visible_gpus(),
-        mem_mb=memory(run.needs.measuring_model),
-        runtime=runtime(run.needs.measuring_model),
-    params:
-        batch_rows=run.config["batch_rows"],
-        code=code_digest("evaluate_model"),
-    script:
-        "../workflow/scripts/evaluate_model.py"

@@ -121,7 +121,7 @@ rule write_report:
     input:
         summary=run.paths.summary,
         model_metrics=run.paths.fill(run.paths.model_metrics, model=run.graph.models),
-        sae_metrics=run.paths.fill(run.paths.sae_metrics, model=run.paths.measured_models),
+        sae_metrics=run.paths.fill(run.paths.sae_metrics, model=run.graph.models),
         curves=run.paths.of_saes(run.paths.sae_curve, run.comparisons.trained_saes),
         sweeps=run.paths.fill(run.paths.sweep, sweep=run.config["sweeps"]),
         merges=run.paths.fill(run.paths.merge, model=run.graph.of_kind("merge")),

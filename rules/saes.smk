@@ -103,34 +103,37 @@ rule import_sae:
         "../workflow/scripts/import_sae.py"
 
 
-rule evaluate_saes:
+rule measure_model:
     """
-    Measure a model's SAEs on every corpus's validation split: fvu, l0, ce_recovered, dead_fraction, densities.
+    Measure a language model and its SAEs on every corpus's validation split, in one job that loads the model once.
 
-    Output: metrics.json in the model's folder of SAEs.
+    Output: the model's loss, accuracy and a unigram model's loss; and of each SAE fvu, l0, ce_recovered, dead_fraction
+    and densities.
     """
     input:
         model=run.paths.own_model,
         saes=run.paths.measured_saes,
+        train=run.paths.rows("train"),
         validation=run.paths.rows("validation"),
     output:
-        metrics=run.paths.sae_metrics,
-        manifest=run.paths.manifest(run.paths.sae_metrics),
+        metrics=run.paths.model_metrics,
+        sae_metrics=run.paths.sae_metrics,
+        manifests=[run.paths.manifest(run.paths.model_metrics), run.paths.manifest(run.paths.sae_metrics)],
     log:
-        run.paths.log("saes/evaluate.{model}"),
+        run.paths.log("saes/metrics.{model}"),
     benchmark:
-        run.paths.benchmark("saes/evaluate.{model}")
+        run.paths.benchmark("saes/metrics.{model}")
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["saes"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(run.needs.measuring_saes),
-        runtime=runtime(run.needs.measuring_saes),
+        mem_mb=memory(run.needs.measuring),
+        runtime=runtime(run.needs.measuring),
     params:
         saes=run.params.measured_saes,
         hookpoint=run.config["activations"]["hookpoint"],
         batch_rows=run.config["batch_rows"],
-        code=code_digest("evaluate_saes"),
+        code=code_digest("measure_model"),
     script:
-        "../workflow/scripts/evaluate_saes.py"
+        "../workflow/scripts/measure_model.py"

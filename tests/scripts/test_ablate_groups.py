@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ablate_groups import ablate_groups
+from ablate_groups import Edge, ablate_groups
 from saelineage.lineage.ablations import group_effects
 from saelineage.models.loading import load_model
 from saelineage.saes.sae import Sae, load_sae, save_sae
@@ -53,19 +53,16 @@ def ablate(tiny, tmp_path):
     def run(folder: str, n_matches: int = 3, seed: int = 0) -> list[Path]:
         paths = [tmp_path / folder / name for name in ("groups.parquet", "features.parquet", "agreement.parquet")]
         ablate_groups(
-            model_folders={"parent": tiny.models["a"], "child": tiny.models["b"]},
-            sae_folders=saes,
-            path_to_edge=str(tmp_path / "edge.parquet"),
+            edges=[Edge({"parent": "a", "child": "b"}, str(tmp_path / "edge.parquet"), *map(str, paths))],
+            model_folders=tiny.models,
+            sae_folders={"a": saes["parent"], "b": saes["child"]},
             paths_to_rows=[str(tiny.tokens[corpus]["validation"]) for corpus in ("words", "sums")],
             hookpoint=HOOKPOINT,
             max_rows=4,
             n_matches=n_matches,
             batch_rows=3,
             seed=seed,
-            gpus=0,
-            path_to_groups=str(paths[0]),
-            path_to_features=str(paths[1]),
-            path_to_agreement=str(paths[2]),
+            device=torch.device("cpu"),
         )
         return paths
 

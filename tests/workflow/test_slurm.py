@@ -138,7 +138,7 @@ def test_short_jobs_share_a_job_of_slurm(ran: Run):
     assert len([job for job in ran.jobs if job["state"] == "COMPLETED"]) == 30 - 2 - (2 + 3 + 1 + 1 + 1)
     assert {job["comment"] for job in ran.jobs if "_wildcards_" not in job["comment"]} == {
         "rule_tokens_tokenize_split",
-        "rule_measures_evaluate_model_evaluate_sae",
+        "rule_measures_measure_model",
         "rule_features_encode_features",
         "rule_pairs_correlate_features_sum_products",
         "rule_labels_label_features",

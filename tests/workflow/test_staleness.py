@@ -52,7 +52,7 @@ def test_one_saes_k_concerns_that_sae_and_what_follows(edited: Checkout):
     edited.edit("tiny.yaml", "batch_tokens: 512", "batch_tokens: 512, models: {left: {seed1: {k: 9}}}")
     jobs = edited.stale_jobs()
     assert names(jobs, "train_sae") == {"left.seed1"}
-    assert names(jobs, "evaluate_saes") == {"evaluate.left"}
+    assert names(jobs, "measure_model") == {"metrics.left"}
     assert names(jobs, "encode_features") == {"left.seed1.00000-of-00001"}
     assert names(jobs, "correlate_features") == expected
     # The other seed, and the leading SAEs of neighbours, whose features may recur here.
@@ -94,7 +94,7 @@ def test_the_saes_code_retrains_saes_and_no_language_model(edited: Checkout):
     add_code(edited.folder / SCRIPTS / "saes/sae.py")
     jobs = edited.stale_jobs()
     assert len(names(jobs, "train_sae")) == 16
-    untouched = {"pretrain_model", "finetune_model", "merge_models", "evaluate_model", "dump_activations"}
+    untouched = {"pretrain_model", "finetune_model", "merge_models", "measure_model", "dump_activations"}
     assert rules(jobs) & untouched == set()
 
 

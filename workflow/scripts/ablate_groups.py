@@ -1,9 +1,11 @@
-"""Measure what the features of an edge do: take them out of their models, in groups and matched pair by pair."""
+"""Measure the effects of the features of every edge by ablating them, in groups and one matched pair at a time."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
+import torch
 
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.devices import pick_device, prepare_cpu
@@ -25,71 +27,94 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
+class Edge(NamedTuple):
+    """One edge and its files."""
+
+    models: dict[str, str]
+    """The names of the `parent` and the `child`."""
+    path_to_verdicts: str
+    path_to_groups: str
+    """`ablations.group_effects` of both sides, with a column `side`."""
+    path_to_features: str
+    """`ablations.matched_effects`."""
+    path_to_agreement: str
+    """`ablations.agreements` of these."""
+
+
 def ablate_groups(
-    model_folders: dict[str, Path],
-    sae_folders: dict[str, Path],
-    path_to_edge: str,
+    edges: Sequence[Edge],
+    model_folders: Mapping[str, Path],
+    sae_folders: Mapping[str, Path],
     paths_to_rows: list[str],
     hookpoint: str,
     max_rows: int,
     n_matches: int,
     batch_rows: int,
     seed: int,
-    gpus: int,
-    path_to_groups: str,
-    path_to_features: str,
-    path_to_agreement: str,
+    device: torch.device,
 ) -> None:
-    """Write the effects of an edge's groups, and those of its best matched features.
+    """Write the effects of each edge's groups, and those of its best matched features.
+
+    One model is in memory at a time, and each is loaded once.
 
     Args:
-        model_folders, sae_folders: of the `parent` and the `child`.
-        path_to_edge: the table of the edge.
+        edges: the edges.
+        model_folders, sae_folders: each model's folder, and that of the SAE that verdicts rest on.
         paths_to_rows: token rows, by corpus.
-        hookpoint: what the SAEs read.
+        hookpoint: where the SAEs read the models.
         max_rows: rows to read of each corpus.
-        n_matches: matched pairs whose features are taken out one at a time.
+        n_matches: matched pairs whose features are ablated one at a time.
         batch_rows: rows in a forward pass.
         seed: of the random groups.
-        gpus: how many the job was given.
-        path_to_groups: `ablations.group_effects` of both sides, with a column `side`.
-        path_to_features: `ablations.matched_effects`.
-        path_to_agreement: `ablations.agreements` of these.
+        device: where to compute.
     """
-    device, rows, edge = pick_device(gpus), read_token_rows(paths_to_rows), pd.read_parquet(path_to_edge)
-    pairs = top_matches(edge, n_matches)
-    groups, singles = [], {}
-    for side in SIDES:  # one model in memory at a time
-        model, sae = load_model(model_folders[side]).to(device), load_sae(sae_folders[side]).to(device)
+    rows = read_token_rows(paths_to_rows)
+    verdicts = [pd.read_parquet(edge.path_to_verdicts) for edge in edges]
+    pairs = [top_matches(table, n_matches) for table in verdicts]
+    groups: dict[tuple[int, str], pd.DataFrame] = {}
+    singles: dict[tuple[int, str], pd.DataFrame] = {}
+    for name, folder in model_folders.items():
+        model, sae = load_model(folder).to(device), load_sae(sae_folders[name]).to(device)
         read = (model, sae, hookpoint, rows)
-        own = group_effects(*read, edge_groups(edge, side, seed), batch_rows, max_rows)
-        groups.append(own.assign(side=side)[["side", *own.columns]])
-        singles[side] = feature_effects(*read, pairs[side].to_numpy(), batch_rows, max_rows)
-    write_parquet(pd.concat(groups, ignore_index=True), path_to_groups)
-    matched = matched_effects(pairs, singles["parent"], singles["child"])
-    write_parquet(matched, path_to_features)
-    write_parquet(agreements(matched), path_to_agreement)
+        for place, side in sides_of(name, edges):
+            effects = group_effects(*read, edge_groups(verdicts[place], side, seed), batch_rows, max_rows)
+            groups[place, side] = effects.assign(side=side)[["side", *effects.columns]]
+            singles[place, side] = feature_effects(*read, pairs[place][side].to_numpy(), batch_rows, max_rows)
+    for place, edge in enumerate(edges):
+        both_sides = pd.concat([groups[place, side] for side in SIDES], ignore_index=True)
+        write_parquet(both_sides, edge.path_to_groups)
+        matched = matched_effects(pairs[place], *(singles[place, side] for side in SIDES))
+        write_parquet(matched, edge.path_to_features)
+        write_parquet(agreements(matched), edge.path_to_agreement)
+
+
+def sides_of(model: str, edges: Sequence[Edge]) -> list[tuple[int, str]]:
+    """The places of the edges that a model is part of, and its side in each."""
+    return [(place, side) for place, edge in enumerate(edges) for side in SIDES if edge.models[side] == model]
+
+
+def folders_of(paths: Sequence[str]) -> list[Path]:
+    """The folders that files lie in, each once, in order."""
+    return list(dict.fromkeys(Path(path).parent for path in paths))
 
 
 if __name__ == "__main__":
     with job(snakemake):
         prepare_cpu(snakemake.threads)
-        sources = snakemake.input
+        files, results = snakemake.input, snakemake.output
+        written = zip(results.groups, results.features, results.agreement, strict=True)
         ablate_groups(
-            model_folders={
-                "parent": Path(sources.parent_model[0]).parent,
-                "child": Path(sources.child_model[0]).parent,
-            },
-            sae_folders={"parent": Path(sources.parent_sae[0]).parent, "child": Path(sources.child_sae[0]).parent},
-            path_to_edge=sources.edge,
-            paths_to_rows=sources.rows,
+            edges=[
+                Edge(dict(zip(SIDES, names, strict=True)), verdicts, *paths)
+                for names, verdicts, paths in zip(snakemake.params.edges, files.edges, written, strict=True)
+            ],
+            model_folders=dict(zip(snakemake.params.models, folders_of(files.models), strict=True)),
+            sae_folders=dict(zip(snakemake.params.models, folders_of(files.saes), strict=True)),
+            paths_to_rows=files.rows,
             hookpoint=snakemake.params.hookpoint,
             max_rows=snakemake.params.settings["ablated_rows"],
             n_matches=snakemake.params.settings["ablated_features"],
             batch_rows=snakemake.params.batch_rows,
             seed=snakemake.params.settings["seed"],
-            gpus=snakemake.resources.get("gpu", 0),
-            path_to_groups=snakemake.output.groups,
-            path_to_features=snakemake.output.features,
-            path_to_agreement=snakemake.output.agreement,
+            device=pick_device(snakemake.resources.get("gpu", 0)),
         )

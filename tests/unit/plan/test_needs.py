@@ -55,7 +55,7 @@ def test_training_needs_follow_from_the_tokens_or_from_the_epochs_over_the_files
 
 def test_measuring_a_model_holds_one_batch_and_reads_all_validation_tokens(tmp_path: Path, model: list[str]):
     inputs = InputFiles(model=model, validation=[tokens(tmp_path, "a", 300), tokens(tmp_path, "b", 100)])
-    need = Plan(diamond()).needs.measuring_model(Wildcards(model="lua"), inputs)
+    need = Plan(diamond()).needs.measuring(Wildcards(model="lua"), inputs)
     assert need == (forward_bytes(MODEL, BATCH_TOKENS), forward_flop(MODEL, 400))
 
 
@@ -93,4 +93,4 @@ def test_reading_and_merging_hold_multiples_of_all_inputs(tmp_path: Path):
 def test_snakemake_is_told_of_inputs_that_do_not_exist_yet(tmp_path: Path):
     missing = InputFiles(model=[str(tmp_path / "config.json")], validation=[])
     with pytest.raises(FileNotFoundError):
-        Plan(diamond()).needs.measuring_model(Wildcards(model="lua"), missing)
+        Plan(diamond()).needs.measuring(Wildcards(model="lua"), missing)

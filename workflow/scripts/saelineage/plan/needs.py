@@ -54,12 +54,6 @@ class Needs:
         """Holding all inputs, and as much again."""
         return Need(2 * sizes.all_bytes(files(input)))
 
-    def measuring_model(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Measuring a language model."""
-        model = model_of(input.model)
-        held = sizes.forward_bytes(model, self._batch_tokens)
-        return Need(held, sizes.forward_flop(model, n_tokens(input.validation)))
-
     def dumping(self, n_shards: int, max_tokens: int | None) -> NeedFunction:
         """Reading one of `n_shards` shards of all corpora, of each of which at most `max_tokens` are read."""
         activations = self._contents.config["activations"]
@@ -85,14 +79,14 @@ class Needs:
 
         return of_job
 
-    def measuring_saes(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Measuring SAEs, one after the other, inside their language model."""
-        model = self.measuring_model(wildcards, input)
+    def measuring(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Measuring a language model, and its SAEs inside it, one after the other."""
+        model, tokens = model_of(input.model), n_tokens(input.validation)
         saes = [sizes.sae_size(os.path.dirname(path)) for path in input.saes if path.endswith(".safetensors")]
-        passes = 2 + 2 * len(saes)  # as it is, with zeros, and each SAE's reconstructions with a margin
-        flop = passes * model.flop + sum(sizes.encoding_flop(sae, n_tokens(input.validation)) for sae in saes)
+        passes = 3 + 2 * len(saes)  # alone, with zeros, and each SAE's reconstructions, with a margin
+        flop = passes * sizes.forward_flop(model, tokens) + sum(sizes.encoding_flop(sae, tokens) for sae in saes)
         held = max((sizes.encoding_bytes(sae, 0) for sae in saes), default=0) + sum(sae.n_bytes for sae in saes)
-        return Need(model.n_bytes + held, flop)
+        return Need(sizes.forward_bytes(model, self._batch_tokens) + held, flop)
 
     def encoding(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Encoding activations with an SAE."""
@@ -114,11 +108,11 @@ class Needs:
         return Need(held, sizes.readout_flop(dump, d_sae))
 
     def ablating(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Measuring two models with their SAEs again for each group and feature."""
-        model, sae = model_of(input.parent_model), sizes.sae_size(os.path.dirname(input.parent_sae[0]))
+        """Measuring each edge's two models with their SAEs again for each group and feature."""
+        model, sae = model_of(input.models), sizes.sae_size(os.path.dirname(input.saes[0]))
         lineage, config = self._contents.config["lineage"], self._contents.config
         tokens = lineage["ablated_rows"] * config["tokens"]["n_ctx"] * len(config["corpora"])
-        times = 2 * (sizes.ABLATED_GROUPS + lineage["ablated_features"])
+        times = 2 * len(self._contents.graph.edges) * (sizes.ABLATED_GROUPS + lineage["ablated_features"])
         flop = times * (sizes.forward_flop(model, tokens) + 2 * sizes.encoding_flop(sae, tokens))
         return Need(2 * (sizes.forward_bytes(model, self._batch_tokens) + sizes.encoding_bytes(sae, 0)), flop)
 

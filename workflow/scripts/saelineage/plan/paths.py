@@ -59,7 +59,8 @@ class Paths:
     dense = "results/{run}/correlations/{a}__{b}/dense.npy"
     similarities = "results/{run}/correlations/{model_a}.{sae_a}__{model_b}.{sae_b}/similarities.{ending}"
     readouts = "results/{run}/lineage/readouts/{parent}__{child}.parquet"
-    ablations = "results/{run}/lineage/ablations/{parent}__{child}{kind}.parquet"
+    ablations = "results/{run}/lineage/ablations/{edge}{kind}.parquet"
+    ablations_manifest = "results/{run}/lineage/ablations/manifest.json"
     edge_table = "results/{run}/lineage/edges/{edge}.parquet"
     lineage_features = "results/{run}/lineage/features.parquet"
     share_curves = "results/{run}/lineage/curves.parquet"
@@ -235,11 +236,6 @@ class Paths:
         measured = self._contents.comparisons.measured_saes
         return [path for sae in measured if sae.model == wildcards.model for path in self.sae(sae)]
 
-    @property
-    def measured_models(self) -> list[str]:
-        """Models with SAEs whose quality is measured."""
-        return list(dict.fromkeys(sae.model for sae in self._contents.comparisons.measured_saes))
-
     def sae_starts(self, wildcards: Wildcards) -> list[str]:
         """The folders of the SAEs that an SAE's training starts from."""
         return [path for start in self._contents.saes.starts(wildcards.sae) for path in self.sae(start)]
@@ -326,14 +322,6 @@ class Paths:
         """Feature shards of the parent's SAE that an edge's verdicts rest on."""
         return self.sae_features(self._contents.comparisons.leading_sae(wildcards.parent))
 
-    def edge_model(self, side: str) -> InputFunction:
-        """The folder of one model of an edge."""
-        return lambda wildcards: self.model(getattr(wildcards, side))
-
-    def edge_sae(self, side: str) -> InputFunction:
-        """The folder of one of the SAEs that an edge's verdicts rest on."""
-        return lambda wildcards: self.sae(self._contents.comparisons.leading_sae(getattr(wildcards, side)))
-
     def all_readouts(self) -> list[str]:
         """The readouts of all edges, where they are asked for."""
         edges = self._contents.graph.edges if self._contents.config["lineage"]["readouts"] else []
@@ -341,8 +329,17 @@ class Paths:
 
     def all_ablations(self, kind: str = "") -> list[str]:
         """A file of the ablations of each edge, where they are asked for."""
-        edges = self._contents.graph.edges if self._contents.config["lineage"]["ablations"] else []
-        return [path for edge in edges for path in self.fill(self.ablations, **edge._asdict(), kind=kind)]
+        edges = self.edges if self._contents.config["lineage"]["ablations"] else []
+        return self.fill(self.ablations, edge=edges, kind=kind)
+
+    def connected_models(self) -> list[str]:
+        """The folders of the models of the lineage that have a parent or a child."""
+        return [path for model in self._contents.graph.connected for path in self.model(model)]
+
+    def connected_saes(self) -> list[str]:
+        """The folders of the SAEs of these models that verdicts rest on."""
+        saes = map(self._contents.comparisons.leading_sae, self._contents.graph.connected)
+        return [path for sae in saes for path in self.sae(sae)]
 
     def edge_correlations(self) -> list[str]:
         """The correlation behind each edge, in the order of `edges`."""
@@ -473,7 +470,8 @@ class Paths:
         read = list(dict.fromkeys(sae.model for sae in comparisons.saes))
         leading = [comparisons.leading_sae(model) for model in comparisons.leading_saes]
         encoded = dict.fromkeys(sae for sae in [*leading, *comparisons.compared_saes] if not is_shifted(sae.sae))
-        readouts, ablations = self.all_readouts(), self.all_ablations()
+        readouts = self.all_readouts()
+        ablations = self.fill(self.ablations_manifest) if self.all_ablations() else []
         splits = {"corpus": self.corpora, "split": SPLITS}
         dumps = {"corpus": self.sae_corpora, "split": "train", "shard": self.train_shards}
         probes = {"corpus": self.corpora, "split": "probe", "shard": self.probe_shards}
@@ -497,14 +495,14 @@ class Paths:
             ],
             "saes": [
                 *of_folders(self.of_saes(self.sae_config, comparisons.saes)),
-                *beside(self.fill(self.sae_metrics, model=self.measured_models)),
+                *beside(self.fill(self.sae_metrics, model=contents.graph.models)),
             ],
             "features": beside(path for sae in encoded for path in self.sae_features(sae)),
             "correlations": [
                 *of_folders(self.all_correlations(self.correlations)),
                 *beside(self.all_token_types()),
             ],
-            "lineage": [*of_folders(self.fill(self.summary)), *beside(readouts), *beside(ablations)],
+            "lineage": [*of_folders(self.fill(self.summary)), *beside(readouts), *ablations],
             "labels": [
                 *beside(self.fill(self.annotations)),
                 *beside(self.all_labels()),

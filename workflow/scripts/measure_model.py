@@ -1,0 +1,78 @@
+"""Measure a language model, and its SAEs, on every corpus's validation split."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from saelineage.files.atomic import write_json
+from saelineage.jobs.devices import pick_device, prepare_cpu
+from saelineage.jobs.job import job
+from saelineage.models.loading import evaluate, load_model, n_parameters, require_vocabulary, unigram_loss
+from saelineage.saes.metrics import measure_corpora
+from saelineage.saes.sae import load_sae
+from saelineage.tokens import read_token_rows
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def measure_model(
+    folder: Path,
+    sae_folders: Mapping[str, Path],
+    hookpoint: str,
+    paths_to_train: list[str],
+    paths_to_validation: list[str],
+    batch_rows: int,
+    path_to_metrics: str,
+    path_to_sae_metrics: str,
+    device: torch.device,
+) -> None:
+    """Write loss and accuracy per corpus beside a unigram model's loss, and the metrics of the model's SAEs.
+
+    Args:
+        folder: the model.
+        sae_folders: its SAEs, by name.
+        hookpoint: where the SAEs read the model.
+        paths_to_train: token rows of the train splits, for the unigram model.
+        paths_to_validation: token rows of the validation splits.
+        batch_rows: rows in a forward pass.
+        path_to_metrics, path_to_sae_metrics: the files to write.
+        device: where to compute.
+    """
+    train, validation = read_token_rows(paths_to_train), read_token_rows(paths_to_validation)
+    model = load_model(folder).to(device)
+    require_vocabulary(model, validation, folder.name)
+    d_vocab = model.config.vocab_size
+    corpora = {
+        corpus: evaluate(model, rows, batch_rows) | {"unigram_loss": unigram_loss(train[corpus], rows, d_vocab)}
+        for corpus, rows in validation.items()
+    }
+    write_json(path_to_metrics, {"model": folder.name, "n_parameters": n_parameters(model), "corpora": corpora})
+    saes = {name: load_sae(sae_folder).to(device) for name, sae_folder in sae_folders.items()}
+    metrics = measure_corpora(model, saes, hookpoint, validation, batch_rows)
+    entries = [
+        {"model": folder.name, "sae": name, "architecture": sae.architecture, "d_in": sae.d_in}
+        | {"d_sae": sae.d_sae, "k": sae.k}
+        | metrics[name]
+        for name, sae in saes.items()
+    ]
+    write_json(path_to_sae_metrics, {"saes": entries})
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        prepare_cpu(snakemake.threads)
+        folders = dict.fromkeys(Path(path).parent for path in snakemake.input.saes)
+        measure_model(
+            folder=Path(snakemake.input.model[0]).parent,
+            sae_folders=dict(zip(snakemake.params.saes, folders, strict=True)),
+            hookpoint=snakemake.params.hookpoint,
+            paths_to_train=snakemake.input.train,
+            paths_to_validation=snakemake.input.validation,
+            batch_rows=snakemake.params.batch_rows,
+            path_to_metrics=snakemake.output.metrics,
+            path_to_sae_metrics=snakemake.output.sae_metrics,
+            device=pick_device(snakemake.resources.get("gpu", 0)),
+        )
