@@ -54,9 +54,9 @@ def test_training_needs_follow_from_the_tokens_or_from_the_epochs_over_the_files
 
 
 def test_measuring_a_model_holds_one_batch_and_reads_all_validation_tokens(tmp_path: Path, model: list[str]):
-    inputs = InputFiles(model=model, validation=[tokens(tmp_path, "a", 300), tokens(tmp_path, "b", 100)])
+    inputs = InputFiles(model=model, saes=[], validation=[tokens(tmp_path, "a", 300), tokens(tmp_path, "b", 100)])
     need = Plan(diamond()).needs.measuring(Wildcards(model="lua"), inputs)
-    assert need == (forward_bytes(MODEL, BATCH_TOKENS), forward_flop(MODEL, 400))
+    assert need == (forward_bytes(MODEL, BATCH_TOKENS), 3 * forward_flop(MODEL, 400))
 
 
 def test_a_dump_reads_its_share_of_at_most_so_many_tokens_of_each_corpus(tmp_path: Path, model: list[str]):
