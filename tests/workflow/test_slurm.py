@@ -18,7 +18,7 @@ import pytest
 from tests.faults.kills import CONFIG, ROOT, Small, Undisturbed
 from tests.slurm.cluster import Cluster, require_slurm, slurm
 
-# As the profile is, but for what makes a user wait: jobs of these tests take seconds.
+# The profile's settings, without long waits, because the jobs of these tests take seconds.
 IMPATIENT = ROOT / "tests" / "slurm" / "impatient.py"
 QUICK = ["--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"]
 GPU_LOGS = {
@@ -28,10 +28,11 @@ GPU_LOGS = {
     "dump_probe": "activations/{0}.probe.{1}.log",
     "train_sae": "saes/{0}.{1}.log",
 }
-"""Logs of rules whose jobs have a GPU and are alone in a job of SLURM, from their wildcards."""
+"""Logs of rules with a GPU and without a group, from their wildcards."""
 GPU_SEEN = re.compile(r" computing on the CPU; GPUs asked for: 1, CUDA_VISIBLE_DEVICES: (\S+)\n")
+MEMORY = "mem_mb=memory(run.needs.reading_all),"
 TOO_LITTLE = "mem_mb=memory(lambda *_: sizes.Need((80 - sizes.BASE_MB) * 2**20 / sizes.MARGIN)),"
-"""In the rule of the tokenizer: 80 MB, then twice as much at each further attempt, in whole hundreds."""
+"""For the tokenizer's rule: 80 MB, then twice as much at each further attempt, in whole hundreds."""
 ENDS_WITHIN_SECONDS = 500
 
 
@@ -41,19 +42,18 @@ class Run(NamedTuple):
     small: Small
     output: str
     jobs: list[dict[str, str]]
-    """What SLURM was given."""
+    """Jobs that SLURM was given."""
 
     def jobs_of(self, rule: str) -> list[dict[str, str]]:
-        """Jobs of SLURM that run a rule, in the order that they were submitted in."""
-        found = [job for job in self.jobs if rule in job["comment"]]
-        return sorted(found, key=lambda job: int(job["id"]))
+        """Jobs of SLURM that run a rule, in the order of submission."""
+        return sorted((job for job in self.jobs if rule in job["comment"]), key=lambda job: int(job["id"]))
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     require_slurm()
-    with tempfile.TemporaryDirectory(prefix="slurm") as folder, slurm(Path(folder)) as found:
-        yield found
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder, slurm(Path(folder)) as started:
+        yield started
 
 
 def checkout(folder: Path) -> Small:
@@ -72,7 +72,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 @contextmanager
 def submitted(cluster: Cluster, small: Small) -> Iterator[subprocess.Popen]:
-    """A run through SLURM, in a session of its own; nothing of it is left behind the block."""
+    """Start a run through SLURM in a new session; end it, and cancel its jobs, after the block."""
     command = [sys.executable, str(IMPATIENT), "--profile", "slurm", "--configfile", CONFIG.name, *QUICK]
     with (small.folder / "said.txt").open("w") as file:
         process = subprocess.Popen(
@@ -92,20 +92,20 @@ def submitted(cluster: Cluster, small: Small) -> Iterator[subprocess.Popen]:
 
 
 def wait_for(condition: Callable, small: Small, process: subprocess.Popen, seconds: float = 200.0):
-    """What a function returns as soon as that is something true, while a run goes on."""
+    """Wait, while a run goes on, until a function returns something true; return that."""
     ends = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (result := condition()):
         assert process.poll() is None, small.said()[-6000:]
         assert time.monotonic() < ends, small.said()[-6000:]
         time.sleep(0.1)
-    return found
+    return result
 
 
 @pytest.fixture(scope="module")
 def ran(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """From nothing to the page; the tokenizer gets too little memory, and a training is sent back to the queue."""
+    """Run from nothing to the page. The tokenizer gets too little memory, and a training is requeued."""
     small = checkout(tmp_path_factory.mktemp("submitted"))
-    edit(small.folder / "rules/tokens.smk", "mem_mb=memory(reading_all),", TOO_LITTLE)
+    edit(small.folder / "rules/tokens.smk", MEMORY, TOO_LITTLE)
     with submitted(cluster, small) as process:
         requeue_training(cluster, small, process)
         process.wait(timeout=ENDS_WITHIN_SECONDS)
@@ -114,33 +114,33 @@ def ran(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def requeue_training(cluster: Cluster, small: Small, process: subprocess.Popen) -> None:
-    """Have SLURM end the pretraining in its middle and start it again."""
+    """Let SLURM end the pretraining in the middle and start it again."""
     checkpoints = small.results / "checkpoints/models/base"
     wait_for(lambda: list(checkpoints.glob("*/checkpoint-[3-9]")), small, process)
     (job,) = [job for job in cluster.queue() if "pretrain_model" in job["comment"]]
     cluster.ask("scontrol", "requeue", job["id"])
-    # SLURM lets a job rest for two minutes before it starts again; nobody waits for that here.
-    wait_for(lambda: [one for one in cluster.queue("pending") if one["id"] == job["id"]], small, process)
+    # SLURM holds a requeued job for two minutes; do not wait for that.
+    wait_for(lambda: [queued for queued in cluster.queue("pending") if queued["id"] == job["id"]], small, process)
     cluster.ask("scontrol", "update", f"JobId={job['id']}", "StartTime=now")
 
 
 def test_a_run_through_slurm_gives_the_bytes_of_a_local_run(ran: Run, small_run: tuple[Path, Undisturbed]):
-    found, whole = ran.small.digests(), small_run[1].digests
-    assert found.keys() == whole.keys()
-    differ = {name for name in found if found[name] != whole[name]}
+    digests, whole = ran.small.digests(), small_run[1].digests
+    assert digests.keys() == whole.keys()
+    differ = {name for name in digests if digests[name] != whole[name]}
     assert differ <= {"report/dag.manifest.json"}  # holds the digest of the rules, one of which has too little memory
-    assert {"report/dag.svg", "report/data/left/table.js", "lineage/summary.json"} <= found.keys()
+    assert {"report/dag.svg", "report/data/left/table.js", "lineage/summary.json"} <= digests.keys()
     assert ran.small.leftovers() == []
 
 
 def test_short_jobs_share_a_job_of_slurm(ran: Run):
-    # Of 30 jobs 2 are local; 3 + 4 + 2 + 2 + 2 of those of one group are one job of SLURM each.
-    assert len([job for job in ran.jobs if job["state"] == "COMPLETED"]) == 30 - 2 - (2 + 3 + 1 + 1 + 1)
+    # Of 27 jobs 2 are local. The groups tokens (3 jobs), measures (2), features (2) and labels (2) are one job each.
+    assert len([job for job in ran.jobs if job["state"] == "COMPLETED"]) == 27 - 2 - (2 + 1 + 1 + 1)
     assert {job["comment"] for job in ran.jobs if "_wildcards_" not in job["comment"]} == {
         "rule_tokens_tokenize_split",
         "rule_measures_measure_model",
         "rule_features_encode_features",
-        "rule_pairs_correlate_features_sum_products",
+        "rule_correlations_correlate_features",
         "rule_labels_label_features",
     }
     failed = {job["comment"] for job in ran.jobs if job["state"] != "COMPLETED"}
@@ -149,8 +149,8 @@ def test_short_jobs_share_a_job_of_slurm(ran: Run):
     assert "localrule write_report:" in ran.output
 
 
-def test_gpu_jobs_that_run_at_once_have_gpus_of_their_own(ran: Run):
-    used = [found for job in ran.jobs if (found := times_and_gpu(ran, job))]
+def test_gpu_jobs_that_run_at_once_have_different_gpus(ran: Run):
+    used = [times for job in ran.jobs if (times := times_and_gpu(ran, job))]
     assert len(used) == 2 + 4 + 2  # trainings of models, dumps, trainings of SAEs
     assert {gpu for _, _, gpu in used} == {"0", "1"}
     at_once = [(a, b) for a, b in combinations(used, 2) if a[0] < b[1] and b[0] < a[1]]
@@ -159,7 +159,7 @@ def test_gpu_jobs_that_run_at_once_have_gpus_of_their_own(ran: Run):
 
 
 def times_and_gpu(run: Run, job: dict[str, str]) -> tuple[str, str, str] | None:
-    """When SLURM began and ended a job, in whole seconds, and the GPU that the job saw; None of one without a GPU."""
+    """Start and end of a job in whole seconds, and the GPU that it saw; None for a job without a GPU."""
     rule, _, names = job["comment"].removeprefix("rule_").partition("_wildcards_small_")
     if rule not in GPU_LOGS:
         return None
@@ -167,7 +167,7 @@ def times_and_gpu(run: Run, job: dict[str, str]) -> tuple[str, str, str] | None:
     return job["start"], job["end"], GPU_SEEN.search(log.read_text())[1]
 
 
-def test_a_job_killed_for_memory_is_tried_again_with_more(ran: Run):
+def test_a_job_killed_for_memory_is_retried_with_more(ran: Run):
     tries = ran.jobs_of("make_tokenizer")
     memory = [int(job["memory"].removesuffix("M")) for job in tries]
     assert len(memory) > 1
@@ -177,7 +177,7 @@ def test_a_job_killed_for_memory_is_tried_again_with_more(ran: Run):
     assert any("exceeded memory limit" in log for log in kept)
 
 
-def test_a_training_that_slurm_starts_again_goes_on_from_its_checkpoint(ran: Run):
+def test_a_training_that_slurm_restarts_resumes_from_its_checkpoint(ran: Run):
     log = (ran.small.results / "logs/models/base.log").read_text()
     resumed = re.search(r"resuming from \S*/checkpoint-(\d+)", log)
     assert 3 <= int(resumed[1]) < 40  # steps of 512 tokens each
@@ -186,7 +186,7 @@ def test_a_training_that_slurm_starts_again_goes_on_from_its_checkpoint(ran: Run
 
 def test_ctrl_c_leaves_no_job_behind_and_no_lock(cluster: Cluster, tmp_path: Path):
     small = checkout(tmp_path / "small")
-    edit(  # so that it runs when it is to be cancelled
+    edit(  # so that it is still running when it is cancelled
         small.folder / "workflow/scripts/prepare_corpus.py",
         'if __name__ == "__main__":\n',
         'if __name__ == "__main__":\n    __import__("time").sleep(300)\n',
@@ -198,5 +198,5 @@ def test_ctrl_c_leaves_no_job_behind_and_no_lock(cluster: Cluster, tmp_path: Pat
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=30) == 1
         cluster.wait_until_idle()
-    assert {one["state"] for one in cluster.queue("all") if one["id"] == job["id"]} == {"CANCELLED"}
+    assert {ended["state"] for ended in cluster.queue("all") if ended["id"] == job["id"]} == {"CANCELLED"}
     assert not list((small.folder / ".snakemake" / "locks").glob("*"))
