@@ -1,4 +1,4 @@
-"""What tests share: a tiny model with its tokenizer and token rows on disk, and writers of small files."""
+"""Shared by tests: a tiny model with its tokenizer and token rows on disk, and writers of small files."""
 
 import fcntl
 import hashlib
@@ -20,18 +20,18 @@ from tests.faults.kills import Small, Undisturbed
 from tests.sae_settings import SAE_SETTINGS
 
 RUN = "tests/workflow/test_tiny_run.py"
-"""Makes the run that all of tests/workflow read."""
+"""Makes the run that all other tests in tests/workflow read."""
 LONGEST = (
     "tests/faults/test_faults.py",
     "tests/workflow/test_slurm.py",
     "tests/workflow/test_page.py",
-    "tests/unit/test_sae_training.py",
-    "tests/scripts/test_scripts.py",
-    "tests/unit/test_jobs.py",
-    "tests/unit/test_training.py",
     "tests/workflow/test_staleness.py",
+    "tests/scripts/test_scripts.py",
+    "tests/unit/jobs/test_listing.py",
+    "tests/unit/saes/test_training.py",
+    "tests/unit/models/test_training.py",
 )
-"""Files that take half a minute or more; the first two read another run."""
+"""Files that take half a minute or more. The first two read another run."""
 N_CTX = 16
 VOCABULARY = 300
 ANIMALS = ("cat", "dog", "owl", "hen", "fox")
@@ -39,72 +39,72 @@ PLACES = ("mat", "wall", "roof", "road")
 
 
 class ByFile(LoadScopeScheduling):
-    """With several processes (`-n 2`) each takes whole files, in the order that they were collected in."""
+    """Give each of several processes (`-n 2`) whole files, in the order of collection."""
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
-    """Deal tests out to processes."""
+    """Schedule by file."""
     return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where there are several processes, what takes minutes begins at once."""
+    """With several processes, start the files that take minutes first."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: place(item.nodeid.partition("::")[0]))
 
 
 def place(path: str) -> int:
-    """Of a test file among all: nobody waits for the run, and short files come last, for processes to end at once."""
+    """Rank of a test file: the run first, then long files; short files last, so that processes end together."""
     first = (RUN, *LONGEST)
     return first.index(path) if path in first else len(first)
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> tuple[Path, Any]:
-    """A folder that one process of a test session makes, for all: to be copied from, not to be changed.
+    """A folder that one process of a test session makes for all of them, to be copied and not changed.
 
     Args:
         factory: pytest's, of session scope.
         name: of the folder.
-        make: makes the folder, and returns something that JSON can hold.
+        make: makes the folder and returns a value that JSON can hold.
 
     Returns:
-        The folder, and what `make` returned.
+        The folder and that value.
     """
     base = factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder, made = base / name, base / f"{name}.json"
     with open(base / f"{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, by whatever
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
         if not made.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+            shutil.rmtree(folder, ignore_errors=True)  # left by a process that failed
             made.write_text(json.dumps(make(folder)))
     return folder, json.loads(made.read_text())
 
 
 def run_small(folder: Path) -> dict:
-    """The run of tests/faults/small.yaml, from nothing to the page; what its files are."""
+    """Run tests/faults/small.yaml from nothing to the page; return the digests of its files."""
     return Small(folder).finish()._asdict()
 
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Undisturbed]:
-    """A small run that nothing happened to, not to be changed, and what its files are."""
+    """A small undisturbed run, not to be changed, and the digests of its files."""
     folder, whole = made_once(tmp_path_factory, "small_run", run_small)
     return folder, Undisturbed(**whole)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tests that use torch use one thread of it; the others do not import it."""
+    """Give torch one thread in tests that use it; others do not import it."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
 
 def _documents(corpus: str, n: int) -> Iterator[str]:
-    """`words`: little sentences; `sums`: little sums."""
+    """Short sentences (`words`) or sums (`sums`)."""
     random = np.random.default_rng(0 if corpus == "words" else 1)
     for _ in range(n):
         if corpus == "words":
@@ -116,10 +116,10 @@ def _documents(corpus: str, n: int) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Folders made once, to be read only.
+    """Folders made once, not to be changed.
 
-    `tokenizer`; `tokens[corpus][split]` for the corpora `words` and `sums`; `models`, two Mistrals `a` and `b` of
-    different random weights, 2 layers, width 32; `n_ctx`, `d_vocab`, and the `settings` that the models were made with.
+    `tokenizer`; `tokens[corpus][split]` for the corpora `words` and `sums`; `models`, two Mistrals `a` and `b` with
+    different random weights, 2 layers, width 32; `n_ctx`, `d_vocab`, and the models' `settings`.
     """
     from saelineage.models.training import new_mistral, save_model
     from saelineage.tokens import save_tokenizer, special_ids, train_tokenizer, write_rows, write_sidecar
@@ -180,7 +180,7 @@ def write_tokens(tmp_path: Path) -> Callable:
 
 @pytest.fixture
 def write_acts(tmp_path: Path) -> Callable:
-    """Write an activation shard that holds just these activations."""
+    """Write an activation shard with the given activations."""
     import torch
     from safetensors.torch import save_file
 
@@ -217,7 +217,7 @@ def write_features(tmp_path: Path) -> Callable:
 
 @pytest.fixture
 def training_settings() -> dict:
-    """A config's `training` block, of 20 steps of 4 rows on the tiny rows."""
+    """A config's `training` block: 20 steps of 4 rows on the tiny rows."""
     return {
         "corpora": {"words": 1.0},
         "n_tokens": 20 * 4 * N_CTX,
@@ -237,5 +237,5 @@ def training_settings() -> dict:
 
 @pytest.fixture
 def sae_settings() -> dict:
-    """One SAE's settings, small."""
+    """Settings of one small SAE."""
     return dict(SAE_SETTINGS)

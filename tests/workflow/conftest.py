@@ -1,4 +1,4 @@
-"""A copy of the workflow that has run once, for all tests of this folder."""
+"""A copy of the workflow with one finished run, shared by the tests of this folder."""
 
 import os
 import re
@@ -22,7 +22,7 @@ SECRETS = {
     "OPENAI_API_KEY": "sk-test-" + "oNlYt3sT" * 4,
     "AWS_SECRET_ACCESS_KEY": "tEsT+oNlY/" * 4,
 }
-"""In the environment of every run of these tests, and to be found nowhere else."""
+"""In the environment of every run of these tests; they must appear nowhere else."""
 DRY_JOB = r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    log: \S*/logs/\w+/(\S+)\.log"
 
 
@@ -30,8 +30,8 @@ class Checkout:
     """A copy of the workflow in a folder of its own.
 
     Args:
-        folder: where to; it may be there.
-        original: a checkout to copy with all that was made in it, links and times as they are.
+        folder: of the copy; it may exist.
+        original: a checkout to copy with all its results, links and times.
     """
 
     def __init__(self, folder: Path, original: Path | None = None):
@@ -43,7 +43,7 @@ class Checkout:
             self._write()
 
     def _write(self) -> None:
-        """Copy the workflow, and write the inputs of the tiny run."""
+        """Copy the workflow and write the inputs of the tiny run."""
         self.folder.mkdir(exist_ok=True)
         for part in PARTS:
             source = ROOT / part
@@ -68,7 +68,7 @@ class Checkout:
         return set(re.findall(DRY_JOB, done.stdout + done.stderr, flags=re.MULTILINE))
 
     def edit(self, path: str, old: str, new: str) -> None:
-        """Replace a piece of text that must be there."""
+        """Replace text that must be there."""
         file = self.folder / path
         text = file.read_text()
         assert old in text
@@ -76,13 +76,13 @@ class Checkout:
 
 
 def run_tiny(folder: Path) -> None:
-    """The tiny run, from nothing to the end."""
+    """Run the tiny config from nothing to the end."""
     done = Checkout(folder).snakemake("--cores", "2")
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout whose tiny run is complete; each process of a test session has a copy of one."""
+    """A checkout with a complete tiny run; each process of a test session has its own copy."""
     original, _ = made_once(tmp_path_factory, "tiny_run", run_tiny)
     return Checkout(tmp_path_factory.mktemp("finished"), original)

@@ -33,8 +33,12 @@ class Elements(HTMLParser):
     @property
     def dangers(self) -> list[tuple[str, str, str]]:
         """Attributes that run something, and elements that only hostile text has."""
-        found = [(tag, name, value) for tag, attributes in self.elements for name, value in attributes.items()]
-        running = [one for one in found if one[1].startswith("on") or one[2].strip().startswith("javascript:")]
+        triples = [(tag, name, value) for tag, attributes in self.elements for name, value in attributes.items()]
+        running = [
+            (tag, name, value)
+            for tag, name, value in triples
+            if name.startswith("on") or value.strip().startswith("javascript:")
+        ]
         foreign = [(tag, "", "") for tag, _ in self.elements if tag in ("base", "extra")]
         return running + foreign
 

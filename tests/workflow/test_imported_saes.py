@@ -1,4 +1,4 @@
-"""SAEs that are taken over: which jobs a run then has."""
+"""Jobs of a run that imports SAEs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SAES = "saes: {expansion_factor: 4, k: 8, batch_tokens: 512}"
 
 @pytest.fixture
 def jobs(tmp_path: Path):
-    """The jobs of a run from nothing, given the `saes` block of its config."""
+    """List the jobs of a run from nothing, given the `saes` block of its config."""
     checkout = Checkout(tmp_path)
     theirs = checkout.folder / "theirs"
     theirs.mkdir()
@@ -29,17 +29,17 @@ def jobs(tmp_path: Path):
 
 
 def test_exactly_the_saes_with_an_import_are_imported(jobs):
-    found = jobs(
+    planned = jobs(
         "saes: {k: 8, models: {base: {seed1: {import: {folder: theirs}}}, "
         "left: {import: {repo: a/b, revision: main}, seed0: {import: null}}}}"
     )
-    assert {job for rule, job in found if rule == "import_sae"} == {"base.seed1", "left.seed1"}
-    assert {job for rule, job in found if rule == "train_sae"} == {
+    assert {job for rule, job in planned if rule == "import_sae"} == {"base.seed1", "left.seed1"}
+    assert {job for rule, job in planned if rule == "train_sae"} == {
         *("base.seed0", "left.seed0", "right.seed0", "right.seed1", "merged.seed0", "merged.seed1")
     }
 
 
-def test_where_all_saes_are_imported_no_train_split_is_dumped(jobs):
+def test_if_all_saes_are_imported_no_train_split_is_dumped(jobs):
     rules = {rule for rule, _ in jobs("saes: {seeds: [0], import: {folder: theirs}}")}
     assert {"import_sae", "dump_probe", "write_report"} <= rules
     assert not rules & {"train_sae", "dump_activations"}
