@@ -1,4 +1,4 @@
-"""A small finished run to break, and what its files are."""
+"""A small finished run to break, and the digests of its files."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tests.faults.kills import Small, Undisturbed
 def undisturbed(
     small_run: tuple[Path, Undisturbed], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Small, Undisturbed, Path]:
-    """A copy of the run, what its files are, and the run itself, which stays as it is."""
+    """A copy of the run, the digests of its files, and the run itself, which must not change."""
     original, whole = small_run
     small = Small(tmp_path_factory.mktemp("small"))
     restore(small, original)
@@ -22,14 +22,14 @@ def undisturbed(
 
 
 def restore(small: Small, original: Path) -> None:
-    """Put the whole run where another or a broken one is."""
+    """Replace a broken run by the whole one."""
     shutil.rmtree(small.folder)
     shutil.copytree(original, small.folder, symlinks=True)
 
 
 @pytest.fixture
 def small(undisturbed: tuple[Small, Undisturbed, Path]) -> Iterator[Small]:
-    """The run; where a test leaves it broken, the others get it whole."""
+    """The run, restored after a test that leaves it broken."""
     small, whole, original = undisturbed
     yield small
     if small.digests() != whole.digests:
@@ -38,12 +38,12 @@ def small(undisturbed: tuple[Small, Undisturbed, Path]) -> Iterator[Small]:
 
 @pytest.fixture
 def whole(undisturbed: tuple[Small, Undisturbed, Path]) -> Undisturbed:
-    """What the run's files are when nothing happens to it."""
+    """The files of the undisturbed run."""
     return undisturbed[1]
 
 
 @pytest.fixture
 def mounting() -> None:
-    """Skip a test that mounts file systems where that is not allowed."""
+    """Skip a test that mounts file systems if that is not allowed."""
     if os.geteuid() != 0 or not shutil.which("mount"):
         pytest.skip("mounting a small or read-only file system needs root")

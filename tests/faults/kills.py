@@ -1,4 +1,4 @@
-"""A small lineage that is run, killed and run again, and what of it differs from an undisturbed run."""
+"""Run a small lineage, kill it, run it again, and compare it with an undisturbed run."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ PARTS = ("Snakefile", "rules", "envs", "profiles", "workflow", "config")
 CONFIG = Path(__file__).with_name("small.yaml")
 RESULTS = Path("results/small")
 STAGES = ("corpora", "tokens", "models", "activations", "saes", "features", "correlations", "lineage", "report")
-"""Folders of results, in the order of the jobs that fill them."""
+"""Folders of results, in the order in which jobs fill them."""
 UNPROMISED = (
     "logs/",
     "benchmarks/",
@@ -30,44 +30,44 @@ UNPROMISED = (
     "report/manifest.json",
     "report/data/jobs.js",
 )
-"""What says how long things took, and so differs from run to run."""
+"""Files that hold times, and so differ from run to run."""
 LOOK_SECONDS = 0.1
 IN_MODIFY = 2
 EVENT = struct.Struct("iIII")
-"""Of inotify(7): the watch, what happened, a cookie, and the length of the name that follows (#... of nameless files).
-"""
+"""Of inotify(7): the watch, the kind of event, a cookie, and the length of the name that follows (#... for nameless
+files)."""
 
 
 class Round(NamedTuple):
-    """One kill, and what became of it."""
+    """One kill and its outcome."""
 
     removed_from: str
-    """The first stage that there was to do."""
+    """The first stage that had to run."""
     killed: str
-    """`snakemake`, a job's script, or `nothing` where all was done before."""
+    """`snakemake`, a job's script, or `nothing` if the run ended before."""
     seconds: float
     """From the start to the kill."""
     status: int
     """Exit status of the next plain run."""
     extra: str
-    """What had to be run beside it."""
+    """Further commands that were needed."""
     said: str
-    """What it said of the lock."""
+    """Its notes on the lock."""
     differ: list[str]
-    """Files that are not those of the undisturbed run."""
+    """Files that differ from those of the undisturbed run."""
     partial: list[str]
-    """Files that were seen under their names at any time without being whole, or were written there."""
+    """Files that were seen incomplete under their final names at any time, or were written there."""
     leftovers: list[str]
     """Temporary files that are still there."""
 
 
 class Undisturbed(NamedTuple):
-    """What a run's files are when nothing happens to it."""
+    """Files of an undisturbed run."""
 
     digests: dict[str, str]
-    """Of every file whose bytes are promised, by its path."""
+    """sha256 of every file whose bytes are promised, by path."""
     passing: dict[str, str]
-    """Of files that were removed after use."""
+    """sha256 of files that were removed after use."""
     seconds: dict[str, float]
     """From the first file of each stage to the end."""
     in_place: list[str]
@@ -90,32 +90,32 @@ class Small:
         """Of the environment of its snakemake, which refuses the library of another checkout."""
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        """Start snakemake; what it says goes to said.txt."""
+        """Start snakemake with its output in said.txt."""
         command = [sys.executable, "-m", "snakemake", "--configfile", CONFIG.name, "--cores", "2", *arguments]
         environment = os.environ | self.variables
         with open(self.folder / "said.txt", "w") as said:
             return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=said, stderr=said)
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """Exit status of snakemake, and what it said."""
+        """Run snakemake; return its exit status and output."""
         status = self.start(*arguments).wait()
         return status, self.said()
 
     def said(self) -> str:
-        """What the last snakemake said."""
+        """The output of the last snakemake."""
         return (self.folder / "said.txt").read_text(errors="replace")
 
     def files(self) -> dict[str, Path]:
         """Files whose bytes are promised, by their paths below the run's folder."""
-        found = {}
+        paths = {}
         for parent, folders, names in os.walk(self.results):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 path = Path(parent, name)
                 relative = path.relative_to(self.results).as_posix()
                 if not name.startswith(".") and not relative.startswith(UNPROMISED):
-                    found[relative] = path
-        return found
+                    paths[relative] = path
+        return paths
 
     def digests(self) -> dict[str, str]:
         """sha256 of every file whose bytes are promised."""
@@ -127,7 +127,7 @@ class Small:
 
     def jobs(self) -> dict[int, str]:
         """Scripts that run for this folder, by process."""
-        found, marker = {}, f"{self.folder}/.snakemake/scripts/"
+        running, marker = {}, f"{self.folder}/.snakemake/scripts/"
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 arguments = path.read_text(errors="replace").split("\0")
@@ -135,20 +135,21 @@ class Small:
                 continue
             scripts = [argument for argument in arguments[1:3] if argument.startswith(marker)]
             if scripts:
-                found[int(path.parent.name)] = scripts[0].split(".")[-2]
-        return found
+                running[int(path.parent.name)] = scripts[0].split(".")[-2]
+        return running
 
     def remove_from(self, stage: str) -> None:
-        """Delete the results of a stage and of all that follow."""
-        gone = STAGES[STAGES.index(stage) :]
-        for name in [*gone, *(["tokenizer"] if "tokens" in gone else []), *(["labels"] if "features" in gone else [])]:
+        """Delete the results of a stage and of all later stages."""
+        stages = STAGES[STAGES.index(stage) :]
+        others = [*(["tokenizer"] if "tokens" in stages else []), *(["labels"] if "features" in stages else [])]
+        for name in [*stages, *others]:
             shutil.rmtree(self.results / name, ignore_errors=True)
 
     def finish(self) -> Undisturbed:
         """Run from nothing to the end.
 
         Raises:
-            RuntimeError: if the run does not end well.
+            RuntimeError: if the run fails.
         """
         watch = Watch(self)
         watch.start()
@@ -156,19 +157,21 @@ class Small:
         seen = watch.stop()
         if status:
             raise RuntimeError(said[-4000:])
-        benchmarks = [path for path in self.results.glob("benchmarks/*/*") if path.stem != "dag"]  # needs no other job
+        benchmarks = [
+            path for path in self.results.glob("benchmarks/*/*") if path.stem != "dag"
+        ]  # dag needs no other job
         digests, times = self.digests(), {path: path.stat().st_mtime for path in benchmarks}
         firsts = {stage: min(time for path, time in times.items() if path.parent.name == stage) for stage in STAGES}
         seconds = {stage: max(times.values()) - first + 4.0 for stage, first in firsts.items()}
-        passing = {name: min(found) for name, found in seen.items() if name not in digests}
+        passing = {name: min(versions) for name, versions in seen.items() if name not in digests}
         return Undisturbed(digests, passing, seconds, sorted(watch.in_place))
 
 
 class Watch(threading.Thread):
-    """Until it is stopped, notes which files are written under their final names, and reads all that stand there.
+    """A thread that reads every file under its final name, and notes files that are written in place.
 
-    Files are read as soon as they are seen, and again whenever they have changed. What is written in place is told by
-    the system (inotify), for no look is quick enough; folders are watched from when they are seen.
+    Files are read as soon as they are seen, and again whenever they have changed. The kernel reports writes in place
+    (inotify), because polling would miss them; a folder is watched from the moment it is seen.
     """
 
     def __init__(self, small: Small):
@@ -183,7 +186,7 @@ class Watch(threading.Thread):
         self._folders: dict[int, str] = {}
 
     def run(self) -> None:
-        """Look again and again."""
+        """Poll until stopped."""
         while not self._is_stopped.wait(LOOK_SECONDS):
             self._look_for_writers()
             for name, path in self.small.files().items():
@@ -195,14 +198,14 @@ class Watch(threading.Thread):
                         self._read.add(version)
 
     def stop(self) -> dict[str, set[str]]:
-        """The digests that each file was seen with."""
+        """Stop; return all digests that each file was seen with."""
         self._is_stopped.set()
         self.join()
         os.close(self._events)
         return self.seen
 
     def _look_for_writers(self) -> None:
-        """Note what was written in the folders watched so far, then watch those that are new."""
+        """Note writes in the folders watched so far, then watch new folders."""
         with suppress(BlockingIOError):
             data = os.read(self._events, 1 << 20)
             while data:
@@ -221,15 +224,15 @@ class Watch(threading.Thread):
 def kill_round(
     small: Small, whole: Undisturbed, stage: str, victim: str, moment: float | None, chance: random.Random
 ) -> Round:
-    """Delete what follows from a stage, run, kill in the middle, run again.
+    """Delete the results from a stage on, run, kill in the middle, run again.
 
     Args:
         small: a finished run; finished again afterwards.
-        whole: what it is when nothing happens.
-        stage: the first stage that there is to do.
+        whole: the files of the undisturbed run.
+        stage: the first stage that has to run.
         victim: `snakemake` or `job`.
-        moment: when to kill, in seconds after the start; None: as soon as a job runs.
-        chance: draws one of the jobs that are running.
+        moment: of the kill, in seconds after the start; None: as soon as a job runs.
+        chance: draws one of the running jobs.
     """
     small.remove_from(stage)
     watch = Watch(small)
@@ -244,15 +247,16 @@ def kill_round(
         small.run("--unlock")
         again, _ = small.run()
         extra = "--unlock" if again == 0 else f"--unlock, and still {again}"
-    right, found = whole.passing | whole.digests, small.digests()
+    right, digests = whole.passing | whole.digests, small.digests()
     partial = {name for name, seen in watch.stop().items() if seen - {right.get(name)}} | watch.in_place
-    differ = sorted(name for name in found.keys() | whole.digests.keys() if found.get(name) != whole.digests.get(name))
+    names = digests.keys() | whole.digests.keys()
+    differ = sorted(name for name in names if digests.get(name) != whole.digests.get(name))
     notes = [line.removeprefix("note: ") for line in said.splitlines() if line.startswith("note: ")]
     return Round(stage, killed, seconds, status, extra, "; ".join(notes), differ, sorted(partial), small.leftovers())
 
 
 def _kill(small: Small, process: subprocess.Popen, victim: str, moment: float | None, chance: random.Random) -> str:
-    """Kill one process at a moment, or the first job after it; returns what it was."""
+    """Kill one process at a moment, or the first job after it; return its name."""
     end = time.monotonic() + (moment or 0.0)
     while process.poll() is None:
         if time.monotonic() >= end:

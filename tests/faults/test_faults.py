@@ -54,11 +54,11 @@ def test_no_file_is_written_under_its_final_name(whole: Undisturbed):
 
 @pytest.mark.parametrize("victim", ["snakemake", "job"])
 def test_after_a_kill_the_next_plain_run_ends_with_the_same_bytes(small: Small, whole: Undisturbed, victim: str):
-    found = kill_round(small, whole, "report", victim, None, random.Random(0))
-    assert found.killed != "nothing"
-    assert (found.status, found.extra, found.differ) == (0, "", [])
-    assert (found.partial, found.leftovers) == ([], [])
-    assert found.said.startswith("removed the lock of a killed snakemake") == (victim == "snakemake")
+    result = kill_round(small, whole, "report", victim, None, random.Random(0))
+    assert result.killed != "nothing"
+    assert (result.status, result.extra, result.differ) == (0, "", [])
+    assert (result.partial, result.leftovers) == ([], [])
+    assert result.said.startswith("removed the lock of a killed snakemake") == (victim == "snakemake")
 
 
 def test_damage_is_named_before_any_job_and_by_verify_and_deleting_the_named_files_repairs_the_run(

@@ -1,8 +1,8 @@
 """A real SLURM of one node on the loopback device, with fake GPUs, for as long as a test session lasts.
 
-It needs root and Debian's slurm-wlm and munge, and leaves nothing behind: keys, state, logs and sockets lie in one
-folder, clients find it by SLURM_CONF, and no port is open to the outside. Control groups are not needed: processes are
-tracked by their parents, and memory is what SLURM polls.
+It needs root and Debian's slurm-wlm and munge, and leaves nothing behind: keys, state, logs and sockets are in one
+folder, clients find it by SLURM_CONF, and no port is open to the outside. It needs no control groups: SLURM tracks
+processes by their parents and polls their memory.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 REQUIRED = "SAELINEAGE_NEEDS_SLURM"
-"""Set where a missing SLURM is a failure: otherwise tests of the cluster are skipped without one."""
+"""If set, a missing SLURM is a failure; otherwise tests of the cluster are skipped without one."""
 DAEMONS = ("munged", "slurmctld", "slurmd")
 N_CPUS, MEMORY_MB, N_GPUS = 4, 8000, 2
-"""What the node claims to have, whatever the machine has."""
+"""Resources that the node claims to have, whatever the machine has."""
 STARTS_WITHIN_SECONDS = 30
 CONFIG = """
 ClusterName=tests
@@ -62,16 +62,16 @@ PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 def require_slurm() -> None:
-    """Skip a test where SLURM cannot be started, fail it where it was asked for."""
+    """Skip a test if SLURM cannot be started, or fail it if SLURM is required."""
     if os.geteuid() == 0 and all(map(shutil.which, DAEMONS)):
         return
     (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)(
-        "tests of the cluster start a SLURM of their own; run them as root, with Debian's slurm-wlm and munge"
+        "tests of the cluster start their own SLURM; run them as root, with Debian's slurm-wlm and munge"
     )
 
 
 class Cluster:
-    """A SLURM that is up; `environment` is what its clients need."""
+    """A running SLURM; its clients need `environment`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -79,18 +79,18 @@ class Cluster:
         self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
 
     def ask(self, *command: str) -> str:
-        """What a client of SLURM prints."""
+        """Run a client of SLURM; return its output."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
         return done.stdout
 
     def queue(self, states: str = "pending,running,configuring,completing") -> list[dict[str, str]]:
-        """The jobs in some states: id, state, comment (rule and wildcards), memory asked for, start and end."""
+        """The jobs in some states: id, state, comment (rule and wildcards), requested memory, start and end."""
         fields = {"id": "%i", "state": "%T", "comment": "%k", "memory": "%m", "start": "%S", "end": "%e"}
         lines = self.ask("squeue", "--noheader", f"--states={states}", "--format", "|".join(fields.values()))
         return [dict(zip(fields, line.split("|"), strict=True)) for line in lines.splitlines()]
 
     def cancel_all(self) -> None:
-        """Cancel every job, and wait for their end."""
+        """Cancel every job and wait until all have ended."""
         self.ask("scancel", "--user=root")
         self.wait_until_idle()
 
@@ -107,7 +107,7 @@ def slurm(folder: Path) -> Iterator[Cluster]:
     """A cluster, started and stopped.
 
     Args:
-        folder: an empty one; its path must be short, for a socket lies in it.
+        folder: empty; its path must be short, because it will hold a socket.
     """
     folder.chmod(0o755)  # munge refuses a socket in a folder that others cannot enter
     cluster, processes = Cluster(folder), []
@@ -172,7 +172,7 @@ def wait_for_node(cluster: Cluster) -> None:
 
 
 def wait_for(condition, log: Path) -> None:
-    """Wait until a function returns something true; the end of a log says why it does not."""
+    """Wait until a function returns something true; otherwise fail with the end of a log."""
     ends = time.monotonic() + STARTS_WITHIN_SECONDS
     while not condition():
         assert time.monotonic() < ends, log.read_text(errors="replace")[-3000:] if log.exists() else f"no {log.name}"
@@ -180,7 +180,7 @@ def wait_for(condition, log: Path) -> None:
 
 
 def start(command: list[str], output: Path, environment: dict[str, str]) -> subprocess.Popen:
-    """Start a daemon in a session of its own, so that Ctrl-C in a terminal does not reach it."""
+    """Start a daemon in a new session, so that Ctrl-C in a terminal does not reach it."""
     with output.open("wb") as file:
         return subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
@@ -198,9 +198,9 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def free_ports(n: int) -> list[int]:
-    """Ports of the loopback device that nobody listens on."""
+    """Free ports of the loopback device."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]

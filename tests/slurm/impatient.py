@@ -1,8 +1,8 @@
-"""Snakemake, whose plugin for SLURM looks at the queue every second, in place of less and less often.
+"""Snakemake with a SLURM plugin that polls the queue every second.
 
     python tests/slurm/impatient.py ARGUMENTS OF SNAKEMAKE
 
-By itself the plugin lets up to three minutes pass from one look to the next, and a test would wait for that.
+By default the plugin polls less and less often, down to every three minutes, and tests would wait for that.
 """
 
 import sys
