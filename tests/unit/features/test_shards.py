@@ -127,8 +127,8 @@ def test_features_of_other_tokens_are_refused_with_both_names(write_features):
     require_aligned(a, write_features(DENSE[:, :2], "second", model="lua", sae="seed1"))
     moved = write_features(DENSE, "second")
     moved.positions = moved.positions[::-1]
-    others = [write_features(DENSE, "second", **header) for header in ({"corpus": "sums"}, {"ids_sha256": "1" * 8})]
-    for b in (moved, *others, write_features(DENSE, "second", first_row=4)):
+    foreign = [write_features(DENSE, "second", **header) for header in ({"corpus": "sums"}, {"ids_sha256": "1" * 8})]
+    for b in (moved, *foreign, write_features(DENSE, "second", first_row=4)):
         with pytest.raises(InputError, match=r"first\.safetensors' \(words, .*second\.safetensors' \(.*; delete both"):
             require_aligned(a, b)
 

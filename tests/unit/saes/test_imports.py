@@ -335,7 +335,7 @@ def test_a_config_that_is_not_a_mapping_is_refused(tmp_path, format):
     folder = write(tmp_path, format, {}, {})
     for content in ("{", "[]"):
         (folder / CONFIGS[format]).write_text(content)
-        assert "fetch it again, or save it anew" in error_of(read, folder)
+        assert "fetch it again, or save it again" in error_of(read, folder)
 
 
 def test_cut_off_weights_are_refused(tmp_path):

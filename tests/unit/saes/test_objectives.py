@@ -174,9 +174,9 @@ def one_loss(architecture: str, settings: dict, acts: list, coefficient: float =
     acts = torch.tensor(acts, dtype=torch.float64)
     d_sae = len(weights["W_enc"])
     objective = OBJECTIVES[architecture](settings, acts.shape[1], d_sae)
-    own = {name: torch.zeros(d_sae, dtype=torch.float64) for name in objective.own_tensors()}
+    zeros = {name: torch.zeros(d_sae, dtype=torch.float64) for name in objective.own_tensors()}
     given = {name: torch.tensor(value, dtype=torch.float64) for name, value in weights.items()}
-    all_weights = {"b_dec": torch.zeros(acts.shape[1], dtype=torch.float64)} | own | given
+    all_weights = {"b_dec": torch.zeros(acts.shape[1], dtype=torch.float64)} | zeros | given
     all_weights = {name: tensor.requires_grad_() for name, tensor in all_weights.items()}
     entries, pre_acts = choose(objective, acts, all_weights)
     return objective.loss(entries, acts, all_weights, pre_acts, coefficient), all_weights
@@ -231,8 +231,8 @@ def test_jumprelu_by_hand(settings):
 def test_gated_by_hand(settings):
     # Token 3: gate 2, magnitude 2 x 3 + 0.5 = 6.5, reconstruction 13, squared error 100; the gate's own 4 leaves 1.
     # Token 0.5: gate -0.5, so both reconstructions are 0 and leave 0.25. (100 + 1 + 0.5 x 2 + 0.25 + 0.25) / 2.
-    own = {"b_gate": [-1.0], "r_mag": [math.log(2)], "b_mag": [0.5]}
-    batch, weights = one_loss("gated", settings, [[3.0], [0.5]], 0.5, W_enc=[[1]], W_dec=[[2]], **own)
+    gate_weights = {"b_gate": [-1.0], "r_mag": [math.log(2)], "b_mag": [0.5]}
+    batch, weights = one_loss("gated", settings, [[3.0], [0.5]], 0.5, W_enc=[[1]], W_dec=[[2]], **gate_weights)
     assert batch.loss.item() == pytest.approx(51.25)
     assert (float(batch.l0), batch.fired.tolist()) == (0.5, [True])
     batch.loss.backward()
@@ -255,8 +255,8 @@ def test_the_trained_sae_computes_what_the_objective_did(architecture, settings)
     assert float((latent_acts > 0).sum(1).float().mean()) == pytest.approx(float(batch.l0))
     assert torch.allclose(acts - sae(acts), batch.error, rtol=0, atol=1e-5)
     if architecture in ("topk", "batchtopk", "matryoshka_batchtopk", "relu"):
-        theirs = torch.zeros(N_TOKENS, D_SAE).index_put((entries.tokens, entries.latents), pre_acts.relu())
-        assert torch.allclose(latent_acts, theirs, rtol=0, atol=1e-6)
+        expected = torch.zeros(N_TOKENS, D_SAE).index_put((entries.tokens, entries.latents), pre_acts.relu())
+        assert torch.allclose(latent_acts, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka_batchtopk"])

@@ -26,7 +26,7 @@ from saelineage.models.losses import next_token_loss
 from saelineage.tokens import TokenRows
 
 COUNT_ROWS = 8_192
-REMEDY = "fetch it again, or save it anew with save_pretrained"
+REMEDY = "fetch it again, or save it again with save_pretrained"
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_FILE = "adapter_config.json"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")

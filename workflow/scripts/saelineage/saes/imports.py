@@ -38,7 +38,7 @@ FILES = {
     "sparsify": ("cfg.json", "sae.safetensors"),
 }
 """Names of the config and weights files of each format."""
-REMEDY = "fetch it again, or save it anew with the library that made it"
+REMEDY = "fetch it again, or save it again with the library that made it"
 MOST_KS = 1000
 """Numbers in a tensor k that are read; more would make the error message too long."""
 MOST_PICKLE_BYTES = 1 << 20
