@@ -9,28 +9,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 from safetensors.torch import load_file
 
 from collect_examples import collect_examples
-from correlate_features import correlate_features, resample_documents
+from correlate_features import correlate_features
 from dump_activations import dump_activations
 from encode_features import encode, encode_features
-from evaluate_model import evaluate_model
-from evaluate_sae import evaluate_sae
 from finetune_model import finetune_model
 from import_model import import_model
+from measure_model import measure_model
 from merge_models import merge_models
 from pretrain_model import pretrain_model
 from reinitialise_model import reinitialise_model
 from saelineage.activations import ActivationShard
 from saelineage.correlations.matches import load_correlation
 from saelineage.correlations.pair_sums import load_sums
+from saelineage.correlations.partners import Partner, partners_of
 from saelineage.correlations.pearson import correlate
 from saelineage.errors import InputError
-from saelineage.features.shards import FeatureShard, shards_by_sae
+from saelineage.features.shards import FeatureShard, save_shard, shards_by_sae
+from saelineage.files.tensors import group_names
 from saelineage.labels.annotations import numbers_of
-from saelineage.plan import comparisons
+from saelineage.plan.plan import Plan
 from saelineage.saes.sae import WEIGHTS_FILE, load_sae
 from saelineage.tokens import read_token_rows
 from sum_products import sum_products
@@ -98,11 +100,21 @@ def make_models(tiny, root: Path) -> None:
 
 
 def measure_models(tiny, root: Path) -> None:
-    """Metrics of all models, and a sweep of the merge."""
+    """Metrics of all models and of their SAEs, and a sweep of the merge."""
     paths = {split: [str(tiny.tokens[corpus][split]) for corpus in CORPORA] for split in ("train", "validation")}
     for model in (*MODELS, "imported"):
-        path_to_metrics = str(root / "models" / model / "metrics.json")
-        evaluate_model(root / "models" / model, paths["train"], paths["validation"], 8, path_to_metrics, gpus=0)
+        saes = ("seed0", "seed1") if model in MODELS else ()
+        measure_model(
+            folder=root / "models" / model,
+            sae_folders={sae: root / "saes" / model / sae for sae in saes},
+            hookpoint=HOOKPOINT,
+            paths_to_train=paths["train"],
+            paths_to_validation=paths["validation"],
+            batch_rows=8,
+            path_to_metrics=str(root / "models" / model / "metrics.json"),
+            path_to_sae_metrics=str(root / "saes" / model / "metrics.json"),
+            device=torch.device("cpu"),
+        )
     sweep_merge(
         parent_folders=[root / "models/lua", root / "models/stories"],
         coefficients=[0.0, 0.58, 1.0],
@@ -136,7 +148,7 @@ def shard_path(*parts: object) -> str:
 
 
 def make_saes(tiny, root: Path, sae_settings: dict) -> None:
-    """Two SAEs of every model, measured, and their features."""
+    """Two SAEs of every model, and their features."""
     for number, model in enumerate(MODELS):
         for split in ("train", "probe"):
             dump(tiny, root, model, split)
@@ -151,21 +163,12 @@ def make_saes(tiny, root: Path, sae_settings: dict) -> None:
             events=None,
             gpus=0,
         )
-        for seed in range(2):
-            folder = root / "saes" / model / f"seed{seed}"
-            evaluate_sae(
-                model_folder=root / "models" / model,
-                sae_folder=folder,
-                hookpoint=HOOKPOINT,
-                paths_to_validation=[str(tiny.tokens[corpus]["validation"]) for corpus in CORPORA],
-                batch_rows=8,
-                path_to_metrics=str(folder / "metrics.json"),
-                gpus=0,
-            )
+        folders = {sae: root / "saes" / model / sae for sae in ("seed0", "seed1")}
+        for sae, folder in folders.items():
             for shard in SHARDS:
                 probes = [shard_path(root / "activations" / model, corpus, "probe", shard) for corpus in CORPORA]
-                encode_features(model, folder, probes, feature_paths(root, f"{model}.seed{seed}", shard))
-                rotated = feature_paths(root, f"{model}.seed{seed}_rotated", shard)
+                encode_features(model, folder, probes, feature_paths(root, f"{model}.{sae}", shard))
+                rotated = feature_paths(root, f"{model}.{sae}_rotated", shard)
                 encode_features(model, folder, probes, rotated, rotation_seed=0)
 
 
@@ -191,31 +194,41 @@ CONFIG = {
 }
 
 
-def compare(tiny, root: Path, correlation_settings: dict) -> None:
+COMPARISONS = Plan(CONFIG).comparisons
+SETTINGS = {"min_firings": 5, "top_matches": 4, "keep_above": 0.3, "n_bins": 20, "block_features": 30}
+
+
+def partners(root: Path, a: str, shards: tuple[str, ...]) -> list[Partner]:
+    """The partners of an SAE, with some shards of the probe."""
+    shifts = {str(b): b.sae.endswith("_shifted") for b in COMPARISONS.partners[a]}
+    saes = [a, *(name.removesuffix("_shifted") for name in shifts)]
+    paths = [[path for shard in shards for path in feature_paths(root, sae, shard)] for sae in saes]
+    return partners_of(paths[0], [path for of_partner in paths[1:] for path in of_partner], shifts)
+
+
+def compare(tiny, root: Path) -> None:
     """All correlations that the plan asks for, and the lineage."""
-    for a, b in comparisons.all_pairs(CONFIG):
-        shift = b.sae.endswith("_shifted")
-        sides = [str(sae).removesuffix("_shifted") for sae in (a, b)]
-        folder = root / "correlations" / f"{a}__{b}"
+    correlations, replicates = {}, {}
+    for a in COMPARISONS.partners:
+        folder = root / "correlations" / a
         sums = [str(folder / f"sums-{shard}.safetensors") for shard in SHARDS]
         for shard, path in zip(SHARDS, sums, strict=True):
-            paths = (feature_paths(root, sae, shard) for sae in sides)
-            sum_products(*paths, shift, block_features=30, threads=2, path_to_sums=path)
-        paths = tuple([path for shard in SHARDS for path in feature_paths(root, sae, shard)] for sae in sides)
-        path_to_correlation = str(folder / "correlation.safetensors")
-        found = correlate_features(sums, paths, shift, correlation_settings, 2, path_to_correlation)
-        resample_documents(
-            found,
-            paths,
-            shift,
-            [str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA],
-            {"n_replicates": 20, "seed": 0},
-            str(folder / "replicates.safetensors"),
+            sum_products(partners(root, a, (shard,)), SETTINGS["block_features"], threads=2, path_to_sums=path)
+        correlations[a], replicates[a] = (str(folder / f"{n}.safetensors") for n in ("correlations", "replicates"))
+        correlate_features(
+            partners=partners(root, a, SHARDS),
+            paths_to_sums=sums,
+            paths_to_probe=[str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA],
+            settings=SETTINGS,
+            draws={"n_replicates": 20, "seed": 0},
+            threads=2,
+            path_to_correlations=correlations[a],
+            path_to_replicates=replicates[a],
         )
     trace_lineage(
         run="tiny",
-        plan=comparisons.plan(CONFIG),
-        load=loader(root / "correlations", set()),
+        plan=COMPARISONS.as_data(),
+        load=loader(correlations, replicates, {}),
         settings={"threshold": 0.8, "missed_above": 0.8},
         models=list(MODELS),
         paths_to_readouts={},
@@ -223,20 +236,23 @@ def compare(tiny, root: Path, correlation_settings: dict) -> None:
     )
 
 
+def correlations_of(root: Path, a: str) -> Path:
+    return root / "correlations" / a / "correlations.safetensors"
+
+
 @pytest.fixture(scope="module")
 def root(tiny, tmp_path_factory) -> Path:
     """Everything made once."""
     root = tmp_path_factory.mktemp("run")
     make_models(tiny, root)
-    measure_models(tiny, root)
     make_saes(tiny, root, TRAINING)
-    settings = {"min_firings": 5, "top_matches": 4, "keep_above": 0.3, "n_bins": 20}
-    compare(tiny, root, settings)
+    measure_models(tiny, root)
+    compare(tiny, root)
     return root
 
 
-@pytest.mark.parametrize("model", [*MODELS, "imported"])
-def test_every_model_s_folder_loads_with_transformers(tiny, root, model):
+@pytest.mark.parametrize("model", ["base", "lua", "merged", "imported"])
+def test_a_model_s_folder_loads_with_transformers(tiny, root, model):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = root / "models" / model
@@ -249,14 +265,14 @@ def test_every_model_s_folder_loads_with_transformers(tiny, root, model):
     assert "local sum = 1 + 2" in text
 
 
-@pytest.mark.parametrize("model", [*MODELS, "imported"])
-def test_every_model_s_metrics_have_their_keys(root, model):
-    metrics = json.loads((root / "models" / model / "metrics.json").read_text())
-    assert metrics.keys() == {"model", "n_parameters", "corpora"}
-    assert metrics["model"] == model
-    assert metrics["corpora"].keys() == set(CORPORA)
-    for figures in metrics["corpora"].values():
-        assert figures.keys() == {"loss", "accuracy", "n_predictions", "unigram_loss"}
+def test_every_model_s_metrics_have_their_keys(root):
+    for model in (*MODELS, "imported"):
+        metrics = json.loads((root / "models" / model / "metrics.json").read_text())
+        assert metrics.keys() == {"model", "n_parameters", "corpora"}
+        assert metrics["model"] == model
+        assert metrics["corpora"].keys() == set(CORPORA)
+        for of_corpus in metrics["corpora"].values():
+            assert of_corpus.keys() == {"loss", "accuracy", "n_predictions", "unigram_loss"}
 
 
 def test_training_helps_on_what_was_trained_on(root):
@@ -323,9 +339,10 @@ def test_shards_of_activations_cover_the_split(tiny, root):
         assert {shard.d_in for shard in shards} == {D_MLP}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["base", "merged"])
 def test_every_sae_s_folder_loads_and_its_metrics_have_their_keys(root, model):
-    for seed in range(2):
+    entries = json.loads((root / "saes" / model / "metrics.json").read_text())["saes"]
+    for seed, metrics in zip(range(2), entries, strict=True):
         folder = root / "saes" / model / f"seed{seed}"
         sae = load_sae(folder)
         assert (sae.d_in, sae.d_sae, sae.k) == (D_MLP, 2 * D_MLP, 4)
@@ -335,7 +352,6 @@ def test_every_sae_s_folder_loads_and_its_metrics_have_their_keys(root, model):
         assert (trained["model"], trained["sae"], trained["n_tokens_left_out"]) == (model, f"seed{seed}", 0)
         assert trained["settings"] == TRAINING | {"n_tokens": 8192, "seed": 10 * MODELS.index(model) + seed}
         assert pd.read_csv(folder / "training.csv")["tokens"].iloc[-1] == 8192
-        metrics = json.loads((folder / "metrics.json").read_text())
         shape = {"model": model, "sae": f"seed{seed}", "architecture": "topk", "d_in": 48, "d_sae": 96, "k": 4}
         assert {key: metrics[key] for key in shape} == shape
         assert metrics.keys() - shape.keys() == {"pooled", "corpora", "density_histogram"}
@@ -375,7 +391,7 @@ def test_tokens_too_long_for_the_sae_have_no_latents(root):
     assert np.allclose(found, dense.numpy(), atol=1e-5)
 
 
-def test_the_share_under_each_null_stands_beside_an_edge_s(root):
+def test_every_edge_has_the_share_under_each_null(root):
     summary = json.loads((root / "lineage/summary.json").read_text())
     for edge in summary["edges"]:
         assert edge["nulls"].keys() == {"shifted", "rotated"}
@@ -385,18 +401,34 @@ def test_the_share_under_each_null_stands_beside_an_edge_s(root):
 
 
 def test_the_dense_correlation_is_numpy_s(root, tmp_path):
-    folder = root / "correlations/base.seed0__lua.seed0"
-    paths = [str(folder / f"sums-{shard}.safetensors") for shard in SHARDS]
-    write_dense_correlation(paths, min_firings=5, threads=2, path_to_r=str(tmp_path / "dense.npy"))
-    dense, found = np.load(tmp_path / "dense.npy"), load_correlation(folder / "correlation.safetensors")
+    (lua,) = (partner for partner in partners(root, "base.seed0", SHARDS) if partner.name == "lua.seed0")
+    sums = [str(root / f"correlations/base.seed0/sums-{shard}.safetensors") for shard in SHARDS]
+    for paths, name in ((sums, "dense.npy"), ([], "from_features.npy")):
+        write_dense_correlation(lua, paths, 30, min_firings=5, threads=2, path_to_r=str(tmp_path / name))
+    assert (tmp_path / "dense.npy").read_bytes() == (tmp_path / "from_features.npy").read_bytes()
+    dense = np.load(tmp_path / "dense.npy")
+    correlation = load_correlation(correlations_of(root, "base.seed0"), "lua.seed0")
+    testable = correlation.testable[0]
     assert dense.shape == (96, 96)
-    assert np.array_equal(np.isnan(dense).all(axis=1), ~found.testable[0])
-    best = np.nanmax(dense[found.testable[0]], axis=1)
-    assert np.allclose(best, found.pearson.best[0][found.testable[0], 0], atol=1e-6)
+    assert np.array_equal(np.isnan(dense).all(axis=1), ~testable)
+    assert np.allclose(np.nanmax(dense[testable], axis=1), correlation.pearson.best[0][testable, 0], atol=1e-6)
+
+
+def test_saved_sums_and_sums_computed_from_features_give_equal_bytes(tiny, root, tmp_path):
+    of_one_shard = partners(root, "lua.seed0", SHARDS[:1])
+    sum_products(of_one_shard, SETTINGS["block_features"], threads=2, path_to_sums=str(tmp_path / "sums"))
+    probe = [str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA]
+    arguments = (SETTINGS | {"by_corpus": True, "jaccard": True}, {"n_replicates": 3, "seed": 0}, 2)
+    for name, sums in (("saved", [str(tmp_path / "sums")]), ("computed", [])):
+        paths = tmp_path / f"{name}.correlations", tmp_path / f"{name}.replicates"
+        correlate_features(of_one_shard, sums, probe, *arguments, *paths)
+    for kind in ("correlations", "replicates"):
+        assert group_names(tmp_path / f"saved.{kind}") == sorted(map(str, COMPARISONS.partners["lua.seed0"]))
+        assert (tmp_path / f"saved.{kind}").read_bytes() == (tmp_path / f"computed.{kind}").read_bytes()
 
 
 def test_correlations_equal_numpy_s_over_all_shards_and_corpora(root):
-    found = load_correlation(root / "correlations/base.seed0__lua.seed0/correlation.safetensors")
+    found = load_correlation(correlations_of(root, "base.seed0"), "lua.seed0")
     dense = [
         np.concatenate(
             [FeatureShard(path).latents.toarray() for shard in SHARDS for path in feature_paths(root, sae, shard)]
@@ -414,8 +446,8 @@ def test_correlations_equal_numpy_s_over_all_shards_and_corpora(root):
     assert np.array_equal(found.testable[0], testable)
     assert testable.sum() > 10
     assert np.allclose(found.pearson.best[0][testable, 0], np.nanmax(r[testable], axis=1), atol=1e-9)
-    sums = load_sums(root / f"correlations/base.seed0__lua.seed0/sums-{SHARDS[0]}.safetensors")
-    assert sums.keys() == set(CORPORA)
+    sums = load_sums(root / f"correlations/base.seed0/sums-{SHARDS[0]}.safetensors", "lua.seed0")
+    assert {of_corpus.corpus for of_corpus in sums} == set(CORPORA)
     combined = correlate(*dense, min_firings=5, progress=False).combined
     assert found.combined is not None
     for side in range(2):
@@ -424,23 +456,38 @@ def test_correlations_equal_numpy_s_over_all_shards_and_corpora(root):
 
 
 @pytest.mark.parametrize("shift", [False, True])
-def test_splits_are_of_all_shards_and_of_the_documents_that_are_compared(write_features, tmp_path, shift):
+def test_splits_are_over_all_shards_and_the_compared_documents(write_tokens, tmp_path, shift):
     fires = np.random.default_rng(0).random((200, 1)) < 0.3
     first = np.random.default_rng(1).random((200, 1)) < 0.6
     sides = {"a": fires * 1.0, "b": np.hstack([fires & first, fires & ~first]) * 1.0}
-    paths, sums = ([], []), []
-    for start in (0, 100):
-        for own, (model, dense) in zip(paths, sides.items(), strict=True):
-            shard = write_features(dense[start : start + 100], f"{model}{start}", start, model=model)
-            own.append(str(shard.path))
-        sums.append(str(tmp_path / f"sums{start}"))
-        sum_products([paths[0][-1]], [paths[1][-1]], shift, block_features=30, threads=1, path_to_sums=sums[-1])
-    settings = {"min_firings": 5, "top_matches": 2, "keep_above": 0.3, "n_bins": 10}
-    correlate_features(sums, paths, shift, settings, 1, str(tmp_path / "correlation"))
-    found = load_correlation(tmp_path / "correlation").combined
-    assert found is not None
-    np.testing.assert_allclose(found.r[0], [np.nan] if shift else [1], atol=1e-9)
-    assert found.whole_of[1].tolist() == ([-1, -1] if shift else [0, 0])
+    (tmp_path / "words").mkdir()
+    write_tokens([[0, *[5] * 10]] * 20, "words/probe")
+    text = [11 * row + place for row in range(20) for place in range(1, 11)]
+    pairs = []
+    for number, rows in enumerate((slice(0, 100), slice(100, 200))):
+        paths = []
+        for model, dense in sides.items():
+            covered = {"first_row": 10 * number, "stop_row": 10 * number + 10, "n_ctx": 11}
+            latents = scipy.sparse.csr_array(dense[rows])
+            header = {"model": model, "sae": "seed0", "corpus": "words", "d_sae": dense.shape[1], "ids_sha256": "0"}
+            paths.append(str(tmp_path / f"{model}{number}"))
+            arrays = (latents.indptr, latents.indices, latents.data, np.array(text[rows]), np.ones(100, dtype=bool))
+            save_shard(paths[-1], *arrays, header | covered)
+        pairs.append((paths[0], paths[1]))
+    correlate_features(
+        partners=[Partner("b.seed0", shift, pairs)],
+        paths_to_sums=[],
+        paths_to_probe=[str(tmp_path / "words/probe.npy")],
+        settings=SETTINGS,
+        draws={"n_replicates": 2, "seed": 0},
+        threads=1,
+        path_to_correlations=tmp_path / "correlations",
+        path_to_replicates=tmp_path / "replicates",
+    )
+    combined = load_correlation(tmp_path / "correlations", "b.seed0").combined
+    assert combined is not None
+    np.testing.assert_allclose(combined.r[0], [np.nan] if shift else [1], atol=1e-9)
+    assert combined.whole_of[1].tolist() == ([-1, -1] if shift else [0, 0])
 
 
 def test_the_lineage_has_a_table_per_edge_all_features_and_a_summary(root):
@@ -499,9 +546,7 @@ def write_examples(tiny, root: Path, path: Path, *others: str) -> None:
     collect_examples(
         features=pd.read_parquet(root / "lineage/features.parquet"),
         edges={edge: pd.read_parquet(root / f"lineage/edges/{edge[0]}__{edge[1]}.parquet") for edge in EDGES[:2]},
-        seed_correlations={
-            "base": load_correlation(root / "correlations/base.seed0__base.seed1/correlation.safetensors")
-        },
+        seed_correlations={"base": load_correlation(correlations_of(root, "base.seed0"), "base.seed1")},
         shards=shards_by_sae(path for sae in saes for shard in SHARDS for path in feature_paths(root, sae, shard)),
         annotations=annotations_of(tiny),
         labels=dict.fromkeys(["base", *others], labels),

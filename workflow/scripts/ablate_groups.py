@@ -65,8 +65,8 @@ def ablate_groups(
         max_rows: rows to read of each corpus.
         n_matches: matched pairs whose features are ablated one at a time.
         batch_rows: rows in a forward pass.
-        seed: of the random groups.
-        device: where to compute.
+        seed: the seed of the random groups.
+        device: the device to compute on.
     """
     rows = read_token_rows(paths_to_rows)
     verdicts = [pd.read_parquet(edge.path_to_verdicts) for edge in edges]
@@ -74,7 +74,8 @@ def ablate_groups(
     groups: dict[tuple[int, str], pd.DataFrame] = {}
     singles: dict[tuple[int, str], pd.DataFrame] = {}
     for name, folder in model_folders.items():
-        model, sae = load_model(folder).to(device), load_sae(sae_folders[name]).to(device)
+        model = load_model(folder).to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
+        sae = load_sae(sae_folders[name]).to(device)
         read = (model, sae, hookpoint, rows)
         for place, side in sides_of(name, edges):
             effects = group_effects(*read, edge_groups(verdicts[place], side, seed), batch_rows, max_rows)
@@ -94,7 +95,7 @@ def sides_of(model: str, edges: Sequence[Edge]) -> list[tuple[int, str]]:
 
 
 def folders_of(paths: Sequence[str]) -> list[Path]:
-    """The folders that files lie in, each once, in order."""
+    """The folders of files, each once, in order."""
     return list(dict.fromkeys(Path(path).parent for path in paths))
 
 

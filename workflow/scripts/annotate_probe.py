@@ -1,4 +1,4 @@
-"""Say of every token of the probe what it is."""
+"""Annotate every token of the probe with its properties."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,12 +27,12 @@ def annotate_probe(
         paths_to_documents: the documents they were made from, `corpora/{corpus}/probe.parquet`.
         tokenizer_folder: the run's tokenizer.
         syntax: the grammar of each corpus that has one.
-        path_to_annotations: where to.
+        path_to_annotations: the file to write.
     """
     rows = read_token_rows(paths_to_rows)
     documents = {Path(path).parent.name: read_split(path) for path in paths_to_documents}
     annotations = annotate(documents, rows, load_tokenizer(tokenizer_folder), syntax)
-    header = {"ids_sha256": {corpus: own.digest for corpus, own in rows.items()}}
+    header = {"ids_sha256": {corpus: of_corpus.digest for corpus, of_corpus in rows.items()}}
     save_annotations(path_to_annotations, annotations, header)
 
 

@@ -1,5 +1,6 @@
-"""Compare the features of two SAEs by their weights, and by what the models' weights make of them."""
+"""Compare the features of two SAEs by their weights, and by their effects on the logits."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,38 +37,42 @@ def compare_weights(
 ) -> None:
     """Write the matches by every measure, and a summary of the best ones.
 
-    A measure that is not defined for these two is left out, and the summary says why.
+    A measure that is not defined for these two is left out, and the summary gives the reason.
 
     Args:
         sae_folders, model_folders: the SAEs and their models.
-        hookpoint: what the SAEs read.
-        settings: arguments of `similarities.cosines`.
-        path_to_similarities, path_to_summary: where to.
+        hookpoint: where the SAEs read the models.
+        settings: arguments of `cosines.cosines`.
+        path_to_similarities, path_to_summary: the files to write.
     """
     a, b = (load_sae(folder) for folder in sae_folders)
-    measures = {
+    measures: dict[str, Callable[[], Matches]] = {
         "decoder_cosine": partial(decoder_cosine, a, b, **settings),
         "encoder_cosine": partial(encoder_cosine, a, b, **settings),
         "logit_effect_cosine": partial(logit_effects, a, b, model_folders, hookpoint, settings),
-        "pw_mcc": partial(pw_mcc, a, b),
     }
-    found, left_out = {}, {}
+    by_measure, left_out = {}, {}
     for name, measure in measures.items():
         try:
-            found[name] = measure()
+            by_measure[name] = measure()
         except NoSimilarityError as error:
             left_out[name] = str(error)
-    one_to_one = found.pop("pw_mcc", float("nan"))
-    names = tuple(f"{folder.parent.name}.{folder.name}" for folder in sae_folders)
-    save_similarities(found, names, path_to_similarities)
-    summary = {"a": names[0], "b": names[1], "pw_mcc": none_if_nan(one_to_one), "left_out": left_out}
-    write_json(path_to_summary, summary | {"measures": {name: best_summary(own) for name, own in found.items()}})
+    one_to_one = float("nan")
+    try:
+        one_to_one = pw_mcc(a, b)
+    except NoSimilarityError as error:
+        left_out["pw_mcc"] = str(error)
+    name_a, name_b = (f"{folder.parent.name}.{folder.name}" for folder in sae_folders)
+    save_similarities(by_measure, (name_a, name_b), path_to_similarities)
+    summary = {"a": name_a, "b": name_b, "pw_mcc": none_if_nan(one_to_one), "left_out": left_out}
+    measured = {name: best_summary(matches) for name, matches in by_measure.items()}
+    write_json(path_to_summary, summary | {"measures": measured})
 
 
 def logit_effects(a: Sae, b: Sae, model_folders: tuple[Path, Path], hookpoint: str, settings: dict) -> Matches:
-    """The cosine of effects on the logits, of models that are opened one after the other."""
-    maps = [logit_map(load_model(folder), hookpoint) for folder in model_folders]
-    return logit_effect_cosine(a, b, *maps, **settings)
+    """The cosine of effects on the logits. Models are in memory one at a time."""
+    map_a, map_b = (logit_map(load_model(folder), hookpoint) for folder in model_folders)
+    return logit_effect_cosine(a, b, map_a, map_b, **settings)
 
 
 if __name__ == "__main__":

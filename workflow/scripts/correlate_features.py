@@ -1,4 +1,4 @@
-"""Correlate the features of one SAE with those of all its partners, and draw the documents again for intervals."""
+"""Correlate the features of one SAE with those of all its partners, and bootstrap the documents for intervals."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ def correlate_features(
     """Write the correlations with all partners, and each feature's best r in every replicate of the documents.
 
     Args:
-        partners: what to correlate with.
+        partners: the SAEs on side b.
         paths_to_sums: raw sums with all partners, one file per shard; none where they are computed here.
         paths_to_probe: the probe's token rows.
         settings: `correlate_sums`'s keywords, and `block_features`.
@@ -56,7 +56,8 @@ def correlate_features(
     ):
         for partner in partners:
             sums: list[PairSums] = [saved for path in paths_to_sums for saved in load_sums(path, partner.name)]
-            sums = sums or [ShardSums(a, b, settings["block_features"]) for a, b in partner.shards()]
+            if not paths_to_sums:
+                sums = [ShardSums(a, b, settings["block_features"]) for a, b in partner.shards()]
             correlation = correlate_sums(sums, **kept, threads=threads)
             correlation = correlation._replace(combined=combined_r(correlation, partner.shards()))
             correlations.add(partner.name, *correlation_group(correlation))

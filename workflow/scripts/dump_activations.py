@@ -30,17 +30,17 @@ def dump_activations(
         folder: the model.
         paths_to_tokens: token arrays.
         paths_to_shards: a shard for each.
-        shard: which part, as `00000-of-00004`.
+        shard: the part of the tokens, as `00000-of-00004`.
         hookpoint, dtype, max_tokens, batch_rows: as in the config's `activations` block.
-        gpus: GPUs given to the job.
+        gpus: the number of GPUs that the job was given.
     """
     number, n_shards = map(int, shard.split("-of-"))
     rows = {path: TokenRows(path) for path in paths_to_tokens}
-    model = load_model(folder).to(pick_device(gpus))
+    model = load_model(folder).to(pick_device(gpus))  # type: ignore[arg-type]  # transformers wraps `to` without its types
     require_vocabulary(model, rows, folder.name)
     for path_to_tokens, path_to_shard in zip(paths_to_tokens, paths_to_shards, strict=True):
-        found = rows[path_to_tokens].shard(number, n_shards, max_tokens)
-        dump_shard(model, hookpoint, rows[path_to_tokens], found, path_to_shard, batch_rows, dtype)
+        row_numbers = rows[path_to_tokens].shard(number, n_shards, max_tokens)
+        dump_shard(model, hookpoint, rows[path_to_tokens], row_numbers, path_to_shard, batch_rows, dtype)
 
 
 if __name__ == "__main__":

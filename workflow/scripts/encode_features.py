@@ -29,8 +29,8 @@ def encode_features(
 ) -> None:
     """Write one shard of sparse rows for each shard of activations `{corpus}/probe/shard-*`, in the same order.
 
-    With a `rotation_seed` activations are rotated at random around the SAE's b_dec first: a null that keeps their norms
-    and the SAE, and nothing of how they lie to each other.
+    With a `rotation_seed`, activations are first rotated at random around the SAE's b_dec. This null keeps the SAE and
+    the norms of activations, but not their directions relative to the SAE's.
     """
     sae, name = load_sae(sae_folder), sae_folder.name
     if rotation_seed is not None:
@@ -38,8 +38,8 @@ def encode_features(
     for path_to_activations, path_to_shard in zip(paths_to_activations, paths_to_shards, strict=True):
         shard = ActivationShard(path_to_activations)
         corpus = Path(path_to_activations).parent.parent.name
-        tokens = {key: shard.header[key] for key in ("ids_sha256", "first_row", "stop_row", "n_ctx")}
-        header = {"model": model, "sae": name, "corpus": corpus, "d_sae": sae.d_sae} | tokens
+        header: dict[str, str | int] = {"model": model, "sae": name, "corpus": corpus, "d_sae": sae.d_sae}
+        header |= {key: shard.header[key] for key in ("ids_sha256", "first_row", "stop_row", "n_ctx")}
         compared = shard.norms() <= sae.max_norm
         rows = encode(sae, shard, compared)
         save_shard(path_to_shard, *rows, shard.positions().numpy(), compared.numpy(), header)
@@ -48,7 +48,7 @@ def encode_features(
 def encode(
     sae: Sae, shard: ActivationShard, compared: Bool[Tensor, " token"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compressed sparse rows of a whole shard, encoded a chunk at a time; those of tokens not compared are empty."""
+    """Encode a shard a chunk at a time as compressed sparse rows. Rows of tokens that are not compared are empty."""
     counts, indices, values = torch.zeros(shard.n_tokens, dtype=torch.int64), [], []
     for start, acts in zip(range(0, shard.n_tokens, CHUNK_TOKENS), shard.chunks(CHUNK_TOKENS), strict=True):
         inside = compared[start : start + CHUNK_TOKENS]

@@ -1,4 +1,4 @@
-"""Have a language-model service explain features of one SAE, and score what it says."""
+"""Have a language-model service explain features of one SAE, and score its explanations."""
 
 import logging
 from pathlib import Path
@@ -37,17 +37,17 @@ def explain_features(
     answers_folder: Path,
     path_to_explanations: str,
 ) -> dict:
-    """Write a table of explanations, a row per feature that was drawn, ascending.
+    """Write a table of explanations with a row per drawn feature, ascending.
 
     Its columns are `latent` and the fields of `explanations.Explanation`.
 
     Args:
         paths_to_shards: feature shards of the SAE, all corpora.
-        path_to_annotations: the probe's tokens in words.
+        path_to_annotations: the annotations of the probe's tokens.
         settings: the config's `labels.explanations`.
-        min_firings: probe tokens that a feature must fire on to be drawn.
-        answers_folder: where the service's answers are kept.
-        path_to_explanations: where to.
+        min_firings: fewest probe tokens that a drawn feature fires on.
+        answers_folder: the folder where the service's answers are kept.
+        path_to_explanations: the file to write.
 
     Returns:
         The addresses and models that the answers came from.
@@ -63,10 +63,11 @@ def explain_features(
     for latent in latents.tolist():
         activation = dense_activation(firings, latent, compared)
         random = np.random.default_rng([settings["seed"], latent])
-        found = explain(choose_excerpts(activation, annotations, *sizes, random), float(np.nanmax(activation)), ask)
-        logger.info("latent %d: score %.3f over %d tokens", latent, found.score, found.n_tokens)
-        rows.append({"latent": latent, **found._asdict()})
-    logger.info("%d answers asked for, the others were there", answers.n_asked)
+        excerpts = choose_excerpts(activation, annotations, *sizes, random)
+        explanation = explain(excerpts, float(np.nanmax(activation)), ask)
+        logger.info("latent %d: score %.3f over %d tokens", latent, explanation.score, explanation.n_tokens)
+        rows.append({"latent": latent, **explanation._asdict()})
+    logger.info("%d answers were requested; the others were kept from before", answers.n_asked)
     table = pd.DataFrame(rows, columns=["latent", *Explanation._fields])
     write_parquet(table.astype({"latent": np.int64, "explanation": "str", **TYPES}), path_to_explanations)
     return {"answered_by": sorted(map(list, answers.origins))}

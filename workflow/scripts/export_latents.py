@@ -1,4 +1,4 @@
-"""Write one SAE's latents on the probe as delphi caches latents."""
+"""Write one SAE's latents on the probe in the format of delphi's cache."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def export_latents(paths_to_shards: list[str], paths_to_probe: list[str], model_folder: Path, folder: Path) -> dict:
-    """Write the module's folder, its config.json last; returns the digests of its files, whose names follow from d_sae.
+    """Write the module's folder, config.json last, and return the digests of its files, whose names depend on d_sae.
 
     Args:
         paths_to_shards: feature shards, corpus after corpus.
         paths_to_probe: token rows `tokens/{corpus}/probe.npy`, in the same order of corpora.
         model_folder: the model, whose tokenizer delphi opens.
-        folder: where to.
+        folder: the folder to write.
     """
     rows = {Path(path).parent.name: TokenRows(path) for path in paths_to_probe}
     paths = save_cache(paths_to_shards, rows, folder, N_SPLITS)
@@ -27,7 +27,7 @@ def export_latents(paths_to_shards: list[str], paths_to_probe: list[str], model_
     config = {
         "model_name": str(model_folder),
         "n_splits": len(paths),
-        "n_tokens": sum(found.ids.size for found in rows.values()),
+        "n_tokens": sum(of_corpus.ids.size for of_corpus in rows.values()),
         "cache_ctx_len": n_ctx,
         "ctx_len": n_ctx,
     }

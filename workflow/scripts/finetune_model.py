@@ -1,4 +1,4 @@
-"""Train a language model on from another one's weights."""
+"""Train a language model from another one's weights."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Take over a language model from the hub or a folder."""
+"""Import a language model from the hub or a folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def import_model(settings: dict, key: str, tokenizer_folder: Path, folder: Path) -> dict:
-    """Write the model's folder, with the run's tokenizer; returns what was found out on the way."""
+    """Write the model's folder with the run's tokenizer, and return its source for the manifest."""
     source = find_model(settings, key)
     save_model(load_model(source.folder, dtype="auto"), tokenizer_folder, folder)
     if source.commit is None:

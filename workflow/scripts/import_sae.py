@@ -1,4 +1,4 @@
-"""Take over an SAE that somebody else trained, if it fits the model's activations."""
+"""Import an SAE that somebody else trained, if it fits the model's activations."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ MEASURED_TOKENS = 32_768
 CHUNK_TOKENS = 2048
 SILENT_L0 = 1.0
 LOUD_TIMES_K = 4
-"""More latents than this many times k should not fire on a token."""
+"""Active latents per token, as a multiple of k, above which the SAE is probably read wrongly."""
 
 
 def import_sae(
@@ -39,18 +39,18 @@ def import_sae(
     paths_to_activations: list[str],
     folder: Path,
 ) -> dict:
-    """Write the SAE's folder; returns what was found out on the way.
+    """Write the SAE's folder, and return its source and its quality for the manifest.
 
     Args:
-        model, sae: whose SAE it becomes.
+        model, sae: the model that it becomes an SAE of, and its name there.
         settings: the config's `import` block.
-        max_norm_ratio: tokens with activations this many times as long as the median mean nothing to it, unless its own
-            folder says which; None: all mean something.
+        max_norm_ratio: outlier cut-off, as a multiple of the median norm, unless the SAE comes with one; None for no
+            cut-off.
         paths_to_activations: the model's shards on the probe, of all corpora.
-        folder: where to.
+        folder: the folder to write.
 
     Raises:
-        InputError: if it cannot be read, or does not reconstruct these activations.
+        InputError: if the SAE cannot be read, or does not reconstruct these activations.
     """
     source = find_sae(settings, f"saes.import (for {model}.{sae})")
     imported = read_sae(source)
@@ -63,10 +63,11 @@ def import_sae(
     sums = measure(imported.sae, shards, MEASURED_TOKENS)
     if sums.moments.n == 0:
         raise InputError(
-            f"{name}: an imported SAE must mean something for some tokens, but all {sums.n_left_out} that were tried "
-            f"are longer than its max_norm, {imported.sae.max_norm:g}; correct metadata.max_norm in its cfg.json"
+            f"{name}: an imported SAE must apply to some tokens, but the activations of all {sums.n_left_out} that "
+            f"were tried are longer than its max_norm, {imported.sae.max_norm:g}; correct metadata.max_norm in its "
+            "cfg.json"
         )
-    found = {
+    record = {
         "format": imported.format,
         "commit": source.commit,
         "files": {path.name: sha256_file(path) for path in imported.files},
@@ -75,18 +76,18 @@ def import_sae(
         "n_tokens": sums.moments.n,
         "n_left_out": sums.n_left_out,
     }
-    logger.info("%s: fvu %s, l0 %.4g on %d tokens", name, found["fvu"], found["l0"], found["n_tokens"])
+    logger.info("%s: fvu %s, l0 %.4g on %d tokens", name, record["fvu"], record["l0"], record["n_tokens"])
     require_fit(imported, sums, settings, name)
     header = shards[0].header
     provenance = {"model_name": model, "hook_name": header["hookpoint"], "context_size": header["n_ctx"]}
-    imported_from = {"model": model, "sae": sae, "import": settings, "found": found}
+    imported_from = {"model": model, "sae": sae, "import": settings, "found": record}
     save_sae(imported.sae, folder, provenance | {"saelineage": imported_from})
-    return found
+    return record
 
 
 @torch.inference_mode()
 def measure(sae: Sae, shards: list[ActivationShard], most_tokens: int) -> SaeSums:
-    """How well an SAE reconstructs the first tokens of every shard, together at most `most_tokens`."""
+    """Measure reconstructions of the first tokens of every shard, at most `most_tokens` together."""
     sums = SaeSums()
     for shard in shards:
         left = max(1, most_tokens // len(shards))
@@ -94,9 +95,9 @@ def measure(sae: Sae, shards: list[ActivationShard], most_tokens: int) -> SaeSum
             chunk = chunk[:left]
             acts = chunk[chunk.norm(dim=1) <= sae.max_norm]
             latents = sae.encode_sparse(acts)
-            found = sae_metrics.reconstruction_sums(acts, sae.decode_sparse(latents), latents, sae.d_sae)
-            found.n_left_out = len(chunk) - len(acts)
-            sums = sums.add(found)
+            of_chunk = sae_metrics.reconstruction_sums(acts, sae.decode_sparse(latents), latents, sae.d_sae)
+            of_chunk.n_left_out = len(chunk) - len(acts)
+            sums = sums.add(of_chunk)
             left -= len(chunk)
             if left == 0:
                 break
@@ -107,7 +108,7 @@ def require_width(sae: Sae, shard: ActivationShard, name: str) -> None:
     """Refuse an SAE on activations of another width.
 
     Raises:
-        InputError: naming both.
+        InputError: naming both widths.
     """
     if sae.d_in != shard.d_in:
         raise InputError(
@@ -120,16 +121,16 @@ def require_fit(imported: ImportedSae, sums: SaeSums, settings: Mapping, name: s
     """Refuse an SAE that does not reconstruct the activations, or not sparsely.
 
     Raises:
-        InputError: with what was measured and what is the likely cause.
+        InputError: with the metrics and the likely cause.
     """
     fvu, l0, d_sae = sae_metrics.fvu(sums), sae_metrics.l0(sums), imported.sae.d_sae
     max_fvu, max_share = settings["max_fvu"], settings["max_l0_fraction"]
-    if fvu is not None and fvu <= max_fvu and l0 <= max_share * d_sae:  # NaN is not
+    if fvu is not None and fvu <= max_fvu and l0 <= max_share * d_sae:  # false for NaN
         return
     if l0 < SILENT_L0:
-        cause = "its input is too small for it (a scaling that was not folded in), or of another hookpoint"
+        cause = "its input is too small for it (a scaling that was not folded in) or comes from another hookpoint"
     elif l0 > max_share * d_sae or (imported.k is not None and l0 > LOUD_TIMES_K * imported.k):
-        cause = "it is read as another architecture than its own (TopK weights as ReLU), or its input is too large"
+        cause = "it is read as the wrong architecture (TopK weights as ReLU), or its input is too large"
     else:
         cause = "it was trained at another hookpoint or on another model"
     measured = "undefined" if fvu is None else f"{fvu:.4g}"

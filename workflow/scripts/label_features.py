@@ -1,4 +1,4 @@
-"""Find the property of tokens that each feature of one SAE follows best."""
+"""Label each feature of one SAE with the property of tokens that it follows best."""
 
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,9 @@ def label_features(
 
     Args:
         paths_to_features: feature shards of one SAE, all corpora.
-        path_to_annotations: what the tokens of the probe are.
-        min_firings: firings in either half of the documents that a label needs.
-        path_to_labels: the parquet file.
+        path_to_annotations: the annotations of the probe's tokens.
+        min_firings: fewest firings in each half of the documents for a label.
+        path_to_labels: the parquet file to write.
     """
     write_parquet(label(paths_to_features, load_annotations(path_to_annotations), min_firings), path_to_labels)
 

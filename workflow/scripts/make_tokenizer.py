@@ -1,4 +1,4 @@
-"""Train the run's tokenizer, or take one from the hub or a folder."""
+"""Train the run's tokenizer, or import one from the hub or a folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def make_tokenizer(settings: dict, n_ctx: int, paths_to_corpora: list[str], folder: Path) -> dict:
-    """Write a tokenizer folder; returns what was found out on the way."""
-    found = {}
+    """Write a tokenizer folder, and return its source on the hub for the manifest."""
+    record: dict = {}
     if settings["source"] == "train":
         texts = (
             text
@@ -32,30 +32,31 @@ def make_tokenizer(settings: dict, n_ctx: int, paths_to_corpora: list[str], fold
         )
         save_tokenizer(train_tokenizer(texts, settings["vocab_size"]), folder, n_ctx)
     else:
-        found = take_tokenizer(settings, folder)
+        record = take_tokenizer(settings, folder)
     check_tokenizer(folder)
-    return found
+    return record
 
 
 def take_tokenizer(settings: dict, folder: Path) -> dict:
-    """Save a tokenizer from the hub or a folder; returns the hub's commit and the digests of what came from there."""
+    """Save a tokenizer from the hub or a folder, and return the hub's commit and the digests of its files."""
     from transformers import AutoTokenizer
 
-    source, found = settings.get("path") or settings["repo"], {}
+    record: dict = {}
+    source = settings.get("path") or settings["repo"]
     folder_read = Path(source)
     if settings["source"] == "hub":
-        folder_read, found = fetch_tokenizer(settings)
+        folder_read, record = fetch_tokenizer(settings)
     check_tokenizer_folder(folder_read)
     with tokenizer_errors(source):
         tokenizer = AutoTokenizer.from_pretrained(folder_read, trust_remote_code=False, local_files_only=True)
     with atomic_files(folder) as temporary, tokenizer_errors(source):
-        tokenizer.chat_template = None  # not needed here, and several of them would be saved as a folder
+        tokenizer.chat_template = None  # unused, and several templates would be saved as a folder
         tokenizer.save_pretrained(temporary)
-    return found
+    return record
 
 
 def fetch_tokenizer(settings: dict) -> tuple[Path, dict]:
-    """Download a tokenizer's files from the hub and nothing else; returns their folder, and what is put on record."""
+    """Download only the tokenizer's files from the hub, and return their folder, commit and digests."""
     repo = hub_repo(settings["repo"], settings["revision"], "model", "tokenizer")
     names = [name for name in TOKENIZER_FILES if name in repo.files]
     if not names:

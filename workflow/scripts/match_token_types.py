@@ -33,12 +33,13 @@ def match_token_types_of_pair(
         paths_to_features_a, paths_to_features_b: the feature shards of each SAE, all corpora.
         paths_to_tokens: the token rows that they come from, by corpus.
         tokenizer_folder: the tokenizer of these rows.
-        settings: `top_matches`, `keep_above`, `n_bins` and `block_features` of the config's `correlations` block.
-        threads: how many work at once.
-        path_to_matches: where to.
+        settings: `top_matches`, `keep_above`, `n_bins` and `block_features`, see `match_token_types`.
+        threads: the number of threads.
+        path_to_matches: the file to write.
     """
     tokens = {corpus: TokenRows(path) for corpus, path in paths_to_tokens.items()}
-    tokenizer, types, strings = load_tokenizer(tokenizer_folder), {}, []
+    tokenizer, types = load_tokenizer(tokenizer_folder), {}
+    strings: list[str] = []
     for corpus, rows in tokens.items():
         types[corpus], strings = token_types(rows.ids, tokenizer)
     a, b = (

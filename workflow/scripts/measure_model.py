@@ -29,7 +29,7 @@ def measure_model(
     path_to_sae_metrics: str,
     device: torch.device,
 ) -> None:
-    """Write loss and accuracy per corpus beside a unigram model's loss, and the metrics of the model's SAEs.
+    """Write loss and accuracy per corpus with a unigram model's loss, and the metrics of the model's SAEs.
 
     Args:
         folder: the model.
@@ -39,10 +39,10 @@ def measure_model(
         paths_to_validation: token rows of the validation splits.
         batch_rows: rows in a forward pass.
         path_to_metrics, path_to_sae_metrics: the files to write.
-        device: where to compute.
+        device: the device to compute on.
     """
     train, validation = read_token_rows(paths_to_train), read_token_rows(paths_to_validation)
-    model = load_model(folder).to(device)
+    model = load_model(folder).to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
     require_vocabulary(model, validation, folder.name)
     d_vocab = model.config.vocab_size
     corpora = {

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def merge_models(parent_folders: list[Path], t: float, dtype: str | None, folder: Path, method: str = "slerp") -> None:
-    """Write the merged model's folder; the first parent's tokenizer and config go with it."""
+    """Write the merged model's folder with the first parent's tokenizer and config."""
     merge_folders(parent_folders[0], parent_folders[1], t, dtype, folder, method)
 
 

@@ -1,4 +1,4 @@
-"""Read a corpus from its source and deal its documents to splits."""
+"""Read a corpus from its source and distribute its documents over splits."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 def prepare_corpus(
     corpus: str, settings: dict, fractions: dict, files: list[str], paths: dict[str, Path], path_to_counts: str
 ) -> dict:
-    """Write the three splits of a corpus and its counts; returns what was found out on the way."""
-    found = {}
+    """Write the three splits of a corpus and its counts, and return its commit on the hub for the manifest."""
+    record = {}
     if settings["source"] == "hub":
-        found["commit"] = hub_commit(settings["repo"], settings["revision"], "dataset", f"corpora.{corpus}")
-        settings = settings | {"revision": found["commit"]}
+        record["commit"] = hub_commit(settings["repo"], settings["revision"], "dataset", f"corpora.{corpus}")
+        settings = settings | {"revision": record["commit"]}
     counts = write_splits(read_documents(corpus, settings, files), fractions, paths, corpus)
     write_json(path_to_counts, counts)
-    return found
+    return record
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure how much of each feature of a parent is read linearly from a child's activations."""
+"""Measure how well each feature of a parent can be read linearly from a child's activations."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ def read_out_features(
     Args:
         paths_to_parent_acts, paths_to_child_acts: activation shards of the probe.
         paths_to_features: feature shards of the parent's SAE, in the same order.
-        path_to_readouts: the parquet file.
+        path_to_readouts: the parquet file to write.
     """
     write_parquet(read_out(paths_to_parent_acts, paths_to_child_acts, paths_to_features), path_to_readouts)
 

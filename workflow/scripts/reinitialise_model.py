@@ -1,4 +1,4 @@
-"""Make a model like another one, with fresh random weights."""
+"""Make a model of another one's architecture with new random weights."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def reinitialise_model(like: Path, seed: int, folder: Path) -> None:
-    """Write the model's folder, with the other one's tokenizer."""
+    """Write the model's folder with the tokenizer of the model that it is like."""
     save_model(reinitialised(like, seed), like, folder)
 
 

@@ -15,7 +15,7 @@ def sum_products(partners: Sequence[Partner], block_features: int, threads: int,
     """Write the raw sums with every partner, per corpus.
 
     Args:
-        partners: what to correlate with, with one shard of each corpus.
+        partners: the SAEs on side b, with one shard of each corpus.
         block_features: features of side a whose products are held at once.
         threads: the number of threads.
         path_to_sums: the file to write.

@@ -29,18 +29,19 @@ def sweep_merge(
     gpus: int,
     method: str = "slerp",
 ) -> None:
-    """Write `t`, `corpus`, `loss`, `accuracy`, `n_predictions` by coefficient and corpus; the base has t NaN."""
+    """Write `t`, `corpus`, `loss`, `accuracy` and `n_predictions` by coefficient and corpus; t is NaN for the base."""
     validation = read_token_rows(paths_to_validation)
-    states = [read_state(folder, dtype) for folder in parent_folders]
-    names = tuple(folder.name for folder in parent_folders)
-    model = load_model(parent_folders[0]).to(pick_device(gpus))
+    state_a, state_b = (read_state(folder, dtype) for folder in parent_folders)
+    names = parent_folders[0].name, parent_folders[1].name
+    model = load_model(parent_folders[0]).to(pick_device(gpus))  # type: ignore[arg-type]  # transformers wraps `to` without its types
     rows = []
     for t in coefficients:
-        merged, _ = merge_state(*states, t, names, method)
+        merged, _ = merge_state(state_a, state_b, t, names, method)
         tensors = {name: tensor.to(torch.float32) for name, tensor in merged.items()}
         model.load_state_dict(tensors, strict=not model.config.tie_word_embeddings)
         rows += [
-            {"t": t, "corpus": corpus} | evaluate(model, found, batch_rows) for corpus, found in validation.items()
+            {"t": t, "corpus": corpus} | evaluate(model, of_corpus, batch_rows)
+            for corpus, of_corpus in validation.items()
         ]
     for path in paths_to_base_metrics:
         metrics = read_json(path)["corpora"]

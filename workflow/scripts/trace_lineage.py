@@ -1,4 +1,4 @@
-"""Verdicts per edge with the evidence for them, trajectories through the graph, and the summary."""
+"""Decide verdicts per edge with the evidence for them, trace features through the graph, and write the summary."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 PAIRS_AT_ONCE = 12
-"""Pairs that are held in memory."""
+"""Most pairs in memory."""
 
 
 def trace_lineage(
@@ -38,38 +38,40 @@ def trace_lineage(
 
     Args:
         run: the run's name.
-        plan: what is compared, `comparisons.plan`.
-        load: a pair's results by its name, `{model}.{sae}__{model}.{sae}`.
-        settings: `threshold` (r at or above this is a match) and `missed_above`.
-        models: parents before children.
-        paths_to_readouts: of the edges `{parent}__{child}` that have one.
-        folder: where to.
+        plan: the comparisons, `Comparisons.as_data`.
+        load: reads a pair's results by its name, `{model}.{sae}__{model}.{sae}`.
+        settings: `threshold` (r at or above it is a match) and `missed_above`.
+        models: the models, parents before children.
+        paths_to_readouts: the readouts of edges that have them, by `{parent}__{child}`.
+        folder: the folder to write.
     """
     threshold = settings["threshold"]
-    leading = [one for one in plan["comparisons"] if one["instrument"] == plan["leading"]]
+    comparisons = plan["comparisons"]
     tables = {}
-    for one in leading:
-        edge = f"{one['parent']}__{one['child']}"
-        found = load(one["pair"])
-        table = edge_table(found.correlation, threshold)
-        table = add_recurrence(table, plan["recurrence"][edge], one["pair"], load, threshold)
+    for comparison in comparisons:
+        if comparison["instrument"] != plan["leading"]:
+            continue
+        edge = f"{comparison['parent']}__{comparison['child']}"
+        compared = load(comparison["pair"])
+        table = edge_table(compared.correlation, threshold)
+        table = add_recurrence(table, plan["recurrence"][edge], comparison["pair"], load, threshold)
         readouts = pd.read_parquet(paths_to_readouts[edge]) if edge in paths_to_readouts else None
-        table = add_details(table, found.replicates, readouts, settings["missed_above"])
+        table = add_details(table, compared.replicates, readouts, settings["missed_above"])
         write_parquet(table, folder / "edges" / f"{edge}.parquet")
-        tables[one["parent"], one["child"]] = table
+        tables[comparison["parent"], comparison["child"]] = table
     write_features(tables, plan, load, models, folder / "features.parquet")
-    weighed = [evidence.weigh(one, load, threshold) for one in plan["comparisons"]]
-    write_parquet(concat([evidence.curves(one, load) for one in plan["comparisons"]]), folder / "curves.parquet")
-    traced = {merge: trace_sources(found, merge, load, threshold) for merge, found in plan["sources"].items()}
+    weighed = [evidence.weigh(comparison, load, threshold) for comparison in comparisons]
+    write_parquet(concat([evidence.curves(comparison, load) for comparison in comparisons]), folder / "curves.parquet")
+    traced = {merge: trace_sources(sources, merge, load, threshold) for merge, sources in plan["sources"].items()}
     write_parquet(concat(list(traced.values())), folder / "sources.parquet")
-    edges = [one for one in weighed if one["instrument"] == plan["leading"]]
+    edges = [entry for entry in weighed if entry["instrument"] == plan["leading"]]
     summary = {
         "run": run,
         "threshold": threshold,
         "models": models,
         "leading": plan["leading"],
         "saes": plan["saes"],
-        "edges": [edge_summary(tables[one["parent"], one["child"]], one) for one in edges],
+        "edges": [edge_summary(tables[entry["parent"], entry["child"]], entry) for entry in edges],
         "instruments": weighed,
         "agreements": evidence.agreements(plan, load, threshold),
         "sources": {
@@ -79,15 +81,17 @@ def trace_lineage(
     write_json(folder / "summary.json", summary)
 
 
-def add_recurrence(table: pd.DataFrame, recurrence: Mapping, pair: str, load: Load, threshold: float) -> pd.DataFrame:
-    """The table with a column `robust`, if models have other SAEs that features could recur in."""
+def add_recurrence(
+    table: pd.DataFrame, recurrence: Mapping, edge_pair: str, load: Load, threshold: float
+) -> pd.DataFrame:
+    """Add a column `robust` to an edge's table if both models have SAEs of other seeds."""
     if not all(names["recurs"] for names in recurrence.values()):
         return table
     sides = []
-    for side, name in zip(SIDES, pair.split("__"), strict=True):
+    for side, name in zip(SIDES, edge_pair.split("__"), strict=True):
         names = recurrence[side]
-        found = {what: [load(one).correlation for one in names[what]] for what in ("recurs", "absent")}
-        sides.append((recurs(found["recurs"], name, threshold), absent(found["absent"], name, threshold)))
+        correlations = {role: [load(pair).correlation for pair in names[role]] for role in ("recurs", "absent")}
+        sides.append((recurs(correlations["recurs"], name, threshold), absent(correlations["absent"], name, threshold)))
     return add_robust(table, *sides)
 
 
@@ -95,28 +99,28 @@ def write_features(
     tables: Mapping[tuple[str, str], pd.DataFrame], plan: Mapping, load: Load, models: list[str], path: Path
 ) -> None:
     """Write the trajectories of the features of the SAEs that verdicts rest on."""
-    pairs = [one["pair"] for one in plan["comparisons"] if one["instrument"] == plan["leading"]]
+    pairs = [comparison["pair"] for comparison in plan["comparisons"] if comparison["instrument"] == plan["leading"]]
     statistics = feature_statistics((load(pair).correlation for pair in pairs), models)
     write_parquet(feature_table(tables, models, statistics), path)
 
 
-def trace_sources(found: Mapping, merge: str, load: Load, threshold: float) -> pd.DataFrame:
-    """Where the features of a merged model come from."""
-    pairs = {name: load(pair).correlation for name, pair in found["pairs"].items()}
-    return evidence.sources(merge, pairs, found["parents"], threshold)
+def trace_sources(sources: Mapping, merge: str, load: Load, threshold: float) -> pd.DataFrame:
+    """Trace the features of a merged model to its parents."""
+    correlations = {name: load(pair).correlation for name, pair in sources["pairs"].items()}
+    return evidence.sources(merge, correlations, sources["parents"], threshold)
 
 
 def concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Tables one below the other."""
+    """Concatenate tables that have the same columns."""
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def loader(correlations: Mapping[str, str], replicates: Mapping[str, str], token_types: Mapping[str, str]) -> Load:
-    """A function that reads a pair's results, and holds the last few it read.
+    """Make a function that reads a pair's results, with a cache of the last few.
 
     Args:
-        correlations, replicates: the files of these, by the SAE on side a.
-        token_types: the files of pairs that were matched as the original study did.
+        correlations, replicates: files by the SAE on side a.
+        token_types: files of the pairs that were also matched over token types.
     """
 
     @lru_cache(maxsize=PAIRS_AT_ONCE)
@@ -134,7 +138,7 @@ def loader(correlations: Mapping[str, str], replicates: Mapping[str, str], token
 
 
 def by_folder(paths: Sequence[str]) -> dict[str, str]:
-    """Files by the names of the folders they lie in."""
+    """Files by the names of their folders."""
     return {Path(path).parent.name: path for path in paths}
 
 

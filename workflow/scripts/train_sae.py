@@ -1,4 +1,4 @@
-"""Train SAEs on one model's activations: one, or all of the model's off one pass over them."""
+"""Train one SAE of a model, or all of them in one pass over its activations."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -31,13 +31,13 @@ def train_and_save(
 
     Args:
         model: the model's name.
-        settings: by the SAEs' names.
+        settings: the settings of each SAE, by name.
         paths_to_shards: the model's activations.
         folder: the model's folder of SAEs.
-        checkpoint: file that an interrupted training goes on from.
+        checkpoint: the file from which an interrupted training resumes.
         events: folder for TensorBoard's files, or None.
-        gpus: 0 trains on the CPU.
-        starts: folders of SAEs whose average training starts from; none for random weights.
+        gpus: the number of GPUs that the job was given; 0 trains on the CPU.
+        starts: folders of the SAEs whose average is the start of training; none for random weights.
     """
     saes = list(settings)
     dump = Dump(paths_to_shards, settings[saes[0]]["max_norm_ratio"])
@@ -48,15 +48,15 @@ def train_and_save(
         trained = train_saes(
             dump, list(settings.values()), pick_device(gpus), checkpoint, watch, [start] * len(settings)
         )
-    for sae, found in zip(saes, trained, strict=True):
+    for sae, result in zip(saes, trained, strict=True):
         provenance = {"model_name": model, "hook_name": header["hookpoint"], "context_size": header["n_ctx"]}
         training = {"settings": settings[sae], "n_tokens_left_out": dump.n_left_out, "starts": list(starts)}
-        save_sae(found.sae, folder / sae, provenance | {"saelineage": {"model": model, "sae": sae} | training})
-        write_text(folder / sae / "training.csv", found.curve.to_csv(index=False))
+        save_sae(result.sae, folder / sae, provenance | {"saelineage": {"model": model, "sae": sae} | training})
+        write_text(folder / sae / "training.csv", result.curve.to_csv(index=False))
 
 
 def board(stack: ExitStack, folders: list[Path]) -> Callable[[int, dict], None]:
-    """A function that writes points of training curves for TensorBoard, one folder for each SAE.
+    """Make a function that writes points of training curves for TensorBoard, into one folder per SAE.
 
     Raises:
         InputError: if TensorBoard is not installed.
@@ -82,7 +82,9 @@ if __name__ == "__main__":
         prepare_cpu(snakemake.threads)
         wildcards = snakemake.wildcards
         name = ".".join([wildcards.model, *([wildcards.sae] if "sae" in wildcards.keys() else [])])  # noqa: SIM118
-        tensorboard = snakemake.config["saes"]["tensorboard"]  # no param: watching a training does not make it another
+        tensorboard = snakemake.config["saes"][
+            "tensorboard"
+        ]  # no param, because watching a training does not change it
         with checkpoint_folder(snakemake, "saes", name) as checkpoints:
             train_and_save(
                 model=wildcards.model,

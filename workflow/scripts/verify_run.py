@@ -15,37 +15,36 @@ logger = logging.getLogger(__name__)
 
 
 def verify_run(folder: str, kept: list[str], threads: int) -> str:
-    """Check all manifests under a run's folder; returns in a sentence what was read.
+    """Check all manifests under a run's folder, and return one sentence about the result.
 
     Args:
         folder: results/{run}.
-        kept: manifests of what a plain run of Snakemake makes.
+        kept: manifests of the files that a plain run of Snakemake makes.
         threads: files read at a time.
 
     Raises:
-        InputError: naming every file that is damaged, missing or another run's, a line each, and what to delete.
+        InputError: with a line for every file that is damaged, missing or another run's, and the files to delete.
     """
     started = time.monotonic()
-    found = check_run(folder, threads)
-    if found.problems:
-        raise InputError("\n".join([f"{len(found.problems)} problems in '{folder}':", *advice(found, set(kept))]))
-    seconds, gigabytes = time.monotonic() - started, found.n_bytes / 1e9
+    result = check_run(folder, threads)
+    if result.problems:
+        raise InputError("\n".join([f"{len(result.problems)} problems in '{folder}':", *advice(result, set(kept))]))
+    seconds, gigabytes = time.monotonic() - started, result.n_bytes / 1e9
     left = "; left behind by killed processes, or being written on other hosts; delete them when no job runs"
-    note = f"{left}: {', '.join(found.leftovers)}" if found.leftovers else ""
-    return f"{found.n_manifests} manifests, {gigabytes:.2f} GB in {seconds:.1f} s, every file as recorded{note}"
+    note = f"{left}: {', '.join(result.leftovers)}" if result.leftovers else ""
+    return f"{result.n_manifests} manifests, {gigabytes:.2f} GB in {seconds:.1f} s, every file as recorded{note}"
 
 
-def advice(found: Check, kept: set[str]) -> list[str]:
-    """A line for each problem, and what to do when all that they name is deleted."""
-    others = sorted(
-        {path for problem in found.problems for path in problem.remove if path.endswith("manifest.json")} - kept
-    )
-    ask = f"; a plain run leaves out what is made only when asked for, so ask for these: {' '.join(others)}"
-    return [*map(str, found.problems), f"delete what is named here and run again{ask if others else ''}"]
+def advice(result: Check, kept: set[str]) -> list[str]:
+    """A line for each problem, and a last one with the next step."""
+    manifests = {path for problem in result.problems for path in problem.remove if path.endswith("manifest.json")}
+    on_request = sorted(manifests - kept)
+    ask = f"; a plain run does not make files that are made on request, so ask for these: {' '.join(on_request)}"
+    return [*map(str, result.problems), f"delete the files named here and run again{ask if on_request else ''}"]
 
 
 if __name__ == "__main__":
     with job(snakemake):
-        said = verify_run(snakemake.params.folder, list(snakemake.params.kept), snakemake.threads)
-        logger.info("%s", said)
-        print(said)
+        sentence = verify_run(snakemake.params.folder, list(snakemake.params.kept), snakemake.threads)
+        logger.info("%s", sentence)
+        print(sentence)

@@ -25,17 +25,19 @@ def write_dense_correlation(
         path_to_r: the file to write.
     """
     sums: list[PairSums] = [saved for path in paths_to_sums for saved in load_sums(path, partner.name)]
-    sums = sums or [ShardSums(a, b, block_features) for a, b in partner.shards()]
+    if not paths_to_sums:
+        sums = [ShardSums(a, b, block_features) for a, b in partner.shards()]
     dense_pearson(sums, path_to_r, min_firings, threads)
 
 
 if __name__ == "__main__":
     with job(snakemake):
+        shifts = {snakemake.wildcards.b: snakemake.params.shift}
         write_dense_correlation(
-            *partners_of(snakemake.input.a, snakemake.input.b, {snakemake.wildcards.b: snakemake.params.shift}),
-            list(snakemake.input.sums),
-            snakemake.params.block_features,
-            snakemake.params.min_firings,
-            snakemake.threads,
-            snakemake.output.r,
+            partner=partners_of(snakemake.input.a, snakemake.input.b, shifts)[0],
+            paths_to_sums=list(snakemake.input.sums),
+            block_features=snakemake.params.block_features,
+            min_firings=snakemake.params.min_firings,
+            threads=snakemake.threads,
+            path_to_r=snakemake.output.r,
         )

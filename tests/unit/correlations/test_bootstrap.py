@@ -24,12 +24,12 @@ from saelineage.correlations.bootstrap import (
     require_paired,
     resampled_best,
     resampled_r,
-    save_replicates,
 )
 from saelineage.correlations.pair_sums import ShardSums
 from saelineage.correlations.pearson import correlate_sums
 from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard
+from tests.unit.correlations.groups import save_replicates
 
 SETTINGS = {"min_firings": 1, "top_matches": 3, "keep_above": 0.3, "n_bins": 20}
 BOS, EOS = 1, 2
@@ -71,13 +71,9 @@ def numpy_r(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.corrcoef(a.T, b.T)[: a.shape[1], a.shape[1] :]
 
 
-def test_a_document_goes_on_over_rows_until_its_eos():
-    ids = np.array([[BOS, 5, 6, EOS], [BOS, 7, 8, 9], [BOS, 7, EOS, 5]])
-    assert document_numbers(ids, EOS).tolist() == [-1, 0, 0, -1, -1, 1, 1, 1, -1, 1, -1, 2]
-
-
-def test_bos_ends_no_document_where_it_is_eos_as_well():
-    ids = np.array([[EOS, 5, 6, EOS], [EOS, 7, 8, 9], [EOS, 7, EOS, 5]], dtype=np.uint16)
+@pytest.mark.parametrize("bos", [BOS, EOS], ids=["BOS differs from EOS", "BOS is EOS"])
+def test_a_document_goes_on_over_rows_until_its_eos(bos):
+    ids = np.array([[bos, 5, 6, EOS], [bos, 7, 8, 9], [bos, 7, EOS, 5]], dtype=np.uint16)
     assert document_numbers(ids, EOS).tolist() == [-1, 0, 0, -1, -1, 1, 1, 1, -1, 1, -1, 2]
 
 
@@ -109,15 +105,15 @@ def test_a_pair_that_both_sides_name_is_summed_once():
     assert [numbers.tolist() for numbers in sums.pair_numbers] == [[[0], [-1]], [[1], [-1], [0]]]
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 10_000])
-def test_sums_do_not_depend_on_how_many_pairs_are_multiplied_at_a_time(at_once, monkeypatch):
+def test_sums_do_not_depend_on_how_many_pairs_are_multiplied_at_a_time(monkeypatch):
     a, b = related(40, 6, 0), related(40, 5, 1)
     candidates = every_pair(6, 5)
     documents = np.arange(40) // 9
-    monkeypatch.setattr(module, "ENTRIES_AT_ONCE", at_once)
-    products = sums_of(a, b, documents, candidates).products.toarray()
     by_hand = [[a[documents == d, i] @ b[documents == d, j] for d in range(5)] for i in range(6) for j in range(5)]
-    assert np.allclose(products, by_hand, rtol=1e-14, atol=0)
+    for at_once in (1, 7, 10_000):
+        monkeypatch.setattr(module, "ENTRIES_AT_ONCE", at_once)
+        products = sums_of(a, b, documents, candidates).products.toarray()
+        assert np.allclose(products, by_hand, rtol=1e-14, atol=0)
 
 
 def test_a_document_that_goes_on_in_the_next_shard_is_one_document():
@@ -215,12 +211,12 @@ def test_a_feature_without_candidates_has_no_best():
     assert np.isnan(best[1]).all()
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_where_no_feature_has_candidates_none_has_a_best(rank):
-    none = np.full((2, rank), -1)
-    best = resampled_best(sums_of(A, B, DOCUMENTS, (none, none)), np.array([[1, 1]]))
-    assert [side.shape for side in best] == [(1, 2), (1, 2)]
-    assert np.isnan(best).all()
+def test_where_no_feature_has_candidates_none_has_a_best():
+    for rank in (0, 2):
+        none = np.full((2, rank), -1)
+        best = resampled_best(sums_of(A, B, DOCUMENTS, (none, none)), np.array([[1, 1]]))
+        assert [side.shape for side in best] == [(1, 2), (1, 2)]
+        assert np.isnan(best).all()
 
 
 def test_a_feature_that_does_not_vary_in_the_documents_drawn_has_no_best():
@@ -289,7 +285,7 @@ def test_weights_depend_on_seed_and_documents_alone():
     assert not np.array_equal(weights, document_weights({"sums": 3, "words": 7}, 5, 1))
 
 
-def test_all_documents_are_drawn_equally_often():
+def test_all_documents_are_drawn_equally_often_as_in_a_multinomial_draw():
     # A document is drawn n times with chance 1/n each: mean 1, variance 1 - 1/n = 0.75, and two documents covary by
     # -1/n. The standard error of a mean over 4000 replicates is sqrt(0.75 / 4000) = 0.014.
     weights = document_weights({"words": 4}, 4000, 0)
@@ -330,13 +326,9 @@ def test_without_testable_features_there_is_no_share():
     assert np.isnan(shares).all()
 
 
-def test_shares_relative_to_a_floor_are_paired():
-    found = relative(np.array([0.2, 0.3, 0.5, 0.0]), np.array([0.4, 0.6, 0.0, 0.0]))
-    assert np.array_equal(found, [0.5, 0.5, NAN, NAN], equal_nan=True)
-
-
-def test_what_is_undefined_stays_undefined_relative_to_a_floor():
-    assert np.isnan(relative(np.array([NAN, 0.5]), np.array([0.5, NAN]))).all()
+def test_shares_relative_to_a_floor_are_paired_and_undefined_where_either_is():
+    shares = relative(np.array([0.2, 0.3, 0.5, 0.0, NAN, 0.5]), np.array([0.4, 0.6, 0.0, 0.0, 0.5, NAN]))
+    assert np.array_equal(shares, [0.5, 0.5, NAN, NAN, NAN, NAN], equal_nan=True)
 
 
 def test_an_interval_leaves_half_the_rest_out_on_either_side():
@@ -344,15 +336,11 @@ def test_an_interval_leaves_half_the_rest_out_on_either_side():
     values = np.random.default_rng(0).permutation(41).astype(np.float64)
     assert percentile_interval(values) == pytest.approx((1.0, 39.0), abs=1e-12)
     assert percentile_interval(values, level=0.5) == pytest.approx((10.0, 30.0), abs=1e-12)
-
-
-def test_replicates_that_are_all_equal_have_an_interval_without_width():
     assert percentile_interval(np.full(9, 0.25)) == (0.25, 0.25)
 
 
-@pytest.mark.parametrize("values", [[], [0.5, NAN]])
-def test_an_interval_needs_replicates_that_are_all_defined(values):
-    assert percentile_interval(np.array(values)) is None
+def test_an_interval_needs_replicates_that_are_all_defined():
+    assert percentile_interval(np.array([])) is percentile_interval(np.array([0.5, NAN])) is None
 
 
 def test_each_feature_has_its_own_interval():
@@ -383,99 +371,79 @@ def replicates(seed: int = 3, n: int = 2, n_documents: dict[str, int] | None = N
 
 
 def test_a_round_trip_keeps_replicates(tmp_path):
-    save_replicates(replicates(), tmp_path / "r.safetensors")
-    found = load_replicates(tmp_path / "r.safetensors")
-    assert found[:3] == replicates()[:3]
-    for one, other in zip(found.best, replicates().best, strict=True):
-        assert one.dtype == other.dtype == np.float32
-        assert np.array_equal(one, other, equal_nan=True)
+    loaded = load_replicates(save_replicates(replicates(), tmp_path / "r.safetensors"), "stories.seed0")
+    assert loaded[:3] == replicates()[:3]
+    for best, expected in zip(loaded.best, replicates().best, strict=True):
+        assert best.dtype == expected.dtype == np.float32
+        assert np.array_equal(best, expected, equal_nan=True)
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "other", "missing"])
-def test_a_file_that_is_not_whole_is_refused(tmp_path, damage):
-    path = tmp_path / "r.safetensors"
-    if damage != "missing":
-        save_replicates(replicates(), path)
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:-1])
-    if damage == "changed":
-        path.write_bytes(path.read_bytes()[:-1] + b"\x00")
-    if damage == "other":
-        save_file(load_file(path), path)
-    with pytest.raises(InputError, match=r"r\.safetensors' is not a whole file of replicates .*; delete it"):
-        load_replicates(path)
+def test_a_file_that_is_damaged_missing_or_of_something_else_is_refused(tmp_path):
+    path = save_replicates(replicates(), tmp_path / "r.safetensors")
+    whole = path.read_bytes()
+    save_file(load_file(path), tmp_path / "others")
+    for content in (whole[:-1], whole[:-1] + b"\x00", (tmp_path / "others").read_bytes(), None):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(InputError, match=r"r\.safetensors' .*'stories\.seed0'.*delete it"):
+            load_replicates(path, "stories.seed0")
+        path.touch()
 
 
-def test_a_file_of_other_replicates_than_it_says_is_refused(tmp_path):
-    path = tmp_path / "r.safetensors"
-    found = replicates()
-    save_replicates(found._replace(best=(found.best[0], found.best[1][:1])), path)
-    with pytest.raises(InputError, match="does not hold 2 replicates of both sides"):
-        load_replicates(path)
+def test_a_file_with_other_replicates_than_its_header_says_is_refused(tmp_path):
+    a, b = replicates().best
+    path = save_replicates(replicates()._replace(best=(a, b[:1])), tmp_path / "r.safetensors")
+    with pytest.raises(InputError, match="2 replicates"):
+        load_replicates(path, "stories.seed0")
 
 
-def test_replicates_of_the_same_draws_can_be_paired():
+def test_only_replicates_of_the_same_draws_can_be_paired():
     require_paired([replicates(), replicates()._replace(names=("c.seed0", "d.seed0"))])
-
-
-@pytest.mark.parametrize("change", [{"seed": 4}, {"n": 3}, {"n_documents": {"sums": 4, "words": 8}}])
-def test_replicates_of_other_draws_cannot_be_paired(change):
-    with pytest.raises(InputError, match="must be of the same draws"):
-        require_paired([replicates(), replicates(), replicates(**change)])
+    for others in (replicates(seed=4), replicates(n=3), replicates(n_documents={"sums": 4, "words": 8})):
+        with pytest.raises(InputError, match="must be of the same draws"):
+            require_paired([replicates(), replicates(), others])
 
 
 def refused(*shards: tuple[FeatureShard, ...], candidates=ALL, documents=DOCUMENTS) -> str:
-    """What is said of shards that cannot be summed."""
+    """The message about shards that cannot be summed."""
     with pytest.raises(InputError) as caught:
         document_sums(shards, candidates, {"corpus": documents})
     return str(caught.value)
 
 
-def test_no_shards_cannot_be_summed():
+def test_shards_that_do_not_go_together_are_refused():
     assert "at least one shard" in refused()
-
-
-def test_shards_of_other_tokens_than_each_other_cannot_be_summed():
-    assert "must come from the same tokens" in refused((shards_of(A, B)[0], shards_of(A, B, first=1)[1]))
-
-
-def test_shards_of_several_pairs_of_saes_cannot_be_summed():
-    other = shards_of(A[2:], B[2:], first=2)
-    other[1].sae = "seed1"
-    assert "('a.sae', 'b.seed1')" in refused(shards_of(A[:2], B[:2]), other)
+    assert "same tokens" in refused((shards_of(A, B)[0], shards_of(A, B, first=1)[1]))
+    shards_of_other_sae = shards_of(A[2:], B[2:], first=2)
+    shards_of_other_sae[1].sae = "seed1"
+    assert "('a.sae', 'b.seed1')" in refused(shards_of(A[:2], B[:2]), shards_of_other_sae)
 
 
 def test_tokens_cannot_be_summed_twice():
-    assert "each token of 'corpus' must be summed once" in refused(shards_of(A[:3], B[:3]), shards_of(A, B))
-    other = shards_of(A[2:], B[2:], first=2)
-    for shard in other:
-        shard.ids_sha256 = "other"
-    assert "each token of 'corpus' must be summed once" in refused(shards_of(A[:2], B[:2]), other)
+    assert "rows 0 to 3" in refused(shards_of(A[:3], B[:3]), shards_of(A, B))
+    shards_of_other_tokens = shards_of(A[2:], B[2:], first=2)
+    for shard in shards_of_other_tokens:
+        shard.ids_sha256 = "another"
+    assert "(another" in refused(shards_of(A[:2], B[:2]), shards_of_other_tokens)
 
 
-@pytest.mark.parametrize("candidates", [(ALL[0][:1], ALL[1]), (ALL[0], ALL[1] + 1)])
-def test_candidates_of_other_saes_are_refused(candidates):
-    assert "candidates must be of the SAEs summed" in refused(shards_of(A, B), candidates=candidates)
+def test_candidates_of_other_saes_are_refused():
+    for candidates in ((ALL[0][:1], ALL[1]), (ALL[0], ALL[1] + 1)):
+        assert "candidates must be of the SAEs" in refused(shards_of(A, B), candidates=candidates)
 
 
-def test_tokens_beyond_the_documents_are_refused():
-    assert "which have 4 places" in refused(shards_of(A, B), documents=DOCUMENTS[:4])
-
-
-def test_tokens_of_a_corpus_whose_documents_are_not_known_are_refused():
-    assert "(words) must stand in the token rows" in refused(shards_of(A, B, "words"))
-
-
-def test_tokens_that_are_no_text_are_refused():
+def test_tokens_outside_the_text_of_known_documents_are_refused():
+    assert "4 places" in refused(shards_of(A, B), documents=DOCUMENTS[:4])
+    assert "(words)" in refused(shards_of(A, B, "words"))
     assert "place 2 of the token rows is BOS or EOS" in refused(shards_of(A, B), documents=np.array([0, 0, -1, 1, 1]))
 
 
-def assert_same(one: DocumentSums, other: DocumentSums) -> None:
-    """Equal to the last bit; of whole numbers, so that no order of adding matters."""
-    assert (one.names, one.n_documents) == (other.names, other.n_documents)
-    for mine, theirs in ((one.n_tokens, other.n_tokens), (one.pairs, other.pairs)):
-        assert np.array_equal(mine, theirs)
-    for mine, theirs in zip(
-        (*one.totals, *one.squares, one.products), (*other.totals, *other.squares, other.products), strict=True
-    ):
-        assert np.array_equal(mine.toarray(), theirs.toarray())
+def assert_same(sums: DocumentSums, expected: DocumentSums) -> None:
+    """Check that sums of whole numbers, for which the order of adding does not matter, are equal to the last bit."""
+    assert (sums.names, sums.n_documents) == (expected.names, expected.n_documents)
+    assert np.array_equal(sums.n_tokens, expected.n_tokens)
+    assert np.array_equal(sums.pairs, expected.pairs)
+    matrices, expected_matrices = ((*x.totals, *x.squares, x.products) for x in (sums, expected))
+    for matrix, expected_matrix in zip(matrices, expected_matrices, strict=True):
+        assert np.array_equal(matrix.toarray(), expected_matrix.toarray())

@@ -262,10 +262,10 @@ def test_other_hookpoints_have_no_path_to_the_logits_that_is_known(model, hookpo
         logit_map(model, hookpoint)
 
 
-def test_a_norm_behind_the_mlp_bars_the_path_from_inside_the_block_only(model):
+def test_a_norm_after_the_mlp_bars_the_path_from_inside_the_block_only(model):
     sandwiched = copy.deepcopy(model)
     sandwiched.model.layers[1].post_feedforward_layernorm = nn.Identity()
-    with pytest.raises(NoSimilarityError, match=r"'model.layers.1' has a norm behind its mlp"):
+    with pytest.raises(NoSimilarityError, match=r"'model.layers.1' has a norm after its mlp"):
         logit_map(sandwiched, DOWN_PROJ)
     assert logit_map(sandwiched, "model.layers.1.output").to_norm.shape == (32, 32)
 
@@ -276,7 +276,7 @@ def test_a_model_without_an_unembedding_or_with_another_norm_has_no_logit_map(mo
     with pytest.raises(NoSimilarityError, match="no linear unembedding"):
         logit_map(headless, DOWN_PROJ)
     other.model.norm = nn.LayerNorm(32)
-    with pytest.raises(NoSimilarityError, match="must be an RMSNorm called 'norm', found LayerNorm"):
+    with pytest.raises(NoSimilarityError, match="must be an RMSNorm called 'norm', not LayerNorm"):
         logit_map(other, DOWN_PROJ)
 
 
@@ -296,5 +296,5 @@ def test_similarities_are_read_as_they_were_written(tmp_path):
 def test_a_damaged_file_is_refused_by_name(tmp_path):
     path = tmp_path / "similarities.safetensors"
     path.write_bytes(b"no tensors")
-    with pytest.raises(InputError, match=r"similarities\.safetensors' is not a whole file"):
+    with pytest.raises(InputError, match=r"similarities\.safetensors' must hold .*delete it"):
         load_similarities(path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from saelineage.correlations.matches import Correlation, Matches, load_correlation, match_tensors, save_correlation
+from saelineage.correlations.matches import Correlation, load_correlation, match_tensors
 from saelineage.correlations.pair_sums import PairSums, ShardSums, load_sums, save_sums
 from saelineage.correlations.pearson import (
     JACCARD,
@@ -20,8 +20,10 @@ from saelineage.correlations.pearson import (
 from saelineage.errors import InputError
 from saelineage.features.shards import save_shard
 from saelineage.plan.graph import POOLED
+from tests.unit.correlations.groups import save_correlation
 
 SETTINGS = {"min_firings": 1, "top_matches": 3, "keep_above": 0.3, "n_bins": 20}
+EVERYTHING = {"by_corpus": True, "jaccard": True}
 
 
 def related(n_tokens: int, d_sae: int, seed: int) -> np.ndarray:
@@ -48,13 +50,16 @@ def pair(write_features):
 
 
 def correlated(sums: list[PairSums], **changes: float) -> Correlation:
-    return correlate_sums(sums, **SETTINGS | changes)
+    return correlate_sums(sums, **SETTINGS | EVERYTHING | changes)
 
 
 def everything(sums: list[PairSums], name: str = POOLED, min_firings: int = 1, threads: int = 1) -> np.ndarray:
     """All similarities of one kind."""
-    by_corpus = {one.corpus: [other for other in sums if other.corpus == one.corpus] for one in sums}
-    return np.vstack([block[name].copy() for _, block in similarity_blocks(by_corpus, min_firings, threads)])
+    of_corpora: dict[str, list[PairSums]] = {}
+    for of_shard in sums:
+        of_corpora.setdefault(of_shard.corpus, []).append(of_shard)
+    blocks = similarity_blocks(of_corpora, min_firings, threads, **EVERYTHING)
+    return np.vstack([block[name].copy() for _, block in blocks])
 
 
 def numpy_r(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -66,8 +71,9 @@ def named_arrays(found: Correlation) -> dict[str, np.ndarray]:
     """All that a correlation holds."""
     arrays = {"one_to_one": found.one_to_one, "n_tokens": np.array(list(found.n_tokens.values()))}
     arrays |= {f"{what}{side}": getattr(found, what)[side] for what in ("firings", "testable") for side in range(2)}
-    for name, matches in {"pooled": found.pearson, "jaccard": found.jaccard, **found.by_corpus}.items():
-        arrays |= match_tensors(matches, name)
+    for name, matches in {"pooled": found.pearson, "jaccard index": found.jaccard, **found.by_corpus}.items():
+        if matches is not None:
+            arrays |= match_tensors(matches, name)
     if found.combined is not None:
         arrays |= {
             f"{what}{side}": getattr(found.combined, what)[side] for what in ("r", "whole_of") for side in range(2)
@@ -110,8 +116,17 @@ def test_r_per_corpus_and_over_all_equals_numpy_s(pair):
 
 
 def test_of_a_single_corpus_r_is_that_over_all(pair):
-    found = correlated(pair(related(50, 4, 0), related(50, 3, 1)))
-    assert found.by_corpus == {"words": found.pearson}
+    correlation = correlated(pair(related(50, 4, 0), related(50, 3, 1)))
+    pooled, of_corpus = match_tensors(correlation.pearson, "r"), match_tensors(correlation.by_corpus["words"], "r")
+    assert all(np.array_equal(pooled[name], of_corpus[name]) for name in pooled)
+
+
+def test_r_by_corpus_and_the_jaccard_index_are_kept_only_where_they_are_asked_for_and_change_no_bit_of_r(pair):
+    sums = pair(related(50, 4, 0), related(50, 3, 1)) + pair(related(60, 4, 2), related(60, 3, 3), corpus="lua")
+    everything_kept, r_alone = correlated(sums), correlate_sums(sums, **SETTINGS)
+    assert (r_alone.by_corpus, r_alone.jaccard) == ({}, None)
+    within = 1e-14  # products are added corpus by corpus, or shard by shard
+    assert_same(r_alone, everything_kept._replace(by_corpus={}, jaccard=None), within)
 
 
 def test_tokens_left_out_on_either_side_are_not_compared(write_features):
@@ -275,23 +290,19 @@ def with_ties() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("saved", [False, True], ids=["in memory", "through files"])
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(
-    "lengths", [(400,), (100, 0, 300), (25,) * 16], ids=["one shard", "three, one empty", "sixteen"]
-)
-def test_shards_of_any_number_and_order_equal_one_pass(pair, tmp_path, with_ties, lengths, threads, saved):
-    one = correlated(pair(*with_ties))
+@pytest.mark.parametrize("lengths", [(100, 0, 300), (50,) * 8], ids=["three, one empty", "eight"])
+def test_shards_of_any_number_and_order_equal_one_pass(pair, tmp_path, with_ties, lengths, saved):
+    in_one_pass = correlated(pair(*with_ties))
     sums = pair(*with_ties, *lengths, block_features=7)
-    assert len(sums) == len(lengths)
     if saved:
-        for number, part in enumerate(sums):
-            save_sums([part], tmp_path / str(number), threads)
-        sums = [part for number in range(len(sums)) for part in load_sums(tmp_path / str(number)).values()]
-    found = correlated(sums, threads=threads)
-    assert_same(one, found, within=1e-12)
-    assert found.pearson.n_undefined == 40 + 30 - 1
-    backwards = correlated(sums[::-1], threads=threads)
-    assert_same(found, backwards)
+        for number, of_shard in enumerate(sums):
+            save_sums([of_shard], tmp_path / str(number), 1, len(of_shard.blocks()), threads=2)
+        sums = [loaded for number in range(len(sums)) for loaded in load_sums(tmp_path / str(number), "b.seed0")]
+    assert len(sums) == len(lengths)
+    correlation = correlated(sums, threads=2)
+    assert_same(in_one_pass, correlation, within=1e-12)
+    assert correlation.pearson.n_undefined == 40 + 30 - 1
+    assert_same(correlation, correlated(sums[::-1], threads=2))
 
 
 def test_the_order_of_shards_changes_no_bit(pair, with_ties):
@@ -301,24 +312,19 @@ def test_the_order_of_shards_changes_no_bit(pair, with_ties):
         assert_same(first, correlated(list(order)))
 
 
-@pytest.mark.parametrize("block_features", [1, 7, 30, 10**12])
-@pytest.mark.parametrize("threads", [1, 2, 40])
-def test_neither_blocks_nor_threads_change_a_bit(pair, with_ties, block_features, threads):
-    one = correlated(pair(*with_ties, 150, 250), top_matches=60)
-    assert_same(
-        one, correlated(pair(*with_ties, 150, 250, block_features=block_features), top_matches=60, threads=threads)
-    )
+def test_neither_blocks_nor_threads_change_a_bit(pair, with_ties):
+    in_one_block = correlated(pair(*with_ties, 150, 250), top_matches=60)
+    for block_features, threads in ((1, 1), (7, 2), (30, 40), (10**12, 2)):
+        sums = pair(*with_ties, 150, 250, block_features=block_features)
+        assert_same(in_one_block, correlated(sums, top_matches=60, threads=threads))
 
 
-@pytest.mark.parametrize("block_features", [3, 1000])
-def test_of_equal_matches_the_lower_latents_come_first(pair, block_features):
-    one, repeated = related(50, 1, 0), np.repeat(related(50, 1, 0), 20, axis=1)
-    found = correlated(pair(one, repeated, block_features=block_features), top_matches=4).pearson
-    assert found.partners[0].tolist() == [[0, 1, 2, 3]]
-    assert found.partners[1].tolist() == [[0, -1, -1, -1]] * 20
-    found = correlated(pair(repeated, one, block_features=block_features), top_matches=4).pearson
-    assert found.partners[0].tolist() == [[0, -1, -1, -1]] * 20
-    assert found.partners[1].tolist() == [[0, 1, 2, 3]]
+def test_of_equal_matches_the_lower_latents_come_first(pair):
+    feature, copies = related(50, 1, 0), np.repeat(related(50, 1, 0), 20, axis=1)
+    for a, b, few, many in ((feature, copies, 0, 1), (copies, feature, 1, 0)):
+        matches = correlated(pair(a, b, block_features=3), top_matches=4).pearson
+        assert matches.partners[few].tolist() == [[0, 1, 2, 3]]
+        assert matches.partners[many].tolist() == [[0, -1, -1, -1]] * 20
 
 
 def test_dense_r_is_a_numpy_file_of_all_pairs(pair, tmp_path, with_ties):
@@ -341,30 +347,27 @@ def test_a_corpus_may_be_called_jaccard(pair):
     assert found.jaccard.best[0][0, 0] == 1
 
 
-@pytest.mark.parametrize("corpora", [["words"], ["lua", "words"]], ids=len)
-def test_what_was_found_survives_a_round_trip(pair, tmp_path, corpora):
-    found = correlated([one for corpus in corpora for one in pair(TOY_A, TOY_B, corpus=corpus)])
-    save_correlation(found, tmp_path / "correlation.safetensors")
-    loaded = load_correlation(tmp_path / "correlation.safetensors")
-    assert (loaded.names, loaded.corpora) == (("a.seed0", "b.seed0"), corpora)
-    assert_same(found, loaded)
+def test_a_computed_correlation_survives_a_round_trip(pair, tmp_path):
+    correlation = correlated([sums for corpus in ("lua", "words") for sums in pair(TOY_A, TOY_B, corpus=corpus)])
+    loaded = load_correlation(save_correlation(correlation, tmp_path / "correlations.safetensors"), "b.seed0")
+    assert (loaded.names, loaded.corpora) == (("a.seed0", "b.seed0"), ["lua", "words"])
+    assert_same(correlation, loaded)
 
 
-NOTEBOOK = SETTINGS | {"progress": False}
+NOTEBOOK = SETTINGS | EVERYTHING | {"progress": False}
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [np.asarray, scipy.sparse.csr_array, scipy.sparse.csc_array, scipy.sparse.csr_matrix],
-    ids=lambda kind: kind.__name__,
+    "kind", [np.asarray, scipy.sparse.csc_array, scipy.sparse.csr_matrix], ids=lambda kind: kind.__name__
 )
 def test_arrays_at_hand_are_correlated(pair, with_ties, kind):
     a, b = with_ties
-    found = correlate(kind(a), kind(b), **NOTEBOOK, block_features=7, threads=2)
-    assert found.combined is not None  # what it holds is for the tests of splits
-    wanted = correlated(pair(a, b))
-    assert_same(found, wanted._replace(by_corpus={"corpus": found.pearson}, combined=found.combined))
-    assert (found.names, found.n_tokens) == (("a.sae", "b.sae"), {"corpus": 400})
+    correlation = correlate(kind(a), kind(b), **NOTEBOOK, block_features=7, threads=2)
+    assert correlation.combined is not None  # its values are for the tests of splits
+    expected = correlated(pair(a, b))
+    by_corpus = {"corpus": expected.by_corpus["words"]}
+    assert_same(correlation, expected._replace(by_corpus=by_corpus, combined=correlation.combined))
+    assert (correlation.names, correlation.n_tokens) == (("a.sae", "b.sae"), {"corpus": 400})
 
 
 def test_the_settings_are_the_config_s_unless_given():
@@ -448,8 +451,7 @@ def test_a_folder_with_a_shard_of_another_d_sae_is_refused_with_its_name(folder)
         correlate(a, a, **NOTEBOOK)
 
 
-@pytest.mark.parametrize("value", [-0.5, np.nan, np.inf])
-@pytest.mark.parametrize("side", ["a", "b"])
+@pytest.mark.parametrize(("side", "value"), [("a", -0.5), ("b", np.nan), ("b", np.inf)])
 def test_arrays_with_values_that_are_no_activations_are_refused(value, side):
     wrong = TOY_A.copy()
     wrong[2, 1] = value
@@ -466,9 +468,3 @@ def test_arrays_of_other_shapes_are_refused(wrong):
         InputError, match=r"must be \[token, d_sae\] arrays of the same tokens, but .* are \(6, 3\) and"
     ):
         correlate(TOY_B, wrong, **NOTEBOOK)
-
-
-def test_matches_are_of_the_shape_of_both_sides(pair):
-    found: Matches = correlated(pair(TOY_A, TOY_B)).pearson
-    assert [best.shape for best in found.best] == [(5, 3), (3, 3)]
-    assert found.kept.shape == (5, 3)

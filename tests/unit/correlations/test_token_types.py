@@ -96,11 +96,11 @@ def test_special_tokens_are_types_of_their_own_and_parts_of_characters_are_one(t
     assert len(strings) == tiny.d_vocab - 127
 
 
-@pytest.mark.parametrize("unknown", [3, 9])
-def test_an_id_that_the_tokenizer_does_not_have_is_refused(unknown):
+def test_an_id_that_the_tokenizer_does_not_have_is_refused():
     tokenizer = word_tokenizer({"dog": 0, "cat": 1, "Cat": 4, "owl": 2}, decoders.Replace("C", "c"))
-    with pytest.raises(InputError, match=f"but {unknown} is none of its 4"):
-        token_types(np.array([[0, unknown]]), tokenizer)
+    for unknown in (3, 9):
+        with pytest.raises(InputError, match=f"but {unknown} is none of its 4"):
+            token_types(np.array([[0, unknown]]), tokenizer)
 
 
 def test_means_are_over_the_tokens_on_which_a_feature_fires(write_features):
@@ -250,7 +250,7 @@ def test_a_damaged_file_is_refused(tmp_path):
     path = tmp_path / "matches.safetensors"
     save_token_type_matches(found, path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match="is not a whole file of matches over token types"):
+    with pytest.raises(InputError, match=r"matches\.safetensors' must hold .*delete it"):
         load_token_type_matches(path)
 
 
@@ -304,10 +304,10 @@ def test_shards_that_do_not_go_together_are_refused(write_features):
         type_means([], types, 2)
 
 
-@pytest.mark.parametrize("types", [{"words": np.array([0])}, {"sums": np.array([0, 1])}])
-def test_positions_without_a_type_are_refused(write_features, types):
-    with pytest.raises(InputError, match=r"reaches position 1 of 'words', of which the types of [01] positions"):
-        type_means([write_features(np.ones((2, 3), dtype=np.float32))], types, 2)
+def test_positions_without_a_type_are_refused(write_features):
+    for types in ({"words": np.array([0])}, {"sums": np.array([0, 1])}):
+        with pytest.raises(InputError, match=r"position 1 of 'words'.*the types of [01] positions"):
+            type_means([write_features(np.ones((2, 3), dtype=np.float32))], types, 2)
 
 
 def test_shards_of_other_tokens_are_refused(write_features, write_tokens):

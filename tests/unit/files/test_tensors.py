@@ -1,11 +1,19 @@
-"""Safetensors files written array by array, and their digests."""
+"""Safetensors files written array by array or group by group, and their digests."""
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 from saelineage.files.atomic import decode_header
-from saelineage.files.tensors import DTYPE_NAMES, require_sha256, sha256_tensors, writing_tensors
+from saelineage.files.tensors import (
+    DTYPE_NAMES,
+    group_names,
+    read_group,
+    require_sha256,
+    sha256_tensors,
+    writing_groups,
+    writing_tensors,
+)
 
 ARRAYS = {
     "three": np.array([1, 2, 3], dtype=np.int32),  # 12 bytes, so that the next array does not start at a multiple of 8
@@ -111,3 +119,42 @@ def test_altered_tensors_are_refused():
     require_sha256(header, {"x": X})
     with pytest.raises(ValueError, match="its bytes are not those that were written"):
         require_sha256(header, {"x": X + 1})
+
+
+GROUPS = {
+    "lua.seed1": ({"names": ["base", "lua"]}, {"r/best": X, "n": np.array([3])}),
+    "lua.seed0_shifted": ({"names": []}, {"r/best": X + 1}),
+}
+
+
+@pytest.fixture
+def grouped(tmp_path):
+    with writing_groups(tmp_path / "new" / "groups", len(GROUPS)) as writer:
+        for name, (header, tensors) in GROUPS.items():
+            writer.add(name, header, tensors)
+    return tmp_path / "new" / "groups"
+
+
+def test_groups_are_read_as_they_were_written_each_with_its_digest(grouped):
+    assert group_names(grouped) == sorted(GROUPS)
+    for name, (header, tensors) in GROUPS.items():
+        loaded_header, loaded = read_group(grouped, name)
+        assert loaded_header == {**header, "sha256": sha256_tensors(header, tensors)}
+        assert loaded.keys() == tensors.keys()
+        for key, tensor in tensors.items():
+            assert (loaded[key].dtype, loaded[key].tolist()) == (tensor.dtype, tensor.tolist())
+
+
+def test_a_missing_group_is_a_key_error(grouped):
+    for name in ("lua", "lua.seed0", ""):
+        with pytest.raises(KeyError):
+            read_group(grouped, name)
+
+
+def test_a_damaged_byte_of_a_group_is_refused_and_other_groups_can_be_read(grouped):
+    whole = bytearray(grouped.read_bytes())
+    whole[-1] ^= 1
+    grouped.write_bytes(whole)
+    with pytest.raises(ValueError, match="its bytes are not those that were written"):
+        read_group(grouped, "lua.seed0_shifted")
+    assert read_group(grouped, "lua.seed1")[1]["n"].tolist() == [3]

@@ -141,8 +141,13 @@ def random_sae(architecture: str) -> Sae:
     return sae
 
 
+def measured(model, sae: Sae, rows: TokenRows, batch_rows: int) -> SaeSums:
+    """The sums of one SAE."""
+    return measure(model, {"sae": sae}, HOOKPOINT, rows, batch_rows)["sae"]
+
+
 def test_splicing_the_identity_in_changes_no_loss(model, rows):
-    sums = measure(model, identity(), HOOKPOINT, rows, 8)
+    sums = measured(model, identity(), rows, 8)
     assert sums.ce_spliced == sums.ce_clean == pytest.approx(evaluate(model, rows, 8)["loss"] * sums.n_predictions)
     assert sums.ce_ablated != sums.ce_clean
     found = sae_metrics.report(sums)
@@ -151,7 +156,7 @@ def test_splicing_the_identity_in_changes_no_loss(model, rows):
 
 
 def test_an_sae_of_zeros_is_an_ablation(model, rows):
-    sums = measure(model, Sae("topk", D_IN, 10, 3), HOOKPOINT, rows, 8)
+    sums = measured(model, Sae("topk", D_IN, 10, 3), rows, 8)
     assert sums.ce_spliced == sums.ce_ablated
     found = sae_metrics.report(sums)
     assert (found["ce_recovered"], found["l0"], found["dead_fraction"]) == (0, 0, 1)
@@ -163,16 +168,16 @@ def test_tokens_too_long_for_the_sae_are_neither_measured_nor_replaced(model, ro
     norms = read_activations(model, HOOKPOINT, ids).norm(dim=-1)
     sae = Sae("relu", D_IN, 10)
     sae.max_norm = float(norms[text].median())
-    measured = text & (norms <= sae.max_norm)
-    sums = measure(model, sae, HOOKPOINT, rows, 1000)
-    assert 0 < sums.moments.n == int(measured.sum()) < int(text.sum()) == sums.moments.n + sums.n_left_out
-    with torch.no_grad(), hooked(model, HOOKPOINT, lambda acts: acts * ~measured.unsqueeze(-1)):
+    is_measured = text & (norms <= sae.max_norm)
+    sums = measured(model, sae, rows, 1000)
+    assert 0 < sums.moments.n == int(is_measured.sum()) < int(text.sum()) == sums.moments.n + sums.n_left_out
+    with torch.no_grad(), hooked(model, HOOKPOINT, lambda acts: acts * ~is_measured.unsqueeze(-1)):
         by_hand = next_token_loss(model(input_ids=ids).logits, ids)[0]
     assert sums.ce_ablated == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_bos_and_eos_are_neither_measured_nor_replaced(model, rows):
-    sums = measure(model, Sae("relu", D_IN, 10), HOOKPOINT, rows, 1000)
+    sums = measured(model, Sae("relu", D_IN, 10), rows, 1000)
     ids = torch.from_numpy(rows.ids.astype(np.int64))
     text = (ids != rows.info["bos_id"]) & (ids != rows.info["eos_id"])
     assert sums.moments.n == int(text.sum()) < ids.numel() - len(ids)
@@ -185,7 +190,7 @@ def test_bos_and_eos_are_neither_measured_nor_replaced(model, rows):
 @pytest.mark.parametrize("architecture", ["topk", "relu"])
 def test_measured_sums_equal_those_of_the_dense_code(model, rows, architecture):
     sae = random_sae(architecture)
-    sums = measure(model, sae, HOOKPOINT, rows, 8)
+    sums = measured(model, sae, rows, 8)
     numbers = range(len(rows.ids))
     acts = read_activations(model, HOOKPOINT, torch.from_numpy(rows.ids.astype(np.int64)))
     acts = acts[torch.from_numpy(rows.text_mask(numbers))]
@@ -198,13 +203,31 @@ def test_measured_sums_equal_those_of_the_dense_code(model, rows, architecture):
 
 
 def test_the_number_of_rows_in_a_batch_changes_nothing(model, rows):
-    one, many = (sae_metrics.report(measure(model, random_sae("topk"), HOOKPOINT, rows, n)) for n in (3, 1000))
+    one, many = (sae_metrics.report(measured(model, random_sae("topk"), rows, n)) for n in (3, 1000))
     assert one == pytest.approx(many, rel=1e-5)
+
+
+def test_several_saes_measured_at_once_equal_each_alone(model, rows):
+    saes = {"exact": identity(), "topk": random_sae("topk"), "without outliers": random_sae("relu")}
+    saes["without outliers"].max_norm = 0.5 * float(measured_norms(model, rows).max())
+    together = measure(model, saes, HOOKPOINT, rows, 8)
+    assert list(together) == list(saes)
+    assert together["without outliers"].n_left_out > together["exact"].n_left_out == 0
+    for name, sae in saes.items():
+        alone = measured(model, sae, rows, 8)
+        assert sae_metrics.report(together[name]) == sae_metrics.report(alone)
+        assert np.array_equal(together[name].firings, alone.firings)
+
+
+def measured_norms(model, rows: TokenRows) -> torch.Tensor:
+    """Norms of the activations of all text tokens."""
+    acts = read_activations(model, HOOKPOINT, torch.from_numpy(rows.ids.astype(np.int64)))
+    return acts[torch.from_numpy(rows.text_mask(range(len(rows.ids))))].norm(dim=-1)
 
 
 def test_corpora_are_reported_apart_and_together(model, tiny):
     rows = {corpus: TokenRows(tiny.tokens[corpus]["validation"]) for corpus in ("words", "sums")}
-    found = measure_corpora(model, random_sae("topk"), HOOKPOINT, rows, 8)
+    found = measure_corpora(model, {"sae": random_sae("topk")}, HOOKPOINT, rows, 8)["sae"]
     apart = found["corpora"]
     assert list(apart) == ["sums", "words"]
     n = {corpus: entry["n_tokens"] for corpus, entry in apart.items()}

@@ -8,30 +8,30 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from saelineage.correlations.matches import Matches
 
 HIGHEST = 2.0
-"""Above every similarity, so that costs (this less the similarity) are above zero: sparse graphs have no edges of 0."""
+"""A bound above every similarity. Costs are this minus the similarity, so no edge of the sparse graph costs 0."""
 
 
-def mutual_best(found: Matches) -> Int[np.ndarray, " d_sae_a"]:
-    """For each feature of side a its best partner where it is that one's best partner too, else -1."""
-    best, back = (partners[:, 0] for partners in found.partners)
+def mutual_best(matches: Matches) -> Int[np.ndarray, " d_sae_a"]:
+    """For each feature of side a, its best partner if each is the other's best partner, else -1."""
+    best, back = (partners[:, 0] for partners in matches.partners)
     mutual = (best >= 0) & (back[best] == np.arange(len(best)))
     return np.where(mutual, best, -1)
 
 
 def one_to_one(kept: scipy.sparse.csr_array) -> Int[np.ndarray, " d_sae_a"]:
-    """For each feature of side a its partner in the assignment whose similarities sum to the most, or -1.
+    """For each feature of side a, its partner in the assignment with the largest sum of similarities, or -1.
 
-    Hungarian assignment on the sparse graph of the similarities kept (Jonker and Volgenant's algorithm for sparse
-    matrices, as in `scipy.sparse.csgraph.min_weight_full_bipartite_matching`). Each feature of side a may also stay
-    alone, which adds 0.
+    Optimal assignment on the sparse graph of the similarities kept (Jonker and Volgenant's algorithm for sparse
+    matrices, as in `scipy.sparse.csgraph.min_weight_full_bipartite_matching`). A feature of side a may also stay
+    unassigned, which adds 0.
 
     Args:
-        kept: [d_sae_a, d_sae_b] similarities, those of pairs that may be assigned, all above 0.
+        kept: [d_sae_a, d_sae_b] similarities of the pairs that may be assigned, all above 0.
     """
     n_rows, n_columns = kept.shape
     costs = scipy.sparse.csr_array((HIGHEST - kept.data, kept.indices, kept.indptr), shape=kept.shape)
-    alone = scipy.sparse.diags_array(np.full(n_rows, HIGHEST), format="csr")
-    rows, columns = min_weight_full_bipartite_matching(scipy.sparse.hstack([costs, alone], format="csr"))
+    unassigned = scipy.sparse.diags_array(np.full(n_rows, HIGHEST), format="csr")
+    rows, columns = min_weight_full_bipartite_matching(scipy.sparse.hstack([costs, unassigned], format="csr"))
     partners = np.full(n_rows, -1, dtype=np.int64)
     partners[rows] = np.where(columns < n_columns, columns, -1)
     return partners

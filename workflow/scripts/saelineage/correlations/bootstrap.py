@@ -1,15 +1,14 @@
-"""Bootstrap: how far best matches, and shares of features that have one, depend on the documents of the probe.
+"""Bootstrap intervals of best matches, and of shares of features that have one, over the documents of the probe.
 
-Whole documents are drawn with replacement (Efron 1979, Ann. Statist. 7, 1-26), for tokens of one document are not
-independent draws (a bootstrap of clusters: Cameron, Gelbach and Miller 2008, Rev. Econ. Stat. 90, 414-427), and within
-each corpus, so that each keeps its number of documents. r of a pair follows from sums by document, weighted by how
-often each was drawn, so that tokens are read once. In the order of use: `document_numbers`, `document_sums`,
-`bootstrap`, `replicate_shares`, `percentile_interval`.
+Whole documents are drawn with replacement (Efron 1979, Ann. Statist. 7, 1-26), because tokens of one document are not
+independent draws (a bootstrap of clusters: Cameron, Gelbach and Miller 2008, Rev. Econ. Stat. 90, 414-427). They are
+drawn within each corpus, so that each corpus keeps its number of documents. r of a pair follows from sums by document,
+weighted by how often each document was drawn, so that tokens are read once. In the order of use: `document_numbers`,
+`document_sums`, `bootstrap`, `replicate_shares`, `percentile_interval`.
 
-What an interval does not cover: training (the models, the SAEs and their seeds), and partners other than a few
-candidates of each feature, the best on all documents. A replicate holds 63 % of the documents or so, some of
-them several times; r of a rare feature varies more for it, and an interval need not lie evenly about the value on all
-documents.
+An interval does not cover training (the models, the SAEs and their seeds), nor partners other than a few candidates of
+each feature, which are the best on all documents. A replicate holds about 63 % of the documents, some of them several
+times. So r of a rare feature varies more, and an interval need not be centred on the value over all documents.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,9 +28,9 @@ from saelineage.files.tensors import read_group
 
 NO_DOCUMENT = -1
 ENTRIES_AT_ONCE = 1 << 22
-"""Activations of pairs that are multiplied at a time: 50 MB or so, for a feature may be in thousands of pairs."""
+"""Activations of pairs that are multiplied at a time, about 50 MB. A feature may be in thousands of pairs."""
 REPLICATES_AT_ONCE = 32
-"""Replicates whose sums are held at a time: 25 MB for each hundred thousand pairs, several times over."""
+"""Replicates computed at a time. Each of several arrays takes 25 MB per hundred thousand pairs."""
 
 
 class DocumentSums(NamedTuple):
@@ -42,9 +41,9 @@ class DocumentSums(NamedTuple):
     n_documents: dict[str, int]
     """Documents of each corpus, by sorted corpora."""
     n_tokens: Int[np.ndarray, " document"]
-    """Tokens that are compared in both."""
+    """Tokens that are compared on both sides."""
     totals: tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]
-    """Per side, [d_sae, document] sums of activations, in float64 as all sums here."""
+    """Per side, [d_sae, document] sums of activations, in float64 like all sums here."""
     squares: tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]
     """Per side, [d_sae, document] sums of squared activations."""
     products: scipy.sparse.csr_array
@@ -52,11 +51,11 @@ class DocumentSums(NamedTuple):
     pairs: Int[np.ndarray, "pair 2"]
     """The two latents of each pair, ascending."""
     pair_numbers: tuple[Int[np.ndarray, "d_sae_a rank_a"], Int[np.ndarray, "d_sae_b rank_b"]]
-    """Per side, the pair that each candidate of a feature stands for; -1 where there is no candidate."""
+    """Per side, the number of the pair of each feature and candidate; -1 where there is no candidate."""
 
 
 class Replicates(NamedTuple):
-    """Best matches on documents drawn again and again."""
+    """Best matches in replicates of the documents."""
 
     names: tuple[str, str]
     n_documents: dict[str, int]
@@ -67,16 +66,16 @@ class Replicates(NamedTuple):
 
 
 def document_numbers(ids: Integer[np.ndarray, "row n_ctx"], eos_id: int) -> Int[np.ndarray, " position"]:
-    """Which document each place of the token rows belongs to: row x n_ctx + place in the row, as in feature shards.
+    """Number the document of each position of the token rows (row x n_ctx + place in the row, as in feature shards).
 
-    Numbers run from 0 without a gap over the documents that have text here; a document goes on from row to row until
-    its EOS. BOS and EOS are no text and get -1. The first column is BOS whatever its id, so that a tokenizer with one
+    Numbers run from 0 without a gap over the documents that have text here. A document continues from row to row until
+    its EOS. BOS and EOS are not text and get -1. The first column is BOS whatever its id, so that a tokenizer with one
     id for both ends no document there.
 
     Args:
-        ids: the rows that features are read from (`tokens.TokenRows.ids`); rows in excess would add documents without
+        ids: the rows that features are read from (`tokens.TokenRows.ids`). More rows would add documents without
             tokens.
-        eos_id: ends a document.
+        eos_id: the id that ends a document.
     """
     ends = ids == eos_id
     ends[:, 0] = False
@@ -89,10 +88,10 @@ def document_numbers(ids: Integer[np.ndarray, "row n_ctx"], eos_id: int) -> Int[
 
 
 def leading_candidates(
-    found: Correlation, n_candidates: int = 3
+    correlation: Correlation, n_candidates: int = 3
 ) -> tuple[Int[np.ndarray, "d_sae_a rank_a"], Int[np.ndarray, "d_sae_b rank_b"]]:
     """Per side, the partners with which each feature correlates most over all corpora; -1 where there are no more."""
-    a, b = (partners[:, :n_candidates] for partners in found.pearson.partners)
+    a, b = (partners[:, :n_candidates] for partners in correlation.pearson.partners)
     return a, b
 
 
@@ -101,50 +100,53 @@ def document_sums(
     candidates: tuple[Int[np.ndarray, "d_sae_a rank_a"], Int[np.ndarray, "d_sae_b rank_b"]],
     documents: Mapping[str, Int[np.ndarray, " _position"]],
 ) -> DocumentSums:
-    """Sum by document, over tokens that are compared on both sides, what r of the candidate pairs is made of.
+    """Compute the sums behind r of the candidate pairs by document, over tokens that are compared on both sides.
 
     Args:
-        shards: aligned shards of the two SAEs, of any corpora and any number; each pair is let go before the next is
+        shards: aligned shards of the two SAEs, of any corpora and any number. Each pair is freed before the next is
             asked for, so that a generator that loads them holds one at a time.
         candidates: per side, possible partners of each feature (`leading_candidates`); -1 where there are no more.
-        documents: `document_numbers` of each corpus; corpora and documents without shards here take part with no
-            tokens, so that every pair of SAEs is resampled alike.
+        documents: `document_numbers` of each corpus. Corpora and documents without shards take part with no tokens, so
+            that every pair of SAEs is resampled alike.
 
     Raises:
-        InputError: if shards are not aligned, not of one pair of SAEs with these candidates, come twice, or have tokens
-            of no known document.
+        InputError: if shards are not aligned, not of one pair of SAEs with these candidates, or occur twice, or if a
+            token is of no known document.
     """
     n_documents = {corpus: int(documents[corpus].max(initial=NO_DOCUMENT)) + 1 for corpus in sorted(documents)}
     starts = dict(zip(n_documents, accumulate(n_documents.values(), initial=0), strict=False))
     pairs, pair_numbers = _pairs_of(candidates)
-    names, covered, sums = None, [], None
+    names: tuple[str, str] | None = None
+    covered: list[tuple[str, str, int, int]] = []
+    sums: _Sums | None = None
     for a, b in shards:
         names = names or _names(a, b)
         _require_addable(a, b, names, candidates, covered)
         covered.append((a.corpus, a.ids_sha256, a.first_row, a.stop_row))
         of_token = starts.get(a.corpus, 0) + _documents_of(a, documents)
-        found = _shard_sums(a, b, pairs, of_token, sum(n_documents.values()))
-        sums = found if sums is None else _added(sums, found)
-        del a, b, found  # or they would stay while the next are loaded
-    if sums is None:
+        of_shard = _shard_sums(a, b, pairs, of_token, sum(n_documents.values()))
+        sums = of_shard if sums is None else _added(sums, of_shard)
+        del a, b, of_shard  # or they would stay in memory while the next are loaded
+    if sums is None or names is None:
         raise InputError("there are no features to sum by document; give at least one shard of each SAE")
-    n_tokens, total_a, total_b, square_a, square_b, products = sums
-    sides = ((total_a, total_b), (square_a, square_b))
-    return DocumentSums(names, n_documents, n_tokens, *sides, products, pairs, pair_numbers)
+    total_a, total_b, square_a, square_b, products = sums.matrices
+    totals, squares = (total_a, total_b), (square_a, square_b)
+    return DocumentSums(names, n_documents, sums.n_tokens, totals, squares, products, pairs, pair_numbers)
 
 
 def document_weights(
     n_documents: Mapping[str, int], n_replicates: int, seed: int
 ) -> Int[np.ndarray, "replicate document"]:
-    """How often each document is drawn in each replicate: as many as there are, with replacement, within each corpus.
+    """Draw the number of times that each document occurs in each replicate.
 
-    Equal arguments give equal weights, whichever the SAEs, so that replicates of several pairs of SAEs of one run go
-    together (`require_paired`). A corpus of one document always has it once, and so adds nothing to an interval.
+    Within each corpus, as many documents are drawn as it has, with replacement. Equal arguments give equal weights
+    whatever the SAEs, so that replicates of several pairs of SAEs of one run are paired (`require_paired`). The only
+    document of a corpus is always drawn once, and so adds nothing to an interval.
 
     Args:
-        n_documents: documents of each corpus; columns follow the corpora's sorted order.
-        n_replicates: how many to draw.
-        seed: of the draws.
+        n_documents: documents of each corpus; columns follow the sorted order of corpora.
+        n_replicates: the number of replicates.
+        seed: the seed of the draws.
 
     Raises:
         InputError: if a corpus has no document.
@@ -154,7 +156,7 @@ def document_weights(
     for corpus, n in sorted(n_documents.items()):
         if n < 1:
             raise InputError(
-                f"documents can be drawn only where there are some, but '{corpus}' has {n} in its probe split; "
+                f"a corpus must have at least one document to draw, but '{corpus}' has {n} in its probe split; "
                 "raise splits.probe or leave the corpus out"
             )
         weights.append(random.multinomial(n, np.full(n, 1 / n), size=n_replicates))
@@ -172,24 +174,24 @@ def resampled_best(
 ) -> tuple[Float[np.ndarray, "replicate d_sae_a"], Float[np.ndarray, "replicate d_sae_b"]]:
     """Per side, each feature's largest r among its candidates (`resampled_r`) in each replicate, in float32.
 
-    NaN where a feature has no candidate, or r with none of them is defined.
+    NaN where a feature has no candidate, or r is defined with none of them.
     """
-    best = tuple(np.empty((len(weights), len(numbers)), dtype=np.float32) for numbers in sums.pair_numbers)
+    a, b = (np.empty((len(weights), len(numbers)), dtype=np.float32) for numbers in sums.pair_numbers)
     for start in range(0, len(weights), REPLICATES_AT_ONCE):
         block = slice(start, start + REPLICATES_AT_ONCE)
         r = resampled_r(sums, weights[block])
-        for side, numbers in enumerate(sums.pair_numbers):
-            best[side][block] = _largest(r, numbers).T
-    return best
+        for best, numbers in zip((a, b), sums.pair_numbers, strict=True):
+            best[block] = _largest(r, numbers).T
+    return a, b
 
 
 def resampled_r(
     sums: DocumentSums, weights: Integer[np.ndarray, "replicate document"]
 ) -> Float[np.ndarray, "pair replicate"]:
-    """Pearson r of each candidate pair when each document counts as often as its weight says; in float64, [-1, 1].
+    """Pearson r of each candidate pair when each document counts as often as its weight, in float64, in [-1, 1].
 
-    NaN where a feature does not vary over the documents drawn (`matches.MIN_VARIANCE`). How often it has to fire
-    was asked of all documents and is not asked again of those drawn.
+    NaN where a feature does not vary over the documents drawn (`matches.MIN_VARIANCE`). `min_firings` applies to all
+    documents together and not again to the documents drawn.
     """
     drawn = np.ascontiguousarray(weights.T, dtype=np.float64)
     n_tokens = sums.n_tokens @ drawn
@@ -205,7 +207,8 @@ def replicate_shares(
 ) -> Float[np.ndarray, " replicate"]:
     """Per replicate, the share of testable features whose best r is at or above a threshold, in [0, 1].
 
-    An undefined r is no match, as where a feature fires in none of the documents drawn. NaN if no feature is testable.
+    An undefined r is no match, for example of a feature that fires in none of the documents drawn. NaN if no feature is
+    testable.
     """
     if not testable.any():
         return np.full(len(best), np.nan)
@@ -215,7 +218,7 @@ def replicate_shares(
 def relative(
     shares: Float[np.ndarray, " replicate"], floors: Float[np.ndarray, " replicate"]
 ) -> Float[np.ndarray, " replicate"]:
-    """Shares over floors, replicate by replicate, which must be of the same draws (`require_paired`).
+    """Shares divided by floors, replicate by replicate. Both must be of the same draws (`require_paired`).
 
     NaN where a floor is 0.
     """
@@ -225,7 +228,7 @@ def relative(
 def percentile_interval(values: Float[np.ndarray, " replicate"], level: float = 0.95) -> tuple[float, float] | None:
     """The percentile interval (Efron 1979) that holds the middle `level` of the replicates.
 
-    None where there are no replicates or one is NaN: leaving those out would make the interval too narrow.
+    None if there are no replicates or any is NaN, because leaving those out would make the interval too narrow.
     """
     if len(values) == 0 or np.isnan(values).any():
         return None
@@ -236,7 +239,7 @@ def percentile_interval(values: Float[np.ndarray, " replicate"], level: float = 
 def feature_intervals(
     best: Float[np.ndarray, "replicate d_sae"], level: float = 0.95
 ) -> tuple[Float[np.ndarray, " d_sae"], Float[np.ndarray, " d_sae"]]:
-    """Percentile intervals of each feature's best r, lower ends and upper ends; NaN where a replicate has none.
+    """Lower and upper ends of the percentile interval of each feature's best r; NaN if any replicate has no r.
 
     A feature that fires in few documents is missing from some replicates and so has no interval.
     """
@@ -247,17 +250,17 @@ def feature_intervals(
 
 
 def require_paired(replicates: Sequence[Replicates]) -> None:
-    """Refuse to set replicates side by side that are not of the same draws of the same documents.
+    """Refuse to pair replicates that are not of the same draws of the same documents.
 
     Raises:
         InputError: naming the two that differ.
     """
-    for one, other in pairwise(replicates):
-        draws, other_draws = ((x.seed, len(x.best[0]), x.n_documents) for x in (one, other))
-        if draws != other_draws:
+    for a, b in pairwise(replicates):
+        draws_a, draws_b = ((of_pair.seed, len(of_pair.best[0]), of_pair.n_documents) for of_pair in (a, b))
+        if draws_a != draws_b:
             raise InputError(
-                f"replicates must be of the same draws (seed, number, documents by corpus), but those of {one.names} "
-                f"are of {draws} and those of {other.names} of {other_draws}; draw both again with one seed"
+                f"replicates must be of the same draws (seed, number, documents by corpus), but those of {a.names} "
+                f"are of {draws_a} and those of {b.names} of {draws_b}; draw both again with one seed"
             )
 
 
@@ -277,20 +280,22 @@ def load_replicates(path: Path | str, partner: str) -> Replicates:
 
     Args:
         path: `correlations/{a}/replicates.safetensors`.
-        partner: the SAE on side b, `{model}.{sae}`; of a null, with its ending.
+        partner: the SAE on side b, `{model}.{sae}`; a null's name includes its suffix.
 
     Raises:
         InputError: if the file is damaged or does not hold this partner.
     """
     try:
         header, tensors = read_group(path, partner)
-        best = tuple(tensors[f"best_{side}"] for side in SIDES)
-        if {len(of_side) for of_side in best} != {header["n_replicates"]}:
+        best_a, best_b = (tensors[f"best_{side}"] for side in SIDES)
+        if {len(best_a), len(best_b)} != {header["n_replicates"]}:
             raise ValueError(f"it does not hold {header['n_replicates']} replicates of both sides")
-        return Replicates(tuple(header["names"]), dict(sorted(header["n_documents"].items())), header["seed"], best)
+        a, b = header["names"]
+        return Replicates((a, b), dict(sorted(header["n_documents"].items())), header["seed"], (best_a, best_b))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"'{path}' is not a whole file of replicates with '{partner}' ({error}); delete it and run again"
+            f"'{path}' must hold the replicates with '{partner}', but is damaged or another file ({error}); "
+            "delete it and run again"
         ) from error
 
 
@@ -299,9 +304,13 @@ def _names(a: FeatureShard, b: FeatureShard) -> tuple[str, str]:
 
 
 def _require_addable(
-    a: FeatureShard, b: FeatureShard, names: tuple[str, str], candidates: tuple[np.ndarray, np.ndarray], covered: list
+    a: FeatureShard,
+    b: FeatureShard,
+    names: tuple[str, str],
+    candidates: tuple[np.ndarray, np.ndarray],
+    covered: Sequence[tuple[str, str, int, int]],
 ) -> None:
-    """Refuse shards of other tokens than each other, of other SAEs than before, and tokens counted twice."""
+    """Refuse shards that are not aligned or of other SAEs than the first, and tokens counted twice."""
     require_aligned(a, b)
     if _names(a, b) != names:
         raise InputError(
@@ -327,20 +336,20 @@ def _require_addable(
 
 def _documents_of(shard: FeatureShard, documents: Mapping[str, np.ndarray]) -> Int[np.ndarray, " token"]:
     """The document of each token of a shard, numbered within its corpus."""
-    known = documents.get(shard.corpus, np.empty(0, dtype=np.int64))
-    if shard.positions.max(initial=-1) >= len(known):
+    numbers = documents.get(shard.corpus, np.empty(0, dtype=np.int64))
+    if shard.positions.max(initial=-1) >= len(numbers):
         raise InputError(
-            f"tokens of '{shard.path}' ({shard.corpus}) must stand in the token rows that documents were counted in, "
-            f"which have {len(known)} places; count the documents of the token rows that features come from"
+            f"tokens of '{shard.path}' ({shard.corpus}) must be in the token rows that documents were counted in, "
+            f"which have {len(numbers)} places; count the documents of the token rows that features come from"
         )
-    found = known[shard.positions]
-    if np.any(found == NO_DOCUMENT):
-        place = shard.positions[found == NO_DOCUMENT][0]
+    of_token = numbers[shard.positions]
+    if np.any(of_token == NO_DOCUMENT):
+        place = shard.positions[of_token == NO_DOCUMENT][0]
         raise InputError(
             f"tokens of '{shard.path}' ({shard.corpus}) must be text, but place {place} of the token rows is BOS or "
             "EOS; count the documents of the token rows that features come from"
         )
-    return found
+    return of_token
 
 
 def _pairs_of(
@@ -348,50 +357,55 @@ def _pairs_of(
 ) -> tuple[Int[np.ndarray, "pair 2"], tuple[Int[np.ndarray, "d_sae_a rank_a"], Int[np.ndarray, "d_sae_b rank_b"]]]:
     """All candidate pairs once, ascending; and per side the number of the pair of each candidate, or -1."""
     d_sae_b = max(1, len(candidates[1]))
-    own = [np.arange(len(partners))[:, None] for partners in candidates]
-    keys = (own[0] * d_sae_b + candidates[0], candidates[1] * d_sae_b + own[1])
-    there = [partners >= 0 for partners in candidates]
-    all_keys = np.unique(np.concatenate([key[known] for key, known in zip(keys, there, strict=True)]))
-    numbers = tuple(np.where(known, np.searchsorted(all_keys, key), -1) for key, known in zip(keys, there, strict=True))
-    return np.stack(np.divmod(all_keys, d_sae_b), axis=1), numbers
+    latents_a, latents_b = (np.arange(len(partners))[:, None] for partners in candidates)
+    keys = (latents_a * d_sae_b + candidates[0], candidates[1] * d_sae_b + latents_b)
+    exists = [partners >= 0 for partners in candidates]
+    all_keys = np.unique(np.concatenate([keys[side][exists[side]] for side in range(2)]))
+    numbers_a, numbers_b = (np.where(exists[side], np.searchsorted(all_keys, keys[side]), -1) for side in range(2))
+    return np.stack(np.divmod(all_keys, d_sae_b), axis=1), (numbers_a, numbers_b)
 
 
-def _shard_sums(
-    a: FeatureShard, b: FeatureShard, pairs: np.ndarray, of_token: np.ndarray, n_documents: int
-) -> list[np.ndarray | scipy.sparse.csr_array]:
-    """Of one shard: number of tokens, totals of a and b, squares of a and b, products."""
+class _Sums(NamedTuple):
+    """Sums by document over some shards."""
+
+    n_tokens: Int[np.ndarray, " document"]
+    matrices: list[scipy.sparse.csr_array]
+    """Totals of a and b, squares of a and b, products; as in `DocumentSums`."""
+
+
+def _shard_sums(a: FeatureShard, b: FeatureShard, pairs: np.ndarray, of_token: np.ndarray, n_documents: int) -> _Sums:
+    """The sums over one shard."""
     compared = a.compared & b.compared
     sides = [shard.latents[compared].T.tocsr().astype(np.float64) for shard in (a, b)]
     columns, starts = of_token[compared], np.arange(compared.sum() + 1)
     by_document = scipy.sparse.csr_array((np.ones(len(columns)), columns, starts), shape=(len(columns), n_documents))
-    return [
-        np.bincount(columns, minlength=n_documents),
+    matrices = [
         *(side @ by_document for side in sides),
         *(side.multiply(side) @ by_document for side in sides),
-        _products(*sides, pairs, by_document),
+        _products(sides[0], sides[1], pairs, by_document),
     ]
+    return _Sums(np.bincount(columns, minlength=n_documents), matrices)
 
 
-def _added(sums: list, found: list) -> list:
-    """Add to each of some sums; one after the other, so that never all of them are there twice."""
-    for index in range(len(sums)):
-        sums[index] = sums[index] + found[index]
-        found[index] = None
-    return sums
+def _added(sums: _Sums, of_shard: _Sums) -> _Sums:
+    """Add a shard's sums one matrix at a time, freeing each, so that no more than one is in memory twice."""
+    for index in range(len(sums.matrices)):
+        sums.matrices[index] = sums.matrices[index] + of_shard.matrices.pop(0)
+    return _Sums(sums.n_tokens + of_shard.n_tokens, sums.matrices)
 
 
 def _products(
     a: scipy.sparse.csr_array, b: scipy.sparse.csr_array, pairs: np.ndarray, by_document: scipy.sparse.csr_array
 ) -> scipy.sparse.csr_array:
-    """[pair, document] sums of products of a and b, [d_sae, token]; so many pairs at a time as memory is meant for."""
+    """[pair, document] sums of products of a and b, [d_sae, token], about `ENTRIES_AT_ONCE` entries at a time."""
     entries = np.cumsum(np.diff(a.indptr)[pairs[:, 0]] + np.diff(b.indptr)[pairs[:, 1]], dtype=np.int64)
     blocks = np.split(pairs, np.flatnonzero(np.diff(entries // ENTRIES_AT_ONCE)) + 1)
-    found = [a[block[:, 0]].multiply(b[block[:, 1]]) @ by_document for block in blocks]
-    return scipy.sparse.vstack(found, format="csr")
+    products = [a[block[:, 0]].multiply(b[block[:, 1]]) @ by_document for block in blocks]
+    return scipy.sparse.vstack(products, format="csr")
 
 
 def _spread(n_tokens: np.ndarray, totals: np.ndarray, squares: np.ndarray) -> Float[np.ndarray, "d_sae replicate"]:
-    """sqrt(n sum(x^2) - sum(x)^2) of each feature in each replicate, as `correlations.OneSided.spread`."""
+    """sqrt(n sum(x^2) - sum(x)^2) of each feature in each replicate, as in `pearson.OneSided.spread`."""
     variance = n_tokens * squares - totals**2
     return np.sqrt(np.where(variance > MIN_VARIANCE * n_tokens * squares, variance, np.nan))
 
@@ -400,8 +414,8 @@ def _largest(r: np.ndarray, numbers: np.ndarray) -> Float[np.ndarray, "d_sae rep
     """Each feature's largest defined r among the pairs of its candidates."""
     best = np.full((len(numbers), r.shape[1]), np.nan)
     for column in numbers.T:
-        there = column >= 0
-        best[there] = np.fmax(best[there], r[column[there]])
+        exists = column >= 0
+        best[exists] = np.fmax(best[exists], r[column[exists]])
     return best
 
 

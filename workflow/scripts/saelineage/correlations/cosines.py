@@ -1,7 +1,7 @@
-"""Similarities of two SAEs' features that come from weights alone: no tokens, no activations.
+"""Similarities of two SAEs' features from weights alone, without tokens and activations.
 
-`decoder_cosine`, `encoder_cosine` and `logit_effect_cosine` compare all pairs and give `Matches`, as Pearson r does
-(`correlations`); `mmcs` and `pw_mcc` are one number for two SAEs. docs/similarities.md says which is valid when.
+`decoder_cosine`, `encoder_cosine` and `logit_effect_cosine` compare all pairs and return `Matches`, as Pearson r does
+(`pearson`). `mmcs` and `pw_mcc` are one number for two SAEs. docs/similarities.md says which is valid when.
 
 Products are float32, norms and means float64. A latent whose vector is zero has no direction: its cosines are NaN.
 """
@@ -9,7 +9,7 @@ Products are float32, norms and means float64. A latent whose vector is zero has
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,17 +28,27 @@ from saelineage.saes.sae import Sae
 QUANTILES = (0.05, 0.5, 0.95)
 VOCABULARY_ROWS = 8_192
 MAX_ASSIGNED = 8_192
-"""Latents that `pw_mcc` assigns unless asked for more; memory grows with their square, time at most with their cube."""
+"""Most latents that `pw_mcc` assigns by default. Memory grows with their square, time at most with their cube."""
+
+
+class Settings(TypedDict, total=False):
+    """The settings of `cosines`."""
+
+    top_matches: int
+    keep_above: float
+    n_bins: int
+    block_features: int
+    threads: int
 
 
 class NoSimilarityError(InputError):
-    """Two SAEs, or their models, are such that a similarity is not defined for them; the others may be."""
+    """A similarity is not defined for two SAEs or their models. Others may be."""
 
 
-def decoder_cosine(a: Sae, b: Sae, **settings: int | float) -> Matches:
-    """Cosine of the directions that two features write: rows of W_dec; in [-1, 1].
+def decoder_cosine(a: Sae, b: Sae, **settings: Unpack[Settings]) -> Matches:
+    """Cosine of the directions that two features write (rows of W_dec), in [-1, 1].
 
-    Means something only where both SAEs read activations in one basis, as between a model and its fine-tune.
+    It is meaningful only if both SAEs read activations in one basis, as those of a model and its fine-tune do.
 
     Args:
         a, b: the SAEs.
@@ -51,97 +61,113 @@ def decoder_cosine(a: Sae, b: Sae, **settings: int | float) -> Matches:
     return cosines(a.W_dec, b.W_dec, **settings)
 
 
-def encoder_cosine(a: Sae, b: Sae, **settings: int | float) -> Matches:
-    """Cosine of the directions that two features read: columns of W_enc; in [-1, 1]. Otherwise as `decoder_cosine`."""
+def encoder_cosine(a: Sae, b: Sae, **settings: Unpack[Settings]) -> Matches:
+    """Cosine of the directions that two features read (columns of W_enc). Otherwise as `decoder_cosine`."""
     require_one_width(a, b)
     return cosines(a.W_enc.T, b.W_enc.T, **settings)
 
 
+LINEAR_PATHS = (("", "input"), ("", "output"), ("mlp", "output"), ("mlp.down_proj", "input"))
+"""Modules of a block and their sides from which the path to the residual stream is linear."""
+
+
+@runtime_checkable
+class HasUnembedding(Protocol):
+    """A language model of transformers."""
+
+    base_model: nn.Module
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The unembedding, if there is one."""
+
+
 class LogitMap(NamedTuple):
-    """What is linear of a model on the way from a hookpoint to the logits."""
+    """The linear part of a model's path from a hookpoint to the logits."""
 
     to_norm: Float[Tensor, "d_in d_model"]
-    """To the input of the unembedding: what is written to the residual stream, times the final norm's gain."""
+    """The map to the input of the unembedding: the map to the residual stream, times the final norm's gain."""
     unembedding: Float[Tensor, "d_vocab d_model"]
 
 
-def logit_effect_cosine(a: Sae, b: Sae, map_a: LogitMap, map_b: LogitMap, **settings: int | float) -> Matches:
-    """Cosine of the direct effects of two features on the logits; in [-1, 1].
+def logit_effect_cosine(a: Sae, b: Sae, map_a: LogitMap, map_b: LogitMap, **settings: Unpack[Settings]) -> Matches:
+    """Cosine of the direct effects of two features on the logits, in [-1, 1].
 
     An effect is a decoder row times `LogitMap`: the direct path of the logit lens (nostalgebraist, 2020) and of direct
-    logit attribution (Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021). Left out are what
-    later blocks make of the feature, and the scale that the final norm divides each token by. The mean over the
-    vocabulary is subtracted, for softmax does not see it.
+    logit attribution (Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021). It leaves out the
+    effects through later blocks, and the scale by which the final norm divides each token. The mean over the vocabulary
+    is subtracted, because softmax ignores it.
 
-    Effects [d_sae, d_vocab] are never held. `logit_coordinates` turns them, exactly, into coordinates of twice d_model
-    with the same products, so that all pairs cost as much as cosines of vectors that short.
+    Effects [d_sae, d_vocab] are never in memory. `logit_coordinates` turns them exactly into vectors of length
+    2 x d_model with the same products, so that all pairs cost as much as cosines of such short vectors.
 
     Args:
         a, b: the SAEs.
-        map_a, map_b: of their models, see `logit_map`.
+        map_a, map_b: `logit_map` of their models.
         **settings: see `cosines`.
 
     Raises:
         NoSimilarityError: if the models' vocabularies differ in size.
     """
     coordinates = logit_coordinates(map_a.unembedding, map_b.unembedding)
-    effects = [
-        sae.W_dec.detach() @ path.to_norm @ own.float()
-        for sae, path, own in zip((a, b), (map_a, map_b), coordinates, strict=True)
-    ]
-    return cosines(*effects, **settings)
+    effects_a, effects_b = (
+        sae.W_dec.detach() @ path.to_norm @ coordinates_of_side.float()
+        for sae, path, coordinates_of_side in zip((a, b), (map_a, map_b), coordinates, strict=True)
+    )
+    return cosines(effects_a, effects_b, **settings)
 
 
 @torch.no_grad()
 def logit_map(model: nn.Module, hookpoint: str) -> LogitMap:
-    """The linear path from a hookpoint to the logits, of a model laid out as Llama and Mistral are.
+    """The linear path from a hookpoint to the logits of a model with the layout of Llama and Mistral.
 
-    Hookpoints can be the input or output of a block, which are the residual stream; the output of its MLP, which is
-    added to that; and the input of the MLP's down_proj, which down_proj maps there.
+    The hookpoint can be the input or output of a block, which are the residual stream; the output of its MLP, which is
+    added to the residual stream; or the input of the MLP's down_proj, which down_proj maps there.
 
     Raises:
-        NoSimilarityError: if the hookpoint is another one, or the model is laid out otherwise.
+        NoSimilarityError: for another hookpoint or another layout.
     """
+    if not isinstance(model, HasUnembedding):
+        raise NoSimilarityError("the model has no linear unembedding (lm_head)")
     unembedding = model.get_output_embeddings()
     if not isinstance(unembedding, nn.Linear):
         raise NoSimilarityError("the model has no linear unembedding (lm_head)")
     norm = getattr(model.base_model, "norm", None)
-    if "RMSNorm" not in type(norm).__name__:
-        raise NoSimilarityError(f"the model's final norm must be an RMSNorm called 'norm', found {type(norm).__name__}")
-    # a vector of ones has root mean square 1: what comes out is the gain, however the class stores it, up to a scale
+    if not isinstance(norm, nn.Module) or "RMSNorm" not in type(norm).__name__:
+        raise NoSimilarityError(f"the model's final norm must be an RMSNorm called 'norm', not {type(norm).__name__}")
+    # A vector of ones has root mean square 1, so the output is the gain up to a scale, however the class stores it.
     gain = norm(torch.ones(unembedding.in_features, device=unembedding.weight.device))
     to_residual = _to_residual(model, hookpoint, unembedding.in_features)
     return LogitMap((to_residual * gain).float(), unembedding.weight.detach().float())
 
 
 def _to_residual(model: nn.Module, hookpoint: str, d_model: int) -> Float[Tensor, "d_in d_model"]:
-    """What activations at a hookpoint add to the residual stream, as a matrix."""
+    """The contribution of activations at a hookpoint to the residual stream, as a matrix."""
     point = Hookpoint.parse(hookpoint)
-    found = re.fullmatch(r"(.*\blayers\.\d+)\.?(.*)", point.module)
-    part = (found[2], point.side) if found else None
-    if part not in [("", "input"), ("", "output"), ("mlp", "output"), ("mlp.down_proj", "input")]:
+    location = re.fullmatch(r"(.*\blayers\.\d+)\.?(.*)", point.module)
+    if location is None or (location[2], point.side) not in LINEAR_PATHS:
         raise NoSimilarityError(
-            f"'{hookpoint}' has no linear path to the logits that is known here; those of a block, of its mlp's output "
-            "and of mlp.down_proj's input are"
+            f"'{hookpoint}' has no linear path to the logits that is known here; a block's input and output, its mlp's "
+            "output and its mlp.down_proj's input have one"
         )
-    # ASSUME: a norm between the MLP and the residual stream is called so, as in Gemma 2 and OLMo 2
-    if part[0] and hasattr(model.get_submodule(found[1]), "post_feedforward_layernorm"):
-        raise NoSimilarityError(f"'{found[1]}' has a norm behind its mlp, so the path to the logits is not linear")
-    if part[0] != "mlp.down_proj":
+    block, module = location[1], location[2]
+    # ASSUME: a norm between the MLP and the residual stream has this name, as in Gemma 2 and OLMo 2
+    if module and hasattr(model.get_submodule(block), "post_feedforward_layernorm"):
+        raise NoSimilarityError(f"'{block}' has a norm after its mlp, so the path to the logits is not linear")
+    if module != "mlp.down_proj":
         return torch.eye(d_model)
-    return model.get_submodule(point.module).weight.detach().T
+    return model.get_submodule(point.module).get_parameter("weight").detach().T
 
 
 @torch.no_grad()
 def logit_coordinates(
     a: Float[Tensor, "d_vocab_a d_model_a"], b: Float[Tensor, "d_vocab_b d_model_b"]
 ) -> tuple[Float[Tensor, "d_model_a coordinate"], Float[Tensor, "d_model_b coordinate"]]:
-    """Maps R_a, R_b from the inputs of two unembeddings to coordinates in which products are those of logits.
+    """Maps R_a, R_b from the inputs of two unembeddings to coordinates that keep the products of logits.
 
-    With U_a, U_b the unembeddings less their means over the vocabulary: R_a R_a^T = U_a^T U_a, R_a R_b^T = U_a^T U_b
-    and R_b R_b^T = U_b^T U_b, so v R_a and w R_b have the norms and the product of v U_a^T and w U_b^T. They are the
-    two halves of a square root of the Gram matrix of [U_a U_b], which is summed in float64 a block of the vocabulary at
-    a time.
+    Let U_a, U_b be the unembeddings minus their means over the vocabulary. Then R_a R_a^T = U_a^T U_a,
+    R_a R_b^T = U_a^T U_b and R_b R_b^T = U_b^T U_b, so v R_a and w R_b have the norms and the product of v U_a^T and
+    w U_b^T. R_a and R_b are the two halves of a square root of the Gram matrix of [U_a U_b], which is summed in float64
+    a block of the vocabulary at a time.
 
     Raises:
         NoSimilarityError: if the vocabularies differ in size.
@@ -150,13 +176,13 @@ def logit_coordinates(
         raise NoSimilarityError(f"the models' vocabularies differ: {len(a)} and {len(b)} logits")
     width = a.shape[1] + b.shape[1]
     gram, total = torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
-    for own, other in zip(a.split(VOCABULARY_ROWS), b.split(VOCABULARY_ROWS), strict=True):
-        rows = torch.cat([own, other], dim=1).double()
+    for rows_a, rows_b in zip(a.split(VOCABULARY_ROWS), b.split(VOCABULARY_ROWS), strict=True):
+        rows = torch.cat([rows_a, rows_b], dim=1).double()
         gram += rows.T @ rows
         total += rows.sum(0)
     gram -= torch.outer(total, total) / len(a)
     values, vectors = torch.linalg.eigh(gram)
-    root = vectors * values.clamp(min=0).sqrt()  # rounding leaves zeros slightly below
+    root = vectors * values.clamp(min=0).sqrt()  # rounding may turn zeros negative
     return root[: a.shape[1]], root[a.shape[1] :]
 
 
@@ -174,9 +200,9 @@ def cosines(
 
     Args:
         a, b: the vectors.
-        top_matches, keep_above, n_bins: what is kept, see `match_finder.MatchFinder`.
-        block_features: rows whose cosines are held at once.
-        threads: how many look through them at once; torch has its own number.
+        top_matches, keep_above, n_bins: see `match_finder.MatchFinder`.
+        block_features: rows whose cosines are computed at a time.
+        threads: the number of threads that search the cosines. The number of torch's threads is set apart.
     """
     unit_a, unit_b = unit_rows(a), unit_rows(b)
     finder = MatchFinder(
@@ -194,25 +220,25 @@ def unit_rows(vectors: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]
     return (exact / exact.norm(dim=1, keepdim=True)).float()
 
 
-def mmcs(found: Matches) -> tuple[float, float]:
-    """Mean max cosine similarity: the mean over features of the best cosine, of side a and of side b; in [-1, 1].
+def mmcs(matches: Matches) -> tuple[float, float]:
+    """Mean max cosine similarity: the mean over features of the best cosine, for side a and side b, in [-1, 1].
 
-    Sharkey, Braun & Millidge, "Taking features out of superposition with sparse autoencoders" (2022), of decoder
-    cosines; it is the same mean of any measure. Features without a cosine are left out; NaN where that leaves none.
+    Sharkey, Braun & Millidge, "Taking features out of superposition with sparse autoencoders" (2022), define it for
+    decoder cosines. For other measures it is the same mean. Features without a cosine are left out; NaN if all are.
     """
-    return tuple(_mean(best[:, 0]) for best in found.best)
+    return _mean(matches.best[0][:, 0]), _mean(matches.best[1][:, 0])
 
 
 def pw_mcc(a: Sae, b: Sae, max_latents: int = MAX_ASSIGNED) -> float:
-    """Mean decoder cosine over the one-to-one assignment with the largest sum; in [-1, 1].
+    """Mean decoder cosine over the one-to-one assignment with the largest sum, in [-1, 1].
 
     Song et al., "Mechanistic Interpretability Should Prioritize Feature Consistency in SAEs" (arXiv 2505.20254). Each
     latent of the smaller SAE has a partner. Cosines keep their sign, as in the authors' code: latents fire above zero
-    only, so opposite directions are other features. Zero rows are left out (there, they count as 0); NaN where there
-    are no others.
+    only, so opposite directions are different features. Zero rows are left out (in the authors' code they count as 0);
+    NaN if all rows are zero.
 
-    All cosines are held, in float64 and twice: on one core, 8,192 latents of 512 dimensions took 2 to 8 s and 1.6 GB,
-    16,384 took 18 to 39 s and 4.7 GB. In the worst case the assignment takes time that grows with the cube of d_sae.
+    All cosines are in memory twice, in float64. On one core, 8,192 latents of 512 dimensions took 2 to 8 s and 1.6 GB;
+    16,384 took 18 to 39 s and 4.7 GB. At worst the time of the assignment grows with the cube of d_sae.
 
     Raises:
         NoSimilarityError: if an SAE has more than `max_latents`, or their d_in differ.
@@ -220,7 +246,7 @@ def pw_mcc(a: Sae, b: Sae, max_latents: int = MAX_ASSIGNED) -> float:
     require_one_width(a, b)
     if max(a.d_sae, b.d_sae) > max_latents:
         raise NoSimilarityError(
-            f"assigning {a.d_sae} x {b.d_sae} latents takes much memory; ask for it with "
+            f"assigning {a.d_sae} x {b.d_sae} latents takes a lot of memory; call "
             f"saelineage.correlations.cosines.pw_mcc(a, b, max_latents={max(a.d_sae, b.d_sae)})"
         )
     defined = [unit[~unit.isnan().any(dim=1)] for unit in map(unit_rows, (a.W_dec, b.W_dec))]
@@ -238,10 +264,10 @@ def require_one_width(a: Sae, b: Sae) -> None:
         raise NoSimilarityError(f"the SAEs read activations of different width: {a.d_in} and {b.d_in}")
 
 
-def best_summary(found: Matches) -> dict:
-    """Per side, of each feature's best similarity: `n` that have one, `mean_best` (`mmcs`) and `best_quantiles`.
+def best_summary(matches: Matches) -> dict:
+    """Summarize the best similarities per side: their number `n`, `mean_best` (`mmcs`) and `best_quantiles`.
 
-    None where there is nothing to take them of.
+    Mean and quantiles are None if no feature has a similarity.
     """
     return {
         side: {
@@ -249,31 +275,31 @@ def best_summary(found: Matches) -> dict:
             "mean_best": none_if_nan(mean),
             "best_quantiles": {str(share): none_if_nan(_quantile(best[:, 0], share)) for share in QUANTILES},
         }
-        for side, best, mean in zip(SIDES, found.best, mmcs(found), strict=True)
+        for side, best, mean in zip(SIDES, matches.best, mmcs(matches), strict=True)
     }
 
 
 def none_if_nan(value: float) -> float | None:
-    """A number as JSON can hold it."""
+    """The number itself, or None for NaN, which JSON cannot hold."""
     return None if np.isnan(value) else value
 
 
-def save_similarities(found: Mapping[str, Matches], names: tuple[str, str], path: Path | str) -> None:
+def save_similarities(by_measure: Mapping[str, Matches], names: tuple[str, str], path: Path | str) -> None:
     """Write matches by measure as one safetensors file: `{measure}/{tensor}` (docs/artifacts.md lists them).
 
     Args:
-        found: matches of all pairs, by measure.
+        by_measure: matches of all pairs, by measure.
         names: the two SAEs, `{model}.{sae}`.
-        path: where to.
+        path: the file to write.
     """
-    tensors = {}
-    for measure, matches in found.items():
+    tensors: dict[str, np.ndarray] = {}
+    for measure, matches in by_measure.items():
         tensors |= match_tensors(matches, measure)
-    write_tensors(path, {"names": names, "measures": sorted(found)}, tensors)
+    write_tensors(path, {"names": names, "measures": sorted(by_measure)}, tensors)
 
 
 def load_similarities(path: Path | str) -> dict[str, Matches]:
-    """Read what `save_similarities` wrote.
+    """Read a file from `save_similarities`.
 
     Raises:
         InputError: if the file is damaged.
@@ -282,16 +308,18 @@ def load_similarities(path: Path | str) -> dict[str, Matches]:
         header, tensors = read_tensors(path)
         return {measure: matches_of_tensors(tensors, measure) for measure in header["measures"]}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"'{path}' is not a whole file of similarities ({error}); delete it and run again") from error
+        raise InputError(
+            f"'{path}' must hold similarities, but is damaged or another file ({error}); delete it and run again"
+        ) from error
 
 
 def _mean(values: Float[np.ndarray, " value"]) -> float:
-    """The mean of those that are defined, in float64; NaN of none."""
+    """The mean of the values that are defined, in float64; NaN if none is."""
     defined = values[~np.isnan(values)]
     return float(defined.mean(dtype=np.float64)) if len(defined) else float("nan")
 
 
 def _quantile(values: Float[np.ndarray, " value"], share: float) -> float:
-    """A quantile of those that are defined; NaN of none."""
+    """A quantile of the values that are defined; NaN if none is."""
     defined = values[~np.isnan(values)]
     return float(np.quantile(defined, share)) if len(defined) else float("nan")

@@ -1,4 +1,4 @@
-"""Matches: what is kept of the similarities of all pairs of two SAEs' features, whatever the measure, and its file."""
+"""Matches: the part that is kept of all similarities between two SAEs' features, by any measure, and its file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,18 +15,18 @@ from saelineage.plan.graph import POOLED
 
 SIDES = ("a", "b")
 MIN_VARIANCE = 1e-9
-"""Features whose variance is a smaller share of their mean square do not vary; r is off by 1e-14 over the share."""
+"""Smallest variance of a feature that varies, as a share of its mean square. The error of r is 1e-14 over the share."""
 
 
 class Matches(NamedTuple):
-    """What is kept of all pairs."""
+    """The part that is kept of the similarities of all pairs."""
 
     best: tuple[Float[np.ndarray, "d_sae_a rank"], Float[np.ndarray, "d_sae_b rank"]]
-    """Per side, each feature's largest similarities, largest first; NaN where there are no more defined ones."""
+    """Per side, each feature's largest similarities in descending order; NaN beyond the last defined one."""
     partners: tuple[Int[np.ndarray, "d_sae_a rank"], Int[np.ndarray, "d_sae_b rank"]]
-    """The latent of the other side behind each `best`, of equal ones the lower first; -1 where there is none."""
+    """The latent of the other side behind each `best`, the lower first among equals; -1 where there is none."""
     kept: scipy.sparse.csr_array
-    """[d_sae_a, d_sae_b]: every similarity at or above the floor chosen, in float64."""
+    """[d_sae_a, d_sae_b]: every similarity at or above `keep_above`, in float64."""
     histogram: Int[np.ndarray, " bin"]
     """All defined similarities, in equal bins from -1 to 1; the last bin holds 1 itself."""
     n_undefined: int
@@ -34,34 +34,34 @@ class Matches(NamedTuple):
 
 
 class Combined(NamedTuple):
-    """How well several features of the other side stand for one together, from `splits.combined_r`."""
+    """Features divided into parts on the other side, from `parts.combined_r`."""
 
     r: tuple[Float[np.ndarray, " d_sae_a"], Float[np.ndarray, " d_sae_b"]]
-    """Per side, the multiple correlation of each feature with its parts, in [0, 1]; NaN where it has less than two."""
+    """Per side, the multiple correlation of each feature with its parts, in [0, 1]; NaN with fewer than two parts."""
     whole_of: tuple[Int[np.ndarray, " d_sae_a"], Int[np.ndarray, " d_sae_b"]]
     """Per side, the latent of the other side that each feature is a part of, or -1."""
 
 
 class Correlation(NamedTuple):
-    """What is kept of all pairs of two SAEs' features."""
+    """The correlation of two SAEs' features."""
 
     names: tuple[str, str]
     n_tokens: dict[str, int]
     """Aligned tokens, by corpus."""
     firings: tuple[Int[np.ndarray, "corpus d_sae_a"], Int[np.ndarray, "corpus d_sae_b"]]
-    """Tokens on which each feature fires, by corpus (in the order of `n_tokens`)."""
+    """Tokens on which each feature fires, by corpus in the order of `n_tokens`."""
     testable: tuple[Bool[np.ndarray, " d_sae_a"], Bool[np.ndarray, " d_sae_b"]]
-    """Features that vary and fire often enough, over all corpora, to be compared at all."""
+    """Features that vary and fire often enough over all corpora to be compared."""
     pearson: Matches
     """Pearson r over all corpora together."""
     by_corpus: dict[str, Matches]
     """Pearson r over single corpora; empty unless asked for."""
     one_to_one: Int[np.ndarray, " d_sae_a"]
-    """Each feature's partner in the assignment, among pairs kept, with the largest sum of pooled r; or -1."""
+    """Each feature's partner in the assignment with the largest sum of pooled r among the pairs kept, or -1."""
     jaccard: Matches | None = None
-    """Tokens on which both fire / tokens on which either fires, over all corpora; in [0, 1]; None unless asked for."""
+    """Tokens on which both fire / tokens on which either fires, over all corpora, in [0, 1]; None unless asked for."""
     combined: Combined | None = None
-    """Features divided among several of the other side, over all corpora together; None if they were not looked for."""
+    """Features divided into parts on the other side, over all corpora together; None if they were not looked for."""
 
     @property
     def corpora(self) -> list[str]:
@@ -73,30 +73,26 @@ class Correlation(NamedTuple):
         return self.firings[side].sum(axis=0) / sum(self.n_tokens.values())
 
 
-def match_tensors(found: Matches, measure: str) -> dict[str, np.ndarray]:
-    """Matches by some measure as named arrays, for a safetensors file."""
+def match_tensors(matches: Matches, measure: str) -> dict[str, np.ndarray]:
+    """Matches by some measure as named arrays for a safetensors file."""
     tensors = {
-        "histogram": found.histogram,
-        "n_undefined": np.array(found.n_undefined),
-        "kept/indptr": found.kept.indptr.astype(np.int64),
-        "kept/indices": found.kept.indices.astype(np.int32),
-        "kept/values": found.kept.data,
+        "histogram": matches.histogram,
+        "n_undefined": np.array(matches.n_undefined),
+        "kept/indptr": matches.kept.indptr.astype(np.int64),
+        "kept/indices": matches.kept.indices.astype(np.int32),
+        "kept/values": matches.kept.data,
     }
     for index, side in enumerate(SIDES):
-        tensors |= {f"best_{side}": found.best[index], f"partners_{side}": found.partners[index]}
+        tensors |= {f"best_{side}": matches.best[index], f"partners_{side}": matches.partners[index]}
     return {f"{measure}/{name}": tensor for name, tensor in tensors.items()}
 
 
 def matches_of_tensors(tensors: Mapping[str, np.ndarray], measure: str) -> Matches:
-    """What `match_tensors` made of matches, back."""
-
-    def own(*names: str) -> tuple[np.ndarray, ...]:
-        return tuple(tensors[f"{measure}/{name}"] for name in names)
-
-    best, partners = (own(*(f"{name}_{side}" for side in SIDES)) for name in ("best", "partners"))
-    kept = scipy.sparse.csr_array(own("kept/values", "kept/indices", "kept/indptr"), shape=(len(best[0]), len(best[1])))
-    histogram, n_undefined = own("histogram", "n_undefined")
-    return Matches(best, partners, kept, histogram, int(n_undefined))
+    """The matches that `match_tensors` turned into named arrays."""
+    best, partners = (_both_sides(tensors, f"{measure}/{name}") for name in ("best", "partners"))
+    values, indices, indptr = (tensors[f"{measure}/kept/{name}"] for name in ("values", "indices", "indptr"))
+    kept = scipy.sparse.csr_array((values, indices, indptr), shape=(len(best[0]), len(best[1])))
+    return Matches(best, partners, kept, tensors[f"{measure}/histogram"], int(tensors[f"{measure}/n_undefined"]))
 
 
 def correlation_group(correlation: Correlation) -> tuple[dict, dict[str, np.ndarray]]:
@@ -120,7 +116,7 @@ def load_correlation(path: Path | str, partner: str) -> Correlation:
 
     Args:
         path: `correlations/{a}/correlations.safetensors`.
-        partner: the SAE on side b, `{model}.{sae}`; of a null, with its ending.
+        partner: the SAE on side b, `{model}.{sae}`; a null's name includes its suffix.
 
     Raises:
         InputError: if the file is damaged or does not hold this partner.
@@ -129,27 +125,34 @@ def load_correlation(path: Path | str, partner: str) -> Correlation:
         header, tensors = read_group(path, partner)
         corpora = sorted(header["n_tokens"])
         has_jaccard = "jaccard/histogram" in tensors
-        kept = [corpus for corpus in corpora if f"pearson/{corpus}/histogram" in tensors]
+        singles = [corpus for corpus in corpora if f"pearson/{corpus}/histogram" in tensors]
+        a, b = header["names"]
         return Correlation(
-            names=tuple(header["names"]),
+            names=(a, b),
             n_tokens={corpus: header["n_tokens"][corpus] for corpus in corpora},
-            firings=tuple(tensors[f"firings_{side}"] for side in SIDES),
-            testable=tuple(tensors[f"testable_{side}"] for side in SIDES),
+            firings=_both_sides(tensors, "firings"),
+            testable=_both_sides(tensors, "testable"),
             pearson=matches_of_tensors(tensors, f"pearson/{POOLED}"),
-            by_corpus={corpus: matches_of_tensors(tensors, f"pearson/{corpus}") for corpus in kept},
+            by_corpus={corpus: matches_of_tensors(tensors, f"pearson/{corpus}") for corpus in singles},
             one_to_one=tensors["one_to_one"],
             jaccard=matches_of_tensors(tensors, "jaccard") if has_jaccard else None,
             combined=_combined(tensors),
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"'{path}' is not a whole file of correlations with '{partner}' ({error}); delete it and run again"
+            f"'{path}' must hold the correlation with '{partner}', but is damaged or another file ({error}); "
+            "delete it and run again"
         ) from error
 
 
 def _combined(tensors: Mapping[str, np.ndarray]) -> Combined | None:
-    """What a correlation's file holds of splits and merges, if anything."""
+    """The splits and merges of a correlation, if its file holds any."""
     if "combined_a" not in tensors:
         return None
-    r, whole_of = (tuple(tensors[f"{name}_{side}"] for side in SIDES) for name in ("combined", "whole_of"))
-    return Combined(r, whole_of)
+    return Combined(_both_sides(tensors, "combined"), _both_sides(tensors, "whole_of"))
+
+
+def _both_sides(tensors: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays `{name}_a` and `{name}_b`."""
+    a, b = (tensors[f"{name}_{side}"] for side in SIDES)
+    return a, b

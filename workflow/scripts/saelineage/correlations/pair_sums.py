@@ -1,7 +1,7 @@
-"""Raw sums over the aligned tokens of two SAEs' features: what correlations are made of, and what adds up over shards.
+"""Raw sums over the aligned tokens of two SAEs' features. They add up over shards, and correlations follow from them.
 
-Sums of products are sparse, for latents are. They come a block of rows (features of side a) at a time, so that neither
-the products of all pairs nor all tokens are ever held.
+Sums of products are sparse, because latents are. They come a block of rows (features of side a) at a time, so that
+neither the products of all pairs nor all tokens are ever in memory.
 """
 
 from abc import ABC, abstractmethod
@@ -26,18 +26,18 @@ from saelineage.files.tensors import require_sha256, sha256_tensors, writing_ten
 
 T = TypeVar("T")
 ENTRY = np.dtype([("latent", np.int32), ("value", np.float32)])
-"""Latent and activation side by side: most of the time goes into fetching them from memory."""
+"""A latent next to its activation, because most of the time goes into fetching them from memory."""
 HEADER_BYTES = 2048
-"""Room in a file's header for what is said of a corpus, and of a block of products."""
+"""Room in a file's header for the description of one set of sums, and for that of one block of products."""
 SUMS_OF_ONE_SIDE = ("totals", "squares", "firings")
 
 
 class Products(NamedTuple):
-    """Some rows of the sums of products, as compressed sparse rows: only pairs that fire together somewhere."""
+    """Some rows of the sums of products, as compressed sparse rows of the pairs that fire together on some token."""
 
     indptr: Int[np.ndarray, " row_plus_1"]
     indices: Integer[np.ndarray, " entry"]
-    """The feature of side b, ascending in each row; in 16 bits where they suffice, for files are large."""
+    """The feature of side b, ascending in each row; in 16 bits where they suffice, because files are large."""
     products: Float[np.ndarray, " entry"]
     """Sums over tokens of activation x activation."""
     together: Integer[np.ndarray, " entry"]
@@ -48,11 +48,11 @@ class PairSums(ABC):
     """Raw sums over the aligned tokens of one corpus in one shard.
 
     Attributes:
-        source: what error messages name: the files.
+        source: the files, as error messages name them.
         names: the two SAEs, as `{model}.{sae}`.
         corpus: the corpus.
-        n_tokens: aligned tokens that are compared in both.
-        covered: the token rows: digest of their ids, first row, row behind the last.
+        n_tokens: aligned tokens that are compared on both sides.
+        covered: the token rows: digest of their ids, first row, end row (exclusive).
         totals, squares, firings: per side, [d_sae] sums of activations and their squares, and tokens that fire.
         block_features: features of side a in a block.
     """
@@ -67,7 +67,7 @@ class PairSums(ABC):
         sides: Mapping[str, tuple[np.ndarray, np.ndarray]],
         block_features: int,
     ):
-        """Take over all but the products; `sides` holds `totals`, `squares` and `firings`."""
+        """Keep everything but the products; `sides` holds `totals`, `squares` and `firings`."""
         self.source, self.names, self.corpus, self.n_tokens, self.covered = source, names, corpus, n_tokens, covered
         self.totals, self.squares, self.firings = (sides[name] for name in SUMS_OF_ONE_SIDE)
         self.block_features = block_features
@@ -90,10 +90,10 @@ class PairSums(ABC):
 
 
 class ShardSums(PairSums):
-    """Computed from a shard of each SAE, over the tokens that are to be compared in both.
+    """Sums computed from a shard of each SAE, over the tokens that are compared on both sides.
 
-    One feature of side a after the other: the rows of side b at its tokens are added into a dense row (Gustavson 1978,
-    ACM TOMS 4, 250-269), in the order of tokens, in float64.
+    For each feature of side a, the rows of side b at its tokens are added into a dense row (Gustavson 1978, ACM TOMS 4,
+    250-269), in the order of tokens, in float64.
     """
 
     def __init__(self, a: FeatureShard, b: FeatureShard, block_features: int):
@@ -112,9 +112,9 @@ class ShardSums(PairSums):
             n_tokens=int(compared.sum()),
             covered=(a.ids_sha256, a.first_row, a.stop_row),
             sides={
-                "totals": tuple(_column_sums(side, side.data.astype(np.float64)) for side in sides),
-                "squares": tuple(_column_sums(side, side.data.astype(np.float64) ** 2) for side in sides),
-                "firings": tuple(np.bincount(side.indices, minlength=side.shape[1]) for side in sides),
+                "totals": _of_both(sides, lambda latents: _column_sums(latents, latents.data.astype(np.float64))),
+                "squares": _of_both(sides, lambda latents: _column_sums(latents, latents.data.astype(np.float64) ** 2)),
+                "firings": _of_both(sides, lambda latents: np.bincount(latents.indices, minlength=latents.shape[1])),
             },
             block_features=block_features,
         )
@@ -132,17 +132,17 @@ class ShardSums(PairSums):
         most = int(np.minimum(np.diff(ends), d_sae_b).sum())
         indptr, indices = np.zeros(len(rows) + 1, dtype=np.int64), np.empty(most, dtype=_smallest(d_sae_b - 1))
         products, together = np.empty(most), np.empty(most, dtype=_smallest(int(np.diff(starts).max())))
-        found = (indptr, indices, products, together)
-        _sum_products(starts, a.indices, a.data, self._starts, self._entries, d_sae_b, *found)
+        out = (indptr, indices, products, together)
+        _sum_products(starts, a.indices, a.data, self._starts, self._entries, d_sae_b, *out)
         n = indptr[-1]
         return Products(indptr, indices[:n], products[:n], together[:n])
 
 
 class SavedSums(PairSums):
-    """Read from a file that `save_sums` wrote, products only when they are asked for."""
+    """Sums in a file from `save_sums`. Products are read only when they are asked for."""
 
     def __init__(self, path: Path | str, header: Mapping, sides: Mapping[str, tuple[np.ndarray, np.ndarray]]):
-        """Take over all but the products; use `load_sums`."""
+        """Keep everything but the products; callers use `load_sums` instead."""
         self._path, self._digests = path, header["digests"]
         super().__init__(
             source=f"'{path}'",
@@ -163,42 +163,42 @@ class SavedSums(PairSums):
         try:
             with safe_open(self._path, framework="np") as file:
                 prefix = f"{self.names[1]}/{self.corpus}/{rows.start}"
-                found = Products(*(file.get_tensor(f"{prefix}/{name}") for name in Products._fields))
-            require_sha256({"sha256": self._digests[str(rows.start)]}, found._asdict())
+                products = Products(*(file.get_tensor(f"{prefix}/{name}") for name in Products._fields))
+            require_sha256({"sha256": self._digests[str(rows.start)]}, products._asdict())
         except (SafetensorError, OSError, ValueError) as error:
             raise _damaged(self._path, error) from error
-        return found
+        return products
 
 
 def require_addable(sums: Sequence[PairSums]) -> None:
-    """Refuse to add sums of other pairs, sizes or tokens, and tokens counted twice.
+    """Refuse to add sums of different pairs, sizes or tokens, or to count tokens twice.
 
     Raises:
         InputError: naming the two that do not go together.
     """
     if not sums:
         raise InputError("there are no sums to add; give at least one shard")
-    for one, other in pairwise(sums):
-        for what in ("names", "shape", "block_features"):
-            mine, theirs = getattr(one, what), getattr(other, what)
-            if mine != theirs:
+    for a, b in pairwise(sums):
+        for name in ("names", "shape", "block_features"):
+            value_a, value_b = getattr(a, name), getattr(b, name)
+            if value_a != value_b:
                 raise InputError(
-                    f"sums can be added only where they have the same {what}, not {mine} ({one.source}) and "
-                    f"{theirs} ({other.source}); delete the one that is wrong and run again"
+                    f"sums can be added only if they have the same {name}, not {value_a} ({a.source}) and "
+                    f"{value_b} ({b.source}); delete the one that is wrong and run again"
                 )
-    for one, other in pairwise(sorted(sums, key=lambda one: (one.corpus, one.covered))):
-        (ids, _, stop), (other_ids, first, other_stop) = one.covered, other.covered
-        if one.corpus != other.corpus:
+    for a, b in pairwise(sorted(sums, key=lambda of_shard: (of_shard.corpus, of_shard.covered))):
+        (ids_a, _, stop_a), (ids_b, first_b, stop_b) = a.covered, b.covered
+        if a.corpus != b.corpus:
             continue
-        if ids != other_ids:
+        if ids_a != ids_b:
             raise InputError(
-                f"sums on '{one.corpus}' can be added only where they are of the same tokens, not {ids} ({one.source}) "
-                f"and {other_ids} ({other.source}); delete the one that is wrong and run again"
+                f"sums on '{a.corpus}' can be added only if they are of the same tokens, not {ids_a} ({a.source}) "
+                f"and {ids_b} ({b.source}); delete the one that is wrong and run again"
             )
-        if first < min(stop, other_stop):
+        if first_b < min(stop_a, stop_b):
             raise InputError(
-                f"sums of {one.names} on '{one.corpus}' would count token rows {first} to {min(stop, other_stop)} "
-                f"twice ({one.source}; {other.source}); delete the one that is wrong and run again"
+                f"sums of {a.names} on '{a.corpus}' would count token rows {first_b} to {min(stop_a, stop_b)} "
+                f"twice ({a.source}; {b.source}); delete the one that is wrong and run again"
             )
 
 
@@ -206,7 +206,7 @@ def save_sums(sums: Iterable[PairSums], path: Path | str, n_sums: int, n_blocks:
     """Write the sums of one shard as one safetensors file, a block of products at a time.
 
     Args:
-        sums: of any pairs and corpora, each pair and corpus once. Each is let go before the next is asked for.
+        sums: of any pairs and corpora, each pair and corpus once. Each is freed before the next is asked for.
         path: the file to write.
         n_sums: the number of `sums`.
         n_blocks: the number of blocks of each.
@@ -216,11 +216,7 @@ def save_sums(sums: Iterable[PairSums], path: Path | str, n_sums: int, n_blocks:
     with writing_tensors(path, HEADER_BYTES * (1 + n_sums * (1 + n_blocks))) as writer:
         for of_pair in sums:
             prefix = f"{of_pair.names[1]}/{of_pair.corpus}"
-            sides = {
-                f"{name}_{side}": values
-                for name in SUMS_OF_ONE_SIDE
-                for side, values in zip(SIDES, getattr(of_pair, name), strict=True)
-            }
+            sides = _named({name: getattr(of_pair, name) for name in SUMS_OF_ONE_SIDE})
             for name, values in sides.items():
                 writer.add(f"{prefix}/{name}", values)
             tasks = (partial(_with_sha256, of_pair, rows) for rows in of_pair.blocks())
@@ -246,55 +242,77 @@ def load_sums(path: Path | str, partner: str) -> list[SavedSums]:
 
     Args:
         path: the file.
-        partner: the SAE on side b, `{model}.{sae}`; of a null, with its ending.
+        partner: the SAE on side b, `{model}.{sae}`; a null's name includes its suffix.
 
     Raises:
-        InputError: if the file is damaged.
+        InputError: if the file is damaged or does not hold this partner.
     """
     try:
         with safe_open(path, framework="np") as file:
-            saved = []
-            for header in decode_header(file.metadata())["sums"]:
-                if header["names"][1] != partner:
-                    continue
-                names = [f"{name}_{side}" for name in SUMS_OF_ONE_SIDE for side in SIDES]
-                tensors = {name: file.get_tensor(f"{partner}/{header['corpus']}/{name}") for name in names}
-                require_sha256(header, tensors)
-                sides = {name: tuple(tensors[f"{name}_{side}"] for side in SIDES) for name in SUMS_OF_ONE_SIDE}
-                saved.append(SavedSums(path, header, sides))
-            return saved
+            headers = [header for header in decode_header(file.metadata())["sums"] if header["names"][1] == partner]
+            # A damaged name in the header must not make a corpus disappear, so the arrays' own names decide.
+            corpora = {key.split("/")[1] for key in file.keys() if key.startswith(f"{partner}/")}  # noqa: SIM118
+            if not headers or {header["corpus"] for header in headers} != corpora:
+                raise ValueError(f"its header and its arrays do not both hold sums with '{partner}'")
+            return [_saved_sums(path, file.get_tensor, header) for header in headers]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
 
 
 def ahead(tasks: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
-    """The tasks' results in order, as many computed at once as there are threads, none farther ahead."""
+    """The results of tasks in order. At most as many results are computed ahead as there are threads."""
     tasks = iter(tasks)
     with ThreadPoolExecutor(threads) as pool:
-        waiting = [pool.submit(task) for task in islice(tasks, threads)]
-        while waiting:
-            result = waiting.pop(0).result()
-            waiting += [pool.submit(task) for task in islice(tasks, 1)]
+        futures = [pool.submit(task) for task in islice(tasks, threads)]
+        while futures:
+            result = futures.pop(0).result()
+            futures += [pool.submit(task) for task in islice(tasks, 1)]
             yield result
 
 
+def _saved_sums(path: Path | str, read: Callable[[str], np.ndarray], header: Mapping) -> SavedSums:
+    """The sums of one pair and corpus, checked against their digest."""
+    prefix = f"{header['names'][1]}/{header['corpus']}"
+    sides = {
+        name: (read(f"{prefix}/{name}_{SIDES[0]}"), read(f"{prefix}/{name}_{SIDES[1]}")) for name in SUMS_OF_ONE_SIDE
+    }
+    require_sha256(header, _named(sides))
+    return SavedSums(path, header, sides)
+
+
+def _named(sides: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The sums of single features by the names they have in files."""
+    return {
+        f"{name}_{side}": values for name, of_both in sides.items() for side, values in zip(SIDES, of_both, strict=True)
+    }
+
+
 def _with_sha256(sums: PairSums, rows: range) -> tuple[Products, str]:
-    found = sums.products(rows)
-    return found, sha256_tensors({}, found._asdict())
+    products = sums.products(rows)
+    return products, sha256_tensors({}, products._asdict())
+
+
+def _of_both(
+    sides: Sequence[scipy.sparse.csr_array], sums_of: Callable[[scipy.sparse.csr_array], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the latents of both sides."""
+    return sums_of(sides[0]), sums_of(sides[1])
 
 
 def _smallest(largest: int) -> type[np.integer]:
-    """The number format of 16 or 32 bits that holds numbers up to `largest`."""
+    """The integer format of 16 or 32 bits that holds numbers up to `largest`."""
     return np.uint16 if largest < 1 << 16 else np.int32
 
 
 def _column_sums(latents: scipy.sparse.csr_array, values: Float[np.ndarray, " entry"]) -> Float[np.ndarray, " d_sae"]:
     sums = np.bincount(latents.indices, weights=values, minlength=latents.shape[1])
-    return sums.astype(np.float64)  # of no entries numpy makes integers
+    return sums.astype(np.float64)  # without entries numpy returns integers
 
 
 def _damaged(path: Path | str, error: object) -> InputError:
-    return InputError(f"'{path}' is not a whole file of correlation sums ({error}); delete it and run again")
+    return InputError(
+        f"'{path}' must hold correlation sums, but is damaged or another file ({error}); delete it and run again"
+    )
 
 
 @njit(nogil=True, cache=True)

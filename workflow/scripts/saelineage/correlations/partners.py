@@ -10,14 +10,14 @@ class Partner(NamedTuple):
     """An SAE that the features of side a are correlated with."""
 
     name: str
-    """`{model}.{sae}`; of a null, with its ending."""
+    """`{model}.{sae}`; a null's name includes its suffix."""
     shift: bool
-    """True for a null whose documents are shifted against those of side a."""
+    """True for the null whose documents are shifted against those of side a."""
     paths: list[tuple[str, str]]
-    """Feature shards of side a and of this one, in one order."""
+    """Pairs of feature shards of the same tokens, of side a and of this SAE."""
 
     def shards(self) -> Iterator[tuple[FeatureShard, FeatureShard]]:
-        """The shards of both sides, one of each in memory at a time."""
+        """Load the shards of both sides, one pair at a time."""
         for path_to_a, path_to_b in self.paths:
             b = FeatureShard(path_to_b)
             yield FeatureShard(path_to_a), shifted(b) if self.shift else b
@@ -28,8 +28,8 @@ def partners_of(a: Sequence[str], b: Sequence[str], shifts: Mapping[str, bool]) 
 
     Args:
         a: feature shards of the SAE.
-        b: those of all partners, one partner after the other.
-        shifts: for each partner's name, `Partner.shift`.
+        b: feature shards of all partners, one partner after the other, each in the order of `a`.
+        shifts: `Partner.shift` by the partners' names, in the order of `b`.
     """
     starts = range(0, len(b), len(a))
     return [

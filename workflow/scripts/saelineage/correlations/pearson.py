@@ -1,8 +1,8 @@
-"""Correlations: how alike the features of two SAEs are over all aligned tokens, zeros included.
+"""Pearson correlations of the features of two SAEs over all aligned tokens, zeros included.
 
-Pearson r of activations per corpus and over all corpora, and the Jaccard index of the tokens that features fire on, all
-pairs. Raw sums are added shard by shard (`pair_sums`); similarities fall out a block of rows at a time, and what is
-kept of them is `Matches`. In notebooks: `correlate`.
+All pairs of features are compared by Pearson r of their activations over all corpora and, if asked for, by r over
+single corpora and the Jaccard index of the tokens that they fire on. Raw sums are added shard by shard (`pair_sums`).
+Similarities are computed from them a block of rows at a time, and `Matches` are kept. Notebooks use `correlate`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ from saelineage.files.atomic import atomic_path
 from saelineage.plan.graph import POOLED
 
 JACCARD = "jaccard index"
-"""Where the Jaccard index stands beside r by corpus; no corpus has a name with a space."""
+"""Key of the Jaccard index among r by corpus. No corpus has a name with a space."""
 Latents = np.ndarray | scipy.sparse.sparray | scipy.sparse.spmatrix
 
 
@@ -59,11 +59,11 @@ def correlate(
 
     Args:
         a, b: latent activations [token, d_sae], all >= 0, dense or sparse; or the folder of an SAE's feature shards,
-            `results/{run}/features/{model}/{sae}`, whose raw sums are kept in a temporary folder (`TMPDIR`).
+            `results/{run}/features/{model}/{sae}`. Raw sums of folders go into a temporary folder (`TMPDIR`).
         min_firings, top_matches, keep_above, n_bins, block_features, by_corpus, jaccard: the config's `correlations`
             block.
-        threads: how many work at once; it changes no bit.
-        progress: whether to show bars.
+        threads: the number of threads, which changes no bit of the result.
+        progress: show progress bars.
 
     Raises:
         InputError: if the two are not of the same tokens, or activations are negative or not finite.
@@ -72,11 +72,11 @@ def correlate(
     kept |= {"keep_above": keep_above, "n_bins": n_bins}
     kept |= {"by_corpus": by_corpus, "jaccard": jaccard}
     settings = kept | {"threads": threads, "progress": progress}
-    if isinstance(a, str | Path) != isinstance(b, str | Path):
-        raise InputError("a and b must both be arrays or both be folders of feature shards; give two of one kind")
-    if isinstance(a, str | Path):
+    if isinstance(a, str | Path) and isinstance(b, str | Path):
         return _correlate_folders(Path(a), Path(b), block_features, settings)
-    return _correlate_arrays(a, b, block_features, settings)
+    if not isinstance(a, str | Path) and not isinstance(b, str | Path):
+        return _correlate_arrays(a, b, block_features, settings)
+    raise InputError("a and b must both be arrays or both be folders of feature shards; give two of one kind")
 
 
 def correlate_sums(
@@ -95,14 +95,14 @@ def correlate_sums(
 
     Args:
         sums: of all shards and corpora, in any order.
-        min_firings: features firing on fewer tokens are untestable and are nobody's partner.
+        min_firings: features that fire on fewer tokens are untestable and no partners.
         top_matches: partners kept per feature.
         keep_above: every similarity at or above this is kept.
         n_bins: bins of the histograms.
         by_corpus: also keep r over single corpora.
         jaccard: also keep the Jaccard index of the tokens that features fire on.
-        threads: how many work at once; it changes no bit.
-        progress: show a bar.
+        threads: the number of threads, which changes no bit of the result.
+        progress: show a progress bar.
 
     Raises:
         InputError: if the sums cannot be added (`pair_sums.require_addable`).
@@ -111,19 +111,21 @@ def correlate_sums(
     first = next(iter(of_corpora.values()))[0]
     singles = list(of_corpora) if by_corpus else []
     names = [*singles, POOLED, *([JACCARD] if jaccard else [])]
-    kept = {"top_matches": top_matches, "keep_above": keep_above, "n_bins": n_bins}
-    finders = {name: MatchFinder(first.shape, **kept, threads=threads) for name in names}
+    finders = {
+        name: MatchFinder(first.shape, top_matches=top_matches, keep_above=keep_above, n_bins=n_bins, threads=threads)
+        for name in names
+    }
     blocks = similarity_blocks(of_corpora, min_firings, threads, by_corpus=by_corpus, jaccard=jaccard)
     for rows, similarities in tqdm(blocks, total=len(first.blocks()), unit="block", disable=not progress):
         for name, finder in finders.items():
             finder.offer(rows.start, similarities[name])
     matches = {name: finder.result() for name, finder in finders.items()}
-    whole = OneSided.of([of_shard for shards in of_corpora.values() for of_shard in shards])
+    pooled = OneSided.of([of_shard for shards in of_corpora.values() for of_shard in shards])
     return Correlation(
         names=first.names,
         n_tokens={corpus: sum(of_shard.n_tokens for of_shard in shards) for corpus, shards in of_corpora.items()},
         firings=_firings(of_corpora),
-        testable=(~np.isnan(whole.spread(0, min_firings)), ~np.isnan(whole.spread(1, min_firings))),
+        testable=(~np.isnan(pooled.spread(0, min_firings)), ~np.isnan(pooled.spread(1, min_firings))),
         pearson=matches[POOLED],
         by_corpus={corpus: matches[corpus] for corpus in singles},
         one_to_one=one_to_one(matches[POOLED].kept),
@@ -141,7 +143,7 @@ def _firings(of_corpora: Mapping[str, Sequence[PairSums]]) -> tuple[np.ndarray, 
 
 
 def dense_pearson(sums: Iterable[PairSums], path: Path | str, min_firings: int, threads: int = 1) -> None:
-    """Write Pearson r over all corpora of every pair, as a NumPy file [d_sae of a, d_sae of b] in float32.
+    """Write Pearson r of every pair over all corpora as a NumPy file [d_sae of a, d_sae of b] in float32.
 
     Raises:
         InputError: if the sums cannot be added.
@@ -156,17 +158,17 @@ def dense_pearson(sums: Iterable[PairSums], path: Path | str, min_firings: int, 
 
 
 def added_by_corpus(sums: Iterable[PairSums]) -> dict[str, list[PairSums]]:
-    """Sums that can be added, by corpus; shards in the order of their tokens, whatever came first.
+    """Sort sums by corpus and, within each corpus, by the order of their tokens.
 
     Raises:
         InputError: if they cannot be added (`pair_sums.require_addable`).
     """
-    in_order = sorted(sums, key=lambda one: (one.corpus, one.covered))
+    in_order = sorted(sums, key=lambda of_shard: (of_shard.corpus, of_shard.covered))
     require_addable(in_order)
-    found: dict[str, list[PairSums]] = {}
-    for one in in_order:
-        found.setdefault(one.corpus, []).append(one)
-    return found
+    of_corpora: dict[str, list[PairSums]] = {}
+    for of_shard in in_order:
+        of_corpora.setdefault(of_shard.corpus, []).append(of_shard)
+    return of_corpora
 
 
 class OneSided(NamedTuple):
@@ -179,15 +181,16 @@ class OneSided(NamedTuple):
 
     @classmethod
     def of(cls, sums: Sequence[PairSums]) -> "OneSided":
-        """Add them."""
-        both = {
-            name: tuple(np.sum([getattr(one, name)[side] for one in sums], axis=0) for side in range(2))
-            for name in ("totals", "squares", "firings")
-        }
-        return cls(n_tokens=sum(one.n_tokens for one in sums), **both)
+        """Add the sums of some shards."""
+
+        def added(name: str) -> tuple[np.ndarray, np.ndarray]:
+            a, b = (np.sum([getattr(of_shard, name)[side] for of_shard in sums], axis=0) for side in range(2))
+            return a, b
+
+        return cls(sum(of_shard.n_tokens for of_shard in sums), added("totals"), added("squares"), added("firings"))
 
     def spread(self, side: int, min_firings: int) -> Float[np.ndarray, " d_sae"]:
-        """sqrt(n sum(x^2) - sum(x)^2) for each feature of a side; NaN where it does not vary or hardly fires."""
+        """sqrt(n sum(x^2) - sum(x)^2) of each feature of a side; NaN where it is constant or fires too rarely."""
         total, square = self.totals[side], self.squares[side]
         variance = self.n_tokens * square - total**2
         testable = (variance > MIN_VARIANCE * self.n_tokens * square) & (self.firings[side] >= min_firings)
@@ -202,10 +205,10 @@ def similarity_blocks(
     by_corpus: bool = False,
     jaccard: bool = False,
 ) -> Iterator[tuple[range, dict[str, Float[np.ndarray, "row d_sae_b"]]]]:
-    """Rows of all similarities, a block at a time: Pearson r under `POOLED`, by corpus, and `JACCARD`.
+    """Compute a block of rows of all similarities at a time: Pearson r as `POOLED`, by corpus, and as `JACCARD`.
 
     r = (n sum(ab) - sum(a) sum(b)) / sqrt((n sum(a^2) - sum(a)^2) (n sum(b^2) - sum(b)^2)), in [-1, 1]; NaN where a
-    feature does not vary or fires on fewer than `min_firings` tokens. The arrays are used again for the next block.
+    feature does not vary or fires on fewer than `min_firings` tokens. The next block overwrites the arrays.
     """
     first = next(iter(of_corpora.values()))[0]
     n_columns = first.shape[1]
@@ -245,19 +248,20 @@ def similarity_blocks(
 
 
 def _correlate_arrays(a: Latents, b: Latents, block_features: int, settings: dict) -> Correlation:
-    """`correlate` for arrays; `settings` are those of `correlate_sums`."""
-    if len({a.ndim, b.ndim, 2}) > 1 or a.shape[0] != b.shape[0]:
+    """Correlate arrays; `settings` are those of `correlate_sums`."""
+    shape_a, shape_b = (tuple(getattr(latents, "shape", ())) for latents in (a, b))
+    if len(shape_a) != 2 or len(shape_b) != 2 or shape_a[0] != shape_b[0]:
         raise InputError(
-            f"a and b must be [token, d_sae] arrays of the same tokens, but their shapes are {a.shape} and "
-            f"{b.shape}; give the latents of both SAEs on the same tokens"
+            f"a and b must be [token, d_sae] arrays of the same tokens, but their shapes are {shape_a} and "
+            f"{shape_b}; give the latents of both SAEs on the same tokens"
         )
     shards = FeatureShard.of_array(a, "a"), FeatureShard.of_array(b, "b")
-    found = correlate_sums([ShardSums(*shards, block_features)], **settings)
-    return found._replace(combined=combined_r(found, [shards]))
+    correlation = correlate_sums([ShardSums(*shards, block_features)], **settings)
+    return correlation._replace(combined=combined_r(correlation, [shards]))
 
 
 def _correlate_folders(a: Path, b: Path, block_features: int, settings: dict) -> Correlation:
-    """`correlate` for folders of shards; `settings` are those of `correlate_sums`."""
+    """Correlate folders of shards; `settings` are those of `correlate_sums`."""
     pairs = _shards_of_both(a, b)
     with TemporaryDirectory() as folder:
         sums: list[PairSums] = []
@@ -274,26 +278,26 @@ def _correlate_folders(a: Path, b: Path, block_features: int, settings: dict) ->
 
 
 def _shards_of_both(a: Path, b: Path) -> list[tuple[Path, Path]]:
-    """The feature shards below two folders, by the names they have there."""
+    """Pairs of feature shards that have the same name in two folders."""
     names = [sorted(path.relative_to(folder) for path in folder.glob("**/shard-*.safetensors")) for folder in (a, b)]
     if not names[0] or names[0] != names[1]:
-        alone = sorted(set(names[0]) ^ set(names[1]))
+        unpaired = sorted(set(names[0]) ^ set(names[1]))
         raise InputError(
             f"'{a}' and '{b}' must hold feature shards (shard-*.safetensors) of the same names, but hold "
-            f"{len(names[0])} and {len(names[1])}{f', only one of them {str(alone[0])!r}' if alone else ''}; "
+            f"{len(names[0])} and {len(names[1])}{f', only one of them {str(unpaired[0])!r}' if unpaired else ''}; "
             "give the folders of two SAEs of one run"
         )
     return [(a / name, b / name) for name in names[0]]
 
 
 def _in_threads(n_rows: int, threads: int, work: Callable[[slice], None]) -> None:
-    """Do the same with parts of the rows."""
+    """Do work on parts of the rows in threads."""
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda part: work(slice(*part)), parts(n_rows, threads)))
 
 
 def _add(block: Products, products: np.ndarray, together: np.ndarray, threads: int) -> None:
-    """Add sparse rows to dense ones; counts of tokens only where there is room for them."""
+    """Add sparse rows to dense ones. Counts of tokens are added only if `together` has rows."""
 
     def work(part: slice) -> None:
         indptr = block.indptr[part.start : part.stop + 1]
@@ -308,8 +312,8 @@ def _to_pearson(products: np.ndarray, rows: range, sums: OneSided, spreads: tupl
     """Turn sums of products into Pearson r, in place."""
 
     def work(part: slice) -> None:
-        own = slice(rows.start + part.start, rows.start + part.stop)
-        sides = (sums.totals[0][own], spreads[0][own], sums.totals[1], spreads[1])
+        latents = slice(rows.start + part.start, rows.start + part.stop)
+        sides = (sums.totals[0][latents], spreads[0][latents], sums.totals[1], spreads[1])
         _pearson_rows(products[part], sums.n_tokens, *sides)
 
     _in_threads(len(rows), threads, work)
@@ -318,11 +322,11 @@ def _to_pearson(products: np.ndarray, rows: range, sums: OneSided, spreads: tupl
 def _to_jaccard(
     out: np.ndarray, together: np.ndarray, rows: range, firings: tuple, min_firings: int, threads: int
 ) -> None:
-    """Fill in Jaccard indices."""
+    """Compute Jaccard indices into `out`."""
 
     def work(part: slice) -> None:
-        own = slice(rows.start + part.start, rows.start + part.stop)
-        _jaccard_rows(out[part], together[part], firings[0][own], firings[1], min_firings)
+        latents = slice(rows.start + part.start, rows.start + part.stop)
+        _jaccard_rows(out[part], together[part], firings[0][latents], firings[1], min_firings)
 
     _in_threads(len(rows), threads, work)
 

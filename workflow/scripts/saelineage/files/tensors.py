@@ -1,4 +1,4 @@
-"""Safetensors files whose header holds a digest of their content; large files are written array by array."""
+"""Safetensors files with a digest of their content in the header. Large files are written array by array."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ DTYPE_NAMES = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32
 
 
 class TensorWriter:
-    """Appends arrays to a safetensors file, behind room reserved for its header.
+    """Appends arrays to a safetensors file, after room reserved for its header.
 
     Attributes:
         header: the mapping that `atomic.decode_header` will return; set it before the file is finished.
@@ -95,11 +95,11 @@ def read_tensors(path: Path | str) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 GROUP_HEADER_BYTES = 1 << 14
-"""Room in a file's header for the names and shapes of one group of arrays and for its own header."""
+"""Room in a file's header for one group of arrays: their names and shapes, and the header of the group."""
 
 
 class GroupWriter:
-    """Appends groups of arrays to a safetensors file, each with a header and a digest of its own."""
+    """Appends groups of arrays to a safetensors file. Each group has a header and a digest."""
 
     def __init__(self, writer: TensorWriter):
         """Start without groups; callers use `writing_groups` instead."""
@@ -107,7 +107,7 @@ class GroupWriter:
         self._groups: dict[str, dict] = {}
 
     def add(self, name: str, header: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> None:
-        """Append a group of arrays, which `read_group` gives back."""
+        """Append a group of arrays, which `read_group` reads."""
         for key, tensor in tensors.items():
             self._writer.add(f"{name}/{key}", tensor)
         self._groups[name] = {**header, "sha256": sha256_tensors(header, tensors)}
@@ -116,7 +116,7 @@ class GroupWriter:
 
 @contextmanager
 def writing_groups(path: Path | str, n_groups: int) -> Iterator[GroupWriter]:
-    """Write a safetensors file group by group, atomically, so that one group at a time is in memory.
+    """Write a safetensors file atomically and group by group, so that one group at a time is in memory.
 
     Args:
         path: the file to write.
@@ -127,10 +127,10 @@ def writing_groups(path: Path | str, n_groups: int) -> Iterator[GroupWriter]:
 
 
 def read_group(path: Path | str, name: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """Header and arrays of one group that `writing_groups` wrote.
+    """Read the header and arrays of one group of a file from `writing_groups`, and check their digest.
 
     Raises:
-        SafetensorError, OSError, KeyError, ValueError: if the file does not hold that group, whole.
+        SafetensorError, OSError, KeyError, ValueError: if the file is damaged or does not hold this group.
     """
     with safe_open(path, framework="np") as file:
         header = decode_header(file.metadata())["groups"][name]
@@ -141,7 +141,7 @@ def read_group(path: Path | str, name: str) -> tuple[dict, dict[str, np.ndarray]
 
 
 def group_names(path: Path | str) -> list[str]:
-    """The groups of a file that `writing_groups` wrote, in the order written."""
+    """The names of the groups of a file from `writing_groups`, sorted."""
     with safe_open(path, framework="np") as file:
         return list(decode_header(file.metadata())["groups"])
 
@@ -156,7 +156,7 @@ def sha256_tensors(header: Mapping[str, object], tensors: Mapping[str, np.ndarra
 
 
 def require_sha256(header: Mapping[str, object], tensors: Mapping[str, np.ndarray]) -> None:
-    """Check that a header and its tensors are the ones that were written.
+    """Check the digest of a header and its tensors.
 
     Raises:
         ValueError: if the header's `sha256` differs from that of header and tensors.

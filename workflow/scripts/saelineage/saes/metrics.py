@@ -1,8 +1,8 @@
-"""How good an SAE is: every metric defined once, as sums in float64 that add over batches and corpora.
+"""Metrics of an SAE's quality, each defined once, from sums in float64 that add over batches and corpora.
 
 acts: activations [token, d_in]; recons: reconstructions; latents: sparse latents of the same tokens. Tokens are text
-tokens: BOS and EOS are neither measured nor replaced, nor are tokens whose activations are so long that they were left
-out of the SAE's training (`Sae.max_norm`).
+tokens. BOS and EOS are neither measured nor replaced. Nor are outliers, tokens whose activations are longer than
+`Sae.max_norm`, which were left out of the SAE's training.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Moments:
 
     @classmethod
     def of(cls, vectors: Float[Tensor, "token d_in"]) -> "Moments":
-        """The moments of some vectors."""
+        """Compute the moments of some vectors."""
         if len(vectors) == 0:
             return cls()
         vectors = vectors.double()
@@ -51,7 +51,7 @@ class Moments:
 
 @dataclass
 class SaeSums:
-    """Everything the metrics of one SAE on one set of tokens need; `add` joins two sets."""
+    """The sums behind the metrics of one SAE on one set of tokens; `add` joins two sets."""
 
     moments: Moments = field(default_factory=Moments)
     residual: float = 0.0
@@ -62,7 +62,7 @@ class SaeSums:
     ce_ablated: float = 0.0
     n_predictions: int = 0
     n_left_out: int = 0
-    """Text tokens whose activations are too long to be measured."""
+    """Text tokens that are outliers."""
 
     def add(self, other: "SaeSums") -> "SaeSums":
         """The sums over both sets."""
@@ -90,7 +90,7 @@ def reconstruction_sums(
 def fvu(sums: SaeSums) -> float | None:
     """Fraction of variance unexplained: sum |acts - recons|^2 / sum |acts - mean|^2, the mean over all tokens measured.
 
-    0 is perfect; predicting the mean gives 1; None where the activations do not vary.
+    0 is perfect and predicting the mean gives 1; None if the activations do not vary.
     """
     return sums.residual / sums.moments.deviation if sums.moments.deviation else None
 
@@ -106,24 +106,24 @@ def dead_fraction(sums: SaeSums) -> float:
 
 
 def ce_recovered(sums: SaeSums) -> float | None:
-    """(CE_ablated - CE_spliced) / (CE_ablated - CE_clean), ablation being zero at the hookpoint.
+    """(CE_ablated - CE_spliced) / (CE_ablated - CE_clean), where ablation puts zeros at the hookpoint.
 
-    1 is perfect, 0 is no better than zeros, None where ablation changes nothing. It saturates near 1: read
-    `ce_difference` beside it.
+    1 is perfect and 0 is no better than zeros; None if ablation changes nothing. It saturates near 1, so read it with
+    `ce_difference`.
     """
     loss = sums.ce_ablated - sums.ce_clean
     return (sums.ce_ablated - sums.ce_spliced) / loss if loss else None
 
 
 def ce_difference(sums: SaeSums) -> float:
-    """CE_spliced - CE_clean in nats per prediction: what reading the model through the SAE costs."""
+    """CE_spliced - CE_clean in nats per prediction: the loss added by running the model through the SAE."""
     return (sums.ce_spliced - sums.ce_clean) / sums.n_predictions
 
 
 def density_histogram(sums: SaeSums) -> dict[str, list]:
-    """Latents by log10 of the share of tokens they fire on.
+    """Histogram of latents by log10 of the share of tokens that they fire on.
 
-    Those that never fire are in no bin (see `dead_fraction`), rarer ones than the lowest edge in the lowest bin.
+    Latents that never fire are in no bin (see `dead_fraction`). Those below the lowest edge are in the lowest bin.
     """
     firings = np.asarray(sums.firings)
     densities = np.log10(firings[firings > 0] / sums.moments.n)
@@ -152,14 +152,15 @@ def report(sums: SaeSums) -> dict:
 def measure(
     model: nn.Module, saes: Mapping[str, Sae], hookpoint: str, rows: TokenRows, batch_rows: int
 ) -> dict[str, SaeSums]:
-    """Run a model over token rows as it is, with each SAE's reconstructions in place, and with zeros in place.
+    """Run a model over token rows unchanged, with each SAE's reconstructions spliced in, and with zeros spliced in.
 
-    The model is run as it is once for all SAEs, and with zeros once for all that leave out the same tokens.
+    The unchanged model runs once for all SAEs, the one with zeros once for all SAEs with the same `max_norm`.
     """
+    device = next(model.parameters()).device
     sums = {name: SaeSums() for name in saes}
     for numbers, batch in rows.batches(batch_rows):
-        ids = torch.from_numpy(batch).to(model.device)
-        is_text = torch.from_numpy(rows.text_mask(numbers)).to(model.device)
+        ids = torch.from_numpy(batch).to(device)
+        is_text = torch.from_numpy(rows.text_mask(numbers)).to(device)
         all_acts, logits = read_with_logits(model, hookpoint, ids)
         norms = all_acts.norm(dim=-1)
         clean, _, n_predictions = next_token_loss(logits, ids)
@@ -183,7 +184,7 @@ def measure(
 def measure_corpora(
     model: nn.Module, saes: Mapping[str, Sae], hookpoint: str, rows: Mapping[str, TokenRows], batch_rows: int
 ) -> dict[str, dict]:
-    """The metrics of a model's SAEs on each corpus and on all together (`pooled`), and pooled density histograms."""
+    """Compute the metrics of a model's SAEs on each corpus and on all (`pooled`), and pooled density histograms."""
     by_corpus = {corpus: measure(model, saes, hookpoint, rows[corpus], batch_rows) for corpus in sorted(rows)}
     return {name: _summary({corpus: sums[name] for corpus, sums in by_corpus.items()}) for name in saes}
 
