@@ -2,35 +2,27 @@
 
 from pathlib import Path
 
-import pytest
 import yaml
 
 from saelineage.jobs.listing import WORKFLOW, Job, ask_snakemake
 from tests.faults.kills import CONFIG
 
-SHARDS = {"n_shards": 2, "n_probe_shards": 2}
+MOST = {
+    "saes": {"seeds": [0, 1], "one_pass": True},
+    "correlations": {"nulls": ["shifted", "rotated"]},
+    "lineage": {"instruments": ["independent", "same_init"], "token_type": True, "ablations": True, "readouts": True},
+    "activations": {"n_shards": 2, "n_probe_shards": 2},
+}
+"""Settings under which most rules have jobs."""
 
 
 def planned(config: dict, folder: Path, *targets: str) -> list[Job]:
     return ask_snakemake(config, folder, WORKFLOW, *targets).jobs
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {
-            "saes": {"seeds": [0, 1], "one_pass": True},
-            "correlations": {"nulls": ["shifted", "rotated"]},
-            "lineage": {"instruments": ["independent", "same_init"], "token_type": True},
-            "activations": SHARDS,
-        },
-    ],
-    ids=["small", "most"],
-)
-def test_all_asks_for_every_manifest_that_is_kept_and_adds_no_job(tmp_path: Path, changes: dict):
+def test_all_asks_for_every_manifest_that_is_kept_and_adds_no_job(tmp_path: Path):
     config = yaml.safe_load(CONFIG.read_text())
-    config |= {key: config.get(key, {}) | block for key, block in changes.items()}
+    config |= {key: config.get(key, {}) | block for key, block in MOST.items()}
     jobs = planned(config, tmp_path)
     (asked,) = (job.inputs for job in jobs if job.rule == "all")
     kept = {path for job in jobs for path in set(job.outputs) - set(job.temporary) if path.endswith("manifest.json")}
