@@ -139,7 +139,7 @@ def test_top_k_weights_that_are_read_as_relu_are_refused(write_sae, shards, tmp_
         "must leave at most 0.9 of the variance unexplained (saes.import.max_fvu), with at most 0.15 of its latents"
         in message
     )
-    assert "of 64 latents active per token (l0); most likely it is read as another architecture" in message
+    assert "of 64 latents active per token (l0); most likely it is read as the wrong architecture" in message
     assert not (tmp_path / "ours").exists()
 
 

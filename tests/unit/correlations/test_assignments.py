@@ -32,8 +32,8 @@ def test_features_without_a_pair_stay_alone_and_no_two_share_a_partner():
     assert one_to_one(kept).tolist() == [-1, 0, -1, 2]
 
 
-@pytest.mark.parametrize("shape", [(12, 12), (7, 15), (15, 7), (1, 1), (3, 1)])
 @pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("shape", [(12, 12), (7, 15), (15, 7)])
 def test_the_sum_is_that_of_the_dense_assignment(shape, density):
     random = np.random.default_rng(shape[0])
     dense = np.where(random.random(shape) < density, random.uniform(0.1, 1, shape), 0)

@@ -168,7 +168,7 @@ def test_over_two_types_r_is_1_or_minus_1_whatever_the_activations():
     assert np.isnan(all_r(x, y, min_types=3)).all()
 
 
-@pytest.mark.parametrize("min_types", [2, 4, 6])
+@pytest.mark.parametrize("min_types", [4, 6])
 def test_below_the_least_number_of_types_r_is_undefined(min_types):
     a, b = sparse_means(2), sparse_means(3)
     together = (a > 0).T.astype(int) @ (b > 0)
@@ -209,7 +209,7 @@ def test_with_many_candidates_ten_types_give_false_matches_to_every_feature():
     assert 16_384 * scipy.stats.t.sf(0.8 * np.sqrt(8 / 0.36), 8) == pytest.approx(45, abs=0.5)
 
 
-@pytest.mark.parametrize(("block_features", "threads"), [(1, 1), (4, 3), (1000, 2)])
+@pytest.mark.parametrize(("block_features", "threads"), [(4, 3), (1000, 2)])
 def test_blocks_and_threads_change_no_bit(block_features, threads):
     a, b = means_of(sparse_means(4)), means_of(sparse_means(5))
     whole = match_tensors(match_token_types(a, b, **SETTINGS), "r")
