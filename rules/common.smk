@@ -23,6 +23,7 @@ from saelineage.jobs.code_digest import code_digest, rules_digest
 from saelineage.jobs.gpus import visible_gpus
 from saelineage.jobs.manifests import refuse_damage
 from saelineage.plan import sizes
+from saelineage.plan.comparisons import pair_name
 from saelineage.plan.load import load_plan
 from saelineage.plan.params import partner_names
 from saelineage.plan.paths import MODEL_FILES, SAE_FILES

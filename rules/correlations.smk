@@ -63,6 +63,7 @@ rule correlate_features:
         runtime=runtime(run.needs.correlating),
     params:
         partners=run.params.partners,
+        corpora=run.paths.corpora,
         settings=run.subset(
             "correlations",
             *("min_firings", "top_matches", "keep_above", "n_bins", "block_features", "by_corpus", "jaccard"),
@@ -100,6 +101,7 @@ rule match_token_types:
         mem_mb=memory(run.needs.correlating),
         runtime=runtime(run.needs.correlating),
     params:
+        corpora=run.paths.corpora,
         settings=run.subset("correlations", "top_matches", "n_bins", "block_features"),
         threshold=run.config["lineage"]["threshold"],
         code=code_digest("match_token_types"),

@@ -25,6 +25,7 @@ rule encode_features:
         mem_mb=memory(run.needs.encoding),
         runtime=runtime(run.needs.encoding),
     params:
+        corpora=run.paths.corpora,
         rotation_seed=None,
         code=code_digest("encode_features"),
     script:
@@ -55,6 +56,7 @@ rule encode_rotated:
         mem_mb=memory(run.needs.encoding),
         runtime=runtime(run.needs.encoding),
     params:
+        corpora=run.paths.corpora,
         rotation_seed=0,
         code=code_digest("encode_features"),
     script:
@@ -86,6 +88,7 @@ rule export_latents:
         mem_mb=memory(run.needs.reading_all),
         runtime=runtime(run.needs.reading_all),
     params:
+        corpora=run.paths.corpora,
         code=code_digest("export_latents"),
     script:
         "../workflow/scripts/export_latents.py"

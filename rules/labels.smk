@@ -25,6 +25,7 @@ rule annotate_probe:
         mem_mb=memory(run.needs.reading_all),
         runtime=runtime(run.needs.reading_all),
     params:
+        corpora=run.paths.corpora,
         syntax=run.config["labels"]["syntax"],
         code=code_digest("annotate_probe"),
     script:

@@ -65,6 +65,9 @@ rule trace_lineage:
         settings=run.subset("lineage", "threshold", "missed_above"),
         models=run.graph.lineage,
         comparisons=run.comparisons.as_data(),
+        sides=list(run.comparisons.partners),
+        typed_pairs=list(map(pair_name, run.token_type_pairs)),
+        read_out=run.paths.edges if run.config["lineage"]["readouts"] else [],
         code=code_digest("trace_lineage"),
     script:
         "../workflow/scripts/trace_lineage.py"
@@ -101,6 +104,7 @@ rule ablate_groups:
     params:
         edges=[list(edge) for edge in run.graph.edges],
         models=run.graph.connected,
+        corpora=run.paths.corpora,
         hookpoint=run.config["activations"]["hookpoint"],
         batch_rows=run.config["batch_rows"],
         settings=run.subset("lineage", "ablated_rows", "ablated_features", "seed"),

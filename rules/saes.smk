@@ -132,6 +132,7 @@ rule measure_model:
         runtime=runtime(run.needs.measuring),
     params:
         saes=run.params.measured_saes,
+        corpora=run.paths.corpora,
         hookpoint=run.config["activations"]["hookpoint"],
         batch_rows=run.config["batch_rows"],
         code=code_digest("measure_model"),

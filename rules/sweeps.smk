@@ -27,6 +27,7 @@ rule sweep_merge:
         runtime=runtime(run.needs.sweeping),
     params:
         t=run.params.sweep_coefficients,
+        corpora=run.params.sweep_corpora,
         dtype=run.params.sweep_dtype,
         method=run.params.sweep_method,
         batch_rows=run.config["batch_rows"],

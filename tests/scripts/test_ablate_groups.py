@@ -56,7 +56,7 @@ def ablate(tiny, tmp_path):
             edges=[Edge({"parent": "a", "child": "b"}, str(tmp_path / "edge.parquet"), *map(str, paths))],
             model_folders=tiny.models,
             sae_folders={"a": saes["parent"], "b": saes["child"]},
-            paths_to_rows=[str(tiny.tokens[corpus]["validation"]) for corpus in ("words", "sums")],
+            paths_to_rows={corpus: str(tiny.tokens[corpus]["validation"]) for corpus in ("words", "sums")},
             hookpoint=HOOKPOINT,
             max_rows=4,
             n_matches=n_matches,
@@ -79,7 +79,7 @@ def test_groups_of_both_sides_are_taken_out_of_their_own_model(ablate, tiny):
     assert found["corpus"].tolist() == (["sums"] * 4 + ["words"] * 4) * 2
     # Five features have a match and seven have none, so seven have but five to be compared with.
     assert found["n_latents"].tolist() == [5, 7, 5, 5] * 4
-    rows = read_token_rows([tiny.tokens["words"]["validation"]])
+    rows = read_token_rows({"words": tiny.tokens["words"]["validation"]})
     for side, name, group in (("parent", "a", "disappears"), ("child", "b", "emerges")):
         model, sae = load_model(tiny.models[name]), load_sae(ablate.saes[side])
         expected = group_effects(model, sae, HOOKPOINT, rows, {group: np.arange(5, D_SAE)}, 3, max_rows=4)

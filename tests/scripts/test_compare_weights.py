@@ -28,6 +28,9 @@ def write_sae(folder: Path, architecture: str, seed: int, d_in: int = D_MLP) -> 
     return folder
 
 
+NAMES = ("a.seed0", "b.seed1")
+
+
 @pytest.fixture
 def compare(tiny, tmp_path):
     """Compare two SAEs of the tiny models; gives the summary and the matches."""
@@ -35,7 +38,7 @@ def compare(tiny, tmp_path):
     def run(saes: tuple[Path, Path], models: str = "ab", hookpoint: str = HOOKPOINT):
         paths = [str(tmp_path / f"similarities.{suffix}") for suffix in ("safetensors", "json")]
         folders = (tiny.models[models[0]], tiny.models[models[1]])
-        compare_weights(saes, folders, hookpoint, SETTINGS, *paths)
+        compare_weights(NAMES, saes, folders, hookpoint, SETTINGS, *paths)
         return json.loads(Path(paths[1]).read_text()), load_similarities(paths[0])
 
     return run
@@ -86,7 +89,7 @@ def test_a_damaged_model_is_an_error_not_a_measure_left_out(tiny, tmp_path):
     broken.mkdir()
     paths = str(tmp_path / "out.safetensors"), str(tmp_path / "out.json")
     with pytest.raises(InputError, match="cannot be opened"):
-        compare_weights((sae, sae), (tiny.models["a"], broken), HOOKPOINT, SETTINGS, *paths)
+        compare_weights(NAMES, (sae, sae), (tiny.models["a"], broken), HOOKPOINT, SETTINGS, *paths)
 
 
 def test_equal_inputs_give_equal_bytes(compare, tmp_path):

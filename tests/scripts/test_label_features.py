@@ -42,11 +42,17 @@ def probe(tiny, tmp_path) -> dict[str, list[str]]:
     return paths
 
 
+def of_corpora(paths: list[str]) -> dict[str, str]:
+    return dict(zip(("words", "sums"), paths, strict=True))
+
+
 @pytest.fixture
 def annotated(tiny, probe, tmp_path) -> Path:
     """The annotations of the two corpora."""
     path = tmp_path / "labels" / "probe.safetensors"
-    annotate_probe(probe["rows"], probe["documents"], tiny.tokenizer, {"sums": "lua"}, str(path))
+    annotate_probe(
+        of_corpora(probe["rows"]), of_corpora(probe["documents"]), tiny.tokenizer, {"sums": "lua"}, str(path)
+    )
     return path
 
 
@@ -93,11 +99,6 @@ def test_the_file_says_which_tokens_it_is_of(probe, annotated):
 
 def test_documents_of_another_corpus_are_refused(tiny, probe, tmp_path):
     swapped = [probe["documents"][1], probe["documents"][0]]
-    for path, name in zip(swapped, ("words", "sums"), strict=True):
-        target = tmp_path / "swapped" / name / "probe.parquet"
-        target.parent.mkdir(parents=True)
-        target.write_bytes(Path(path).read_bytes())
-    documents = [str(tmp_path / "swapped" / name / "probe.parquet") for name in ("words", "sums")]
     with pytest.raises(InputError, match="document 0 of 'words' gives other ids"):
-        annotate_probe(probe["rows"], documents, tiny.tokenizer, {}, str(tmp_path / "out.safetensors"))
-    assert not (tmp_path / "out.safetensors").exists()
+        annotate_probe(of_corpora(probe["rows"]), of_corpora(swapped), tiny.tokenizer, {}, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -80,7 +80,7 @@ def make_models(tiny, root: Path) -> None:
     pretrain_model(
         settings=tiny.settings | training | {"corpora": {"words": 0.5, "sums": 0.5}},
         n_ctx=tiny.n_ctx,
-        paths_to_tokens=list(tokens.values()),
+        paths_to_tokens=tokens,
         tokenizer_folder=tiny.tokenizer,
         folder=root / "models/base",
         checkpoints=root / "checkpoints/base",
@@ -89,7 +89,7 @@ def make_models(tiny, root: Path) -> None:
     for model, corpus in (("lua", "sums"), ("stories", "words")):
         finetune_model(
             settings=training | {"parent": "base", "corpora": {corpus: 1.0}},
-            paths_to_tokens=[tokens[corpus]],
+            paths_to_tokens={corpus: tokens[corpus]},
             parent_folder=root / "models/base",
             folder=root / "models" / model,
             checkpoints=root / "checkpoints" / model,
@@ -101,7 +101,9 @@ def make_models(tiny, root: Path) -> None:
 
 def measure_models(tiny, root: Path) -> None:
     """Metrics of all models and of their SAEs, and a sweep of the merge."""
-    paths = {split: [str(tiny.tokens[corpus][split]) for corpus in CORPORA] for split in ("train", "validation")}
+    paths = {
+        split: {corpus: str(tiny.tokens[corpus][split]) for corpus in CORPORA} for split in ("train", "validation")
+    }
     for model in (*MODELS, "imported"):
         saes = ("seed0", "seed1") if model in MODELS else ()
         measure_model(
@@ -167,9 +169,13 @@ def make_saes(tiny, root: Path, sae_settings: dict) -> None:
         for sae, folder in folders.items():
             for shard in SHARDS:
                 probes = [shard_path(root / "activations" / model, corpus, "probe", shard) for corpus in CORPORA]
-                encode_features(model, folder, probes, feature_paths(root, f"{model}.{sae}", shard))
+                encode_features(model, sae, folder, shard_pairs(probes, feature_paths(root, f"{model}.{sae}", shard)))
                 rotated = feature_paths(root, f"{model}.{sae}_rotated", shard)
-                encode_features(model, folder, probes, rotated, rotation_seed=0)
+                encode_features(model, sae, folder, shard_pairs(probes, rotated), rotation_seed=0)
+
+
+def shard_pairs(activations: list[str], features: list[str]) -> dict[str, tuple[str, str]]:
+    return dict(zip(CORPORA, zip(activations, features, strict=True), strict=True))
 
 
 def training_shards(root: Path, model: str) -> list[str]:
@@ -218,7 +224,7 @@ def compare(tiny, root: Path) -> None:
         correlate_features(
             partners=partners(root, a, SHARDS),
             paths_to_sums=sums,
-            paths_to_probe=[str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA],
+            paths_to_probe={corpus: str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA},
             settings=SETTINGS,
             draws={"n_replicates": 20, "seed": 0},
             threads=2,
@@ -321,7 +327,7 @@ def test_a_finetune_on_ids_that_its_parent_lacks_is_refused(tiny, root, write_to
     with pytest.raises(InputError, match=r"'base' knows ids 0 to 299, but the run's tokens hold id 400"):
         finetune_model(
             settings={"parent": "base"},
-            paths_to_tokens=[str(tmp_path / "train.npy")],
+            paths_to_tokens={"words": str(tmp_path / "train.npy")},
             parent_folder=root / "models/base",
             folder=tmp_path / "model",
             checkpoints=tmp_path / "checkpoints",
@@ -417,7 +423,7 @@ def test_the_dense_correlation_is_numpy_s(root, tmp_path):
 def test_saved_sums_and_sums_computed_from_features_give_equal_bytes(tiny, root, tmp_path):
     of_one_shard = partners(root, "lua.seed0", SHARDS[:1])
     sum_products(of_one_shard, SETTINGS["block_features"], threads=2, path_to_sums=str(tmp_path / "sums"))
-    probe = [str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA]
+    probe = {corpus: str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA}
     arguments = (SETTINGS | {"by_corpus": True, "jaccard": True}, {"n_replicates": 3, "seed": 0}, 2)
     for name, sums in (("saved", [str(tmp_path / "sums")]), ("computed", [])):
         paths = tmp_path / f"{name}.correlations", tmp_path / f"{name}.replicates"
@@ -477,7 +483,7 @@ def test_splits_are_over_all_shards_and_the_compared_documents(write_tokens, tmp
     correlate_features(
         partners=[Partner("b.seed0", shift, pairs)],
         paths_to_sums=[],
-        paths_to_probe=[str(tmp_path / "words/probe.npy")],
+        paths_to_probe={"words": str(tmp_path / "words/probe.npy")},
         settings=SETTINGS,
         draws={"n_replicates": 2, "seed": 0},
         threads=1,
@@ -529,7 +535,7 @@ def test_the_summary_weighs_every_instrument_and_every_source_of_a_merge(root):
 
 def annotations_of(tiny):
     """The probe's tokens, each with its id as its text."""
-    rows = read_token_rows(tiny.tokens[corpus]["probe"] for corpus in CORPORA)
+    rows = read_token_rows({corpus: tiny.tokens[corpus]["probe"] for corpus in CORPORA})
     special = {(own.info["bos_id"], own.info["eos_id"]) for own in rows.values()}.pop()
     texts = {
         corpus: [[None if token in special else str(token) for token in row] for row in own.ids.tolist()]

@@ -321,4 +321,4 @@ def test_a_truncated_file_is_refused(tmp_path: Path, words: Path):
 
 def test_token_rows_are_read_by_corpus(tmp_path: Path, words: Path):
     path, info = written(tmp_path, words, ["a b c d"])
-    assert {corpus: rows.info for corpus, rows in read_token_rows([path]).items()} == {"lua": info}
+    assert {corpus: rows.info for corpus, rows in read_token_rows({"lua": path}).items()} == {"lua": info}

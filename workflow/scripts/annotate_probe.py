@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def annotate_probe(
-    paths_to_rows: list[str],
-    paths_to_documents: list[str],
+    paths_to_rows: Mapping[str, str],
+    paths_to_documents: Mapping[str, str],
     tokenizer_folder: Path,
     syntax: Mapping[str, str],
     path_to_annotations: str,
@@ -23,14 +23,14 @@ def annotate_probe(
     """Write the annotations of all corpora, with the digests of their tokens in the header (`ids_sha256`).
 
     Args:
-        paths_to_rows: token rows `tokens/{corpus}/probe.npy`, in the config's order.
-        paths_to_documents: the documents they were made from, `corpora/{corpus}/probe.parquet`.
+        paths_to_rows: token rows by corpus, in the config's order.
+        paths_to_documents: the documents they were made from, by corpus.
         tokenizer_folder: the run's tokenizer.
         syntax: the grammar of each corpus that has one.
         path_to_annotations: the file to write.
     """
     rows = read_token_rows(paths_to_rows)
-    documents = {Path(path).parent.name: read_split(path) for path in paths_to_documents}
+    documents = {corpus: read_split(path) for corpus, path in paths_to_documents.items()}
     annotations = annotate(documents, rows, load_tokenizer(tokenizer_folder), syntax)
     header = {"ids_sha256": {corpus: of_corpus.digest for corpus, of_corpus in rows.items()}}
     save_annotations(path_to_annotations, annotations, header)
@@ -39,8 +39,8 @@ def annotate_probe(
 if __name__ == "__main__":
     with job(snakemake):
         annotate_probe(
-            paths_to_rows=list(snakemake.input.rows),
-            paths_to_documents=list(snakemake.input.documents),
+            paths_to_rows=dict(zip(snakemake.params.corpora, snakemake.input.rows, strict=True)),
+            paths_to_documents=dict(zip(snakemake.params.corpora, snakemake.input.documents, strict=True)),
             tokenizer_folder=Path(snakemake.input.tokenizer).parent,
             syntax=snakemake.params.syntax,
             path_to_annotations=snakemake.output.annotations,

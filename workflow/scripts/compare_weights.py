@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 def compare_weights(
+    names: tuple[str, str],
     sae_folders: tuple[Path, Path],
     model_folders: tuple[Path, Path],
     hookpoint: str,
@@ -40,6 +41,7 @@ def compare_weights(
     A measure that is not defined for these two is left out, and the summary gives the reason.
 
     Args:
+        names: the SAEs, as `{model}.{sae}`.
         sae_folders, model_folders: the SAEs and their models.
         hookpoint: where the SAEs read the models.
         settings: arguments of `cosines.cosines`.
@@ -62,9 +64,8 @@ def compare_weights(
         one_to_one = pw_mcc(a, b)
     except NoSimilarityError as error:
         left_out["pw_mcc"] = str(error)
-    name_a, name_b = (f"{folder.parent.name}.{folder.name}" for folder in sae_folders)
-    save_similarities(by_measure, (name_a, name_b), path_to_similarities)
-    summary = {"a": name_a, "b": name_b, "pw_mcc": none_if_nan(one_to_one), "left_out": left_out}
+    save_similarities(by_measure, names, path_to_similarities)
+    summary = {"a": names[0], "b": names[1], "pw_mcc": none_if_nan(one_to_one), "left_out": left_out}
     measured = {name: best_summary(matches) for name, matches in by_measure.items()}
     write_json(path_to_summary, summary | {"measures": measured})
 
@@ -78,7 +79,9 @@ def logit_effects(a: Sae, b: Sae, model_folders: tuple[Path, Path], hookpoint: s
 if __name__ == "__main__":
     with job(snakemake):
         prepare_cpu(snakemake.threads)
+        wildcards = snakemake.wildcards
         compare_weights(
+            names=(f"{wildcards.model_a}.{wildcards.sae_a}", f"{wildcards.model_b}.{wildcards.sae_b}"),
             sae_folders=(Path(snakemake.input.sae_a[0]).parent, Path(snakemake.input.sae_b[0]).parent),
             model_folders=(Path(snakemake.input.model_a[0]).parent, Path(snakemake.input.model_b[0]).parent),
             hookpoint=snakemake.params.hookpoint,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def correlate_features(
     partners: Sequence[Partner],
     paths_to_sums: Sequence[str],
-    paths_to_probe: Sequence[str],
+    paths_to_probe: Mapping[str, str],
     settings: Mapping,
     draws: Mapping,
     threads: int,
@@ -70,7 +70,7 @@ if __name__ == "__main__":
         correlate_features(
             partners=partners_of(snakemake.input.a, snakemake.input.b, snakemake.params.partners),
             paths_to_sums=list(snakemake.input.sums),
-            paths_to_probe=list(snakemake.input.probe),
+            paths_to_probe=dict(zip(snakemake.params.corpora, snakemake.input.probe, strict=True)),
             settings=snakemake.params.settings,
             draws=snakemake.params.draws,
             threads=snakemake.threads,

@@ -1,5 +1,6 @@
 """Encode one shard of the probe with one SAE."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,23 +23,28 @@ CHUNK_TOKENS = 2048
 
 def encode_features(
     model: str,
+    sae_name: str,
     sae_folder: Path,
-    paths_to_activations: list[str],
-    paths_to_shards: list[str],
+    paths: Mapping[str, tuple[str, str]],
     rotation_seed: int | None = None,
 ) -> None:
-    """Write one shard of sparse rows for each shard of activations `{corpus}/probe/shard-*`, in the same order.
+    """Write one shard of sparse rows for each shard of activations.
 
     With a `rotation_seed`, activations are first rotated at random around the SAE's b_dec. This null keeps the SAE and
     the norms of activations, but not their directions relative to the SAE's.
+
+    Args:
+        model, sae_name: the names of the model and of its SAE.
+        sae_folder: the SAE.
+        paths: for each corpus, the activations to read and the shard to write.
+        rotation_seed: rotate the activations first.
     """
-    sae, name = load_sae(sae_folder), sae_folder.name
+    sae = load_sae(sae_folder)
     if rotation_seed is not None:
-        sae, name = rotated(sae, rotation_seed), f"{name}_rotated"
-    for path_to_activations, path_to_shard in zip(paths_to_activations, paths_to_shards, strict=True):
+        sae, sae_name = rotated(sae, rotation_seed), f"{sae_name}_rotated"
+    for corpus, (path_to_activations, path_to_shard) in paths.items():
         shard = ActivationShard(path_to_activations)
-        corpus = Path(path_to_activations).parent.parent.name
-        header: dict[str, str | int] = {"model": model, "sae": name, "corpus": corpus, "d_sae": sae.d_sae}
+        header: dict[str, str | int] = {"model": model, "sae": sae_name, "corpus": corpus, "d_sae": sae.d_sae}
         header |= {key: shard.header[key] for key in ("ids_sha256", "first_row", "stop_row", "n_ctx")}
         compared = shard.norms() <= sae.max_norm
         rows = encode(sae, shard, compared)
@@ -63,10 +69,11 @@ def encode(
 if __name__ == "__main__":
     with job(snakemake):
         prepare_cpu(snakemake.threads)
+        shards = (snakemake.input.activations, snakemake.output.shards)
         encode_features(
             model=snakemake.wildcards.model,
+            sae_name=snakemake.wildcards.sae,
             sae_folder=Path(snakemake.input.weights).parent,
-            paths_to_activations=list(snakemake.input.activations),
-            paths_to_shards=list(snakemake.output.shards),
+            paths=dict(zip(snakemake.params.corpora, zip(*shards, strict=True), strict=True)),
             rotation_seed=snakemake.params.rotation_seed,
         )

@@ -1,5 +1,6 @@
 """Train a language model from another one's weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def finetune_model(
-    settings: dict, paths_to_tokens: list[str], parent_folder: Path, folder: Path, checkpoints: Path, gpus: int
+    settings: dict, paths_to_tokens: Mapping[str, str], parent_folder: Path, folder: Path, checkpoints: Path, gpus: int
 ) -> None:
     """Train and write a model folder."""
     rows = read_token_rows(paths_to_tokens)
@@ -31,7 +32,7 @@ if __name__ == "__main__":
         with checkpoint_folder(snakemake, "models", snakemake.wildcards.model) as checkpoints:
             finetune_model(
                 settings=snakemake.params.model,
-                paths_to_tokens=snakemake.input.tokens,
+                paths_to_tokens=dict(zip(snakemake.params.model["corpora"], snakemake.input.tokens, strict=True)),
                 parent_folder=Path(snakemake.input.parent[0]).parent,
                 folder=Path(snakemake.output.weights).parent,
                 checkpoints=checkpoints,

@@ -54,7 +54,7 @@ if __name__ == "__main__":
         match_token_types_of_pair(
             paths_to_features_a=list(snakemake.input.a),
             paths_to_features_b=list(snakemake.input.b),
-            paths_to_tokens={Path(path).parent.name: path for path in snakemake.input.tokens},
+            paths_to_tokens=dict(zip(snakemake.params.corpora, snakemake.input.tokens, strict=True)),
             tokenizer_folder=Path(snakemake.input.tokenizer).parent,
             settings=snakemake.params.settings | {"keep_above": snakemake.params.threshold},
             threads=snakemake.threads,

@@ -22,8 +22,8 @@ def measure_model(
     folder: Path,
     sae_folders: Mapping[str, Path],
     hookpoint: str,
-    paths_to_train: list[str],
-    paths_to_validation: list[str],
+    paths_to_train: Mapping[str, str],
+    paths_to_validation: Mapping[str, str],
     batch_rows: int,
     path_to_metrics: str,
     path_to_sae_metrics: str,
@@ -35,8 +35,8 @@ def measure_model(
         folder: the model.
         sae_folders: its SAEs, by name.
         hookpoint: where the SAEs read the model.
-        paths_to_train: token rows of the train splits, for the unigram model.
-        paths_to_validation: token rows of the validation splits.
+        paths_to_train: token rows of the train splits by corpus, for the unigram model.
+        paths_to_validation: token rows of the validation splits by corpus.
         batch_rows: rows in a forward pass.
         path_to_metrics, path_to_sae_metrics: the files to write.
         device: the device to compute on.
@@ -69,8 +69,8 @@ if __name__ == "__main__":
             folder=Path(snakemake.input.model[0]).parent,
             sae_folders=dict(zip(snakemake.params.saes, folders, strict=True)),
             hookpoint=snakemake.params.hookpoint,
-            paths_to_train=snakemake.input.train,
-            paths_to_validation=snakemake.input.validation,
+            paths_to_train=dict(zip(snakemake.params.corpora, snakemake.input.train, strict=True)),
+            paths_to_validation=dict(zip(snakemake.params.corpora, snakemake.input.validation, strict=True)),
             batch_rows=snakemake.params.batch_rows,
             path_to_metrics=snakemake.output.metrics,
             path_to_sae_metrics=snakemake.output.sae_metrics,

@@ -1,5 +1,6 @@
 """Train a language model from random weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def pretrain_model(
     settings: dict,
     n_ctx: int,
-    paths_to_tokens: list[str],
+    paths_to_tokens: Mapping[str, str],
     tokenizer_folder: Path,
     folder: Path,
     checkpoints: Path,
@@ -36,7 +37,7 @@ if __name__ == "__main__":
             pretrain_model(
                 settings=snakemake.params.model,
                 n_ctx=snakemake.params.n_ctx,
-                paths_to_tokens=snakemake.input.tokens,
+                paths_to_tokens=dict(zip(snakemake.params.model["corpora"], snakemake.input.tokens, strict=True)),
                 tokenizer_folder=Path(snakemake.input.tokenizer).parent,
                 folder=Path(snakemake.output.weights).parent,
                 checkpoints=checkpoints,

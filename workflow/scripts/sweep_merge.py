@@ -1,5 +1,6 @@
 """Measure merges of two models over a grid of coefficients."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ def sweep_merge(
     coefficients: list[float],
     dtype: str | None,
     paths_to_base_metrics: list[str],
-    paths_to_validation: list[str],
+    paths_to_validation: Mapping[str, str],
     batch_rows: int,
     path_to_sweep: str,
     gpus: int,
@@ -58,7 +59,7 @@ if __name__ == "__main__":
             coefficients=snakemake.params.t,
             dtype=snakemake.params.dtype,
             paths_to_base_metrics=list(snakemake.input.base),
-            paths_to_validation=list(snakemake.input.validation),
+            paths_to_validation=dict(zip(snakemake.params.corpora, snakemake.input.validation, strict=True)),
             batch_rows=snakemake.params.batch_rows,
             path_to_sweep=snakemake.output.sweep,
             gpus=snakemake.resources.get("gpu", 0),

@@ -1,6 +1,6 @@
 """Decide verdicts per edge with the evidence for them, trace features through the graph, and write the summary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,23 +137,18 @@ def loader(correlations: Mapping[str, str], replicates: Mapping[str, str], token
     return load
 
 
-def by_folder(paths: Sequence[str]) -> dict[str, str]:
-    """Files by the names of their folders."""
-    return {Path(path).parent.name: path for path in paths}
-
-
 if __name__ == "__main__":
     with job(snakemake):
         trace_lineage(
             run=snakemake.wildcards.run,
             plan=snakemake.params.comparisons,
             load=loader(
-                by_folder(snakemake.input.correlations),
-                by_folder(snakemake.input.replicates),
-                by_folder(snakemake.input.token_types),
+                dict(zip(snakemake.params.sides, snakemake.input.correlations, strict=True)),
+                dict(zip(snakemake.params.sides, snakemake.input.replicates, strict=True)),
+                dict(zip(snakemake.params.typed_pairs, snakemake.input.token_types, strict=True)),
             ),
             settings=snakemake.params.settings,
             models=snakemake.params.models,
-            paths_to_readouts={Path(path).stem: path for path in snakemake.input.readouts},
+            paths_to_readouts=dict(zip(snakemake.params.read_out, snakemake.input.readouts, strict=True)),
             folder=Path(snakemake.output.summary).parent,
         )

@@ -82,7 +82,7 @@ def test_the_folder_is_complete_and_holds_nothing_of_an_earlier_export(tmp_path,
     folder = tmp_path / "delphi"
     folder.mkdir()
     (folder / "0_99.safetensors").write_bytes(b"of a wider SAE")
-    record = export_latents(shards, probe, tmp_path / "models" / "lua", folder)
+    record = export_latents(shards, dict(zip(IDS, probe, strict=True)), tmp_path / "models" / "lua", folder)
     names = [f"{latent}_{latent}.safetensors" for latent in range(4)]
     assert sorted(path.name for path in folder.iterdir()) == [*names, "config.json"]
     assert record == {"splits": {name: sha256_file(folder / name) for name in names}}
@@ -99,4 +99,4 @@ def test_features_of_other_tokens_are_refused(tmp_path, probe, shards):
     np.save(probe[0], np.zeros((2, 3), dtype=np.uint16))
     write_json(tmp_path / "tokens/words/probe.json", {"n_rows": 2, "n_ctx": 3, "ids_sha256": "1" * 8})
     with pytest.raises(InputError, match=r"words-0\.safetensors' .*; delete it and run again"):
-        export_latents(shards, probe, tmp_path, tmp_path / "delphi")
+        export_latents(shards, dict(zip(IDS, probe, strict=True)), tmp_path, tmp_path / "delphi")

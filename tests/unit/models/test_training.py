@@ -45,7 +45,7 @@ SHORT = TRAINING | {"n_tokens": 5 * 4 * 16}
 
 
 def training_rows(tiny) -> dict[str, TokenRows]:
-    return read_token_rows(tiny.tokens[corpus]["train"] for corpus in ("words", "sums"))
+    return read_token_rows({corpus: tiny.tokens[corpus]["train"] for corpus in ("words", "sums")})
 
 
 def train(tiny, settings: dict, folder: Path, checkpoints: Path) -> bytes:

@@ -6,7 +6,7 @@ row, are dropped.
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -324,9 +324,9 @@ def write_sidecar(path: Path | str, info: dict) -> None:
     write_json(Path(path).with_suffix(".json"), info)
 
 
-def read_token_rows(paths: Iterable[Path | str]) -> dict[str, TokenRows]:
-    """Open token rows at `tokens/{corpus}/{split}.npy`, by corpus."""
-    return {Path(path).parent.name: TokenRows(path) for path in paths}
+def read_token_rows(paths: Mapping[str, Path | str]) -> dict[str, TokenRows]:
+    """Open the token rows of some corpora, by corpus."""
+    return {corpus: TokenRows(path) for corpus, path in paths.items()}
 
 
 def _token_id(tokenizer: Tokenizer, token: object) -> int | None:

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 
-from saelineage.plan.comparisons import Comparisons, Pair
+from saelineage.plan.comparisons import Comparisons, Pair, pair_name
 from saelineage.plan.graph import Graph
 from saelineage.plan.sae_names import SaeNames
 
@@ -52,6 +52,19 @@ class Contents:
     def edge_pairs(self) -> list[Pair]:
         """The two SAEs that each edge's verdicts rest on, in the order of the edges."""
         return [self.comparisons.edge_pair(self.comparisons.leading, edge) for edge in self.graph.edges]
+
+    @cached_property
+    def token_type_pairs(self) -> list[Pair]:
+        """The pairs of each comparison and its floor, where the study's protocol is asked for."""
+        rows = self.comparisons.rows if self.config["lineage"]["token_type"] else []
+        names = dict.fromkeys(name for row in rows for name in (row["pair"], *row["floors"]))
+        pairs = {pair_name(pair): pair for pair in self.comparisons.pairs}
+        return [pairs[name] for name in names]
+
+    def sweep_corpora(self, sweep: str) -> list[str]:
+        """Corpora that a sweep is measured on: those of its config, of the parents' fine-tunes, or all."""
+        named = self.config["sweeps"][sweep].get("corpora")
+        return named or self.graph.training_corpora(self.swept_model(sweep)) or list(self.config["corpora"])
 
     def subset(self, block: str, *keys: str) -> dict:
         """Some keys of a block of the config, for rules that read only these."""

@@ -71,6 +71,10 @@ class Params:
         """The coefficients of a sweep."""
         return self._contents.config["sweeps"][wildcards.sweep]["t"]
 
+    def sweep_corpora(self, wildcards: Wildcards) -> list[str]:
+        """The corpora of a sweep."""
+        return self._contents.sweep_corpora(wildcards.sweep)
+
     def sweep_dtype(self, wildcards: Wildcards) -> str | None:
         """The number format of the swept merge."""
         return self._contents.graph.settings(self._contents.swept_model(wildcards.sweep))["dtype"]

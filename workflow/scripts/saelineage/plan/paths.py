@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from typing import Protocol, runtime_checkable
 
-from saelineage.plan.comparisons import NULLS, Pair, pair_name
+from saelineage.plan.comparisons import NULLS, Pair
 from saelineage.plan.contents import Contents
 from saelineage.plan.sae_names import SaeName, shard_names
 from saelineage.plan.user_files import find_files
@@ -301,11 +301,8 @@ class Paths:
         return self.fill(pattern, a=self._contents.comparisons.partners)
 
     def all_token_types(self) -> list[str]:
-        """For each comparison and its floor, the matches of the study's protocol, where these are asked for."""
-        rows = self._contents.comparisons.rows if self._contents.config["lineage"]["token_type"] else []
-        names = dict.fromkeys(name for row in rows for name in (row["pair"], *row["floors"]))
-        pairs = {pair_name(pair): pair for pair in self._contents.comparisons.pairs}
-        return self.of_pairs(self.token_types, [pairs[name] for name in names])
+        """The matches of the study's protocol, for `Contents.token_type_pairs`."""
+        return self.of_pairs(self.token_types, self._contents.token_type_pairs)
 
     # Lineage.
 
@@ -385,14 +382,8 @@ class Paths:
         return self.fill(self.model_metrics, model=[base] if base else [])
 
     def swept_rows(self, wildcards: Wildcards) -> list[str]:
-        """Validation rows that a sweep is measured on: those of its config, of the parents' fine-tunes, or all."""
-        corpora = self._contents.config["sweeps"][wildcards.sweep].get("corpora")
-        corpora = (
-            corpora
-            or self._contents.graph.training_corpora(self._contents.swept_model(wildcards.sweep))
-            or self.corpora
-        )
-        return self.fill(self.token_rows, corpus=corpora, split="validation")
+        """Validation rows that a sweep is measured on."""
+        return self.fill(self.token_rows, corpus=self._contents.sweep_corpora(wildcards.sweep), split="validation")
 
     # Report.
 
