@@ -7,13 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Dialog, Request
 
 REQUIRED = "SAELINEAGE_NEEDS_BROWSER"
 """If this variable is set, a missing browser is a failure; otherwise tests of pages are skipped."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SIZE = {"width": 1400, "height": 1000}
+Page = Any
+"""playwright's Page with an attribute of our own, `seen`."""
 
 
 def chromium_path() -> str | None:
@@ -30,7 +36,7 @@ def require_chromium() -> None:
 
 
 @contextmanager
-def chromium() -> Iterator:
+def chromium() -> Iterator["Browser"]:
     """A browser, closed at the end."""
     from playwright.sync_api import sync_playwright
 
@@ -45,7 +51,7 @@ def chromium() -> Iterator:
 
 
 @contextmanager
-def open_page(browser, url: str, **options) -> Iterator:
+def open_page(browser: "Browser", url: str, **options: Any) -> Iterator[Page]:
     """A page in its own context; `page.seen` lists everything it did that it must not do.
 
     Args:
@@ -54,7 +60,7 @@ def open_page(browser, url: str, **options) -> Iterator:
         options: of the context, such as `color_scheme`.
     """
     context = browser.new_context(**({"viewport": SIZE} | options))
-    page = context.new_page()
+    page: Page = context.new_page()
     page.seen = watched(page, url)
     page.goto(url)
     try:
@@ -63,24 +69,28 @@ def open_page(browser, url: str, **options) -> Iterator:
         context.close()
 
 
-def watched(page, url: str) -> list[str]:
+def watched(page: Page, url: str) -> list[str]:
     """The page's console messages, errors, dialogs and requests to other places, added as they come."""
     seen: list[str] = []
     scheme = url.split(":", 1)[0]
     allowed = (f"{scheme}:" if scheme == "file" else "/".join(url.split("/")[:3]), "data:", "blob:")
     page.on("console", lambda message: seen.append(f"console {message.type}: {message.text}"))
     page.on("pageerror", lambda error: seen.append(f"error: {error}"))
-    page.on("request", lambda request: request.url.startswith(allowed) or seen.append(f"request: {request.url}"))
 
-    def refuse(dialog) -> None:
+    def notice(request: "Request") -> None:
+        if not request.url.startswith(allowed):
+            seen.append(f"request: {request.url}")
+
+    def refuse(dialog: "Dialog") -> None:
         seen.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
+    page.on("request", notice)
     page.on("dialog", refuse)
     return seen
 
 
-def wait_until(page, function: str, argument: object = None, timeout_seconds: float = 30.0) -> None:
+def wait_until(page: Page, function: str, argument: object = None, timeout_seconds: float = 30.0) -> None:
     """Wait until a function in the page returns a true value.
 
     Playwright's wait_for_function evaluates text inside the page, which the page's content security policy forbids.
