@@ -33,7 +33,6 @@ onstart:
 
 
 wildcard_constraints:
-    run=run.name,
     corpus=any_of(run.paths.corpora),
     split="train|validation|probe",
     model=any_of(run.graph.models),

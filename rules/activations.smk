@@ -23,7 +23,9 @@ rule dump_activations:
     resources:
         gpu=visible_gpus(),
         mem_mb=memory(run.needs.dumping(run.config["activations"]["n_shards"], run.config["activations"]["max_tokens"])),
-        runtime=runtime(run.needs.dumping(run.config["activations"]["n_shards"], run.config["activations"]["max_tokens"])),
+        runtime=runtime(
+            run.needs.dumping(run.config["activations"]["n_shards"], run.config["activations"]["max_tokens"])
+        ),
     params:
         hookpoint=run.config["activations"]["hookpoint"],
         dtype=run.config["activations"]["dtype"],

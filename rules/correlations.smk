@@ -148,10 +148,10 @@ rule compare_weights:
     Output: best matches, every similarity above a floor and the histogram of all, by measure; a summary of the best.
     """
     input:
-        sae_a=run.paths.over("results/{run}/saes/{model_a}/{sae_a}/{name}", name=SAE_FILES),
-        sae_b=run.paths.over("results/{run}/saes/{model_b}/{sae_b}/{name}", name=SAE_FILES),
-        model_a=run.paths.over("results/{run}/models/{model_a}/{name}", name=MODEL_FILES[:2]),
-        model_b=run.paths.over("results/{run}/models/{model_b}/{name}", name=MODEL_FILES[:2]),
+        sae_a=run.paths.over(run.paths.side(run.paths.sae_file, "a"), name=SAE_FILES),
+        sae_b=run.paths.over(run.paths.side(run.paths.sae_file, "b"), name=SAE_FILES),
+        model_a=run.paths.over(run.paths.side(run.paths.model_file, "a"), name=MODEL_FILES[:2]),
+        model_b=run.paths.over(run.paths.side(run.paths.model_file, "b"), name=MODEL_FILES[:2]),
     output:
         similarities=run.paths.fix(run.paths.similarities, ending="safetensors"),
         summary=run.paths.fix(run.paths.similarities, ending="json"),

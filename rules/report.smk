@@ -153,7 +153,7 @@ rule write_report:
             run.paths.page,
             caption="../workflow/report/index.rst",
             category="Report",
-            labels={"run": "{run}"},
+            labels={"run": run.name},
         ),
         jobs=run.paths.job_data,
         manifest=run.paths.folder_manifest(run.paths.page),

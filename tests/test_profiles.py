@@ -26,7 +26,7 @@ def test_the_profile_gives_a_gpu_to_exactly_the_rules_that_can_use_one():
 
 
 def test_the_rules_that_can_use_a_gpu_are_those_whose_scripts_ask_for_it():
-    scripts = {path.stem for path in (ROOT / "workflow" / "scripts").glob("*.py") if "gpus=" in path.read_text()}
+    scripts = {path.stem for path in (ROOT / "workflow" / "scripts").glob("*.py") if "pick_device(" in path.read_text()}
     assert {script(name) for name in SLURM["set-resources"]} == scripts
 
 

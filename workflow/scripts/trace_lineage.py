@@ -140,7 +140,7 @@ def loader(correlations: Mapping[str, str], replicates: Mapping[str, str], token
 if __name__ == "__main__":
     with job(snakemake):
         trace_lineage(
-            run=snakemake.wildcards.run,
+            run=snakemake.config["run"],
             plan=snakemake.params.comparisons,
             load=loader(
                 dict(zip(snakemake.params.sides, snakemake.input.correlations, strict=True)),

@@ -82,9 +82,8 @@ if __name__ == "__main__":
         prepare_cpu(snakemake.threads)
         wildcards = snakemake.wildcards
         name = ".".join([wildcards.model, *([wildcards.sae] if "sae" in wildcards.keys() else [])])  # noqa: SIM118
-        tensorboard = snakemake.config["saes"][
-            "tensorboard"
-        ]  # no param, because watching a training does not change it
+        run, watches = snakemake.config["run"], snakemake.config["saes"]["tensorboard"]  # watching changes no result
+        events = Path("results", run, "logs", "tensorboard", wildcards.model) if watches else None
         with checkpoint_folder(snakemake, "saes", name) as checkpoints:
             train_and_save(
                 model=wildcards.model,
@@ -93,6 +92,6 @@ if __name__ == "__main__":
                 starts=sorted({str(Path(path).parent) for path in snakemake.input.get("starts", [])}),
                 folder=Path(snakemake.output.weights[0]).parent.parent,
                 checkpoint=checkpoints / "state.safetensors",
-                events=Path("results", wildcards.run, "logs", "tensorboard", wildcards.model) if tensorboard else None,
+                events=events,
                 gpus=snakemake.resources.get("gpu", 0),
             )

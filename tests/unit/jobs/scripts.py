@@ -20,6 +20,7 @@ def script_object(
         input=inputs,
         output=outputs,
         params=Named(code="c0de", **params),
-        wildcards=Named(run="demo"),
+        wildcards=Named(),
+        config={"run": "demo"},
         threads=2,
     )

@@ -17,8 +17,8 @@ def job(tmp_path, monkeypatch):
     Path("results/rows.npy").write_bytes(b"rows")
 
     def make(**settings: object) -> SimpleNamespace:
-        wildcards = SimpleNamespace(run="demo")
-        return SimpleNamespace(params={"model": settings}, input=["results/rows.npy"], threads=2, wildcards=wildcards)
+        config = {"run": "demo"}
+        return SimpleNamespace(params={"model": settings}, input=["results/rows.npy"], threads=2, config=config)
 
     return make
 

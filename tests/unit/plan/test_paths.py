@@ -16,30 +16,30 @@ def paths() -> Paths:
 
 
 def test_the_last_name_varies_fastest_and_text_counts_as_one_value():
-    assert paths().fill("{run}/{a}-{b}/{c}", a=["x", "y"], b="text", c=["0", "1"]) == [
-        "tiny/x-text/0",
-        "tiny/x-text/1",
-        "tiny/y-text/0",
-        "tiny/y-text/1",
+    assert paths().fill("{a}-{b}/{c}", a=["x", "y"], b="text", c=["0", "1"]) == [
+        "x-text/0",
+        "x-text/1",
+        "y-text/0",
+        "y-text/1",
     ]
-    assert paths().fill("{run}/{a}/{b}", a=["x"], b=[]) == []
-    assert paths().fill("{run}/page") == ["tiny/page"]
+    assert paths().fill("{a}/{b}", a=["x"], b=[]) == []
+    assert paths().fill(paths().page) == ["results/tiny/report/index.html"]
 
 
 def test_a_rule_s_output_leaves_wildcards_that_are_not_given():
-    assert paths().over("{run}/{a}/{b}/{c}", b=["x", "y"]) == ["{run}/{a}/x/{c}", "{run}/{a}/y/{c}"]
-    assert paths().fix("{run}/{a}/{b}", a="x") == "{run}/x/{b}"
+    assert paths().over("{a}/{b}/{c}", b=["x", "y"]) == ["{a}/x/{c}", "{a}/y/{c}"]
+    assert paths().fix("{a}/{b}", a="x") == "x/{b}"
 
 
 def test_a_manifest_has_the_stem_of_its_file_or_is_in_its_folder():
     assert Paths.manifest("a/b.c/rows.npy") == "a/b.c/rows.manifest.json"
     assert Paths.folder_manifest("a/b/sae_weights.safetensors") == "a/b/manifest.json"
     assert paths().model_output() == {
-        "config": "results/{run}/models/{model}/config.json",
-        "weights": "results/{run}/models/{model}/model.safetensors",
-        "tokenizer": "results/{run}/models/{model}/tokenizer.json",
-        "tokenizer_config": "results/{run}/models/{model}/tokenizer_config.json",
-        "manifest": "results/{run}/models/{model}/manifest.json",
+        "config": "results/tiny/models/{model}/config.json",
+        "weights": "results/tiny/models/{model}/model.safetensors",
+        "tokenizer": "results/tiny/models/{model}/tokenizer.json",
+        "tokenizer_config": "results/tiny/models/{model}/tokenizer_config.json",
+        "manifest": "results/tiny/models/{model}/manifest.json",
     }
 
 

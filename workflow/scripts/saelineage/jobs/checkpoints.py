@@ -20,12 +20,12 @@ def checkpoint_folder(snakemake: Any, stage: str, name: str) -> Iterator[Path]:
     another training.
 
     Args:
-        snakemake: the script's object: inputs, params, wildcards and threads.
+        snakemake: the script's object: inputs, params, config and threads.
         stage: models or saes.
         name: of the model or SAE.
     """
     inputs = {str(path): recorded_sha256(path) or sha256_file(path) for path in sorted(map(str, snakemake.input))}
     digest = sha256_json([dict(snakemake.params.items()), inputs, snakemake.threads])[:12]
-    folder = Path("results", snakemake.wildcards.run, "checkpoints", stage, name)
+    folder = Path("results", snakemake.config["run"], "checkpoints", stage, name)
     yield folder / digest
     shutil.rmtree(folder, ignore_errors=True)

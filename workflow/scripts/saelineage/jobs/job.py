@@ -48,8 +48,8 @@ def job(snakemake: Any) -> Iterator[dict[str, object]]:
     other exceptions keep their traceback.
 
     Args:
-        snakemake: the script's object: log, inputs, outputs, params, wildcards and threads. Snakemake makes it at run
-            time, so it has no static type.
+        snakemake: the script's object: log, inputs, outputs, params, wildcards, config, threads. Snakemake makes it at
+            run time, so it has no static type.
 
     Yields:
         A dict for facts that the job puts on record, such as the commit behind a hub revision.
@@ -111,7 +111,7 @@ def _write_manifests(snakemake: Any, facts: Mapping[str, object]) -> None:
         "inputs": {str(path): recorded_sha256(path) or sha256_file(path) for path in sorted(map(str, snakemake.input))},
         "settings": settings,
         "settings_sha256": sha256_json(settings),
-        "wildcards": dict(snakemake.wildcards.items()),
+        "wildcards": {"run": snakemake.config["run"], **dict(snakemake.wildcards.items())},
         "found": dict(facts),
         "code_sha256": snakemake.params.code,
         "threads": snakemake.threads,

@@ -30,8 +30,10 @@ InputFunction = Callable[[Wildcards], list[str]]
 class Paths:
     """Paths relative to the working directory, as Snakemake has them.
 
-    Attributes are patterns, in which `{run}` and other wildcards are not filled in. Methods that take `wildcards` are
-    input functions. Where a job reads several corpora and shards, all shards of a corpus come before the next corpus.
+    Attributes are patterns with wildcards. Those of an instance have the name of the run in place of `{run}`: Snakemake
+    looks a file's rule up by the constant beginning of its patterns, so planning is faster the longer that is. Methods
+    that take `wildcards` are input functions. Where a job reads several corpora and shards, all shards of a corpus come
+    before the next corpus.
     """
 
     documents = "results/{run}/corpora/{corpus}/{split}.parquet"
@@ -80,8 +82,11 @@ class Paths:
     report_table = "results/{run}/report/tables/{table}.csv"
 
     def __init__(self, contents: Contents):
-        """Compute nothing yet."""
+        """Fill the name of the run in."""
         self._contents = contents
+        for name, pattern in vars(type(self)).items():
+            if isinstance(pattern, str) and pattern.startswith("results/"):
+                setattr(self, name, pattern.replace("{run}", contents.name))
 
     @property
     def folder(self) -> str:
@@ -95,11 +100,11 @@ class Paths:
 
         Args:
             pattern: one of the patterns here.
-            **values: one value or several for each wildcard but `run`.
+            **values: one value or several for each wildcard.
         """
         lists = [[value] if isinstance(value, str) else list(value) for value in values.values()]
         filled = (dict(zip(values, combination, strict=True)) for combination in product(*lists))
-        return [pattern.format(run=self._contents.name, **names) for names in filled]
+        return [pattern.format(**names) for names in filled]
 
     def over(self, pattern: str, **values: Iterable[str]) -> list[str]:
         """A pattern for a rule's output: every combination of values, with the other wildcards left as they are."""
@@ -111,21 +116,24 @@ class Paths:
         """A pattern for a rule's output with some wildcards filled in."""
         return self.over(pattern, **{name: [value] for name, value in values.items()})[0]
 
+    @staticmethod
+    def side(pattern: str, side: str) -> str:
+        """A pattern with the wildcards of side `a` or `b` of a pair, such as `{model_a}` for `{model}`."""
+        return pattern.replace("{model}", f"{{model_{side}}}").replace("{sae}", f"{{sae_{side}}}")
+
     def model_output(self) -> dict[str, str]:
         """The files that every job that makes a model writes, by their names in a rule."""
         names = dict(zip(("config", "weights", "tokenizer", "tokenizer_config"), MODEL_FILES, strict=True))
         files = {name: self.fix(self.model_file, name=file) for name, file in names.items()}
         return files | {"manifest": self.folder_manifest(self.model_file)}
 
-    @staticmethod
-    def log(name: str) -> str:
+    def log(self, name: str) -> str:
         """The log of a job, `{stage}/{what}`."""
-        return f"results/{{run}}/logs/{name}.log"
+        return f"{self.folder}/logs/{name}.log"
 
-    @staticmethod
-    def benchmark(name: str) -> str:
+    def benchmark(self, name: str) -> str:
         """The time and memory of a job, `{stage}/{what}`."""
-        return f"results/{{run}}/benchmarks/{name}.tsv"
+        return f"{self.folder}/benchmarks/{name}.tsv"
 
     @staticmethod
     def manifest(path: str) -> str:
