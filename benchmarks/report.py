@@ -256,26 +256,26 @@ def summary_of(run: SimpleNamespace) -> dict:
     return summary | {"saes": dict.fromkeys(LINEAGE, "seed0"), "instruments": [], "agreements": [], "sources": {}}
 
 
-def tables_of(config: dict, summary: dict) -> dict[str, pd.DataFrame]:
+def tables_of(summary: dict) -> dict[str, pd.DataFrame]:
     """Make every table of the page, most of them empty."""
     losses = {"loss": 2.0, "accuracy": 0.5, "unigram_loss": 5.0, "n_predictions": 1000}
     metrics = [{"model": model, "corpora": dict.fromkeys(CORPORA, losses)} for model in LINEAGE]
     tables = {name: table() for name, table in NO_TABLES.items()}
     tables |= {name: table(summary) for name, table in SUMMARY_TABLES.items()}
-    return tables | {"models": report_tables.model_table(config, metrics)}
+    return tables | {
+        "models": report_tables.model_table(dict.fromkeys(LINEAGE, "pretrained here"), list(CORPORA), metrics)
+    }
 
 
 def write_page(run: SimpleNamespace, path: Path) -> None:
     """Write a page with all scripts and the table of features; its other sections are empty."""
-    models: dict[str, dict] = {
-        name: {"merge": {"parents": parents}} if parents else {"pretrain": {}} for name, parents in LINEAGE.items()
-    }
-    config: dict = {"corpora": {name: {} for name in CORPORA}, "models": models, "sweeps": {}}
-    config["lineage"], summary = {"controls": {}}, summary_of(run)
+    summary = summary_of(run)
     results = Results(
-        config=config,
+        config={"models": {name: {"parents": parents} for name, parents in LINEAGE.items()}},
+        corpora=list(CORPORA),
+        chosen_t={},
         summary=summary,
-        tables=tables_of(config, summary),
+        tables=tables_of(summary),
         examples={"named": [], "persisting": [], "disappearing": [], "n_models": len(LINEAGE)},
         timings=pd.DataFrame(),
         manifests={},

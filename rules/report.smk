@@ -169,6 +169,9 @@ rule write_report:
         runtime=runtime(run.needs.reading_all),
     params:
         config=run.config,
+        described=run.described(),
+        trained=[list(sae) for sae in run.comparisons.trained_saes],
+        leading=[list(run.comparisons.leading_sae(model)) for model in run.graph.lineage],
         edges=dict(zip(run.paths.edges, partner_names(run.edge_pairs))),
         code=code_digest("write_report"),
     script:

@@ -187,6 +187,7 @@ def feature_paths(root: Path, sae: str, shard: str) -> list[str]:
 
 
 CONFIG = {
+    "run": "tiny",
     "corpora": {key: {} for key in CORPORA},
     "models": {
         "base": {"pretrain": {"corpora": {}}},

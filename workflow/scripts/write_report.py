@@ -10,7 +10,6 @@ from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.files.atomic import read_json, write_text
 from saelineage.jobs.job import job
 from saelineage.jobs.listing import collect
-from saelineage.plan.graph import Graph
 from saelineage.report.dashboards import packed
 from saelineage.report.page import Results, Sources, render_page
 from saelineage.report.tables import TableInputs, make_tables, timing_table
@@ -34,64 +33,62 @@ def write_report(results: Results, sources: Sources, path_to_page: str, table_fo
 
 
 def read_inputs(
-    config: dict,
+    described: Mapping,
     summary: dict,
     model_metrics: Iterable[str],
     sae_metrics: Iterable[str],
-    curves: Iterable[str],
-    sweeps: Iterable[str],
-    merges: Iterable[str],
+    curves: Mapping[tuple[str, str], str],
+    sweeps: Mapping[str, str],
+    merges: Mapping[str, str],
     correlations: Mapping[str, Correlation],
     share_curves: str,
-    ablations: Iterable[str],
-    effects: Iterable[str],
-    labels: Iterable[str],
-    explanations: Iterable[str],
+    ablations: Mapping[str, str],
+    effects: Mapping[str, str],
+    labels: Mapping[tuple[str, str], str],
+    explanations: Mapping[tuple[str, str], str],
 ) -> TableInputs:
     """Read everything that tables are made from.
 
     Args:
-        config: the config with its defaults.
+        described: `Contents.described`.
         summary: `lineage/summary.json`.
         model_metrics: paths `models/{model}/metrics.json`.
         sae_metrics: paths `saes/{model}/metrics.json`.
-        curves: paths `saes/{model}/{sae}/training.csv`.
-        sweeps: paths `sweeps/{sweep}.parquet`.
-        merges: paths `models/{model}/merge.json`.
+        curves: paths `saes/{model}/{sae}/training.csv` by (model, SAE).
+        sweeps: paths `sweeps/{sweep}.parquet` by sweep.
+        merges: paths `models/{model}/merge.json` by model.
         correlations: the correlation behind each edge, by the edge's name.
         share_curves: path `lineage/curves.parquet`.
-        ablations: paths `lineage/ablations/{parent}__{child}.parquet`.
-        effects: paths `lineage/ablations/{parent}__{child}.agreement.parquet`.
-        labels: paths `labels/{model}/{sae}.parquet`.
-        explanations: paths `labels/{model}/{sae}.explanations.parquet`.
+        ablations: paths `lineage/ablations/{edge}.parquet` by the edge's name.
+        effects: paths `lineage/ablations/{edge}.agreement.parquet` by the edge's name.
+        labels: paths `labels/{model}/{sae}.parquet` by (model, SAE).
+        explanations: paths `labels/{model}/{sae}.explanations.parquet` by (model, SAE).
     """
-    graph = Graph(config)
+    tables_of_labels = {sae: pd.read_parquet(path) for sae, path in labels.items()}
     return TableInputs(
-        config=config,
+        corpora=described["corpora"],
+        made=described["made"],
         summary=summary,
         model_metrics=[read_json(path) for path in model_metrics],
         sae_metrics=[entry for path in sae_metrics for entry in read_json(path)["saes"]],
-        training_curves={(Path(path).parts[-3], Path(path).parts[-2]): pd.read_csv(path) for path in curves},
+        training_curves={sae: pd.read_csv(path) for sae, path in curves.items()},
         share_curves=pd.read_parquet(share_curves),
-        merged_models={model: graph.parents(model) for model in graph.of_kind("merge")},
-        merges={Path(path).parent.name: read_json(path) for path in merges},
-        sweeps={Path(path).stem: pd.read_parquet(path) for path in sweeps},
+        merged_models=described["merged_models"],
+        merges={model: read_json(path) for model, path in merges.items()},
+        sweeps={sweep: pd.read_parquet(path) for sweep, path in sweeps.items()},
         histograms={edge: correlation.pearson.histogram for edge, correlation in correlations.items()},
-        ablations={Path(path).stem: pd.read_parquet(path) for path in ablations},
-        effects={Path(path).name.split(".")[0]: pd.read_parquet(path) for path in effects},
-        labels={sae: table[table["wins"]] for sae, table in read_by_sae(labels).items()},
-        explanations=read_by_sae(explanations),
+        ablations={edge: pd.read_parquet(path) for edge, path in ablations.items()},
+        effects={edge: pd.read_parquet(path) for edge, path in effects.items()},
+        labels={sae: table[table["wins"]] for sae, table in tables_of_labels.items()},
+        explanations={sae: pd.read_parquet(path) for sae, path in explanations.items()},
     )
 
 
-def read_by_sae(paths: Iterable[str]) -> dict[tuple[str, str], pd.DataFrame]:
-    """Read tables `{model}/{sae}.parquet` or `{model}/{sae}.explanations.parquet` by (model, SAE)."""
-    return {
-        (Path(path).parent.name, Path(path).name.removesuffix(".parquet").removesuffix(".explanations")): (
-            pd.read_parquet(path)
-        )
-        for path in paths
-    }
+def named(names: Iterable, paths: Iterable[str]) -> dict:
+    """Files by their names, where there are any: what a run was not asked for has no files."""
+    paths = list(paths)
+    keys = [tuple(name) if isinstance(name, list) else name for name in names]
+    return dict(zip(keys, paths, strict=True)) if paths else {}
 
 
 def folder_in_run(path: str) -> str:
@@ -128,15 +125,15 @@ def read_benchmarks(folder: Path) -> pd.DataFrame:
 
 if __name__ == "__main__":
     with job(snakemake):
-        summary = read_json(snakemake.input.summary)
+        described, summary = snakemake.params.described, read_json(snakemake.input.summary)
         inputs = read_inputs(
-            config=snakemake.params.config,
+            described=described,
             summary=summary,
             model_metrics=snakemake.input.model_metrics,
             sae_metrics=snakemake.input.sae_metrics,
-            curves=snakemake.input.curves,
-            sweeps=snakemake.input.sweeps,
-            merges=snakemake.input.merges,
+            curves=named(snakemake.params.trained, snakemake.input.curves),
+            sweeps=named(described["chosen_t"], snakemake.input.sweeps),
+            merges=named(described["merged_models"], snakemake.input.merges),
             correlations={
                 edge: load_correlation(path, partner)
                 for path, (edge, partner) in zip(
@@ -144,10 +141,10 @@ if __name__ == "__main__":
                 )
             },
             share_curves=snakemake.input.share_curves,
-            ablations=snakemake.input.ablations,
-            effects=snakemake.input.effects,
-            labels=snakemake.input.labels,
-            explanations=snakemake.input.explanations,
+            ablations=named(snakemake.params.edges, snakemake.input.ablations),
+            effects=named(snakemake.params.edges, snakemake.input.effects),
+            labels=named(snakemake.params.leading, snakemake.input.labels),
+            explanations=named(snakemake.params.leading, snakemake.input.explanations),
         )
         page = Path(snakemake.output.page)
         # Benchmarks are not inputs because Snakemake writes them after a job's outputs; the page lists those there are.
@@ -157,6 +154,8 @@ if __name__ == "__main__":
         folders = [Path(path.removesuffix(".manifest.json")) for path in snakemake.input.data]
         results = Results(
             config=snakemake.params.config,
+            corpora=described["corpora"],
+            chosen_t=described["chosen_t"],
             summary=summary,
             tables=make_tables(inputs),
             examples=read_json(snakemake.input.examples),

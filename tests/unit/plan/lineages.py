@@ -44,6 +44,7 @@ def diamond(*instruments: str, **models: dict) -> dict:
 def deep() -> dict:
     """base -> lua, stories; lua + stories -> merged -> polished; foreign is on its own. Listed children first."""
     return {
+        "run": "deep",
         "corpora": {"english": {}, "lua": {}, "stories": {}},
         "models": {
             "polished": {"finetune": {"parent": "merged", "corpora": {"english": 1.0}}},

@@ -100,3 +100,9 @@ def test_re_initialised_models_their_descendants_and_controls_are_outside_the_li
     assert graph.edges == Plan(deep()).graph.edges
     assert graph.lineage == ["base", "lua", "stories", "merged", "polished"]
     assert graph.parents("scratch") == ["random"]
+
+
+def test_models_are_described_by_how_they_were_made():
+    graph = Plan(deep()).graph
+    assert graph.made("merged") == "merged from lua and stories, t = 0.5"
+    assert graph.made("foreign") == "imported from the hub"

@@ -82,13 +82,7 @@ def undefined(constant: str) -> None:
 
 
 def config(parent="base", child="merged") -> dict:
-    return {
-        "run": "tiny",
-        "corpora": {"lua": {}},
-        "models": {parent: {"pretrain": {}}, child: {"merge": {"parents": [parent, parent], "t": 0.58}}},
-        "sweeps": {"merged": {"model": child}},
-        "lineage": {"controls": {}},
-    }
+    return {"run": "tiny", "models": {parent: {"pretrain": {}}, child: {"merge": {"parents": [parent, parent]}}}}
 
 
 def model_metrics(*models: str) -> list[dict]:
@@ -149,13 +143,14 @@ def scored(models: list[str], sae: str = "seed0") -> dict[tuple[str, str], pd.Da
     return {(model, sae): pd.DataFrame({"score": [0.5, 0.25]}) for model in models}
 
 
-def inputs(found: dict, settings: dict) -> TableInputs:
+def inputs(found: dict) -> TableInputs:
     """What the stages saved for a summary."""
     curve = {"step": [1], "tokens": [9], "loss": [1.0], "fvu": [0.5], "l0": [4.0], "dead_fraction": [0.0]}
     sweep = pd.DataFrame({"t": [0.0, np.nan], "corpus": "lua", "loss": 2.0, "accuracy": 0.5, "n_predictions": 9})
     edges = [f"{edge['parent']}__{edge['child']}" for edge in found["edges"]]
     return TableInputs(
-        config=settings,
+        corpora=["lua"],
+        made=dict(zip(found["models"], ("pretrained here", "merged from base and base, t = 0.58"), strict=False)),
         summary=found,
         model_metrics=model_metrics(*found["models"]),
         sae_metrics=[sae_metrics()],
@@ -177,8 +172,10 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
     settings = config(*found["models"])
     made_of = {
         "config": settings,
+        "corpora": ["lua"],
+        "chosen_t": {"merged": 0.58},
         "summary": found,
-        "tables": make_tables(inputs(found, settings)),
+        "tables": make_tables(inputs(found)),
         "examples": shown or examples(),
         "timings": timing_table(benchmarks()),
         "manifests": {"models/base": {"python": "3.11.7", "versions": {"numpy": "2.4.6"}, "files": {}}},

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saelineage.plan.graph import Graph
 from saelineage.report import tables as report_tables
 from saelineage.report.registry import TABLES
 from saelineage.report.tables import (
@@ -20,7 +19,6 @@ from saelineage.report.tables import (
     instrument_table,
     is_fit,
     largest_null,
-    made,
     make_tables,
     matching_table,
     null_table,
@@ -235,8 +233,7 @@ def test_ablations_of_all_edges_are_one_table():
 
 
 def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():
-    config = {"lineage": {"controls": {}}, "models": {}, "corpora": {}}
-    fields = {"config": config, "summary": summary(), "model_metrics": [], "sae_metrics": []}
+    fields = {"corpora": [], "summary": summary(), "model_metrics": [], "sae_metrics": []}
     fields |= {"share_curves": pd.DataFrame()}
     tables = make_tables(TableInputs(**{name: fields.get(name, {}) for name in TableInputs._fields}))
     assert list(tables) == list(TABLES)
@@ -252,13 +249,6 @@ def test_flows_hold_every_class_of_both_sides():
     table = flow_table(summary(comparison()))
     assert table["n_features"].tolist() == [2, 6, 1, 3, 5, 1]
     assert table["verdict"].tolist() == ["persists", "disappears", "untestable", "inherited", "emerges", "untestable"]
-
-
-def test_models_are_described_by_how_they_were_made():
-    models = {"base": {"hub": {}}, "merged": {"merge": {"parents": ["base", "base"], "t": 0.58}}}
-    graph = Graph({"models": models, "corpora": {}, "lineage": {"controls": {}}})
-    assert made(graph, "merged") == "merged from base and base, t = 0.58"
-    assert made(graph, "base") == "imported from the hub"
 
 
 def test_densities_are_cut_to_the_bins_in_use():

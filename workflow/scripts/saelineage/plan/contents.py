@@ -66,6 +66,21 @@ class Contents:
         named = self.config["sweeps"][sweep].get("corpora")
         return named or self.graph.training_corpora(self.swept_model(sweep)) or list(self.config["corpora"])
 
+    def described(self) -> dict:
+        """What the page says of the run beyond its results, as JSON-able data.
+
+        Returns:
+            `corpora`; `made`, how each model was made in words, parents before children; `merged_models`, the parents
+            of each merged model; `chosen_t`, the coefficient of the merge that each sweep is about.
+        """
+        swept = {sweep: self.swept_model(sweep) for sweep in self.config["sweeps"]}
+        return {
+            "corpora": list(self.config["corpora"]),
+            "made": {model: self.graph.made(model) for model in self.graph.ordered},
+            "merged_models": {model: self.graph.parents(model) for model in self.graph.of_kind("merge")},
+            "chosen_t": {sweep: self.graph.settings(model)["t"] for sweep, model in swept.items()},
+        }
+
     def subset(self, block: str, *keys: str) -> dict:
         """Some keys of a block of the config, for rules that read only these."""
         return {key: self.config[block][key] for key in keys}

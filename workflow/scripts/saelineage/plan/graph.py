@@ -8,14 +8,14 @@ POOLED = "pooled"
 """The name of all corpora together. No corpus can have it."""
 
 MODEL_KINDS = {
-    "pretrain": "trained here from random weights",
-    "finetune": "another model of the lineage, trained on",
-    "merge": "two models merged, tensor by tensor",
-    "hub": "taken from the Hugging Face hub, at a commit",
-    "path": "taken from a folder",
-    "reinitialise": "the architecture of another model with random weights, as a null",
+    "pretrain": "pretrained here",
+    "finetune": "fine-tuned from {parents}",
+    "merge": "merged from {parents}, t = {t}",
+    "hub": "imported from the hub",
+    "path": "imported from a folder",
+    "reinitialise": "random weights, like {like}",
 }
-"""Every way of making a model: the key of its block under `models`, and a phrase for it."""
+"""Every way of making a model: the key of its block under `models`, and what the page says of such a model."""
 
 
 class Edge(NamedTuple):
@@ -53,6 +53,11 @@ class Graph:
     def settings(self, model: str) -> dict:
         """The block that says how a model is made."""
         return self._models[model][self.kind(model)]
+
+    def made(self, model: str) -> str:
+        """How a model was made, in words."""
+        settings, parents = self.settings(model), " and ".join(self.parents(model))
+        return MODEL_KINDS[self.kind(model)].format(parents=parents, t=settings.get("t"), like=settings.get("like"))
 
     def of_kind(self, *kinds: str) -> list[str]:
         """Names of the models made in one of these ways."""

@@ -48,6 +48,10 @@ class Results(NamedTuple):
     """Everything the page shows."""
 
     config: dict
+    """Shown as it is, and nothing else."""
+    corpora: Sequence[str]
+    chosen_t: Mapping[str, float]
+    """The coefficient of the merge that each sweep is about."""
     summary: dict
     tables: Mapping[str, pd.DataFrame]
     examples: dict
@@ -91,7 +95,7 @@ def render_page(results: Results, sources: Sources) -> str:
         edges=[edge | {"reading": READINGS[reading(edge)]} for edge in results.summary["edges"]],
         answer=answer(results.summary),
         bounds={"least_floor": LEAST_FLOOR, "largest_null": LARGEST_NULL},
-        corpora=list(results.config["corpora"]),
+        corpora=list(results.corpora),
         tables={name: table.to_dict("records") for name, table in results.tables.items()},
         pictures=draw(results),
         warnings=[
@@ -142,7 +146,7 @@ def facts(results: Results) -> dict:
         "models": models,
         "edges": edges,
         "layout": _layout(models, edges),
-        "corpora": list(results.config["corpora"]),
+        "corpora": list(results.corpora),
         "verdicts": VERDICTS,
         "features_per_chunk": FEATURES_PER_CHUNK,
     }
@@ -179,9 +183,8 @@ def draw(results: Results) -> dict[str, Markup | dict]:
 
 def figure_views(results: Results) -> dict[str, pd.DataFrame]:
     """The tables that figures draw, where they are not those of the report."""
-    tables, config = results.tables, results.config
+    tables = results.tables
     edges, curves, sweeps = tables["edges"], tables["curves"], tables["sweeps"]
-    swept = {sweep: config["models"][settings["model"]]["merge"] for sweep, settings in config["sweeps"].items()}
     flow_nodes, flow_links = flows_view(tables["flows"])
     return {
         "lineage_models": tables["models"][tables["models"]["model"].isin(results.summary["models"])],
@@ -192,7 +195,7 @@ def figure_views(results: Results) -> dict[str, pd.DataFrame]:
         "leading_curves": curves[curves["leading"].astype(bool)],
         "flow_nodes": flow_nodes,
         "flow_links": flow_links,
-        "chosen_sweeps": sweeps.assign(chosen=[swept[sweep]["t"] for sweep in sweeps["sweep"]]),
+        "chosen_sweeps": sweeps.assign(chosen=[results.chosen_t[sweep] for sweep in sweeps["sweep"]]),
     }
 
 

@@ -87,7 +87,7 @@ TABLES = {
     ),
     "models": Table(
         "model_table",
-        ("config", "model_metrics"),
+        ("made", "corpora", "model_metrics"),
         "Loss in nats per token and next-token accuracy of each model on each corpus's validation split, with the loss "
         "of a unigram model.",
     ),

@@ -11,7 +11,6 @@ import pandas as pd
 
 from saelineage.lineage.trajectories import ABSENCES
 from saelineage.lineage.verdicts import MERGED, ONE_TO_ONE, SPLIT
-from saelineage.plan.graph import Graph
 from saelineage.report.registry import TABLES
 
 LEAST_FLOOR = 0.95
@@ -24,14 +23,6 @@ LARGEST_NULL = 0.05
 Controls are not nulls: they are trained models, which may have learnt the same features."""
 CONTROL = "control "
 """Prefix that `Comparisons` gives to the names of controls, which sit among the nulls in the summary."""
-KINDS = {
-    "pretrain": "pretrained here",
-    "finetune": "fine-tuned from {parents}",
-    "merge": "merged from {parents}, t = {t}",
-    "hub": "imported from the hub",
-    "path": "imported from a folder",
-    "reinitialise": "random weights, like {like}",
-}
 BELOW, AT_FLOOR, NO_RATIO, NO_FLOOR, NOTHING = "below the floor", "at the floor", "no ratio", "no floor", "not testable"
 """Readings of an edge: its persisting share against its floor. `reading` returns one of them."""
 VERDICT_COUNTS = ("persists", "disappears", "untestable_parent", "inherited", "emerges", "untestable_child")
@@ -49,8 +40,10 @@ INSTRUMENT_SHARES = (*EDGE_SHARES, "same_index_rate")
 class TableInputs(NamedTuple):
     """Everything that tables are made from, as the stages saved it. `registry.TABLES` names these fields."""
 
-    config: dict
-    """The config with its defaults."""
+    corpora: Sequence[str]
+    """The corpora, in the config's order."""
+    made: Mapping[str, str]
+    """How each model was made, in words; parents before children."""
     summary: dict
     """`lineage/summary.json`."""
     model_metrics: Sequence[dict]
@@ -291,26 +284,18 @@ def flow_table(summary: dict) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["parent", "child", "side", "verdict", "n_features"])
 
 
-def model_table(config: dict, metrics: Sequence[dict]) -> pd.DataFrame:
+def model_table(made: Mapping[str, str], corpora: Sequence[str], metrics: Sequence[dict]) -> pd.DataFrame:
     """One row per model and corpus: how the model was made, its loss and accuracy, and a unigram model's loss."""
     figures = ("loss", "accuracy", "unigram_loss", "n_predictions")
-    graph, by_model = Graph(config), {entry["model"]: entry["corpora"] for entry in metrics}
+    by_model = {entry["model"]: entry["corpora"] for entry in metrics}
     rows = [
-        {"model": model, "made": made(graph, model), "corpus": corpus}
-        | {key: by_model[model][corpus][key] for key in figures}
-        for model in graph.ordered
+        {"model": model, "made": words, "corpus": corpus} | {key: by_model[model][corpus][key] for key in figures}
+        for model, words in made.items()
         if model in by_model
-        for corpus in config["corpora"]
+        for corpus in corpora
         if corpus in by_model[model]
     ]
     return pd.DataFrame(rows, columns=["model", "made", "corpus", *figures])
-
-
-def made(graph: Graph, model: str) -> str:
-    """How a model was made, in words."""
-    settings = graph.settings(model)
-    parents = " and ".join(graph.parents(model))
-    return KINDS[graph.kind(model)].format(parents=parents, t=settings.get("t"), like=settings.get("like"))
 
 
 def sweep_table(sweeps: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
