@@ -17,7 +17,7 @@ from saelineage.saes.sae import Sae, save_sae
 from saelineage.tokens import load_tokenizer
 from tests.annotated import annotated, unpacked, write_shards
 from write_dashboards import write_dashboards
-from write_report import read_by_sae, read_chunks
+from write_report import named, read_chunks
 
 HOOKPOINT = "model.layers.0.mlp.down_proj.input"
 D_MLP, D_SAE = 48, 130
@@ -209,13 +209,9 @@ def test_a_page_in_a_single_file_holds_the_same_data(folder):
     assert read_chunks([]) == {}
 
 
-def test_tables_of_labels_and_of_explanations_are_read_by_model_and_sae(tmp_path):
-    folder = tmp_path / "labels" / "a"
-    folder.mkdir(parents=True)
-    for name, score in (("from_base@0.parquet", 0.5), ("seed0.explanations.parquet", 0.25)):
-        pd.DataFrame({"score": [score]}).to_parquet(folder / name)
-    found = read_by_sae([str(folder / "from_base@0.parquet"), str(folder / "seed0.explanations.parquet")])
-    assert {key: table["score"].tolist() for key, table in found.items()} == {
-        ("a", "from_base@0"): [0.5],
-        ("a", "seed0"): [0.25],
-    }
+def test_files_are_named_and_a_run_that_was_not_asked_for_them_has_none():
+    saes = [["a", "seed0"], ["a", "from_base@0"]]
+    assert named(saes, ["x.parquet", "y.parquet"]) == {("a", "seed0"): "x.parquet", ("a", "from_base@0"): "y.parquet"}
+    assert named(["base__lua"], []) == {}
+    with pytest.raises(ValueError, match="shorter"):
+        named(["base__lua", "base__stories"], ["x.parquet"])

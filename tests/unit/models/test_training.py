@@ -205,7 +205,7 @@ def test_a_training_with_other_settings_does_not_resume_from_these_checkpoints(t
             params={"model": {"learning_rate": learning_rate}},
             input=[],
             threads=1,
-            wildcards=SimpleNamespace(run="demo"),
+            config={"run": "demo"},
         )
         with checkpoint_folder(job, "models", "lua") as checkpoints:
             weights = train(tiny, SHORT | {"learning_rate": learning_rate}, tmp_path / name, checkpoints)
