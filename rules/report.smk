@@ -57,7 +57,7 @@ rule write_dashboards:
         sae=run.paths.own_leading_sae,
     output:
         data=directory(run.paths.dashboards),
-        manifest=run.paths.manifest(run.paths.dashboards + "."),
+        manifest=run.paths.dashboards_manifest,
     log:
         run.paths.log("report/dashboards.{model}"),
     benchmark:
@@ -136,7 +136,7 @@ rule write_report:
             run.paths.fill(run.paths.folder_manifest(run.paths.model_metrics), model=run.graph.models),
             run.paths.of_saes(run.paths.folder_manifest(run.paths.sae_config), run.comparisons.saes),
         ],
-        data=run.paths.fill(run.paths.manifest(run.paths.dashboards + "."), model=run.graph.connected),
+        data=run.paths.fill(run.paths.dashboards_manifest, model=run.graph.connected),
         labels=run.paths.all_labels(),
         explanations=run.paths.all_explanations(),
         sources=run.paths.page_sources(workflow.basedir),

@@ -75,6 +75,7 @@ class Paths:
     sweep = "results/{run}/sweeps/{sweep}.parquet"
     examples = "results/{run}/report/examples.json"
     dashboards = "results/{run}/report/data/{model}"
+    dashboards_manifest = "results/{run}/report/data/{model}.manifest.json"
     dag = "results/{run}/report/dag.svg"
     rulegraph = "results/{run}/report/rulegraph.svg"
     page = "results/{run}/report/index.html"
@@ -512,7 +513,7 @@ class Paths:
                 *beside(self.fill(self.examples)),
                 *beside(self.fill(self.dag)),
                 *of_folders(self.fill(self.page)),
-                *beside(self.fill(self.dashboards + ".", model=contents.graph.connected)),
+                *self.fill(self.dashboards_manifest, model=contents.graph.connected),
             ],
         }
 
