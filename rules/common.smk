@@ -18,7 +18,7 @@ if os.path.dirname(os.path.realpath(saelineage.__path__[0])) != os.path.realpath
     )
 
 from saelineage.errors import InputError
-from saelineage.jobs import locks
+from saelineage.jobs import launcher, locks
 from saelineage.jobs.code_digest import code_digest, rules_digest
 from saelineage.jobs.gpus import visible_gpus
 from saelineage.jobs.manifests import refuse_damage
@@ -50,6 +50,14 @@ def hold_run():
     """Keep other Snakemakes from this run while this one works on it; `--nolock` only looks on."""
     if workflow.is_main_process and workflow.execution_settings.lock:
         or_end(locks.claim, run.name, jobs_are_local=workflow.local_exec)
+        if has_launcher():
+            shell.prefix(f"set -euo pipefail; {launcher.start(locks.launcher_socket())}")
+
+
+def has_launcher():
+    """True if jobs run here, with this Python, and a launcher helps them."""
+    is_here = workflow.local_exec and not workflow.deployment_settings.deployment_method
+    return is_here and launcher.is_of_use(len(workflow.dag), visible_gpus())
 
 
 def manifests_of_whole_run(wildcards):

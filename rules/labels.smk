@@ -17,8 +17,7 @@ rule annotate_probe:
         manifest=run.paths.manifest(run.paths.annotations),
     log:
         run.paths.log("labels/probe"),
-    benchmark:
-        run.paths.benchmark("labels/probe")
+        benchmark=run.paths.benchmark("labels/probe"),
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -46,8 +45,7 @@ rule label_features:
         manifest=run.paths.manifest(run.paths.labels),
     log:
         run.paths.log("labels/{model}.{sae}"),
-    benchmark:
-        run.paths.benchmark("labels/{model}.{sae}")
+        benchmark=run.paths.benchmark("labels/{model}.{sae}"),
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -75,8 +73,7 @@ rule explain_features:
         manifest=run.paths.manifest(run.paths.explanations),
     log:
         run.paths.log("labels/explanations.{model}.{sae}"),
-    benchmark:
-        run.paths.benchmark("labels/explanations.{model}.{sae}")
+        benchmark=run.paths.benchmark("labels/explanations.{model}.{sae}"),
     wildcard_constraints:
         model=any_of(run.graph.models if run.has_explanations else []),
     localrule: True  # where Snakemake was started there is a network, and the key in the environment

@@ -16,8 +16,7 @@ rule read_out_features:
         manifest=run.paths.manifest(run.paths.readouts),
     log:
         run.paths.log("lineage/readouts.{parent}__{child}"),
-    benchmark:
-        run.paths.benchmark("lineage/readouts.{parent}__{child}")
+        benchmark=run.paths.benchmark("lineage/readouts.{parent}__{child}"),
     wildcard_constraints:
         parent=any_of(run.graph.models),
         child=any_of(run.graph.models),
@@ -54,8 +53,7 @@ rule trace_lineage:
         manifest=run.paths.folder_manifest(run.paths.summary),
     log:
         run.paths.log("lineage/lineage"),
-    benchmark:
-        run.paths.benchmark("lineage/lineage")
+        benchmark=run.paths.benchmark("lineage/lineage"),
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -92,8 +90,7 @@ rule ablate_groups:
         manifest=run.paths.ablations_manifest,
     log:
         run.paths.log("lineage/ablations"),
-    benchmark:
-        run.paths.benchmark("lineage/ablations")
+        benchmark=run.paths.benchmark("lineage/ablations"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]

@@ -15,8 +15,7 @@ rule pretrain_model:
         **run.paths.model_output(),
     log:
         run.paths.log("models/{model}"),
-    benchmark:
-        run.paths.benchmark("models/{model}")
+        benchmark=run.paths.benchmark("models/{model}"),
     wildcard_constraints:
         model=any_of(run.graph.of_kind("pretrain")),
     conda:
@@ -47,8 +46,7 @@ rule finetune_model:
         **run.paths.model_output(),
     log:
         run.paths.log("models/{model}"),
-    benchmark:
-        run.paths.benchmark("models/{model}")
+        benchmark=run.paths.benchmark("models/{model}"),
     wildcard_constraints:
         model=any_of(run.graph.of_kind("finetune")),
     conda:
@@ -78,8 +76,7 @@ rule merge_models:
         merge=run.paths.merge,
     log:
         run.paths.log("models/{model}"),
-    benchmark:
-        run.paths.benchmark("models/{model}")
+        benchmark=run.paths.benchmark("models/{model}"),
     wildcard_constraints:
         model=any_of(run.graph.of_kind("merge")),
     conda:
@@ -108,8 +105,7 @@ rule import_model:
         **run.paths.model_output(),
     log:
         run.paths.log("models/{model}"),
-    benchmark:
-        run.paths.benchmark("models/{model}")
+        benchmark=run.paths.benchmark("models/{model}"),
     wildcard_constraints:
         model=any_of(run.graph.of_kind("hub", "path")),
     localrule: run.fetches_models()  # compute nodes often have no network
@@ -137,8 +133,7 @@ rule reinitialise_model:
         **run.paths.model_output(),
     log:
         run.paths.log("models/{model}"),
-    benchmark:
-        run.paths.benchmark("models/{model}")
+        benchmark=run.paths.benchmark("models/{model}"),
     wildcard_constraints:
         model=any_of(run.graph.of_kind("reinitialise")),
     conda:

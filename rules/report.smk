@@ -21,8 +21,7 @@ rule collect_examples:
         manifest=run.paths.manifest(run.paths.examples),
     log:
         run.paths.log("report/examples"),
-    benchmark:
-        run.paths.benchmark("report/examples")
+        benchmark=run.paths.benchmark("report/examples"),
     conda:
         "../envs/report.yaml"
     resources:
@@ -60,8 +59,7 @@ rule write_dashboards:
         manifest=run.paths.dashboards_manifest,
     log:
         run.paths.log("report/dashboards.{model}"),
-    benchmark:
-        run.paths.benchmark("report/dashboards.{model}")
+        benchmark=run.paths.benchmark("report/dashboards.{model}"),
     conda:
         "../envs/train.yaml"
     resources:
@@ -98,8 +96,7 @@ rule draw_dag:
         manifest=run.paths.manifest(run.paths.dag),
     log:
         run.paths.log("report/dag"),
-    benchmark:
-        run.paths.benchmark("report/dag")
+        benchmark=run.paths.benchmark("report/dag"),
     localrule: True  # it starts Snakemake, and takes seconds
     conda:
         "../envs/report.yaml"
@@ -159,8 +156,7 @@ rule write_report:
         manifest=run.paths.folder_manifest(run.paths.page),
     log:
         run.paths.log("report/page"),
-    benchmark:
-        run.paths.benchmark("report/page")
+        benchmark=run.paths.benchmark("report/page"),
     localrule: True  # it starts Snakemake, and takes seconds
     conda:
         "../envs/report.yaml"

@@ -18,8 +18,7 @@ rule train_sae:
         manifest=[run.paths.folder_manifest(run.paths.sae_config)],
     log:
         run.paths.log("saes/{model}.{sae}"),
-    benchmark:
-        run.paths.benchmark("saes/{model}.{sae}")
+        benchmark=run.paths.benchmark("saes/{model}.{sae}"),
     wildcard_constraints:
         model=run.trained_alone(),
     conda:
@@ -51,8 +50,7 @@ rule train_saes:
         manifest=run.paths.over(run.paths.folder_manifest(run.paths.sae_config), sae=run.saes.seed_names),
     log:
         run.paths.log("saes/{model}"),
-    benchmark:
-        run.paths.benchmark("saes/{model}")
+        benchmark=run.paths.benchmark("saes/{model}"),
     wildcard_constraints:
         model=run.trained_together(),
     conda:
@@ -84,8 +82,7 @@ rule import_sae:
         manifest=run.paths.folder_manifest(run.paths.sae_config),
     log:
         run.paths.log("saes/{model}.{sae}"),
-    benchmark:
-        run.paths.benchmark("saes/{model}.{sae}")
+        benchmark=run.paths.benchmark("saes/{model}.{sae}"),
     wildcard_constraints:
         model=models_followed_by(run.saes.imported),
     localrule: run.fetches_saes()  # compute nodes often have no network
@@ -121,8 +118,7 @@ rule measure_model:
         manifests=[run.paths.manifest(run.paths.model_metrics), run.paths.manifest(run.paths.sae_metrics)],
     log:
         run.paths.log("saes/metrics.{model}"),
-    benchmark:
-        run.paths.benchmark("saes/metrics.{model}")
+        benchmark=run.paths.benchmark("saes/metrics.{model}"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["saes"]

@@ -133,7 +133,7 @@ class Small:
                 arguments = path.read_text(errors="replace").split("\0")
             except OSError:
                 continue
-            scripts = [argument for argument in arguments[1:3] if argument.startswith(marker)]
+            scripts = [argument for argument in arguments if argument.startswith(marker)]
             if scripts:
                 running[int(path.parent.name)] = scripts[0].split(".")[-2]
         return running
@@ -259,17 +259,14 @@ def _kill(small: Small, process: subprocess.Popen, victim: str, moment: float | 
     """Kill one process at a moment, or the first job after it; return its name."""
     end = time.monotonic() + (moment or 0.0)
     while process.poll() is None:
-        if time.monotonic() >= end:
-            if victim == "snakemake" and (moment is not None or small.jobs()):
-                process.send_signal(signal.SIGKILL)
-                return "snakemake"
-            jobs = small.jobs()
-            if jobs:
-                pid = chance.choice(sorted(jobs))
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+        jobs = small.jobs() if time.monotonic() >= end else {}
+        if victim == "snakemake" and (jobs or (moment is not None and time.monotonic() >= end)):
+            process.send_signal(signal.SIGKILL)
+            return "snakemake"
+        if jobs:
+            pid = chance.choice(sorted(jobs))
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
                 return jobs[pid]
         time.sleep(0.02)
     return "nothing"

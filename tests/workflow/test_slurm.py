@@ -186,6 +186,11 @@ def test_a_training_that_slurm_restarts_resumes_from_its_checkpoint(ran: Run):
     assert len(ran.jobs_of("pretrain_model")) == 1
 
 
+def preparing(cluster: Cluster) -> list[dict[str, str]]:
+    """The running job that prepares the corpus."""
+    return [job for job in cluster.queue("running") if "prepare_corpus" in job["comment"]]
+
+
 def test_ctrl_c_leaves_no_job_behind_and_no_lock(cluster: Cluster, tmp_path: Path):
     small = checkout(tmp_path / "small")
     edit(  # so that it is still running when it is cancelled
@@ -194,11 +199,12 @@ def test_ctrl_c_leaves_no_job_behind_and_no_lock(cluster: Cluster, tmp_path: Pat
         'if __name__ == "__main__":\n    __import__("time").sleep(300)\n',
     )
     with submitted(cluster, small) as process:
-        job, *_ = wait_for(lambda: cluster.queue("running"), small, process)
+        (job,) = wait_for(lambda: preparing(cluster), small, process)
         # Snakemake knows of it
         wait_for(lambda: f"SLURM jobid {job['id']}" in small.said(), small, process)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=90) == 1
         cluster.wait_until_idle()
-    assert {ended["state"] for ended in cluster.queue("all") if ended["id"] == job["id"]} == {"CANCELLED"}
+    ended = [ended for ended in cluster.queue("all") if ended["id"] == job["id"]]
+    assert [ended["state"] for ended in ended] == ["CANCELLED"], (ended, small.said()[-6000:])
     assert not list((small.folder / ".snakemake" / "locks").glob("*"))

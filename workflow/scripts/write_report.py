@@ -115,7 +115,7 @@ def read_chunks(folders: Iterable[Path]) -> dict[str, str]:
 
 
 def read_benchmarks(folder: Path) -> pd.DataFrame:
-    """Read Snakemake's benchmarks `{stage}/{job}.tsv`, one row per job."""
+    """Read benchmarks `{stage}/{job}.tsv`, one row per job."""
     tables = [
         pd.read_csv(path, sep="\t", na_values=["-", "NA"]).assign(stage=path.parent.name)
         for path in sorted(folder.glob("*/*.tsv"))
@@ -147,7 +147,7 @@ if __name__ == "__main__":
             explanations=named(snakemake.params.leading, snakemake.input.explanations),
         )
         page = Path(snakemake.output.page)
-        # Benchmarks are not inputs because Snakemake writes them after a job's outputs; the page lists those there are.
+        # Benchmarks are logs, which Snakemake does not know as inputs; the page lists those there are.
         benchmarks = read_benchmarks(page.parent.parent / "benchmarks")
         jobs = collect(snakemake.config, running=snakemake.rule)
         write_text(snakemake.output.jobs, packed("jobs", jobs))

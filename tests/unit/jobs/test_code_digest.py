@@ -248,4 +248,14 @@ def test_plumbing_is_marked_and_nothing_else_is():
     folder = Path(saelineage.__file__).parent
     mentioning = [path for path in folder.rglob("*.py") if module.MARK in path.read_text()]
     marked = {path.stem for path in mentioning if not module.meaning_of(path.read_bytes()).decides_results}
-    assert marked == {"checkpoints", "code_digest", "errors", "gpus", "job", "locks", "manifests"}
+    assert marked == {
+        "checkpoints",
+        "code_digest",
+        "errors",
+        "gpus",
+        "job",
+        "launched",
+        "launcher",
+        "locks",
+        "manifests",
+    }

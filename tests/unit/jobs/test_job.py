@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import platform
+import resource
 import subprocess
 import sys
 import warnings
@@ -33,6 +34,14 @@ def written(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
+
+
+class LogFiles(list):
+    """Snakemake's `log` of a rule with a benchmark."""
+
+    @property
+    def benchmark(self) -> str:
+        return str(Path(self[0]).with_suffix(".tsv"))
 
 
 def run_job(log: Path, inputs: list, outputs: list, facts: dict | None = None, **params: object) -> None:
@@ -137,6 +146,21 @@ def test_a_folder_of_outputs_gets_one_manifest_with_everything_on_record(
         },
     }
     assert versions["numpy"] == numpy.__version__
+
+
+def test_the_benchmark_has_the_time_and_memory_of_the_process_and_of_its_children(tmp_path: Path):
+    script = script_object(tmp_path / "job.log")
+    script.log = LogFiles(script.log)
+    with job(script):
+        work = "import time\nwhile time.process_time() < 0.5: pass\nbytearray(400 * 2**20)"
+        subprocess.run([sys.executable, "-c", work], check=True)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+    head, row = [line.split("\t") for line in (tmp_path / "job.tsv").read_text().splitlines()]
+    measured = dict(zip(head, map(float, row), strict=True))
+    assert measured.keys() == {"s", "max_rss", "cpu_time"}
+    assert measured["max_rss"] >= 400  # MiB
+    assert measured["cpu_time"] > 0.45 + usage.ru_utime + usage.ru_stime
+    assert measured["s"] > measured["cpu_time"] / os.cpu_count()
 
 
 def test_files_with_manifests_of_their_own_are_recorded_there_each_with_its_sidecar(tmp_path: Path):

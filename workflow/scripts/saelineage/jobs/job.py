@@ -1,17 +1,21 @@
-"""Everything around a job's work: its log, its Snakemake, its inputs, and the manifests of its outputs."""
+"""Everything around a job's work: its log, its Snakemake, its inputs, its time, and the manifests of its outputs."""
 
 import logging
 import platform
+import resource
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from saelineage.errors import InputError
-from saelineage.files.atomic import disk_fault, sha256_file, sha256_json, write_json
+from saelineage.files.atomic import disk_fault, sha256_file, sha256_json, write_json, write_text
 from saelineage.jobs.locks import in_job
 from saelineage.jobs.manifests import manifest_path, name_in_manifest, recorded_sha256, require_inputs
 
@@ -35,14 +39,14 @@ PACKAGES = (
     "tree_sitter_python",
     "tree_sitter_lua",
 )
-"""Packages whose versions are on record, if the job has loaded them."""
+"""Packages whose versions are on record, if they are installed."""
 
 logger = logging.getLogger("saelineage")
 
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[dict[str, object]]:
-    """Run a job: log it, end it if its Snakemake is gone or an input is damaged, and write its manifests at the end.
+    """Run a job with a log; end it if its Snakemake is gone or an input damaged; then write manifests and a benchmark.
 
     An `InputError`, or a disk that cannot be written, ends the job with a message alone, in the log and on stderr;
     other exceptions keep their traceback.
@@ -59,6 +63,8 @@ def job(snakemake: Any) -> Iterator[dict[str, object]]:
         require_inputs(snakemake.input)
         yield facts
         _write_manifests(snakemake, facts)
+        if path := getattr(snakemake.log, "benchmark", None):
+            write_text(path, _benchmark())
 
 
 @contextmanager
@@ -142,6 +148,23 @@ def _entry(path: Path) -> dict[str, str | int]:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of the packages that the job has loaded."""
-    loaded = {name.split(".")[0] for name in sys.modules}
-    return {name: version(name) for name in PACKAGES if name in loaded}
+    """Versions of the installed packages, whether this job loaded them or not: a launcher loads them for all jobs."""
+    versions = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
+def _benchmark() -> str:
+    """The time and memory of this process, in those columns of Snakemake's benchmarks that the report reads.
+
+    Snakemake's own are not used: it measures the process that it started, which only waits if there is a launcher.
+    """
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    measured = {
+        "s": time.time() - psutil.Process().create_time(),
+        "max_rss": max(usage.ru_maxrss for usage in used) / 1024,
+        "cpu_time": sum(usage.ru_utime + usage.ru_stime for usage in used),
+    }
+    return "\t".join(measured) + "\n" + "\t".join(f"{value:.2f}" for value in measured.values()) + "\n"

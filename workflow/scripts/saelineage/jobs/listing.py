@@ -285,7 +285,7 @@ def _measured(benchmark: Path | None) -> dict[str, float | None]:
 
 
 def _number(text: str | None) -> float | None:
-    """A measurement; Snakemake writes "-" or "NA" if it could not measure."""
+    """A measurement; in files of Snakemake's own, "-" or "NA" is none."""
     return None if text in (None, "", "-", "NA") else float(text)
 
 

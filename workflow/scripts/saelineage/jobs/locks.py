@@ -135,6 +135,11 @@ def jobs_lock(run: str, state: Path = STATE) -> Path:
     return state / "saelineage" / f"{run}.jobs"
 
 
+def launcher_socket(state: Path = STATE) -> Path:
+    """The socket of this process's launcher of jobs."""
+    return state / "saelineage" / f"launcher-{os.getpid()}"
+
+
 def owner_of(path: Path) -> str:
     """The process that last held a run, in words."""
     owner = _record(path)

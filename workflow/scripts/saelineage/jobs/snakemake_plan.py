@@ -77,8 +77,8 @@ def _described(job: Any, dag: Any) -> dict[str, Any]:
         "inputs": [str(path) for path in job.input],
         "outputs": [str(path) for path in job.output],
         "temporary": sorted(str(path) for path in job.temp_output),
-        "log": str(job.log[0]) if job.log else None,
-        "benchmark": str(job.benchmark) if job.benchmark else None,
+        "log": next((str(path) for path in job.log if path != job.log.get("benchmark")), None),
+        "benchmark": job.log.get("benchmark"),
         "reason": _reason(dag.reason(job)) if dag.needrun(job) else None,
     }
 
