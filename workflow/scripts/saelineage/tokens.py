@@ -5,10 +5,11 @@ row, are dropped.
 """
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,18 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_files, atomic_path, disk_fault, read_json, sha256_file, write_json
 from saelineage.files.foreign import read_foreign_json, require_inside, require_regular
+from saelineage.foreign.tokenizers import (
+    FAST_FILE,
+    MOST_TOKENIZER_BYTES,
+    NEXT_STEP,
+    VOCABULARY_FILES,
+    cannot_be_compared,
+    compare_tokenizers,
+    comparison_warnings,
+    require_same_ids,
+    require_same_tokenizer,
+    same_files,
+)
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 TRAINED_BYTES = 512
@@ -45,8 +58,21 @@ TOKENIZER_ENDINGS = (".json", ".txt", ".model", ".jinja", ".spm", ".codes", ".vo
 """Endings of the files that a tokenizer may read."""
 CHAT_TEMPLATES = "additional_chat_templates"
 """Sub-folder of a tokenizer's folder."""
-MOST_TOKENIZER_BYTES = 256 << 20
 TRIAL = "The cat sat\non 1 + 1 = 2 mats: \u00e9t\u00e9, \u732b."
+COMPARED_TEXTS = (
+    "The quick brown fox doesn't jump over 13 lazy dogs; it's 'I'LL', they'd say, we've won!",
+    "HTTPServer getElementById snake_case __init__ x_1 ALLCAPS iPhone McDonald's e.g. U.S.A. 3rd",
+    "0 12 345 6789 12345678901 3.14159 -1e-10 0xff 1,000,000 50% $9.99 2024-02-29T23:59:60Z",
+    "def f(x):\n    return {x: [i ** 2 for i in range(10)]}  # comment\n\n\n\tif (a != b && c >= d) {\r\n\t\t}\n",
+    "local t = {} -- Lua\nfor i=1,#t do print(t[i]..'\\n') end\n          ten spaces   three  two ",
+    "  leading and trailing  ",
+    "\n\n \n\t\t \u00a0\u2003\u200b\ufeff",
+    "\u00c9t\u00e9 Stra\u00dfe \u0130stanbul \u01c5 \u00e9 e\u0301 \ufb01 \u00bd \u2460 \uff21\uff22 \uff11\uff12",
+    "猫は可愛い。 고양이 แมว क्षत्रिय חתול قطّة Кошка γάτα",
+    "\u2018quotes\u2019 \u201cmore\u201d \u2014 \u2026 \u2192 \u221a2 \U0001f63a\u200d\U0001f680 \u2764\ufe0f \x00\x1b",
+    "https://example.org/a?b=c&d=%20#e user@example.org /usr/bin/env C:\\dir <b>tag</b> [link](url) `code` ~~~ === ###",
+)
+"""Texts that normalizers and pre-tokenizers treat differently: case, digits, spaces, accents, scripts, signs."""
 MOST_IDS_PER_BYTE = 16
 MOST_IDS = 1 << 24
 """Limit for token ids, because later stages keep a count for every id up to the largest.
@@ -159,6 +185,43 @@ def check_tokenizer(folder: Path | str) -> None:
             f"'{folder}': a tokenizer must make 1 to {MOST_IDS_PER_BYTE * len(TRIAL.encode())} ids of a text of "
             f"{len(TRIAL.encode())} bytes, but this one makes {n_ids}; use another tokenizer"
         )
+
+
+def require_same_tokens(model_folder: Path | str, tokenizer_folder: Path | str, name: str) -> list[str]:
+    """Compare a model's own tokenizer with the run's: as files, then by the ids that both make of some texts.
+
+    A tokenizer without a tokenizer.json is converted as transformers does it, if that is possible.
+
+    Args:
+        model_folder: the model's files as they were fetched, which need not be trusted.
+        tokenizer_folder: the run's tokenizer.
+        name: the model's name in the config, for messages.
+
+    Returns:
+        Sentences to warn with: what cannot be compared, and what the run's tokenizer replaces.
+
+    Raises:
+        InputError: if ids or merges differ, or both make different ids of a text, with the number that differ.
+    """
+    warnings = require_same_tokenizer(model_folder, tokenizer_folder, name, undecided=False)
+    if same_files(model_folder, tokenizer_folder):
+        return warnings
+    run_tokenizer = load_tokenizer(tokenizer_folder)
+    model_tokenizer = _model_tokenizer(Path(model_folder))
+    if model_tokenizer is None:
+        return [*warnings, cannot_be_compared(Path(model_folder), name)]
+    if not Path(model_folder, FAST_FILE).exists():
+        comparison = compare_tokenizers(*(json.loads(each.to_str()) for each in (model_tokenizer, run_tokenizer)))
+        require_same_ids(comparison, name)
+        warnings = list(dict.fromkeys(warnings + comparison_warnings(comparison, name, undecided=False)))
+    n_ids, n_different = _differing_ids(model_tokenizer, run_tokenizer)
+    if n_different:
+        raise InputError(
+            f"models.{name}: the model's own tokenizer must make the same ids of a text as the run's, but "
+            f"{n_different} of {n_ids} ids differ in {len(COMPARED_TEXTS)} short texts (normalizer, pre-tokenizer or "
+            f"options of the two are not the same); {NEXT_STEP}"
+        )
+    return warnings
 
 
 def check_tokenizer_folder(folder: Path | str) -> None:
@@ -327,6 +390,34 @@ def write_sidecar(path: Path | str, info: dict) -> None:
 def read_token_rows(paths: Mapping[str, Path | str]) -> dict[str, TokenRows]:
     """Open the token rows of some corpora, by corpus."""
     return {corpus: TokenRows(path) for corpus, path in paths.items()}
+
+
+def _model_tokenizer(folder: Path) -> Tokenizer | None:
+    """A model's own tokenizer; None if it has none, or none that can be opened without code of its own."""
+    if Path(folder, FAST_FILE).exists():
+        return load_tokenizer(folder)
+    if not any(Path(folder, file).exists() for file in VOCABULARY_FILES):
+        return None  # AutoTokenizer would make an empty one
+    from transformers import AutoTokenizer
+
+    check_tokenizer_folder(folder)
+    try:
+        with tokenizer_errors(folder):
+            converted = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except InputError:
+        return None  # a package that converts it may be missing; the caller says that it was not compared
+    return getattr(converted, "backend_tokenizer", None)
+
+
+def _differing_ids(a: Tokenizer, b: Tokenizer) -> tuple[int, int]:
+    """The number of ids that two tokenizers make of `COMPARED_TEXTS`, and of those that differ, place by place."""
+    n_ids, n_different = 0, 0
+    for text in COMPARED_TEXTS:
+        with tokenizer_errors("tokenizer.json"):
+            pair = [tokenizer.encode(text, add_special_tokens=False).ids for tokenizer in (a, b)]
+        n_ids += max(map(len, pair))
+        n_different += sum(left != right for left, right in zip_longest(*pair))
+    return n_ids, n_different
 
 
 def _token_id(tokenizer: Tokenizer, token: object) -> int | None:
