@@ -1,13 +1,70 @@
-"""Language models as their config.json describes them: sizes, the text part of a multimodal one."""
+"""Language models as their folders and config.json describe them: sizes, positions, kind, and what is in the way.
 
-from collections.abc import Iterable, Mapping
+The plan asks before the first job, of folders that lie on disk. The jobs ask again of what they really open.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from saelineage.errors import InputError
+from saelineage.files.foreign import mappings, read_foreign_json, require_inside, require_regular
+
+REMEDY = "fetch it again, or save it again with save_pretrained"
+CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTER_FILE, GENERATION_FILE = "adapter_config.json", "generation_config.json"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
+MOST_NAMED = 5
+"""Tensors or keys that a message names; the rest is counted."""
 
 TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 """Keys under which the config of a multimodal model holds that of its text model."""
+VOCABULARY_KEYS = ("vocab_size",)
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 WIDTH_KEYS = ("hidden_size", "n_embd", "d_model")
 MLP_KEYS = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "ffn_hidden_dim", "d_ff")
 DEFAULT_MLP_RATIO = 4
+POSITION_KEYS = (
+    *("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx", "seq_length"),
+    "context_length",
+)
+WITHOUT_LIMIT = ("bloom",)
+"""Types whose distances between tokens (ALiBi) go on beyond the trained length; their seq_length is no limit."""
+
+ENCODERS = (
+    *("albert", "bert", "bert-generation", "big_bird", "camembert", "convbert", "data2vec-text", "deberta"),
+    *("deberta-v2", "distilbert", "electra", "ernie", "megatron-bert", "mobilebert", "modernbert", "mpnet"),
+    *("nomic_bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta"),
+    *("xlm-roberta-xl", "xlnet", "xmod"),
+)
+"""Types in which each token sees those after it, unless `is_decoder` is set."""
+OTHER_HEADS = re.compile(r".*For(MaskedLM|\w+Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction)")
+
+ADAPTER_WAY = "open it with peft on the model that it belongs to, call merge_and_unload, and save_pretrained the result"
+
+SAME_FUNCTION = (
+    # Where the model comes from, and the format of its files.
+    *("_name_or_path", "name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype"),
+    *("tokenizer_class", "unsloth_fixed", "unsloth_version", "_attn_implementation_autoset"),
+    # Use in generation and padding: the rows of a run have no padding, and generate nothing.
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id"),
+    *("use_cache", "cache_implementation", "output_attentions", "output_hidden_states", "return_dict"),
+    # The same product in other blocks.
+    *("chunk_size_feed_forward", "pretraining_tp"),
+    # Fresh weights and training.
+    *("initializer_range", "initializer_factor", "init_std", "init_method", "gradient_checkpointing", "layerdrop"),
+    *("router_aux_loss_coef", "router_z_loss_coef", "router_jitter_noise", "output_router_logits"),
+    # Names of classes, for heads that a causal model does not have.
+    *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params"),
+    # The tensors show whether input and output embeddings are tied.
+    "tie_word_embeddings",
+)
+"""Keys of a config.json that do not change the logits of a model with given weights."""
+DROPOUT = re.compile(r".*(dropout|pdrop|drop_rate).*")
+"""Keys of rates that apply in training only."""
+POSITIONS_SCALE = ("dynamic", "longrope", "su", "yarn")
+"""Kinds of RoPE in which the number of positions decides the rotation."""
 
 
 def text_config(config: Mapping) -> Mapping:
@@ -21,25 +78,306 @@ def text_config(config: Mapping) -> Mapping:
 
 def vocab_size(config: Mapping) -> int | None:
     """Number of token ids, also of a multimodal model; None where the config leaves it to its class's default."""
-    return _first_count(text_config(config), ("vocab_size",)) or _first_count(config, ("vocab_size",))
+    return _count(text_config(config), VOCABULARY_KEYS) or _count(config, VOCABULARY_KEYS)
 
 
 def n_layers(config: Mapping) -> int | None:
     """Number of layers of the text model; None where the config does not say."""
-    return _first_count(text_config(config), LAYER_KEYS)
+    return _count(text_config(config), LAYER_KEYS)
 
 
 def d_model(config: Mapping) -> int | None:
     """Width of the residual stream of the text model; None where the config does not say."""
-    return _first_count(text_config(config), WIDTH_KEYS)
+    return _count(text_config(config), WIDTH_KEYS)
 
 
 def d_mlp(config: Mapping) -> int | None:
     """Width of the text model's MLPs, 4 x d_model where only that is given; None where the config says neither."""
     width = d_model(config)
-    return _first_count(text_config(config), MLP_KEYS) or (DEFAULT_MLP_RATIO * width if width else None)
+    return _count(text_config(config), MLP_KEYS) or (DEFAULT_MLP_RATIO * width if width else None)
 
 
-def _first_count(config: Mapping, keys: Iterable[str]) -> int | None:
+def n_positions(config: Mapping) -> int | None:
+    """Most tokens that a model's text part was made for; None where there is no limit, or the config does not say.
+
+    With a RoPE that is scaled by a factor, it is the larger of the stated number and the original one times the factor,
+    because configs state either.
+    """
+    text = text_config(config)
+    if text.get("alibi") or text.get("model_type") in WITHOUT_LIMIT:
+        return None
+    stated = _count(text, POSITION_KEYS)
+    if stated is None:
+        return None
+    scaled = [
+        int(factor * (_count(part, ("original_max_position_embeddings",)) or stated))
+        for part in _rope_parts(text)
+        if isinstance(factor := part.get("factor"), int | float) and 1 < factor < float("inf")
+    ]
+    return max(stated, *scaled) if scaled else stated
+
+
+def context_problem(config: Mapping, n_ctx: int) -> str | None:
+    """The sentence with which a model is refused whose positions are fewer than the run's rows are long, or None.
+
+    Args:
+        config: a config.json, or a whole config as the model's class completes it.
+        n_ctx: tokens of a row.
+    """
+    limit = n_positions(config)
+    if limit is None or n_ctx <= limit:
+        return None
+    key = next(key for key in POSITION_KEYS if _count(text_config(config), (key,)))
+    return (
+        f"tokens.n_ctx must be at most {limit}, the positions that this model was made for ({key} in {CONFIG_FILE}), "
+        f"not {n_ctx}, because it predicts nothing sensible beyond them; lower tokens.n_ctx, or take another model"
+    )
+
+
+def causal_problem(config: Mapping) -> str | None:
+    """The sentence with which a model is refused whose config says that it is no causal language model, or None."""
+    kind, text = config.get("model_type"), text_config(config)
+    if config.get("is_encoder_decoder") is True:
+        return f"model_type '{kind}' is an encoder with a decoder, not a causal language model; take a decoder alone"
+    if text.get("model_type") in ENCODERS and text.get("is_decoder") is not True:
+        return (
+            f"model_type '{text.get('model_type')}' is an encoder, in which each token sees those after it, not a "
+            "causal language model; take a model that predicts the next token"
+        )
+    architectures = config.get("architectures")
+    named = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
+    if named and all(map(OTHER_HEADS.fullmatch, named)):
+        return (
+            f"its architecture, {named[0]}, has another head than the one that predicts the next token; take the "
+            "causal language model that it was made from"
+        )
+    return None
+
+
+def check_folder(folder: Path | str, n_ctx: int | None = None) -> list[str]:
+    """Check a model's folder by the names of its files and its config.json, before any job.
+
+    Args:
+        folder: a folder of someone else's.
+        n_ctx: tokens of a row; None leaves out the check of positions.
+
+    Returns:
+        Sentences to warn with.
+
+    Raises:
+        InputError: if the folder holds no safetensors, but GGUF, pickles, an adapter or a tokenizer alone; or its
+            config.json is damaged, of quantised weights, of a model that is not causal, or of one with fewer positions.
+    """
+    require_inside(folder, (".json", ".safetensors"))
+    for path in weight_files(folder):
+        require_regular(path, None, REMEDY)
+    config = read_config(folder)
+    for problem in (causal_problem(config), context_problem(config, n_ctx) if n_ctx else None):
+        if problem:
+            raise InputError(f"'{folder}': {problem}")
+    return adapter_notes(folder)
+
+
+def adapter_notes(folder: Path | str) -> list[str]:
+    """Sentences to warn with about an adapter that lies beside full weights."""
+    if not Path(folder, ADAPTER_FILE).exists():
+        return []
+    return [
+        f"'{folder}' holds {ADAPTER_FILE} beside full weights; the full weights are taken as they are, and no adapter "
+        f"is applied to them; if an adapter belongs to them, {ADAPTER_WAY}"
+    ]
+
+
+def weight_files(folder: Path | str) -> list[Path]:
+    """List the safetensors files of a model's folder: the single one, or those that its index names.
+
+    Raises:
+        InputError: if there are none, or the index names anything but safetensors files of this folder.
+    """
+    if Path(folder, WEIGHTS_FILE).exists():
+        return [Path(folder, WEIGHTS_FILE)]
+    if not Path(folder).is_dir():
+        raise InputError(f"'{folder}' must be the folder of a model, and is no folder; correct the path")
+    if not Path(folder, INDEX_FILE).exists():
+        raise InputError(no_safetensors(f"'{folder}'", sorted(path.name for path in Path(folder).iterdir())))
+    index = read_foreign_json(Path(folder, INDEX_FILE), REMEDY).get("weight_map")
+    names = list(index.values()) if isinstance(index, dict) else []
+    unsafe_names = [name for name in names if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name)]
+    if unsafe_names or not names:
+        shown = f"{unsafe_names[0]!r:.80}" if unsafe_names else "nothing"
+        raise unopenable(folder, f"weight_map in {INDEX_FILE} must name safetensors files of this folder, not {shown}")
+    return [Path(folder, name) for name in sorted(set(names))]
+
+
+def read_config(folder: Path | str) -> dict:
+    """Read a model's config.json.
+
+    Raises:
+        InputError: if it is damaged, or says that the weights are quantised or that weights or code lie elsewhere.
+    """
+    config = read_foreign_json(Path(folder, CONFIG_FILE), REMEDY)
+    for part in mappings(config):  # transformers may use a nested part, the one that describes the text model
+        if part.get("quantization_config"):
+            raise unopenable(
+                folder,
+                f"{CONFIG_FILE} says that its weights are quantised (quantization_config)",
+                "take the model that it was made from, or dequantise it and save_pretrained the result",
+            )
+        weights = part.get("transformers_weights")
+        if weights not in (None, WEIGHTS_FILE):  # transformers would open that file instead of those checked here
+            raise unopenable(folder, f"{CONFIG_FILE} names other weights (transformers_weights: {weights!r:.80})")
+        implementations = [part.get(key) for key in ("attn_implementation", "_attn_implementation")]
+        kernel = next((name for name in implementations if name is not None and "/" in str(name)), None)
+        if kernel is not None:
+            raise unopenable(folder, f"{CONFIG_FILE} names code from elsewhere (attn_implementation: {kernel!r:.80})")
+    return config
+
+
+def no_safetensors(where: str, names: Sequence[str]) -> str:
+    """Error message for a model without safetensors, with the way round for what it holds instead.
+
+    Args:
+        where: the quoted folder or repository.
+        names: its files.
+    """
+    start = (
+        f"{where} cannot be opened as a causal model from safetensors: it holds neither {WEIGHTS_FILE} nor {INDEX_FILE}"
+    )
+    if gguf := _ending(names, ".gguf"):
+        return (
+            f"{start}, but GGUF ('{gguf}'), a format of llama.cpp with rounded weights; take the safetensors that it "
+            "was made from, or convert it where you trust it (pip install gguf; AutoModelForCausalLM.from_pretrained("
+            f"folder, gguf_file='{gguf}', quantization_config=GgufConfig(dequantize=True)), then save_pretrained)"
+        )
+    if ADAPTER_FILE in names:
+        return f"{start}, but an adapter to another model ({ADAPTER_FILE}); {ADAPTER_WAY}"
+    if others := [name for name in names if name.endswith(".safetensors")]:
+        return (
+            f"{start}, but safetensors under other names ({_listed(others)}); open it with the library that saved it, "
+            "and save it again with save_pretrained"
+        )
+    if not any(name.endswith((".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")) for name in names):
+        held = f"no weights at all, only {_listed(names)}" if names else "no files"
+        return f"{start}, but {held}; name the folder, or the repository, of a model's weights"
+    return (
+        f"{start} (pickles, as in .bin files, can hold code, and are not read); take a revision that has them, or "
+        "convert it where you trust it (AutoModelForCausalLM.from_pretrained, then save_pretrained)"
+    )
+
+
+def unopenable(source: Path | str, reason: str, remedy: str = REMEDY) -> InputError:
+    """The refusal of a model's folder."""
+    return InputError(f"'{source}' cannot be opened as a causal model from safetensors: {reason.rstrip('.')}; {remedy}")
+
+
+class ConfigComparison(NamedTuple):
+    """Differences between two configs in keys that may change the logits."""
+
+    different: dict[str, tuple[object, object]]
+    """Both values by key, with dots into nested parts."""
+    only_one: list[str]
+    """Keys that one of them lacks, so that its class's default, or nothing, stands there."""
+
+
+def compare_configs(a: Mapping, b: Mapping) -> ConfigComparison:
+    """Compare two models' configs, leaving out keys that do not change the logits of given weights.
+
+    The number of positions is left out too, unless the rotation of a RoPE depends on it. Learned positions show in the
+    shapes of tensors.
+    """
+    first, second = dict(_leaves(a)), dict(_leaves(b))
+    scales = any(part.get("rope_type", part.get("type")) in POSITIONS_SCALE for part in mappings([dict(a), dict(b)]))
+    different, only_one = {}, []
+    for key in sorted(first.keys() | second.keys()):
+        name = key.rpartition(".")[2]
+        if name in SAME_FUNCTION or DROPOUT.fullmatch(name) or (name in POSITION_KEYS and not scales):
+            continue
+        values = first.get(key), second.get(key)
+        if values[0] == values[1]:  # None stands for a missing key
+            continue
+        if key in first and key in second:
+            different[key] = values
+        else:
+            only_one.append(key)
+    return ConfigComparison(different, only_one)
+
+
+def require_same_function(a: Mapping, b: Mapping, names: tuple[str, str]) -> list[str]:
+    """Refuse to merge models whose configs differ in what changes the logits, because a merge has one config.
+
+    Args:
+        a, b: configs.
+        names: the models' names.
+
+    Returns:
+        Sentences to warn with, about keys that only one config has.
+
+    Raises:
+        InputError: with the keys and both values.
+    """
+    comparison = compare_configs(a, b)
+    if comparison.different:
+        shown = [f"{key} ({first!r:.60} and {second!r:.60})" for key, (first, second) in comparison.different.items()]
+        raise InputError(
+            f"models '{names[0]}' and '{names[1]}' cannot be merged, because a merged model has one {CONFIG_FILE} and "
+            f"theirs differ in {_listed(shown)}; merge models of one base, or correct the {CONFIG_FILE} that is wrong"
+        )
+    if not comparison.only_one:
+        return []
+    return [
+        f"only one of the models '{names[0]}' and '{names[1]}' has {_listed(comparison.only_one)} in its "
+        f"{CONFIG_FILE}; the merged model has the {CONFIG_FILE} of '{names[0]}'"
+    ]
+
+
+def equal_sources(sources: Mapping[str, Mapping]) -> list[str]:
+    """Sentences to warn with about models that are taken over from one and the same place.
+
+    Args:
+        sources: the `path` or `hub` block of each imported model, by its name.
+    """
+    by_source: dict[tuple[str, ...], list[str]] = {}
+    for model, block in sources.items():
+        place = (str(Path(block["folder"]).resolve()),) if "folder" in block else (block["repo"], block["revision"])
+        by_source.setdefault(place, []).append(model)
+    return [
+        f"models {_listed(list(map(repr, models)))} are taken from the same place ({' at '.join(place)}), so they are "
+        "one model; correct one of them"
+        for place, models in by_source.items()
+        if len(models) > 1
+    ]
+
+
+def named(names: Iterable[str]) -> str:
+    """Up to five names in order, and the number of the others."""
+    return _listed(sorted(names))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+def _ending(names: Iterable[str], ending: str) -> str | None:
+    return next((name for name in names if name.endswith(ending)), None)
+
+
+def _rope_parts(text: Mapping) -> Iterator[dict]:
+    """The mappings that describe a RoPE; some models have one for each kind of layer."""
+    for key in ("rope_scaling", "rope_parameters"):
+        if isinstance(text.get(key), dict):
+            yield from mappings(text[key])
+
+
+def _leaves(value: Mapping, start: str = "") -> Iterator[tuple[str, object]]:
+    """Values of a nested config by dotted keys; lists count as values."""
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _leaves(item, f"{start}{key}.")
+        else:
+            yield f"{start}{key}", item
+
+
+def _count(config: Mapping, keys: Iterable[str]) -> int | None:
     counts = (config.get(key) for key in keys)
     return next((count for count in counts if type(count) is int and count > 0), None)
