@@ -6,7 +6,8 @@ Nothing large is run. The lineage is that of config/config.yaml (a base from the
 model with random weights; 4 corpora; two seeds and anchored SAEs), at other sizes. Jobs are those that Snakemake plans.
 Bytes follow from the formats (docs/artifacts.md), memory from `saelineage.plan.sizes`, hours from the operations and a
 rate. With `--run`, the same formulas are first compared with a finished run of that config: with the sizes of its
-files, and with the memory and time that Snakemake measured.
+files, and with the memory and time that its jobs measured (run it with SAELINEAGE_LAUNCHER=off, because jobs from a
+launcher count the libraries that they share).
 """
 
 import argparse

@@ -15,7 +15,6 @@ rule sum_products:
         manifest=temp(run.paths.manifest(run.paths.sums)),
     log:
         run.paths.log("correlations/{a}.{shard}"),
-        benchmark=run.paths.benchmark("correlations/{a}.{shard}"),
     wildcard_constraints:
         a=any_of(run.comparisons.partners),
     conda:
@@ -50,7 +49,6 @@ rule correlate_features:
         manifest=run.paths.folder_manifest(run.paths.correlations),
     log:
         run.paths.log("correlations/{a}"),
-        benchmark=run.paths.benchmark("correlations/{a}"),
     wildcard_constraints:
         a=any_of(run.comparisons.partners),
     conda:
@@ -88,7 +86,6 @@ rule match_token_types:
         manifest=run.paths.manifest(run.paths.token_types),
     log:
         run.paths.log("correlations/{a}__{b}.token_types"),
-        benchmark=run.paths.benchmark("correlations/{a}__{b}.token_types"),
     wildcard_constraints:
         b=any_of(run.comparisons.saes),
     conda:
@@ -121,7 +118,6 @@ rule write_dense_correlation:
         manifest=run.paths.manifest(run.paths.dense),
     log:
         run.paths.log("correlations/{a}__{b}.dense"),
-        benchmark=run.paths.benchmark("correlations/{a}__{b}.dense"),
     conda:
         "../envs/analysis.yaml"
     threads: run.config["threads"]["correlations"]
@@ -154,7 +150,6 @@ rule compare_weights:
         manifest=run.paths.fix(run.paths.similarities, ending="manifest.json"),
     log:
         run.paths.log("correlations/{model_a}.{sae_a}__{model_b}.{sae_b}.similarities"),
-        benchmark=run.paths.benchmark("correlations/{model_a}.{sae_a}__{model_b}.{sae_b}.similarities"),
     wildcard_constraints:
         model_a=any_of(run.graph.models),
         model_b=any_of(run.graph.models),

@@ -16,7 +16,6 @@ rule encode_features:
         manifests=run.paths.over(run.paths.manifest(run.paths.features), corpus=run.paths.corpora),
     log:
         run.paths.log("features/{model}.{sae}.{shard}"),
-        benchmark=run.paths.benchmark("features/{model}.{sae}.{shard}"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
@@ -46,7 +45,6 @@ rule encode_rotated:
         manifests=run.paths.over(run.paths.manifest(run.paths.rotated_features), corpus=run.paths.corpora),
     log:
         run.paths.log("features/{model}.{sae}_rotated.{shard}"),
-        benchmark=run.paths.benchmark("features/{model}.{sae}_rotated.{shard}"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
@@ -76,7 +74,6 @@ rule export_latents:
         manifest=run.paths.folder_manifest(run.paths.delphi),
     log:
         run.paths.log("delphi/{model}.{sae}.{module}"),
-        benchmark=run.paths.benchmark("delphi/{model}.{sae}.{module}"),
     wildcard_constraints:
         module=any_of([run.module]),
     conda:

@@ -3,7 +3,7 @@
 
 rule annotate_probe:
     """
-    Say of every token of the probe what it is: its text and document, its shape, neighbours and place in the syntax.
+    Annotate every token of the probe: its text and document, its shape, neighbours and place in the syntax.
 
     Output: the tokens' texts, and which of them have which properties.
     """
@@ -17,7 +17,6 @@ rule annotate_probe:
         manifest=run.paths.manifest(run.paths.annotations),
     log:
         run.paths.log("labels/probe"),
-        benchmark=run.paths.benchmark("labels/probe"),
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -45,7 +44,6 @@ rule label_features:
         manifest=run.paths.manifest(run.paths.labels),
     log:
         run.paths.log("labels/{model}.{sae}"),
-        benchmark=run.paths.benchmark("labels/{model}.{sae}"),
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -60,7 +58,7 @@ rule label_features:
 
 rule explain_features:
     """
-    Have a language-model service explain features of one SAE, and score each explanation by simulation.
+    Have a language-model service explain the features of one SAE, and score each explanation by simulation.
 
     Output: per feature the explanation, its score and what that rests on. Every answer is kept under
     results/{run}/checkpoints/explanations/, so that nothing is asked twice.
@@ -73,7 +71,6 @@ rule explain_features:
         manifest=run.paths.manifest(run.paths.explanations),
     log:
         run.paths.log("labels/explanations.{model}.{sae}"),
-        benchmark=run.paths.benchmark("labels/explanations.{model}.{sae}"),
     wildcard_constraints:
         model=any_of(run.graph.models if run.has_explanations else []),
     localrule: True  # where Snakemake was started there is a network, and the key in the environment

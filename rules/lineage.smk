@@ -16,7 +16,6 @@ rule read_out_features:
         manifest=run.paths.manifest(run.paths.readouts),
     log:
         run.paths.log("lineage/readouts.{parent}__{child}"),
-        benchmark=run.paths.benchmark("lineage/readouts.{parent}__{child}"),
     wildcard_constraints:
         parent=any_of(run.graph.models),
         child=any_of(run.graph.models),
@@ -34,7 +33,7 @@ rule read_out_features:
 
 rule trace_lineage:
     """
-    Say of every feature whether it persists, disappears, is inherited, emerges or is untestable, and weigh the shares.
+    Give every feature a verdict (persists, disappears, inherited, emerges, untestable), and every share its baselines.
 
     Output: a table per edge, trajectories through the whole graph, curves over all thresholds, the sources of merges,
     and the summary with all instruments beside their floors and nulls.
@@ -53,7 +52,6 @@ rule trace_lineage:
         manifest=run.paths.folder_manifest(run.paths.summary),
     log:
         run.paths.log("lineage/lineage"),
-        benchmark=run.paths.benchmark("lineage/lineage"),
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -90,7 +88,6 @@ rule ablate_groups:
         manifest=run.paths.ablations_manifest,
     log:
         run.paths.log("lineage/ablations"),
-        benchmark=run.paths.benchmark("lineage/ablations"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]

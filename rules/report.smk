@@ -21,7 +21,6 @@ rule collect_examples:
         manifest=run.paths.manifest(run.paths.examples),
     log:
         run.paths.log("report/examples"),
-        benchmark=run.paths.benchmark("report/examples"),
     conda:
         "../envs/report.yaml"
     resources:
@@ -59,7 +58,6 @@ rule write_dashboards:
         manifest=run.paths.dashboards_manifest,
     log:
         run.paths.log("report/dashboards.{model}"),
-        benchmark=run.paths.benchmark("report/dashboards.{model}"),
     conda:
         "../envs/train.yaml"
     resources:
@@ -96,7 +94,6 @@ rule draw_dag:
         manifest=run.paths.manifest(run.paths.dag),
     log:
         run.paths.log("report/dag"),
-        benchmark=run.paths.benchmark("report/dag"),
     localrule: True  # it starts Snakemake, and takes seconds
     conda:
         "../envs/report.yaml"
@@ -156,7 +153,6 @@ rule write_report:
         manifest=run.paths.folder_manifest(run.paths.page),
     log:
         run.paths.log("report/page"),
-        benchmark=run.paths.benchmark("report/page"),
     localrule: True  # it starts Snakemake, and takes seconds
     conda:
         "../envs/report.yaml"

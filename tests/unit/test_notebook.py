@@ -86,7 +86,7 @@ def write_correlation(folder: Path, a: str, b: str) -> None:
     )
     path = folder / "correlations" / a / "correlations.safetensors"
     path.parent.mkdir(parents=True)
-    with writing_groups(path, 1) as groups:
+    with writing_groups(path, 1, 64) as groups:
         groups.add(b, *correlation_group(correlation))
 
 

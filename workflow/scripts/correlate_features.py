@@ -11,7 +11,7 @@ from saelineage.correlations.bootstrap import (
     leading_candidates,
     replicates_group,
 )
-from saelineage.correlations.matches import correlation_group
+from saelineage.correlations.matches import SIDES, correlation_group, most_arrays
 from saelineage.correlations.pair_sums import PairSums, ShardSums, load_sums
 from saelineage.correlations.partners import Partner, partners_of
 from saelineage.correlations.parts import combined_r
@@ -51,8 +51,8 @@ def correlate_features(
     }
     kept = {name: value for name, value in settings.items() if name != "block_features"}
     with (
-        writing_groups(path_to_correlations, len(partners)) as correlations,
-        writing_groups(path_to_replicates, len(partners)) as replicates,
+        writing_groups(path_to_correlations, len(partners), most_arrays(len(rows))) as correlations,
+        writing_groups(path_to_replicates, len(partners), len(SIDES)) as replicates,
     ):
         for partner in partners:
             sums: list[PairSums] = [saved for path in paths_to_sums for saved in load_sums(path, partner.name)]

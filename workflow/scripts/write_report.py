@@ -114,15 +114,6 @@ def read_chunks(folders: Iterable[Path]) -> dict[str, str]:
     return chunks
 
 
-def read_benchmarks(folder: Path) -> pd.DataFrame:
-    """Read benchmarks `{stage}/{job}.tsv`, one row per job."""
-    tables = [
-        pd.read_csv(path, sep="\t", na_values=["-", "NA"]).assign(stage=path.parent.name)
-        for path in sorted(folder.glob("*/*.tsv"))
-    ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
 if __name__ == "__main__":
     with job(snakemake):
         described, summary = snakemake.params.described, read_json(snakemake.input.summary)
@@ -147,8 +138,6 @@ if __name__ == "__main__":
             explanations=named(snakemake.params.leading, snakemake.input.explanations),
         )
         page = Path(snakemake.output.page)
-        # Benchmarks are logs, which Snakemake does not know as inputs; the page lists those there are.
-        benchmarks = read_benchmarks(page.parent.parent / "benchmarks")
         jobs = collect(snakemake.config, running=snakemake.rule)
         write_text(snakemake.output.jobs, packed("jobs", jobs))
         folders = [Path(path.removesuffix(".manifest.json")) for path in snakemake.input.data]
@@ -159,7 +148,7 @@ if __name__ == "__main__":
             summary=summary,
             tables=make_tables(inputs),
             examples=read_json(snakemake.input.examples),
-            timings=timing_table(benchmarks),
+            timings=timing_table(jobs),
             manifests={folder_in_run(path): read_json(path) for path in snakemake.input.manifests},
             jobs=jobs,
             rulegraph_svg=Path(snakemake.input.rulegraph).read_text(encoding="utf-8"),

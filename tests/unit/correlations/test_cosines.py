@@ -1,15 +1,11 @@
 """Similarities of features that come from weights."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from saelineage.correlations.cosines import (
-    LogitMap,
-    NoSimilarityError,
     best_summary,
     cosines,
     decoder_cosine,
@@ -17,15 +13,13 @@ from saelineage.correlations.cosines import (
     load_similarities,
     logit_coordinates,
     logit_effect_cosine,
-    logit_map,
     mmcs,
     pw_mcc,
     save_similarities,
 )
+from saelineage.correlations.logit_maps import LogitMap, NoSimilarityError
 from saelineage.errors import InputError
 from saelineage.saes.sae import Sae
-
-DOWN_PROJ = "model.layers.1.mlp.down_proj.input"
 
 
 def sae_of(decoder: torch.Tensor, encoder: torch.Tensor | None = None) -> Sae:
@@ -224,52 +218,6 @@ def test_a_feature_that_moves_all_logits_alike_or_is_zero_has_no_direction():
 def test_vocabularies_of_different_size_have_no_common_logits():
     with pytest.raises(NoSimilarityError, match="vocabularies differ: 5 and 6"):
         logit_coordinates(drawn(5, 2), drawn(6, 2))
-
-
-@pytest.mark.parametrize(
-    "hookpoint", ["model.layers.1.output", "model.layers.1.mlp.output", "model.layers.1.mlp.down_proj.input"]
-)
-@torch.no_grad()
-def test_a_logit_map_is_what_the_model_does_in_its_last_block(model, hookpoint):
-    """Logits of the model with a feature added, times the final norm's scale, differ by the map's effect."""
-    gained = copy.deepcopy(model)
-    gained.model.norm.weight.copy_(torch.linspace(0.5, 2, 32))
-    path = logit_map(gained, hookpoint)
-    acts, feature = drawn(3, path.to_norm.shape[0], seed=1), drawn(1, path.to_norm.shape[0], seed=2)
-
-    def scaled_logits(value: torch.Tensor) -> torch.Tensor:
-        residual = gained.model.layers[1].mlp.down_proj(value) if "down_proj" in hookpoint else value
-        scale = residual.square().mean(dim=1, keepdim=True).add(1e-6).sqrt()
-        return gained.lm_head(gained.model.norm(residual)) * scale
-
-    effect = feature @ path.to_norm @ path.unembedding.T
-    torch.testing.assert_close(
-        scaled_logits(acts + feature) - scaled_logits(acts), effect.expand(3, -1), rtol=1e-3, atol=1e-5
-    )
-
-
-def test_other_hookpoints_have_no_known_linear_path_to_the_logits(model):
-    for module in ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.gate_proj", "lm_head", "model.norm"):
-        with pytest.raises(NoSimilarityError, match="no linear path"):
-            logit_map(model, f"{module}.output")
-
-
-def test_a_norm_after_the_mlp_bars_the_path_from_inside_the_block_only(model):
-    sandwiched = copy.deepcopy(model)
-    sandwiched.model.layers[1].post_feedforward_layernorm = nn.Identity()
-    with pytest.raises(NoSimilarityError, match=r"'model.layers.1' has a norm after its mlp"):
-        logit_map(sandwiched, DOWN_PROJ)
-    assert logit_map(sandwiched, "model.layers.1.output").to_norm.shape == (32, 32)
-
-
-def test_a_model_without_an_unembedding_or_with_another_norm_has_no_logit_map(model):
-    headless, other = copy.deepcopy(model), copy.deepcopy(model)
-    headless.lm_head = nn.Identity()
-    with pytest.raises(NoSimilarityError, match="no linear unembedding"):
-        logit_map(headless, DOWN_PROJ)
-    other.model.norm = nn.LayerNorm(32)
-    with pytest.raises(NoSimilarityError, match="must be an RMSNorm called 'norm', not LayerNorm"):
-        logit_map(other, DOWN_PROJ)
 
 
 def test_similarities_are_read_as_they_were_written(tmp_path):

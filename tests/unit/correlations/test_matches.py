@@ -12,11 +12,14 @@ from saelineage.correlations.matches import (
     Combined,
     Correlation,
     Matches,
+    correlation_group,
     load_correlation,
     match_tensors,
     matches_of_tensors,
+    most_arrays,
 )
 from saelineage.errors import InputError
+from saelineage.files.tensors import writing_groups
 from tests.unit.correlations.groups import save_correlation
 
 # Row 0 is equally like columns 1 and 2, column 1 equally like rows 0 and 1; row 2 is undefined.
@@ -242,3 +245,14 @@ def test_what_is_kept_is_a_sparse_array_in_order(similarities):
     assert isinstance(kept, scipy.sparse.csr_array)
     assert kept.has_canonical_format
     assert np.array_equal(kept.toarray(), np.where(np.nan_to_num(similarities) >= 0.3, similarities, 0))
+
+
+def test_many_corpora_with_every_measure_fit_into_the_file(tmp_path: Path):
+    corpora = [f"corpus-{number:02}-" + "x" * 40 for number in range(20)]
+    combined = Combined(r=(np.zeros(3), np.zeros(4)), whole_of=(np.zeros(3, dtype=int), np.zeros(4, dtype=int)))
+    written = correlation(*corpora)._replace(names=("a.seed0", "m" * 150 + ".seed0"), combined=combined)
+    header, arrays = correlation_group(written)
+    assert len(arrays) == most_arrays(len(corpora))
+    with writing_groups(tmp_path / "groups", 1, most_arrays(len(corpora))) as groups:
+        groups.add(written.names[1], header, arrays)
+    assert list(load_correlation(tmp_path / "groups", written.names[1]).by_corpus) == corpora

@@ -129,7 +129,7 @@ GROUPS = {
 
 @pytest.fixture
 def grouped(tmp_path):
-    with writing_groups(tmp_path / "new" / "groups", len(GROUPS)) as writer:
+    with writing_groups(tmp_path / "new" / "groups", len(GROUPS), 2) as writer:
         for name, (header, tensors) in GROUPS.items():
             writer.add(name, header, tensors)
     return tmp_path / "new" / "groups"

@@ -49,7 +49,11 @@ def client(script: str, *arguments: str, python: str = sys.executable, **setting
 
 
 def is_running(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    return Path(f"/proc/{pid}").exists() and state_of(pid) != "Z"
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
 
 
 def started() -> int:
@@ -109,6 +113,25 @@ def test_ctrl_c_is_passed_on_and_the_script_cleans_up():
     assert process.returncode == -signal.SIGINT
 
 
+@pytest.mark.usefixtures("serving")
+def test_ctrl_z_stops_the_script_and_fg_goes_on_with_it():
+    process = client(SLEEPING)
+    pid = started()
+    process.send_signal(signal.SIGTSTP)
+    wait_for(lambda: state_of(pid) == state_of(process.pid) == "T")
+    process.send_signal(signal.SIGCONT)
+    wait_for(lambda: state_of(pid) == state_of(process.pid) == "S")
+    process.kill()
+
+
+def test_a_launcher_that_is_still_importing_ends_with_snakemake(tmp_path: Path):
+    code = "from pathlib import Path; from saelineage.jobs import launcher; launcher.main(Path('socket'))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, cwd=tmp_path)
+    process.stdin.close()
+    assert process.wait(timeout=20) == 0
+    assert not (tmp_path / "socket").exists()
+
+
 def test_scripts_end_with_snakemake(serving: subprocess.Popen):
     process = client(SLEEPING)
     pid = started()
@@ -147,8 +170,10 @@ def test_libraries_start_no_thread_when_they_are_imported():
 
 
 def test_there_is_none_with_a_gpu_for_few_jobs_or_if_it_is_switched_off(monkeypatch: pytest.MonkeyPatch):
-    assert launcher.is_of_use(launcher.MIN_JOBS, 0)
-    assert not launcher.is_of_use(launcher.MIN_JOBS, 1)
-    assert not launcher.is_of_use(launcher.MIN_JOBS - 1, 0)
+    address = Path(".snakemake/saelineage/demo.socket")
+    assert launcher.is_worthwhile(address, launcher.MIN_JOBS, 0)
+    assert not launcher.is_worthwhile(address, launcher.MIN_JOBS, 1)
+    assert not launcher.is_worthwhile(address, launcher.MIN_JOBS - 1, 0)
+    assert not launcher.is_worthwhile(Path("x" * 108), launcher.MIN_JOBS, 0)
     monkeypatch.setenv(launcher.SWITCH, "off")
-    assert not launcher.is_of_use(launcher.MIN_JOBS, 0)
+    assert not launcher.is_worthwhile(address, launcher.MIN_JOBS, 0)

@@ -27,9 +27,10 @@ rule cut:
     output:
         temp("results/r/{name}.part"),
     log:
-        benchmark="results/r/benchmarks/{name}.tsv",
+        "results/r/logs/first/{name}.log",
     shell:
-        "echo {wildcards.name} > {output}; echo s > {log.benchmark}"
+        "echo {wildcards.name} > {output}; mkdir -p results/r/benchmarks/first; "
+        "echo s > results/r/benchmarks/first/{wildcards.name}.tsv"
 """
 SECOND = r'''
 rule join:
@@ -40,16 +41,16 @@ rule join:
         whole="results/r/whole.txt",
         manifest="results/r/whole.manifest.json",
     log:
-        "results/r/logs/join.log",
-        benchmark="results/r/benchmarks/join.tsv",
+        "results/r/logs/second/join.log",
     params:
         code=config["code"],
     shell:
         r"""
         cat {input:q} > {output.whole}
         echo '{{}}' > {output.manifest}
-        echo joined > {log[0]}
-        printf 's\tmax_rss\n1.0\t2.0\n' > {log.benchmark}
+        echo joined > {log}
+        mkdir -p results/r/benchmarks/second
+        printf 's\tmax_rss\n1.0\t2.0\n' > results/r/benchmarks/second/join.tsv
         """
 
 rule page:
@@ -58,11 +59,11 @@ rule page:
     output:
         "results/r/page.txt",
     log:
-        benchmark="results/r/benchmarks/page.tsv",
+        "results/r/logs/second/page.log",
     params:
         command=config["command"],
     shell:
-        "{params.command} > {output}; echo s > {log.benchmark}"
+        "{params.command} > {output}; echo s > results/r/benchmarks/second/page.tsv"
 '''
 ASKING = """
 import json, sys
@@ -100,6 +101,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     return run_in(tmp_path_factory.mktemp("run"))
 
 
+def written(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
 def jobs_in(here: Path, config: dict) -> dict[str, dict]:
     """The jobs that `collect` lists, by rule and name."""
     jobs = collect(config, here, workflow=here.parent / "workflow")
@@ -107,7 +114,7 @@ def jobs_in(here: Path, config: dict) -> dict[str, dict]:
 
 
 def job(**changes: object) -> Job:
-    plain = Job("make", {}, [], ["a.txt", "a.manifest.json"], [], "a.log", "a.tsv", None)
+    plain = Job("make", {}, [], ["a.txt", "a.manifest.json"], [], "logs/x/a.log", None)
     return plain._replace(**changes)
 
 
@@ -168,7 +175,7 @@ def test_an_absent_file_is_missing_even_if_nothing_needs_it(tmp_path: Path):
 def test_a_job_of_temporary_files_is_missing_until_it_ran_and_stale_afterwards(tmp_path: Path):
     planned_job, temporary = job(reason=Reason(missing=["a.txt"])), {"a.txt", "a.manifest.json"}
     assert state_of(planned_job, temporary, tmp_path)[0] == "missing"
-    (tmp_path / "a.tsv").touch()
+    written(tmp_path / "benchmarks/x/a.tsv", "")
     assert state_of(planned_job, temporary, tmp_path)[0] == "stale"
 
 
@@ -176,19 +183,23 @@ def test_what_a_job_left_behind_is_read(tmp_path: Path):
     (tmp_path / "a.txt").write_text("12345")
     manifest = {"files": {"a.txt": {"sha256": "d1", "bytes": 5}}, "settings": {"k": 3}, "code_sha256": CODE}
     (tmp_path / "a.manifest.json").write_text(json.dumps(manifest))
-    (tmp_path / "a.tsv").write_text("s\th:m:s\tmax_rss\n9.0\t0:00:09\t1.0\n2.5\t0:00:02\t-\n")
-    (tmp_path / "a.log").write_bytes(b"\xffx" + b"y" * 3999)
+    written(tmp_path / "benchmarks/x/a.tsv", "s\tcpu_time\tmax_rss\n9.0\t8.0\t1.0\n2.5\t2.0\t-\n")
+    written(tmp_path / "logs/x/a.log", "").write_bytes(b"\xffx" + b"y" * 3999)
     left = left_behind(job(temporary=["a.txt"]), tmp_path)
     size = (tmp_path / "a.manifest.json").stat().st_size
     assert left == {
         "seconds": 2.5,  # of the last run
+        "cpu_seconds": 2.0,
         "max_rss_mb": None,
         "files": [
             {"path": "a.txt", "bytes": 5, "sha256": "d1", "temporary": True},
             {"path": "a.manifest.json", "bytes": size, "sha256": None, "temporary": False},
         ],
         "bytes": 5 + size,
-        "log": {"path": "a.log", "tail": "x" + "y" * 3999},  # 4,000 characters: the broken byte before is cut off
+        "log": {
+            "path": "logs/x/a.log",
+            "tail": "x" + "y" * 3999,
+        },  # 4,000 characters: the broken byte before is cut off
         "provenance": {"settings": {"k": 3}, "code_sha256": CODE},
     }
 
@@ -197,7 +208,15 @@ def test_a_job_that_left_nothing_has_nothing(tmp_path: Path):
     left = left_behind(job(log=None), tmp_path)
     assert [file["bytes"] for file in left["files"]] == [None, None]
     assert left | {"files": []} == {
-        **{"seconds": None, "max_rss_mb": None, "files": [], "bytes": 0, "log": None, "provenance": None}
+        **{
+            "seconds": None,
+            "cpu_seconds": None,
+            "max_rss_mb": None,
+            "files": [],
+            "bytes": 0,
+            "log": None,
+            "provenance": None,
+        }
     }
 
 
@@ -226,7 +245,7 @@ def test_after_a_run_every_job_is_fresh_and_nothing_was_written(finished: tuple[
     assert jobs["cut a"]["files"] == [{"path": "results/r/a.part", "bytes": None, "sha256": None, "temporary": True}]
     assert jobs["join"]["needs"] == [0, 1]
     assert (jobs["join"]["stage"], jobs["page"]["needs"], jobs["join"]["inputs"]) == ("second", [2], ["own, and.txt"])
-    assert jobs["join"]["log"] == {"path": "results/r/logs/join.log", "tail": "joined\n"}
+    assert jobs["join"]["log"] == {"path": "results/r/logs/second/join.log", "tail": "joined\n"}
     assert (jobs["join"]["seconds"], jobs["join"]["max_rss_mb"]) == (1.0, 2.0)
 
 

@@ -43,7 +43,7 @@ from saelineage.report.tables import (
     timing_table,
 )
 from tests.unit.report.test_sentences import plain
-from tests.unit.report.test_tables import a_null, a_share, benchmarks, comparison, sae_metrics, summary
+from tests.unit.report.test_tables import a_null, a_share, comparison, measured_jobs, sae_metrics, summary
 
 TEMPLATES = Path(report.__file__).parents[3] / "report"
 EVIL = "<script>alert(1)</script>"
@@ -177,7 +177,7 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
         "summary": found,
         "tables": make_tables(inputs(found)),
         "examples": shown or examples(),
-        "timings": timing_table(benchmarks()),
+        "timings": timing_table(measured_jobs()),
         "manifests": {"models/base": {"python": "3.11.7", "versions": {"numpy": "2.4.6"}, "files": {}}},
         "jobs": [
             {"id": 0, "rule": "train", "name": "base", "needs": [], "stage": "models", "state": "fresh", "why": []}
@@ -322,7 +322,7 @@ def test_a_run_without_edges_sweeps_merges_and_training_has_a_page():
     found = results(
         summary(),
         {"n_models": 1, "named": [], "persisting": [], "disappearing": []},
-        timings=timing_table(pd.DataFrame()),
+        timings=timing_table([]),
     )
     for name in ("sweeps", "merges", "correlations", "training"):
         found.tables[name] = found.tables[name].head(0)

@@ -93,15 +93,14 @@ def sae_metrics(model: str = "base", fvu: float | None = 0.2, dead_fraction: flo
     return found | {"density_histogram": histogram}
 
 
-def benchmarks() -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "stage": ["saes", "saes", "models"],
-            "s": [1.0, 2.0, 9.0],
-            "cpu_time": [1.0, 1.0, 5.0],
-            "max_rss": [10.0, 30.0, 20.0],
-        }
-    )
+def measured_jobs() -> list[dict]:
+    rows = [
+        ("saes", 1.0, 1.0, 10.0),
+        ("saes", 2.0, 1.0, 30.0),
+        ("models", 9.0, 5.0, 20.0),
+        ("models", None, None, None),
+    ]
+    return [dict(zip(("stage", "seconds", "cpu_seconds", "max_rss_mb"), row, strict=True)) for row in rows]
 
 
 def test_an_edge_is_read_by_the_interval_of_its_ratio_to_the_floor():
@@ -256,11 +255,11 @@ def test_densities_are_cut_to_the_bins_in_use():
 
 
 def test_time_is_summed_and_memory_is_the_largest():
-    table = timing_table(benchmarks()).set_index("stage")
+    table = timing_table(measured_jobs()).set_index("stage")
     assert table.index.tolist() == ["models", "saes", "all stages"]
     assert table.loc["saes"].tolist() == [2, 3.0, 2.0, 30.0]
     assert table.loc["all stages"].tolist() == [3, 12.0, 7.0, 30.0]
-    assert timing_table(pd.DataFrame()).empty
+    assert timing_table([]).empty
 
 
 def test_effects_of_all_edges_are_one_table():

@@ -95,6 +95,12 @@ def matches_of_tensors(tensors: Mapping[str, np.ndarray], measure: str) -> Match
     return Matches(best, partners, kept, tensors[f"{measure}/histogram"], int(tensors[f"{measure}/n_undefined"]))
 
 
+def most_arrays(n_corpora: int) -> int:
+    """The number of arrays in a `correlation_group` with every measure: r, r by corpus and the Jaccard index."""
+    n_single, n_of_matches = 9, 9
+    return n_single + n_of_matches * (2 + n_corpora)
+
+
 def correlation_group(correlation: Correlation) -> tuple[dict, dict[str, np.ndarray]]:
     """A correlation as the header and arrays of a group of a safetensors file (docs/artifacts.md lists them)."""
     tensors = {"one_to_one": correlation.one_to_one}

@@ -94,8 +94,8 @@ def read_tensors(path: Path | str) -> tuple[dict, dict[str, np.ndarray]]:
     return header, tensors
 
 
-GROUP_HEADER_BYTES = 1 << 14
-"""Room in a file's header for one group of arrays: their names and shapes, and the header of the group."""
+GROUP_HEADER_BYTES, ARRAY_HEADER_BYTES = 1 << 12, 1 << 9
+"""Room in a file's header for the header of a group, and for the name, format and place of one array."""
 
 
 class GroupWriter:
@@ -115,14 +115,15 @@ class GroupWriter:
 
 
 @contextmanager
-def writing_groups(path: Path | str, n_groups: int) -> Iterator[GroupWriter]:
+def writing_groups(path: Path | str, n_groups: int, n_arrays: int) -> Iterator[GroupWriter]:
     """Write a safetensors file atomically and group by group, so that one group at a time is in memory.
 
     Args:
         path: the file to write.
         n_groups: the number of groups that will be added.
+        n_arrays: at least the number of arrays of the largest group.
     """
-    with writing_tensors(path, GROUP_HEADER_BYTES * (1 + n_groups)) as writer:
+    with writing_tensors(path, (GROUP_HEADER_BYTES + ARRAY_HEADER_BYTES * n_arrays) * (1 + n_groups)) as writer:
         yield GroupWriter(writer)
 
 

@@ -2,9 +2,7 @@
 
 import logging
 import platform
-import resource
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,10 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from saelineage.errors import InputError
 from saelineage.files.atomic import disk_fault, sha256_file, sha256_json, write_json, write_text
+from saelineage.jobs.benchmark import benchmark, benchmark_path
 from saelineage.jobs.locks import in_job
 from saelineage.jobs.manifests import manifest_path, name_in_manifest, recorded_sha256, require_inputs
 
@@ -63,8 +60,7 @@ def job(snakemake: Any) -> Iterator[dict[str, object]]:
         require_inputs(snakemake.input)
         yield facts
         _write_manifests(snakemake, facts)
-        if path := getattr(snakemake.log, "benchmark", None):
-            write_text(path, _benchmark())
+        write_text(benchmark_path(snakemake.log[0]), benchmark())
 
 
 @contextmanager
@@ -154,17 +150,3 @@ def _versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
-
-
-def _benchmark() -> str:
-    """The time and memory of this process, in those columns of Snakemake's benchmarks that the report reads.
-
-    Snakemake's own are not used: it measures the process that it started, which only waits if there is a launcher.
-    """
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    measured = {
-        "s": time.time() - psutil.Process().create_time(),
-        "max_rss": max(usage.ru_maxrss for usage in used) / 1024,
-        "cpu_time": sum(usage.ru_utime + usage.ru_stime for usage in used),
-    }
-    return "\t".join(measured) + "\n" + "\t".join(f"{value:.2f}" for value in measured.values()) + "\n"

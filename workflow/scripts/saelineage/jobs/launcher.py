@@ -4,18 +4,20 @@
 
 Importing torch and transformers takes 3 to 9 CPU-seconds, more than the work of most small jobs. The launcher imports
 them once and forks a child for every script, which runs as it would have run on its own: with the environment, the
-working folder and the output of the process that asked for it. That process is `launched.py`, which Snakemake starts in
-place of the script. It passes signals on to the child, and ends as the child ends; if it is killed, so is the child. If
-no launcher answers, it becomes the script.
+working folder and the output of the process that asked for it. That process is `launcher_client.py`, which Snakemake
+starts in place of the script. It passes signals on to the child, and ends as the child ends; if it is killed, so is the
+child. If no launcher answers, it becomes the script.
 
 The launcher ends with its Snakemake. It forks before it starts a thread or uses a GPU (docs/decisions/0021).
 """
 
+import ctypes
 import gc
 import importlib
 import json
 import os
 import runpy
+import select
 import selectors
 import shlex
 import signal
@@ -23,14 +25,14 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
-
-from threadpoolctl import threadpool_limits
+from typing import IO
 
 DECIDES_RESULTS = False
 
-CLIENT = Path(__file__).with_name("launched.py")
+CLIENT = Path(__file__).with_name("launcher_client.py")
 SWITCH = "SAELINEAGE_LAUNCHER"
 """Environment variable; `off` runs every script on its own."""
 MIN_JOBS = 8
@@ -45,18 +47,25 @@ PRELOADED = (
 """Libraries of others that start no thread when they are imported; pyarrow does, and pandas imports it."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 CREDENTIALS = struct.Struct("3i")
-"""Of unix(7): process, user and group of a peer."""
+"""Layout of SO_PEERCRED in unix(7): process, user and group of a peer."""
 STANDARD = (0, 1, 2)
 """File descriptors of input, output and errors."""
+STARTED = b"+"
+"""First byte of an answer: the script runs."""
+MOST_SOCKET_BYTES = 100
+"""Longest path of a socket."""
+PR_SET_PDEATHSIG = 1
+"""Option of prctl(2): a signal that a process gets when its parent ends."""
 
 
 _started: list[subprocess.Popen] = []
 """Kept, because a launcher ends when its input is closed."""
 
 
-def is_of_use(n_jobs: int, n_gpus: int) -> bool:
+def is_worthwhile(address: Path, n_jobs: int, n_gpus: int) -> bool:
     """True if a launcher works on this machine, is wanted, and saves time. CUDA does not work in forked processes."""
-    if os.environ.get(SWITCH, "").lower() == "off" or n_gpus or n_jobs < MIN_JOBS:
+    is_wanted = os.environ.get(SWITCH, "").lower() != "off" and n_jobs >= MIN_JOBS
+    if not is_wanted or n_gpus or len(os.fsencode(address)) > MOST_SOCKET_BYTES:
         return False
     try:
         os.close(os.pidfd_open(os.getpid()))  # Linux 5.3 and later
@@ -125,12 +134,19 @@ class Launcher:
         if request is None:
             client.close()
             return None
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # no memory; the client runs the script itself
+            client.close()
+            _close(standard)
+            return None
         if pid == 0:
             self._become(standard, client)
             return request
         self._jobs[pid] = os.pidfd_open(pid), client
         _close(standard)
+        with suppress(OSError):
+            client.sendall(STARTED)
         return None
 
     def _become(self, standard: list[int], client: socket.socket) -> None:
@@ -140,6 +156,7 @@ class Launcher:
         for new, old in zip(standard, STANDARD, strict=True):
             os.dup2(new, old)
         _close([*standard, *(ended for ended, _ in self._jobs.values())])
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def _report(self, pid: int) -> None:
         """Tell a client how its job ended."""
@@ -179,13 +196,21 @@ def _signal_from(client: socket.socket) -> int:
 
 def run(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
     """Run a script in this process, as `python SCRIPT ARGUMENTS` would."""
+    from threadpoolctl import threadpool_limits  # imported here because the rules import this module
+
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    tempfile.tempdir = None  # a library may have asked for it before
     sys.argv = arguments
     sys.path.insert(0, os.path.dirname(os.path.abspath(arguments[0])))
     threadpool_limits(int(environment.get("OMP_NUM_THREADS", "1")))
     runpy.run_path(arguments[0], run_name="__main__")
+
+
+def _has_ended(source: IO) -> bool:
+    """True if the other end of a pipe is closed."""
+    return bool(select.select([source], [], [], 0)[0])
 
 
 def main(address: Path) -> None:
@@ -193,6 +218,8 @@ def main(address: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for library in PRELOADED:
         importlib.import_module(library)
+        if _has_ended(sys.stdin):
+            return
     gc.freeze()  # so that children do not copy pages to count references
     request = Launcher(address).serve()
     if request is None:

@@ -291,15 +291,14 @@ def check_size(plan: Plan) -> None:
             shards = plan.config["activations"][key]
             raise InputError(
                 f"activations.{key}: must make at most {MOST_JOBS} jobs, but {shards} shards of "
-                f"{len(plan.config['corpora'])} corpora and {len(plan.config['models'])} models make {n_jobs}; lower it"
+                f"{len(plan.config['models'])} models and their SAEs make {n_jobs}; lower it"
             )
 
 
 def _scattered_jobs(plan: Plan) -> dict[str, int]:
     """Number of jobs that each key makes by asking for shards."""
-    each = len(plan.config["corpora"]) * len(plan.config["models"])
-    probe = each + len(plan.config["corpora"]) * len(plan.comparisons.saes) + len(plan.comparisons.pairs)
-    of_key = {"n_shards": each, "n_probe_shards": probe}
+    models, saes = len(plan.config["models"]), len(plan.comparisons.saes)
+    of_key = {"n_shards": models, "n_probe_shards": models + saes + len({pair[0] for pair in plan.comparisons.pairs})}
     return {key: n_jobs * plan.config["activations"][key] for key, n_jobs in of_key.items()}
 
 

@@ -9,6 +9,8 @@ from saelineage.plan.instruments import instrument
 from saelineage.plan.sae_names import SaeName, SaeNames
 
 Pair = tuple[SaeName, SaeName]
+CONTROL = "control"
+"""Role of a model from `lineage.controls`; names of such comparisons begin with it."""
 NULLS = ("shifted", "rotated")
 """Nulls made from the child's features, on other documents or on rotated activations. Names end in `_{null}`."""
 
@@ -238,7 +240,7 @@ class Comparisons:
         """The models that a parent is also compared with in place of its child, and their role."""
         line = [edge.parent, *self._graph.ancestors(edge.parent)]
         random = [model for model in self._graph.of_kind("reinitialise") if self._graph.like(model) in line]
-        return dict.fromkeys(random, "reinitialised") | dict.fromkeys(self._graph.controls(edge.child), "control")
+        return dict.fromkeys(random, "reinitialised") | dict.fromkeys(self._graph.controls(edge.child), CONTROL)
 
     def _pairs_by_role(self) -> Iterator[Pair]:
         """The pairs of every role. Some occur more than once."""

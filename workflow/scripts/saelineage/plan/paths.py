@@ -132,10 +132,6 @@ class Paths:
         """The log of a job, `{stage}/{what}`."""
         return f"{self.folder}/logs/{name}.log"
 
-    def benchmark(self, name: str) -> str:
-        """The time and memory of a job, `{stage}/{what}`."""
-        return f"{self.folder}/benchmarks/{name}.tsv"
-
     @staticmethod
     def manifest(path: str) -> str:
         """The manifest of a file that has one to itself: beside it, with the same stem."""
@@ -449,11 +445,7 @@ class Paths:
             *self.fill(self.summary),
             *self.fill(self.sweep, sweep=self._contents.config["sweeps"]),
             *self.fill(self.model_metrics, model=self._contents.graph.models),
-            *(
-                path
-                for sae in self._contents.comparisons.measured_saes
-                for path in self.fill(self.sae_metrics, **sae._asdict())
-            ),
+            *self.fill(self.sae_metrics, model=self._contents.graph.models),
         ]
 
     def manifests(self) -> list[str]:

@@ -11,7 +11,7 @@ class Table(NamedTuple):
     """How a table is made, and what it holds."""
 
     function: str
-    """Of the module `tables`."""
+    """Name of a function in `tables`."""
     inputs: tuple[str, ...]
     """Its arguments in order: fields of `tables.TableInputs`."""
     caption: str

@@ -11,6 +11,7 @@ import pandas as pd
 
 from saelineage.lineage.trajectories import ABSENCES
 from saelineage.lineage.verdicts import MERGED, ONE_TO_ONE, SPLIT
+from saelineage.plan.comparisons import CONTROL
 from saelineage.report.registry import TABLES
 
 LEAST_FLOOR = 0.95
@@ -21,8 +22,6 @@ LARGEST_NULL = 0.05
 """An instrument is fit only if its largest null is at most this share.
 
 Controls are not nulls: they are trained models, which may have learnt the same features."""
-CONTROL = "control "
-"""Prefix that `Comparisons` gives to the names of controls, which sit among the nulls in the summary."""
 BELOW, AT_FLOOR, NO_RATIO, NO_FLOOR, NOTHING = "below the floor", "at the floor", "no ratio", "no floor", "not testable"
 """Readings of an edge: its persisting share against its floor. `reading` returns one of them."""
 VERDICT_COUNTS = ("persists", "disappears", "untestable_parent", "inherited", "emerges", "untestable_child")
@@ -49,7 +48,7 @@ class TableInputs(NamedTuple):
     model_metrics: Sequence[dict]
     """`models/{model}/metrics.json`."""
     sae_metrics: Sequence[dict]
-    """`saes/{model}/{sae}/metrics.json`."""
+    """`saes/{model}/metrics.json`."""
     training_curves: Mapping[tuple[str, str], pd.DataFrame]
     """`saes/{model}/{sae}/training.csv` by (model, SAE)."""
     share_curves: pd.DataFrame
@@ -139,7 +138,7 @@ def largest_null(nulls: Mapping[str, Mapping]) -> tuple[str | None, float | None
     shares = {
         name: null["persist_share"]
         for name, null in nulls.items()
-        if not name.startswith(CONTROL) and null["persist_share"] is not None
+        if not name.startswith(f"{CONTROL} ") and null["persist_share"] is not None
     }
     return max(shares.items(), key=_second) if shares else (None, None)
 
@@ -378,13 +377,21 @@ def score_table(
     return pd.DataFrame(rows, columns=["model", "sae", "source", "n", "median", "r", "n_features"])
 
 
-def timing_table(benchmarks: pd.DataFrame) -> pd.DataFrame:
-    """Per stage and for all: number of jobs, summed wall and CPU seconds, largest memory of a job in MB."""
+def timing_table(jobs: Sequence[Mapping]) -> pd.DataFrame:
+    """Per stage and for all: number of jobs, summed wall and CPU seconds, largest memory of a job in MiB.
+
+    Args:
+        jobs: each with `stage`, `seconds`, `cpu_seconds` and `max_rss_mb`; those that were not measured are left out.
+    """
     columns = ["stage", "n_jobs", "wall_seconds", "cpu_seconds", "max_rss_mb"]
-    if benchmarks.empty:
+    measured = pd.DataFrame([job for job in jobs if job["seconds"] is not None])
+    if measured.empty:
         return pd.DataFrame(columns=columns)
-    stages = benchmarks.groupby("stage", sort=False).agg(
-        n_jobs=("s", "size"), wall_seconds=("s", "sum"), cpu_seconds=("cpu_time", "sum"), max_rss_mb=("max_rss", "max")
+    stages = measured.groupby("stage", sort=False).agg(
+        n_jobs=("seconds", "size"),
+        wall_seconds=("seconds", "sum"),
+        cpu_seconds=("cpu_seconds", "sum"),
+        max_rss_mb=("max_rss_mb", "max"),
     )
     stages = stages.sort_values("wall_seconds", ascending=False, kind="stable")
     stages.loc["all stages"] = [*stages[["n_jobs", "wall_seconds", "cpu_seconds"]].sum(), stages["max_rss_mb"].max()]
