@@ -1,5 +1,6 @@
 """Train a language model from another one's weights."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 from saelineage.jobs.checkpoints import checkpoint_folder
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.models.loading import load_model, require_vocabulary
+from saelineage.models.loading import load_model, require_vocabulary, weights_sha256
 from saelineage.models.training import save_model, train_on
 from saelineage.tokens import read_token_rows
 
@@ -15,22 +16,36 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
+logger = logging.getLogger("saelineage")
+
+
 def finetune_model(
     settings: dict, paths_to_tokens: Mapping[str, str], parent_folder: Path, folder: Path, checkpoints: Path, gpus: int
-) -> None:
-    """Train and write a model folder."""
+) -> dict:
+    """Train and write a model folder.
+
+    Returns:
+        Facts for the manifest: `same_weights_as`, if training has changed nothing.
+    """
     rows = read_token_rows(paths_to_tokens)
     model = load_model(parent_folder)
     require_vocabulary(model, rows, settings["parent"])
+    weights_before = weights_sha256(model)
     train_on(model, rows, settings, checkpoints, pick_device(gpus))
     save_model(model, parent_folder, folder)
+    if weights_sha256(model) != weights_before:
+        return {}
+    logger.warning(
+        "the model has exactly the weights of its parent '%s': training has changed nothing", settings["parent"]
+    )
+    return {"same_weights_as": settings["parent"]}
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake) as record:
         prepare_cpu(snakemake.threads)
         with checkpoint_folder(snakemake, "models", snakemake.wildcards.model) as checkpoints:
-            finetune_model(
+            record |= finetune_model(
                 settings=snakemake.params.model,
                 paths_to_tokens=dict(zip(snakemake.params.model["corpora"], snakemake.input.tokens, strict=True)),
                 parent_folder=Path(snakemake.input.parent[0]).parent,

@@ -9,7 +9,14 @@ import torch
 from saelineage.files.atomic import write_json
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.models.loading import evaluate, load_model, n_parameters, require_vocabulary, unigram_loss
+from saelineage.models.loading import (
+    evaluate,
+    load_model,
+    n_parameters,
+    require_vocabulary,
+    unigram_loss,
+    weights_sha256,
+)
 from saelineage.saes.metrics import measure_corpora
 from saelineage.saes.sae import load_sae
 from saelineage.tokens import read_token_rows
@@ -44,12 +51,13 @@ def measure_model(
     train, validation = read_token_rows(paths_to_train), read_token_rows(paths_to_validation)
     model = load_model(folder).to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
     require_vocabulary(model, validation, folder.name)
-    d_vocab = model.config.vocab_size
+    d_vocab = len(model.get_input_embeddings().get_parameter("weight"))
     corpora = {
         corpus: evaluate(model, rows, batch_rows) | {"unigram_loss": unigram_loss(train[corpus], rows, d_vocab)}
         for corpus, rows in validation.items()
     }
-    write_json(path_to_metrics, {"model": folder.name, "n_parameters": n_parameters(model), "corpora": corpora})
+    sizes = {"n_parameters": n_parameters(model), "weights_sha256": weights_sha256(model)}
+    write_json(path_to_metrics, {"model": folder.name, "corpora": corpora} | sizes)
     saes = {name: load_sae(sae_folder).to(device) for name, sae_folder in sae_folders.items()}
     metrics = measure_corpora(model, saes, hookpoint, validation, batch_rows)
     entries = [

@@ -1,5 +1,6 @@
 """Merge two language models tensor by tensor."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,14 +11,25 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def merge_models(parent_folders: list[Path], t: float, dtype: str | None, folder: Path, method: str = "slerp") -> None:
-    """Write the merged model's folder with the first parent's tokenizer and config."""
-    merge_folders(parent_folders[0], parent_folders[1], t, dtype, folder, method)
+logger = logging.getLogger("saelineage")
+
+
+def merge_models(parent_folders: list[Path], t: float, dtype: str | None, folder: Path, method: str = "slerp") -> dict:
+    """Write the merged model's folder with the first parent's tokenizer and config.
+
+    Returns:
+        Facts for the manifest: `same_weights_as`, if the merge has the weights of one of its parents.
+    """
+    equal = merge_folders(parent_folders[0], parent_folders[1], t, dtype, folder, method)
+    if equal is None:
+        return {}
+    logger.warning("the merged model has exactly the weights of '%s': t is %g, or both parents are the same", equal, t)
+    return {"same_weights_as": equal}
 
 
 if __name__ == "__main__":
-    with job(snakemake):
-        merge_models(
+    with job(snakemake) as record:
+        record |= merge_models(
             parent_folders=list(dict.fromkeys(Path(path).parent for path in snakemake.input.parents)),
             t=snakemake.params.model["t"],
             dtype=snakemake.params.model["dtype"],

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 
 from saelineage.files.atomic import read_json
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.models.loading import evaluate, load_model
-from saelineage.models.merging import merge_state, read_state
+from saelineage.models.loading import evaluate, open_state
+from saelineage.models.merging import merge_state, read_parents
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:
@@ -32,14 +31,12 @@ def sweep_merge(
 ) -> None:
     """Write `t`, `corpus`, `loss`, `accuracy` and `n_predictions` by coefficient and corpus; t is NaN for the base."""
     validation = read_token_rows(paths_to_validation)
-    state_a, state_b = (read_state(folder, dtype) for folder in parent_folders)
-    names = parent_folders[0].name, parent_folders[1].name
-    model = load_model(parent_folders[0]).to(pick_device(gpus))  # type: ignore[arg-type]  # transformers wraps `to` without its types
+    parents = read_parents(parent_folders, dtype)
+    source, device = f"the merge of '{parents.names[0]}' and '{parents.names[1]}'", pick_device(gpus)
     rows = []
     for t in coefficients:
-        merged, _ = merge_state(state_a, state_b, t, names, method)
-        tensors = {name: tensor.to(torch.float32) for name, tensor in merged.items()}
-        model.load_state_dict(tensors, strict=not model.config.tie_word_embeddings)
+        merged, _ = merge_state(*parents.states, t, parents.names, method)
+        model = open_state(parents.config, merged, source).to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
         rows += [
             {"t": t, "corpus": corpus} | evaluate(model, of_corpus, batch_rows)
             for corpus, of_corpus in validation.items()

@@ -1,35 +1,55 @@
 """Opening language models from any source and measuring them on token rows."""
 
+import hashlib
+import logging
 import math
+import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import transformers
 from jaxtyping import Int
-from torch import nn
+from safetensors import safe_open
+from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
 from saelineage.errors import InputError
-from saelineage.files.foreign import mappings, named_numbers, read_foreign_json, require_inside, tensor_shapes
+from saelineage.files.foreign import named_numbers, require_inside, tensor_shapes
 from saelineage.files.hub import hub_download, hub_repo
+from saelineage.foreign.models import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    GENERATION_FILE,
+    INDEX_FILE,
+    REMEDY,
+    WEIGHTS_FILE,
+    adapter_notes,
+    causal_problem,
+    named,
+    no_safetensors,
+    read_config,
+    unopenable,
+    weight_files,
+)
 from saelineage.models.losses import next_token_loss
-from saelineage.tokens import TokenRows
+from saelineage.tokens import TOKENIZER_FILES, TokenRows
+
+logger = logging.getLogger(__name__)
 
 COUNT_ROWS = 8_192
-REMEDY = "fetch it again, or save it again with save_pretrained"
-CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
-ADAPTER_FILE = "adapter_config.json"
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
 REPEATED = re.compile(r"(n|num)_(.*_)?(layers?|blocks?|stages?|labels)(_.*)?(?<!size)(?<!dim)|(.*_)?(layers|depths?)")
 """Keys of a config.json that count objects which the config or its model makes one by one; not widths, such as
 shared_expert_intermediate_size."""
@@ -41,6 +61,14 @@ MOST_MODULES = 20_000
 """Modules and parameters allowed however few tensors there are."""
 MOST_UNSAVED = 1 << 28
 """Numbers allowed beyond the weights files, for what a model computes when it is made, such as masks and positions."""
+COMPUTED = re.compile(
+    r"(^|\.)(attn|attention|self_attn)\.(bias|masked_bias|causal_mask)$|inv_freq$|(^|\.)position_ids$"
+)
+"""Names of masks and positions that earlier versions of transformers saved although every model computes them."""
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Number formats of safetensors files that hold weights as they are."""
+MOST_REASON = 300
+"""Characters of an error of transformers that are passed on."""
 
 
 class ModelSource(NamedTuple):
@@ -54,7 +82,7 @@ class ModelSource(NamedTuple):
 
 
 def find_model(settings: Mapping, key: str) -> ModelSource:
-    """Find the model that a config block names; only config and safetensors are downloaded from the hub.
+    """Find the model that a config block names; only configs, tokenizer and safetensors are downloaded from the hub.
 
     Args:
         settings: the block, with a folder, or a repo and its revision.
@@ -72,8 +100,9 @@ def find_model(settings: Mapping, key: str) -> ModelSource:
 
     weights = next((name for name in (WEIGHTS_FILE, INDEX_FILE) if name in repo.files), None)
     if weights is None:
-        raise InputError(f"{key}: {no_safetensors(repr(settings['repo']))}")
-    files = [fetch(CONFIG_FILE), fetch(weights)]
+        raise InputError(f"{key}: {no_safetensors(repr(settings['repo']), repo.files)}")
+    small = sorted({GENERATION_FILE, *TOKENIZER_FILES} & set(repo.files) - {CONFIG_FILE})
+    files = [fetch(name) for name in (CONFIG_FILE, weights, *small)]
     folder = files[0].parent
     files += [fetch(path.name) for path in weight_files(folder) if path not in files]
     return ModelSource(folder, repo.commit, files)
@@ -84,119 +113,207 @@ def load_model(source: Path | str, dtype: torch.dtype | str = torch.float32) -> 
 
     Args:
         source: a folder, which need not be trusted (`check_model_folder`).
-        dtype: number format of the weights in memory; "auto" keeps the file's. The default, float32, makes measurements
-            independent of the file's format.
+        dtype: number format of the weights in memory; "auto" is the file's (`file_dtype`), whatever the config says.
+            The default, float32, makes measurements independent of the file's format.
 
     Raises:
-        InputError: if the folder holds no such model, weights are missing or not finite, or the model needs code of its
-            own.
+        InputError: if the folder holds no such model; weights are missing, left over or not finite; or the model needs
+            code of its own.
     """
     quiet_off_terminal()
-    check_model_folder(source)
+    empty = check_model_folder(source)
+    if isinstance(dtype, str):
+        dtype, stated = file_dtype(empty, source), getattr(empty.config, "dtype", None)
+        if stated not in (None, dtype):
+            logger.info(
+                "'%s' holds weights in %s, which is kept, not %s as in its %s", source, dtype, stated, CONFIG_FILE
+            )
     try:
-        loaded: object = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            low_cpu_mem_usage=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with _without_adapter(source) as folder:
+            loaded: object = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                output_loading_info=True,
+            )
     except Exception as error:  # damaged or foreign files make transformers raise almost anything
         raise _refusal_of(source, error) from error
-    assert isinstance(loaded, tuple)  # a pair, because of output_loading_info
+    assert isinstance(loaded, tuple)  # because of output_loading_info
     model, info = loaded
-    if info["missing_keys"]:  # transformers would draw them at random
-        raise InputError(
-            f"'{source}' lacks weights of its architecture: {', '.join(sorted(info['missing_keys'])[:5])}; "
-            "use a complete checkpoint of a causal language model"
-        )
-    for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
-            raise InputError(f"'{source}': weights must be finite, but {name} is not; use another checkpoint")
-    return model.eval()
+    return _whole(model, info, f"'{source}'")
 
 
-def check_model_folder(folder: Path | str) -> None:
+def open_state(config: PretrainedConfig, state: Mapping[str, Tensor], source: str) -> PreTrainedModel:
+    """Open a model in float32 from tensors under the names that files have, as `load_model` opens one from a file.
+
+    Names in files are not always those in memory: transformers renames and joins tensors when it opens a model.
+
+    Args:
+        config: of the model.
+        state: all its tensors.
+        source: the model, for error messages.
+
+    Raises:
+        InputError: if tensors are missing, left over or not finite.
+    """
+    quiet_off_terminal()
+    empty = _empty_model(config, max(MOST_MODULES, MODULES_PER_TENSOR * len(state)))
+    loaded: object = type(empty).from_pretrained(
+        None,
+        config=empty.config,
+        state_dict=dict(state),
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    assert isinstance(loaded, tuple)
+    model, info = loaded
+    return _whole(model, info, source)
+
+
+def check_model_folder(folder: Path | str) -> PreTrainedModel:
     """Check a model's folder before anything is allocated.
 
     transformers trusts the sizes in a config.json, and follows names of other files and of kernels that run code. A
     model on the meta device, which has shapes and no numbers, shows whether it is larger than its weights files.
 
+    Returns:
+        The model on the meta device.
+
     Raises:
         InputError: if config and weights do not fit together; the weights are not safetensors in this folder, are links
-            (other than the Hugging Face cache's own), are quantised, or do not fit into memory; or the config names
-            code or weights from elsewhere.
+            (other than the Hugging Face cache's own), are quantised, or do not fit into memory; the model is not
+            causal; or the config names code or weights from elsewhere.
     """
     require_inside(folder, (".json", ".safetensors"))
-    if Path(folder, ADAPTER_FILE).exists():  # where PEFT is installed, transformers would open the model it names
-        raise _unopenable(
-            folder, f"{ADAPTER_FILE} says that it is an adapter to another model (call merge_and_unload first)"
-        )
-    config = _checked_config(Path(folder, CONFIG_FILE), folder)
-    shapes = {name: shape for path in weight_files(folder) for name, shape in tensor_shapes(path, REMEDY).items()}
+    files, config = weight_files(folder), read_config(folder)
+    if problem := causal_problem(config):
+        raise InputError(f"'{folder}': {problem}")
+    for note in adapter_notes(folder):
+        logger.warning("%s", note)
+    shapes = {name: shape for path in files for name, shape in tensor_shapes(path, REMEDY).items()}
     for key, number in named_numbers(config):
         if REPEATED.fullmatch(key) and number > max(MOST_REPEATED, len(shapes)):
-            raise _unopenable(folder, f"{CONFIG_FILE} says {key}: {number}, but there are {len(shapes)} tensors")
+            raise unopenable(folder, f"{CONFIG_FILE} says {key}: {number}, but there are {len(shapes)} tensors")
     n_held = sum(math.prod(shape) for shape in shapes.values())
-    n_needed = _n_numbers(folder, max(MOST_MODULES, MODULES_PER_TENSOR * len(shapes)))
-    if n_needed > 2 * n_held + MOST_UNSAVED:  # twice, because weights tied in the file may be untied in the model
-        raise _unopenable(folder, f"{CONFIG_FILE} describes {n_needed} numbers, but the weights files hold {n_held}")
-
-
-def weight_files(folder: Path | str) -> list[Path]:
-    """List the safetensors files of a model's folder: the single one, or those that its index names.
-
-    Raises:
-        InputError: if there are none, or the index names anything but safetensors files of this folder.
-    """
-    if Path(folder, WEIGHTS_FILE).exists():
-        return [Path(folder, WEIGHTS_FILE)]
-    if not Path(folder, INDEX_FILE).exists():
-        raise InputError(no_safetensors(f"'{folder}'"))
-    index = read_foreign_json(Path(folder, INDEX_FILE), REMEDY).get("weight_map")
-    names = list(index.values()) if isinstance(index, dict) else []
-    unsafe_names = [name for name in names if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name)]
-    if unsafe_names or not names:
-        shown = f"{unsafe_names[0]!r:.80}" if unsafe_names else "nothing"
-        raise _unopenable(folder, f"weight_map in {INDEX_FILE} must name safetensors files of this folder, not {shown}")
-    return [Path(folder, name) for name in sorted(set(names))]
-
-
-def no_safetensors(where: str) -> str:
-    """Error message for a model without safetensors."""
-    return (
-        f"{where} cannot be opened as a causal model from safetensors: it holds neither {WEIGHTS_FILE} nor "
-        f"{INDEX_FILE} (pickles, as in .bin files, can hold code, and are not read); take a revision that has them, or "
-        "convert it where you trust it (AutoModelForCausalLM.from_pretrained, then save_pretrained)"
-    )
-
-
-def _checked_config(path: Path, folder: Path | str) -> dict:
-    config = read_foreign_json(path, REMEDY)
-    for part in mappings(config):  # transformers may use a nested part, the one that describes the text model
-        if part.get("quantization_config"):
-            raise _unopenable(folder, f"{CONFIG_FILE} says that its weights are quantised (quantization_config)")
-        weights = part.get("transformers_weights")
-        if weights not in (None, WEIGHTS_FILE):  # transformers would open that file instead of those checked here
-            raise _unopenable(folder, f"{CONFIG_FILE} names other weights (transformers_weights: {weights!r:.80})")
-        implementations = [part.get(key) for key in ("attn_implementation", "_attn_implementation")]
-        kernel = next((name for name in implementations if name is not None and "/" in str(name)), None)
-        if kernel is not None:
-            raise _unopenable(folder, f"{CONFIG_FILE} names code from elsewhere (attn_implementation: {kernel!r:.80})")
-    return config
-
-
-def _n_numbers(folder: Path | str, most_modules: int) -> int:
-    """Count the numbers in the model that a config.json describes, tied ones once, without allocating them."""
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        with torch.device("meta"), _at_most_modules(most_modules):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        full = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        empty = _empty_model(full, max(MOST_MODULES, MODULES_PER_TENSOR * len(shapes)))
     except Exception as error:
         raise _refusal_of(folder, error) from error
-    return sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    n_needed = sum(tensor.numel() for tensor in (*empty.parameters(), *empty.buffers()))
+    if n_needed > 2 * n_held + MOST_UNSAVED:  # twice, because weights tied in the file may be untied in the model
+        raise unopenable(folder, f"{CONFIG_FILE} describes {n_needed} numbers, but the weights files hold {n_held}")
+    return empty
+
+
+def file_dtype(empty: PreTrainedModel, folder: Path | str) -> torch.dtype:
+    """The number format that holds every weight of a folder's files without rounding.
+
+    Args:
+        empty: the model, whose class says which tensors of old files it ignores.
+        folder: its folder.
+
+    Raises:
+        InputError: if weights are in a format of quantised models.
+    """
+    formats: dict[str, str] = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="np") as file:
+            formats |= {name: file.get_slice(name).get_dtype() for name in file.offset_keys()}
+    ignored = [re.compile(pattern) for pattern in empty._keys_to_ignore_on_load_unexpected or ()]
+    used = {
+        name: kind
+        for name, kind in formats.items()
+        if not COMPUTED.search(name) and not any(pattern.search(name) for pattern in ignored)
+    }
+    if rounded := [name for name, kind in used.items() if kind.startswith(("F4", "F6", "F8"))]:
+        raise unopenable(
+            folder,
+            f"tensors are quantised: {named(rounded)} ({used[rounded[0]]})",
+            "take the model that it was made from, or dequantise it and save_pretrained the result",
+        )
+    floats = {FLOATS[kind] for kind in used.values() if kind in FLOATS}
+    return reduce(torch.promote_types, sorted(floats, key=str)) if floats else torch.float32
+
+
+def _empty_model(config: PretrainedConfig, most_modules: int) -> PreTrainedModel:
+    """Make the model that a config describes on the meta device, which has shapes and no numbers.
+
+    Raises:
+        ValueError: if it has more than `most_modules` modules and parameters.
+    """
+    with torch.device("meta"), _at_most_modules(most_modules):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def _whole(model: PreTrainedModel, info: Mapping, source: str) -> PreTrainedModel:
+    """Return an opened model in evaluation mode if its tensors were the right ones.
+
+    Args:
+        model: the model.
+        info: names of the tensors that did not fit, from transformers.
+        source: the model, for error messages.
+
+    Raises:
+        InputError: if tensors are missing, left over, of other shapes or not finite.
+    """
+    left_over = [name for name in info["unexpected_keys"] if not COMPUTED.search(name)]
+    problems = []
+    if missing := info["missing_keys"]:  # transformers would draw them at random
+        problems.append(f"lacks weights of its architecture ({len(missing)}): {named(missing)}")
+    if left_over:  # transformers would drop them
+        problems.append(f"holds tensors that its architecture does not have ({len(left_over)}): {named(left_over)}")
+    if mismatched := info["mismatched_keys"]:
+        shapes = [f"{name} has {tuple(held)}, not {tuple(needed)}" for name, held, needed in mismatched]
+        problems.append(f"holds tensors of other shapes ({len(shapes)}): {named(shapes)}")
+    if problems:
+        raise InputError(
+            f"{source} {', and '.join(problems)}; use a complete checkpoint of a causal language model with the "
+            f"{CONFIG_FILE} that belongs to it, and merge adapters into it (merge_and_unload)"
+        )
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise InputError(f"{source}: weights must be finite, but {name} is not; use another checkpoint")
+    _settle_ties(model, source)
+    return model.eval()
+
+
+def _settle_ties(model: PreTrainedModel, source: str) -> None:
+    """Make the config say that input and output embeddings are not tied where the files hold two different ones."""
+    if not model._tied_weights_keys or not getattr(model.config, "tie_word_embeddings", False):
+        return
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.get_parameter("weight") is embedding.get_parameter("weight"):
+        return
+    logger.warning(
+        "%s says tie_word_embeddings in its %s, but holds an output embedding of its own, which is taken",
+        source,
+        CONFIG_FILE,
+    )
+    untie(model.config)
+
+
+def untie(config: PretrainedConfig) -> None:
+    """Make a config, and its text part, say that input and output embeddings are not tied."""
+    for part in (config, config.get_text_config()):
+        part.tie_word_embeddings = False
+
+
+@contextmanager
+def _without_adapter(folder: Path | str) -> Iterator[Path | str]:
+    """Yield a folder without the adapter beside full weights, which transformers applies where PEFT is installed."""
+    if not Path(folder, ADAPTER_FILE).exists():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as links:
+        for path in Path(folder).iterdir():
+            if path.name != ADAPTER_FILE:
+                os.symlink(path.resolve(), Path(links, path.name))
+        yield links
 
 
 @contextmanager
@@ -216,10 +333,6 @@ def _at_most_modules(most: int) -> Iterator[None]:
         yield
 
 
-def _unopenable(source: Path | str, reason: str) -> InputError:
-    return InputError(f"'{source}' cannot be opened as a causal model from safetensors: {reason.rstrip('.')}; {REMEDY}")
-
-
 def _refusal_of(source: Path | str, error: Exception) -> InputError:
     """Turn an error of transformers into one InputError; where its text is short, the exception's type is added."""
     text = " ".join(str(error).split())
@@ -228,7 +341,26 @@ def _refusal_of(source: Path | str, error: Exception) -> InputError:
             f"'{source}' needs code of its own to run, and code from elsewhere is never run here; take a model whose "
             "architecture transformers has"
         )
-    return _unopenable(source, f"{type(error).__name__}: {text}"[:300] if len(text) < 40 else text[:300])
+    if "Unrecognized configuration class" in text:  # the text goes on with the names of all classes
+        return unopenable(
+            source,
+            "transformers has no causal language model of its architecture",
+            "take a model that predicts the next token",
+        )
+    if "does not recognize this architecture" in text or "Unrecognized model in" in text:
+        kind = read_config(source).get("model_type")
+        unknown = f"transformers {transformers.__version__} does not know model_type {kind!r:.80} of its {CONFIG_FILE}"
+        return unopenable(
+            source,
+            f"its {CONFIG_FILE} has no model_type" if kind is None else unknown,
+            "correct it, or take a model whose architecture transformers has",
+        )
+    return unopenable(source, _shortened(text if len(text) >= 40 else f"{type(error).__name__}: {text}"))
+
+
+def _shortened(text: str) -> str:
+    """The beginning of a long text, up to the end of a word."""
+    return text if len(text) <= MOST_REASON else f"{text[:MOST_REASON].rpartition(' ')[0] or text[:MOST_REASON]} ..."
 
 
 def reinitialised(folder: Path | str, seed: int) -> PreTrainedModel:
@@ -284,6 +416,18 @@ def require_vocabulary(model: PreTrainedModel, rows: Mapping[str, TokenRows], so
             f"model '{source}' knows ids 0 to {d_vocab - 1}, but the run's tokens hold id {highest}; "
             "set tokenizer: to the tokenizer this model was trained with"
         )
+
+
+def weights_sha256(model: PreTrainedModel) -> str:
+    """Digest of a model's weights as float32, independent of the number format and of ties in its file.
+
+    Equal digests of two models of one architecture mean that nothing distinguishes them.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+    return digest.hexdigest()
 
 
 def n_parameters(model: PreTrainedModel) -> int:

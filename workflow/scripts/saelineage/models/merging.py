@@ -4,16 +4,29 @@ The spherical formula and its switch to linear interpolation are those of mergek
 (github.com/arcee-ai/mergekit), after Shoemake, "Animating Rotation with Quaternion Curves" (1985), section 3.3.
 """
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoConfig, PretrainedConfig
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, read_json, write_json, write_text
+from saelineage.foreign.models import (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    WEIGHTS_FILE,
+    require_same_function,
+    text_config,
+)
+from saelineage.models.loading import load_model, open_state, untie
 from saelineage.precision import DTYPES
+
+logger = logging.getLogger(__name__)
 
 LERP_ABOVE_COS = 0.9995
 """Absolute cosine above which tensors count as parallel, and `slerp` interpolates linearly."""
@@ -96,28 +109,98 @@ def require_same_tensors(a: dict[str, Tensor], b: dict[str, Tensor], names: tupl
             )
 
 
+class Parents(NamedTuple):
+    """Two models that can be merged."""
+
+    names: tuple[str, str]
+    states: tuple[dict[str, Tensor], dict[str, Tensor]]
+    """Tensors under the names that files have, the same in both. A tied output embedding is among the input ones."""
+    config: PretrainedConfig
+    """Of the merged model: the first parent's, untied where the other one is."""
+
+
+def read_parents(folders: Sequence[Path], dtype: str | None) -> Parents:
+    """Read two model folders of this run that are to be merged.
+
+    Where the embeddings of one model are tied and those of the other are not, the tied one gets an output embedding of
+    its own with the same numbers.
+
+    Args:
+        folders: the models' folders.
+        dtype: number format of the tensors; None keeps each tensor's own.
+
+    Raises:
+        InputError: if the models' configs differ in what changes the logits, or their tensors in names or shapes.
+    """
+    names = folders[0].name, folders[1].name
+    configs = [AutoConfig.from_pretrained(folder, trust_remote_code=False) for folder in folders]
+    for warning in require_same_function(configs[0].to_dict(), configs[1].to_dict(), names):
+        logger.warning("%s", warning)
+    states = [read_state(folder, dtype) for folder in folders]
+    for place, state in enumerate(states):
+        more = states[1 - place].keys() - state.keys()
+        if len(more) == 1 and _is_tied(folders[place]):
+            (name,) = more
+            state[name] = _head(folders[place], state).contiguous()
+            logger.info("'%s' has tied embeddings; they are untied, as in '%s'", names[place], names[1 - place])
+            untie(configs[0])
+    require_same_tensors(states[0], states[1], names)
+    return Parents(names, (states[0], states[1]), configs[0])
+
+
 def read_state(folder: Path, dtype: str | None) -> dict[str, Tensor]:
     """Read the tensors of a model folder, converted to `dtype`; None keeps each tensor's own."""
-    state = load_file(folder / "model.safetensors")
+    state = load_file(folder / WEIGHTS_FILE)
     return state if dtype is None else {name: tensor.to(DTYPES[dtype]) for name, tensor in state.items()}
 
 
-def merge_folders(a: Path, b: Path, t: float, dtype: str | None, folder: Path, method: str = "slerp") -> None:
+def merge_folders(a: Path, b: Path, t: float, dtype: str | None, folder: Path, method: str = "slerp") -> str | None:
     """Merge two model folders into a third, with a `merge.json` that says how each tensor was merged.
 
-    Config and tokenizer are copied from the first parent.
+    Config, tokenizer and generation config are copied from the first parent. The merged weights are opened once before
+    they are written.
+
+    Returns:
+        The name of the parent whose weights the merged model has; None if it has neither's.
 
     Raises:
-        InputError: if the parents' tensors differ in names or shapes.
+        InputError: if the parents cannot be merged (`read_parents`), or the merged weights cannot be opened.
     """
-    merged, branches = merge_state(read_state(a, dtype), read_state(b, dtype), t, (a.name, b.name), method)
-    with atomic_path(folder / "model.safetensors") as temporary:
+    parents = read_parents([a, b], dtype)
+    merged, branches = merge_state(*parents.states, t, parents.names, method)
+    pairs = zip(parents.names, parents.states, strict=True)
+    equal = next((name for name, state in pairs if all(torch.equal(merged[key], state[key]) for key in merged)), None)
+    open_state(parents.config, merged, f"the merge of '{a.name}' and '{b.name}'")
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file(merged, temporary, metadata={"format": "pt"})
-    config = read_json(a / "config.json") | ({"dtype": dtype} if dtype else {})
-    write_json(folder / "config.json", config)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        write_text(folder / name, (a / name).read_text(encoding="utf-8"))
+    write_json(folder / CONFIG_FILE, _merged_config(a, parents.config) | ({"dtype": dtype} if dtype else {}))
+    for name in ("tokenizer.json", "tokenizer_config.json", GENERATION_FILE):
+        if (a / name).exists():
+            write_text(folder / name, (a / name).read_text(encoding="utf-8"))
     write_json(folder / "merge.json", {"method": method, "parents": [a.name, b.name], "t": t, "tensors": branches})
+    return equal
+
+
+def _merged_config(folder: Path, config: PretrainedConfig) -> dict:
+    """The config.json of the first parent, untied if the merged model is."""
+    content = read_json(folder / CONFIG_FILE)
+    if _is_tied(folder) and not config.tie_word_embeddings:
+        for part in (content, text_config(content)):
+            assert isinstance(part, dict)
+            part["tie_word_embeddings"] = False
+    return content
+
+
+def _is_tied(folder: Path) -> bool:
+    """True if a model's output embedding is its input embedding, as the config says."""
+    return bool(getattr(AutoConfig.from_pretrained(folder, trust_remote_code=False), "tie_word_embeddings", False))
+
+
+def _head(folder: Path, state: dict[str, Tensor]) -> Tensor:
+    """The output embedding of a model with tied embeddings, in the number format of its tensors."""
+    head = load_model(folder).get_output_embeddings().get_parameter("weight").detach()
+    kind = next(tensor.dtype for tensor in state.values() if tensor.shape == head.shape)
+    return head.to(kind)
 
 
 def _cos(a: Tensor, b: Tensor) -> float | None:
