@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.correlations.cosines import (
-    NoSimilarityError,
     best_summary,
     decoder_cosine,
     encoder_cosine,
     logit_effect_cosine,
-    logit_map,
     none_if_nan,
     pw_mcc,
     save_similarities,
 )
+from saelineage.correlations.logit_maps import NoSimilarityError, logit_map
 from saelineage.correlations.matches import Matches
 from saelineage.files.atomic import write_json
 from saelineage.jobs.devices import prepare_cpu

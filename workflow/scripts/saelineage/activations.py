@@ -6,7 +6,8 @@ covers.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,17 @@ from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, decode_header, encode_header
 from saelineage.precision import DTYPES
 from saelineage.tokens import TokenRows
+
+SINGLE_EXPERT = re.compile(r"(.*\.)?experts\.\d+(\..*)?")
+CAUSAL_IDS = (5, 2, 7, 3, 6, 4, 8, 1)
+"""Ids that `require_causal` gives a model; every vocabulary is larger."""
+MOST_BACKWARD = {torch.float32: 1e-4}
+"""Limit for the effect of later tokens on earlier logits, as a share of that on their own logits, by number format.
+
+It is above the rounding that changes when other tokens share a matrix product, as tokens of one expert do.
+"""
+MOST_BACKWARD_ROUNDED = 2e-2
+"""The same for number formats of 16 bits."""
 
 
 class Hookpoint(NamedTuple):
@@ -44,32 +56,39 @@ def hooked(model: nn.Module, hookpoint: str, change: Callable[[Tensor], Tensor |
     """While the block runs, pass activations [row, n_ctx, d_in] to `change` and replace them by its result, if any.
 
     A module's input is its first argument, positional or by keyword. If the input or output is a tuple, as in Hugging
-    Face blocks, its first tensor is used.
+    Face blocks, its first tensor is used. Activations that the model has flattened to [row x n_ctx, d_in], as OPT does
+    around fc1 and fc2, are passed on as [row, n_ctx, d_in].
 
     Raises:
-        InputError: if the model has no such module, or the values there are not activations [row, n_ctx, d_in].
+        InputError: if the model has no such module, it is one of several experts, or the values there are not
+            activations [row, n_ctx, d_in].
     """
     point = Hookpoint.parse(hookpoint)
     modules = dict(model.named_modules())
-    if point.module not in modules:
-        raise InputError(
-            f"activations.hookpoint: the model has no module '{point.module}'; {_nearest(point.module, modules)}"
-        )
-
+    _require_module(point, modules)
     if point.side not in ("input", "output"):
         raise InputError(f"activations.hookpoint must end in .input or .output, got '{hookpoint}'")
+
+    called_with: list[torch.Size] = []
+
+    def note_shape(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Keep the shape [row, n_ctx] of the ids that the model is called with."""
+        ids = args[0] if args else kwargs.get("input_ids")
+        called_with[:] = [ids.shape] if isinstance(ids, Tensor) else []
 
     def replaced(value: object) -> object:
         """Apply `change` to the first tensor of `value`."""
         first = value[0] if isinstance(value, tuple) else value
-        if not (isinstance(first, Tensor) and first.ndim == 3 and first.is_floating_point()):
+        acts = _unflattened(first, called_with)
+        if acts is None:
             raise InputError(
                 f"activations.hookpoint: '{hookpoint}' must give activations [row, n_ctx, d_in], but gives "
                 f"{_kind(first)}; use the input or output of a layer or of a module in it"
             )
-        changed = change(first)
+        changed = change(acts)
         if changed is None:
             return value
+        changed = changed if acts is first else changed.flatten(0, 1)
         return (changed, *value[1:]) if isinstance(value, tuple) else changed
 
     def on_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -82,15 +101,17 @@ def hooked(model: nn.Module, hookpoint: str, change: Callable[[Tensor], Tensor |
         return replaced(output)
 
     module = modules[point.module]
-    handle = (
+    handles = [
+        model.register_forward_pre_hook(note_shape, with_kwargs=True),
         module.register_forward_pre_hook(on_input, with_kwargs=True)
         if point.side == "input"
-        else module.register_forward_hook(on_output)
-    )
+        else module.register_forward_hook(on_output),
+    ]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @torch.inference_mode()
@@ -116,6 +137,33 @@ def read_with_logits(
     if not acts:
         raise InputError(f"activations.hookpoint: the model never runs '{hookpoint}'; use a module inside it")
     return acts[0], logits
+
+
+@torch.inference_mode()
+def require_causal(model: nn.Module, name: str) -> None:
+    """Refuse a model whose prediction of a token sees later tokens, as those of encoders such as BERT do.
+
+    Such a model is given the token that it should predict, so its losses and activations mean something else. The
+    second half of a short row is exchanged, which must leave the logits of the first half as they were.
+
+    Args:
+        model: a model of transformers, in evaluation mode.
+        name: its name in the config, for messages.
+
+    Raises:
+        InputError: if later tokens change earlier logits.
+    """
+    device, half = next(model.parameters()).device, len(CAUSAL_IDS) // 2
+    ids = torch.tensor([CAUSAL_IDS, (*CAUSAL_IDS[:half], *reversed(CAUSAL_IDS[half:]))], device=device)
+    # One row at a time: rows of one batch may be rounded differently.
+    logits = [model(input_ids=row.unsqueeze(0), use_cache=False).logits[0].float() for row in ids]
+    change = (logits[0] - logits[1]).abs().amax(dim=-1)
+    share = float(change[:half].max() / change[half:].max())
+    if share > MOST_BACKWARD.get(next(model.parameters()).dtype, MOST_BACKWARD_ROUNDED):
+        raise InputError(
+            f"models.{name}: the model must be causal, but later tokens change its earlier logits, as in an encoder "
+            f"({type(model).__name__}; {share:.2g} of the change of their own logits); use a causal language model"
+        )
 
 
 def dump_shard(
@@ -218,6 +266,41 @@ def norm_limit(norms: Float[np.ndarray, " token"], ratio: float) -> float:
     It is infinite if there are none.
     """
     return ratio * float(np.median(norms[norms > 0])) if norms.any() else math.inf
+
+
+def _require_module(point: Hookpoint, modules: Mapping[str, nn.Module]) -> None:
+    """Refuse a module that the model does not have, or that sees a part of the tokens only.
+
+    Raises:
+        InputError: naming the module, and what can be read instead.
+    """
+    experts = next((name for name in _parents(point.module) if name.endswith("experts") and name in modules), None)
+    if SINGLE_EXPERT.fullmatch(point.module) or (experts is not None and point.module not in modules):
+        layer = (experts or point.module.partition(".experts")[0]).removesuffix(".experts")
+        raise InputError(
+            f"activations.hookpoint: hidden states of experts cannot be read, but '{point.module}' lies in one: an "
+            "expert sees only the tokens sent to it, and the experts of a layer are fused into one module; use "
+            f"{layer}.input or {layer}.output"
+        )
+    if point.module not in modules:
+        raise InputError(
+            f"activations.hookpoint: the model has no module '{point.module}'; {_nearest(point.module, modules)}"
+        )
+
+
+def _parents(name: str) -> Iterator[str]:
+    """Yield the names of the modules that a module lies in, the outermost first."""
+    parts = name.split(".")
+    yield from (".".join(parts[:n_parts]) for n_parts in range(1, len(parts)))
+
+
+def _unflattened(value: object, called_with: Sequence[torch.Size]) -> Float[Tensor, "row n_ctx d_in"] | None:
+    """Activations as [row, n_ctx, d_in]; None if a value is not activations of all tokens."""
+    if not (isinstance(value, Tensor) and value.is_floating_point()):
+        return None
+    if value.ndim == 2 and called_with and len(value) == called_with[0].numel():
+        return value.unflatten(0, tuple(called_with[0]))
+    return value if value.ndim == 3 else None
 
 
 def _kind(value: object) -> str:

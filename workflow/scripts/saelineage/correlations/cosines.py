@@ -6,19 +6,18 @@
 Products are float32, norms and means float64. A latent whose vector is zero has no direction: its cosines are NaN.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypedDict, Unpack, runtime_checkable
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 
-from saelineage.activations import Hookpoint
+from saelineage.correlations.logit_maps import LogitMap, NoSimilarityError
 from saelineage.correlations.match_finder import MatchFinder
 from saelineage.correlations.matches import SIDES, Matches, match_tensors, matches_of_tensors
 from saelineage.errors import InputError
@@ -39,10 +38,6 @@ class Settings(TypedDict, total=False):
     n_bins: int
     block_features: int
     threads: int
-
-
-class NoSimilarityError(InputError):
-    """A similarity is not defined for two SAEs or their models. Others may be."""
 
 
 def decoder_cosine(a: Sae, b: Sae, **settings: Unpack[Settings]) -> Matches:
@@ -67,28 +62,6 @@ def encoder_cosine(a: Sae, b: Sae, **settings: Unpack[Settings]) -> Matches:
     return cosines(a.W_enc.T, b.W_enc.T, **settings)
 
 
-LINEAR_PATHS = (("", "input"), ("", "output"), ("mlp", "output"), ("mlp.down_proj", "input"))
-"""Modules of a block and their sides from which the path to the residual stream is linear."""
-
-
-@runtime_checkable
-class HasUnembedding(Protocol):
-    """A language model of transformers."""
-
-    base_model: nn.Module
-
-    def get_output_embeddings(self) -> nn.Module | None:
-        """The unembedding, if there is one."""
-
-
-class LogitMap(NamedTuple):
-    """The linear part of a model's path from a hookpoint to the logits."""
-
-    to_norm: Float[Tensor, "d_in d_model"]
-    """The map to the input of the unembedding: the map to the residual stream, times the final norm's gain."""
-    unembedding: Float[Tensor, "d_vocab d_model"]
-
-
 def logit_effect_cosine(a: Sae, b: Sae, map_a: LogitMap, map_b: LogitMap, **settings: Unpack[Settings]) -> Matches:
     """Cosine of the direct effects of two features on the logits, in [-1, 1].
 
@@ -102,7 +75,7 @@ def logit_effect_cosine(a: Sae, b: Sae, map_a: LogitMap, map_b: LogitMap, **sett
 
     Args:
         a, b: the SAEs.
-        map_a, map_b: `logit_map` of their models.
+        map_a, map_b: `logit_maps.logit_map` of their models.
         **settings: see `cosines`.
 
     Raises:
@@ -114,48 +87,6 @@ def logit_effect_cosine(a: Sae, b: Sae, map_a: LogitMap, map_b: LogitMap, **sett
         for sae, path, coordinates_of_side in zip((a, b), (map_a, map_b), coordinates, strict=True)
     )
     return cosines(effects_a, effects_b, **settings)
-
-
-@torch.no_grad()
-def logit_map(model: nn.Module, hookpoint: str) -> LogitMap:
-    """The linear path from a hookpoint to the logits of a model with the layout of Llama and Mistral.
-
-    The hookpoint can be the input or output of a block, which are the residual stream; the output of its MLP, which is
-    added to the residual stream; or the input of the MLP's down_proj, which down_proj maps there.
-
-    Raises:
-        NoSimilarityError: for another hookpoint or another layout.
-    """
-    if not isinstance(model, HasUnembedding):
-        raise NoSimilarityError("the model has no linear unembedding (lm_head)")
-    unembedding = model.get_output_embeddings()
-    if not isinstance(unembedding, nn.Linear):
-        raise NoSimilarityError("the model has no linear unembedding (lm_head)")
-    norm = getattr(model.base_model, "norm", None)
-    if not isinstance(norm, nn.Module) or "RMSNorm" not in type(norm).__name__:
-        raise NoSimilarityError(f"the model's final norm must be an RMSNorm called 'norm', not {type(norm).__name__}")
-    # A vector of ones has root mean square 1, so the output is the gain up to a scale, however the class stores it.
-    gain = norm(torch.ones(unembedding.in_features, device=unembedding.weight.device))
-    to_residual = _to_residual(model, hookpoint, unembedding.in_features)
-    return LogitMap((to_residual * gain).float(), unembedding.weight.detach().float())
-
-
-def _to_residual(model: nn.Module, hookpoint: str, d_model: int) -> Float[Tensor, "d_in d_model"]:
-    """The contribution of activations at a hookpoint to the residual stream, as a matrix."""
-    point = Hookpoint.parse(hookpoint)
-    location = re.fullmatch(r"(.*\blayers\.\d+)\.?(.*)", point.module)
-    if location is None or (location[2], point.side) not in LINEAR_PATHS:
-        raise NoSimilarityError(
-            f"'{hookpoint}' has no linear path to the logits that is known here; a block's input and output, its mlp's "
-            "output and its mlp.down_proj's input have one"
-        )
-    block, module = location[1], location[2]
-    # ASSUME: a norm between the MLP and the residual stream has this name, as in Gemma 2 and OLMo 2
-    if module and hasattr(model.get_submodule(block), "post_feedforward_layernorm"):
-        raise NoSimilarityError(f"'{block}' has a norm after its mlp, so the path to the logits is not linear")
-    if module != "mlp.down_proj":
-        return torch.eye(d_model)
-    return model.get_submodule(point.module).get_parameter("weight").detach().T
 
 
 @torch.no_grad()
