@@ -15,7 +15,6 @@ rule pretrain_model:
         **run.paths.model_output(),
     log:
         run.paths.log("models/{model}"),
-        benchmark=run.paths.benchmark("models/{model}"),
     wildcard_constraints:
         model=any_of(run.graph.of_kind("pretrain")),
     conda:
@@ -46,7 +45,6 @@ rule finetune_model:
         **run.paths.model_output(),
     log:
         run.paths.log("models/{model}"),
-        benchmark=run.paths.benchmark("models/{model}"),
     wildcard_constraints:
         model=any_of(run.graph.of_kind("finetune")),
     conda:
@@ -76,7 +74,6 @@ rule merge_models:
         merge=run.paths.merge,
     log:
         run.paths.log("models/{model}"),
-        benchmark=run.paths.benchmark("models/{model}"),
     wildcard_constraints:
         model=any_of(run.graph.of_kind("merge")),
     conda:
@@ -105,7 +102,6 @@ rule import_model:
         **run.paths.model_output(),
     log:
         run.paths.log("models/{model}"),
-        benchmark=run.paths.benchmark("models/{model}"),
     wildcard_constraints:
         model=any_of(run.graph.of_kind("hub", "path")),
     localrule: run.fetches_models()  # compute nodes often have no network
@@ -116,6 +112,7 @@ rule import_model:
         runtime=runtime(run.needs.merging),
     params:
         model=run.params.model,
+        n_ctx=run.config["tokens"]["n_ctx"],
         code=code_digest("import_model"),
     script:
         "../workflow/scripts/import_model.py"
@@ -133,7 +130,6 @@ rule reinitialise_model:
         **run.paths.model_output(),
     log:
         run.paths.log("models/{model}"),
-        benchmark=run.paths.benchmark("models/{model}"),
     wildcard_constraints:
         model=any_of(run.graph.of_kind("reinitialise")),
     conda:

@@ -16,7 +16,6 @@ rule sweep_merge:
         manifest=run.paths.manifest(run.paths.sweep),
     log:
         run.paths.log("sweeps/{sweep}"),
-        benchmark=run.paths.benchmark("sweeps/{sweep}"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["activations"]

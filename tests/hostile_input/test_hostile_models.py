@@ -13,7 +13,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from saelineage.files.foreign import named_numbers
-from saelineage.models.loading import INDEX_FILE, MOST_REPEATED, REPEATED, load_model, weight_files
+from saelineage.foreign.models import INDEX_FILE, weight_files
+from saelineage.models.loading import MOST_REPEATED, REPEATED, _without_adapter, load_model
 from tests.hostile_input.refusals import DEEP_JSON, PETABYTE, refusal
 
 
@@ -87,7 +88,17 @@ def test_other_weights_that_a_config_names_are_refused_and_not_opened(folder: Pa
 
 def test_an_adapter_to_another_model_is_refused(folder: Path):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "../elsewhere"}')
-    assert "adapter_config.json" in refused(folder)
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    assert "an adapter to another model (adapter_config.json)" in refused(folder)
+
+
+def test_an_adapter_beside_full_weights_is_not_opened(folder: Path, tiny, caplog: pytest.LogCaptureFixture):
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "../elsewhere"}')
+    with _without_adapter(folder) as seen:  # transformers would apply it where PEFT is installed
+        assert {path.name for path in Path(seen).iterdir()} == {path.name for path in tiny.models["a"].iterdir()}
+    weights = load_file(folder / "model.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in load_model(folder).state_dict().items())
+    assert "holds adapter_config.json beside full weights" in caplog.text
 
 
 def test_a_config_may_name_the_weights_that_are_read_anyway(folder: Path):
@@ -245,7 +256,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder: Path):
 
 def test_a_missing_folder_is_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert "'gpt2/config.json' cannot be opened" in refusal(lambda: load_model("gpt2"))
+    assert "'gpt2' must be the folder of a model, and is no folder" in refusal(lambda: load_model("gpt2"))
 
 
 def test_a_hostile_generation_config_does_not_prevent_saving(folder: Path, tiny, tmp_path: Path):

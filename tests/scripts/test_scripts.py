@@ -96,7 +96,7 @@ def make_models(tiny, root: Path) -> None:
             gpus=0,
         )
     merge_models([root / "models/lua", root / "models/stories"], 0.58, None, root / "models/merged")
-    import_model({"folder": str(tiny.models["a"])}, "models.imported", tiny.tokenizer, root / "models/imported")
+    import_model({"folder": str(tiny.models["a"])}, "imported", 16, tiny.tokenizer, root / "models/imported")
 
 
 def measure_models(tiny, root: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_model_s_folder_loads_with_transformers(tiny, root, model):
 def test_every_model_s_metrics_have_their_keys(root):
     for model in (*MODELS, "imported"):
         metrics = json.loads((root / "models" / model / "metrics.json").read_text())
-        assert metrics.keys() == {"model", "n_parameters", "corpora"}
+        assert metrics.keys() == {"model", "n_parameters", "weights_sha256", "corpora"}
         assert metrics["model"] == model
         assert metrics["corpora"].keys() == set(CORPORA)
         for of_corpus in metrics["corpora"].values():

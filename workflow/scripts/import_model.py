@@ -1,31 +1,61 @@
 """Import a language model from the hub or a folder."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saelineage.activations import require_causal
 from saelineage.files.atomic import sha256_file
+from saelineage.foreign.models import adapter_notes, check_config
 from saelineage.jobs.job import job
 from saelineage.models.loading import find_model, load_model
 from saelineage.models.training import save_model
+from saelineage.tokens import require_same_tokens
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
+logger = logging.getLogger("saelineage")
 
-def import_model(settings: dict, key: str, tokenizer_folder: Path, folder: Path) -> dict:
-    """Write the model's folder with the run's tokenizer, and return its source for the manifest."""
-    source = find_model(settings, key)
-    save_model(load_model(source.folder, dtype="auto"), tokenizer_folder, folder)
-    if source.commit is None:
-        return {}
-    return {"commit": source.commit, "files": {path.name: sha256_file(path) for path in source.files}}
+
+def import_model(settings: dict, name: str, n_ctx: int, tokenizer_folder: Path, folder: Path) -> dict:
+    """Write the model's folder with the run's tokenizer, and return its source for the manifest.
+
+    Args:
+        settings: the model's block in the config.
+        name: the model's name in the config.
+        n_ctx: tokens of a row.
+        tokenizer_folder: the run's tokenizer.
+        folder: the folder to write.
+
+    Returns:
+        The commit and the digests of a hub repository's files, and `warnings` if there are any.
+
+    Raises:
+        InputError: if the model cannot be opened whole (`load_model`), is not causal, has fewer positions than a row
+            has tokens, or was trained with another tokenizer.
+    """
+    source = find_model(settings, f"models.{name}", n_ctx)
+    warnings = require_same_tokens(source.folder, tokenizer_folder, name)
+    for warning in warnings:
+        logger.warning("%s", warning)
+    warnings += adapter_notes(source.folder)  # logged where the model is opened
+    model = load_model(source.folder, dtype="auto")
+    check_config(model.config.to_dict(), f"models.{name}", n_ctx)  # with what config.json leaves to its class
+    require_causal(model, name)
+    save_model(model, tokenizer_folder, folder)
+    facts: dict[str, object] = {"warnings": warnings} if warnings else {}
+    if source.commit is not None:
+        facts |= {"commit": source.commit, "files": {path.name: sha256_file(path) for path in source.files}}
+    return facts
 
 
 if __name__ == "__main__":
     with job(snakemake) as record:
         record |= import_model(
             settings=snakemake.params.model,
-            key=f"models.{snakemake.wildcards.model}",
+            name=snakemake.wildcards.model,
+            n_ctx=snakemake.params.n_ctx,
             tokenizer_folder=Path(snakemake.input.tokenizer).parent,
             folder=Path(snakemake.output.weights).parent,
         )

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import torch
 
 from saelineage.files.atomic import read_json
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.models.loading import evaluate, open_state
-from saelineage.models.merging import merge_state, read_parents
-from saelineage.tokens import read_token_rows
+from saelineage.models.merging import Parents, merge_state, read_parents
+from saelineage.tokens import TokenRows, read_token_rows
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -32,20 +33,26 @@ def sweep_merge(
     """Write `t`, `corpus`, `loss`, `accuracy` and `n_predictions` by coefficient and corpus; t is NaN for the base."""
     validation = read_token_rows(paths_to_validation)
     parents = read_parents(parent_folders, dtype)
-    source, device = f"the merge of '{parents.names[0]}' and '{parents.names[1]}'", pick_device(gpus)
+    device = pick_device(gpus)
     rows = []
     for t in coefficients:
-        merged, _ = merge_state(*parents.states, t, parents.names, method)
-        model = open_state(parents.config, merged, source).to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
-        rows += [
-            {"t": t, "corpus": corpus} | evaluate(model, of_corpus, batch_rows)
-            for corpus, of_corpus in validation.items()
-        ]
+        measured = measure_merge(parents, t, method, validation, batch_rows, device)
+        rows += [{"t": t, "corpus": corpus} | measured[corpus] for corpus in validation]
     for path in paths_to_base_metrics:
         metrics = read_json(path)["corpora"]
         rows += [{"t": None, "corpus": corpus} | metrics[corpus] for corpus in validation]
     table = pd.DataFrame(rows)[["t", "corpus", "loss", "accuracy", "n_predictions"]]
     write_parquet(table.astype({"t": float}), path_to_sweep)
+
+
+def measure_merge(
+    parents: Parents, t: float, method: str, validation: Mapping[str, TokenRows], batch_rows: int, device: torch.device
+) -> dict[str, dict]:
+    """Loss and accuracy of one merge per corpus; the merge is in memory only meanwhile."""
+    merged, _ = merge_state(*parents.states, t, parents.names, method)
+    source = f"the merge of '{parents.names[0]}' and '{parents.names[1]}'"
+    model = open_state(parents.config, merged, source).to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
+    return {corpus: evaluate(model, rows, batch_rows) for corpus, rows in validation.items()}
 
 
 if __name__ == "__main__":

@@ -171,11 +171,24 @@ def check_folder(folder: Path | str, n_ctx: int | None = None) -> list[str]:
     require_inside(folder, (".json", ".safetensors"))
     for path in weight_files(folder):
         require_regular(path, None, REMEDY)
-    config = read_config(folder)
-    for problem in (causal_problem(config), context_problem(config, n_ctx) if n_ctx else None):
-        if problem:
-            raise InputError(f"'{folder}': {problem}")
+    check_config(read_config(folder), f"'{folder}'", n_ctx)
     return adapter_notes(folder)
+
+
+def check_config(config: Mapping, where: str, n_ctx: int | None = None) -> None:
+    """Check what a model's config says of the model.
+
+    Args:
+        config: a config.json, or a whole config as the model's class completes it.
+        where: the model, for messages: a quoted folder or a key of the run's config.
+        n_ctx: tokens of a row; None leaves out the check of positions.
+
+    Raises:
+        InputError: if the model is not causal, or has fewer positions than a row has tokens.
+    """
+    problem = causal_problem(config) or (context_problem(config, n_ctx) if n_ctx else None)
+    if problem:
+        raise InputError(f"{where}: {problem}")
 
 
 def adapter_notes(folder: Path | str) -> list[str]:

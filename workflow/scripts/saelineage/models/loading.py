@@ -37,7 +37,7 @@ from saelineage.foreign.models import (
     REMEDY,
     WEIGHTS_FILE,
     adapter_notes,
-    causal_problem,
+    check_config,
     named,
     no_safetensors,
     read_config,
@@ -81,15 +81,17 @@ class ModelSource(NamedTuple):
     """The downloaded files."""
 
 
-def find_model(settings: Mapping, key: str) -> ModelSource:
+def find_model(settings: Mapping, key: str, n_ctx: int | None = None) -> ModelSource:
     """Find the model that a config block names; only configs, tokenizer and safetensors are downloaded from the hub.
 
     Args:
         settings: the block, with a folder, or a repo and its revision.
         key: the block's place in the config, for error messages.
+        n_ctx: tokens of a row; None leaves out the check of positions.
 
     Raises:
-        InputError: if the hub does not have the model, or not as safetensors.
+        InputError: if the hub does not have the model, or not as safetensors; or its config.json already shows that it
+            cannot be used (`check_config`), before its weights are downloaded.
     """
     if "folder" in settings:
         return ModelSource(Path(settings["folder"]), None, [])
@@ -102,8 +104,10 @@ def find_model(settings: Mapping, key: str) -> ModelSource:
     if weights is None:
         raise InputError(f"{key}: {no_safetensors(repr(settings['repo']), repo.files)}")
     small = sorted({GENERATION_FILE, *TOKENIZER_FILES} & set(repo.files) - {CONFIG_FILE})
-    files = [fetch(name) for name in (CONFIG_FILE, weights, *small)]
+    files = [fetch(name) for name in (CONFIG_FILE, *small)]
     folder = files[0].parent
+    check_config(read_config(folder), key, n_ctx)
+    files.append(fetch(weights))
     files += [fetch(path.name) for path in weight_files(folder) if path not in files]
     return ModelSource(folder, repo.commit, files)
 
@@ -146,8 +150,10 @@ def load_model(source: Path | str, dtype: torch.dtype | str = torch.float32) -> 
     return _whole(model, info, f"'{source}'")
 
 
-def open_state(config: PretrainedConfig, state: Mapping[str, Tensor], source: str) -> PreTrainedModel:
-    """Open a model in float32 from tensors under the names that files have, as `load_model` opens one from a file.
+def open_state(
+    config: PretrainedConfig, state: Mapping[str, Tensor], source: str, dtype: torch.dtype | str = torch.float32
+) -> PreTrainedModel:
+    """Open a model from tensors under the names that files have, as `load_model` opens one from a file.
 
     Names in files are not always those in memory: transformers renames and joins tensors when it opens a model.
 
@@ -155,9 +161,10 @@ def open_state(config: PretrainedConfig, state: Mapping[str, Tensor], source: st
         config: of the model.
         state: all its tensors.
         source: the model, for error messages.
+        dtype: number format in memory; "auto" is the config's.
 
     Raises:
-        InputError: if tensors are missing, left over or not finite.
+        InputError: if tensors are missing, left over, of other shapes or not finite.
     """
     quiet_off_terminal()
     empty = _empty_model(config, max(MOST_MODULES, MODULES_PER_TENSOR * len(state)))
@@ -165,7 +172,7 @@ def open_state(config: PretrainedConfig, state: Mapping[str, Tensor], source: st
         None,
         config=empty.config,
         state_dict=dict(state),
-        dtype=torch.float32,
+        dtype=dtype,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
@@ -190,8 +197,7 @@ def check_model_folder(folder: Path | str) -> PreTrainedModel:
     """
     require_inside(folder, (".json", ".safetensors"))
     files, config = weight_files(folder), read_config(folder)
-    if problem := causal_problem(config):
-        raise InputError(f"'{folder}': {problem}")
+    check_config(config, f"'{folder}'")
     for note in adapter_notes(folder):
         logger.warning("%s", note)
     shapes = {name: shape for path in files for name, shape in tensor_shapes(path, REMEDY).items()}

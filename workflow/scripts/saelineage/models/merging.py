@@ -170,7 +170,7 @@ def merge_folders(a: Path, b: Path, t: float, dtype: str | None, folder: Path, m
     merged, branches = merge_state(*parents.states, t, parents.names, method)
     pairs = zip(parents.names, parents.states, strict=True)
     equal = next((name for name, state in pairs if all(torch.equal(merged[key], state[key]) for key in merged)), None)
-    open_state(parents.config, merged, f"the merge of '{a.name}' and '{b.name}'")
+    open_state(parents.config, merged, f"the merge of '{a.name}' and '{b.name}'", DTYPES[dtype] if dtype else "auto")
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file(merged, temporary, metadata={"format": "pt"})
     write_json(folder / CONFIG_FILE, _merged_config(a, parents.config) | ({"dtype": dtype} if dtype else {}))
