@@ -14,7 +14,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from saelineage.corpora.documents import read_documents, read_split, split_of, without_lone_surrogates, write_splits
+from saelineage.corpora.documents import (
+    Null,
+    read_documents,
+    read_split,
+    split_of,
+    without_lone_surrogates,
+    write_splits,
+)
 from saelineage.corpora.samples.kinds import sample_documents
 from saelineage.errors import InputError
 from saelineage.plan.user_files import find_files
@@ -31,7 +38,7 @@ def files_settings(path: str, **changed: object) -> dict:
     return {"source": "files", "path": path} | defaults | changed
 
 
-def read(folder: Path, name: str, **changed: object) -> list[str]:
+def read(folder: Path, name: str, **changed: object) -> list[str | Null]:
     """Find and read the documents of a `files` corpus in `folder`, as the workflow does."""
     settings = files_settings(name, **changed)
     return list(read_documents("lua", settings, find_files("lua", settings, str(folder))))
@@ -148,10 +155,16 @@ def test_another_column_may_hold_the_text(tmp_path: Path):
 def test_a_folder_with_several_formats_is_read_in_order_of_names(tmp_path: Path):
     folder = tmp_path / "texts"
     (folder / "b").mkdir(parents=True)
-    (folder / "c.lua").write_text("fourth")
-    (folder / "b" / "z.txt").write_text("third")
-    write_jsonl(folder / "a.jsonl", ["first", "second"])
-    assert read(tmp_path, "texts") == ["first", "second", "third", "fourth"]
+    (folder / "c.lua").write_text("third")
+    (folder / "b" / "z.txt").write_text("second")
+    (folder / "a.md.gz").write_bytes(gzip.compress(b"first"))
+    assert read(tmp_path, "texts") == ["first", "second", "third"]
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (folder / "c.CSV").write_text("text\nthird\n")
+    write_parquet(folder / "b.parquet", {"text": ["second"]})
+    write_jsonl(folder / "a.jsonl", ["first"])
+    assert read(tmp_path, "tables") == ["first", "second", "third"]
 
 
 def test_a_glob_picks_files_of_a_folder(tmp_path: Path):
@@ -243,7 +256,7 @@ def test_a_column_that_holds_no_text_is_named_with_its_type(tmp_path: Path):
     for value, kind in ((b"a", "bytes"), (1, "int"), (["a"], "list")):
         write_parquet(tmp_path / "a.parquet", {"text": [value]})
         message = error_of(tmp_path, "a.parquet")
-        assert f"corpus 'lua': 'text' in a.parquet must be text, not {kind}; " in message
+        assert f"corpus 'lua': 'text' in a.parquet, row 1 must be text, not {kind}; " in message
         assert "corpora.lua.text_column" in message
 
 
@@ -327,6 +340,7 @@ def test_duplicates_and_blank_documents_are_dropped_and_counted(tmp_path: Path):
     assert counts == {
         "duplicates": 8,
         "empty": 2,
+        "nulls": 0,
         "surrogates": 0,
         "splits": {
             split: {"documents": len(splits[split]), "bytes": sum(len(text.encode()) for text in splits[split])}
@@ -358,7 +372,7 @@ def test_the_same_documents_are_the_same_bytes(tmp_path: Path):
 
 
 def test_an_empty_corpus_or_split_is_named_and_leaves_no_file(tmp_path: Path):
-    with pytest.raises(InputError, match=r"^corpus 'lua' is empty \(3 blank documents\); .*corpora\.lua"):
+    with pytest.raises(InputError, match=r"^corpus 'lua' is empty \(3 blank documents, 0 without.*corpora\.lua"):
         write_splits(["", " ", "\n"], FRACTIONS, paths_in(tmp_path), "lua")
     text = next(f"document {number}" for number in range(100) if share_of(f"document {number}") >= 0.2)
     with pytest.raises(InputError, match=r"its 1 documents leave the validation split empty; .*splits\.validation"):

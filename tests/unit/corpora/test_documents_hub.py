@@ -196,14 +196,19 @@ def test_a_folder_of_the_same_name_is_not_read_for_the_repository(hub: Hub, read
     assert reader.ask(read=settings("own/shadowed", commit))["documents"] == ["from the hub"]
 
 
-def test_a_row_without_text_is_named(hub: Hub, reader: Reader):
-    commit = hub.push("own/null", {"train.jsonl": b'{"text": "a"}\n{"text": null}\n'})
+def test_a_row_without_the_column_or_with_another_type_is_named(hub: Hub, reader: Reader):
+    commit = hub.push("own/null", {"train.jsonl": b'{"text": "a", "id": 1}\n{"text": "b", "id": 2}\n'})
     error = reader.ask(read=settings("own/null", commit, text_column="content"))["error"]
-    assert error.startswith("corpus 'chat': row 1 of 'own/null' has no 'content', only ['text']; ")
-    assert "corpora.chat.text_column" in error
-    answer = reader.ask(read=settings("own/null", commit))
-    assert answer["documents"] == ["a"]
-    assert answer["error"].startswith("corpus 'chat': 'text' in row 2 of 'own/null' must be text, not NoneType; ")
+    assert error.startswith("corpus 'chat': row 1 of 'own/null' has no 'content', only ['id', 'text']; ")
+    assert error.endswith("set corpora.chat.text_column to the one that holds the text")
+    error = reader.ask(read=settings("own/null", commit, text_column="id"))["error"]
+    assert error.startswith("corpus 'chat': 'id' in row 1 of 'own/null' must be text, not int; ")
+
+
+def test_a_row_whose_text_is_null_is_passed_on_as_such(hub: Hub, reader: Reader):
+    commit = hub.push("own/nulls", {"train.jsonl": b'{"text": "a"}\n{"text": null}\n{"text": "c"}\n'})
+    answer = reader.ask(read=settings("own/nulls", commit))
+    assert answer["documents"] == ["a", ["row 2 of 'own/nulls'"], "c"]  # a Null, as JSON
 
 
 def test_an_unknown_repository_or_revision_is_named(hub: Hub, reader: Reader):

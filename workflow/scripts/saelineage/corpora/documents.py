@@ -1,8 +1,6 @@
 """Corpora: documents from four sources, without exact duplicates, dealt to splits by a hash of each document."""
 
-import gzip
 import hashlib
-import json
 import logging
 import sysconfig
 import tempfile
@@ -11,15 +9,17 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import pyarrow
 import pyarrow.parquet
 
 from saelineage.corpora.samples.kinds import sample_documents
+from saelineage.corpora.tables import MOST_DOCUMENT_BYTES, missing_column, table_cells, too_long, whole_text
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path
-from saelineage.files.foreign import require_memory
 from saelineage.files.hub import first_line, is_connection_error
+from saelineage.plan.text_formats import text_format
 
 logger = logging.getLogger(__name__)
 
@@ -28,24 +28,25 @@ SCHEMA = pyarrow.schema([("document", pyarrow.string()), ("text", pyarrow.large_
 STDLIB_SKIPPED_FOLDERS = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__"}
 STDLIB_BYTES_PER_FILE = range(200, 100_001)
 WRITE_DOCUMENTS = 1000
-BOM = "\ufeff"
-MOST_DOCUMENT_BYTES = 64 << 20
-"""Limit for a document in UTF-8 or a line of JSON; longer ones are decompression bombs or mistakes, such as a file of
-books without a separator."""
 BYTES_PER_CHARACTER = 4
 """Most bytes of one character in UTF-8."""
-UNPACK_ROWS = 8
-"""Rows of a parquet file to unpack together: few, because a long text stored once may be unpacked for every row.
-
-20,000 documents of 2 kB take 0.30 s, and would take 0.18 s with 1000 rows together.
-"""
-READ_TIMES = 4
-"""Most memory that reading a text file takes, as a multiple of its size: its bytes, its text and its documents."""
 RETRY_SECONDS = 2.0
 
 
-def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[str]:
+class Null(NamedTuple):
+    """A row of a table without a text, which is skipped and counted."""
+
+    where: str
+    """File and row, in words."""
+
+
+Document = TypeVar("Document", bound=str | Null)
+
+
+def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[str | Null]:
     """Read the documents of a corpus in a fixed order, unchanged, until `max_bytes` of text.
+
+    Rows of tables whose text is null are yielded as `Null`.
 
     Args:
         corpus: the corpus's name, for error messages.
@@ -58,6 +59,7 @@ def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[st
     source = settings["source"]
     if source == "sample":
         return sample_documents(settings["kind"], settings["max_bytes"], settings["seed"])
+    documents: Iterator[str | Null]
     if source == "stdlib":
         documents = stdlib_documents()
     elif source == "files":
@@ -67,8 +69,8 @@ def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[st
     return up_to_bytes(documents, settings["max_bytes"])
 
 
-def write_splits(documents: Iterable[str], fractions: dict, paths: dict[str, Path], corpus: str) -> dict:
-    """Write documents to one parquet file per split, dropping blank ones and exact duplicates.
+def write_splits(documents: Iterable[str | Null], fractions: dict, paths: dict[str, Path], corpus: str) -> dict:
+    """Write documents to one parquet file per split, dropping nulls, blank ones and exact duplicates.
 
     Lone surrogates are replaced first (`without_lone_surrogates`), so the digest of a document is that of its final
     text.
@@ -80,14 +82,14 @@ def write_splits(documents: Iterable[str], fractions: dict, paths: dict[str, Pat
         corpus: the corpus's name, for error messages.
 
     Returns:
-        `splits`: `documents` and UTF-8 `bytes` per split. `duplicates` and `empty`: documents dropped. `surrogates`:
-        documents with lone surrogates, including dropped ones.
+        `splits`: `documents` and UTF-8 `bytes` per split. `duplicates` and `empty`: documents dropped. `nulls`: rows
+        without a text. `surrogates`: documents with lone surrogates, including dropped ones.
 
     Raises:
         InputError: if a split stays empty.
     """
     splits = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
-    n_duplicates, n_empty, n_surrogates = 0, 0, 0
+    n_duplicates, n_empty, n_nulls, n_surrogates = 0, 0, 0, 0
     seen: set[bytes] = set()
     with ExitStack() as stack:
         temporary = {split: stack.enter_context(atomic_path(paths[split])) for split in SPLITS}
@@ -96,6 +98,11 @@ def write_splits(documents: Iterable[str], fractions: dict, paths: dict[str, Pat
         }
         unwritten: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
         for original in documents:
+            if isinstance(original, Null):
+                if not n_nulls:
+                    logger.warning("%s has no text (null); such rows are skipped and counted", original.where)
+                n_nulls += 1
+                continue
             text = without_lone_surrogates(original)
             n_surrogates += text != original
             if not text.strip():
@@ -114,8 +121,9 @@ def write_splits(documents: Iterable[str], fractions: dict, paths: dict[str, Pat
                 _write_rows(writers[split], unwritten[split])
         for split in SPLITS:
             _write_rows(writers[split], unwritten[split])
-        _require_documents(splits, n_empty, corpus)
-    return {"duplicates": n_duplicates, "empty": n_empty, "surrogates": n_surrogates, "splits": splits}
+        _require_documents(splits, n_empty, n_nulls, corpus)
+    dropped = {"duplicates": n_duplicates, "empty": n_empty, "nulls": n_nulls}
+    return dropped | {"surrogates": n_surrogates, "splits": splits}
 
 
 def without_lone_surrogates(text: str) -> str:
@@ -150,12 +158,12 @@ def read_split(path: Path | str) -> Iterator[str]:
             yield from batch.column("text").to_pylist()
 
 
-def up_to_bytes(documents: Iterable[str], max_bytes: int | None) -> Iterator[str]:
+def up_to_bytes(documents: Iterable[Document], max_bytes: int | None) -> Iterator[Document]:
     """Yield documents up to and including the one that reaches `max_bytes` of UTF-8 text; None yields all."""
     passed = 0
     for text in documents:
         yield text
-        passed += n_bytes(text)
+        passed += 0 if isinstance(text, Null) else n_bytes(text)
         if max_bytes is not None and passed >= max_bytes:
             return
 
@@ -169,11 +177,11 @@ def stdlib_documents() -> Iterator[str]:
             yield path.read_text(encoding="utf-8")
 
 
-def file_documents(corpus: str, path: Path, settings: dict) -> Iterator[str]:
-    """Yield the documents of one file: parquet, JSON lines, or text for any other ending (.txt, .lua, .md ...).
+def file_documents(corpus: str, path: Path, settings: dict) -> Iterator[str | Null]:
+    """Yield the documents of one file: a table (see `tables`), or text with any other ending (.txt, .lua, .md ...).
 
-    A byte order mark at the start of a text or JSON file is dropped, and all line endings of a text file become line
-    feeds. All other characters are kept, including control characters.
+    A byte order mark at the start of a file is dropped, and all line endings of a text file become line feeds. All
+    other characters are kept, including control characters.
 
     Raises:
         InputError: naming corpus, file and key, if the file is not of the format of its name, or a document has more
@@ -181,7 +189,8 @@ def file_documents(corpus: str, path: Path, settings: dict) -> Iterator[str]:
     """
     try:
         for number, text in enumerate(_documents_in(corpus, path, settings), start=1):
-            _require_short(text, corpus, f"document {number} of '{path}'")
+            if not isinstance(text, Null):
+                _require_short(text, corpus, f"document {number} of '{path}'")
             yield text
     except FileNotFoundError as error:
         raise InputError(f"corpora.{corpus}.path: '{path}' does not exist; correct the path") from error
@@ -197,7 +206,7 @@ def n_bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def hub_documents(corpus: str, settings: dict) -> Iterator[str]:
+def hub_documents(corpus: str, settings: dict) -> Iterator[str | Null]:
     """Stream a text column from the hub, and resume at the same row after a lost connection.
 
     Raises:
@@ -207,7 +216,7 @@ def hub_documents(corpus: str, settings: dict) -> Iterator[str]:
     from huggingface_hub.errors import HfHubHTTPError
 
     wrong_requests = (DatasetsError, HfHubHTTPError, FileNotFoundError, RuntimeError, ValueError)
-    repo, revision = settings["repo"], settings["revision"]
+    repo, revision, column = settings["repo"], settings["revision"], settings["text_column"]
     rows_read, failures = 0, 0
     while True:
         try:
@@ -215,8 +224,11 @@ def hub_documents(corpus: str, settings: dict) -> Iterator[str]:
                 rows_read += 1
                 failures = 0
                 where = f"row {rows_read} of '{repo}'"
-                text = _text_of(row, settings["text_column"], corpus, where)
-                _require_short(text, corpus, where)
+                if column not in row:
+                    raise InputError(missing_column(corpus, where, column, sorted(row)))
+                text = _text_of(row[column], column, corpus, where)
+                if not isinstance(text, Null):
+                    _require_short(text, corpus, where)
                 yield text
                 if rows_read == settings["max_rows"]:
                     return
@@ -263,93 +275,36 @@ def _hub_rows(settings: dict, start: int) -> Iterable[dict]:
     return stream.skip(start)
 
 
-def _documents_in(corpus: str, path: Path, settings: dict) -> Iterator[str]:
+def _documents_in(corpus: str, path: Path, settings: dict) -> Iterator[str | Null]:
     """Yield the documents of one file, of any length."""
-    if path.name.endswith(".parquet"):
-        return _parquet_documents(corpus, path, settings["text_column"])
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return _jsonl_documents(corpus, path, settings["text_column"])
-    text = _plain_text(corpus, path, settings["separator"])
-    return iter(text.split(settings["separator"]) if settings["separator"] else [text])
-
-
-def _plain_text(corpus: str, path: Path, separator: str | None) -> str:
-    size = path.stat().st_size
-    require_memory(READ_TIMES * size, path)
-    if separator is None and size > MOST_DOCUMENT_BYTES:
-        raise InputError(_too_long(corpus, str(path)))
-    try:
-        return path.read_text(encoding="utf-8").removeprefix(BOM)  # "utf-8-sig" would count bytes after the mark
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"corpus '{corpus}': '{path}' must be UTF-8, but byte {error.start} is not; convert it (iconv -t UTF-8) "
-            f"or remove it from corpora.{corpus}.path"
-        ) from error
-
-
-def _jsonl_documents(corpus: str, path: Path, column: str) -> Iterator[str]:
-    opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rb") as lines:  # bytes, so that an error can name the line
-        for number, line in enumerate(iter(lambda: lines.readline(MOST_DOCUMENT_BYTES + 1), b""), start=1):
-            if len(line) > MOST_DOCUMENT_BYTES:
-                raise InputError(_too_long(corpus, f"line {number} of '{path}'"))
-            if not line.strip():
-                continue
-            try:
-                text = line.decode()
-                row = json.loads(text.removeprefix(BOM) if number == 1 else text)
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"corpus '{corpus}': line {number} of '{path}' must be UTF-8, but byte {error.start} of it is not; "
-                    "correct that line or convert the file (iconv -t UTF-8)"
-                ) from error
-            except (ValueError, RecursionError) as error:  # not JSON, a number with too many digits, nested too deeply
-                raise InputError(
-                    f"corpus '{corpus}': line {number} of '{path}' is not JSON ({error}); correct that line"
-                ) from error
-            yield _text_of(row, column, corpus, f"{path}, line {number}")
-
-
-def _parquet_documents(corpus: str, path: Path, column: str) -> Iterator[str]:
-    schema = pyarrow.parquet.read_schema(path)
-    if column not in schema.names:
-        raise InputError(_missing_column(corpus, str(path), column, schema.names))
-    with pyarrow.parquet.ParquetFile(path) as file:
-        groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
-        require_memory(max((group.total_byte_size for group in groups), default=0), path)
-        for batch in file.iter_batches(batch_size=UNPACK_ROWS, columns=[column]):
-            for text in batch.column(0).to_pylist():
-                yield _text_of({column: text}, column, corpus, str(path))
+    column, separator = settings["text_column"], settings["separator"]
+    if text_format(path).is_table:
+        for where, cell in table_cells(corpus, path, column):
+            yield _text_of(cell, column, corpus, where)
+        return
+    text = whole_text(corpus, path, None if separator else MOST_DOCUMENT_BYTES)
+    yield from text.split(separator) if separator else [text]
 
 
 def _require_short(text: str, corpus: str, where: str) -> None:
     if BYTES_PER_CHARACTER * len(text) > MOST_DOCUMENT_BYTES and n_bytes(text) > MOST_DOCUMENT_BYTES:
-        raise InputError(_too_long(corpus, where))
+        raise InputError(too_long(corpus, where, MOST_DOCUMENT_BYTES))
 
 
-def _too_long(corpus: str, where: str) -> str:
-    return (
-        f"corpus '{corpus}': {where} must be a document of at most {MOST_DOCUMENT_BYTES} bytes, but is longer; "
-        f"split it (a .txt with corpora.{corpus}.separator), or remove it from corpora.{corpus}.path"
-    )
+def _text_of(cell: object, column: str, corpus: str, where: str) -> str | Null:
+    """The text in a cell of a table.
 
-
-def _text_of(row: object, column: str, corpus: str, where: str) -> str:
-    if not isinstance(row, dict) or column not in row:
-        raise InputError(_missing_column(corpus, where, column, sorted(row) if isinstance(row, dict) else []))
-    if not isinstance(row[column], str):
+    Raises:
+        InputError: if it is of another type.
+    """
+    if cell is None:
+        return Null(where)
+    if not isinstance(cell, str):
         raise InputError(
-            f"corpus '{corpus}': '{column}' in {where} must be text, not {type(row[column]).__name__}; "
+            f"corpus '{corpus}': '{column}' in {where} must be text, not {type(cell).__name__}; "
             f"correct it, or set corpora.{corpus}.text_column to another column"
         )
-    return row[column]
-
-
-def _missing_column(corpus: str, where: str, column: str, columns: list[str]) -> str:
-    return (
-        f"corpus '{corpus}': {where} has no '{column}', only {columns}; "
-        f"set corpora.{corpus}.text_column to the one that holds the text"
-    )
+    return cell
 
 
 def _write_rows(writer: pyarrow.parquet.ParquetWriter, rows: list[tuple[str, str]]) -> None:
@@ -360,10 +315,13 @@ def _write_rows(writer: pyarrow.parquet.ParquetWriter, rows: list[tuple[str, str
         rows.clear()
 
 
-def _require_documents(splits: dict[str, dict[str, int]], n_empty: int, corpus: str) -> None:
+def _require_documents(splits: dict[str, dict[str, int]], n_empty: int, n_nulls: int, corpus: str) -> None:
     n_documents = sum(counts["documents"] for counts in splits.values())
     if n_documents == 0:
-        raise InputError(f"corpus '{corpus}' is empty ({n_empty} blank documents); correct its block corpora.{corpus}")
+        raise InputError(
+            f"corpus '{corpus}' is empty ({n_empty} blank documents, {n_nulls} without a text); correct its block "
+            f"corpora.{corpus}"
+        )
     for split, counts in splits.items():
         if counts["documents"] == 0:
             raise InputError(

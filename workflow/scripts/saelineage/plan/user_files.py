@@ -5,19 +5,25 @@ from pathlib import Path
 
 from saelineage.errors import InputError
 from saelineage.files.links import leads_out
+from saelineage.plan.text_formats import ACCEPTED, is_accepted, text_format
 
-TEXT_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+EVERY_FILE = "**/*"
+"""The default of `glob`."""
+ABOUT_THE_TABLES = ("readme", "license", "licence")
+"""Beginnings of the names of files that lie beside tables and are no part of the corpus."""
 
 
 def find_files(corpus: str, settings: dict, corpora_dir: str) -> list[str]:
-    """List the files of a `files` corpus, sorted.
+    """List the files of a `files` corpus, sorted: tables, or texts, but not both.
+
+    With the default glob, README and LICENSE files beside tables are left out.
 
     A link in a folder may not lead out of it (see `links`), because the author of the folder could then have any file
     of the reader's shown in a report. A file or folder that the config names itself may be a link.
 
     Raises:
-        InputError: if the file or folder does not exist, the glob matches nothing, or a file has an unknown ending or
-            is a link that leads out of its folder.
+        InputError: if the file or folder does not exist, the glob matches nothing or both tables and texts, or a file
+            has an unknown ending or is a link that leads out of its folder.
     """
     key = f"corpora.{corpus}.path"
     root = Path(corpora_dir, settings["path"])
@@ -31,10 +37,14 @@ def find_files(corpus: str, settings: dict, corpora_dir: str) -> list[str]:
         raise InputError(f"{key}: '{str(root)[:200]}' cannot be read ({error.strerror}); correct the path") from error
     if not files:
         raise InputError(f"{key}: no file in '{root}' matches '{settings['glob']}'; correct corpora.{corpus}.glob")
-    if root.is_file() and not root.name.endswith(TEXT_SUFFIXES):
-        raise InputError(f"{key}: '{root}' must be one of {', '.join(TEXT_SUFFIXES)}; convert it or correct the path")
+    if root.is_file() and not is_accepted(root):
+        raise InputError(f"{key}: '{root}' must be one of {ACCEPTED}; convert it or correct the path")
     if root.is_dir():
         _require_inside(files, root, key)
+        if settings["glob"] == EVERY_FILE:
+            files = _without_notes(files)
+        _require_one_kind(files, root, corpus)
+    _require_plain_parquet(files, key)
     require_no_braces(map(str, files), key)
     return [str(path) for path in files]
 
@@ -60,6 +70,37 @@ def _files_in(root: Path, pattern: str, key: str) -> list[Path]:
             f"{key}: '{pattern}' must be a pattern of files in '{root}', but: {str(error).rstrip('.')}; "
             "write one like **/*.txt"
         ) from error
+
+
+def _without_notes(files: list[Path]) -> list[Path]:
+    """Leave out texts about the tables of a folder, such as README.md; without tables they are texts as any other."""
+    if not any(text_format(path).is_table for path in files):
+        return files
+    return [path for path in files if text_format(path).is_table or not path.name.lower().startswith(ABOUT_THE_TABLES)]
+
+
+def _require_one_kind(files: list[Path], root: Path, corpus: str) -> None:
+    """Refuse tables among texts: a table that is none, or a text about tables, would be read as documents."""
+    table = next((path for path in files if text_format(path).is_table), None)
+    text = next((path for path in files if not text_format(path).is_table), None)
+    if table and text:
+        raise InputError(
+            f"corpora.{corpus}.path: '{root}' must hold either tables or texts, but '{table.relative_to(root)}' is a "
+            f"table and '{text.relative_to(root)}' a text; name the files of one kind with corpora.{corpus}.glob, such "
+            f"as {_pattern(table)} or {_pattern(text)}"
+        )
+
+
+def _pattern(path: Path) -> str:
+    """A glob of all files with the endings of one file, or with its name if it has none."""
+    endings = "".join(path.suffixes[-2:] if text_format(path).compression else path.suffixes[-1:])
+    return f"**/*{endings}" if endings else f"**/{path.name}"
+
+
+def _require_plain_parquet(files: list[Path], key: str) -> None:
+    packed = (path for path in files if text_format(path).kind == "parquet" and text_format(path).compression)
+    if (path := next(packed, None)) is not None:
+        raise InputError(f"{key}: '{path}' must be decompressed, because parquet is read from its end; decompress it")
 
 
 def _require_inside(files: list[Path], root: Path, key: str) -> None:
