@@ -1,6 +1,6 @@
 """saelineage: which features of a language model emerge, persist and disappear when it is fine-tuned and merged?"""
 
-from snakemake.utils import min_version
+from snakemake.utils import min_version, update_config
 
 min_version("9.27")
 
@@ -10,9 +10,9 @@ include: "rules/common.smk"
 
 # The default is read only when no other config is given: Snakemake would merge the two lineages into one.
 if not workflow.config_settings.configfiles:
-    or_end(read_yaml, "config/config.yaml")
+    or_end(read_yaml, default_config())
 
-    configfile: "config/config.yaml"
+    configfile: default_config()
 
 
 report: "workflow/report/workflow.rst"
@@ -23,6 +23,7 @@ resource_scopes:
 
 
 schema = os.path.join(workflow.basedir, "config", "config.schema.yaml")
+update_config(config, or_end(read_entries, workflow.config_settings.config_args or []))
 run = or_end(load_plan, config, workflow.configfiles, schema)
 config = run.config  # what scripts see
 enter_run()

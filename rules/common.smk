@@ -1,10 +1,12 @@
 # The plan of the run, and the guards around it. Nothing heavy is imported here, because every job on a cluster reads
 # this file again.
 
+import atexit
 import os
 import sys
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 
 SCRIPTS = os.path.join(workflow.basedir, "workflow", "scripts")
 sys.path.append(SCRIPTS)
@@ -18,57 +20,82 @@ if os.path.dirname(os.path.realpath(saelineage.__path__[0])) != os.path.realpath
     )
 
 from saelineage.errors import InputError
-from saelineage.jobs import launcher, locks
+from saelineage.jobs import commands, launcher, locks
 from saelineage.jobs.code_digest import code_digest, rules_digest
 from saelineage.jobs.gpus import visible_gpus
-from saelineage.jobs.manifests import refuse_damage
+from saelineage.jobs.manifests import note_on_records, refuse_damage
 from saelineage.plan import sizes
 from saelineage.plan.comparisons import pair_name
 from saelineage.plan.load import load_plan
 from saelineage.plan.params import partner_names
 from saelineage.plan.paths import MODEL_FILES, SAE_FILES
 from saelineage.plan.plan import any_of, models_followed_by
-from saelineage.plan.strict_yaml import read_yaml
+from saelineage.plan.strict_yaml import read_entries, read_yaml
 
 
 def or_end(function, *arguments, **named):
-    """Call a function; Snakemake prints a WorkflowError without a traceback, and of other errors makes one."""
+    """Call a function; turn an InputError into a WorkflowError, which Snakemake prints without a traceback."""
     try:
         return function(*arguments, **named)
     except InputError as error:
         raise WorkflowError(str(error)) from None
 
 
+def default_config():
+    """The config without --configfile: of the working directory, or else of the workflow's (`--snakefile`)."""
+    path = os.path.join("config", "config.yaml")
+    return path if os.path.exists(path) else os.path.join(workflow.basedir, path)
+
+
 def enter_run():
-    """Say whose jobs this process starts; the process that was asked for also removes stale locks of a killed one."""
+    """Tell jobs which Snakemake started them; the main process also removes the stale locks of a killed one."""
+    settings = workflow.config_settings
+    commands.announce_options(workflow.main_snakefile, settings.configfiles, settings.config_args or [])
+    if not workflow.deployment_settings.deployment_method:
+        or_end(commands.require_quotable, sys.executable)
     locks.announce(run.name)
-    if workflow.is_main_process and (note := locks.remove_stale(run.name)):
+    if workflow.is_main_process and not say(locks.remove_stale(run.name)):
+        atexit.register(lambda: say(locks.note_at_end(run.name)))
+
+
+def say(note):
+    """Print a note, if there is one."""
+    if note:
         print(f"note: {note}", file=sys.stderr)
+    return note
 
 
 def hold_run():
-    """Keep other Snakemakes from this run while this one works on it; `--nolock` only looks on."""
+    """Keep other Snakemakes from this run while this one works on it; with `--nolock` nothing is claimed."""
     if workflow.is_main_process and workflow.execution_settings.lock:
         or_end(locks.claim, run.name, jobs_are_local=workflow.local_exec)
         if has_launcher():
-            shell.prefix(f"set -euo pipefail; {launcher.start(locks.launcher_socket())}")
+            shell.prefix(f"set -euo pipefail; {launcher.start(locks.launcher_socket(run.name))}")
 
 
 def has_launcher():
-    """True if jobs run here, with this Python, and a launcher helps them."""
-    is_here = workflow.local_exec and not workflow.deployment_settings.deployment_method
-    return is_here and launcher.is_of_use(len(workflow.dag), visible_gpus())
+    """True if jobs run here, with this Python, and a launcher saves time."""
+    is_here = workflow.local_exec and not workflow.touch and not workflow.deployment_settings.deployment_method
+    return is_here and launcher.is_worthwhile(locks.launcher_socket(run.name), len(workflow.dag), visible_gpus())
 
 
 def manifests_of_whole_run(wildcards):
     """What `all` asks for beside results, if no file is damaged or from another run.
 
-    Other targets are made all the same: a job checks what it reads, and `verify` reads everything. While another
+    Other targets are not checked in advance: a job checks what it reads, and `verify` reads everything. While another
     Snakemake works on the run there are files whose manifests are not written yet.
     """
+    manifests = run.paths.manifests()
     if locks.is_free(run.name):
         refuse_damage(run.paths.folder)
-    return run.paths.manifests()
+        if workflow.is_main_process:
+            say(note_on_records(run.paths.folder, manifests, has_record))
+    return manifests
+
+
+def has_record(path):
+    """True if Snakemake remembers how a file was made."""
+    return workflow.persistence.metadata(IOFile(path)) is not None
 
 
 def memory(need):

@@ -381,7 +381,7 @@ def test_files_and_folders_must_be_where_the_config_says(tmp_path: Path, monkeyp
     mistakes = {
         f"corpora.lua.path: '{tmp_path}/lau' does not exist": files(path="lau"),
         f"corpora.lua.path: no file in '{tmp_path}/lua' matches '*.txt'": files(path="lua", glob="*.txt"),
-        f"corpora.lua.path: '{tmp_path}/lua/a.lua' must be one of .txt, .jsonl": files(path="lua/a.lua"),
+        f"corpora.lua.path: '{tmp_path}/lua/a.lua' must be one of .txt, .csv": files(path="lua/a.lua"),
         "models.own.path.folder: 'nowhere' is not a folder": changed("models/own", {"path": {"folder": "nowhere"}}),
         "saes.import.folder (for lua.seed1): 'nowhere' is not a folder": changed(
             "saes/models/lua/seed1/import", {"folder": "nowhere"}
@@ -392,6 +392,37 @@ def test_files_and_folders_must_be_where_the_config_says(tmp_path: Path, monkeyp
         with pytest.raises(InputError, match=r"; (correct|convert)") as raised:
             check_files(Plan(load(config)))
         assert str(raised.value).startswith(start)
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = small() | {"corpora_dir": "~"}
+    config["corpora"]["lua"] = {"source": "files", "path": "~/texts/lua.txt"}
+    config["tokenizer"] = {"source": "path", "path": "~/tokenizer"}
+    config["models"]["own"] = {"path": {"folder": "~/models/own"}}
+    config["saes"]["models"]["own"] = {
+        "import": {"folder": "~/saes/0"},
+        "seed1": {"import": {"folder": "~/saes/1"}},
+    }
+    config["labels"] = {"explanations": {"model": "words", "request": {"path": "~/kept"}}}
+    filled = load(config)
+    assert filled["corpora_dir"] == "/home/me"
+    assert filled["corpora"]["lua"]["path"] == "/home/me/texts/lua.txt"
+    assert filled["tokenizer"]["path"] == "/home/me/tokenizer"
+    assert filled["models"]["own"]["path"]["folder"] == "/home/me/models/own"
+    assert filled["saes"]["models"]["own"]["import"]["folder"] == "/home/me/saes/0"
+    assert filled["saes"]["models"]["own"]["seed1"]["import"]["folder"] == "/home/me/saes/1"
+    assert filled["labels"]["explanations"]["request"] == {"path": "~/kept"}
+
+
+def test_a_corpus_under_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "lua.txt").write_text("print()")
+    check_files(Plan(load(changed("corpora/lua", {"source": "files", "path": "~/lua.txt"}))))
+    with pytest.raises(InputError, match=f"corpora.lua.path: '{tmp_path}/lau.txt' does not exist"):
+        check_files(Plan(load(changed("corpora/lua", {"source": "files", "path": "~/lau.txt"}))))
+    # A name with a tilde further on is itself.
+    assert load(changed("corpora/lua", {"source": "files", "path": "a~/b"}))["corpora"]["lua"]["path"] == "a~/b"
 
 
 def test_too_many_models_seeds_and_budgets_are_refused_before_they_are_enumerated():

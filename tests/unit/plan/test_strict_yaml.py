@@ -7,7 +7,7 @@ import pytest
 import saelineage
 from saelineage.errors import InputError
 from saelineage.plan.config import read_schema
-from saelineage.plan.strict_yaml import SECRET_KEY, plain, read_yaml
+from saelineage.plan.strict_yaml import SECRET_KEY, plain, read_entries, read_yaml
 
 SCHEMA = read_schema(Path(saelineage.__file__).parents[3] / "config" / "config.schema.yaml")
 LETTERS = "aB3xY7" * 7
@@ -64,6 +64,27 @@ def test_a_file_that_is_not_a_clean_mapping_is_refused_by_name(tmp_path: Path, c
 def test_merge_keys_are_not_duplicates(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("a: &a {k: 1, n: 2}\nb: {<<: *a, k: 3}\n")
     assert read_yaml(tmp_path / "a.yaml") == {"a": {"k": 1, "n": 2}, "b": {"k": 3, "n": 2}}
+
+
+def test_numbers_in_nested_values_of_the_command_line_are_numbers():
+    # `snakemake --config` reads them as text: https://github.com/snakemake/snakemake, parse_config in cli.py
+    entries = [
+        "saes={k: 8, seeds: [0, 1], models: {lua: {expansion_factor: 0.5, k: '8'}}}",
+        "saes={models: {lua: {one_pass: true}, base: {k: null}}}",
+        "labels=[1, 1e-3]",
+        *("run=tiny", "batch_rows=8", "corpora_dir=", "name=a=b"),  # single values, which Snakemake reads well
+        "tokens={n_ctx: 8",
+    ]
+    assert read_entries(entries) == {
+        "saes": {
+            "k": 8,
+            "seeds": [0, 1],
+            "models": {"lua": {"expansion_factor": 0.5, "k": "8", "one_pass": True}, "base": {"k": None}},
+        },
+        "labels": [1, "1e-3"],  # as in a file: YAML wants a point in it
+    }
+    with pytest.raises(InputError, match="'--config saes': key 'k' occurs twice"):
+        read_entries(["saes={k: 8, k: 9}"])
 
 
 def test_keys_with_the_name_of_a_secret_are_refused_and_their_values_not_repeated():

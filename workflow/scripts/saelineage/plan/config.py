@@ -1,5 +1,6 @@
 """The config: checked against the schema, with every default filled in."""
 
+import os
 import re
 from collections.abc import Mapping
 from copy import deepcopy
@@ -25,6 +26,9 @@ def is_number(_checker: TypeChecker, value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
+PATH_KEYS = ("corpora_dir", "folder", "path")
+"""Keys whose text is the path of a file or folder, in whatever block."""
+
 StrictValidator = extend(
     Draft202012Validator,
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": is_integer, "number": is_number}),
@@ -37,7 +41,7 @@ def read_schema(path: Path | str) -> dict:
 
 
 def load_config(config: Mapping, schema: dict) -> dict:
-    """Check a config against the schema and fill in every default.
+    """Check a config against the schema, fill in every default, and expand `~` in paths.
 
     Args:
         config: as the user wrote it.
@@ -51,6 +55,7 @@ def load_config(config: Mapping, schema: dict) -> dict:
     if errors:
         raise InputError(_sentence(errors[0]))
     fill_defaults(filled, schema, schema)
+    expand_homes(filled)
     return filled
 
 
@@ -90,6 +95,19 @@ def fill_defaults(instance: object, schema: dict, root: dict, overrides: bool = 
     if isinstance(schema.get("additionalProperties"), dict):
         for key in instance.keys() - named.keys():
             fill_defaults(instance[key], schema["additionalProperties"], root)
+
+
+def expand_homes(block: object) -> None:
+    """Replace a leading `~` or `~user` in the paths of a config, in place; no shell does it in YAML."""
+    if isinstance(block, list):
+        for item in block:
+            expand_homes(item)
+    if isinstance(block, dict):
+        for key, value in block.items():
+            if key in PATH_KEYS and isinstance(value, str):
+                block[key] = os.path.expanduser(value)
+            if key != "request":  # fields for a service, none of them a path here
+                expand_homes(value)
 
 
 def _resolve(reference: str, root: dict) -> dict:

@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from datetime import date
 from pathlib import Path
 
@@ -77,6 +77,53 @@ def read_yaml(path: Path | str) -> dict:
             f"config file '{path}' must be a mapping of keys, not {type(value).__name__}; compare config/config.yaml"
         )
     return value
+
+
+def read_entries(entries: Iterable[str]) -> dict:
+    """Read those of `--config KEY=VALUE` whose value is a mapping or a list, as a config file with them would be read.
+
+    Snakemake reads such values with every number in them as text. It reads single values as numbers, so those are left
+    to it.
+
+    Args:
+        entries: as the user wrote them.
+
+    Returns:
+        The mappings and lists, by key.
+
+    Raises:
+        InputError: if a mapping holds a key twice.
+    """
+    values: dict[str, object] = {}
+    for entry in entries:
+        key, _, text = entry.partition("=")
+        try:
+            value = _load(text, f"--config {key}")
+        except InputError:
+            raise
+        except (yaml.YAMLError, ValueError, RecursionError):
+            continue  # Snakemake takes it for text
+        if isinstance(value, dict | list):
+            _merge(values, key, value)
+    return values
+
+
+def _load(text: str, name: str) -> object:
+    loader = StrictLoader(text)
+    loader.name = name  # for messages
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def _merge(into: dict, key: str, value: object) -> None:
+    """Set a key, or the keys inside it if there is a mapping already, as Snakemake merges several entries."""
+    if isinstance(value, dict) and isinstance(into.get(key), dict):
+        for name, inner in value.items():
+            _merge(into[key], name, inner)
+    else:
+        into[key] = value
 
 
 def plain(config: Mapping) -> dict:
