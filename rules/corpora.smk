@@ -17,7 +17,6 @@ rule prepare_corpus:
         manifest=run.paths.folder_manifest(run.paths.corpus_counts),
     log:
         run.paths.log("corpora/{corpus}"),
-        benchmark=run.paths.benchmark("corpora/{corpus}"),
     localrule: run.fetches_corpora()  # compute nodes often have no network
     conda:
         "../envs/analysis.yaml"

@@ -68,3 +68,35 @@ def test_a_model_from_a_folder_depends_on_the_folder_s_model_files_only(checkout
     # The log is not part of the model, so a change to it makes nothing stale.
     inputs = "input: theirs/config.json, theirs/model.safetensors, results/tiny/tokenizer"
     assert inputs in process.stdout + process.stderr
+
+
+def test_nested_values_of_the_command_line_are_read_as_in_a_file(checkout: Checkout):
+    done = checkout.snakemake(
+        "-n", "--quiet", "rules", "--config", "saes={k: 9, seeds: [0]}", "labels={min_firings: 3}"
+    )
+    assert done.returncode == 0, done.stderr
+    wrong = checkout.snakemake("-n", "--quiet", "rules", "--config", "saes={k: eight}")
+    assert wrong.returncode == 1
+    assert "saes.k: 'eight' is not of type 'integer'" in wrong.stderr
+
+
+def test_the_workflow_can_be_used_from_another_folder(checkout: Checkout, tmp_path: Path):
+    command = [sys.executable, "-m", "snakemake", "-s", str(checkout.folder / "Snakefile"), "-n", "--quiet", "rules"]
+    environment = os.environ | {"PYTHONPATH": str(checkout.folder / "workflow" / "scripts")}
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    config = checkout.folder / "config" / "config.yaml"
+    run = next(line.partition(": ")[2] for line in config.read_text().splitlines() if line.startswith("run: "))
+    assert run
+    assert str(config) in process.stdout + process.stderr
+
+
+def test_a_python_in_a_folder_with_a_space_is_named_before_any_job(checkout: Checkout, tmp_path: Path):
+    python = tmp_path / "my env" / "bin" / "python"
+    python.parent.parent.symlink_to(sys.prefix)
+    command = [str(python), "-m", "snakemake", "--cores", "1", "--configfile", str(checkout.config)]
+    environment = os.environ | {"PYTHONPATH": str(checkout.folder / "workflow" / "scripts")}
+    process = subprocess.run(command, cwd=checkout.folder, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert f"without quoting it, but it is at '{python}'; make the virtual environment elsewhere" in process.stderr
+    assert not (checkout.folder / "results").exists()

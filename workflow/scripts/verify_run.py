@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 from saelineage.errors import InputError
+from saelineage.jobs.commands import command
 from saelineage.jobs.job import job
 from saelineage.jobs.manifests import Check, check_run
 
@@ -38,9 +39,11 @@ def verify_run(folder: str, kept: list[str], threads: int) -> str:
 def advice(result: Check, kept: set[str]) -> list[str]:
     """A line for each problem, and a last one with the next step."""
     manifests = {path for problem in result.problems for path in problem.remove if path.endswith("manifest.json")}
-    on_request = sorted(manifests - kept)
-    ask = f"; a plain run does not make files that are made on request, so ask for these: {' '.join(on_request)}"
-    return [*map(str, result.problems), f"delete the files named here and run again{ask if on_request else ''}"]
+    again = f"delete the files named here and run again: {command('--cores', '2')}"
+    if on_request := sorted(manifests - kept):
+        ask = command("--cores", "2", *on_request)
+        again = f"{again}\na plain run does not make files that are made on request, so ask for these: {ask}"
+    return [*map(str, result.problems), again]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The code digest changes with what code computes, not with how it is written or where it lies, and follows imports."""
 
+import ast
+import json
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import pytest
 
 import saelineage
 from saelineage.jobs import code_digest as module
-from saelineage.jobs.code_digest import code_digest, reached_files
+from saelineage.jobs.code_digest import code_digest, reached_files, written
 
 FILES = {
     "train.py": """
@@ -244,18 +246,78 @@ def test_preparing_a_corpus_depends_on_samples_and_not_on_training_or_plumbing()
     }
 
 
+PINNED = '''"""A module."""
+
+import math
+from collections.abc import Callable
+
+NAMES = {"a": 1.5, **{}, 'é': b"\\x00"}
+
+
+class Wave(Callable[[int], float]):
+    """A wave."""
+
+    scale: float = 2e3
+
+    async def at(self, x: int, /, *rest, base=None, **more) -> float:
+        """Its height."""
+        if not (0 <= x < 9 or ...):
+            raise ValueError(f"{x!r} is {x:>{x}} far")
+        return [self.scale * math.sin(y) ** 1j for y in rest if y][::-1]
+
+
+def sign(x):
+    match x:
+        case None | {"a": [0, *_]}:
+            return lambda: (yield)
+        case _:
+            return f"{x=}" "b"
+'''
+PINNED_SHA256 = "2dd5426f63c1059a6e9b0ce42713580cb4abf0e41f5ad52b50a8b8a556f9b9dc"
+
+
+def test_the_digest_of_a_module_is_the_same_in_every_version_of_python():
+    # Equal in 3.11, 3.12 and 3.13, whose `ast.dump` differ.
+    assert module.meaning_of(PINNED.encode()).tree_sha256 == PINNED_SHA256
+
+
+def test_fields_that_a_version_does_not_have_or_leaves_empty_are_equal():
+    absent, none, empty = (ast.parse("def f(x): return x") for _ in range(3))
+    none.body[0].type_params = None
+    empty.body[0].type_params = []
+    for tree in (none, empty):
+        tree.body[0]._fields = (*ast.FunctionDef._fields, "type_params")
+        assert written(tree) == written(absent)
+    full = ast.parse("def f(x): return x")
+    full.body[0]._fields = (*ast.FunctionDef._fields, "type_params")
+    full.body[0].type_params = [ast.Name("T", ast.Load())]
+    assert written(full) != written(absent)
+
+
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        ("1", "1.0"),
+        ("1", "True"),
+        ("'1'", "1"),
+        ("'a'", "b'a'"),
+        ("None", "..."),
+        ("[]", "()"),
+        ("f(*a)", "f(**a)"),
+        ("{**a}", "{a}"),
+        ("def f(*, a, b=1): x", "def f(*, a=1, b): x"),
+        ("x[a:]", "x[:a]"),
+        ("'\\ud800'", "'\\ud801'"),
+        ("from a import b", "from .a import b"),
+    ],
+)
+def test_code_of_another_meaning_is_written_otherwise(one: str, another: str):
+    assert json.dumps(written(ast.parse(one))) != json.dumps(written(ast.parse(another)))
+
+
 def test_plumbing_is_marked_and_nothing_else_is():
     folder = Path(saelineage.__file__).parent
     mentioning = [path for path in folder.rglob("*.py") if module.MARK in path.read_text()]
     marked = {path.stem for path in mentioning if not module.meaning_of(path.read_bytes()).decides_results}
-    assert marked == {
-        "checkpoints",
-        "code_digest",
-        "errors",
-        "gpus",
-        "job",
-        "launched",
-        "launcher",
-        "locks",
-        "manifests",
-    }
+    plumbing = {"benchmark", "checkpoints", "code_digest", "commands", "errors", "gpus", "job", "launcher"}
+    assert marked == plumbing | {"launcher_client", "locks", "manifests"}

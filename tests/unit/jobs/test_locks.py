@@ -16,8 +16,17 @@ import pytest
 import saelineage
 from saelineage.errors import InputError
 from saelineage.files.atomic import HOST
-from saelineage.jobs import locks
-from saelineage.jobs.locks import claim, in_job, is_free, jobs_lock, process_name, remove_stale, run_lock
+from saelineage.jobs import commands, locks
+from saelineage.jobs.locks import (
+    claim,
+    in_job,
+    is_free,
+    jobs_lock,
+    note_at_end,
+    process_name,
+    remove_stale,
+    run_lock,
+)
 
 SCRIPTS = str(Path(saelineage.__file__).parent.parent)
 CLAIM = "claim('demo', Path('state'))"
@@ -30,6 +39,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(locks, "CLAIM_SECONDS", 0.1)
     monkeypatch.setattr(locks, "JOBS_SECONDS", 0.1)
+    monkeypatch.delenv(commands.OPTIONS, raising=False)
     yield
     for file in locks._held:
         file.close()
@@ -108,7 +118,8 @@ def killed_snakemake(start: Callable, *runs: str) -> tuple[subprocess.Popen, Pat
 
 
 def in_use(run: str, process: subprocess.Popen) -> str:
-    return f"results/{run} is in use by another snakemake (process {process.pid} on {HOST})"
+    owner = f"process {process.pid} on {HOST}"
+    return f"results/{run} is in use by another snakemake ({owner}); wait for it to end, or stop it"
 
 
 def test_the_lock_of_a_killed_snakemake_is_removed(start: Callable):
@@ -144,6 +155,33 @@ def test_the_lock_of_a_snakemake_that_claimed_nothing_stays_and_the_command_is_g
     assert said.endswith("then run `snakemake --unlock`")
     assert lock.exists()
     assert older.exists()
+
+
+def test_a_snakemake_that_is_just_starting_is_waited_for_and_named(start: Callable, monkeypatch: pytest.MonkeyPatch):
+    # Snakemake writes its lists first, and claims the run when its hook onstart runs.
+    lock, waits = snakemake_lock(), []
+    monkeypatch.setattr(locks, "_wait_for", lambda is_so, _: waits.append(start(CLAIM)) or is_so())
+    assert remove_stale("demo", Path("state")) == in_use("demo", waits[0])
+    assert lock.exists()
+
+
+def test_a_snakemake_that_was_refused_says_at_its_end_who_holds_the_run(start: Callable):
+    assert note_at_end("demo", Path("state")) is None
+    lock, other = snakemake_lock(), start(CLAIM)
+    assert note_at_end("demo", Path("state")) == in_use("demo", other)
+    kill(other)
+    lock.unlink()
+    lock = snakemake_lock()
+    claim("demo", Path("state"))
+    assert note_at_end("demo", Path("state")) is None
+    assert lock.exists()
+
+
+def test_the_command_that_unlocks_a_run_names_its_config(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(commands.OPTIONS, "--configfile tiny.yaml")
+    snakemake_lock()
+    said = str(remove_stale("demo", Path("state")))
+    assert said.endswith("then run `snakemake --unlock --configfile tiny.yaml`")
 
 
 def test_where_locks_are_unknown_the_command_is_given_and_a_run_is_not_said_to_be_free(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -14,6 +15,7 @@ from saelineage.jobs.manifests import (
     check_changes,
     check_run,
     manifest_path,
+    note_on_records,
     recorded_sha256,
     require_inputs,
 )
@@ -25,7 +27,7 @@ SHA256_OF_ONE = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431e
 
 def record(inputs: list[Path | str], outputs: list[Path]) -> None:
     """Write the manifests of a job whose outputs are there."""
-    with job(script_object(os.devnull, inputs, outputs)):
+    with TemporaryDirectory() as folder, job(script_object(Path(folder, "logs/stage/job.log"), inputs, outputs)):
         pass
 
 
@@ -319,3 +321,23 @@ def test_an_input_of_another_size_is_refused_whatever_its_time(run: Path):
     os.utime(damaged, (0, 0))
     with pytest.raises(InputError, match="must be the file that was made here"):
         require_inputs([str(damaged)])
+
+
+def test_a_run_that_was_copied_without_snakemakes_records_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAELINEAGE_OPTIONS", "--configfile demo.yaml")
+    folder = tmp_path / "results" / "demo"
+    manifests = [str(folder / name / "manifest.json") for name in ("a", "b", "c")]
+
+    def note(remembered: list[str]) -> str | None:
+        return note_on_records(folder, manifests, lambda path: path in remembered)
+
+    assert note([]) is None  # a new run
+    for path in manifests[:2]:
+        written(Path(path), "{}")
+    said = str(note([]))
+    assert said.startswith(f"{folder} is here without Snakemake's records of it (.snakemake/metadata), so changes of ")
+    assert "copy .snakemake along with results" in said
+    assert said.endswith("anew: snakemake --cores 2 --forceall --configfile demo.yaml")
+    assert note([manifests[1]]) is None

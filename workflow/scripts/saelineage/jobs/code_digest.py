@@ -5,7 +5,8 @@ hashes syntax trees, without anything that decides no result:
 
 - comments, layout, docstrings, annotations, log records and the texts of errors;
 - names of modules: an import stands for the content of its module, so files can be moved and renamed;
-- modules with `DECIDES_RESULTS = False`: logs, locks, manifests and the like.
+- modules with `DECIDES_RESULTS = False`: logs, locks, manifests and the like;
+- the version of Python: later ones add fields to syntax, empty where the code does not use them.
 
 Digests of files are cached by the files' content (`KEPT`), because every job on a cluster reads the rules again and
 parsing all files takes a second.
@@ -25,7 +26,7 @@ from saelineage.files.atomic import sha256_file, sha256_json, write_json
 DECIDES_RESULTS = False
 
 KEPT = Path(".snakemake", "saelineage", "code.json")
-FORMAT = "2"
+FORMAT = "3"
 """Of the cached digests; those of other formats are not read."""
 MOST_KEPT = 2000
 SCRIPTS = Path(__file__).resolve().parents[2]
@@ -52,8 +53,6 @@ class Meaning(NamedTuple):
 
 def code_digest(script: str) -> str:
     """Hex sha256 (16 digits) of the meaning of `workflow/scripts/{script}.py` and the library behind it.
-
-    The digest is that of syntax trees, so it may differ between Python's minor versions.
 
     Raises:
         FileNotFoundError: if there is no such script.
@@ -134,10 +133,29 @@ def meaning_of(content: bytes) -> Meaning:
     imports.visit(tree)
     stripped = _Stripped(imports.modules)
     stripped.visit(tree)
-    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    digest = sha256_json(written(tree))
     # A module that is imported but never named is still run.
     used = [*stripped.order, *sorted(set(imports.modules.values()) - set(stripped.order))]
     return Meaning(not imports.is_marked, digest, used, sorted(imports.names))
+
+
+def written(value: object) -> object:
+    """A syntax tree as JSON: each node as its kind and those of its fields that are not empty, each constant as ASCII.
+
+    `ast.dump` depends on Python's version: in 3.12 every function has `type_params`, which are empty in older code, and
+    since 3.13 empty fields are left out.
+    """
+    if isinstance(value, list):
+        return [written(item) for item in value]
+    if isinstance(value, ast.Constant):
+        return [type(value.value).__name__, ascii(value.value)]  # repr depends on the version of Unicode
+    if isinstance(value, ast.AST):
+        fields = {name: getattr(value, name, None) for name in value._fields}
+        return [
+            type(value).__name__,
+            {name: written(field) for name, field in fields.items() if field not in (None, [])},
+        ]
+    return value
 
 
 class _Imports(ast.NodeVisitor):

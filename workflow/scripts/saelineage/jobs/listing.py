@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import read_json
+from saelineage.jobs.benchmark import benchmark_path
 from saelineage.jobs.code_digest import SCRIPTS
 
 WORKFLOW = SCRIPTS.parent.parent
@@ -58,7 +59,6 @@ class Job(NamedTuple):
     temporary: list[str]
     """Outputs that are removed after use."""
     log: str | None
-    benchmark: str | None
     reason: Reason | None
     """None if Snakemake would not run it."""
 
@@ -102,10 +102,10 @@ def collect(
         workflow: as for `planned`.
 
     Returns:
-        As `planned`, and: `state` (`fresh`, `stale`, `missing`, `running`) with `why` (sentences); `seconds` and
-        `max_rss_mb` (MiB) of its last run, None if not measured; `files` (`path`, `bytes`, None if absent, `sha256`,
-        None if no manifest names it, `temporary`) and the sum `bytes`; `inputs` (files that no job makes); `log`
-        (`path`, and `tail`, the last 4,000 characters); `provenance` (from its manifest, or None).
+        As `planned`, and: `state` (`fresh`, `stale`, `missing`, `running`) with `why` (sentences); `seconds`,
+        `cpu_seconds` and `max_rss_mb` (MiB) of its last run, None if not measured; `files` (`path`, `bytes`, None if
+        absent, `sha256`, None if no manifest names it, `temporary`) and the sum `bytes`; `inputs` (files that no job
+        makes); `log` (`path`, and `tail`, the last 4,000 characters); `provenance` (from its manifest, or None).
 
     Raises:
         InputError: if Snakemake cannot plan the run.
@@ -203,7 +203,7 @@ def state_of(job: Job, temporary: set[str], folder: Path) -> tuple[str, list[str
         return "missing", [f"its files are missing, but nothing that would run needs them: {_listed(absent)}"]
     if job.reason is None:
         return "fresh", []
-    never_ran = not (job.benchmark and (folder / job.benchmark).exists())
+    never_ran = not (job.log and benchmark_path(folder / job.log).exists())
     return "missing" if absent or never_ran else "stale", explain(job.reason, set() if never_ran else temporary)
 
 
@@ -246,7 +246,7 @@ def left_behind(job: Job, folder: Path) -> dict:
     ]
     record = next((manifest for _, manifest in manifests if manifest), None)
     return {
-        **_measured(folder / job.benchmark if job.benchmark else None),
+        **_measured(benchmark_path(folder / job.log) if job.log else None),
         "files": files,
         "bytes": sum(size or 0 for size in sizes.values()),
         "log": {"path": job.log, "tail": _tail(folder / job.log)} if job.log else None,
@@ -276,12 +276,13 @@ def _bytes(path: Path) -> int | None:
 
 
 def _measured(benchmark: Path | None) -> dict[str, float | None]:
-    """The last line of a benchmark: wall time in seconds and peak memory in MiB."""
+    """The last line of a benchmark: wall and CPU time in seconds, peak memory in MiB."""
     if benchmark is None or not benchmark.exists():
-        return {"seconds": None, "max_rss_mb": None}
+        return {"seconds": None, "cpu_seconds": None, "max_rss_mb": None}
     head, *rows = [line.split("\t") for line in benchmark.read_text(encoding="utf-8").splitlines()]
     row = dict(zip(head, rows[-1], strict=False)) if rows else {}
-    return {"seconds": _number(row.get("s")), "max_rss_mb": _number(row.get("max_rss"))}
+    names = {"seconds": "s", "cpu_seconds": "cpu_time", "max_rss_mb": "max_rss"}
+    return {name: _number(row.get(column)) for name, column in names.items()}
 
 
 def _number(text: str | None) -> float | None:

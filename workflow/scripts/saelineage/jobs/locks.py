@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import HOST
+from saelineage.jobs.commands import command
 
 DECIDES_RESULTS = False
 
@@ -50,10 +51,7 @@ def claim(run: str, state: Path = STATE, jobs_are_local: bool = True) -> None:
     path = run_lock(run, state)
     file = _opened(path)
     if not _wait_for(lambda: _got(file), CLAIM_SECONDS):
-        raise InputError(
-            f"results/{run} is in use by another snakemake ({owner_of(path)}); wait for it to end, or stop it "
-            "(for dry runs, `verify` and `jobs` in the meantime, add --nolock)"
-        )
+        raise InputError(f"{_in_use(run, path)} (for dry runs, `verify` and `jobs` in the meantime, add --nolock)")
     file.truncate(0)
     file.write(json.dumps({"process": os.getpid(), "host": HOST, "jobs_are_local": jobs_are_local}).encode())
     _held.append(file)
@@ -83,6 +81,15 @@ def remove_stale(run: str, state: Path = STATE) -> str | None:
     except OSError as error:
         return f"the lock of a killed snakemake ({owner_of(path)}) on results/{run} cannot be removed: {error.strerror}"
     return f"removed the lock of a killed snakemake ({owner_of(path)}) on results/{run}"
+
+
+def note_at_end(run: str, state: Path = STATE) -> str | None:
+    """A sentence on the Snakemake that kept this one from a run; None if there is none, or this one held the run.
+
+    Snakemake's own message names nobody. If the other one wrote its lists after this one had begun, `remove_stale` at
+    the beginning said nothing either.
+    """
+    return None if _held else remove_stale(run, state)
 
 
 def announce(run: str, state: Path = STATE) -> None:
@@ -135,9 +142,9 @@ def jobs_lock(run: str, state: Path = STATE) -> Path:
     return state / "saelineage" / f"{run}.jobs"
 
 
-def launcher_socket(state: Path = STATE) -> Path:
-    """The socket of this process's launcher of jobs."""
-    return state / "saelineage" / f"launcher-{os.getpid()}"
+def launcher_socket(run: str, state: Path = STATE) -> Path:
+    """The socket of the launcher that the Snakemake working on a run has."""
+    return state / "saelineage" / f"{run}.socket"
 
 
 def owner_of(path: Path) -> str:
@@ -167,9 +174,9 @@ def _may_be_alive(run: str, state: Path, lists: Sequence[Path]) -> str | None:
     """A reason why the Snakemake that wrote some lists may still be at work, and the next step; None if it is gone."""
     path = run_lock(run, state)
     holder, owner = _holder(path), _record(path)
-    unlock = "then run `snakemake --unlock`"
+    unlock = f"then run `{command('--unlock')}`"
     if holder is SOMEBODY:
-        return f"results/{run} is in use by another snakemake ({owner_of(path)})"
+        return _in_use(run, path)
     if holder is UNKNOWN:
         return (
             f"results/{run} may be in use by a snakemake ({owner_of(path)}): '{path}' cannot be locked here, so this "
@@ -182,11 +189,17 @@ def _may_be_alive(run: str, state: Path, lists: Sequence[Path]) -> str | None:
         )
     begun = path.stat().st_mtime_ns if path.exists() else 0
     if any(lock.exists() and lock.stat().st_mtime_ns > begun for lock in lists):
+        if _wait_for(lambda: _holder(path) is SOMEBODY, CLAIM_SECONDS):  # it has just written its lists
+            return _in_use(run, path)
         return (
             f"results/{run} was locked by a snakemake that had not started yet, or was started with --no-hooks; make "
             f"sure that it is gone, {unlock}"
         )
     return None
+
+
+def _in_use(run: str, path: Path) -> str:
+    return f"results/{run} is in use by another snakemake ({owner_of(path)}); wait for it to end, or stop it"
 
 
 def _record(path: Path) -> dict:

@@ -7,7 +7,7 @@ next to each (`saelineage.jobs.job`).
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import may_be_abandoned, read_json, sha256_file
+from saelineage.jobs.commands import command
 
 DECIDES_RESULTS = False
 
@@ -154,9 +155,31 @@ def refuse_damage(folder: Path | str) -> None:
     if problems:
         lines = [str(problem) for problem in problems[:MOST_NAMED]]
         if len(problems) > MOST_NAMED:
-            lines.append(f"... and {len(problems) - MOST_NAMED} more; `snakemake --cores 2 verify` lists all")
+            lines.append(f"... and {len(problems) - MOST_NAMED} more; `{command('--cores', '2', 'verify')}` lists all")
         listing = "\n".join(lines)
-        sys.exit(f"error: files of {folder} are damaged; delete them and run again:\n{listing}")
+        again = command("--cores", "2")
+        sys.exit(f"error: files of {folder} are damaged; delete them and run again:\n{listing}\n{again}")
+
+
+def note_on_records(folder: Path | str, manifests: Iterable[str], has_record: Callable[[str], bool]) -> str | None:
+    """A sentence if a run came here without Snakemake's records of it, which decide with times what is stale.
+
+    Without them a change of settings or code goes unnoticed, and a file with a new time counts as a new file even if
+    its content is the same.
+
+    Args:
+        folder: results/{run}.
+        manifests: those of the run, whether they are there or not.
+        has_record: true of a file that Snakemake remembers making.
+    """
+    there = [path for path in manifests if os.path.exists(path)]
+    if not there or any(map(has_record, there)):
+        return None
+    return (
+        f"{folder} is here without Snakemake's records of it (.snakemake/metadata), so changes of settings and code "
+        "since it was made go unnoticed, and copies with new times are made again; copy .snakemake along with results, "
+        f"or make everything anew: {command('--cores', '2', '--forceall')}"
+    )
 
 
 def _walk(folder: Path | str) -> list[Path]:

@@ -77,8 +77,7 @@ def _described(job: Any, dag: Any) -> dict[str, Any]:
         "inputs": [str(path) for path in job.input],
         "outputs": [str(path) for path in job.output],
         "temporary": sorted(str(path) for path in job.temp_output),
-        "log": next((str(path) for path in job.log if path != job.log.get("benchmark")), None),
-        "benchmark": job.log.get("benchmark"),
+        "log": str(job.log[0]) if job.log else None,
         "reason": _reason(dag.reason(job)) if dag.needrun(job) else None,
     }
 
