@@ -54,6 +54,19 @@ class Toy(nn.Module):
         return SimpleNamespace(logits=whole + half)
 
 
+class Flat(Toy):
+    """The same, but rows are flattened before the doubling, as OPT does around its MLP, and some tokens are lost."""
+
+    def __init__(self, n_lost=0):
+        super().__init__()
+        self.n_lost = n_lost
+
+    def forward(self, input_ids, use_cache=False):
+        acts = input_ids.unsqueeze(-1).float() * torch.tensor([1.0, 10.0])
+        flat = acts.flatten(0, 1)[self.n_lost :]
+        return SimpleNamespace(logits=self.twice(flat).unflatten(0, (len(input_ids), -1)))
+
+
 TOY_IDS = torch.tensor([[1, 2]])
 # [1, 2] -> [[1, 10], [2, 20]], doubled [[2, 20], [4, 40]]; whole plus half of it [[3, 30], [6, 60]].
 
@@ -74,6 +87,22 @@ def test_inputs_and_outputs_are_read_and_replaced(hookpoint, acts, logits):
     with hooked(model, hookpoint, lambda acts: acts + added):
         assert model(TOY_IDS).logits[0].tolist() == logits
     assert model(TOY_IDS).logits[0].tolist() == [[3, 30], [6, 60]]
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_flattened_activations_are_read_and_replaced_as_rows(side):
+    ids, factor = torch.tensor([[1, 2, 3], [4, 5, 6]]), 1 if side == "input" else 2
+    rows = [[[factor * n, factor * 10 * n] for n in row] for row in ids.tolist()]
+    model = Flat()
+    assert read_activations(model, f"twice.{side}", ids).tolist() == rows
+    with hooked(model, f"twice.{side}", lambda acts: torch.stack([acts[0], torch.zeros_like(acts[1])])):
+        assert model(ids).logits.tolist() == [[[2, 20], [4, 40], [6, 60]], [[0, 0]] * 3]
+    assert read_activations(model, f"twice.{side}", ids[:, :2]).shape == (2, 2, 2)
+
+
+def test_activations_of_some_of_the_tokens_are_refused():
+    with pytest.raises(InputError, match=r"'twice\.input' must give activations .*, but gives torch.float32 \[4, 2\]"):
+        read_activations(Flat(n_lost=2), "twice.input", torch.tensor([[1, 2, 3], [4, 5, 6]]))
 
 
 def test_a_hookpoint_is_a_module_and_a_side():

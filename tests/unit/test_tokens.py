@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 import saelineage
 from saelineage.errors import InputError
@@ -135,6 +135,43 @@ def test_transformers_loads_the_folder_and_agrees(trained: Path):
 def test_a_folder_without_a_fast_tokenizer_is_named(tmp_path: Path):
     with pytest.raises(InputError, match=rf"^'{tmp_path}' must hold a fast tokenizer .*save_pretrained"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"tokenizer_class": "GPT2Tokenizer"},  # as SmolLM2's and StarCoder 2's say
+        {"tokenizer_class": "GPTNeoXTokenizerFast"},
+        {"tokenizer_class": "Qwen2Tokenizer"},
+        {"tokenizer_class": "CohereTokenizerFast"},
+        {"tokenizer_class": "PreTrainedTokenizerFast"},
+        {},
+    ],
+    ids=lambda config: config.get("tokenizer_class", "no class"),
+)
+def test_a_tokenizer_taken_from_a_folder_keeps_the_rules_of_its_file(trained: Path, tmp_path: Path, config: dict):
+    """transformers 5 makes some classes anew, with other rules."""
+    from transformers import AutoTokenizer
+
+    from make_tokenizer import make_tokenizer
+
+    tokenizer = load_tokenizer(trained)
+    every_digit = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([every_digit, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.normalizer = normalizers.Replace("!", "?")
+    source = tmp_path / "source"
+    source.mkdir()
+    tokenizer.save(str(source / "tokenizer.json"))
+    write_json(source / "tokenizer_config.json", config | {"bos_token": BOS, "eos_token": EOS})
+    make_tokenizer({"source": "path", "path": str(source)}, 16, [], tmp_path / "taken")
+    text = "in 2024 the cat's 13 hats!\n\n x"
+    expected = tokenizer.encode(text, add_special_tokens=False).ids
+    taken = load_tokenizer(tmp_path / "taken")
+    assert taken.encode(text, add_special_tokens=False).ids == expected
+    assert special_ids(tmp_path / "taken") == {"bos": 0, "eos": 1}
+    # transformers itself agrees, as long as no class is named that it makes anew
+    opened = AutoTokenizer.from_pretrained(tmp_path / "taken")
+    assert opened(text, add_special_tokens=False)["input_ids"] == expected
 
 
 def test_a_missing_bos_or_eos_is_replaced_by_the_other(tmp_path: Path):

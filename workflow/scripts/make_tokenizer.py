@@ -7,11 +7,12 @@ from saelineage.corpora.documents import read_split, up_to_bytes
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_files, sha256_file
 from saelineage.files.hub import hub_download, hub_repo
-from saelineage.jobs.job import job
+from saelineage.jobs.job import job, logger
 from saelineage.tokens import (
     TOKENIZER_FILES,
     check_tokenizer,
     check_tokenizer_folder,
+    restore_rules,
     save_tokenizer,
     tokenizer_errors,
     train_tokenizer,
@@ -38,7 +39,12 @@ def make_tokenizer(settings: dict, n_ctx: int, paths_to_corpora: list[str], fold
 
 
 def take_tokenizer(settings: dict, folder: Path) -> dict:
-    """Save a tokenizer from the hub or a folder, and return the hub's commit and the digests of its files."""
+    """Save a tokenizer from the hub or a folder, and return the hub's commit and the digests of its files.
+
+    transformers 5 makes many tokenizers anew from the name of their class or of the model's type, and then splits text
+    as that class does, whatever the tokenizer.json says: SmolLM2's, called a GPT2Tokenizer, no longer splits numbers
+    into digits. So the file's own rules are put back (`tokens.restore_rules`).
+    """
     from transformers import AutoTokenizer
 
     record: dict = {}
@@ -52,6 +58,14 @@ def take_tokenizer(settings: dict, folder: Path) -> dict:
     with atomic_files(folder) as temporary, tokenizer_errors(source):
         tokenizer.chat_template = None  # unused, and several templates would be saved as a folder
         tokenizer.save_pretrained(temporary)
+        replaced = restore_rules(folder_read, temporary)
+    if replaced:
+        logger.warning(
+            "tokenizer: transformers makes '%s' anew as a %s with another %s; the run uses those of its tokenizer.json",
+            source,
+            type(tokenizer).__name__,
+            ", ".join(replaced),
+        )
     return record
 
 

@@ -21,6 +21,7 @@ from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_files, atomic_path, disk_fault, read_json, sha256_file, write_json
 from saelineage.files.foreign import read_foreign_json, require_inside, require_regular
 from saelineage.foreign.tokenizers import (
+    CONFIG_FILE,
     FAST_FILE,
     MOST_TOKENIZER_BYTES,
     NEXT_STEP,
@@ -54,6 +55,10 @@ TOKENIZER_FILES = (
     "vocab.txt",
 )
 """Files that AutoTokenizer may need from a repository on the hub."""
+RULES = ("normalizer", "pre_tokenizer", "model")
+"""Parts of a tokenizer.json that decide the ids of a text without added tokens."""
+PLAIN_CLASS = "PreTrainedTokenizerFast"
+"""The class that transformers does not make anew."""
 TOKENIZER_ENDINGS = (".json", ".txt", ".model", ".jinja", ".spm", ".codes", ".vocab", ".bpe", ".tiktoken")
 """Endings of the files that a tokenizer may read."""
 CHAT_TEMPLATES = "additional_chat_templates"
@@ -146,6 +151,30 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def restore_rules(source: Path | str, folder: Path | str) -> list[str]:
+    """Put the rules of a tokenizer.json back into the one that transformers saved of it.
+
+    The rules are the normalizer, the pre-tokenizer, and the model with its vocabulary and merges. Added tokens and
+    special tokens are left as transformers saved them. Where nothing differs, nothing is written.
+
+    Args:
+        source: the folder that transformers read.
+        folder: the folder that it wrote.
+
+    Returns:
+        The names of the rules that differed; none where the source has no tokenizer.json.
+    """
+    if not Path(source, FAST_FILE).exists():
+        return []
+    rules, saved = (json.loads(load_tokenizer(each).to_str()) for each in (source, folder))
+    replaced = [rule for rule in RULES if rules[rule] != saved[rule]]
+    if replaced:
+        write_json(Path(folder, FAST_FILE), saved | {rule: rules[rule] for rule in replaced})
+        config = Path(folder, CONFIG_FILE)
+        write_json(config, read_foreign_json(config) | {"tokenizer_class": PLAIN_CLASS})
+    return replaced
 
 
 @contextmanager

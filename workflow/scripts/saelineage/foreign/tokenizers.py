@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from saelineage.errors import InputError
-from saelineage.files.foreign import read_foreign_json, require_regular
+from saelineage.files.foreign import read_foreign_json, require_inside, require_regular
 
 FAST_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 VOCABULARY_FILE, MERGES_FILE, WORDS_FILE, ADDED_FILE = "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"
 SENTENCEPIECE_FILES = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
+ENDINGS = (".json", ".txt", ".model")
 VOCABULARY_FILES = (FAST_FILE, VOCABULARY_FILE, WORDS_FILE, *SENTENCEPIECE_FILES)
 """Files of which a tokenizer has at least one."""
 MODEL_FILES = (FAST_FILE, CONFIG_FILE, VOCABULARY_FILE, MERGES_FILE, WORDS_FILE, ADDED_FILE)
@@ -82,9 +83,11 @@ def require_same_tokenizer(
         Sentences to warn with: what cannot be compared, and what the run's tokenizer replaces.
 
     Raises:
-        InputError: if ids or merges differ, with their number and examples.
+        InputError: if ids or merges differ, with their number and examples; or a file of the model's tokenizer is
+            damaged, or a link out of its folder.
     """
     model_folder, run_folder = Path(model_folder), Path(run_tokenizer_folder)
+    require_inside(model_folder, ENDINGS)
     warnings = _special_warnings(model_folder, run_folder, name)
     if same_files(model_folder, run_folder):
         return warnings

@@ -321,8 +321,8 @@ def logit_effects(
 ) -> list[dict]:
     """The tokens whose logits each feature raises and lowers most on the direct path, per unit of activation.
 
-    The path is that of `logit_maps.LogitMap`. The mean over the vocabulary is subtracted, because softmax does not depend
-    on it. The final norm's scale of each token is left out, so only the order and the ratios mean something.
+    The path is that of `logit_maps.LogitMap`. The mean over the vocabulary is subtracted, because softmax does not
+    depend on it. The final norm's scale of each token is left out, so only the order and the ratios mean something.
 
     Args:
         decoder: rows of W_dec.
