@@ -140,7 +140,7 @@ def test_a_folder_without_a_fast_tokenizer_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     "config",
     [
-        {"tokenizer_class": "GPT2Tokenizer"},  # as SmolLM2's and StarCoder 2's say
+        {"tokenizer_class": "GPT2Tokenizer"},
         {"tokenizer_class": "GPTNeoXTokenizerFast"},
         {"tokenizer_class": "Qwen2Tokenizer"},
         {"tokenizer_class": "CohereTokenizerFast"},

@@ -42,8 +42,8 @@ def take_tokenizer(settings: dict, folder: Path) -> dict:
     """Save a tokenizer from the hub or a folder, and return the hub's commit and the digests of its files.
 
     transformers 5 makes many tokenizers anew from the name of their class or of the model's type, and then splits text
-    as that class does, whatever the tokenizer.json says: SmolLM2's, called a GPT2Tokenizer, no longer splits numbers
-    into digits. So the file's own rules are put back (`tokens.restore_rules`).
+    as that class does, whatever the tokenizer.json says: one called a GPT2Tokenizer no longer splits numbers into
+    digits. So the file's own rules are put back (`tokens.restore_rules`).
     """
     from transformers import AutoTokenizer
 
