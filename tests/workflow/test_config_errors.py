@@ -77,7 +77,7 @@ def test_nested_values_of_the_command_line_are_read_as_in_a_file(checkout: Check
     assert done.returncode == 0, done.stderr
     wrong = checkout.snakemake("-n", "--quiet", "rules", "--config", "saes={k: eight}")
     assert wrong.returncode == 1
-    assert "saes.k: 'eight' is not of type 'integer'" in wrong.stderr
+    assert "saes.k: 'eight' is not of type 'integer'" in wrong.stdout + wrong.stderr
 
 
 def test_the_workflow_can_be_used_from_another_folder(checkout: Checkout, tmp_path: Path):
@@ -85,10 +85,7 @@ def test_the_workflow_can_be_used_from_another_folder(checkout: Checkout, tmp_pa
     environment = os.environ | {"PYTHONPATH": str(checkout.folder / "workflow" / "scripts")}
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
-    config = checkout.folder / "config" / "config.yaml"
-    run = next(line.partition(": ")[2] for line in config.read_text().splitlines() if line.startswith("run: "))
-    assert run
-    assert str(config) in process.stdout + process.stderr
+    assert str(checkout.folder / "config" / "config.yaml") in process.stdout + process.stderr
 
 
 def test_a_python_in_a_folder_with_a_space_is_named_before_any_job(checkout: Checkout, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Which jobs an edit makes stale: exactly those it concerns."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from saelineage.plan.strict_yaml import read_yaml
 from tests.workflow.conftest import Checkout
 
 SCRIPTS = "workflow/scripts/saelineage"
-PLUMBING = ("errors", "jobs/checkpoints", "jobs/code_digest", "jobs/gpus", "jobs/job", "jobs/locks", "jobs/manifests")
+PLUMBING = (
+    *("errors", "jobs/checkpoints", "jobs/code_digest", "jobs/commands", "jobs/gpus", "jobs/job", "jobs/locks"),
+    "jobs/manifests",
+)
 
 
 @pytest.fixture
@@ -127,3 +131,11 @@ def test_one_sae_can_be_asked_for_alone(finished: Checkout):
     assert done.returncode == 0
     assert "train_sae" in done.stdout + done.stderr
     assert "pretrain_model" not in done.stdout + done.stderr
+
+
+def test_a_run_that_was_copied_without_snakemakes_records_says_so(finished: Checkout, tmp_path: Path):
+    said = "note: results/tiny is here without Snakemake's records of it (.snakemake/metadata)"
+    copy = Checkout(tmp_path / "copy", finished.folder)
+    assert said not in copy.snakemake("-n", "--quiet", "rules").stderr
+    shutil.rmtree(copy.folder / ".snakemake")
+    assert said in copy.snakemake("-n", "--quiet", "rules").stderr
