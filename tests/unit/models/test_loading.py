@@ -179,6 +179,9 @@ def test_weights_in_a_format_of_quantised_models_are_refused(folder):
     change_state(folder, lambda state: state | {"lm_head.weight": state["lm_head.weight"].to(torch.float8_e4m3fn)})
     with pytest.raises(InputError, match=r"quantised: lm_head\.weight \(F8_E4M3\); take the model"):
         load_model(folder, dtype="auto")
+    change_state(folder, lambda state: state | {"lm_head.weight": torch.ones_like(state["lm_head.weight"].char())})
+    with pytest.raises(InputError, match=r"quantised: lm_head\.weight \(I8\)"):
+        load_model(folder, dtype="auto")
 
 
 def test_lora_matrices_beside_base_weights_are_refused_and_not_dropped(folder):
@@ -197,6 +200,13 @@ def test_layers_beyond_those_of_the_config_are_refused_and_not_dropped(folder):
     change_state(folder, with_a_third)
     with pytest.raises(InputError, match=r"does not have \(9\): model\.layers\.2\.input_layernorm.* and 4 more; use a"):
         load_model(folder)
+
+
+def test_tensors_for_images_beside_a_text_model_are_warned_of(folder, caplog):
+    names = ["vision_model.patch_embedding.weight", "multi_modal_projector.bias"]
+    change_state(folder, lambda state: state | {name: torch.ones(2) for name in names})
+    load_model(folder)
+    assert f"does not use (2): {', '.join(sorted(names))}" in caplog.text
 
 
 def test_an_output_embedding_of_its_own_is_kept_where_the_config_says_tied(folder, tmp_path, caplog):

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import reduce
 from pathlib import Path
@@ -65,6 +65,8 @@ COMPUTED = re.compile(
     r"(^|\.)(attn|attention|self_attn)\.(bias|masked_bias|causal_mask)$|inv_freq$|(^|\.)position_ids$"
 )
 """Names of masks and positions that earlier versions of transformers saved although every model computes them."""
+OTHER_SENSES = re.compile(r"(^|[._])(vision|visual|image|audio|speech|multi_modal|multimodal|mm)([._]|$)")
+"""Names of the parts of a multimodal model that work on images and sound."""
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Number formats of safetensors files that hold weights as they are."""
 MOST_REASON = 300
@@ -231,12 +233,14 @@ def file_dtype(empty: PreTrainedModel, folder: Path | str) -> torch.dtype:
         with safe_open(path, framework="np") as file:
             formats |= {name: file.get_slice(name).get_dtype() for name in file.offset_keys()}
     ignored = [re.compile(pattern) for pattern in empty._keys_to_ignore_on_load_unexpected or ()]
-    used = {
-        name: kind
-        for name, kind in formats.items()
-        if not COMPUTED.search(name) and not any(pattern.search(name) for pattern in ignored)
-    }
-    if rounded := [name for name, kind in used.items() if kind.startswith(("F4", "F6", "F8"))]:
+    weights = [name for name in _without_computed(empty, formats) if not any(each.search(name) for each in ignored)]
+    used = {name: formats[name] for name in weights}
+    parameters = {name for name, _ in empty.named_parameters()}
+    if rounded := [
+        name
+        for name, kind in used.items()
+        if kind not in FLOATS and (name in parameters or kind.startswith(("F4", "F6", "F8")))
+    ]:
         raise unopenable(
             folder,
             f"tensors are quantised: {named(rounded)} ({used[rounded[0]]})",
@@ -267,8 +271,7 @@ def _whole(model: PreTrainedModel, info: Mapping, source: str) -> PreTrainedMode
     Raises:
         InputError: if tensors are missing, left over, of other shapes or not finite.
     """
-    left_over = [name for name in info["unexpected_keys"] if not COMPUTED.search(name)]
-    problems = []
+    left_over, problems = _without_other_senses(model, _without_computed(model, info["unexpected_keys"]), source), []
     if missing := info["missing_keys"]:  # transformers would draw them at random
         problems.append(f"lacks weights of its architecture ({len(missing)}): {named(missing)}")
     if left_over:  # transformers would drop them
@@ -286,6 +289,27 @@ def _whole(model: PreTrainedModel, info: Mapping, source: str) -> PreTrainedMode
             raise InputError(f"{source}: weights must be finite, but {name} is not; use another checkpoint")
     _settle_ties(model, source)
     return model.eval()
+
+
+def _without_computed(model: PreTrainedModel, names: Iterable[str]) -> list[str]:
+    """Leave out the names of tensors that the model computes, and old files hold nevertheless: masks and positions."""
+    computed = {name for name, _ in model.named_buffers()} - model.state_dict().keys()
+    return [name for name in names if name not in computed and not COMPUTED.search(name)]
+
+
+def _without_other_senses(model: PreTrainedModel, names: list[str], source: str) -> list[str]:
+    """Leave out tensors for images and sound, with a warning, if the model is the text part of a multimodal one."""
+    if any(OTHER_SENSES.search(name) for name, _ in model.named_modules()):
+        return names
+    others = [name for name in names if OTHER_SENSES.search(name)]
+    if others:
+        logger.warning(
+            "%s holds tensors for images or sound, which its causal language model does not use (%d): %s",
+            source,
+            len(others),
+            named(others),
+        )
+    return [name for name in names if name not in others]
 
 
 def _settle_ties(model: PreTrainedModel, source: str) -> None:
