@@ -172,9 +172,7 @@ def test_a_compressed_text_without_a_separator_is_read_no_further_than_its_limit
     read_bytes = []
     monkeypatch.setattr(tables, "require_memory", lambda n_bytes, _: read_bytes.append(n_bytes))
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"x" * (20 * tables.CHUNK_BYTES)))
-    assert "'a.txt.gz' must be a document of at most 3145728 bytes" in error_of(tmp_path, "a.txt.gz").replace(
-        "a.txt.gz", "'a.txt.gz'", 1
-    )
+    assert "a.txt.gz must be a document of at most 3145728 bytes" in error_of(tmp_path, "a.txt.gz")
     assert max(read_bytes) <= tables.READ_TIMES * (3 * tables.CHUNK_BYTES + 1)
 
 
