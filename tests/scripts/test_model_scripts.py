@@ -5,15 +5,27 @@ import logging
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    MixtralConfig,
+)
 
 from finetune_model import finetune_model
 from import_model import import_model
 from merge_models import merge_models
 from saelineage.errors import InputError
+from saelineage.models.loading import evaluate, load_model
+from saelineage.tokens import TokenRows
+from sweep_merge import sweep_merge
 
 
 @pytest.fixture
@@ -64,6 +76,33 @@ def test_an_import_keeps_the_generation_config_and_notes_an_adapter(tiny, folder
     assert any("holds adapter_config.json beside full weights" in warning for warning in facts["warnings"])
     assert json.loads((tmp_path / "mine" / "generation_config.json").read_text())["temperature"] == 0.3
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "mine").generation_config.do_sample
+
+
+@pytest.mark.parametrize("kind", [GPTNeoXConfig, MixtralConfig], ids=["Pythia", "Mixtral"])
+def test_a_sweep_of_imported_models_ends_at_their_losses(tiny, tmp_path, kind):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    folders, losses = [], []
+    rows = TokenRows(tiny.tokens["words"]["validation"])
+    for seed, name in enumerate(("left", "right")):
+        torch.manual_seed(seed)
+        config = kind(vocab_size=tiny.d_vocab, **sizes | {"num_key_value_heads": 2, "initializer_range": 0.3})
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "theirs" / name)
+        folders.append(tmp_path / name)
+        import_model({"folder": str(tmp_path / "theirs" / name)}, name, 16, tiny.tokenizer, folders[-1])
+        losses.append(evaluate(load_model(folders[-1]), rows, 8)["loss"])
+    sweep_merge(
+        parent_folders=folders,
+        coefficients=[0.0, 0.5, 1.0],
+        dtype=None,
+        paths_to_base_metrics=[],
+        paths_to_validation={"words": str(tiny.tokens["words"]["validation"])},
+        batch_rows=8,
+        path_to_sweep=str(tmp_path / "sweep.parquet"),
+        gpus=0,
+    )
+    measured = pd.read_parquet(tmp_path / "sweep.parquet")["loss"].tolist()
+    assert [measured[0], measured[2]] == losses
+    assert measured[1] not in losses
 
 
 def test_a_merge_that_is_one_of_its_parents_is_said_to_be(tiny, tmp_path, caplog):
