@@ -18,7 +18,6 @@ rule train_sae:
         manifest=[run.paths.folder_manifest(run.paths.sae_config)],
     log:
         run.paths.log("saes/{model}.{sae}"),
-        benchmark=run.paths.benchmark("saes/{model}.{sae}"),
     wildcard_constraints:
         model=run.trained_alone(),
     conda:
@@ -50,7 +49,6 @@ rule train_saes:
         manifest=run.paths.over(run.paths.folder_manifest(run.paths.sae_config), sae=run.saes.seed_names),
     log:
         run.paths.log("saes/{model}"),
-        benchmark=run.paths.benchmark("saes/{model}"),
     wildcard_constraints:
         model=run.trained_together(),
     conda:
@@ -76,13 +74,13 @@ rule import_sae:
     input:
         files=run.paths.imported_sae,
         activations=run.paths.own_probe_dump,
+        model_config=run.paths.fix(run.paths.model_file, name="config.json"),
     output:
         weights=run.paths.sae_weights,
         config=run.paths.sae_config,
         manifest=run.paths.folder_manifest(run.paths.sae_config),
     log:
         run.paths.log("saes/{model}.{sae}"),
-        benchmark=run.paths.benchmark("saes/{model}.{sae}"),
     wildcard_constraints:
         model=models_followed_by(run.saes.imported),
     localrule: run.fetches_saes()  # compute nodes often have no network
@@ -90,10 +88,11 @@ rule import_sae:
         "../envs/train.yaml"
     threads: run.config["threads"]["saes"]
     resources:
-        mem_mb=memory(run.needs.reading_all),
-        runtime=runtime(run.needs.reading_all),
+        mem_mb=memory(run.needs.importing_sae),
+        runtime=runtime(run.needs.importing_sae),
     params:
         source=run.params.sae_import,
+        made_from=run.params.model,
         max_norm_ratio=run.params.max_norm_ratio,
         code=code_digest("import_sae"),
     script:
@@ -118,7 +117,6 @@ rule measure_model:
         manifests=[run.paths.manifest(run.paths.model_metrics), run.paths.manifest(run.paths.sae_metrics)],
     log:
         run.paths.log("saes/metrics.{model}"),
-        benchmark=run.paths.benchmark("saes/metrics.{model}"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["saes"]

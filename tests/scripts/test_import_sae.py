@@ -65,10 +65,15 @@ def write_sae(tmp_path):
 
 
 def taken_over(
-    source: Path, shards: list[str], folder: Path, max_fvu: float = 0.9, max_norm_ratio: float | None = None
+    source: Path,
+    shards: list[str],
+    folder: Path,
+    max_fvu: float = 0.9,
+    max_norm_ratio: float | None = None,
+    model_config: dict | None = None,
 ) -> dict:
     settings = {"folder": str(source), "format": "auto", "max_fvu": max_fvu, "max_l0_fraction": 0.15}
-    return import_sae("lua", "seed0", settings, max_norm_ratio, shards, folder)
+    return import_sae("lua", "seed0", settings, max_norm_ratio, shards, folder, model_config)
 
 
 def error_of(*arguments: object) -> str:
@@ -86,8 +91,14 @@ def test_an_sae_that_fits_is_taken_over_with_what_was_measured(write_sae, shards
     assert found["n_tokens"] == 600
     assert (found["format"], found["commit"]) == ("saelens", None)
     assert found["files"] == {name: sha256_file(source / name) for name in ("cfg.json", "sae_weights.safetensors")}
+    (warning,) = found["warnings"]
+    assert warning.endswith(
+        f"'{source}/cfg.json' does not say at which hookpoint the SAE was trained; make sure that it is 'layer.output' "
+        "(activations.hookpoint)"
+    )
     assert [record.message for record in caplog.records if record.name == "import_sae"] == [
-        f"'{source}': fvu {found['fvu']}, l0 2 on 600 tokens"
+        warning,
+        f"'{source}': fvu {found['fvu']}, l0 2 on 600 tokens",
     ]
     assert torch.equal(load_sae(tmp_path / "ours").W_enc, load_sae(source).W_enc)
     metadata = json.loads((tmp_path / "ours" / "cfg.json").read_text())["metadata"]
@@ -95,9 +106,57 @@ def test_an_sae_that_fits_is_taken_over_with_what_was_measured(write_sae, shards
     assert metadata["saelineage"] == {
         "model": "lua",
         "sae": "seed0",
+        "hookpoint": "layer.output",
         "import": {"folder": str(source), "format": "auto", "max_fvu": 0.9, "max_l0_fraction": 0.15},
         "found": found,
+        "original": {},
     }
+    assert metadata["l0"] == K
+
+
+def test_an_sae_of_another_layer_is_refused_before_its_weights_are_read(write_sae, write_acts, tmp_path):
+    source = write_sae(metadata={"sae_lens_version": "6.54.12", "hf_hook_name": "model.layers.0.output"})
+    (source / "sae_weights.safetensors").write_bytes(b"not read")
+    shard = str(write_acts(true_latents() @ directions() + 0.5, "words", hookpoint="model.layers.1.output"))
+    message = error_of(source, [shard], tmp_path / "ours")
+    assert "'model.layers.0.output' (the residual stream before layer 1), but activations.hookpoint is" in message
+    assert "; set it to 'model.layers.0.output', or import an SAE" in message
+
+
+def test_what_the_sae_s_own_config_says_of_its_input_stays_as_it_was(write_sae, write_acts, tmp_path):
+    theirs = {"hook_name": "blocks.1.hook_resid_post", "model_name": "gpt2-small", "context_size": 1024}
+    theirs |= {"neuronpedia_id": "gpt2-small/1-res"}
+    source = write_sae(metadata={"sae_lens_version": "6.54.12"} | theirs)
+    shard = str(write_acts(true_latents() @ directions() + 0.5, "words", hookpoint="transformer.h.1.output"))
+    found = taken_over(source, [shard], tmp_path / "ours")
+    metadata = json.loads((tmp_path / "ours" / "cfg.json").read_text())["metadata"]
+    assert metadata.items() >= (theirs | {"model_class_name": "HookedTransformer"}).items()
+    assert metadata["saelineage"]["hookpoint"] == "transformer.h.1.output"
+    assert metadata["saelineage"]["original"] == theirs
+    assert ["'gpt2-small'" in found["warnings"][0], "contexts of 1024 tokens" in found["warnings"][1]] == [True, True]
+
+
+def test_an_sae_of_centred_activations_has_its_latents_and_is_measured_on_these(write_sae, write_acts, tmp_path):
+    # The mean over dimensions, which the SAE was trained without, is large here, and fvu would show it.
+    acts = true_latents() @ directions() + 0.5
+    uncentred = acts - acts.mean(1, keepdim=True) + 5 * torch.randn(600, 1, generator=torch.Generator().manual_seed(3))
+    shard = str(write_acts(uncentred, "words", hookpoint="transformer.h.1.output"))
+    settings = {
+        "hook_name": "blocks.1.hook_resid_post",
+        "model_from_pretrained_kwargs": {"center_writing_weights": True},
+    }
+    source = write_sae(metadata={"sae_lens_version": "6.54.12"} | settings)
+    found = taken_over(source, [shard], tmp_path / "ours", model_config={"layer_norm_epsilon": 1e-5})
+    ours, theirs = load_sae(tmp_path / "ours"), load_sae(source)
+    centred = uncentred - uncentred.mean(1, keepdim=True)
+    assert (ours.centred, theirs.centred, found["centred"]) == (True, False, True)
+    assert torch.allclose(ours.encode(uncentred), theirs.encode(centred), atol=2e-5)
+    residual = (centred - theirs(centred).detach()).double().square().sum()
+    total = (centred - centred.mean(0)).double().square().sum()
+    assert found["fvu"] == pytest.approx(float(residual / total), rel=1e-4)
+    # A model with RMSNorm is never centred, so that the SAE stays as it is.
+    rms = taken_over(source, [shard], tmp_path / "rms", max_fvu=1e6, model_config={"rms_norm_eps": 1e-5})
+    assert (rms["centred"], torch.equal(load_sae(tmp_path / "rms").W_enc, theirs.W_enc)) == (False, True)
 
 
 def test_fvu_is_measured_over_the_tokens_of_all_corpora(write_sae, shards, tmp_path):
@@ -189,7 +248,7 @@ def test_an_sae_of_another_place_is_refused(write_sae, write_acts, tmp_path):
 def test_an_sae_of_another_width_is_refused(write_sae, shards, tmp_path):
     source = write_sae(d_in=12)
     assert error_of(source, shards, tmp_path / "ours") == (
-        f"'{source}': an SAE for 'layer.output' must have d_in 16, but this has 12; "
+        f"saes.import (for lua.seed0): an SAE for 'layer.output' must have d_in 16, but '{source}/cfg.json' says 12; "
         "set activations.hookpoint to the place it was trained at, or import another SAE"
     )
 

@@ -1,5 +1,6 @@
 """Jobs of a run that imports SAEs."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ def jobs(tmp_path: Path):
     checkout = Checkout(tmp_path)
     theirs = checkout.folder / "theirs"
     theirs.mkdir()
-    for name in ("cfg.json", "sae_weights.safetensors"):
-        (theirs / name).write_text("{}")
+    metadata = {"sae_lens_version": "6.54.12", "hook_name": "model.layers.0.mlp.down_proj.input"}
+    config = {"architecture": "topk", "k": 8, "d_in": 32, "d_sae": 128, "metadata": metadata}
+    (theirs / "cfg.json").write_text(json.dumps(config))
+    (theirs / "sae_weights.safetensors").write_text("not read before its job")
 
     def planned(saes: str) -> set[tuple[str, str]]:
         tiny = TINY.read_text()

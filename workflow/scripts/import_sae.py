@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,24 @@ import torch
 
 from saelineage.activations import ActivationShard, norm_limit
 from saelineage.errors import InputError
-from saelineage.files.atomic import sha256_file
+from saelineage.files.atomic import read_json, sha256_file
+from saelineage.foreign.saes import (
+    FILES,
+    INPUT_KEYS,
+    RunInput,
+    SaeInput,
+    compare_with_run,
+    describe_input,
+    is_centred,
+    norm_kind,
+    norms_outputs,
+    read_config,
+)
 from saelineage.jobs.devices import prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.saes import metrics as sae_metrics
-from saelineage.saes.imports import ImportedSae, find_sae, read_sae
+from saelineage.saes.folding import fold_centring
+from saelineage.saes.imports import ImportedSae, SaeSource, find_sae, read_sae
 from saelineage.saes.metrics import SaeSums
 from saelineage.saes.sae import Sae, save_sae
 
@@ -38,6 +51,8 @@ def import_sae(
     max_norm_ratio: float | None,
     paths_to_activations: list[str],
     folder: Path,
+    model_config: Mapping | None = None,
+    model_sources: Sequence[str] = (),
 ) -> dict:
     """Write the SAE's folder, and return its source and its quality for the manifest.
 
@@ -48,13 +63,37 @@ def import_sae(
             cut-off.
         paths_to_activations: the model's shards on the probe, of all corpora.
         folder: the folder to write.
+        model_config: the model's config.json, if it is known.
+        model_sources: the repository or folder that the model comes from, if any.
 
     Raises:
-        InputError: if the SAE cannot be read, or does not reconstruct these activations.
+        InputError: if the SAE cannot be read, was trained on other activations as its config says, or does not
+            reconstruct these.
     """
-    source = find_sae(settings, f"saes.import (for {model}.{sae})")
-    imported = read_sae(source)
+    key = f"saes.import (for {model}.{sae})"
     shards = [ActivationShard(path) for path in paths_to_activations]
+    header = shards[0].header
+    run = RunInput(
+        header["hookpoint"],
+        header["n_ctx"],
+        model,
+        tuple(model_sources),
+        d_in=shards[0].d_in,
+        norm=None if model_config is None else norm_kind(model_config),
+        norms_outputs=None if model_config is None else norms_outputs(model_config),
+    )
+    warnings: list[str] = []
+
+    def check(config: Path, format: str) -> None:
+        warnings.extend(compare_with_run(describe_input(read_config(config, format), config, format), run, key))
+
+    source = find_sae(settings, key, check)
+    described = describe_source(source)
+    for warning in warnings:
+        logger.warning(warning)
+    imported = read_sae(source)
+    if is_centred(described, run, key):
+        fold_centring(imported.sae)
     name = f"'{source.folder}'" if source.commit is None else f"'{settings['repo']}' at commit {source.commit}"
     require_width(imported.sae, shards[0], name)
     if max_norm_ratio is not None and math.isinf(imported.sae.max_norm):
@@ -75,14 +114,32 @@ def import_sae(
         "l0": sae_metrics.l0(sums),
         "n_tokens": sums.moments.n,
         "n_left_out": sums.n_left_out,
+        "d_sae": imported.sae.d_sae,
+        "k": imported.k,
+        "centred": imported.sae.centred,
+        "warnings": warnings,
     }
     logger.info("%s: fvu %s, l0 %.4g on %d tokens", name, record["fvu"], record["l0"], record["n_tokens"])
     require_fit(imported, sums, settings, name)
-    header = shards[0].header
     provenance = {"model_name": model, "hook_name": header["hookpoint"], "context_size": header["n_ctx"]}
-    imported_from = {"model": model, "sae": sae, "import": settings, "found": record}
-    save_sae(imported.sae, folder, provenance | {"saelineage": imported_from})
+    provenance |= {"l0": record["l0"]} | original_metadata(described)
+    imported_from = {"model": model, "sae": sae, "hookpoint": header["hookpoint"], "import": settings, "found": record}
+    save_sae(imported.sae, folder, provenance | {"saelineage": imported_from | {"original": described.original}})
     return record
+
+
+def describe_source(source: SaeSource) -> SaeInput:
+    """The SAE's input, as its config describes it."""
+    config = source.folder / FILES[source.format][0]
+    return describe_input(read_config(config, source.format), config, source.format)
+
+
+def original_metadata(described: SaeInput) -> dict:
+    """What SAELens's config said of the SAE's input, which stays as it was."""
+    metadata = {key: value for key, value in described.original.items() if key in INPUT_KEYS and value is not None}
+    if described.is_transformer_lens:
+        metadata.setdefault("model_class_name", "HookedTransformer")  # SAELens's default for such names
+    return metadata
 
 
 @torch.inference_mode()
@@ -95,7 +152,8 @@ def measure(sae: Sae, shards: list[ActivationShard], most_tokens: int) -> SaeSum
             chunk = chunk[:left]
             acts = chunk[chunk.norm(dim=1) <= sae.max_norm]
             latents = sae.encode_sparse(acts)
-            of_chunk = sae_metrics.reconstruction_sums(acts, sae.decode_sparse(latents), latents, sae.d_sae)
+            recons = sae.decode_sparse(latents)
+            of_chunk = sae_metrics.reconstruction_sums(sae.target(acts), recons, latents, sae.d_sae)
             of_chunk.n_left_out = len(chunk) - len(acts)
             sums = sums.add(of_chunk)
             left -= len(chunk)
@@ -145,6 +203,7 @@ def require_fit(imported: ImportedSae, sums: SaeSums, settings: Mapping, name: s
 if __name__ == "__main__":
     with job(snakemake) as record:
         prepare_cpu(snakemake.threads)
+        made_from = snakemake.params.made_from
         record |= import_sae(
             model=snakemake.wildcards.model,
             sae=snakemake.wildcards.sae,
@@ -152,4 +211,6 @@ if __name__ == "__main__":
             max_norm_ratio=snakemake.params.max_norm_ratio,
             paths_to_activations=list(snakemake.input.activations),
             folder=Path(snakemake.output.weights).parent,
+            model_config=read_json(snakemake.input.model_config),
+            model_sources=[made_from[key] for key in ("repo", "folder") if key in made_from],
         )

@@ -1,5 +1,6 @@
 """Train one SAE of a model, or all of them in one pass over its activations."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,11 +11,13 @@ from saelineage.files.atomic import write_text
 from saelineage.jobs.checkpoints import checkpoint_folder
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.saes.sae import average, load_sae, save_sae
-from saelineage.saes.training import Dump, train_saes
+from saelineage.saes.sae import average, load_sae, recorded_l0, save_sae
+from saelineage.saes.training import Dump, settings_kept, train_saes
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
+
+logger = logging.getLogger(__name__)
 
 
 def train_and_save(
@@ -40,19 +43,33 @@ def train_and_save(
         starts: folders of the SAEs whose average is the start of training; none for random weights.
     """
     saes = list(settings)
-    dump = Dump(paths_to_shards, settings[saes[0]]["max_norm_ratio"])
+    start = average([load_sae(path) for path in starts]) if starts else None
+    l0 = mean_l0(starts)
+    kept = {sae: settings_kept(settings[sae], start, l0) if start is not None else {} for sae in saes}
+    settings = {sae: of_sae | kept[sae] for sae, of_sae in settings.items()}
+    dump = Dump(paths_to_shards, settings[saes[0]]["max_norm_ratio"], start is not None and start.centred)
     header = dump.shards[0].header
+    for sae in saes:
+        if kept[sae]:
+            logger.info("%s.%s keeps settings of the SAE that it starts from: %s", model, sae, kept[sae])
     with ExitStack() as stack:
         watch = board(stack, [events / sae for sae in saes]) if events else lambda number, point: None
-        start = average([load_sae(path) for path in starts]) if starts else None
         trained = train_saes(
             dump, list(settings.values()), pick_device(gpus), checkpoint, watch, [start] * len(settings)
         )
     for sae, result in zip(saes, trained, strict=True):
         provenance = {"model_name": model, "hook_name": header["hookpoint"], "context_size": header["n_ctx"]}
         training = {"settings": settings[sae], "n_tokens_left_out": dump.n_left_out, "starts": list(starts)}
+        if l0 is not None:  # an SAE that starts from this one keeps it too
+            provenance["l0"], training["kept"] = l0, kept[sae]
         save_sae(result.sae, folder / sae, provenance | {"saelineage": {"model": model, "sae": sae} | training})
         write_text(folder / sae / "training.csv", result.curve.to_csv(index=False))
+
+
+def mean_l0(folders: Sequence[str]) -> float | None:
+    """Mean l0 that SAEs record; None unless all do (`recorded_l0`)."""
+    recorded = [l0 for folder in folders if (l0 := recorded_l0(folder)) is not None]
+    return sum(recorded) / len(recorded) if recorded and len(recorded) == len(folders) else None
 
 
 def board(stack: ExitStack, folders: list[Path]) -> Callable[[int, dict], None]:

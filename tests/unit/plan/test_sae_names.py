@@ -75,6 +75,33 @@ def test_saes_that_start_from_another_have_the_anchored_settings_and_the_budget_
     assert budget("lua", "from_base@0") == (0, 0.01, None)
 
 
+def test_an_sae_that_starts_from_another_keeps_its_architecture_and_sparsity_unless_told_otherwise():
+    config = deep()
+    config["saes"] |= {"architecture": "topk", "k": 32, "target_l0": None, "sparsity_coefficient": 1.0}
+    config["saes"]["models"] = {"base": {"k": 6, "learning_rate": 0.5}, "stories": {"k": 48}}
+    config["saes"]["learning_rate"] = 0.1
+    saes = Plan(config).saes
+    assert saes.settings("lua", "from_base")["k"] == 6
+    assert saes.settings("merged", "from_lua+stories")["k"] == 6  # along the chain
+    assert saes.settings("stories", "from_base")["k"] == 48  # the config's word for that model
+    assert saes.settings("lua", "seed0")["k"] == 32
+    assert saes.settings("lua", "from_base")["learning_rate"] == 0.1  # how it is trained is its own affair
+    assert "from_start" not in saes.settings("lua", "from_base")
+
+
+def test_what_only_an_imported_sae_s_files_tell_is_left_to_its_training():
+    config = deep()
+    config["saes"] |= {"architecture": "topk", "k": 32, "target_l0": None, "sparsity_coefficient": 1.0}
+    config["saes"]["models"] = {"base": {"import": {"folder": "theirs"}}, "stories": {"from_base": {"k": 48}}}
+    saes = Plan(config).saes
+    assert saes.settings("lua", "from_base")["from_start"] == ["architecture", "k", "target_l0"]
+    assert saes.settings("merged", "from_lua+stories")["from_start"] == ["architecture", "k", "target_l0"]
+    assert saes.settings("stories", "from_base")["from_start"] == ["architecture", "target_l0"]
+    config["saes"]["anchored"] = {"sparsity_coefficient": 0.5}  # a coefficient without a target
+    assert Plan(config).saes.settings("lua", "from_base")["from_start"] == ["architecture", "k"]
+    assert "from_start" not in saes.settings("base", "seed3")
+
+
 def test_a_seed_starts_another_stream_in_every_model():
     plan = Plan(deep())
     saes = [sae for model in plan.graph.models for sae in plan.saes.of_seeds(model)]

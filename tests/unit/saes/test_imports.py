@@ -13,7 +13,8 @@ from torch import Tensor
 
 from saelineage.errors import InputError
 from saelineage.files.hub import HubRepo
-from saelineage.saes import imports
+from saelineage.saes import folding, imports
+from saelineage.saes.folding import fold_centring
 from saelineage.saes.imports import FILES, ImportedSae, choose_format, find_sae, read_sae
 from saelineage.saes.sae import Sae, load_sae, save_sae
 
@@ -114,6 +115,29 @@ def test_a_latent_that_decodes_to_nothing_stays_silent_when_norms_are_folded(tmp
     sae = read(write(tmp_path, "saelens", saelens(rescale_acts_by_decoder_norm=True), tensors)).sae
     assert bool(torch.isfinite(sae(ACTS)).all())
     assert not bool(sae.encode(ACTS)[:, 0].any())
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu", "gated"])
+def test_latents_on_centred_activations_are_folded_into_the_weights(tmp_path, architecture):
+    sae = read(write(tmp_path, "saelens", saelens(architecture), saelens_tensors(architecture))).sae
+    fold_centring(sae)
+    centred = ACTS - ACTS.mean(1, keepdim=True)
+    latents = saelens_latents(architecture, centred - B_DEC)
+    require_latents(sae, latents, latents @ W_DEC + B_DEC)
+    once = sae.encode(ACTS)
+    fold_centring(sae)  # an SAE that was folded and saved is folded again when it is imported
+    assert torch.allclose(sae.encode(ACTS), once, atol=1e-6)
+    save_sae(sae, tmp_path / "ours", {})
+    assert load_sae(tmp_path / "ours").centred
+
+
+def test_weights_are_folded_a_few_latents_at_a_time(tmp_path, monkeypatch):
+    config = saelens(rescale_acts_by_decoder_norm=True, apply_b_dec_to_input=False)
+    folder = write(tmp_path, "saelens", config, saelens_tensors())
+    whole = read(folder).sae
+    monkeypatch.setattr(folding, "FOLDED_VALUES", 2 * D_IN)
+    parts = read(folder).sae
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
 
 
 def test_an_imported_sae_can_be_saved_and_read_again(tmp_path):
@@ -363,5 +387,12 @@ def test_from_the_hub_only_the_two_files_of_the_format_are_downloaded(tmp_path, 
     source = find_sae(settings | {"subfolder": "layers.0"}, "saes.import")
     assert source == (folder, "sparsify", "main1")
     assert downloads == [("own/sae", "main1", f"layers.0/{name}") for name in ("cfg.json", "sae.safetensors")]
+    downloads.clear()
+
+    def refuse(config: Path, format: str) -> None:
+        raise InputError(f"{config.name} of {format}")
+
+    assert error_of(find_sae, settings | {"subfolder": "layers.0"}, "saes.import", refuse) == "cfg.json of sparsify"
+    assert downloads == [("own/sae", "main1", "layers.0/cfg.json")]  # not the weights, which may be large
     assert torch.equal(read_sae(source).sae.b_dec, B_DEC)
     assert "'own/sae' must hold an SAE" in error_of(find_sae, settings, "saes.import")  # the files at the top

@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saelineage.errors import InputError
-from saelineage.saes.sae import PER_LATENT, Sae, load_sae, n_latents, rotated, save_sae
+from saelineage.plan import sizes
+from saelineage.saes import sae as sae_module
+from saelineage.saes.sae import ENCODED_VALUES, PER_LATENT, Sae, load_sae, n_latents, rotated, save_sae
 
 D_IN, D_SAE, K = 6, 20, 4
 ARCHITECTURES = tuple(PER_LATENT)
@@ -292,3 +294,28 @@ def test_rotations_are_drawn_from_their_seed():
     assert torch.equal(rotated(sae, 1).W_enc, rotated(sae, 1).W_enc)
     assert not torch.allclose(rotated(sae, 1).W_enc, rotated(sae, 2).W_enc, atol=0.1)
     assert not torch.allclose(rotated(sae, 1).W_enc, sae.W_enc, atol=0.1)
+
+
+@pytest.mark.parametrize("architecture", ["relu", "topk", "jumprelu", "gated"])
+def test_wide_saes_encode_few_tokens_at_a_time(architecture, monkeypatch):
+    random = torch.Generator().manual_seed(0)
+    sae = Sae(architecture, 4, 64, 3)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=random))
+    acts = torch.randn(10, 4, generator=random)
+    whole = sae.encode_sparse(acts)
+    seen = []
+    encode_chunk = Sae._encode_chunk
+    monkeypatch.setattr(sae_module, "ENCODED_VALUES", 3 * 64)
+    monkeypatch.setattr(Sae, "_encode_chunk", lambda self, acts: seen.append(len(acts)) or encode_chunk(self, acts))
+    parts = sae.encode_sparse(acts)
+    assert seen == [3, 3, 3, 1]
+    assert torch.equal(parts.indptr, whole.indptr)
+    assert torch.equal(parts.indices, whole.indices)
+    assert torch.allclose(parts.values, whole.values, atol=1e-6)
+    assert len(sae.encode_sparse(acts[:0]).indptr) == 1
+
+
+def test_the_plan_counts_with_the_values_that_are_encoded_at_once():
+    assert sizes.ENCODED_VALUES == 1 << 24 == ENCODED_VALUES

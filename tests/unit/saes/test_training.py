@@ -20,6 +20,7 @@ from saelineage.saes.training import (
     fold_scale,
     initial_directions,
     measure_scaling,
+    settings_kept,
     token_batches,
     train_saes,
 )
@@ -629,6 +630,53 @@ def test_training_that_starts_from_an_sae_starts_with_its_latents(planted, sae_s
         assert torch.allclose(getattr(again, name), getattr(sae, name) * (1 if name == "r_mag" else norms), atol=1e-6)
     if architecture == "jumprelu":
         assert torch.allclose(again.threshold, sae.threshold * norms, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", OBJECTIVES)
+def test_latents_that_decode_to_nothing_do_not_end_the_training_and_stay_dead(planted, sae_settings, architecture):
+    settings = sae_settings | {"architecture": architecture}
+    start = train(planted, settings, n_tokens=1024).sae
+    with torch.no_grad():
+        start.W_dec[:3] = 0  # as dead latents of published SAEs have it
+    n_tokens = 30 * settings["batch_tokens"]
+    result = train_saes(planted, [settings | {"n_tokens": n_tokens}], CPU, starts=[start])[0]
+    assert all(bool(torch.isfinite(weight).all()) for weight in result.sae.parameters())
+    assert bool(np.isfinite(result.curve["loss"]).all())
+    if OBJECTIVES[architecture].unit_norm:
+        assert not bool(result.sae.W_dec[:3].any())
+        assert not bool(result.sae.encode(all_acts(planted))[:, :3].any())
+
+
+def test_training_keeps_the_architecture_and_sparsity_of_an_imported_start():
+    left = {"architecture": "topk", "k": 32, "target_l0": None}
+    all_left = left | {"from_start": ["architecture", "k", "target_l0"]}
+    starts = {
+        "topk": (Sae("topk", 4, 8, 6), {"k": 6}),
+        "relu": (Sae("relu", 4, 8), {"architecture": "relu", "target_l0": 5.4}),
+        "jumprelu": (Sae("jumprelu", 4, 8), {"architecture": "jumprelu", "target_l0": 5.4}),
+    }
+    for start, kept in starts.values():
+        assert settings_kept(all_left, start, 5.4) == kept
+        assert settings_kept(left, start, None) == {}
+    # BatchTopK, which gives JumpReLU SAEs, can go on from one: k is a mean over tokens there.
+    assert settings_kept(all_left | {"architecture": "batchtopk"}, Sae("jumprelu", 4, 8), 5.4) == {"k": 5}
+    assert settings_kept(left | {"from_start": ["architecture"]}, Sae("topk", 4, 8, 6), None) == {}
+    with pytest.raises(InputError, match=r"must record its l0 above 0 in metadata\.l0"):
+        settings_kept(all_left, Sae("relu", 4, 8), None)
+
+
+def test_training_from_an_sae_of_centred_activations_gives_another(write_acts, planted_acts, sae_settings):
+    # The mean over dimensions varies far more than all else, so that only centred activations can be reconstructed.
+    shift = 20 * torch.randn(len(planted_acts), 1, generator=torch.Generator().manual_seed(1))
+    path = write_acts(planted_acts + shift, "shifted")
+    dump = Dump([path], centred=True)
+    assert torch.allclose(all_acts(dump), planted_acts - planted_acts.mean(1, keepdim=True), atol=1e-4)
+    start = train(dump, sae_settings, n_tokens=1024).sae
+    sae = train_saes(dump, [sae_settings | {"n_tokens": 1024}], CPU, starts=[start])[0].sae
+    acts = planted_acts[:200]
+    assert (start.centred, sae.centred) == (True, True)
+    assert torch.allclose(sae.encode(acts + 7), sae.encode(acts), atol=1e-3)
+    assert torch.equal(sae.target(acts), acts - acts.mean(1, keepdim=True))
 
 
 def test_an_sae_trained_further_for_no_tokens_only_gets_the_new_outlier_limit(planted, sae_settings):

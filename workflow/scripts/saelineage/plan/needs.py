@@ -72,7 +72,10 @@ class Needs:
 
         def of_job(wildcards: Wildcards, input: InputFiles) -> Need:
             settings, dump = list(settings_of_job(wildcards).values()), sizes.dump_size(input.shards)
-            sae = sizes.SaeSize(dump.d_in, round(dump.d_in * max(of_sae["expansion_factor"] for of_sae in settings)))
+            starts = [path for path in getattr(input, "starts", []) if path.endswith(".safetensors")]
+            expanded = round(dump.d_in * max(of_sae["expansion_factor"] for of_sae in settings))
+            of_start = max((sizes.sae_size(os.path.dirname(path)).d_sae for path in starts), default=0)
+            sae = sizes.SaeSize(dump.d_in, of_start or expanded)
             held = sizes.sae_training_bytes(sae, max(of_sae["batch_tokens"] for of_sae in settings), len(settings))
             trained = sum(of_sae["n_tokens"] or dump.n_tokens for of_sae in settings)
             return Need(held, sizes.sae_training_flop(sae, trained))
@@ -93,6 +96,22 @@ class Needs:
         sae, dump = sizes.sae_size(os.path.dirname(str(input.weights))), sizes.dump_size(input.activations)
         held = sizes.encoding_bytes(sae, sizes.most_bytes(input.activations))
         return Need(held, sizes.encoding_flop(sae, dump.n_tokens))
+
+    def encoding_rotated(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Encoding activations with an SAE beside its rotated copy."""
+        need, sae = self.encoding(wildcards, input), sizes.sae_size(os.path.dirname(str(input.weights)))
+        return need._replace(n_bytes=need.n_bytes + sae.n_bytes)
+
+    def importing_sae(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Reading an SAE from somebody's folder, and encoding some activations with it.
+
+        An SAE from the hub is not there yet; it is taken to be as large as one that is trained here.
+        """
+        d_in, weights = sizes.dump_size(input.activations).d_in, [p for p in input.files if not p.endswith(".json")]
+        settings = self._contents.saes.settings(wildcards.model, wildcards.sae)
+        trained = sizes.SaeSize(d_in, round(d_in * settings["expansion_factor"]))
+        held = sizes.importing_bytes(weights, d_in) if weights else sizes.encoding_bytes(trained, trained.n_bytes)
+        return Need(held, sizes.encoding_flop(trained, sizes.ENCODED_TOKENS))
 
     def correlating(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Summing products, or correlating the features, of two SAEs."""

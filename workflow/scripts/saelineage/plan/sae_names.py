@@ -22,6 +22,10 @@ NOT_OF_ONE_SAE = ("seeds", "one_pass", "tensorboard", "models", "anchored")
 """Keys of the config's `saes` block that are not settings of a single SAE."""
 SAME_IN_ONE_PASS = ("corpora", "n_tokens", "batch_tokens", "max_norm_ratio", "checkpoint_steps")
 """Settings that decide the batches. All SAEs of one pass see the same batches."""
+KEPT = ("architecture", "expansion_factor", "k", "matryoshka_fractions", "target_l0", "sparsity_coefficient")
+"""Settings that an SAE has from the one that it starts from, unless the config gives the SAE or its model others."""
+FROM_START = ("architecture", "k", "target_l0")
+"""Those of them that only the files of an imported SAE tell."""
 
 
 class SaeName(NamedTuple):
@@ -47,6 +51,8 @@ class SaeNames:
         self._saes: Mapping = config["saes"]
         self._corpora = list(config["corpora"])
         self._graph = graph
+
+        self._kept: dict[SaeName, dict] = {}
 
     @property
     def seeds(self) -> list[int]:
@@ -84,12 +90,17 @@ class SaeNames:
         return [self.anchor(model, budget) for model in models]
 
     def settings(self, model: str, sae: str) -> dict:
-        """The settings of one SAE: the stage's, overridden by the model's, then `saes.anchored`, then the SAE's own."""
+        """The settings of one SAE: the stage's, overridden by the model's, then `saes.anchored`, then the SAE's own.
+
+        An SAE that starts from another has the architecture and sparsity of that one in place of the stage's. If that
+        one is imported, only its files tell these: `from_start` then lists the keys that training takes from it.
+        """
         of_model = self._saes["models"].get(model, {})
         models, budget = started_from(sae)
+        overrides = {key: value for key, value in of_model.items() if not ONE_SAE.match(key)}
+        overrides |= (self._saes["anchored"] if models else {}) | of_model.get(sae, {})
         settings = {key: value for key, value in self._saes.items() if key not in NOT_OF_ONE_SAE}
-        settings |= {key: value for key, value in of_model.items() if not ONE_SAE.match(key)}
-        settings |= (self._saes["anchored"] if models else {}) | of_model.get(sae, {})
+        settings |= self._kept_by(SaeName(model, sae), overrides) | overrides
         if not sae.startswith("seed"):
             settings["import"] = None
         if budget:
@@ -97,6 +108,24 @@ class SaeNames:
         by_mixture = sae.startswith("own")
         settings["corpora"] = self._graph.mixture(model) if by_mixture else settings["corpora"] or list(self._corpora)
         return settings | self._streams(model, sae, settings["shuffle_seed"])
+
+    def _kept_by(self, sae: SaeName, overrides: Mapping) -> dict:
+        """The settings that an SAE has from the one that it starts from; none if it starts at random."""
+        starts = self.starts(sae.sae)
+        if not starts:
+            return {}
+        first = starts[0]
+        if first not in self._kept:  # chains are as long as the lineage is deep
+            of_start = self.settings(*first)
+            from_start = FROM_START if first in self.imported else of_start.get("from_start", ())
+            self._kept[first] = {key: of_start[key] for key in KEPT if key in of_start}
+            self._kept[first]["from_start"] = list(from_start)
+        kept = dict(self._kept[first])
+        given = {*overrides, *(["target_l0"] if "sparsity_coefficient" in overrides else [])}
+        kept["from_start"] = [key for key in kept["from_start"] if key not in given]
+        if not kept["from_start"]:
+            del kept["from_start"]
+        return kept
 
     def _streams(self, model: str, sae: str, shuffle_seed: int | None) -> dict:
         """The seeds of an SAE's initialisation and of its order of tokens."""

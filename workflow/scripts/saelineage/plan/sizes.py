@@ -40,7 +40,11 @@ ABLATED_GROUPS = 16
 D_MODEL_WIDE = re.compile(r"\.(\d+\.input|\d+\.output|mlp\.input|(mlp|down_proj|dense_4h_to_h|c_proj)\.output)$")
 """Hookpoints as wide as the residual stream in common models: at the stream itself, or at what reads or writes it."""
 ENCODED_TOKENS = 2048
-"""Tokens encoded at once."""
+"""Most tokens encoded at once."""
+ENCODED_VALUES = 1 << 24
+"""Most latents x tokens encoded at once (`saes.sae.ENCODED_VALUES`)."""
+ENCODING_COPIES = 5
+"""Arrays of latents x tokens that encoding holds (JumpReLU: products, pre-activations, ReLU, mask, latents)."""
 
 
 class Need(NamedTuple):
@@ -232,9 +236,32 @@ def sae_training_bytes(sae: SaeSize, batch_tokens: int, n_saes: int = 1) -> int:
     return n_saes * (5 * sae.n_bytes + 3 * FLOAT * batch_tokens * sae.d_sae)
 
 
-def encoding_bytes(sae: SaeSize, shard_bytes: int) -> int:
-    """Encoding activations: the SAE with two copies, all latents of a chunk, and a shard's activations and latents."""
-    return 3 * sae.n_bytes + 2 * FLOAT * ENCODED_TOKENS * sae.d_sae + 2 * shard_bytes
+def encoding_bytes(sae: SaeSize, shard_bytes: int, n_saes: float = 1.25) -> int:
+    """Encoding activations: the SAE, all latents of a chunk of tokens, and a shard's activations and latents.
+
+    Args:
+        sae: the SAE.
+        shard_bytes: the activations.
+        n_saes: copies of the SAE that are held.
+    """
+    chunk = ENCODING_COPIES * FLOAT * min(ENCODED_VALUES, ENCODED_TOKENS * sae.d_sae)
+    return round(n_saes * sae.n_bytes) + chunk + 2 * shard_bytes
+
+
+def importing_bytes(paths: Iterable[Path | str], d_in: int) -> int:
+    """Importing an SAE from its files: its weights as they are and in float32, and encoding some activations.
+
+    Raises:
+        FileNotFoundError: if a file does not exist yet.
+    """
+    n_weights, n_read = 0, 0
+    for path in paths:
+        listed = sum(math.prod(shape) for shape in shapes(path).values()) if str(path).endswith(".safetensors") else 0
+        n_weights += listed or os.path.getsize(path) // FLOAT  # a file of another format is taken for one of float32
+        n_read += os.path.getsize(path)
+    is_converted = n_read != FLOAT * n_weights
+    sae = SaeSize(d_in, n_weights // (2 * d_in) if d_in else 0)
+    return encoding_bytes(sae, 0) + (n_read if is_converted else 0)
 
 
 def correlation_bytes(d_sae: int, block_features: int, feature_bytes: int) -> int:

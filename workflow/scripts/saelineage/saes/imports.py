@@ -9,7 +9,7 @@ import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -17,28 +17,20 @@ import torch
 from torch import Tensor
 
 from saelineage.errors import InputError
-from saelineage.files.foreign import read_foreign_json, require_memory, require_regular
+from saelineage.files.foreign import require_memory, require_regular
 from saelineage.files.hub import hub_download, hub_repo
+from saelineage.foreign.saes import FILES, REMEDY, choose_format, read_config
+from saelineage.saes.folding import fold_decoder_bias, fold_decoder_norms
 from saelineage.saes.sae import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
     Sae,
     is_size,
     read_tensors,
     require_finite,
     require_numbers,
-    require_settings,
     sae_of,
     sae_of_saelens,
 )
 
-FILES = {
-    "saelens": (CONFIG_FILE, WEIGHTS_FILE),
-    "dictionary_learning": ("config.json", "ae.pt"),
-    "sparsify": ("cfg.json", "sae.safetensors"),
-}
-"""Names of the config and weights files of each format."""
-REMEDY = "fetch it again, or save it again with the library that made it"
 MOST_KS = 1000
 """Numbers in a tensor k that are read; more would make the error message too long."""
 MOST_PICKLE_BYTES = 1 << 20
@@ -70,46 +62,31 @@ class SaeSource(NamedTuple):
     """Commit of the hub repository they come from; None for a local folder."""
 
 
-def find_sae(settings: dict, key: str) -> SaeSource:
+def find_sae(settings: dict, key: str, check: Callable[[Path, str], None] = lambda config, format: None) -> SaeSource:
     """Find the SAE that an `import` block names; only the two files of its format are downloaded from the hub.
 
     Args:
         settings: the block.
         key: the block's place in the config, for error messages.
+        check: called with the SAE's config and format before weights, which may be large, are downloaded.
 
     Raises:
         InputError: if the folder holds no SAE or several, or the hub does not have the repository.
     """
     if "folder" in settings:
         folder = Path(settings["folder"])
-        names = sorted(os.listdir(folder))
-        return SaeSource(folder, choose_format(names, settings["format"], str(folder)), None)
+        format_name = choose_format(sorted(os.listdir(folder)), settings["format"], str(folder))
+        check(folder / FILES[format_name][0], format_name)
+        return SaeSource(folder, format_name, None)
     repo = hub_repo(settings["repo"], settings["revision"], "model", key)
     subfolder = PurePosixPath(settings.get("subfolder", "."))
     paths = {path.name: str(path) for path in map(PurePosixPath, repo.files) if path.parent == subfolder}
     format_name = choose_format(paths, settings["format"], str(PurePosixPath(settings["repo"], subfolder)))
-    config, _ = (hub_download(settings["repo"], repo.commit, paths[name], key) for name in FILES[format_name])
+    config_name, weights_name = FILES[format_name]
+    config = hub_download(settings["repo"], repo.commit, paths[config_name], key)
+    check(config, format_name)
+    hub_download(settings["repo"], repo.commit, paths[weights_name], key)
     return SaeSource(config.parent, format_name, repo.commit)
-
-
-def choose_format(names: Collection[str], chosen: str, where: str) -> str:
-    """Choose the format of a folder with these files: `chosen`, or, for `auto`, the only one whose files are present.
-
-    Raises:
-        InputError: if the files are missing, or, for `auto`, there are those of several formats.
-    """
-    candidates = FILES if chosen == "auto" else {chosen: FILES[chosen]}
-    present = [name for name, files in candidates.items() if set(files) <= set(names)]
-    if len(present) == 1:
-        return present[0]
-    if present:
-        raise InputError(
-            f"'{where}' holds SAEs of several formats ({', '.join(present)}); choose one with import.format"
-        )
-    required = "; ".join(f"{name}: {' and '.join(files)}" for name, files in candidates.items())
-    raise InputError(
-        f"'{where}' must hold an SAE ({required}), but holds {sorted(names)[:20]}; name the folder with these files"
-    )
 
 
 def read_sae(source: SaeSource) -> ImportedSae:
@@ -129,18 +106,7 @@ def read_sae(source: SaeSource) -> ImportedSae:
 
 def read_saelens(path_to_config: Path, path_to_weights: Path) -> tuple[Sae, int | None]:
     """Read an SAE of SAELens, versions 3 to 6."""
-    config = as_version_6(read_foreign_json(path_to_config, REMEDY), path_to_config)
-    if config.get("normalize_activations", "none") != "none":
-        raise InputError(
-            f"'{path_to_config}': normalize_activations must be 'none', not {config['normalize_activations']!r}; "
-            "if it is one factor for all tokens, fold it with SAELens (fold_activation_norm_scaling_factor, then "
-            "save_model); a norm per token cannot be folded"
-        )
-    if config.get("reshape_activations", "none") != "none":
-        raise InputError(
-            f"'{path_to_config}': reshape_activations must be 'none', not {config['reshape_activations']!r}; if "
-            "the hookpoint's activations are concatenated heads (the input of o_proj), set it to 'none' in a copy"
-        )
+    config = read_config(path_to_config, "saelens")
     tensors = read_tensors(path_to_weights, REMEDY)
     if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
         del tensors["scaling_factor"]  # older versions wrote it even if there was no scaling
@@ -150,32 +116,6 @@ def read_saelens(path_to_config: Path, path_to_weights: Path) -> tuple[Sae, int 
     if sae.architecture == "topk" and config.get("rescale_acts_by_decoder_norm", False):
         fold_decoder_norms(sae)
     return sae, sae.k
-
-
-def as_version_6(config: dict, path: Path) -> dict:
-    """Convert a SAELens config to the keys of version 6, as SAELens 6 does.
-
-    Raises:
-        InputError: if its activation function is one that SAELens 6 no longer has.
-    """
-    version = config.get("sae_lens_version") or _block(config, "metadata").get("sae_lens_version") or "0"
-    major = re.match(r"\d{1,9}", str(version))
-    if major and int(major.group()) >= 6:
-        return config
-    hook_name = str(config.get("hook_name") or config.get("hook_point") or "")
-    config = {"architecture": "standard", "reshape_activations": "hook_z" if "hook_z" in hook_name else "none"} | config
-    normalize = config.get("normalize_activations") or "none"
-    config["normalize_activations"] = "expected_average_only_in" if normalize is True else normalize
-    activation = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
-    k = _block(config, "activation_fn_kwargs").get("k")
-    if activation not in ("relu", "topk"):
-        raise InputError(f"'{path}': activation_fn must be 'relu' or 'topk', not {activation!r}; use another SAE")
-    return config | {"architecture": "topk", "k": k} if activation == "topk" and k is not None else config
-
-
-def _block(config: dict, key: str) -> dict:
-    """The mapping under a key of a config; empty if the key is missing or holds something else."""
-    return block if isinstance(block := config.get(key), dict) else {}
 
 
 # dictionary-learning.
@@ -214,13 +154,8 @@ DICTIONARY_CLASSES = {
 
 def read_dictionary_learning(path_to_config: Path, path_to_weights: Path) -> tuple[Sae, int | None]:
     """Read an SAE of dictionary-learning from a trainer's folder."""
-    trainer = _block(read_foreign_json(path_to_config, REMEDY), "trainer")
-    name = trainer.get("dict_class")
-    if name not in list(DICTIONARY_CLASSES):
-        raise InputError(
-            f"'{path_to_config}': trainer.dict_class must be one of {sorted(DICTIONARY_CLASSES)}, not {name!r}; "
-            "use another SAE"
-        )
+    trainer = read_config(path_to_config, "dictionary_learning")["trainer"]
+    name = trainer["dict_class"]
     layout = DICTIONARY_CLASSES[name]
     weights, counters = renamed(unpickled(path_to_weights), layout, name, path_to_weights)
     d_in, d_sae = sizes_of(weights["W_enc"], path_to_weights)
@@ -394,14 +329,10 @@ def one_threshold(threshold: Tensor, d_sae: int, path: Path) -> Tensor:
 
 # sparsify.
 
-SPARSIFY_SETTINGS = {"activation": "topk", "skip_connection": False, "transcode": False, "signed": False}
-"""Options of sparsify's sparse coders; other values cannot be imported. `multi_topk` only affects training."""
-
 
 def read_sparsify(path_to_config: Path, path_to_weights: Path) -> tuple[Sae, int | None]:
     """Read a sparse coder of sparsify from the folder of one hookpoint."""
-    config = read_foreign_json(path_to_config, REMEDY)
-    require_settings(config, SPARSIFY_SETTINGS, path_to_config)
+    config = read_config(path_to_config, "sparsify")
     tensors = read_tensors(path_to_weights, REMEDY)
     if "W_skip" in tensors:
         raise InputError(
@@ -425,32 +356,3 @@ READERS: dict[str, Callable[[Path, Path], tuple[Sae, int | None]]] = {
     "dictionary_learning": read_dictionary_learning,
     "sparsify": read_sparsify,
 }
-
-
-# Folding.
-
-
-@torch.no_grad()
-def fold_decoder_bias(sae: Sae) -> None:
-    """Turn weights that encode acts into weights that encode acts - b_dec, with equal latents, by changing biases.
-
-    acts W_enc + b = (acts - b_dec) W_enc + (b + b_dec W_enc).
-    """
-    shift = sae.b_dec.double() @ sae.W_enc.double()
-    if sae.architecture == "gated":
-        sae.b_gate.copy_(sae.b_gate + shift)
-        sae.b_mag.copy_(sae.b_mag + shift * sae.r_mag.double().exp())
-    else:
-        sae.b_enc.copy_(sae.b_enc + shift)
-
-
-@torch.no_grad()
-def fold_decoder_norms(sae: Sae) -> None:
-    """Scale latents by the norms of their decoder rows, and the rows to norm 1 (relu, topk).
-
-    Reconstructions stay equal. A latent whose row is zero becomes zero.
-    """
-    norms = sae.W_dec.double().norm(dim=1)
-    sae.W_enc.copy_(sae.W_enc * norms)
-    sae.b_enc.copy_(sae.b_enc * norms)
-    sae.W_dec.copy_(sae.W_dec / torch.where(norms > 0, norms, 1.0)[:, None])

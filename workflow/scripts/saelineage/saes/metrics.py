@@ -81,7 +81,7 @@ class SaeSums:
 def reconstruction_sums(
     acts: Float[Tensor, "token d_in"], recons: Float[Tensor, "token d_in"], latents: SparseLatents, d_sae: int
 ) -> SaeSums:
-    """The sums that need no language model."""
+    """The sums that need no language model; `acts` are what the SAE reconstructs (`Sae.target`)."""
     residual = float((acts.double() - recons.double()).square().sum())
     firings = torch.bincount(latents.indices, minlength=d_sae).cpu().numpy()
     return SaeSums(Moments.of(acts), residual, firings)
@@ -172,7 +172,7 @@ def measure(
                 ablated[sae.max_norm] = _loss_with(model, hookpoint, ids, mask, torch.zeros_like(acts))
             latents = sae.encode_sparse(acts)
             recons = sae.decode_sparse(latents)
-            batch_sums = reconstruction_sums(acts, recons, latents, sae.d_sae)
+            batch_sums = reconstruction_sums(sae.target(acts), recons, latents, sae.d_sae)
             batch_sums.n_left_out = int(is_text.sum() - mask.sum())
             batch_sums.ce_clean, batch_sums.n_predictions = clean, n_predictions
             batch_sums.ce_spliced = _loss_with(model, hookpoint, ids, mask, recons)

@@ -8,7 +8,7 @@ architecture's own [d_sae]. The encoder is transposed, because its gradient is t
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -112,7 +112,8 @@ class Objective(ABC):
         """Make the weights with which training continues from an SAE that takes scaled activations.
 
         If the objective keeps decoder rows at unit norm, they are scaled to it, and each latent by its row's norm.
-        Latents then fire as before, except that TopK may choose others where the norms differ.
+        Latents then fire as before, except that TopK may choose others where the norms differ. A latent whose row is
+        zero becomes zero and stays so, unless it is resampled.
 
         Raises:
             InputError: if the SAE is of another architecture.
@@ -124,7 +125,8 @@ class Objective(ABC):
             )
         W_enc, W_dec = sae.W_enc.detach().T.contiguous(), sae.W_dec.detach()
         norms = W_dec.norm(dim=1) if self.unit_norm else torch.ones(self.d_sae)
-        weights = {"W_enc": W_enc * norms[:, None], "W_dec": W_dec / norms[:, None], "b_dec": sae.b_dec.detach()}
+        divisors = nonzero_norms(norms)[:, None]
+        weights = {"W_enc": W_enc * norms[:, None], "W_dec": W_dec / divisors, "b_dec": sae.b_dec.detach()}
         return weights | self._own_weights_of(sae, norms)
 
     def _own_weights_of(self, sae: Sae, norms: Float[Tensor, " d_sae"]) -> Weights:
@@ -350,7 +352,7 @@ class Gated(Objective):
         return _as_loss(loss / len(acts), error, entries, latent_acts)
 
 
-OBJECTIVES: dict[str, Callable[[Mapping, int, int], Objective]] = {
+OBJECTIVES: dict[str, type[Objective]] = {
     "topk": TopK,
     "batchtopk": BatchTopK,
     "matryoshka_batchtopk": MatryoshkaBatchTopK,
@@ -358,6 +360,11 @@ OBJECTIVES: dict[str, Callable[[Mapping, int, int], Objective]] = {
     "jumprelu": JumpRelu,
     "gated": Gated,
 }
+
+
+def nonzero_norms(norms: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
+    """Norms to divide decoder rows by: 1 for rows of zeros, as dead latents of published SAEs have them."""
+    return torch.where(norms > 0, norms, 1.0)
 
 
 def auxiliary_loss(

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, read_json, write_json
 from saelineage.files.foreign import tensor_shapes
+from saelineage.foreign.saes import SAELENS_NAMES, require_architecture, require_settings
 
-SAELENS_ARCHITECTURES = {"relu": "standard", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
 PER_LATENT = {
     "relu": ("b_enc",),
     "topk": ("b_enc",),
@@ -46,6 +46,10 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 MOST_NORM = 1e38
 """Largest norm that float32 can hold."""
+ENCODED_VALUES = 1 << 24
+"""Latents x tokens that are encoded at once, which bounds the memory of wide SAEs (`plan.sizes` counts with it)."""
+CHECKED_VALUES = 1 << 22
+"""Weights that are checked for infinities at once, which bounds the memory."""
 
 
 class Sae(nn.Module):
@@ -64,6 +68,8 @@ class Sae(nn.Module):
         b_enc, threshold, b_gate, b_mag, r_mag: [d_sae]; each architecture has those in `PER_LATENT`.
         k: latents kept per token; None unless the architecture is topk.
         max_norm: norm above which activations count as outliers; training leaves their tokens out.
+        centred: True if reconstructions are of activations minus their mean over dimensions, as TransformerLens can
+            make them. The encoder takes activations as they are.
     """
 
     b_enc: nn.Parameter
@@ -83,7 +89,7 @@ class Sae(nn.Module):
             check_k(k, d_in, d_sae)
         self.architecture, self.d_in, self.d_sae = architecture, d_in, d_sae
         self.k = k if architecture == "topk" else None
-        self.max_norm = math.inf
+        self.max_norm, self.centred = math.inf, False
         self.W_enc = nn.Parameter(torch.zeros(d_in, d_sae))
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_in))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
@@ -117,9 +123,26 @@ class Sae(nn.Module):
         """Reconstructions of activations."""
         return self.decode(self.encode(acts))
 
+    def target(self, acts: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """The values that reconstructions approximate: acts, minus their mean over dimensions if `centred`."""
+        return acts - acts.mean(-1, keepdim=True) if self.centred else acts
+
     @torch.inference_mode()
     def encode_sparse(self, acts: Float[Tensor, "token d_in"]) -> "SparseLatents":
-        """Latent activations as compressed sparse rows, in ascending order of latents within a token."""
+        """Latent activations as compressed sparse rows, in ascending order of latents within a token.
+
+        Dense latents are computed for few tokens at a time, the fewer the wider the SAE is.
+        """
+        chunks = acts.split(max(1, ENCODED_VALUES // self.d_sae))
+        counts, latents, values = zip(*map(self._encode_chunk, chunks), strict=True)
+        of_token = torch.cat(counts)
+        indptr = torch.cat([of_token.new_zeros(1), of_token.cumsum(0)])
+        return SparseLatents(indptr, torch.cat(latents), torch.cat(values))
+
+    def _encode_chunk(
+        self, acts: Float[Tensor, "token d_in"]
+    ) -> tuple[Int[Tensor, " token"], Int[Tensor, " entry"], Float[Tensor, " entry"]]:
+        """The number of active latents of each token, the latents, and their activations."""
         if self.k is not None:  # topk
             pre_acts = (acts - self.b_dec) @ self.W_enc + self.b_enc
             kept = pre_acts.topk(self.k, dim=1, sorted=False).indices.sort(dim=1).values
@@ -129,9 +152,7 @@ class Sae(nn.Module):
             latent_acts = self.encode(acts)
             token, latent = latent_acts.nonzero(as_tuple=True)
             values = latent_acts[token, latent]
-        counts = torch.bincount(token, minlength=len(acts))
-        indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return SparseLatents(indptr, latent.int(), values)
+        return torch.bincount(token, minlength=len(acts)), latent.int(), values
 
 
 class SparseLatents(NamedTuple):
@@ -168,13 +189,13 @@ def average(saes: Sequence[Sae]) -> Sae:
     Meaningful only for SAEs whose latents correspond by number, which they do if the SAEs started from the same one.
 
     Raises:
-        InputError: if the SAEs differ in architecture, size or k.
+        InputError: if the SAEs differ in architecture, size or k, or not all are of centred activations.
     """
-    kinds = {(sae.architecture, sae.d_in, sae.d_sae, sae.k) for sae in saes}
+    kinds = {(sae.architecture, sae.d_in, sae.d_sae, sae.k, sae.centred) for sae in saes}
     if len(kinds) > 1:
         raise InputError(
-            f"averaged SAEs must have the same architecture, d_in, d_sae and k, but have {sorted(kinds, key=str)}; "
-            "give the models under saes.models the same settings"
+            "averaged SAEs must have the same architecture, d_in, d_sae, k and centring, but have "
+            f"{sorted(kinds, key=str)}; give the models under saes.models the same settings"
         )
     mean = deepcopy(saes[0])
     all_weights = [dict(sae.named_parameters()) for sae in saes]
@@ -195,10 +216,11 @@ def rotated(sae: Sae, seed: int) -> Sae:
     gaussian = torch.randn(d_in, d_in, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
     rotation = (q * r.diagonal().sign()).to(sae.W_enc.dtype)
-    null = deepcopy(sae)
+    shared = {id(weight): weight for weight in (sae.W_enc, sae.W_dec)}  # because copies of wide ones are large
+    null = deepcopy(sae, shared)
     with torch.no_grad():
-        null.W_enc.copy_(rotation @ sae.W_enc)
-        null.W_dec.copy_(sae.W_dec @ rotation.T)
+        null.W_enc = nn.Parameter(rotation @ sae.W_enc)
+        null.W_dec = nn.Parameter(sae.W_dec @ rotation.T)
     return null
 
 
@@ -208,13 +230,14 @@ def save_sae(sae: Sae, folder: Path | str, metadata: dict) -> None:
     Args:
         sae: an SAE for unscaled activations, in float32.
         folder: the folder to write.
-        metadata: provenance, in keys of our own, which SAELens keeps. `max_norm` is added to it, null if infinite.
+        metadata: provenance, in keys of our own, which SAELens keeps. `max_norm` is added to it, null if infinite, and
+            `centred` if it is true.
     """
     max_norm = sae.max_norm if math.isfinite(sae.max_norm) else None
     with atomic_path(Path(folder, WEIGHTS_FILE)) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}, temporary)
     config = SAELENS_SETTINGS | {
-        "architecture": SAELENS_ARCHITECTURES[sae.architecture],
+        "architecture": SAELENS_NAMES[sae.architecture],
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "dtype": "float32",
@@ -223,6 +246,7 @@ def save_sae(sae: Sae, folder: Path | str, metadata: dict) -> None:
             "sae_lens_version": SAELENS_VERSION,
             "model_class_name": "AutoModelForCausalLM",
             "max_norm": max_norm,
+            **({"centred": True} if sae.centred else {}),
             **metadata,
         },
     }
@@ -245,17 +269,6 @@ def load_sae(folder: Path | str) -> Sae:
     return sae_of_saelens(config, read_tensors(Path(folder, WEIGHTS_FILE)), folder)
 
 
-def require_settings(config: dict, settings: dict, path: Path | str) -> None:
-    """Refuse a config that sets one of these keys to another value; missing keys pass.
-
-    Raises:
-        InputError: naming the first such key.
-    """
-    for key, value in settings.items():
-        if config.get(key, value) != value:
-            raise InputError(f"'{path}': {key} must be {value!r}, not {config[key]!r}; use another SAE")
-
-
 def read_tensors(path: Path | str, remedy: str = "delete it and run again") -> dict[str, Tensor]:
     """Read the tensors of a safetensors file.
 
@@ -269,6 +282,15 @@ def read_tensors(path: Path | str, remedy: str = "delete it and run again") -> d
         raise InputError(f"'{path}' is not a whole safetensors file ({error}); {remedy}") from error
     require_numbers(tensors, path, remedy)
     return tensors
+
+
+def recorded_l0(folder: Path | str) -> float | None:
+    """Mean number of active latents per token that an SAE's folder records; None if it does not.
+
+    Imported SAEs have one, and so do SAEs whose training starts from one of these.
+    """
+    l0 = read_json(Path(folder, CONFIG_FILE)).get("metadata", {}).get("l0")
+    return float(l0) if isinstance(l0, int | float) else None
 
 
 def require_numbers(tensors: Mapping[str, Tensor], where: Path | str, remedy: str) -> None:
@@ -291,7 +313,7 @@ def require_finite(weights: Mapping[str, Tensor], where: Path | str) -> None:
         InputError: naming the first such tensor.
     """
     for name, weight in weights.items():
-        if not bool(torch.isfinite(weight).all()):
+        if not all(bool(torch.isfinite(part).all()) for part in weight.flatten().split(CHECKED_VALUES)):
             raise InputError(f"'{where}': weights must be finite, but {name} is not; use another checkpoint")
 
 
@@ -301,12 +323,8 @@ def sae_of_saelens(config: dict, tensors: dict[str, Tensor], folder: Path | str)
     Raises:
         InputError: naming `folder`, if the architecture is none of those here, or the tensors do not fit the config.
     """
-    names = {saelens: ours for ours, saelens in SAELENS_ARCHITECTURES.items()}
-    if config.get("architecture") not in list(names):
-        raise InputError(
-            f"'{folder}/{CONFIG_FILE}': architecture must be one of {sorted(names)}, not "
-            f"{config.get('architecture')!r}; use an SAE of one of these"
-        )
+    require_architecture(config, f"{folder}/{CONFIG_FILE}")
+    names = {saelens: ours for ours, saelens in SAELENS_NAMES.items()}
     keys = ("d_in", "d_sae", "k") if config["architecture"] == "topk" else ("d_in", "d_sae")
     sizes = [size for key in keys if is_size(size := config.get(key))]
     if len(sizes) < len(keys):
@@ -315,13 +333,14 @@ def sae_of_saelens(config: dict, tensors: dict[str, Tensor], folder: Path | str)
             f"{[config.get(key) for key in keys]}; correct them"
         )
     sae = sae_of(names[config["architecture"]], *sizes, tensors=tensors, where=folder)
-    metadata = config.get("metadata")
-    max_norm = metadata.get("max_norm") if isinstance(metadata, dict) else None
+    metadata = config["metadata"] if isinstance(config.get("metadata"), dict) else {}
+    max_norm = metadata.get("max_norm")
     if max_norm is not None and not (type(max_norm) in (int, float) and 0 < max_norm < MOST_NORM):
         raise InputError(
             f"'{folder}/{CONFIG_FILE}': metadata.max_norm must be a number above 0, not {max_norm!r:.80}; correct it"
         )
     sae.max_norm = math.inf if max_norm is None else float(max_norm)
+    sae.centred = metadata.get("centred") is True
     return sae
 
 

@@ -23,7 +23,8 @@ from saelineage.activations import ActivationShard, norm_limit
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, decode_header, encode_header
 from saelineage.precision import native_bf16
-from saelineage.saes.objectives import OBJECTIVES, Loss, SomeEntries, Weights, auxiliary_loss
+from saelineage.saes.folding import fold_centring
+from saelineage.saes.objectives import OBJECTIVES, Loss, SomeEntries, TopK, Weights, auxiliary_loss, nonzero_norms
 from saelineage.saes.sae import Sae, n_latents
 from saelineage.saes.sparse_products import CACHED_ROWS, screen
 
@@ -57,17 +58,19 @@ class Dump:
 
     Attributes:
         d_in: width of the activations.
+        centred: True if the mean over dimensions is subtracted from each token's activations (`Sae.centred`).
         max_norm: norm above which activations count as outliers. Their tokens are left out, because outliers are few
             and alike, and would dominate the loss.
         n_left_out: number of tokens left out.
     """
 
-    def __init__(self, paths: Sequence[Path | str], max_norm_ratio: float | None = None):
+    def __init__(self, paths: Sequence[Path | str], max_norm_ratio: float | None = None, centred: bool = False):
         """Open shards.
 
         Args:
             paths: the shards.
             max_norm_ratio: outlier cut-off, as a multiple of the median norm; None keeps all tokens.
+            centred: subtract the mean over dimensions, for training from an SAE of such activations.
 
         Raises:
             InputError: if the shards differ in hookpoint or width, or hold no tokens.
@@ -78,7 +81,7 @@ class Dump:
             raise InputError(
                 f"activation shards differ in (hookpoint, width): {sorted(kinds)}; delete the dump and run again"
             )
-        self.d_in = self.shards[0].d_in
+        self.d_in, self.centred = self.shards[0].d_in, centred
         self._starts = np.cumsum([0, *(shard.n_tokens for shard in self.shards)])
         if not self._starts[-1]:
             raise InputError("the activations hold no tokens; look at saes.corpora and the train splits")
@@ -102,7 +105,7 @@ class Dump:
         for shard in np.unique(shards):
             places = np.flatnonzero(shards == shard)
             acts[places] = self._acts[shard][tokens[places] - self._starts[shard]].float()
-        return acts
+        return acts - acts.mean(1, keepdim=True) if self.centred else acts
 
 
 def token_batches(
@@ -163,6 +166,43 @@ def fold_scale(sae: Sae, scale: float) -> None:
         sae.W_enc.mul_(scale)
         sae.W_dec.div_(scale)
         sae.b_dec.div_(scale)
+
+
+def settings_kept(settings: Mapping, start: Sae, l0: float | None) -> dict:
+    """The settings that an SAE takes over from the one that it starts from, an imported one or a descendant of one.
+
+    They keep its architecture and sparsity: k of a TopK SAE; for others the mean number of active latents, as
+    `target_l0` or, under BatchTopK, as k. Weights, thresholds and size come with the start anyway.
+
+    Args:
+        settings: the SAE's settings; `from_start` lists those that the config leaves to the start (`plan.sae_names`).
+        start: the SAE that training starts from.
+        l0: its mean number of active latents per token.
+
+    Raises:
+        InputError: if l0 is needed but unknown.
+    """
+    left = settings.get("from_start", [])
+    kept: dict[str, str | int | float] = {}
+    architecture = settings["architecture"]
+    if "architecture" in left and OBJECTIVES[architecture].architecture != start.architecture:
+        architecture = start.architecture
+        kept["architecture"] = architecture
+    needs_k, needs_l0 = issubclass(OBJECTIVES[architecture], TopK), OBJECTIVES[architecture].has_penalty
+    if "k" in left and needs_k:
+        kept["k"] = start.k if start.k is not None else max(1, round(_require_l0(l0)))
+    if "target_l0" in left and needs_l0:
+        kept["target_l0"] = _require_l0(l0)
+    return kept
+
+
+def _require_l0(l0: float | None) -> float:
+    if not l0:
+        raise InputError(
+            "an SAE that training starts from must record its l0 above 0 in metadata.l0 of its cfg.json; delete its "
+            "folder and run again"
+        )
+    return l0
 
 
 class StepFigures(NamedTuple):
@@ -261,7 +301,7 @@ class SaeTrainer:
             self.optimizer.grad_scale = (norm / GRADIENT_NORM).clamp_min(1)
             self.optimizer.step()
             if self.objective.unit_norm:
-                self.weights["W_dec"].div_(self.weights["W_dec"].norm(dim=1, keepdim=True))
+                self.weights["W_dec"].div_(nonzero_norms(self.weights["W_dec"].norm(dim=1))[:, None])
             self.silent_tokens = torch.where(batch.fired, 0, self.silent_tokens + len(acts))
         self.step_number += 1
         self._control(batch.l0)
@@ -532,6 +572,8 @@ def _finished(trainer: SaeTrainer, dump: Dump, scaling: Scaling, order_seed: int
         {name: tensor.detach().cpu() for name, tensor in trainer.weights.items()}, threshold
     )
     fold_scale(sae, scaling.scale)
+    if dump.centred:
+        fold_centring(sae)
     sae.max_norm = dump.max_norm
     return sae.eval()
 
