@@ -14,10 +14,10 @@ from saelineage.foreign.saes import (
     MLP_OUT,
     NORMED_MLP_OUT,
     RESIDUAL,
+    Beside,
     Place,
     RunInput,
     check_sae,
-    compare_sizes,
     compare_with_run,
     describe_input,
     is_centred,
@@ -233,15 +233,24 @@ def test_the_kind_of_norm_follows_from_the_names_in_the_model_s_config():
     assert norm_kind({"model_type": "strange"}) is None
 
 
-def test_an_sae_of_another_size_or_sparsity_than_those_beside_it_is_remarked_on():
-    sae = describe_input(saelens(), Path("cfg.json"), "saelens")
-    assert compare_sizes(sae, 4, 2, ["lua.seed0"], KEY) == []
-    assert compare_sizes(sae, 8, 3, ["lua.seed0", "lua.seed1"], KEY) == [
-        f"{KEY}: 'cfg.json' has 32 latents, but SAEs that are trained beside it (lua.seed0, lua.seed1) have 64; for "
-        "SAEs of one size set saes.expansion_factor to 4",
-        f"{KEY}: 'cfg.json' keeps 2 latents per token, but SAEs that are trained beside it (lua.seed0, lua.seed1) keep "
-        "3; for SAEs of one sparsity set saes.k to 2",
+def test_an_sae_of_another_size_or_sparsity_than_those_beside_it_is_remarked_on(tmp_path):
+    names = ("lua.seed0", "lua.seed1")
+    where = f"{KEY}: '{tmp_path}/cfg.json'"
+    assert warnings_of(tmp_path, saelens(), RUN._replace(beside=Beside(names, 4, 2))) == []
+    assert warnings_of(tmp_path, saelens(), RUN._replace(beside=Beside(names, 4.0, None))) == []
+    assert warnings_of(tmp_path, saelens(), RUN._replace(beside=Beside(names, 8, 3))) == [
+        f"{where} has 32 latents, but SAEs that are trained beside it (lua.seed0, lua.seed1) have 64; for SAEs of one "
+        "size set saes.expansion_factor to 4",
+        f"{where} keeps 2 latents per token, but SAEs that are trained beside it (lua.seed0, lua.seed1) keep 3; for "
+        "SAEs of one sparsity set saes.k to 2",
     ]
+
+
+def test_what_is_kept_of_a_config_can_be_written_and_logged():
+    text = '{"metadata": {"hook_name": "a\\ud800\\n\\u001b[2J", "dataset_path": {"x": [NaN, -Infinity, 1.5]}}}'
+    sae = describe_input(json.loads(text), Path("cfg.json"), "saelens")
+    assert sae.original == {"hook_name": "a??" + "?[2J", "dataset_path": {"x": ["nan", "-inf", 1.5]}}
+    assert sae.readings[0].name == "a???[2J"
 
 
 def test_values_of_unexpected_types_count_as_not_given(tmp_path):

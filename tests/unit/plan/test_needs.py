@@ -13,8 +13,10 @@ from saelineage.plan.sizes import (
     ModelSize,
     SaeSize,
     dump_bytes,
+    encoding_bytes,
     forward_bytes,
     forward_flop,
+    importing_bytes,
     sae_training_bytes,
     sae_training_flop,
     training_bytes,
@@ -94,3 +96,36 @@ def test_snakemake_is_told_of_inputs_that_do_not_exist_yet(tmp_path: Path):
     missing = InputFiles(model=[str(tmp_path / "config.json")], validation=[])
     with pytest.raises(FileNotFoundError):
         Plan(diamond()).needs.measuring(Wildcards(model="lua"), missing)
+
+
+def test_training_from_an_sae_is_sized_by_that_sae(tmp_path: Path):
+    shard, start = tmp_path / "shard.safetensors", tmp_path / "sae_weights.safetensors"
+    save_file({"acts": np.zeros((50, 6), np.float16)}, shard)
+    save_file({"W_enc": np.zeros((6, 96), np.float32)}, start)
+    settings = {"from_base": {"expansion_factor": 2, "batch_tokens": 10, "n_tokens": None}}
+    inputs = InputFiles(shards=[str(shard)], starts=[str(tmp_path / "cfg.json"), str(start)])
+    need = Plan(diamond()).needs.training_saes(lambda wildcards: settings)(Wildcards(model="lua"), inputs)
+    assert need.n_bytes == sae_training_bytes(SaeSize(6, 96), 10)
+
+
+def test_importing_an_sae_holds_its_weights_or_those_of_one_trained_here(tmp_path: Path):
+    shard, weights = tmp_path / "shard.safetensors", tmp_path / "sae_weights.safetensors"
+    save_file({"acts": np.zeros((50, 6), np.float16)}, shard)
+    save_file({"W_enc": np.zeros((6, 96), np.float32), "W_dec": np.zeros((96, 6), np.float32)}, weights)
+    config = diamond()
+    config["saes"]["expansion_factor"] = 4
+    needs, job = Plan(config).needs, Wildcards(model="lua", sae="seed0")
+    inputs = {"activations": [str(shard)], "files": [str(tmp_path / "cfg.json"), str(weights)]}
+    assert needs.importing_sae(job, InputFiles(**inputs)).n_bytes == importing_bytes([weights], 6)
+    hub = needs.importing_sae(job, InputFiles(**inputs | {"files": []})).n_bytes
+    assert hub == encoding_bytes(SaeSize(6, 24), SaeSize(6, 24).n_bytes)
+
+
+def test_a_rotated_sae_is_held_beside_the_one_that_it_is_made_from(tmp_path: Path):
+    shard, weights = tmp_path / "shard.safetensors", tmp_path / "sae_weights.safetensors"
+    save_file({"acts": np.zeros((50, 6), np.float16)}, shard)
+    save_file({"W_enc": np.zeros((6, 96), np.float32)}, weights)
+    needs, job = Plan(diamond()).needs, Wildcards(model="lua", sae="seed0")
+    inputs = InputFiles(activations=[str(shard)], weights=str(weights))
+    difference = needs.encoding_rotated(job, inputs).n_bytes - needs.encoding(job, inputs).n_bytes
+    assert difference == SaeSize(6, 96).n_bytes

@@ -7,6 +7,7 @@ the folder after the module. All of these become a `Place`, and so does a run's 
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -188,6 +189,15 @@ class SaeInput(NamedTuple):
     """The config's own keys about the input, under SAELens's names of version 6."""
 
 
+class Beside(NamedTuple):
+    """The SAEs that are trained beside imported ones, from random weights."""
+
+    names: tuple[str, ...]
+    expansion_factor: float | int
+    k: int | None
+    """Latents that they keep per token; None if their architecture has no k."""
+
+
 class RunInput(NamedTuple):
     """The activations of a run that an SAE is imported for."""
 
@@ -203,6 +213,8 @@ class RunInput(NamedTuple):
     """`layer` or `rms`, the kind of the model's norms, if it is known yet (`norm_kind`)."""
     norms_outputs: bool | None = None
     """True if the model's type is one of `OUTPUT_NORMS`; None if it is not known yet."""
+    beside: Beside | None = None
+    """The SAEs that the imported one is compared with in size, if there are such and they are known."""
 
     @property
     def reading(self) -> Reading:
@@ -337,10 +349,21 @@ def describe_input(config: Mapping, path: Path, format: str) -> SaeInput:
     return described._replace(readings=tuple(reading for reading in of_folders if reading.layer is not None)[:1])
 
 
+def storable(value: object) -> object:
+    """A JSON value that can be written again and logged: printable strings and finite numbers."""
+    if isinstance(value, dict):
+        return {storable(key): storable(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [storable(entry) for entry in value]
+    if isinstance(value, str):
+        return "".join(character if character.isprintable() else "?" for character in value)
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
 def _describe_saelens(config: Mapping, where: str) -> SaeInput:
     metadata = _block(config, "metadata")
     keys = {OLD_NAMES.get(key, key): value for key, value in (dict(config) | metadata).items()}
-    original = {key: keys[key] for key in INPUT_KEYS if key in keys}
+    original = {key: storable(keys[key]) for key in INPUT_KEYS if key in keys}
     hook = _text(keys.get("hook_name"))
     if hook is not None and (layer := _count(keys.get("hook_layer"))) is not None:
         hook = hook.replace("{layer}", str(layer))  # version 1 left the number to another key
@@ -378,7 +401,7 @@ def _describe_dictionary_learning(config: Mapping, where: str) -> SaeInput:
         k=_count(trainer.get("k")),
         model_name=_text(trainer.get("lm_name")),
         context_size=_count(buffer.get("ctx_len")),
-        original={key: value for block in (trainer, buffer) for key, value in block.items()},
+        original={key: storable(block) for key, block in {"trainer": trainer, "buffer": buffer}.items()},
     )
 
 
@@ -398,7 +421,9 @@ def _dictionary_reading(name: str, side: str) -> Reading:
 def _describe_sparsify(config: Mapping, where: str) -> SaeInput:
     d_in, factor = _count(config.get("d_in")), _count(config.get("expansion_factor"))
     d_sae = _count(config.get("num_latents")) or (d_in * factor if d_in and factor else None)
-    return SaeInput(where, d_in=d_in, d_sae=d_sae, k=_count(config.get("k")), original=dict(config))
+    return SaeInput(
+        where, d_in=d_in, d_sae=d_sae, k=_count(config.get("k")), original={"config": storable(dict(config))}
+    )
 
 
 _DESCRIPTIONS = {
@@ -409,7 +434,7 @@ _DESCRIPTIONS = {
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return str(storable(value)) if isinstance(value, str) and value else None
 
 
 def _count(value: object) -> int | None:
@@ -457,7 +482,8 @@ def compare_with_run(sae: SaeInput, run: RunInput, key: str) -> list[str]:
     _require_width(sae, run, key)
     _require_whole(sae, run, key)
     is_centred(sae, run, key)  # refuses what cannot be folded
-    return [*sentences, *_compare_models(sae, run, key), *_compare_rows(sae, run, key), *_doubts(sae, run, key)]
+    sentences += [*_compare_models(sae, run, key), *_compare_rows(sae, run, key), *_doubts(sae, run, key)]
+    return sentences + (_compare_sizes(sae, run.beside, key) if run.beside else [])
 
 
 def _compare_places(sae: SaeInput, run: RunInput, key: str) -> list[str]:
@@ -631,25 +657,18 @@ def norms_outputs(config: Mapping) -> bool:
     return config.get("model_type") in OUTPUT_NORMS
 
 
-def compare_sizes(sae: SaeInput, expansion_factor: float | int, k: int, names: Collection[str], key: str) -> list[str]:
-    """Say that an imported SAE differs in size or k from SAEs that are trained beside it and do not start from it.
-
-    Args:
-        sae: the imported SAE.
-        expansion_factor, k: settings of the trained SAEs; k counts if the imported SAE keeps k latents too.
-        names: the trained SAEs, for the sentence.
-        key: the key of the config that names the imported SAE.
-    """
-    sentences, beside = [], ", ".join(sorted(names)[:5])
-    trained = round(sae.d_in * expansion_factor) if sae.d_in else None
+def _compare_sizes(sae: SaeInput, beside: Beside, key: str) -> list[str]:
+    """Say that an imported SAE differs in size or k from SAEs that are trained beside it."""
+    sentences, names = [], ", ".join(beside.names[:5]) + (" ..." if len(beside.names) > 5 else "")
+    trained = round(sae.d_in * beside.expansion_factor) if sae.d_in else None
     if sae.d_in and sae.d_sae and sae.d_sae != trained:
         sentences.append(
-            f"{key}: '{sae.where}' has {sae.d_sae} latents, but SAEs that are trained beside it ({beside}) have "
+            f"{key}: '{sae.where}' has {sae.d_sae} latents, but SAEs that are trained beside it ({names}) have "
             f"{trained}; for SAEs of one size set saes.expansion_factor to {sae.d_sae / sae.d_in:g}"
         )
-    if sae.k is not None and sae.k != k:
+    if sae.k is not None and beside.k is not None and sae.k != beside.k:
         sentences.append(
-            f"{key}: '{sae.where}' keeps {sae.k} latents per token, but SAEs that are trained beside it ({beside}) "
-            f"keep {k}; for SAEs of one sparsity set saes.k to {sae.k}"
+            f"{key}: '{sae.where}' keeps {sae.k} latents per token, but SAEs that are trained beside it ({names}) "
+            f"keep {beside.k}; for SAEs of one sparsity set saes.k to {sae.k}"
         )
     return sentences
