@@ -30,7 +30,7 @@ enter_run()
 
 
 onstart:
-    hold_run()
+    begin_run()
 
 
 wildcard_constraints:

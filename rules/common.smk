@@ -25,6 +25,7 @@ from saelineage.jobs.code_digest import code_digest, rules_digest
 from saelineage.jobs.gpus import visible_gpus
 from saelineage.jobs.manifests import note_on_records, refuse_damage
 from saelineage.plan import sizes
+from saelineage.plan.brought import check_on_disk, check_on_hub
 from saelineage.plan.comparisons import pair_name
 from saelineage.plan.load import load_plan
 from saelineage.plan.params import partner_names
@@ -54,8 +55,11 @@ def enter_run():
     if not workflow.deployment_settings.deployment_method:
         or_end(commands.require_quotable, sys.executable)
     locks.announce(run.name)
-    if workflow.is_main_process and not say(locks.remove_stale(run.name)):
-        atexit.register(lambda: say(locks.note_at_end(run.name)))
+    if workflow.is_main_process:
+        for note in or_end(check_on_disk, run):
+            say(note)
+        if not say(locks.remove_stale(run.name)):
+            atexit.register(lambda: say(locks.note_at_end(run.name)))
 
 
 def say(note):
@@ -65,9 +69,16 @@ def say(note):
     return note
 
 
-def hold_run():
-    """Keep other Snakemakes from this run while this one works on it; with `--nolock` nothing is claimed."""
-    if workflow.is_main_process and workflow.execution_settings.lock:
+def begin_run():
+    """Check what comes from the hub, and keep other Snakemakes from this run while this one works on it.
+
+    With `--nolock` nothing is claimed.
+    """
+    if not workflow.is_main_process:
+        return
+    for note in or_end(check_on_hub, run, os.path.exists):
+        say(note)
+    if workflow.execution_settings.lock:
         or_end(locks.claim, run.name, jobs_are_local=workflow.local_exec)
         if has_launcher():
             shell.prefix(f"set -euo pipefail; {launcher.start(locks.launcher_socket(run.name))}")

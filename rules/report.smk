@@ -100,7 +100,7 @@ rule draw_dag:
     params:
         shape=run.job_shape(),
         rules=rules_digest(),
-        code=code_digest("draw_dag"),
+        code=code_digest("draw_dag", "saelineage.plan.plan", "saelineage.jobs.snakemake_plan"),
     script:
         "../workflow/scripts/draw_dag.py"
 
@@ -165,6 +165,6 @@ rule write_report:
         trained=[list(sae) for sae in run.comparisons.trained_saes],
         leading=[list(run.comparisons.leading_sae(model)) for model in run.graph.lineage],
         edges=dict(zip(run.paths.edges, partner_names(run.edge_pairs))),
-        code=code_digest("write_report"),
+        code=code_digest("write_report", "saelineage.jobs.snakemake_plan"),
     script:
         "../workflow/scripts/write_report.py"

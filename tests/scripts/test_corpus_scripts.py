@@ -62,6 +62,7 @@ def test_a_corpus_is_dealt_to_three_splits_and_counted(corpus: dict[str, Path]):
     assert read_json(corpus["train"].with_name("counts.json")) == {
         "duplicates": 0,
         "empty": 0,
+        "nulls": 0,
         "surrogates": 0,
         "splits": {
             split: {"documents": len(found[split]), "bytes": sum(len(text.encode()) for text in found[split])}

@@ -10,6 +10,7 @@ from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.files.atomic import read_json, write_text
 from saelineage.jobs.job import job
 from saelineage.jobs.listing import collect
+from saelineage.models.same_weights import same_weights
 from saelineage.report.dashboards import packed
 from saelineage.report.page import Results, Sources, render_page
 from saelineage.report.tables import TableInputs, make_tables, timing_table
@@ -91,6 +92,14 @@ def named(names: Iterable, paths: Iterable[str]) -> dict:
     return dict(zip(keys, paths, strict=True)) if paths else {}
 
 
+def parents_of(edges: Iterable[Mapping]) -> dict[str, list[str]]:
+    """The parents of each model that has any."""
+    parents: dict[str, list[str]] = {}
+    for edge in edges:
+        parents.setdefault(edge["child"], []).append(edge["parent"])
+    return parents
+
+
 def folder_in_run(path: str) -> str:
     """The folder of a file, relative to `results/{run}`."""
     return Path(*Path(path).parent.parts[2:]).as_posix()
@@ -151,6 +160,10 @@ if __name__ == "__main__":
             timings=timing_table(jobs),
             manifests={folder_in_run(path): read_json(path) for path in snakemake.input.manifests},
             jobs=jobs,
+            same_weights=same_weights(
+                {metrics["model"]: metrics["weights_sha256"] for metrics in inputs.model_metrics},
+                parents_of(summary["edges"]),
+            ),
             rulegraph_svg=Path(snakemake.input.rulegraph).read_text(encoding="utf-8"),
             chunks=read_chunks([*folders, page.parent / "data"]) if snakemake.config["report"]["single_file"] else {},
         )

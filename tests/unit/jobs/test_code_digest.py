@@ -11,7 +11,7 @@ import pytest
 
 import saelineage
 from saelineage.jobs import code_digest as module
-from saelineage.jobs.code_digest import code_digest, reached_files, written
+from saelineage.jobs.code_digest import code_digest, imported_modules, written
 
 FILES = {
     "train.py": """
@@ -84,6 +84,20 @@ def digest_after(path: Path, old: str, new: str, script: str = "train") -> str:
     path.write_text(text.replace(old, new))
     start_anew()
     return code_digest(script)
+
+
+def reached_files(script: Path) -> set[Path]:
+    """A script and the library files that decide its results, imported directly or through others."""
+    reached: set[Path] = set()
+    left_to_visit = [script]
+    while left_to_visit:
+        path = left_to_visit.pop()
+        meaning = module.meaning_of(path.read_bytes())
+        if path not in reached and meaning.decides_results:
+            reached.add(path)
+            files = [module.SCRIPTS.joinpath(*name.split(".")) for name in imported_modules(meaning)]
+            left_to_visit += [file / "__init__.py" if file.is_dir() else file.with_suffix(".py") for file in files]
+    return reached
 
 
 def reached(scripts: Path, script: str) -> list[str]:

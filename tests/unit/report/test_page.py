@@ -183,6 +183,7 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
             {"id": 0, "rule": "train", "name": "base", "needs": [], "stage": "models", "state": "fresh", "why": []}
         ],
         "rulegraph_svg": "<svg></svg>",
+        "same_weights": [],
         "chunks": {},
     }
     return Results(**(made_of | changes))

@@ -51,8 +51,12 @@ class Meaning(NamedTuple):
     """Names imported from modules of this library: (local name, name, module), sorted."""
 
 
-def code_digest(script: str) -> str:
+def code_digest(script: str, *modules: str) -> str:
     """Hex sha256 (16 digits) of the meaning of `workflow/scripts/{script}.py` and the library behind it.
+
+    Args:
+        script: its name.
+        *modules: of this library, which decide its results without being imported by it.
 
     Raises:
         FileNotFoundError: if there is no such script.
@@ -61,6 +65,8 @@ def code_digest(script: str) -> str:
     n_kept = len(_kept())
     try:
         digest = _digest(SCRIPTS / f"{script}.py")
+        if modules:
+            digest = sha256_json([digest, *(_digest(_file_of(module)) for module in modules)])
     except RecursionError:
         raise ValueError(f"modules that '{script}.py' imports import each other in a circle; break it") from None
     if len(_kept()) > n_kept:
@@ -73,18 +79,6 @@ def rules_digest() -> str:
     """Hex sha256 of the Snakefile and all rules, which decide the graph of jobs."""
     root = SCRIPTS.parent.parent
     return sha256_json([sha256_file(path) for path in [root / "Snakefile", *sorted((root / "rules").glob("*.smk"))]])
-
-
-def reached_files(script: Path) -> set[Path]:
-    """`script` and the library files that decide its results, imported directly or through others."""
-    reached: set[Path] = set()
-    left_to_visit = [script]
-    while left_to_visit:
-        path = left_to_visit.pop()
-        if path not in reached and (meaning := _read(path)).decides_results:
-            reached.add(path)
-            left_to_visit.extend(_file_of(name) for name in imported_modules(meaning))
-    return reached
 
 
 def imported_modules(meaning: Meaning) -> set[str]:
@@ -189,6 +183,8 @@ class _Imports(ast.NodeVisitor):
             local, name = alias.asname or alias.name, f"{node.module}.{alias.name}"
             if _find(name):
                 self.modules[local] = name
+            elif _file_of(str(node.module)).name == "__init__.py":  # which holds a docstring only
+                raise ValueError(f"'{name}' is imported, but there is no such module; correct the import")
             else:
                 self.names.append((local, alias.name, str(node.module)))
 

@@ -17,10 +17,8 @@ from typing import Any
 
 from snakemake.api import SnakemakeApi
 from snakemake.cli import parse_args
+from snakemake.settings.enums import RerunTrigger
 from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
-
-# As in the profile, without software environments: the caller cannot know how the run's jobs are deployed.
-TRIGGERS = ("mtime", "params", "input")
 
 
 def plan(workflow: Path, configfile: str, targets: list[str]) -> dict[str, Any] | None:
@@ -36,7 +34,7 @@ def plan(workflow: Path, configfile: str, targets: list[str]) -> dict[str, Any] 
         None if Snakemake cannot plan the run, after printing its message on stderr.
     """
     options = ["--snakefile", str(workflow / "Snakefile"), "--configfile", configfile, "--cores", "1"]
-    options += ["--workflow-profile", str(workflow / "profiles" / "default"), "--rerun-triggers", *TRIGGERS]
+    options += ["--workflow-profile", str(workflow / "profiles" / "default")]
     _, arguments = parse_args(options)
     with SnakemakeApi(OutputSettings(nocolor=True, enable_file_logging=False)) as api:
         try:
@@ -49,7 +47,8 @@ def plan(workflow: Path, configfile: str, targets: list[str]) -> dict[str, Any] 
                 DAGSettings(
                     targets=frozenset(targets),
                     force_incomplete=True,  # plan interrupted jobs again instead of stopping
-                    rerun_triggers=arguments.rerun_triggers,
+                    # The caller cannot know how the run's jobs are deployed.
+                    rerun_triggers=frozenset(arguments.rerun_triggers) - {RerunTrigger.SOFTWARE_ENV},
                     max_checksum_file_size=arguments.max_checksum_file_size,
                 )
             )

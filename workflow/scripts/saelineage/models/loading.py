@@ -28,18 +28,16 @@ from transformers.utils import logging as transformers_logging
 
 from saelineage.errors import InputError
 from saelineage.files.foreign import named_numbers, require_inside, tensor_shapes
-from saelineage.files.hub import hub_download, hub_repo
+from saelineage.files.hub import hub_download
+from saelineage.foreign.hub import fetch_model_config
 from saelineage.foreign.models import (
     ADAPTER_FILE,
     CONFIG_FILE,
     GENERATION_FILE,
-    INDEX_FILE,
     REMEDY,
-    WEIGHTS_FILE,
     adapter_notes,
     check_config,
     named,
-    no_safetensors,
     read_config,
     unopenable,
     weight_files,
@@ -97,21 +95,12 @@ def find_model(settings: Mapping, key: str, n_ctx: int | None = None) -> ModelSo
     """
     if "folder" in settings:
         return ModelSource(Path(settings["folder"]), None, [])
-    repo = hub_repo(settings["repo"], settings["revision"], "model", key)
-
-    def fetch(name: str) -> Path:
-        return hub_download(settings["repo"], repo.commit, name, key)
-
-    weights = next((name for name in (WEIGHTS_FILE, INDEX_FILE) if name in repo.files), None)
-    if weights is None:
-        raise InputError(f"{key}: {no_safetensors(repr(settings['repo']), repo.files)}")
-    small = sorted({GENERATION_FILE, *TOKENIZER_FILES} & set(repo.files) - {CONFIG_FILE})
-    files = [fetch(name) for name in (CONFIG_FILE, *small)]
-    folder = files[0].parent
-    check_config(read_config(folder), key, n_ctx)
-    files.append(fetch(weights))
-    files += [fetch(path.name) for path in weight_files(folder) if path not in files]
-    return ModelSource(folder, repo.commit, files)
+    described = fetch_model_config(settings, key, (GENERATION_FILE, *TOKENIZER_FILES), n_ctx)
+    commit, files = described.repo.commit, described.files
+    files.append(hub_download(settings["repo"], commit, described.weights, key))
+    others = [path.name for path in weight_files(described.folder) if path not in files]
+    files += [hub_download(settings["repo"], commit, name, key) for name in others]
+    return ModelSource(described.folder, commit, files)
 
 
 def load_model(source: Path | str, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from saelineage.files.atomic import decode_header
+from saelineage.foreign import models as described
 
 BASE_MB = 1000
 """Python and its libraries (0.2 to 0.7 GB in small jobs) and the two Snakemakes that start a job (0.15 GB each)."""
@@ -143,13 +144,12 @@ def model_size(folder: Path | str) -> ModelSize:
     """
     n_weights = sum(math.prod(shape) for shape in shapes(Path(folder, "model.safetensors")).values())
     try:
-        sizes = {name: n for name, n in json.loads(Path(folder, "config.json").read_bytes()).items() if _is_count(n)}
+        config = json.loads(Path(folder, "config.json").read_bytes())
+        of_text = (described.n_layers, described.d_model, described.d_mlp, described.vocab_size)
+        sizes = [size(config) or 0 for size in of_text]
     except (ValueError, AttributeError, RecursionError):
         return UNKNOWN_MODEL
-    d_model = sizes.get("hidden_size", sizes.get("n_embd", 0))
-    n_layers = sizes.get("num_hidden_layers", sizes.get("n_layer", 0))
-    d_mlp = sizes.get("intermediate_size", 4 * d_model)
-    return ModelSize(n_weights, n_layers, d_model, d_mlp, sizes.get("vocab_size", 0))
+    return ModelSize(n_weights, *sizes)
 
 
 def pretrained_size(settings: Mapping, d_vocab: int) -> ModelSize:

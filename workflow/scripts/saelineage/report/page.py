@@ -25,6 +25,7 @@ from saelineage.report.sentences import (
     answer,
     count,
     described,
+    import_warnings,
     instrument_warnings,
     interval,
     number,
@@ -61,6 +62,8 @@ class Results(NamedTuple):
     jobs: Sequence[dict]
     """As `jobs.listing.collect` lists them."""
     rulegraph_svg: str
+    same_weights: Sequence[str]
+    """Sentences about models between which nothing differs."""
     chunks: Mapping[str, str]
     """Chunks of feature data embedded in the page, by name; the page loads all others from `data/`."""
 
@@ -101,6 +104,8 @@ def render_page(results: Results, sources: Sources) -> str:
         warnings=[
             *instrument_warnings(results.summary),
             *sae_warnings(results.tables["saes"], results.summary["saes"]),
+            *results.same_weights,
+            *import_warnings(results.manifests),
         ],
         examples=examples_view(results.examples),
         **views(results.tables),

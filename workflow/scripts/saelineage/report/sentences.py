@@ -102,6 +102,11 @@ def pooled(saes: pd.DataFrame) -> list[dict]:
     ]
 
 
+def import_warnings(manifests: Mapping[str, Mapping]) -> list[str]:
+    """What could not be told for sure when models and SAEs were imported, as their manifests record it."""
+    return [warning for manifest in manifests.values() for warning in manifest.get("found", {}).get("warnings", [])]
+
+
 def sae_warnings(saes: pd.DataFrame, leading: Mapping[str, str]) -> list[str]:
     """Warnings about the SAEs that verdicts rest on.
 

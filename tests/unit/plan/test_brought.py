@@ -1,0 +1,150 @@
+"""What a user brings is checked by its small files before the first job."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from saelineage.errors import InputError
+from saelineage.plan.brought import check_on_disk
+from saelineage.plan.config import load_config, read_schema
+from saelineage.plan.plan import Plan
+from tests.hub_server import SCRIPTS, running_hub
+
+SCHEMA = SCRIPTS.parents[1] / "config" / "config.schema.yaml"
+LLAMA = {
+    **{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "intermediate_size": 16},
+    **{"num_hidden_layers": 2, "vocab_size": 4, "max_position_embeddings": 64, "rms_norm_eps": 1e-6},
+}
+WORDS = ["a", "b", "c", "d"]
+CFG = {"architecture": "topk", "d_in": 8, "d_sae": 32, "k": 4, "metadata": {"sae_lens_version": "6.0.0"}}
+
+
+def write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def model_folder(name: str, words: list[str] = WORDS, **changes: object) -> str:
+    """A folder with the small files of a Llama, and an empty weights file."""
+    write_json(Path(name, "config.json"), LLAMA | changes)
+    write_json(Path(name, "tokenizer.json"), {"model": {"type": "BPE", "vocab": tokens(words), "merges": []}})
+    Path(name, "model.safetensors").touch()
+    return name
+
+
+def tokens(words: list[str]) -> dict[str, int]:
+    return {word: number for number, word in enumerate(words)}
+
+
+def sae_folder(name: str, **changes: object) -> str:
+    write_json(Path(name, "cfg.json"), CFG | changes)
+    Path(name, "sae_weights.safetensors").touch()
+    return name
+
+
+def plan(models: dict, n_ctx: int = 32, hookpoint: str = "model.layers.1.output", **saes: object) -> Plan:
+    tokenizer = {"source": "path", "path": model_folder("tokenizer")}
+    given = {
+        **{"run": "mine", "corpora": {"lua": {"source": "sample", "kind": "lua"}}, "tokenizer": tokenizer},
+        **{"models": models, "activations": {"hookpoint": hookpoint}, "tokens": {"n_ctx": n_ctx}},
+        "saes": {"seeds": [0], "models": {name: {"seed0": {"import": {"folder": f}}} for name, f in saes.items()}},
+    }
+    return Plan(load_config(given, read_schema(SCHEMA)))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def in_folder(folder: str) -> dict:
+    return {"path": {"folder": folder}}
+
+
+def test_models_that_fit_the_run_pass_without_a_word():
+    models = {name: in_folder(model_folder(name)) for name in ("base", "tuned")}
+    assert check_on_disk(plan(models)) == []
+
+
+def test_one_folder_under_two_names_is_said_to_be_one_model():
+    (sentence,) = check_on_disk(plan(dict.fromkeys(("base", "tuned"), in_folder(model_folder("base")))))
+    assert "models 'base', 'tuned' are taken from the same place" in sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_position_embeddings": 16}, "tokens.n_ctx must be at most 16"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "is an encoder"),
+        ({"words": ["a", "b", "d", "c"]}, "2 of 4 ids differ"),
+        ({"quantization_config": {"bits": 4}}, "quantised"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_run_is_refused(changes: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        check_on_disk(plan({"base": in_folder(model_folder("base", **changes))}))
+
+
+def test_gguf_alone_is_refused_with_the_way_round():
+    Path("base").mkdir()
+    Path("base", "model-Q4.gguf").touch()
+    with pytest.raises(InputError, match=r"but GGUF \('model-Q4.gguf'\)"):
+        check_on_disk(plan({"base": in_folder("base")}))
+
+
+def test_parents_that_compute_something_else_are_not_merged():
+    parents = {"a": in_folder(model_folder("a")), "b": in_folder(model_folder("b", rms_norm_eps=0.01))}
+    merge = {"merged": {"merge": {"parents": ["a", "b"], "t": 0.5}}}
+    with pytest.raises(InputError, match=r"differ in rms_norm_eps \(1e-06 and 0.01\)"):
+        check_on_disk(plan(parents | merge))
+
+
+def test_an_sae_of_another_layer_or_width_is_refused_and_one_of_no_place_is_warned_of():
+    models = {"base": in_folder(model_folder("base"))}
+    right = sae_folder("right", metadata={"hook_name": "blocks.1.hook_resid_post", "sae_lens_version": "6.0.0"})
+    assert [line for line in check_on_disk(plan(models, base=right)) if "hookpoint" in line] == []
+    wrong = sae_folder("wrong", metadata={"hook_name": "blocks.0.hook_resid_post", "sae_lens_version": "6.0.0"})
+    with pytest.raises(InputError, match=r"saes.import \(for base.seed0\).*activations.hookpoint"):
+        check_on_disk(plan(models, base=wrong))
+    with pytest.raises(InputError, match=r"must have d_in 8, but .*16"):
+        check_on_disk(plan(models, base=sae_folder("wide", d_in=16)))
+    assert any("does not say at which hookpoint" in line for line in check_on_disk(plan(models, base=sae_folder("x"))))
+
+
+ASK = """
+import json, sys
+from saelineage.errors import InputError
+from saelineage.plan.brought import check_on_hub
+from tests.unit.plan.test_brought import plan
+models = {"base": {"hub": {"repo": sys.argv[1], "revision": "main"}}}
+try:
+    print(json.dumps(check_on_hub(plan(models), lambda path: sys.argv[2] == path)))
+except InputError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def test_models_of_the_hub_are_checked_before_weights_are_fetched_unless_they_are_here_or_the_hub_is_away(
+    tmp_path: Path,
+):
+    short = {"config.json": json.dumps(LLAMA | {"max_position_embeddings": 16}).encode(), "model.safetensors": b""}
+    here = "results/mine/models/base/manifest.json"
+    with running_hub() as hub:
+        hub.push("own/short", short, kind="models")
+        environment = hub.environment(tmp_path)
+        environment["PYTHONPATH"] += f":{SCRIPTS.parents[1]}"
+
+        def ask(repo: str, path: str) -> list[str] | str:
+            command = [sys.executable, "-c", ASK, repo, path]
+            return json.loads(subprocess.check_output(command, env=environment, cwd=tmp_path, text=True))
+
+        assert ask("own/short", here) == []
+        assert hub.requests == []
+        assert "models.base: tokens.n_ctx must be at most 16" in ask("own/short", "")
+        assert not [request for request in hub.requests if "safetensors" in request]
+        hub.fault = lambda request: "close"
+        (sentence,) = ask("own/short", "")
+    assert sentence.startswith("what comes from the hub was not checked before the first job, because models.base: ")

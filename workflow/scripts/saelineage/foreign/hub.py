@@ -1,0 +1,83 @@
+"""The small files of models and SAEs on the hub, downloaded before anything large."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from saelineage.errors import InputError
+from saelineage.files.hub import HubRepo, hub_download, hub_repo
+from saelineage.foreign.models import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    check_config,
+    no_safetensors,
+    read_config,
+)
+from saelineage.foreign.saes import FILES, choose_format
+
+
+class HubModel(NamedTuple):
+    """A model on the hub whose small files are here."""
+
+    repo: HubRepo
+    weights: str
+    """Its weights file, or the index of several, which is not downloaded yet."""
+    files: list[Path]
+    """The files that are here, config.json first."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its files."""
+        return self.files[0].parent
+
+
+class HubSae(NamedTuple):
+    """An SAE on the hub whose config is here."""
+
+    repo: HubRepo
+    format: str
+    config: Path
+    weights: str
+    """Its weights file in the repository, which is not downloaded yet."""
+
+
+def fetch_model_config(settings: Mapping, key: str, names: Iterable[str], n_ctx: int | None) -> HubModel:
+    """Download and check a model's config.json, and download other small files.
+
+    Args:
+        settings: the model's block, with a repo and its revision.
+        key: the block's place in the config, for error messages.
+        names: the other files; those that the repository does not have are passed over.
+        n_ctx: tokens of a row; None leaves out the check of positions.
+
+    Raises:
+        InputError: if the hub does not have the model, or not as safetensors, or config.json shows that it cannot be
+            used.
+    """
+    repo = hub_repo(settings["repo"], settings["revision"], "model", key)
+    weights = next((name for name in (WEIGHTS_FILE, INDEX_FILE) if name in repo.files), None)
+    if weights is None:
+        raise InputError(f"{key}: {no_safetensors(repr(settings['repo']), repo.files)}")
+    small = [CONFIG_FILE, *sorted(set(names) & set(repo.files) - {CONFIG_FILE})]
+    model = HubModel(repo, weights, [hub_download(settings["repo"], repo.commit, name, key) for name in small])
+    check_config(read_config(model.folder), key, n_ctx)
+    return model
+
+
+def fetch_sae_config(settings: Mapping, key: str) -> HubSae:
+    """Download an SAE's config.
+
+    Args:
+        settings: the `import` block, with a repo, its revision and perhaps a subfolder.
+        key: the block's place in the config, for error messages.
+
+    Raises:
+        InputError: if the hub does not have the repository, or it holds no SAE there or several.
+    """
+    repo = hub_repo(settings["repo"], settings["revision"], "model", key)
+    subfolder = PurePosixPath(settings.get("subfolder", "."))
+    paths = {path.name: str(path) for path in map(PurePosixPath, repo.files) if path.parent == subfolder}
+    format_name = choose_format(paths, settings["format"], str(PurePosixPath(settings["repo"], subfolder)))
+    config, weights = (paths[name] for name in FILES[format_name])
+    return HubSae(repo, format_name, hub_download(settings["repo"], repo.commit, config, key), weights)

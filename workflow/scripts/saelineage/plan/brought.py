@@ -1,0 +1,155 @@
+"""Models, tokenizers and SAEs that the user brings, checked by their small files before the first job.
+
+Jobs check again what they really open. Nothing here reads weights.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from saelineage.errors import InputError
+from saelineage.files.hub import is_connection_error
+from saelineage.foreign.hub import fetch_model_config, fetch_sae_config
+from saelineage.foreign.models import check_folder, d_mlp, d_model, equal_sources, read_config, require_same_function
+from saelineage.foreign.saes import (
+    ATTN_IN,
+    ATTN_OUT,
+    FILES,
+    MIDDLE,
+    MLP_ACTS,
+    MLP_GATES,
+    MLP_IN,
+    MLP_OUT,
+    NORMED_ATTN_OUT,
+    NORMED_MLP_OUT,
+    RESIDUAL,
+    RunInput,
+    check_sae,
+    choose_format,
+    norm_kind,
+    norms_outputs,
+)
+from saelineage.foreign.tokenizers import MODEL_FILES, require_same_tokenizer
+from saelineage.plan.plan import Plan
+from saelineage.plan.sae_names import SaeName
+
+OF_RESIDUAL = {RESIDUAL, MIDDLE, ATTN_IN, ATTN_OUT, MLP_IN, MLP_OUT, NORMED_ATTN_OUT, NORMED_MLP_OUT}
+"""Kinds of places that are as wide as the residual stream."""
+OF_MLP = {MLP_ACTS, MLP_GATES}
+"""Kinds of places that are as wide as the MLP's activations."""
+
+
+def check_on_disk(plan: Plan) -> list[str]:
+    """Check models, tokenizers and SAEs in folders.
+
+    Returns:
+        What cannot be told for sure, a sentence each.
+
+    Raises:
+        InputError: on the first that cannot be used, or contradicts the run.
+    """
+    sentences = equal_sources({model: plan.graph.settings(model) for model in plan.graph.of_kind("path", "hub")})
+    for model in plan.graph.of_kind("path"):
+        folder = plan.graph.settings(model)["folder"]
+        sentences += check_folder(folder, plan.config["tokens"]["n_ctx"])
+        sentences += _compare_tokenizer(plan, model, Path(folder))
+    for merge in plan.graph.of_kind("merge"):
+        sentences += _compare_parents(plan, merge)
+    for sae in plan.saes.imported:
+        settings = plan.saes.settings(*sae)["import"]
+        if "folder" in settings:
+            format_name = choose_format(sorted(os.listdir(settings["folder"])), settings["format"], settings["folder"])
+            path = Path(settings["folder"], FILES[format_name][0])
+            sentences += check_sae(path, format_name, run_input(plan, sae.model), _sae_key(sae))
+    return sentences
+
+
+def check_on_hub(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
+    """Check models and SAEs of the hub by their small files, if the hub answers.
+
+    Args:
+        plan: the run.
+        is_here: true for the manifest of what an earlier run of Snakemake already imported.
+
+    Returns:
+        What cannot be told for sure, a sentence each.
+
+    Raises:
+        InputError: on the first that cannot be used, or contradicts the run.
+    """
+    sentences: list[str] = []
+    try:
+        for model in plan.graph.of_kind("hub"):
+            if not is_here(_manifest(plan, plan.paths.model_file, model=model)):
+                sentences += _check_hub_model(plan, model)
+        for sae in plan.saes.imported:
+            is_on_hub = "repo" in plan.saes.settings(*sae)["import"]
+            if is_on_hub and not is_here(_manifest(plan, plan.paths.sae_file, **sae._asdict())):
+                sentences += _check_hub_sae(plan, sae)
+    except InputError as error:
+        if not (isinstance(error.__cause__, Exception) and is_connection_error(error.__cause__)):
+            raise
+        sentences.append(f"what comes from the hub was not checked before the first job, because {error}")
+    return sentences
+
+
+def _check_hub_model(plan: Plan, model: str) -> list[str]:
+    settings = plan.graph.settings(model)
+    described = fetch_model_config(settings, f"models.{model}", MODEL_FILES, plan.config["tokens"]["n_ctx"])
+    return _compare_tokenizer(plan, model, described.folder)
+
+
+def _check_hub_sae(plan: Plan, sae: SaeName) -> list[str]:
+    described = fetch_sae_config(plan.saes.settings(*sae)["import"], _sae_key(sae))
+    return check_sae(described.config, described.format, run_input(plan, sae.model), _sae_key(sae))
+
+
+def _compare_tokenizer(plan: Plan, model: str, folder: Path) -> list[str]:
+    """Compare a model's tokenizer with the run's, if that lies on disk too."""
+    if plan.config["tokenizer"]["source"] != "path":
+        return []
+    # What files cannot tell, the import tells from the ids of a text.
+    return require_same_tokenizer(folder, plan.config["tokenizer"]["path"], model, undecided=False)
+
+
+def _compare_parents(plan: Plan, merge: str) -> list[str]:
+    """Compare the configs of a merge's parents, as far as they lie on disk."""
+    configs = {parent: config for parent in plan.graph.parents(merge) if (config := model_config(plan, parent))}
+    (first, config), *others = configs.items() if configs else [("", {})]
+    return [line for name, other in others for line in require_same_function(config, other, (first, name))]
+
+
+def model_config(plan: Plan, model: str) -> dict | None:
+    """The config.json that a model will have, if it lies on disk: its own, or that of the model it is made from."""
+    settings, kind = plan.graph.settings(model), plan.graph.kind(model)
+    if kind == "path":
+        return read_config(settings["folder"])
+    sources = plan.graph.parents(model) or [like for like in [plan.graph.like(model)] if like]
+    return model_config(plan, sources[0]) if sources else None
+
+
+def run_input(plan: Plan, model: str) -> RunInput:
+    """The activations of a model that an SAE is imported for, as far as they are known before the first job."""
+    settings, config = plan.graph.settings(model), model_config(plan, model)
+    run = RunInput(
+        plan.config["activations"]["hookpoint"],
+        plan.config["tokens"]["n_ctx"],
+        model,
+        tuple(settings[key] for key in ("repo", "folder") if key in settings),
+    )
+    if config is None:
+        return run
+    run = run._replace(norm=norm_kind(config), norms_outputs=norms_outputs(config))
+    kinds = {place.kind for place in run.reading.places}
+    width = d_model(config) if kinds & OF_RESIDUAL else d_mlp(config) if kinds & OF_MLP else None
+    return run._replace(d_in=width)
+
+
+def _manifest(plan: Plan, pattern: str, **names: str) -> str:
+    """The manifest of the folder of an imported model or SAE."""
+    (path,) = plan.paths.fill(plan.paths.folder_manifest(pattern), **names)
+    return path
+
+
+def _sae_key(sae: SaeName) -> str:
+    return f"saes.import (for {sae})"
