@@ -15,7 +15,6 @@ rule dump_activations:
         manifests=run.paths.over(run.paths.manifest(run.paths.dump), corpus=run.paths.sae_corpora, split=["train"]),
     log:
         run.paths.log("activations/{model}.train.{shard}"),
-        benchmark=run.paths.benchmark("activations/{model}.train.{shard}"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["activations"]
@@ -49,7 +48,6 @@ rule dump_probe:
         manifests=run.paths.over(run.paths.manifest(run.paths.dump), corpus=run.paths.corpora, split=["probe"]),
     log:
         run.paths.log("activations/{model}.probe.{shard}"),
-        benchmark=run.paths.benchmark("activations/{model}.probe.{shard}"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["activations"]

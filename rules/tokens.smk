@@ -16,7 +16,6 @@ rule make_tokenizer:
         manifest=run.paths.folder_manifest(run.paths.tokenizer),
     log:
         run.paths.log("tokens/tokenizer"),
-        benchmark=run.paths.benchmark("tokens/tokenizer"),
     localrule: run.fetches_tokenizer()  # compute nodes often have no network
     conda:
         "../envs/train.yaml"
@@ -47,7 +46,6 @@ rule tokenize_split:
         manifest=run.paths.manifest(run.paths.token_rows),
     log:
         run.paths.log("tokens/{corpus}.{split}"),
-        benchmark=run.paths.benchmark("tokens/{corpus}.{split}"),
     conda:
         "../envs/train.yaml"
     params:
