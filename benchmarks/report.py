@@ -281,6 +281,7 @@ def write_page(run: SimpleNamespace, path: Path) -> None:
         manifests={},
         jobs=[{"id": 0, "rule": "write_report", "name": "", "stage": "report", "needs": []}],
         rulegraph_svg="<svg></svg>",
+        same_weights=[],
         chunks={},
     )
     names = ("page.html.jinja", "page.css", "elements.js", "explorer.js", "jobs.js", "page.js")
