@@ -49,8 +49,8 @@ rule encode_rotated:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
     resources:
-        mem_mb=memory(run.needs.encoding),
-        runtime=runtime(run.needs.encoding),
+        mem_mb=memory(run.needs.encoding_rotated),
+        runtime=runtime(run.needs.encoding_rotated),
     params:
         corpora=run.paths.corpora,
         rotation_seed=0,

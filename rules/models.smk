@@ -1,4 +1,4 @@
-# models: language models, however they are made, and how well they predict. Config: models, batch_rows, threads.models.
+# models: language models, however they are made; rules/saes.smk measures them together with their SAEs. Config: models, batch_rows, threads.models.
 
 
 rule pretrain_model:

@@ -1,4 +1,4 @@
-# saes: sparse autoencoders on the dumps, and how good they are. Config: saes, threads.saes.
+# saes: sparse autoencoders on the dumps, and how good models and SAEs are. Config: saes, threads.saes.
 
 
 rule train_sae:

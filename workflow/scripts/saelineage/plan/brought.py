@@ -23,6 +23,7 @@ from saelineage.foreign.saes import (
     NORMED_ATTN_OUT,
     NORMED_MLP_OUT,
     RESIDUAL,
+    Beside,
     RunInput,
     check_sae,
     choose_format,
@@ -136,6 +137,7 @@ def run_input(plan: Plan, model: str) -> RunInput:
         plan.config["tokens"]["n_ctx"],
         model,
         tuple(settings[key] for key in ("repo", "folder") if key in settings),
+        beside=_trained_beside(plan),
     )
     if config is None:
         return run
@@ -143,6 +145,16 @@ def run_input(plan: Plan, model: str) -> RunInput:
     kinds = {place.kind for place in run.reading.places}
     width = d_model(config) if kinds & OF_RESIDUAL else d_mlp(config) if kinds & OF_MLP else None
     return run._replace(d_in=width)
+
+
+def _trained_beside(plan: Plan) -> Beside | None:
+    """The SAEs that are trained from random weights, with the sizes of the first; None if there are none."""
+    trained = [sae for sae in plan.comparisons.trained_saes if not plan.saes.starts(sae.sae)]
+    if not trained:
+        return None
+    settings = plan.saes.settings(*trained[0])
+    k = settings["k"] if "topk" in settings["architecture"] else None
+    return Beside(tuple(map(str, trained)), settings["expansion_factor"], k)
 
 
 def _manifest(plan: Plan, pattern: str, **names: str) -> str:

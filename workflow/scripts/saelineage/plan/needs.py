@@ -114,11 +114,13 @@ class Needs:
         return Need(held, sizes.encoding_flop(trained, sizes.ENCODED_TOKENS))
 
     def correlating(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Summing products, or correlating the features, of two SAEs."""
-        d_sae = sizes.feature_width([*input.a[:1], *input.b[:1]])
+        """Summing products, or correlating the features, of one SAE and each of its partners in turn."""
+        n_shards = len(input.a)
+        d_sae = sizes.feature_width([*input.a[:1], *input.b[::n_shards]])
         shards, entries = sizes.most_bytes(input.a) + sizes.most_bytes(input.b), sizes.all_bytes(input.a) // 8
         held = sizes.correlation_bytes(d_sae, self._contents.config["correlations"]["block_features"], shards)
-        return Need(held, sizes.correlation_flop(d_sae, entries, sizes.MANY_ACTIVE))
+        n_partners = len(input.b) // n_shards
+        return Need(held, n_partners * sizes.correlation_flop(d_sae, entries, sizes.MANY_ACTIVE))
 
     def reading_out(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Reading features out of a child's activations."""

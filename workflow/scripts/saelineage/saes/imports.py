@@ -10,7 +10,7 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from saelineage.errors import InputError
 from saelineage.files.foreign import require_memory, require_regular
-from saelineage.files.hub import hub_download, hub_repo
+from saelineage.files.hub import hub_download
+from saelineage.foreign.hub import fetch_sae_config
 from saelineage.foreign.saes import FILES, REMEDY, choose_format, read_config
 from saelineage.saes.folding import fold_decoder_bias, fold_decoder_norms
 from saelineage.saes.sae import (
@@ -78,15 +79,10 @@ def find_sae(settings: dict, key: str, check: Callable[[Path, str], None] = lamb
         format_name = choose_format(sorted(os.listdir(folder)), settings["format"], str(folder))
         check(folder / FILES[format_name][0], format_name)
         return SaeSource(folder, format_name, None)
-    repo = hub_repo(settings["repo"], settings["revision"], "model", key)
-    subfolder = PurePosixPath(settings.get("subfolder", "."))
-    paths = {path.name: str(path) for path in map(PurePosixPath, repo.files) if path.parent == subfolder}
-    format_name = choose_format(paths, settings["format"], str(PurePosixPath(settings["repo"], subfolder)))
-    config_name, weights_name = FILES[format_name]
-    config = hub_download(settings["repo"], repo.commit, paths[config_name], key)
-    check(config, format_name)
-    hub_download(settings["repo"], repo.commit, paths[weights_name], key)
-    return SaeSource(config.parent, format_name, repo.commit)
+    described = fetch_sae_config(settings, key)
+    check(described.config, described.format)
+    hub_download(settings["repo"], described.repo.commit, described.weights, key)
+    return SaeSource(described.config.parent, described.format, described.repo.commit)
 
 
 def read_sae(source: SaeSource) -> ImportedSae:
