@@ -256,7 +256,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder: Path):
 
 def test_a_missing_folder_is_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert "'gpt2' must be the folder of a model, and is no folder" in refusal(lambda: load_model("gpt2"))
+    assert "'gpt2' must be the folder of a model, but is not a folder" in refusal(lambda: load_model("gpt2"))
 
 
 def test_a_hostile_generation_config_does_not_prevent_saving(folder: Path, tiny, tmp_path: Path):

@@ -16,6 +16,7 @@ from saelineage.foreign.models import (
     d_mlp,
     d_model,
     equal_sources,
+    known_d_mlp,
     n_layers,
     n_positions,
     require_same_function,
@@ -236,23 +237,27 @@ def test_damaged_or_unfit_folders_are_refused(folder: Path):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"w": "a.safetensors", "v": "b.safetensors"}}')
     with pytest.raises(InputError, match=r"b\.safetensors' cannot be opened"):
         check_folder(folder)
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         check_folder(folder / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rope_theta": 1000000.0}, "rope_theta (10000.0 and 1000000.0)"),
+        ({"rope_theta": 1000000.0}, "rope_parameters.rope_theta (10000.0 and 1000000.0)"),
         ({"rms_norm_eps": 1e-5}, "rms_norm_eps (1e-06 and 1e-05)"),
         ({"num_attention_heads": 2}, "num_attention_heads (4 and 2)"),
         ({"model_type": "mistral"}, "model_type ('llama' and 'mistral')"),
         ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters.rope_theta (3.0 and 5.0)"),
         ({"sliding_window": None}, "sliding_window (16 and None)"),
+        ({"head_dim": 16}, "head_dim (None and 16)"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_parameters.rope_type (None and 'yarn')"),
     ],
 )
 def test_models_whose_configs_compute_something_else_are_not_merged(change: dict, said: str):
-    config = LLAMA | {"rope_parameters": {"rope_theta": 3.0}, "sliding_window": 16}
+    config = LLAMA | {"sliding_window": 16}
+    if "rope_parameters" in change:
+        config = config | {"rope_parameters": {"rope_theta": 3.0}}
     with pytest.raises(InputError) as raised:
         require_same_function(config, config | change, ("lua", "stories"))
     start = (
@@ -282,9 +287,88 @@ def test_positions_that_scale_the_rotation_are_compared():
 
 
 def test_a_key_of_one_config_alone_is_warned_of():
-    (warning,) = require_same_function(LLAMA, LLAMA | {"head_dim": 8}, ("lua", "stories"))
-    assert warning.startswith("only one of the models 'lua' and 'stories' has head_dim in its config.json; the merged")
-    assert require_same_function(LLAMA, LLAMA | {"head_dim": None}, ("lua", "stories")) == []
+    (warning,) = require_same_function(LLAMA, LLAMA | {"query_scale": 8}, ("lua", "stories"))
+    assert warning.startswith("only one of the models 'lua' and 'stories' has query_scale in its config.json; the merg")
+    assert require_same_function(LLAMA, LLAMA | {"query_scale": None}, ("lua", "stories")) == []
+
+
+def test_in_files_null_against_a_value_is_warned_of_because_null_is_what_the_class_makes_of_it():
+    a, b = LLAMA | {"sliding_window": None}, LLAMA | {"sliding_window": 16}
+    (warning,) = require_same_function(a, b, ("lua", "stories"), complete=False)
+    assert "has sliding_window in its config.json" in warning
+
+
+QWEN = LLAMA | {"model_type": "qwen2", "use_sliding_window": False, "rope_theta": 1e6, "eos_token_id": 151643}
+GEMMA = LLAMA | {"model_type": "gemma", "hidden_act": "gelu", "head_dim": 256}
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned"),
+    [
+        # Qwen2.5 0.5B and its Instruct; the window is off, so that its keys do nothing
+        (
+            QWEN | {"max_window_layers": 24, "sliding_window": 32768},
+            QWEN | {"max_window_layers": 21, "sliding_window": 131072, "eos_token_id": 151645},
+        ),
+        (GPT2, GPT2 | {"n_inner": 96, "summary_type": "cls_index", "reorder_and_upcast_attn": False}),
+        (GPT2 | {"summary_activation": None, "n_inner": None}, GPT2 | {"summary_activation": "tanh"}),
+        (LLAMA | {"head_dim": None}, LLAMA | {"head_dim": 8}),
+        (LLAMA, LLAMA | {"head_dim": 8}),
+        (GEMMA, GEMMA | {"hidden_activation": "gelu_pytorch_tanh"}),
+        (GEMMA | {"hidden_activation": None}, GEMMA | {"hidden_act": "gelu_pytorch_tanh"}),
+        (LLAMA | {"max_length": 20, "top_k": 50}, LLAMA | {"do_sample": True, "temperature": 0.6, "top_p": 0.9}),
+        # transformers 5 writes a RoPE into one part
+        (
+            LLAMA | {"rope_scaling": None},
+            {key: value for key, value in LLAMA.items() if key != "rope_theta"}
+            | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+        ),
+        (
+            LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            LLAMA | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        ),
+        (
+            GPT2 | {"rotary_pct": 0.25, "rotary_emb_base": 10000},
+            GPT2 | {"rope_parameters": {"partial_rotary_factor": 0.25, "rope_theta": 10000, "rope_type": "default"}},
+        ),
+    ],
+    ids=[
+        *("qwen2.5", "gpt2", "gpt2 with nulls", "null head_dim", "no head_dim", "gemma 1", "gemma 1 with null"),
+        *("generation", "rope in one place", "rope_type", "neox"),
+    ],
+)
+@pytest.mark.parametrize("complete", [True, False], ids=["complete", "files"])
+def test_configs_in_two_spellings_are_of_one_function(base: dict, tuned: dict, complete: bool):
+    assert compare_configs(base, tuned, complete=complete) == ({}, [])
+    assert compare_configs(tuned, base, complete=complete) == ({}, [])
+
+
+def test_a_rope_of_another_kind_on_one_side_alone_is_refused_also_from_files():
+    for scaling in ({"rope_type": "llama3", "factor": 8.0}, {"type": "yarn", "factor": 4.0}):
+        for config in (LLAMA, LLAMA | {"rope_scaling": None}, LLAMA | {"rope_scaling": {"rope_type": "default"}}):
+            with pytest.raises(InputError, match=r"rope_parameters\.rope_type \(None and '(llama3|yarn)'\)"):
+                require_same_function(config, LLAMA | {"rope_scaling": scaling}, ("a", "b"), complete=False)
+
+
+def test_a_window_that_is_used_is_compared():
+    used = QWEN | {"use_sliding_window": True, "sliding_window": 16}
+    assert compare_configs(used, used | {"sliding_window": 32}).different == {"sliding_window": (16, 32)}
+
+
+def test_the_width_of_the_mlps_is_known_only_where_the_config_or_the_type_says_it():
+    assert known_d_mlp({"model_type": "strange", "hidden_size": 8}) is None
+    assert d_mlp({"model_type": "strange", "hidden_size": 8}) == 32  # an estimate, for memory
+    assert known_d_mlp({"model_type": "strange", "hidden_size": 8, "n_inner": None}) == 32
+    assert known_d_mlp({"model_type": "strange", "hidden_size": 8, "intermediate_size": 20}) == 20
+    assert known_d_mlp({"model_type": "bloom", "hidden_size": 8}) == 32
+    assert known_d_mlp(MPT | {"expansion_ratio": 2}) == 128
+    assert known_d_mlp({"model_type": "gpt2"}) is None
+
+
+@pytest.mark.parametrize("factor", [1e308, 10**400, float("inf"), float("nan"), True, -3, "4"])
+def test_impossible_numbers_count_as_not_given(factor: object):
+    assert n_positions(LLAMA | {"rope_scaling": {"type": "linear", "factor": factor}}) == 64
+    assert n_positions(LLAMA | {"max_position_embeddings": 10**400}) is None
 
 
 def test_two_models_from_one_place_are_warned_of(tmp_path: Path):

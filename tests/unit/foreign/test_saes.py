@@ -7,11 +7,15 @@ import pytest
 
 from saelineage.errors import InputError
 from saelineage.foreign.saes import (
+    ATTN_IN,
+    ATTN_OUT,
     FILES,
     HEADS,
     MIDDLE,
     MLP_ACTS,
+    MLP_IN,
     MLP_OUT,
+    NORMED_ATTN_OUT,
     NORMED_MLP_OUT,
     RESIDUAL,
     Beside,
@@ -20,8 +24,10 @@ from saelineage.foreign.saes import (
     check_sae,
     compare_with_run,
     describe_input,
+    has_parallel_blocks,
     is_centred,
     norm_kind,
+    norms_outputs,
     read_hook_name,
 )
 
@@ -70,11 +76,49 @@ def error_of(tmp_path: Path, config: dict, run: RunInput = RUN, format: str = "s
     ],
 )
 def test_libraries_names_of_one_place_are_one_place(name, place):
-    assert read_hook_name(name).of_model(norms_outputs=False).places == (place,)
+    assert read_hook_name(name).of_model(norms_outputs=False, parallel=False).places == (place,)
 
 
 def test_gemma_2_s_mlp_output_is_hooked_after_its_norm():
     assert read_hook_name("blocks.3.hook_mlp_out").of_model(norms_outputs=True).places == (Place(NORMED_MLP_OUT, 3),)
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "kinds"),
+    [
+        # in Pythia the MLP's norm reads the layer's input too
+        ({"model_type": "gpt_neox"}, "post_attention_layernorm.input", {RESIDUAL}),
+        ({"model_type": "gpt_neox", "use_parallel_residual": False}, "post_attention_layernorm.input", {MIDDLE}),
+        ({"model_type": "strange"}, "post_attention_layernorm.input", {MIDDLE, RESIDUAL}),
+        ({"model_type": "llama"}, "post_attention_layernorm.input", {MIDDLE}),
+        ({"model_type": "gemma2"}, "post_attention_layernorm.input", {ATTN_OUT}),
+        # in these one norm serves attention and MLP
+        *(({"model_type": kind}, "input_layernorm.output", {ATTN_IN, MLP_IN}) for kind in ("phi", "cohere", "falcon")),
+        ({"model_type": "gptj"}, "ln_1.output", {ATTN_IN, MLP_IN}),
+        ({"model_type": "phi"}, "mlp.fc1.input", {ATTN_IN, MLP_IN}),
+        ({"model_type": "llama"}, "input_layernorm.output", {ATTN_IN}),
+        *(({"model_type": kind}, "post_attention_layernorm.output", {NORMED_ATTN_OUT}) for kind in ("olmo2", "olmo3")),
+        ({"model_type": "exaone4"}, "post_attention_layernorm.output", {NORMED_ATTN_OUT}),
+        # GLM-4 normalises outputs too, but by other names
+        ({"model_type": "glm4"}, "post_attention_layernorm.output", {MLP_IN, NORMED_ATTN_OUT}),
+        ({"model_type": "gpt_neox"}, "mlp.output", {MLP_OUT}),
+    ],
+)
+def test_a_name_is_the_place_that_it_has_in_the_model_s_layout(config, name, kinds):
+    reading = read_hook_name(f"model.layers.3.{name}").of_model(norms_outputs(config), has_parallel_blocks(config))
+    assert {place.kind for place in reading.places} == kinds
+
+
+def test_a_place_that_the_layout_leaves_open_is_warned_of_and_not_refused(tmp_path):
+    config = saelens(hook_name="blocks.1.hook_resid_mid")
+    run = RUN._replace(hookpoint="model.layers.1.post_attention_layernorm.input")
+    (warning,) = warnings_of(tmp_path, config, run)
+    assert "and it is unclear whether that is 'model.layers.1.post_attention_layernorm.input' (the residual" in warning
+    assert warnings_of(tmp_path, config, run._replace(parallel=False)) == []
+    assert "was trained at" in error_of(tmp_path, config, run._replace(parallel=True))
+    assert warnings_of(tmp_path, config, run._replace(norms_outputs=None)) == []  # no model yet
+    same = saelens(hook_name="model.language_model.layers.1.post_attention_layernorm.input")
+    assert warnings_of(tmp_path, same, run) == []
 
 
 def test_a_name_that_is_not_known_still_has_a_layer():
@@ -108,7 +152,7 @@ def test_an_sae_of_another_layer_is_refused_with_the_hookpoint_that_it_needs(tmp
         ({"hook_name": "blocks.1.hook_mlp_out"}, "the output of the MLP in layer 1"),
         ({"hook_name": "blocks.0.hook_resid_pre"}, "set it to 'model.layers.0.input'"),
         ({"hook_name": "blocks.7.hook_strange"}, "'blocks.7.hook_strange', but activations.hookpoint is"),
-        ({"hook_head_index": 3}, "must have hook_head_index null, but the SAE was trained on head 3 alone"),
+        ({"hook_head_index": 3}, "was trained on head 3 alone (hook_head_index), but activations.hookpoint reads all"),
         (
             {"seqpos_slice": [5, -5], "context_size": 128},
             "seqpos_slice that holds all positions, but [5, -5] left 9 of the 127 that are read here",
@@ -124,6 +168,16 @@ def test_another_width_is_refused_from_the_config_alone(tmp_path):
     assert "must have d_in 8, but" in error_of(tmp_path, saelens() | {"d_in": 16})
 
 
+def test_a_long_context_costs_no_memory(tmp_path):
+    """Its positions are counted, not listed."""
+    for positions, n_unseen in (([None], 0), ([2, None, 2], 64), ([-5, None], 127)):
+        config = saelens(seqpos_slice=positions, context_size=2**40)
+        if n_unseen:
+            assert f"left {n_unseen} of the 127 that are read here" in error_of(tmp_path, config)
+        else:
+            assert len(warnings_of(tmp_path, config)) == 1  # about the context
+
+
 def test_a_slice_that_leaves_out_only_bos_changes_nothing(tmp_path):
     for positions in ([1, None], [None], [0, 128, 1]):
         assert warnings_of(tmp_path, saelens(seqpos_slice=positions, context_size=128)) == []
@@ -133,7 +187,7 @@ def test_a_slice_that_leaves_out_only_bos_changes_nothing(tmp_path):
     ("metadata", "part"),
     [
         ({"hook_name": None}, "does not say at which hookpoint"),
-        ({"hook_name": "blocks.1.hook_strange"}, "of which it cannot be told whether it is 'model.layers.1.output'"),
+        ({"hook_name": "blocks.1.hook_strange"}, "and it is unclear whether that is 'model.layers.1.output'"),
         ({"model_name": "pythia-160m"}, "was trained on the model 'pythia-160m', but it is imported for 'base', which"),
         ({"context_size": 1024}, "contexts of 1024 tokens, but rows here have 128 (tokens.n_ctx)"),
         ({"prepend_bos": False}, "contexts without BOS (prepend_bos)"),
@@ -179,7 +233,7 @@ def test_dictionary_learning_gives_a_layer_a_name_and_a_side(tmp_path):
     ):
         assert part in error_of(tmp_path, dictionary(trainer), format=format)
     (warning,) = warnings_of(tmp_path, dictionary({"layer": 1, "submodule_name": None}), format=format)
-    assert "was trained at 'layer 1', of which it cannot be told" in warning
+    assert "was trained at 'layer 1', and it is unclear whether" in warning
     (warning,) = warnings_of(tmp_path, dictionary({"submodule_name": "resid_post_layer_1"}, ctx_len=64), format=format)
     assert "contexts of 64 tokens" in warning
 
@@ -244,6 +298,14 @@ def test_an_sae_of_another_size_or_sparsity_than_those_beside_it_is_remarked_on(
         f"{where} keeps 2 latents per token, but SAEs that are trained beside it (lua.seed0, lua.seed1) keep 3; for "
         "SAEs of one sparsity set saes.k to 2",
     ]
+
+
+def test_the_expansion_factor_that_is_named_gives_the_sae_s_latents(tmp_path):
+    for d_in, d_sae in ((896, 14337), (768, 24576), (2304, 16384), (4096, 131071)):
+        config = saelens() | {"d_in": d_in, "d_sae": d_sae}
+        run = RUN._replace(d_in=d_in, beside=Beside(("lua.seed0",), 8.5, None))
+        (warning,) = warnings_of(tmp_path, config, run)
+        assert round(d_in * float(warning.rpartition(" ")[2])) == d_sae
 
 
 def test_what_is_kept_of_a_config_can_be_written_and_logged():

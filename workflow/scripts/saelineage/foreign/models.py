@@ -25,6 +25,14 @@ LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 WIDTH_KEYS = ("hidden_size", "n_embd", "d_model")
 MLP_KEYS = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "ffn_hidden_dim", "d_ff")
 DEFAULT_MLP_RATIO = 4
+WITH_DEFAULT_MLP = (
+    *("bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "imagegpt", "mpt", "openai-gpt"),
+)
+"""Types whose MLPs are 4 x d_model wide, unless the config says otherwise."""
+MOST_COUNTED = 2**40
+"""Larger numbers in a config count as not given."""
+MOST_TIMES = 2**20
+"""Larger factors of a RoPE count as not given."""
 POSITION_KEYS = (
     *("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx", "seq_length"),
     "context_length",
@@ -59,10 +67,29 @@ SAME_FUNCTION = (
     *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params"),
     # The tensors show whether input and output embeddings are tied.
     "tie_word_embeddings",
+    # The same product in another order of operations.
+    "reorder_and_upcast_attn",
+    # Defaults of generation, which older versions of transformers wrote into config.json.
+    *("do_sample", "max_length", "max_new_tokens", "min_length", "min_new_tokens", "temperature", "top_k", "top_p"),
+    *("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty", "length_penalty", "early_stopping"),
+    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "num_beams", "num_beam_groups", "diversity_penalty"),
+    *("num_return_sequences", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id"),
+    *("forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "output_scores"),
+    *("return_dict_in_generate", "prefix"),
 )
 """Keys of a config.json that do not change the logits of a model with given weights."""
-DROPOUT = re.compile(r".*(dropout|pdrop|drop_rate).*")
-"""Keys of rates that apply in training only."""
+NOT_OF_LOGITS = re.compile(r".*(dropout|pdrop|drop_rate).*|summary_.*")
+"""Keys of rates that apply in training only, and of GPT-2's head that sums up a text."""
+INERT_WITHOUT_WINDOW = ("sliding_window", "max_window_layers")
+"""Keys that do nothing where `use_sliding_window` is false."""
+DERIVED = ("head_dim", "n_inner")
+"""Sizes that follow from others where a config has null for them, or none at all."""
+ROPE_PARTS = ("rope_scaling", "rope_parameters")
+ROPE_KEYS = {
+    **{"rope_theta": "rope_theta", "rotary_emb_base": "rope_theta"},
+    **{"partial_rotary_factor": "partial_rotary_factor", "rotary_pct": "partial_rotary_factor"},
+}
+"""Keys of a RoPE that older configs have beside `rope_scaling`, with their names in `rope_parameters`."""
 POSITIONS_SCALE = ("dynamic", "longrope", "su", "yarn")
 """Kinds of RoPE in which the number of positions decides the rotation."""
 
@@ -92,9 +119,19 @@ def d_model(config: Mapping) -> int | None:
 
 
 def d_mlp(config: Mapping) -> int | None:
-    """Width of the text model's MLPs, 4 x d_model where only that is given; None where the config says neither."""
+    """Width of the text model's MLPs as an estimate: 4 x d_model where it is not known; None without d_model."""
     width = d_model(config)
-    return _count(text_config(config), MLP_KEYS) or (DEFAULT_MLP_RATIO * width if width else None)
+    return known_d_mlp(config) or (DEFAULT_MLP_RATIO * width if width else None)
+
+
+def known_d_mlp(config: Mapping) -> int | None:
+    """Width of the text model's MLPs; None where neither the config nor the model's type says it."""
+    text = text_config(config)
+    width, stated = d_model(config), _count(text, MLP_KEYS)
+    is_default = text.get("model_type") in WITH_DEFAULT_MLP or any(text.get(key, "") is None for key in MLP_KEYS)
+    if stated or not is_default or not width:
+        return stated
+    return (_count(text, ("expansion_ratio",)) or DEFAULT_MLP_RATIO) * width
 
 
 def n_positions(config: Mapping) -> int | None:
@@ -112,7 +149,7 @@ def n_positions(config: Mapping) -> int | None:
     scaled = [
         int(factor * (_count(part, ("original_max_position_embeddings",)) or stated))
         for part in _rope_parts(text)
-        if isinstance(factor := part.get("factor"), int | float) and 1 < factor < float("inf")
+        if isinstance(factor := part.get("factor"), int | float) and 1 < factor <= MOST_TIMES
     ]
     return max(stated, *scaled) if scaled else stated
 
@@ -210,7 +247,7 @@ def weight_files(folder: Path | str) -> list[Path]:
     if Path(folder, WEIGHTS_FILE).exists():
         return [Path(folder, WEIGHTS_FILE)]
     if not Path(folder).is_dir():
-        raise InputError(f"'{folder}' must be the folder of a model, and is no folder; correct the path")
+        raise InputError(f"'{folder}' must be the folder of a model, but is not a folder; correct the path")
     if not Path(folder, INDEX_FILE).exists():
         raise InputError(no_safetensors(f"'{folder}'", sorted(path.name for path in Path(folder).iterdir())))
     index = read_foreign_json(Path(folder, INDEX_FILE), REMEDY).get("weight_map")
@@ -292,35 +329,83 @@ class ConfigComparison(NamedTuple):
     """Keys that one of them lacks, so that its class's default, or nothing, stands there."""
 
 
-def compare_configs(a: Mapping, b: Mapping) -> ConfigComparison:
+def compare_configs(a: Mapping, b: Mapping, *, complete: bool = True) -> ConfigComparison:
     """Compare two models' configs, leaving out keys that do not change the logits of given weights.
 
     The number of positions is left out too, unless the rotation of a RoPE depends on it. Learned positions show in the
     shapes of tensors.
+
+    Args:
+        a, b: configs.
+        complete: True for whole configs as the models' classes complete them. In a config.json null often stands for
+            what the class makes of it, so there null against a value counts as a key of one config alone.
     """
-    first, second = dict(_leaves(a)), dict(_leaves(b))
+    first, second = dict(_leaves(_plain(a))), dict(_leaves(_plain(b)))
     scales = any(part.get("rope_type", part.get("type")) in POSITIONS_SCALE for part in mappings([dict(a), dict(b)]))
     different, only_one = {}, []
     for key in sorted(first.keys() | second.keys()):
         name = key.rpartition(".")[2]
-        if name in SAME_FUNCTION or DROPOUT.fullmatch(name) or (name in POSITION_KEYS and not scales):
+        if name in SAME_FUNCTION or NOT_OF_LOGITS.fullmatch(name) or (name in POSITION_KEYS and not scales):
             continue
         values = first.get(key), second.get(key)
         if values[0] == values[1]:  # None stands for a missing key
             continue
-        if key in first and key in second:
+        is_of_both = key in first and key in second and (complete or None not in values)
+        if is_of_both or name == "rope_type" or (complete and name in DERIVED):  # `_plain` takes defaults out of these
             different[key] = values
         else:
             only_one.append(key)
     return ConfigComparison(different, only_one)
 
 
-def require_same_function(a: Mapping, b: Mapping, names: tuple[str, str]) -> list[str]:
+def _plain(config: Mapping) -> dict:
+    """A config in one spelling, in which keys that do nothing are missing, and so are values that are the default."""
+    parts = {key: value for key, value in config.items() if isinstance(value, Mapping) and key not in ROPE_PARTS}
+    plain = dict(config) | {key: _plain(part) for key, part in parts.items()}
+    if plain.get("use_sliding_window") is False:
+        plain = {key: value for key, value in plain.items() if key not in INERT_WITHOUT_WINDOW}
+    width, n_heads = _count(plain, WIDTH_KEYS), _count(plain, ("num_attention_heads",))
+    defaults = {
+        "head_dim": width // n_heads if width and n_heads else None,
+        "n_inner": DEFAULT_MLP_RATIO * width if width else None,
+    }
+    plain = {key: value for key, value in plain.items() if key not in DERIVED or value not in (None, defaults[key])}
+    return _with_plain_activation(_with_plain_rope(plain))
+
+
+def _with_plain_activation(config: dict) -> dict:
+    """Take the tanh approximation for the GELU of a Gemma without `hidden_activation`, as its class does."""
+    if config.get("model_type") != "gemma":
+        return config
+    activation = config.get("hidden_activation") or config.get("hidden_act")
+    rest = {key: value for key, value in config.items() if key not in ("hidden_activation", "hidden_act")}
+    return rest | {"hidden_activation": "gelu_pytorch_tanh" if activation in (None, "gelu") else activation}
+
+
+def _with_plain_rope(config: dict) -> dict:
+    """Put all that describes a RoPE into `rope_parameters`, without the default type."""
+    rope = {ROPE_KEYS[key]: config[key] for key in ROPE_KEYS if config.get(key) is not None}
+    for part in (config.get(key) for key in ROPE_PARTS):
+        rope |= part if isinstance(part, dict) else {}
+    rest = {key: value for key, value in config.items() if key not in (*ROPE_KEYS, *ROPE_PARTS)}
+    return rest | {"rope_parameters": _plain_rope(rope)}
+
+
+def _plain_rope(rope: Mapping) -> dict:
+    """A RoPE's description, or one for each kind of layer, with the older `type` as `rope_type`."""
+    plain = {key: _plain_rope(value) if isinstance(value, dict) else value for key, value in rope.items()}
+    kind = plain.pop("type", None)
+    kind = plain.pop("rope_type", None) or kind
+    return plain if kind in (None, "default") else plain | {"rope_type": kind}
+
+
+def require_same_function(a: Mapping, b: Mapping, names: tuple[str, str], *, complete: bool = True) -> list[str]:
     """Refuse to merge models whose configs differ in what changes the logits, because a merge has one config.
 
     Args:
         a, b: configs.
         names: the models' names.
+        complete: False for config.json files, which leave much to the models' classes.
 
     Returns:
         Sentences to warn with, about keys that only one config has.
@@ -328,7 +413,7 @@ def require_same_function(a: Mapping, b: Mapping, names: tuple[str, str]) -> lis
     Raises:
         InputError: with the keys and both values.
     """
-    comparison = compare_configs(a, b)
+    comparison = compare_configs(a, b, complete=complete)
     if comparison.different:
         shown = [f"{key} ({first!r:.60} and {second!r:.60})" for key, (first, second) in comparison.different.items()]
         raise InputError(
@@ -377,7 +462,7 @@ def _ending(names: Iterable[str], ending: str) -> str | None:
 
 def _rope_parts(text: Mapping) -> Iterator[dict]:
     """The mappings that describe a RoPE; some models have one for each kind of layer."""
-    for key in ("rope_scaling", "rope_parameters"):
+    for key in ROPE_PARTS:
         if isinstance(text.get(key), dict):
             yield from mappings(text[key])
 
@@ -393,4 +478,4 @@ def _leaves(value: Mapping, start: str = "") -> Iterator[tuple[str, object]]:
 
 def _count(config: Mapping, keys: Iterable[str]) -> int | None:
     counts = (config.get(key) for key in keys)
-    return next((count for count in counts if type(count) is int and count > 0), None)
+    return next((count for count in counts if type(count) is int and 0 < count <= MOST_COUNTED), None)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from saelineage.errors import InputError
 from saelineage.files.foreign import read_foreign_json
+from saelineage.foreign.models import text_config
 
 FILES = {
     "saelens": ("cfg.json", "sae_weights.safetensors"),
@@ -23,7 +24,7 @@ FILES = {
 REMEDY = "fetch it again, or save it again with the library that made it"
 SAELENS_NAMES = {"relu": "standard", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
 """SAELens's names of the architectures here."""
-DICTIONARY_CLASSES = (
+DICTIONARY_CLASS_NAMES = (
     *("AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "JumpReluAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE"),
     "MatryoshkaBatchTopKSAE",
 )
@@ -71,46 +72,81 @@ class Place(NamedTuple):
         return f"{self.kind} in layer {self.layer}"
 
 
-TRANSFORMER_LENS: dict[str, tuple[str, ...]] = {
-    "hook_resid_pre": (RESIDUAL,),
-    "hook_resid_mid": (MIDDLE,),
-    "hook_attn_out": (ATTN_OUT, NORMED_ATTN_OUT),
-    "hook_mlp_out": (MLP_OUT, NORMED_MLP_OUT),
-    "attn.hook_z": (HEADS,),
-    "mlp.hook_pre": (MLP_GATES,),
-    "mlp.hook_post": (MLP_ACTS,),
+class Kinds(NamedTuple):
+    """Kinds of place that one name has in models of different layouts."""
+
+    usual: str
+    """In models whose MLP reads what attention wrote, with norms before both."""
+    normed_outputs: str | None = None
+    """In models that normalise the outputs of attention and MLP (`OUTPUT_NORMS`); None if it is the usual one."""
+    parallel: tuple[str, ...] = ()
+    """In models whose attention and MLP both read the layer's input (`PARALLEL`), several if one norm may serve both;
+    none if it is the usual one."""
+
+    def of_model(self, norms_outputs: bool | None, parallel: bool | None) -> tuple[str, ...]:
+        """The kinds that are possible in a model; None stands for a layout that is not known."""
+        kinds: list[str] = []
+        if not norms_outputs and not parallel:
+            kinds.append(self.usual)
+        if norms_outputs is not False and not parallel:
+            kinds.append(self.normed_outputs or self.usual)
+        if not norms_outputs and parallel is not False:
+            kinds.extend(self.parallel or (self.usual,))
+        return tuple(dict.fromkeys(kinds))
+
+
+TRANSFORMER_LENS = {
+    "hook_resid_pre": Kinds(RESIDUAL),
+    "hook_resid_mid": Kinds(MIDDLE),
+    "hook_attn_out": Kinds(ATTN_OUT, NORMED_ATTN_OUT),
+    "hook_mlp_out": Kinds(MLP_OUT, NORMED_MLP_OUT),
+    "attn.hook_z": Kinds(HEADS),
+    "mlp.hook_pre": Kinds(MLP_GATES),
+    "mlp.hook_post": Kinds(MLP_ACTS),
 }
-"""Kinds of place of TransformerLens's hooks in a block. Of two, the second is that of models that normalise the outputs
-of attention and MLP (`OUTPUT_NORMS`). `hook_resid_post` is the next block's `hook_resid_pre`."""
-OUTPUT_NORMS = ("gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text")
-"""Model types (`model_type`) that normalise the outputs of attention and MLP."""
+"""Kinds of place of TransformerLens's hooks in a block. `hook_resid_post` is the next block's `hook_resid_pre`."""
+OUTPUT_NORMS = ("gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "olmo2", "olmo3", "exaone4")
+"""Model types (`model_type`) that normalise the outputs of attention and MLP, the former in
+`post_attention_layernorm`."""
+OTHER_OUTPUT_NORMS = ("glm4",)
+"""Model types that normalise these outputs too, under other names: `post_attention_layernorm` is before the MLP."""
+PARALLEL = ("codegen", "cohere", "cohere2", "gptj", "phi")
+"""Model types whose attention and MLP both read the layer's input."""
+PARALLEL_KEYS = {"gpt_neox": ("use_parallel_residual", True), "stablelm": ("use_parallel_residual", False)} | {
+    "falcon": ("parallel_attn", True)
+}
+"""Model types in which a key of the config says whether they do, with its default."""
+SERIAL = (
+    *("gemma", "gpt2", "gpt_neo", "gpt_bigcode", "granite", "llama", "mistral", "mixtral", "olmo", "opt", "phi3"),
+    *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "starcoder2"),
+)
+"""Model types whose MLP reads what attention wrote."""
 _ATTENTION = r"(self_attn|attn|attention|self_attention|attn\.attention)"
 _MLP = r"(mlp|feed_forward|ffn)"
-MODULES: dict[str, tuple[str, ...]] = {
-    r"input|(input_layernorm|ln_1|ln1)\.input": (RESIDUAL,),
-    r"pre_feedforward_layernorm\.input": (MIDDLE,),
-    r"(ln_2|ln2)\.input": (MIDDLE,),
-    r"post_attention_layernorm\.input": (MIDDLE, ATTN_OUT),
-    rf"{_ATTENTION}(\.(q_proj|k_proj|v_proj|c_attn|query_key_value))?\.input": (ATTN_IN,),
-    r"(input_layernorm|ln_1|ln1)\.output": (ATTN_IN,),
-    rf"{_ATTENTION}\.(o_proj|c_proj|dense|out_proj)\.input": (HEADS,),
-    rf"{_ATTENTION}(\.(o_proj|c_proj|dense|out_proj))?\.output": (ATTN_OUT,),
-    r"post_attention_layernorm\.output": (MLP_IN, NORMED_ATTN_OUT),
-    rf"{_MLP}(\.(gate_proj|up_proj|c_fc|dense_h_to_4h|fc_in|fc1))?\.input": (MLP_IN,),
-    r"(ln_2|ln2|pre_feedforward_layernorm)\.output|fc1\.input": (MLP_IN,),
-    rf"{_MLP}\.(gate_proj|c_fc|dense_h_to_4h|fc_in|fc1)\.output|fc1\.output": (MLP_GATES,),
-    rf"{_MLP}\.(down_proj|c_proj|dense_4h_to_h|fc_out|fc2)\.input|fc2\.input": (MLP_ACTS,),
-    rf"{_MLP}(\.(down_proj|c_proj|dense_4h_to_h|fc_out|fc2))?\.output|fc2\.output": (MLP_OUT,),
-    r"post_feedforward_layernorm\.output": (NORMED_MLP_OUT,),
+MODULES = {
+    r"input|(input_layernorm|ln_1|ln1)\.input": Kinds(RESIDUAL),
+    r"pre_feedforward_layernorm\.input": Kinds(MIDDLE),
+    r"(ln_2|ln2)\.input": Kinds(MIDDLE),
+    r"post_attention_layernorm\.input": Kinds(MIDDLE, ATTN_OUT, (RESIDUAL,)),
+    rf"{_ATTENTION}(\.(q_proj|k_proj|v_proj|c_attn|query_key_value))?\.input": Kinds(ATTN_IN),
+    r"(input_layernorm|ln_1|ln1)\.output": Kinds(ATTN_IN, parallel=(ATTN_IN, MLP_IN)),
+    rf"{_ATTENTION}\.(o_proj|c_proj|dense|out_proj)\.input": Kinds(HEADS),
+    rf"{_ATTENTION}(\.(o_proj|c_proj|dense|out_proj))?\.output": Kinds(ATTN_OUT),
+    r"post_attention_layernorm\.output": Kinds(MLP_IN, NORMED_ATTN_OUT),
+    rf"{_MLP}(\.(gate_proj|up_proj|c_fc|dense_h_to_4h|fc_in|fc1))?\.input": Kinds(MLP_IN, parallel=(MLP_IN, ATTN_IN)),
+    r"(ln_2|ln2|pre_feedforward_layernorm)\.output|fc1\.input": Kinds(MLP_IN),
+    rf"{_MLP}\.(gate_proj|c_fc|dense_h_to_4h|fc_in|fc1)\.output|fc1\.output": Kinds(MLP_GATES),
+    rf"{_MLP}\.(down_proj|c_proj|dense_4h_to_h|fc_out|fc2)\.input|fc2\.input": Kinds(MLP_ACTS),
+    rf"{_MLP}(\.(down_proj|c_proj|dense_4h_to_h|fc_out|fc2))?\.output|fc2\.output": Kinds(MLP_OUT),
+    r"post_feedforward_layernorm\.output": Kinds(NORMED_MLP_OUT),
 }
-"""Kinds of place of the sides of Hugging Face's modules in a layer, as patterns of their names. Of two, the second is
-that of models in `OUTPUT_NORMS`."""
-DICTIONARY_NAMES: dict[str, tuple[str, ...]] = {
-    "resid_pre": (RESIDUAL,),
-    "mlp_out": (MLP_OUT,),
-    "mlp_in": (MLP_IN,),
-    "attn_out": (ATTN_OUT,),
-    "attention_out": (ATTN_OUT,),
+"""Kinds of place of the sides of Hugging Face's modules in a layer, as patterns of their names."""
+DICTIONARY_NAMES = {
+    "resid_pre": Kinds(RESIDUAL),
+    "mlp_out": Kinds(MLP_OUT),
+    "mlp_in": Kinds(MLP_IN, parallel=(MLP_IN, ATTN_IN)),
+    "attn_out": Kinds(ATTN_OUT),
+    "attention_out": Kinds(ATTN_OUT),
 }
 """Kinds of place of dictionary-learning's names, before `_layer_{n}`. `resid_post` is the residual stream after it."""
 
@@ -120,9 +156,11 @@ class Reading(NamedTuple):
 
     name: str
     places: tuple[Place, ...]
-    """The place; none if the name is not known here, and two if it depends on the model (`OUTPUT_NORMS`)."""
+    """The place; none if the name is not known here, and several if it depends on the model's layout (`Kinds`)."""
     layer: int | None
     """The layer in the name."""
+    kinds: Kinds | None = None
+    """The kinds that the places have in models of different layouts, if there are several."""
 
     @property
     def layers(self) -> set[int]:
@@ -130,11 +168,11 @@ class Reading(NamedTuple):
         near = {layer for place in self.places for layer in (place.layer, place.layer - (place.kind == RESIDUAL))}
         return near or ({self.layer} if self.layer is not None else set())
 
-    def of_model(self, norms_outputs: bool | None) -> "Reading":
-        """The place in a model that does or does not normalise the outputs of attention and MLP; None if unknown."""
-        if norms_outputs is None:
+    def of_model(self, norms_outputs: bool | None, parallel: bool | None = None) -> "Reading":
+        """The place, or the places that are possible, in a model of some layout; None where the layout is not known."""
+        if self.kinds is None or self.layer is None:
             return self
-        return self._replace(places=self.places[-1:] if norms_outputs else self.places[:1])
+        return self._replace(places=_places(self.kinds.of_model(norms_outputs, parallel), self.layer))
 
     def __str__(self) -> str:
         places = " or ".join(map(str, self.places))
@@ -147,7 +185,7 @@ def read_hook_name(name: str) -> Reading:
         layer, kind = int(hook[1]), hook[2]
         if kind == "hook_resid_post":
             return Reading(name, (Place(RESIDUAL, layer + 1),), layer)
-        return Reading(name, _places(TRANSFORMER_LENS.get(kind, ()), layer), layer)
+        return _reading(name, TRANSFORMER_LENS.get(kind), layer)
     sided = name if name.endswith((".input", ".output")) else f"{name}.output"
     module = re.fullmatch(r"(?:.*\.)?(?:layers|h|blocks|layer)\.(\d{1,6})\.(.+)", sided)
     if module is None:
@@ -155,8 +193,13 @@ def read_hook_name(name: str) -> Reading:
     layer, side = int(module[1]), module[2]
     if side == "output":
         return Reading(name, (Place(RESIDUAL, layer + 1),), layer)
-    kinds = next((kinds for pattern, kinds in MODULES.items() if re.fullmatch(pattern, side)), ())
-    return Reading(name, _places(kinds, layer), layer)
+    return _reading(
+        name, next((kinds for pattern, kinds in MODULES.items() if re.fullmatch(pattern, side)), None), layer
+    )
+
+
+def _reading(name: str, kinds: Kinds | None, layer: int) -> Reading:
+    return Reading(name, (), layer, kinds).of_model(None)
 
 
 def _places(kinds: Iterable[str], layer: int) -> tuple[Place, ...]:
@@ -212,14 +255,21 @@ class RunInput(NamedTuple):
     norm: str | None = None
     """`layer` or `rms`, the kind of the model's norms, if it is known yet (`norm_kind`)."""
     norms_outputs: bool | None = None
-    """True if the model's type is one of `OUTPUT_NORMS`; None if it is not known yet."""
+    """True if the model normalises the outputs of attention and MLP (`norms_outputs`); None if it is not known."""
+    parallel: bool | None = None
+    """True if the model's attention and MLP both read the layer's input (`has_parallel_blocks`); None if not known."""
     beside: Beside | None = None
     """The SAEs that the imported one is compared with in size, if there are such and they are known."""
 
     @property
     def reading(self) -> Reading:
         """The place of the hookpoint."""
-        return read_hook_name(self.hookpoint).of_model(self.norms_outputs)
+        return read_hook_name(self.hookpoint).of_model(self.norms_outputs, self.parallel)
+
+    @property
+    def has_layout(self) -> bool:
+        """True if something is known of the model's layout."""
+        return self.norms_outputs is not None or self.parallel is not None
 
     @property
     def writes_residual(self) -> bool:
@@ -259,9 +309,9 @@ def read_config(path: Path, format: str) -> dict:
         _require_saelens(config, path)
     elif format == "sparsify":
         require_settings(config, SPARSIFY_SETTINGS, path)
-    elif (name := _block(config, "trainer").get("dict_class")) not in DICTIONARY_CLASSES:
+    elif (name := _block(config, "trainer").get("dict_class")) not in DICTIONARY_CLASS_NAMES:
         raise InputError(
-            f"'{path}': trainer.dict_class must be one of {sorted(DICTIONARY_CLASSES)}, not {name!r:.80}; "
+            f"'{path}': trainer.dict_class must be one of {sorted(DICTIONARY_CLASS_NAMES)}, not {name!r:.80}; "
             "use another SAE"
         )
     return config
@@ -415,7 +465,7 @@ def _dictionary_reading(name: str, side: str) -> Reading:
         return Reading(f"the input of {name}", (), layer)
     if named[1] == "resid_post":
         return Reading(name, (Place(RESIDUAL, layer + 1),), layer)
-    return Reading(name, _places(DICTIONARY_NAMES.get(named[1], ()), layer), layer)
+    return _reading(name, DICTIONARY_NAMES.get(named[1]), layer)
 
 
 def _describe_sparsify(config: Mapping, where: str) -> SaeInput:
@@ -494,10 +544,12 @@ def _compare_places(sae: SaeInput, run: RunInput, key: str) -> list[str]:
             f"'{run.hookpoint}' (activations.hookpoint)"
         ]
     sentences = []
-    for reading in (reading.of_model(run.norms_outputs) for reading in sae.readings):
+    for reading in (reading.of_model(run.norms_outputs, run.parallel) for reading in sae.readings):
         if reading.name == run.hookpoint:
             continue
         known = bool(reading.places and hookpoint.places)
+        # Before the model is known, the layout is left to the job.
+        is_ambiguous = len({*reading.places, *hookpoint.places}) > 1 and run.has_layout
         same_place = bool(set(reading.places) & set(hookpoint.places))
         same_layer = bool(reading.layers & hookpoint.layers) or not (reading.layers and hookpoint.layers)
         if not (same_place if known else same_layer):
@@ -505,10 +557,10 @@ def _compare_places(sae: SaeInput, run: RunInput, key: str) -> list[str]:
                 f"{key}: '{sae.where}' says that the SAE was trained at {reading}, but activations.hookpoint is "
                 f"{hookpoint}; {_remedy(reading, run.hookpoint)}"
             )
-        if not known:
+        if not known or (is_ambiguous and reading.places != hookpoint.places):
             sentences.append(
-                f"{key}: '{sae.where}' says that the SAE was trained at {reading}, of which it cannot be told whether "
-                f"it is {hookpoint} (activations.hookpoint); make sure that it is"
+                f"{key}: '{sae.where}' says that the SAE was trained at {reading}, and it is unclear whether that is "
+                f"{hookpoint} (activations.hookpoint); make sure that it is"
             )
     return sentences
 
@@ -539,19 +591,20 @@ def _require_whole(sae: SaeInput, run: RunInput, key: str) -> None:
     """Refuse an SAE of one head, or of a part of the positions that the run reads."""
     if sae.hook_head_index is not None:
         raise InputError(
-            f"{key}: '{sae.where}' must have hook_head_index null, but the SAE was trained on head "
-            f"{sae.hook_head_index} alone, and activations.hookpoint reads all heads; import another SAE"
+            f"{key}: the SAE of '{sae.where}' was trained on head {sae.hook_head_index} alone (hook_head_index), but "
+            "activations.hookpoint reads all heads; import another SAE"
         )
     if sae.seqpos_slice is None:
         return
-    trained = range(sae.context_size or run.n_ctx)
-    read = set(trained[1 : run.n_ctx])  # position 0 is BOS, which is not read
-    unseen = read - set(trained[slice(*sae.seqpos_slice)])
+    positions = range(sae.context_size or run.n_ctx)
+    trained = positions[slice(*sae.seqpos_slice)]
+    read = positions[1 : run.n_ctx]  # position 0 is BOS, which is not read
+    unseen = [position for position in read if position not in trained]
     if unseen:
         raise InputError(
             f"{key}: '{sae.where}' must have a seqpos_slice that holds all positions, but {list(sae.seqpos_slice)} "
             f"left {len(unseen)} of the {len(read)} that are read here out of the SAE's training, from position "
-            f"{min(unseen)}; import another SAE"
+            f"{unseen[0]}; import another SAE"
         )
 
 
@@ -652,9 +705,28 @@ def norm_kind(config: Mapping) -> str | None:
     return "layer" if keys & of_layer_norm or config.get("model_type") == "opt" else None
 
 
-def norms_outputs(config: Mapping) -> bool:
-    """True if the language model of a config.json normalises the outputs of attention and MLP."""
-    return config.get("model_type") in OUTPUT_NORMS
+def norms_outputs(config: Mapping) -> bool | None:
+    """True if the language model of a config.json normalises the outputs of attention and MLP; None if unsure."""
+    kind = text_config(config).get("model_type")
+    return None if kind in OTHER_OUTPUT_NORMS else kind in OUTPUT_NORMS
+
+
+def has_parallel_blocks(config: Mapping) -> bool | None:
+    """True if attention and MLP of the language model of a config.json read the layer's input; None if unsure."""
+    text = text_config(config)
+    kind = text.get("model_type")
+    if isinstance(kind, str) and kind in PARALLEL_KEYS:
+        key, default = PARALLEL_KEYS[kind]
+        return text.get(key, default) is True
+    if kind in PARALLEL:
+        return True
+    return False if kind in (*SERIAL, *OUTPUT_NORMS, *OTHER_OUTPUT_NORMS) else None
+
+
+def _expansion_factor(d_in: int, d_sae: int) -> str:
+    """The shortest number that gives d_sae latents."""
+    texts = (f"{d_sae / d_in:.{n_digits}g}" for n_digits in range(1, 18))
+    return next((text for text in texts if round(d_in * float(text)) == d_sae), repr(d_sae / d_in))
 
 
 def _compare_sizes(sae: SaeInput, beside: Beside, key: str) -> list[str]:
@@ -664,7 +736,7 @@ def _compare_sizes(sae: SaeInput, beside: Beside, key: str) -> list[str]:
     if sae.d_in and sae.d_sae and sae.d_sae != trained:
         sentences.append(
             f"{key}: '{sae.where}' has {sae.d_sae} latents, but SAEs that are trained beside it ({names}) have "
-            f"{trained}; for SAEs of one size set saes.expansion_factor to {sae.d_sae / sae.d_in:g}"
+            f"{trained}; for SAEs of one size set saes.expansion_factor to {_expansion_factor(sae.d_in, sae.d_sae)}"
         )
     if sae.k is not None and beside.k is not None and sae.k != beside.k:
         sentences.append(
