@@ -143,6 +143,34 @@ def test_a_cell_may_be_longer_than_the_standard_library_s_limit(tmp_path: Path):
     assert read(tmp_path, "a.csv") == ["x" * 200_000]
 
 
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t"), ("a.csv.gz", ",")])
+@pytest.mark.parametrize("place", ["header", "row"])
+def test_a_row_of_many_lines_is_read_no_further_than_its_limit(
+    place: str, name: str, delimiter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tables, "MOST_DOCUMENT_BYTES", 1000)
+    lines_read = []
+    lines_of = tables._lines
+    monkeypatch.setattr(
+        tables, "_lines", lambda *arguments: (lines_read.append(line) or line for line in lines_of(*arguments))
+    )
+    cells = (f'"a\n"{delimiter}' * 5000).encode()
+    content = cells if place == "header" else f'text{delimiter}b\n"one\ntwo"{delimiter}c\n'.encode() + cells
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    line = {"header": 1, "row": 4}[place]
+    assert error_of(tmp_path, name).startswith(
+        f"corpus 'lua': the row that begins at line {line} of '{name}' must be a document of at most 1000 bytes, but "
+        "is longer; "
+    )
+    assert len(lines_read) <= 1000 / 5 + 5
+
+
+def test_many_rows_may_be_longer_than_the_limit_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tables, "MOST_DOCUMENT_BYTES", 20)
+    (tmp_path / "a.csv").write_text("text,other\n" + '"é\n\n12345",6789\n' * 100 + "\n" * 100)
+    assert read(tmp_path, "a.csv") == ["é\n\n12345"] * 100
+
+
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
 def test_a_compressed_text_is_read_as_the_text(tmp_path: Path, name: str):
     content = "\ufeffone\r\n|naïve ✓".encode()

@@ -22,8 +22,8 @@ from saelineage.plan.text_formats import text_format
 
 BOM = "\ufeff"
 MOST_DOCUMENT_BYTES = 64 << 20
-"""Limit for a document in UTF-8 or a line of a file; longer ones are decompression bombs or mistakes, such as a file of
-books without a separator."""
+"""Limit for a document in UTF-8, a line of a file or a row of a table; longer ones are decompression bombs or mistakes,
+such as a file of books without a separator."""
 UNPACK_ROWS = 8
 """Rows of a parquet file to unpack together: few, because a long text stored once may be unpacked for every row.
 
@@ -193,8 +193,20 @@ def _after_space(text: str, place: int) -> int:
 
 def _delimited_cells(corpus: str, path: Path, column: str, delimiter: str) -> Iterator[tuple[str, object]]:
     csv.field_size_limit(MOST_DOCUMENT_BYTES)  # 131,072 characters by default
-    rows = csv.reader((line for _, line in _lines(corpus, path)), delimiter=delimiter, strict=True)
-    number = 1
+    number, row_bytes = 1, 0
+
+    def lines() -> Iterator[str]:
+        """Yield the lines of the file, and refuse a row that its quoted line ends make too long."""
+        nonlocal row_bytes
+        for _, line in _lines(corpus, path):
+            row_bytes += len(line.encode())
+            if row_bytes > MOST_DOCUMENT_BYTES:
+                raise InputError(
+                    too_long(corpus, f"the row that begins at line {number} of '{path}'", MOST_DOCUMENT_BYTES)
+                )
+            yield line
+
+    rows = csv.reader(lines(), delimiter=delimiter, strict=True)
     try:
         header = next(rows, [])
         if column not in header:
@@ -204,7 +216,7 @@ def _delimited_cells(corpus: str, path: Path, column: str, delimiter: str) -> It
                 f"corpus '{corpus}': {path} must have one column '{column}', not {header.count(column)}; rename the "
                 "others"
             )
-        place, number = header.index(column), rows.line_num + 1
+        place, number, row_bytes = header.index(column), rows.line_num + 1, 0
         for row in rows:
             if row and len(row) != len(header):
                 raise InputError(
@@ -213,7 +225,7 @@ def _delimited_cells(corpus: str, path: Path, column: str, delimiter: str) -> It
                 )
             if row:  # a blank line is none
                 yield f"{path}, line {number}", row[place]
-            number = rows.line_num + 1
+            number, row_bytes = rows.line_num + 1, 0
     except csv.Error as error:
         raise InputError(
             f"corpus '{corpus}': line {number} of '{path}' is not {text_format(path).kind.upper()} ({error}); put the "
