@@ -6,7 +6,7 @@ import pytest
 
 from saelineage.errors import InputError
 from saelineage.plan.text_formats import TextFormat, text_format
-from saelineage.plan.user_files import find_files
+from saelineage.plan.user_files import find_files, left_out
 
 
 def names_of(folder: Path, *names: str, path: str = ".", glob: str = "**/*") -> list[str]:
@@ -55,15 +55,73 @@ def test_a_readme_that_the_glob_asks_for_is_not_left_out(tmp_path: Path):
         names_of(tmp_path, glob="**/*.*")
 
 
+NOTES = ("CHANGELOG.md", "CITATION.cff", "CODE_OF_CONDUCT.md", "CONTRIBUTING.rst", "LICENSE", "docs/dataset_card.md")
+
+
+def note(folder: Path, path: str = ".", glob: str = "**/*") -> str | None:
+    return left_out("web", {"path": path, "glob": glob}, str(folder))
+
+
+def test_notes_and_cards_beside_tables_are_left_out_and_counted(tmp_path: Path):
+    assert names_of(tmp_path, "a.parquet", *NOTES) == ["a.parquet"]
+    assert note(tmp_path) == (
+        f"corpora.web.path: '{tmp_path}' is read as a folder of tables, so 6 of its 7 files are left out "
+        "(CHANGELOG.md, CITATION.cff, CODE_OF_CONDUCT.md and 3 more); to read others, name them with corpora.web.glob"
+    )
+
+
+def test_a_json_table_beside_notes_is_the_corpus(tmp_path: Path):
+    assert names_of(tmp_path, "data.json", *NOTES) == ["data.json"]
+
+
+def test_json_files_beside_more_texts_are_left_out_and_counted(tmp_path: Path):
+    code = ("LICENSE", "README.md", "src/a.js", "src/b.js", "src/c.js")
+    assert names_of(tmp_path, *code, "package.json", "tsconfig.JSON") == list(code)
+    assert note(tmp_path) == (
+        f"corpora.web.path: '{tmp_path}' is read as a folder of texts, so 2 of its 7 files are left out (package.json, "
+        "tsconfig.JSON); to read others, name them with corpora.web.glob"
+    )
+
+
+@pytest.mark.parametrize("table", ["a.csv", "a.tsv", "a.jsonl", "a.ndjson.gz", "a.parquet", "a.json.zst"])
+def test_a_file_that_is_surely_a_table_is_not_left_out_beside_texts(table: str, tmp_path: Path):
+    with pytest.raises(InputError, match=r"corpora\.web\.glob, such as \*\*/\*\.js$"):
+        names_of(tmp_path, "a.js", "b.js", "c.js", "d.txt", "package.json", table)
+
+
+def test_many_markdown_texts_are_not_taken_for_notes_about_a_table(tmp_path: Path):
+    with pytest.raises(InputError, match=r"corpora\.web\.glob, such as \*\*/\*\.md$"):
+        names_of(tmp_path, "a.md", "b.md", "index.csv")
+
+
+def test_where_nothing_is_left_out_there_is_nothing_to_say(tmp_path: Path):
+    names_of(tmp_path, "texts/a.js", "tables/a.csv", "tables/README.md", "mixed/a.csv", path="texts")
+    assert note(tmp_path, "texts") is None
+    assert note(tmp_path, "texts/a.js") is None
+    assert note(tmp_path, "tables", glob="*.csv") is None
+
+
+def test_files_that_the_user_s_own_glob_matches_are_all_the_user_s_choice(tmp_path: Path):
+    with pytest.raises(InputError, match=r"must hold either tables or texts, but 'package\.json' is a table"):
+        names_of(tmp_path, "a.js", "b.js", "package.json", glob="**/*.js*")
+
+
 @pytest.mark.parametrize(
-    ("text", "pattern"), [("b/notes.txt", r"\*\*/\*\.txt"), ("b.py", r"\*\*/\*\.py"), ("Makefile", r"\*\*/Makefile")]
+    ("files", "pattern"),
+    [
+        (["a.json.gz", "b/notes.txt"], "**/*.json.gz"),
+        (["a.json.gz", "b.py", "c.py", "d.txt"], "**/*.py"),
+        (["a.json.gz", "Makefile", "b/Makefile"], "**/Makefile"),
+        (["a.json.gz", "b.csv", "c.csv", "d.txt", "e.py"], "**/*.csv"),
+    ],
 )
-def test_tables_among_texts_are_refused_with_patterns_of_either(tmp_path: Path, text: str, pattern: str):
-    with pytest.raises(InputError, match=pattern) as raised:
-        names_of(tmp_path, "a.json.gz", text)
-    assert str(raised.value).startswith(
+def test_tables_among_texts_are_refused_with_a_pattern_of_the_majority(tmp_path: Path, files: list[str], pattern: str):
+    with pytest.raises(InputError) as raised:
+        names_of(tmp_path, *files)
+    text = sorted(name for name in files if not text_format(name).is_table)[0]
+    assert str(raised.value) == (
         f"corpora.web.path: '{tmp_path}' must hold either tables or texts, but 'a.json.gz' is a table and '{text}' a "
-        "text; name the files of one kind with corpora.web.glob, such as **/*.json.gz or **/"
+        f"text; name the files of one kind with corpora.web.glob, such as {pattern}"
     )
 
 

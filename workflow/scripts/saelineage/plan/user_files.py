@@ -1,5 +1,6 @@
 """The files of a `files` corpus. The Snakefile lists them as inputs, so nothing heavy is imported here."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,14 +10,19 @@ from saelineage.plan.text_formats import ACCEPTED, is_accepted, text_format
 
 EVERY_FILE = "**/*"
 """The default of `glob`."""
-ABOUT_THE_TABLES = ("readme", "license", "licence")
+ABOUT_THE_TABLES = ("readme", "license", "licence", "changelog", "citation", "code_of_conduct", "contributing")
 """Beginnings of the names of files that lie beside tables and are no part of the corpus."""
+MARKDOWN = ".md"
+"""Ending of dataset cards and other notes, where there are fewer of them than tables."""
+MOST_SHOWN = 3
+"""Limit on the files that a note names."""
 
 
 def find_files(corpus: str, settings: dict, corpora_dir: str) -> list[str]:
     """List the files of a `files` corpus, sorted: tables, or texts, but not both.
 
-    With the default glob, README and LICENSE files beside tables are left out.
+    With the default glob some files are left out, as `left_out` says: beside tables README and LICENSE files and the
+    like, and beside more texts the .json files, such as package.json.
 
     A link in a folder may not lead out of it (see `links`), because the author of the folder could then have any file
     of the reader's shown in a report. A file or folder that the config names itself may be a link.
@@ -42,11 +48,29 @@ def find_files(corpus: str, settings: dict, corpora_dir: str) -> list[str]:
     if root.is_dir():
         _require_inside(files, root, key)
         if settings["glob"] == EVERY_FILE:
-            files = _without_notes(files)
+            files = _of_the_corpus(files)
         _require_one_kind(files, root, corpus)
     _require_plain_parquet(files, key)
     require_no_braces(map(str, files), key)
     return [str(path) for path in files]
+
+
+def left_out(corpus: str, settings: dict, corpora_dir: str) -> str | None:
+    """A sentence on the files of a `files` corpus that the default glob leaves out; None if it leaves out none."""
+    root = Path(corpora_dir, settings["path"])
+    if root.is_file() or settings["glob"] != EVERY_FILE:
+        return None
+    files = _files_in(root, EVERY_FILE, f"corpora.{corpus}.glob")
+    kept = set(_of_the_corpus(files))
+    unread = [str(path.relative_to(root)) for path in files if path not in kept]
+    if not unread:
+        return None
+    kind = "tables" if text_format(min(kept)).is_table else "texts"
+    more = f" and {len(unread) - MOST_SHOWN} more" if len(unread) > MOST_SHOWN else ""
+    return (
+        f"corpora.{corpus}.path: '{root}' is read as a folder of {kind}, so {len(unread)} of its {len(files)} files "
+        f"are left out ({', '.join(unread[:MOST_SHOWN])}{more}); to read others, name them with corpora.{corpus}.glob"
+    )
 
 
 def require_no_braces(paths: Iterable[str], key: str) -> None:
@@ -72,29 +96,45 @@ def _files_in(root: Path, pattern: str, key: str) -> list[Path]:
         ) from error
 
 
-def _without_notes(files: list[Path]) -> list[Path]:
-    """Leave out texts about the tables of a folder, such as README.md; without tables they are texts as any other."""
-    if not any(text_format(path).is_table for path in files):
+def _of_the_corpus(files: list[Path]) -> list[Path]:
+    """Leave out .json files beside more texts; or beside tables the texts about them, as far as names tell.
+
+    Every other ending of a table says that it is one. A .json file may be: a folder of code has its package.json.
+    """
+    tables, texts = _tables_and_texts(files)
+    if not tables:
         return files
-    return [path for path in files if text_format(path).is_table or not path.name.lower().startswith(ABOUT_THE_TABLES)]
+    others = [path for path in texts if not path.name.lower().startswith(ABOUT_THE_TABLES)]
+    if all(path.suffix.lower() == ".json" for path in tables) and len(others) > len(tables):
+        return texts
+    cards = [path for path in others if path.suffix.lower() == MARKDOWN]
+    notes = set(texts) - set(others) | set(cards if len(cards) <= len(tables) else [])
+    return [path for path in files if path not in notes]
 
 
 def _require_one_kind(files: list[Path], root: Path, corpus: str) -> None:
     """Refuse tables among texts: a table that is none, or a text about tables, would be read as documents."""
-    table = next((path for path in files if text_format(path).is_table), None)
-    text = next((path for path in files if not text_format(path).is_table), None)
-    if table and text:
+    tables, texts = _tables_and_texts(files)
+    if tables and texts:
         raise InputError(
-            f"corpora.{corpus}.path: '{root}' must hold either tables or texts, but '{table.relative_to(root)}' is a "
-            f"table and '{text.relative_to(root)}' a text; name the files of one kind with corpora.{corpus}.glob, such "
-            f"as {_pattern(table)} or {_pattern(text)}"
+            f"corpora.{corpus}.path: '{root}' must hold either tables or texts, but '{tables[0].relative_to(root)}' is "
+            f"a table and '{texts[0].relative_to(root)}' a text; name the files of one kind with "
+            f"corpora.{corpus}.glob, such as {_pattern(texts if len(texts) > len(tables) else tables)}"
         )
 
 
-def _pattern(path: Path) -> str:
-    """A glob of all files with the endings of one file, or with its name if it has none."""
-    endings = "".join(path.suffixes[-2:] if text_format(path).compression else path.suffixes[-1:])
-    return f"**/*{endings}" if endings else f"**/{path.name}"
+def _tables_and_texts(files: list[Path]) -> tuple[list[Path], list[Path]]:
+    tables = [path for path in files if text_format(path).is_table]
+    return tables, [path for path in files if not text_format(path).is_table]
+
+
+def _pattern(files: list[Path]) -> str:
+    """A glob of all files with the endings of most of some files, or with their name if they have none."""
+    patterns = []
+    for path in files:
+        endings = "".join(path.suffixes[-2:] if text_format(path).compression else path.suffixes[-1:])
+        patterns.append(f"**/*{endings}" if endings else f"**/{path.name}")
+    return Counter(patterns).most_common(1)[0][0]
 
 
 def _require_plain_parquet(files: list[Path], key: str) -> None:
