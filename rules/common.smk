@@ -56,9 +56,11 @@ def enter_run():
         or_end(commands.require_quotable, sys.executable)
     locks.announce(run.name)
     if workflow.is_main_process:
-        for note in or_end(check_on_disk, run):
+        for note in or_end(check_on_disk, run, os.path.exists):
             say(note)
-        if not say(locks.remove_stale(run.name)):
+        stale = locks.remove_stale(run.name)
+        say(stale)
+        if not stale:
             atexit.register(lambda: say(locks.note_at_end(run.name)))
 
 
@@ -70,18 +72,19 @@ def say(note):
 
 
 def begin_run():
-    """Check what comes from the hub, and keep other Snakemakes from this run while this one works on it.
+    """Keep other Snakemakes from this run while this one works on it, and check what it will fetch from the hub.
 
     With `--nolock` nothing is claimed.
     """
     if not workflow.is_main_process:
         return
-    for note in or_end(check_on_hub, run, os.path.exists):
-        say(note)
     if workflow.execution_settings.lock:
         or_end(locks.claim, run.name, jobs_are_local=workflow.local_exec)
-        if has_launcher():
-            shell.prefix(f"set -euo pipefail; {launcher.start(locks.launcher_socket(run.name))}")
+    to_make = {str(file) for job in workflow.dag.needrun_jobs() for file in job.output}
+    for note in or_end(check_on_hub, run, lambda path: path not in to_make):
+        say(note)
+    if workflow.execution_settings.lock and has_launcher():
+        shell.prefix(f"set -euo pipefail; {launcher.start(locks.launcher_socket(run.name))}")
 
 
 def has_launcher():

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -65,12 +66,19 @@ def test_verify_says_how_to_make_again_what_is_damaged():
     ]
 
 
-@pytest.mark.parametrize("path", ["/home/me/my env/bin/python", "/home/me/a&b/python", "/home/me/it's/python"])
-def test_a_python_that_snakemake_cannot_start_is_refused_with_a_remedy(path: str):
-    with pytest.raises(InputError, match="without spaces and special characters") as raised:
+@pytest.mark.parametrize("letter", [*" \t\n\u00a0\u2003\x1b", *"|&;<>()$`\\\"'*?[]{}~#!^"])
+def test_a_python_that_snakemake_cannot_start_is_refused_with_a_remedy(letter: str):
+    path = f"/home/me/a{letter}b/bin/python"
+    with pytest.raises(InputError, match="must be at a path without spaces and without characters that mean") as raised:
         require_quotable(path)
     assert f"it is at '{path}'; make the virtual environment elsewhere, such as ~/" in str(raised.value)
 
 
-def test_a_usual_python_is_accepted():
-    require_quotable("/home/me/.venv-3.11/bin/python3.11")
+@pytest.mark.parametrize(
+    "home", ["/home/me", "/home/josé", "/home/jose\u0301", "/Users/李", "/home/Ольга", "/a@b%c+d=e:f,g"]
+)
+def test_a_usual_python_is_accepted_whatever_the_letters_of_its_home(home: str):
+    path = f"{home}/.venv-3.11/bin/python3.11"
+    require_quotable(path)
+    said = subprocess.run(["/bin/sh", "-c", f"echo {path}"], capture_output=True, check=True)
+    assert said.stdout.decode() == f"{path}\n"

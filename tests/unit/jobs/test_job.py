@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 import saelineage
 from saelineage.files.atomic import atomic_path, read_json
+from saelineage.jobs import benchmark
 from saelineage.jobs.job import job
 from saelineage.jobs.manifests import check_run
 from tests.unit.jobs.scripts import script_object
@@ -154,6 +156,24 @@ def test_the_benchmark_has_the_time_and_memory_of_the_process_and_of_its_childre
     assert measured["max_rss"] >= 400  # MiB
     assert measured["cpu_time"] > 0.45 + usage.ru_utime + usage.ru_stime
     assert measured["s"] > measured["cpu_time"] / os.cpu_count()
+
+
+@pytest.mark.parametrize("missing", ["/proc", "clock"])
+def test_a_machine_without_linux_s_ways_to_see_the_start_of_a_process_counts_from_the_import(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if missing == "clock":
+        monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    else:
+
+        def no_such_file(path: Path, **_: object) -> str:
+            raise FileNotFoundError(path)
+
+        monkeypatch.setattr(benchmark.Path, "read_text", no_such_file)
+    monkeypatch.setattr(benchmark, "IMPORTED", time.monotonic() - 1000)
+    head, row = [line.split("\t") for line in benchmark.benchmark().splitlines()]
+    assert head[0] == "s"
+    assert 1000 <= float(row[0]) < 1100
 
 
 def test_files_with_manifests_of_their_own_are_recorded_there_each_with_its_sidecar(tmp_path: Path):

@@ -47,12 +47,18 @@ def require_quotable(executable: str) -> None:
     Raises:
         InputError: if the path has a space or another character that a shell does not take literally.
     """
-    if shlex.quote(executable) != executable:
+    if not all(map(_is_literal, executable)):
         raise InputError(
-            f"Python must be at a path without spaces and special characters, because Snakemake starts jobs through a "
-            f"shell without quoting it, but it is at '{executable}'; make the virtual environment elsewhere, such as "
-            f"{VENV} (the workflow and its results may stay), and start snakemake from there"
+            f"Python must be at a path without spaces and without characters that mean something to a shell, because "
+            f"Snakemake starts jobs through a shell without quoting it, but it is at '{executable}'; make the virtual "
+            f"environment elsewhere, such as {VENV} (the workflow and its results may stay), and start snakemake from "
+            "there"
         )
+
+
+def _is_literal(letter: str) -> bool:
+    """True of a character that a shell takes as it is. `shlex.quote` alone would quote every letter outside ASCII."""
+    return letter.isprintable() and (not letter.isascii() or shlex.quote(letter) == letter)
 
 
 def _is_default(snakefile: Path | str) -> bool:
