@@ -1,15 +1,17 @@
 """Merging models by spherical and linear interpolation."""
 
 import json
+import logging
+import shutil
 from math import sqrt
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saelineage.errors import InputError
-from saelineage.models.merging import METHODS, linear, merge_folders, merge_state, read_state, slerp
+from saelineage.models.merging import METHODS, linear, merge_folders, merge_state, read_parents, read_state, slerp
 
 RIGHT, UP = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
 
@@ -71,8 +73,10 @@ def test_equal_tensors_do_not_change():
     assert torch.equal(slerp(a, a.clone(), 0.5).tensor, a)
 
 
-def test_the_first_parent_s_number_format_is_kept():
-    assert {slerp(RIGHT.half(), UP, t).tensor.dtype for t in (0.0, 0.5, 1.0)} == {torch.float16}
+@pytest.mark.parametrize("method", METHODS)
+def test_the_parents_number_format_is_kept(method):
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        assert {METHODS[method](RIGHT.to(dtype), UP.to(dtype), t).tensor.dtype for t in (0.0, 0.5, 1.0)} == {dtype}
 
 
 def test_a_linear_merge_by_hand():
@@ -134,3 +138,50 @@ def test_a_chosen_number_format_is_that_of_weights_and_config(tiny, tmp_path):
     merge_folders(tiny.models["a"], tiny.models["b"], 0.5, "float16", tmp_path / "merged")
     assert {tensor.dtype for tensor in load_file(tmp_path / "merged" / "model.safetensors").values()} == {torch.float16}
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "float16"
+
+
+def in_format(folder, dtype, copy):
+    """A copy of a model folder with its weights in another number format."""
+    shutil.copytree(folder, copy)
+    state = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("first", "widest"),
+    [(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64)],
+)
+def test_parents_of_two_number_formats_are_merged_in_the_wider_one_and_this_is_logged(
+    first, widest, tiny, tmp_path, caplog
+):
+    a, b = in_format(tiny.models["a"], first, tmp_path / "first"), tiny.models["b"]
+    of_a, of_b = (load_file(folder / "model.safetensors") for folder in (a, b))
+    assert {tensor.dtype for tensor in of_b.values()} == {torch.float32}
+    with caplog.at_level(logging.WARNING, logger="saelineage"):
+        for t in (0.0, 0.5, 1.0):
+            merge_folders(a, b, t, None, tmp_path / f"merged{t}")
+    names = [str(dtype).removeprefix("torch.") for dtype in (first, widest)]
+    assert caplog.messages[0] == (
+        f"the tensors of 'first' are {names[0]} and those of 'b' float32, so the merge is {names[1]} throughout; to "
+        "have another number format, set the merge's dtype"
+    )
+    merged = {t: load_file(tmp_path / f"merged{t}" / "model.safetensors") for t in (0.0, 0.5, 1.0)}
+    for name in of_a:
+        assert torch.equal(merged[0.0][name], of_a[name].to(widest))  # exact, because widening rounds nothing
+        assert torch.equal(merged[1.0][name], of_b[name].to(widest))
+        assert merged[0.5][name].dtype == widest
+    assert json.loads((tmp_path / "merged0.5" / "config.json").read_text())["dtype"] == names[1]
+
+
+def test_parents_of_one_number_format_keep_it_without_a_word(tiny, tmp_path, caplog):
+    a, b = (in_format(tiny.models[name], torch.bfloat16, tmp_path / name) for name in "ab")
+    with caplog.at_level(logging.INFO, logger="saelineage"):
+        merge_folders(a, b, 0.5, None, tmp_path / "merged")
+    assert caplog.messages == []
+    assert {tensor.dtype for tensor in load_file(tmp_path / "merged" / "model.safetensors").values()} == {
+        torch.bfloat16
+    }
+    assert read_parents([a, b], None).dtype is None

@@ -6,6 +6,7 @@ The spherical formula and its switch to linear interpolation are those of mergek
 
 import logging
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,13 +46,13 @@ class Merged(NamedTuple):
 def slerp(a: Tensor, b: Tensor, t: float) -> Merged:
     """Interpolate between two tensors along the arc between their directions.
 
-    Each whole tensor counts as one vector. With theta the angle between the two, the result is
+    Both have one dtype. Each whole tensor counts as one vector. With theta the angle between the two, the result is
     sin((1 - t) theta) / sin(theta) a + sin(t theta) / sin(theta) b. Where |cos theta| > 0.9995, or one vector is zero,
     it is (1 - t) a + t b. At t = 0 and t = 1 it is the parent itself, bit for bit. It is computed in float64 and
-    returned in the dtype of `a`.
+    returned in the dtype of both.
     """
     if t in (0, 1):
-        return Merged((b if t else a).to(a.dtype, copy=True), _cos(a, b), "parent")
+        return Merged((b if t else a).clone(), _cos(a, b), "parent")
     cos = _cos(a, b)
     a64, b64 = a.double(), b.double()
     if cos is None or abs(cos) > LERP_ABOVE_COS:
@@ -62,7 +63,7 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Merged:
 
 
 def linear(a: Tensor, b: Tensor, t: float) -> Merged:
-    """Interpolate linearly: (1 - t) a + t b, with the dtypes and ends of `slerp`."""
+    """Interpolate linearly: (1 - t) a + t b, with the dtype and ends of `slerp`."""
     if t in (0, 1):
         return slerp(a, b, t)
     return Merged(((1 - t) * a.double() + t * b.double()).to(a.dtype), _cos(a, b), "lerp")
@@ -77,7 +78,7 @@ def merge_state(
     """Merge two models' tensors.
 
     Args:
-        a, b: tensors by name.
+        a, b: tensors by name, of the same dtypes.
         t: 0 is a, 1 is b.
         names: the parents' names, for error messages.
         method: one of `METHODS`.
@@ -115,6 +116,8 @@ class Parents(NamedTuple):
     names: tuple[str, str]
     states: tuple[dict[str, Tensor], dict[str, Tensor]]
     """Tensors under the names that files have, the same in both. A tied output embedding is among the input ones."""
+    dtype: torch.dtype | None
+    """Number format of all tensors; None where each has its own, the same in both."""
     config: PretrainedConfig
     """Of the merged model: the first parent's, untied where the other one is."""
 
@@ -127,7 +130,8 @@ def read_parents(folders: Sequence[Path], dtype: str | None) -> Parents:
 
     Args:
         folders: the models' folders.
-        dtype: number format of the tensors; None keeps each tensor's own.
+        dtype: number format of the tensors; None keeps each tensor's own, or takes the widest for all of them if the
+            models differ, so that no number is rounded before it is merged.
 
     Raises:
         InputError: if the models' configs differ in what changes the logits, or their tensors in names or shapes.
@@ -145,7 +149,12 @@ def read_parents(folders: Sequence[Path], dtype: str | None) -> Parents:
             logger.info("'%s' has tied embeddings; they are untied, as in '%s'", names[place], names[1 - place])
             untie(configs[0])
     require_same_tensors(states[0], states[1], names)
-    return Parents(names, (states[0], states[1]), configs[0])
+    if dtype is not None:
+        return Parents(names, (states[0], states[1]), DTYPES[dtype], configs[0])
+    widest = _common_dtype(states, names)
+    if widest is not None:
+        states = [{name: tensor.to(widest) for name, tensor in state.items()} for state in states]
+    return Parents(names, (states[0], states[1]), widest, configs[0])
 
 
 def read_state(folder: Path, dtype: str | None) -> dict[str, Tensor]:
@@ -170,10 +179,11 @@ def merge_folders(a: Path, b: Path, t: float, dtype: str | None, folder: Path, m
     merged, branches = merge_state(*parents.states, t, parents.names, method)
     pairs = zip(parents.names, parents.states, strict=True)
     equal = next((name for name, state in pairs if all(torch.equal(merged[key], state[key]) for key in merged)), None)
-    open_state(parents.config, merged, f"the merge of '{a.name}' and '{b.name}'", DTYPES[dtype] if dtype else "auto")
+    open_state(parents.config, merged, f"the merge of '{a.name}' and '{b.name}'", parents.dtype or "auto")
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file(merged, temporary, metadata={"format": "pt"})
-    write_json(folder / CONFIG_FILE, _merged_config(a, parents.config) | ({"dtype": dtype} if dtype else {}))
+    chosen = {"dtype": _name_of(parents.dtype)} if parents.dtype else {}
+    write_json(folder / CONFIG_FILE, _merged_config(a, parents.config) | chosen)
     for name in ("tokenizer.json", "tokenizer_config.json", GENERATION_FILE):
         if (a / name).exists():
             write_text(folder / name, (a / name).read_text(encoding="utf-8"))
@@ -189,6 +199,26 @@ def _merged_config(folder: Path, config: PretrainedConfig) -> dict:
             assert isinstance(part, dict)
             part["tie_word_embeddings"] = False
     return content
+
+
+def _common_dtype(states: Sequence[dict[str, Tensor]], names: tuple[str, str]) -> torch.dtype | None:
+    """The number format that holds all numbers of two models exactly; None if no tensor's formats differ."""
+    a, b = states
+    if all(a[name].dtype == b[name].dtype for name in a):
+        return None
+    widest = reduce(torch.promote_types, (tensor.dtype for state in states for tensor in state.values()))
+    formats = [", ".join(sorted({_name_of(tensor.dtype) for tensor in state.values()})) for state in states]
+    logger.warning(
+        "the tensors of '%s' are %s and those of '%s' %s, so the merge is %s throughout; to have another number "
+        "format, set the merge's dtype",
+        *(names[0], formats[0], names[1], formats[1], _name_of(widest)),
+    )
+    return widest
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    """The name of a number format as a config.json has it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _is_tied(folder: Path) -> bool:
