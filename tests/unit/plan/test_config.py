@@ -165,6 +165,28 @@ def test_a_plan_is_loaded_from_what_snakemake_read_and_the_files_are_read_again_
         load_plan(small() | {"run": "other"}, [config], CONFIGS / "config.schema.yaml")
 
 
+def places_of_numbers(block: object, place: tuple = ()) -> list[tuple]:
+    """The keys on the way to every number in a config."""
+    inner = block.items() if isinstance(block, dict) else enumerate(block) if isinstance(block, list) else ()
+    is_number = isinstance(block, int | float) and not isinstance(block, bool)
+    return [place] * is_number + [deeper for key, value in inner for deeper in places_of_numbers(value, (*place, key))]
+
+
+def test_an_exponent_that_yaml_reads_as_text_is_named_at_every_key_that_holds_a_number():
+    config = load(small())
+    places = places_of_numbers(config)
+    assert len(places) > 80
+    for *way, last in places:
+        wrong = deepcopy(config)
+        block = wrong
+        for key in way:
+            block = block[key]
+        block[last] = "1e-3"
+        with pytest.raises(InputError, match=r"YAML reads 1e-3 as text; write '?0\.001") as raised:
+            load_config(wrong, SCHEMA)
+        assert str(raised.value).startswith(".".join(map(str, (*way, last))))
+
+
 def test_models_from_elsewhere_can_be_part_of_the_lineage():
     config = small()
     config["models"]["theirs"] = {"hub": {"repo": "a/b", "revision": "main"}}

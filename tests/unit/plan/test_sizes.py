@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import saelineage.saes.sae
 from saelineage.files.atomic import encode_header
+from saelineage.plan import sizes
 from saelineage.plan.sizes import (
     UNKNOWN_MODEL,
     UNKNOWN_SAE,
@@ -204,3 +206,8 @@ def test_needs_of_saes_grow_with_their_number_the_tokens_and_the_shard():
     assert encoding_bytes(sae, 1000) - encoding_bytes(sae, 0) == 2000
     assert encoding_bytes(sae, 0) == 1.25 * sae.n_bytes + 5 * 4 * 2048 * 512
     assert readout_bytes(DumpSize(10, 4), 6, 100) == 8 * (4 * 16 + 4 * 24) + 400
+
+
+def test_the_plan_counts_with_the_latents_that_are_really_encoded_at_once():
+    # The plan cannot import the constant with torch, and an SAE's job would run again after each change of `sizes`.
+    assert sizes.ENCODED_VALUES == saelineage.saes.sae.ENCODED_VALUES

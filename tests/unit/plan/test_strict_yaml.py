@@ -6,7 +6,7 @@ import pytest
 
 import saelineage
 from saelineage.errors import InputError
-from saelineage.plan.config import read_schema
+from saelineage.plan.config import load_config, read_schema
 from saelineage.plan.strict_yaml import SECRET_KEY, plain, read_entries, read_yaml
 
 SCHEMA = read_schema(Path(saelineage.__file__).parents[3] / "config" / "config.schema.yaml")
@@ -81,10 +81,23 @@ def test_numbers_in_nested_values_of_the_command_line_are_numbers():
             "seeds": [0, 1],
             "models": {"lua": {"expansion_factor": 0.5, "k": "8", "one_pass": True}, "base": {"k": None}},
         },
-        "labels": [1, "1e-3"],  # as in a file: YAML wants a point in it
+        "labels": [1, "1e-3"],  # as in a file: YAML 1.1 wants a point in it
     }
     with pytest.raises(InputError, match="'--config saes': key 'k' occurs twice"):
         read_entries(["saes={k: 8, k: 9}"])
+
+
+def test_an_exponent_without_a_point_is_named_on_the_command_line_as_in_a_file(tmp_path: Path):
+    # Snakemake reads config files, by YAML 1.1, so that a number here would be a text there.
+    (tmp_path / "config.yaml").write_text("saes: {learning_rate: 1e-3}")
+    schema = {"properties": {"saes": SCHEMA["properties"]["saes"]}, "$defs": SCHEMA["$defs"]}
+    for given in (read_entries(["saes={learning_rate: 1e-3}"]), read_yaml(tmp_path / "config.yaml")):
+        with pytest.raises(InputError) as raised:
+            load_config(given, schema)
+        assert str(raised.value).startswith(
+            "saes.learning_rate: '1e-3' is not of type 'number' (YAML reads 1e-3 as text"
+        )
+        assert "write 0.001" in str(raised.value)
 
 
 def test_keys_with_the_name_of_a_secret_are_refused_and_their_values_not_repeated():

@@ -83,7 +83,7 @@ def read_entries(entries: Iterable[str]) -> dict:
     """Read those of `--config KEY=VALUE` whose value is a mapping or a list, as a config file with them would be read.
 
     Snakemake reads such values with every number in them as text. It reads single values as numbers, so those are left
-    to it.
+    to it. As in a config file, which YAML 1.1 rules, 1e-3 without a point is text; the schema's message says so.
 
     Args:
         entries: as the user wrote them.
