@@ -68,7 +68,6 @@ def say(note):
     """Print a note, if there is one."""
     if note:
         print(f"note: {note}", file=sys.stderr)
-    return note
 
 
 def begin_run():
