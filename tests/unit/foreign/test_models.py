@@ -250,7 +250,7 @@ def test_damaged_or_unfit_folders_are_refused(folder: Path):
         ({"model_type": "mistral"}, "model_type ('llama' and 'mistral')"),
         ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters.rope_theta (3.0 and 5.0)"),
         ({"sliding_window": None}, "sliding_window (16 and None)"),
-        ({"head_dim": 16}, "head_dim (None and 16)"),
+        ({"head_dim": 16}, "head_dim (8 and 16)"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_parameters.rope_type (None and 'yarn')"),
     ],
 )

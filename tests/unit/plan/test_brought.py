@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from saelineage.errors import InputError
-from saelineage.plan.brought import check_on_disk
+from saelineage.foreign.tokenizers import read_tokenizer
+from saelineage.plan.brought import check_on_disk as checked_on_disk
+from saelineage.plan.brought import run_input
 from saelineage.plan.config import load_config, read_schema
 from saelineage.plan.plan import Plan
 from tests.hub_server import SCRIPTS, running_hub
@@ -33,6 +35,11 @@ def model_folder(name: str, words: list[str] = WORDS, **changes: object) -> str:
     write_json(Path(name, "tokenizer.json"), {"model": {"type": "BPE", "vocab": tokens(words), "merges": []}})
     Path(name, "model.safetensors").touch()
     return name
+
+
+def check_on_disk(plan: Plan, *here: str) -> list[str]:
+    """The check, when nothing has been imported but what these manifests are of."""
+    return checked_on_disk(plan, here.__contains__)
 
 
 def tokens(words: list[str]) -> dict[str, int]:
@@ -112,6 +119,40 @@ def test_an_sae_of_another_layer_or_width_is_refused_and_one_of_no_place_is_warn
     with pytest.raises(InputError, match=r"must have d_in 8, but .*16"):
         check_on_disk(plan(models, base=sae_folder("wide", d_in=16)))
     assert any("does not say at which hookpoint" in line for line in check_on_disk(plan(models, base=sae_folder("x"))))
+
+
+def test_what_is_already_imported_is_not_remarked_on_again():
+    wrong = sae_folder("wrong", d_in=16)
+    models = {"base": in_folder(model_folder("base", max_position_embeddings=16)), "same": in_folder("base")}
+    here = [f"results/mine/models/{name}/manifest.json" for name in models]
+    sae = "results/mine/saes/base/seed0/manifest.json"
+    assert check_on_disk(plan(models, base=wrong), *here, sae) == []
+    with pytest.raises(InputError, match=r"tokens\.n_ctx must be at most 16"):
+        check_on_disk(plan(models, base=wrong), here[0], sae)
+    with pytest.raises(InputError, match="must have d_in 8"):
+        check_on_disk(plan(models, base=wrong), *here)
+
+
+def test_an_sae_of_an_mlp_whose_width_is_not_known_is_not_refused():
+    folder = model_folder("base")
+    odd = {key: value for key, value in LLAMA.items() if key != "intermediate_size"} | {"model_type": "odd"}
+    write_json(Path(folder, "config.json"), odd)
+    hook = {"hook_name": "blocks.1.mlp.hook_post", "sae_lens_version": "6.0.0"}
+    run = plan({"base": in_folder(folder)}, hookpoint="model.layers.1.mlp.down_proj.input")
+    assert run_input(run, "base").d_in is None
+    sae = sae_folder("sae", d_in=24, metadata=hook)
+    check_on_disk(plan({"base": in_folder(folder)}, hookpoint="model.layers.1.mlp.down_proj.input", base=sae))
+
+
+def test_the_run_s_tokenizer_is_read_once(monkeypatch: pytest.MonkeyPatch):
+    read = []
+    monkeypatch.setattr(
+        "saelineage.plan.brought.read_tokenizer", lambda folder: read.append(str(folder)) or read_tokenizer(folder)
+    )
+    run = plan({name: in_folder(model_folder(name)) for name in "abc"})
+    write_json(Path("tokenizer", "tokenizer.json"), {"model": {"vocab": tokens(WORDS), "merges": []}})
+    assert check_on_disk(run) == []
+    assert read == ["tokenizer"]
 
 
 ASK = """

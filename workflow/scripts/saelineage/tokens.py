@@ -7,9 +7,9 @@ row, are dropped.
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice, zip_longest
+from itertools import islice, pairwise, zip_longest
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +25,8 @@ from saelineage.foreign.tokenizers import (
     FAST_FILE,
     MOST_TOKENIZER_BYTES,
     NEXT_STEP,
+    SENTENCEPIECE_FILES,
+    TOKENIZER_SMALL_FILES,
     VOCABULARY_FILES,
     cannot_be_compared,
     compare_tokenizers,
@@ -32,6 +34,7 @@ from saelineage.foreign.tokenizers import (
     require_same_ids,
     require_same_tokenizer,
     same_files,
+    shared_added_tokens,
 )
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
@@ -41,18 +44,8 @@ TRAINED_BYTES = 512
 They would also become tokens: one letter repeated 100,000 times gives a token of 65,536 letters.
 """
 ENCODE_DOCUMENTS = 256
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "config.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
+TOKENIZER_FILES = tuple(
+    sorted((*TOKENIZER_SMALL_FILES, *SENTENCEPIECE_FILES, "config.json", "special_tokens_map.json"))
 )
 """Files that AutoTokenizer may need from a repository on the hub."""
 RULES = ("normalizer", "pre_tokenizer", "model")
@@ -78,6 +71,8 @@ COMPARED_TEXTS = (
     "https://example.org/a?b=c&d=%20#e user@example.org /usr/bin/env C:\\dir <b>tag</b> [link](url) `code` ~~~ === ###",
 )
 """Texts that normalizers and pre-tokenizers treat differently: case, digits, spaces, accents, scripts, signs."""
+MOST_COMPARED_TOKENS, MOST_COMPARED_ADDED = 8192, 1024
+"""Tokens of the vocabulary, and added tokens, that are texts to compare too."""
 MOST_IDS_PER_BYTE = 16
 MOST_IDS = 1 << 24
 """Limit for token ids, because later stages keep a count for every id up to the largest.
@@ -217,7 +212,7 @@ def check_tokenizer(folder: Path | str) -> None:
 
 
 def require_same_tokens(model_folder: Path | str, tokenizer_folder: Path | str, name: str) -> list[str]:
-    """Compare a model's own tokenizer with the run's: as files, then by the ids that both make of some texts.
+    """Compare a model's own tokenizer with the run's: as files, then by the ids that both give for some texts.
 
     A tokenizer without a tokenizer.json is converted as transformers does it, if that is possible.
 
@@ -230,25 +225,28 @@ def require_same_tokens(model_folder: Path | str, tokenizer_folder: Path | str, 
         Sentences to warn with: what cannot be compared, and what the run's tokenizer replaces.
 
     Raises:
-        InputError: if ids or merges differ, or both make different ids of a text, with the number that differ.
+        InputError: if ids mean different tokens, or both give different ids for a text, with the number that differ.
     """
-    warnings = require_same_tokenizer(model_folder, tokenizer_folder, name, undecided=False)
+    warnings = require_same_tokenizer(model_folder, tokenizer_folder, name)
     if same_files(model_folder, tokenizer_folder):
         return warnings
     run_tokenizer = load_tokenizer(tokenizer_folder)
-    model_tokenizer = _model_tokenizer(Path(model_folder))
+    model_tokenizer, reason = _model_tokenizer(Path(model_folder))
     if model_tokenizer is None:
-        return [*warnings, cannot_be_compared(Path(model_folder), name)]
+        return [*warnings, cannot_be_compared(Path(model_folder), name, reason)]
+    model, run = (json.loads(each.to_str()) for each in (model_tokenizer, run_tokenizer))
     if not Path(model_folder, FAST_FILE).exists():
-        comparison = compare_tokenizers(*(json.loads(each.to_str()) for each in (model_tokenizer, run_tokenizer)))
+        comparison = compare_tokenizers(model, run)
         require_same_ids(comparison, name)
-        warnings = list(dict.fromkeys(warnings + comparison_warnings(comparison, name, undecided=False)))
-    n_ids, n_different = _differing_ids(model_tokenizer, run_tokenizer)
+        warnings = list(dict.fromkeys(warnings + comparison_warnings(comparison, name)))
+    added = list(islice(shared_added_tokens(model, run), MOST_COMPARED_ADDED))
+    texts = [*COMPARED_TEXTS, *_texts_of_vocabulary(run_tokenizer), *(f"a{token}b a {token} b" for token in added)]
+    n_ids, n_different = _differing_ids(model_tokenizer, run_tokenizer, texts)
     if n_different:
         raise InputError(
-            f"models.{name}: the model's own tokenizer must make the same ids of a text as the run's, but "
-            f"{n_different} of {n_ids} ids differ in {len(COMPARED_TEXTS)} short texts (normalizer, pre-tokenizer or "
-            f"options of the two are not the same); {NEXT_STEP}"
+            f"models.{name}: the model's own tokenizer must give the same ids for a text as the run's, but "
+            f"{n_different} of {n_ids} ids differ in {len(texts)} short texts (merges, normalizer, pre-tokenizer, "
+            f"added tokens or options of the two are not the same); {NEXT_STEP}"
         )
     return warnings
 
@@ -421,32 +419,51 @@ def read_token_rows(paths: Mapping[str, Path | str]) -> dict[str, TokenRows]:
     return {corpus: TokenRows(path) for corpus, path in paths.items()}
 
 
-def _model_tokenizer(folder: Path) -> Tokenizer | None:
-    """A model's own tokenizer; None if it has none, or none that can be opened without code of its own."""
+def _model_tokenizer(folder: Path) -> tuple[Tokenizer | None, str | None]:
+    """A model's own tokenizer, or None and the reason why it cannot be opened; twice None if there is none."""
     if Path(folder, FAST_FILE).exists():
-        return load_tokenizer(folder)
+        return load_tokenizer(folder), None
     if not any(Path(folder, file).exists() for file in VOCABULARY_FILES):
-        return None  # AutoTokenizer would make an empty one
+        return None, None  # AutoTokenizer would make an empty one
     from transformers import AutoTokenizer
 
     check_tokenizer_folder(folder)
     try:
         with tokenizer_errors(folder):
             converted = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except InputError:
-        return None  # a package that converts it may be missing; the caller says that it was not compared
-    return getattr(converted, "backend_tokenizer", None)
+    except InputError as error:  # a package that converts it may be missing
+        return None, " ".join(str(error.__cause__ or error).split())[:200]
+    backend = getattr(converted, "backend_tokenizer", None)
+    return backend, None if backend else f"transformers has no fast tokenizer for {type(converted).__name__}"
 
 
-def _differing_ids(a: Tokenizer, b: Tokenizer) -> tuple[int, int]:
-    """The number of ids that two tokenizers make of `COMPARED_TEXTS`, and of those that differ, place by place."""
-    n_ids, n_different = 0, 0
-    for text in COMPARED_TEXTS:
-        with tokenizer_errors("tokenizer.json"):
-            pair = [tokenizer.encode(text, add_special_tokens=False).ids for tokenizer in (a, b)]
-        n_ids += max(map(len, pair))
-        n_different += sum(left != right for left, right in zip_longest(*pair))
-    return n_ids, n_different
+def _texts_of_vocabulary(tokenizer: Tokenizer) -> list[str]:
+    """Texts of tokens from the whole vocabulary, alone and with the next one, because merges of rare words show there.
+
+    Each line holds 16 of them.
+    """
+    ids = sorted(tokenizer.get_vocab(with_added_tokens=False).values())
+    step = -(-len(ids) // MOST_COMPARED_TOKENS) or 1
+    with tokenizer_errors("tokenizer.json"):
+        words = tokenizer.decode_batch([[number] for number in ids[::step]], skip_special_tokens=False)
+    words += [first + second.strip() for first, second in pairwise(words)]
+    return [" ".join(words[start : start + 16]) for start in range(0, len(words), 16)]
+
+
+def _differing_ids(a: Tokenizer, b: Tokenizer, texts: Sequence[str]) -> tuple[int, int]:
+    """The number of ids that two tokenizers give for texts, and of those that differ, place by place.
+
+    As in rows, the names of special tokens are plain text.
+    """
+    with tokenizer_errors("tokenizer.json"):
+        for tokenizer in (a, b):
+            tokenizer.encode_special_tokens = True
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+        encodings = [tokenizer.encode_batch(list(texts), add_special_tokens=False) for tokenizer in (a, b)]
+    pairs = [(left.ids, right.ids) for left, right in zip(*encodings, strict=True)]
+    n_different = sum(left != right for pair in pairs for left, right in zip_longest(*pair))
+    return sum(max(map(len, pair)) for pair in pairs), n_different
 
 
 def _token_id(tokenizer: Tokenizer, token: object) -> int | None:

@@ -341,36 +341,46 @@ def compare_configs(a: Mapping, b: Mapping, *, complete: bool = True) -> ConfigC
             what the class makes of it, so there null against a value counts as a key of one config alone.
     """
     first, second = dict(_leaves(_plain(a))), dict(_leaves(_plain(b)))
+    of_first, of_second = dict(_leaves(_derived(a))), dict(_leaves(_derived(b)))
     scales = any(part.get("rope_type", part.get("type")) in POSITIONS_SCALE for part in mappings([dict(a), dict(b)]))
     different, only_one = {}, []
     for key in sorted(first.keys() | second.keys()):
         name = key.rpartition(".")[2]
         if name in SAME_FUNCTION or NOT_OF_LOGITS.fullmatch(name) or (name in POSITION_KEYS and not scales):
             continue
-        values = first.get(key), second.get(key)
+        stated = first.get(key), second.get(key)
+        values = tuple(
+            defaults.get(key) if value is None else value
+            for value, defaults in zip(stated, (of_first, of_second), strict=True)
+        )
         if values[0] == values[1]:  # None stands for a missing key
             continue
-        is_of_both = key in first and key in second and (complete or None not in values)
-        if is_of_both or name == "rope_type" or (complete and name in DERIVED):  # `_plain` takes defaults out of these
-            different[key] = values
+        is_of_both = key in first and key in second and (complete or None not in stated)
+        if is_of_both or name == "rope_type" or (complete and name in DERIVED):
+            different[key] = (values[0], values[1])
         else:
             only_one.append(key)
     return ConfigComparison(different, only_one)
 
 
 def _plain(config: Mapping) -> dict:
-    """A config in one spelling, in which keys that do nothing are missing, and so are values that are the default."""
+    """A config in one spelling, without keys that do nothing."""
     parts = {key: value for key, value in config.items() if isinstance(value, Mapping) and key not in ROPE_PARTS}
     plain = dict(config) | {key: _plain(part) for key, part in parts.items()}
     if plain.get("use_sliding_window") is False:
         plain = {key: value for key, value in plain.items() if key not in INERT_WITHOUT_WINDOW}
-    width, n_heads = _count(plain, WIDTH_KEYS), _count(plain, ("num_attention_heads",))
-    defaults = {
-        "head_dim": width // n_heads if width and n_heads else None,
-        "n_inner": DEFAULT_MLP_RATIO * width if width else None,
-    }
-    plain = {key: value for key, value in plain.items() if key not in DERIVED or value not in (None, defaults[key])}
     return _with_plain_activation(_with_plain_rope(plain))
+
+
+def _derived(config: Mapping) -> dict:
+    """The `DERIVED` sizes that a config has where it has null for them, in the parts that tell."""
+    derived: dict = {key: _derived(part) for key, part in config.items() if isinstance(part, Mapping)}
+    width, n_heads = _count(config, WIDTH_KEYS), _count(config, ("num_attention_heads",))
+    if width and n_heads:
+        derived["head_dim"] = width // n_heads
+    if width:
+        derived["n_inner"] = DEFAULT_MLP_RATIO * width
+    return derived
 
 
 def _with_plain_activation(config: dict) -> dict:

@@ -3,14 +3,15 @@
 A run has one tokenizer, so that features of different models fire on the same tokens. An imported model that was
 trained with another one runs without an error on the run's ids, and everything measured on it is meaningless.
 
-Vocabulary and merges decide. Normalizer, pre-tokenizer and options of the model may be written in several ways that
-give the same ids (transformers 5 writes them anew for some classes), so a difference there is reported as undecided;
-`tokens.require_same_tokens` then compares the ids that both tokenizers make of a text. Post-processor, decoder, padding
+From the files alone, the vocabulary decides. Merges, normalizer, pre-tokenizer and options may be written in several
+ways that give the same ids (transformers 5 writes them anew for some classes, and converters list other merges), so
+`tokens.require_same_tokens` compares the ids that both tokenizers give for many texts. Post-processor, decoder, padding
 and truncation play no part: rows are made without them.
 """
 
 import filecmp
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from math import isclose
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,16 +24,14 @@ SENTENCEPIECE_FILES = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.mod
 ENDINGS = (".json", ".txt", ".model")
 VOCABULARY_FILES = (FAST_FILE, VOCABULARY_FILE, WORDS_FILE, *SENTENCEPIECE_FILES)
 """Files of which a tokenizer has at least one."""
-MODEL_FILES = (FAST_FILE, CONFIG_FILE, VOCABULARY_FILE, MERGES_FILE, WORDS_FILE, ADDED_FILE)
+TOKENIZER_SMALL_FILES = (FAST_FILE, CONFIG_FILE, VOCABULARY_FILE, MERGES_FILE, WORDS_FILE, ADDED_FILE)
 """Small files of a model's folder or repository that this module reads."""
 MOST_TOKENIZER_BYTES = 256 << 20
 N_EXAMPLES = 3
-PIPELINE = ("normalizer", "pre_tokenizer")
-OPTIONS = (
-    *("type", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback"),
-    *("ignore_merges", "max_input_chars_per_word", "unk_id"),
-)
-"""Keys of `model` in a tokenizer.json that may change ids; dropout, which is for training, is not among them."""
+FLAGS = ("normalized", "lstrip", "rstrip", "single_word", "special")
+"""Keys of an added token that decide where it is found in a text."""
+SCORE_TOLERANCE = 1e-6
+"""Relative difference of log probabilities that differ only by the rounding of float32."""
 REMEDY = "save it again with save_pretrained"
 NEXT_STEP = "set tokenizer: to the tokenizer this model was trained with, or leave the model out"
 
@@ -53,51 +52,20 @@ class Comparison(NamedTuple):
     """Ids that either knows."""
     different: tuple[str, ...]
     """A phrase for each id that means different tokens, or a token to one of them only."""
-    n_merges: int
-    """Merges of the longer list."""
-    n_different_merges: int
-    """Merges that one of them lacks; if both have the same ones, those at another place."""
+    rules: str
+    """`merges`, or `scores` of a Unigram tokenizer: the rules by which text is cut into tokens."""
+    n_rules: int
+    """Rules of the longer list."""
+    n_different_rules: int
+    """Rules that one of them lacks; if both have the same ones, those at another place."""
     only_model: tuple[str, ...]
     """Added tokens at ids that the run's tokenizer does not have."""
     only_run: tuple[str, ...]
     """Added tokens at ids that the model's tokenizer does not have."""
     renamed: tuple[str, ...]
     """A phrase for each id that is an added token of both, under different names."""
-    undecided: tuple[str, ...]
-    """Parts that are written differently and may or may not give different ids."""
-
-
-def require_same_tokenizer(
-    model_folder: Path | str, run_tokenizer_folder: Path | str, name: str, *, undecided: bool = True
-) -> list[str]:
-    """Compare the tokenizer in a model's folder with the run's, from their files alone.
-
-    Args:
-        model_folder: the folder, or the downloaded small files, of the model.
-        run_tokenizer_folder: the folder of the run's tokenizer, or of the tokenizer that the config names.
-        name: the model's name in the config, for messages.
-        undecided: False leaves out the warnings of what only the tokenizers themselves can tell, because the caller
-            lets them.
-
-    Returns:
-        Sentences to warn with: what cannot be compared, and what the run's tokenizer replaces.
-
-    Raises:
-        InputError: if ids or merges differ, with their number and examples; or a file of the model's tokenizer is
-            damaged, or a link out of its folder.
-    """
-    model_folder, run_folder = Path(model_folder), Path(run_tokenizer_folder)
-    require_inside(model_folder, ENDINGS)
-    warnings = _special_warnings(model_folder, run_folder, name)
-    if same_files(model_folder, run_folder):
-        return warnings
-    model, run = read_tokenizer(model_folder), read_tokenizer(run_folder)
-    if model is None or run is None:
-        cannot = [cannot_be_compared(model_folder, name)] if model is None and undecided else []
-        return warnings + cannot  # make_tokenizer converts a run's tokenizer that has no such file, and then it has one
-    comparison = compare_tokenizers(model, run)
-    require_same_ids(comparison, name)
-    return warnings + comparison_warnings(comparison, name, undecided=undecided)
+    other_flags: tuple[str, ...]
+    """A phrase for each token that is an added one of one side alone, or of both with other `FLAGS`."""
 
 
 def read_tokenizer(folder: Path) -> dict | None:
@@ -116,12 +84,48 @@ def read_tokenizer(folder: Path) -> dict | None:
         model = {"vocab": vocabulary} | ({"merges": _merge_lines(merges)} if merges.exists() else {})
     elif Path(folder, WORDS_FILE).exists():
         words = _lines(Path(folder, WORDS_FILE))
+        words = words[:-1] if words[-1] == "" else words  # after the last line's end
         model = {"vocab": {word: number for number, word in enumerate(words)}}
     else:
         return None
     added = Path(folder, ADDED_FILE)
     contents = read_foreign_json(added, REMEDY) if added.exists() else {}
     return {"model": model, "added_tokens": [{"content": token, "id": number} for token, number in contents.items()]}
+
+
+def require_same_tokenizer(
+    model_folder: Path | str,
+    run_tokenizer_folder: Path | str,
+    name: str,
+    read_run: Callable[[Path], dict | None] = read_tokenizer,
+) -> list[str]:
+    """Compare the tokenizer in a model's folder with the run's, from their files alone.
+
+    Args:
+        model_folder: the folder, or the downloaded small files, of the model.
+        run_tokenizer_folder: the folder of the run's tokenizer, or of the tokenizer that the config names.
+        name: the model's name in the config, for messages.
+        read_run: `read_tokenizer`, or a function that remembers the run's for the next model.
+
+    Returns:
+        Sentences to warn with: what may give different ids, and what the run's tokenizer replaces. Nothing where a
+        tokenizer has no files that can be read here; `tokens.require_same_tokens` says that.
+
+    Raises:
+        InputError: if ids differ, with their number and examples; or a file of the model's tokenizer is damaged, or a
+            link out of its folder.
+    """
+    model_folder, run_folder = Path(model_folder), Path(run_tokenizer_folder)
+    require_inside(model_folder, ENDINGS)
+    warnings = _special_warnings(model_folder, run_folder, name)
+    if same_files(model_folder, run_folder):
+        return warnings
+    model, run = read_tokenizer(model_folder), read_run(run_folder)
+    if model is None or run is None:
+        return warnings
+    comparison = compare_tokenizers(model, run)
+    require_same_ids(comparison, name)
+    return warnings + comparison_warnings(comparison, name)
 
 
 def compare_tokenizers(model: Mapping, run: Mapping) -> Comparison:
@@ -146,24 +150,22 @@ def compare_tokenizers(model: Mapping, run: Mapping) -> Comparison:
             renamed.append(_phrase(number, model_token, run_token))
         else:
             different.append(_phrase(number, model_token, run_token))
-    n_merges, n_different_merges = _compare_merges(merges_of(model), merges_of(run))
     return Comparison(
         len(ids),
         tuple(different),
-        n_merges,
-        n_different_merges,
+        *_compare_rules(model, run),
         tuple(only_model),
         tuple(only_run),
         tuple(renamed),
-        tuple(_undecided(model, run)),
+        tuple(_other_flags(model, run)),
     )
 
 
 def require_same_ids(comparison: Comparison, name: str) -> None:
-    """Refuse a model's tokenizer whose ids or merges differ from the run's.
+    """Refuse a model's tokenizer whose ids differ from the run's.
 
     Raises:
-        InputError: with the number of ids, or of merges, that differ.
+        InputError: with the number of ids that differ.
     """
     if comparison.different:
         raise InputError(
@@ -171,15 +173,10 @@ def require_same_ids(comparison: Comparison, name: str) -> None:
             f"{len(comparison.different)} of {comparison.n_ids} ids differ ({_shown(comparison.different)}); "
             f"{NEXT_STEP}"
         )
-    if comparison.n_different_merges:
-        raise InputError(
-            f"models.{name}: the model's own tokenizer must merge as the run's does, but of {comparison.n_merges} "
-            f"merges {comparison.n_different_merges} differ, so the same text becomes other ids; {NEXT_STEP}"
-        )
 
 
-def comparison_warnings(comparison: Comparison, name: str, *, undecided: bool = True) -> list[str]:
-    """Say in sentences what of a model's tokenizer the run's does not have, and what could not be decided."""
+def comparison_warnings(comparison: Comparison, name: str) -> list[str]:
+    """Say in sentences what of a model's tokenizer the run's does not have, and what may give different ids."""
     warnings = []
     if comparison.only_model:
         warnings.append(
@@ -196,22 +193,35 @@ def comparison_warnings(comparison: Comparison, name: str, *, undecided: bool = 
             f"models.{name}: added tokens with other names in the model's own tokenizer, of which the run's are used: "
             f"{len(comparison.renamed)} ({_shown(comparison.renamed)})"
         )
-    if undecided and comparison.undecided:
+    if comparison.n_different_rules:
         warnings.append(
-            f"models.{name}: of the model's own tokenizer, {', '.join(comparison.undecided)} cannot be told from the "
-            "run's by reading; the import compares the ids that both make of a text"
+            f"models.{name}: {comparison.n_different_rules} of {comparison.n_rules} {comparison.rules} differ between "
+            "the model's own tokenizer and the run's, so the same text may give different ids; the import compares the "
+            "ids that both give for many short texts, and these decide"
+        )
+    if comparison.other_flags:
+        warnings.append(
+            f"models.{name}: these tokens are found in a text in another way by the model's own tokenizer than by the "
+            f"run's: {len(comparison.other_flags)} ({_shown(comparison.other_flags)}); the import compares the ids "
+            "that both give for many short texts"
         )
     return warnings
 
 
-def cannot_be_compared(folder: Path, name: str) -> str:
-    """Say that a model's folder does not show which tokenizer the model was trained with."""
-    model_file = next((file for file in SENTENCEPIECE_FILES if Path(folder, file).exists()), None)
-    holds = f"only a {model_file}, which is not read here" if model_file else "no tokenizer"
-    return (
-        f"models.{name}: '{folder}' holds {holds}, so it cannot be compared with the run's tokenizer; make sure that "
-        "the model was trained with that one"
-    )
+def cannot_be_compared(folder: Path, name: str, reason: str | None = None) -> str:
+    """Say that a model's folder does not show which tokenizer the model was trained with.
+
+    Args:
+        folder: the model's folder.
+        name: the model's name in the config.
+        reason: the reason why the tokenizer could not be opened; None if there is none in the folder.
+    """
+    if reason is None:
+        start = f"'{folder}' holds no tokenizer, so it cannot be compared with the run's tokenizer"
+    else:
+        compared = "only its vocabulary was" if read_tokenizer(folder) is not None else "nothing of it was"
+        start = f"the tokenizer in '{folder}' cannot be opened ({reason}), so {compared} compared with the run's"
+    return f"models.{name}: {start}; make sure that the model was trained with that one"
 
 
 def same_files(model_folder: Path | str, run_folder: Path | str) -> bool:
@@ -249,61 +259,83 @@ def vocabulary_of(tokenizer: Mapping, where: str = "a tokenizer.json") -> Vocabu
 
 
 def merges_of(tokenizer: Mapping) -> list[tuple[str, ...]]:
-    """The merges of a tokenizer, in order, or the log probabilities of a Unigram one; they decide how text is cut.
+    """The merges of a tokenizer, in order; none for a Unigram one.
 
     A tokenizer.json holds a merge as "a b", or since tokenizers 0.20 as the pair [a, b].
     """
-    model = _model_of(tokenizer)
-    merges, words = model.get("merges"), model.get("vocab")
-    if isinstance(merges, list):
-        return [_texts(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
-    return [_texts(pair) for pair in words] if isinstance(words, list) else []
+    merges = _model_of(tokenizer).get("merges")
+    merges = merges if isinstance(merges, list) else []
+    return [_texts(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
 
 
 def _texts(values: object) -> tuple[str, ...]:
     return tuple(map(str, values)) if isinstance(values, list) else (str(values),)
 
 
-def plain_pipeline(part: object) -> list[dict]:
-    """Steps of a normalizer or pre-tokenizer in one spelling: no nesting, no defaults, nothing that decides no id."""
-    if not isinstance(part, dict):
-        return []
-    if part.get("type") == "Sequence":
-        steps = part.get("normalizers") or part.get("pretokenizers") or []
-        return [plain for step in steps for plain in plain_pipeline(step)]
-    return [_plain_step(part)]
+def shared_added_tokens(model: Mapping, run: Mapping) -> Iterator[str]:
+    """Yield the tokens that are added ones of either side, are the same id to both, and are found in texts.
+
+    Special tokens are not: the rows of a run hold them as plain text.
+    """
+    model_added, run_added = _added_of(model), _added_of(run)
+    model_words, run_words = vocabulary_of(model).tokens, vocabulary_of(run).tokens
+    for number in sorted(model_added.keys() | run_added.keys()):
+        entries = [added[number] for added in (model_added, run_added) if number in added]
+        if model_words.get(number) == run_words.get(number) and not any(entry.get("special") for entry in entries):
+            yield run_words[number]
 
 
-def _plain_step(step: Mapping) -> dict:
-    plain = {key: value for key, value in step.items() if key not in ("trim_offsets", "str_rep")}
-    if plain.get("type") == "ByteLevel":
-        plain = {"add_prefix_space": True, "use_regex": True} | plain
-    if plain.get("type") == "Metaspace":
-        prefix = plain.pop("add_prefix_space", True)
-        plain = {"prepend_scheme": "always" if prefix else "never", "split": True} | plain
-    return plain
+def _added_of(tokenizer: Mapping) -> dict[int, dict]:
+    """The entries of added tokens by id."""
+    entries = tokenizer.get("added_tokens")
+    entries = entries if isinstance(entries, list) else []
+    return {entry["id"]: entry for entry in entries if isinstance(entry, dict) and type(entry.get("id")) is int}
 
 
-def _undecided(model: Mapping, run: Mapping) -> Iterable[str]:
-    """Names of the parts of two tokenizers that are written differently."""
-    for part in PIPELINE:
-        if part in model and plain_pipeline(model[part]) != plain_pipeline(run.get(part)):
-            yield part
-    model_options, run_options = _model_of(model), _model_of(run)
-    for option in OPTIONS:
-        if option in model_options and (model_options[option] or None) != (run_options.get(option) or None):
-            yield f"model.{option}"
-    if not any(part in model for part in PIPELINE):
-        yield from PIPELINE
+def _other_flags(model: Mapping, run: Mapping) -> Iterator[str]:
+    """Phrases of the tokens that both have at one id, and that are not found in a text in the same way."""
+    if not all("normalizer" in tokenizer for tokenizer in (model, run)):
+        return  # not the whole of a tokenizer.json: without its flags
+    model_added, run_added = _added_of(model), _added_of(run)
+    model_words, run_words = vocabulary_of(model).tokens, vocabulary_of(run).tokens
+    for number in sorted(model_added.keys() | run_added.keys()):
+        token = run_words.get(number)
+        if token is None or model_words.get(number) != token:
+            continue
+        ours, theirs = run_added.get(number), model_added.get(number)
+        if all(entry.get("special") for entry in (ours, theirs) if entry is not None):
+            continue  # rows hold special tokens as plain text
+        if ours is None or theirs is None:
+            yield f"{token!r:.40} is an added token of the {'model' if ours is None else 'run'} alone"
+        else:
+            differing = [flag for flag in FLAGS if bool(theirs.get(flag)) != bool(ours.get(flag))]
+            if differing:
+                yield f"{token!r:.40} differs in {', '.join(differing)}"
 
 
-def _compare_merges(model: list, run: list) -> tuple[int, int]:
-    """The number of merges, and of those that differ; no merges on one side alone say nothing."""
-    if model == run or not model or not run:
-        return max(len(model), len(run)), 0
-    lacking = len(set(model) ^ set(run))
-    moved = sum(left != right for left, right in zip(model, run, strict=False))
-    return max(len(model), len(run)), lacking or moved
+def _compare_rules(model: Mapping, run: Mapping) -> tuple[str, int, int]:
+    """The name of the rules that cut text, their number, and the number of those that differ.
+
+    No rules on one side alone say nothing.
+    """
+    ours, theirs = (_model_of(tokenizer).get("vocab") for tokenizer in (run, model))
+    if isinstance(ours, list) and isinstance(theirs, list):
+        differing = sum(not _is_same_score(*pair) for pair in zip(theirs, ours, strict=False))
+        return "scores", max(len(ours), len(theirs)), differing
+    left, right = merges_of(model), merges_of(run)
+    n_rules = max(len(left), len(right))
+    if left == right or not left or not right:
+        return "merges", n_rules, 0
+    moved = sum(first != second for first, second in zip(left, right, strict=False))
+    return "merges", n_rules, len(set(left) ^ set(right)) or moved
+
+
+def _is_same_score(a: object, b: object) -> bool:
+    """True if two entries of Unigram vocabularies have the same log probability, as far as float32 holds it."""
+    first, second = (entry[1] if isinstance(entry, list) and len(entry) > 1 else None for entry in (a, b))
+    if isinstance(first, float) and isinstance(second, float):
+        return isclose(first, second, rel_tol=SCORE_TOLERANCE, abs_tol=SCORE_TOLERANCE)
+    return bool(first == second)
 
 
 def _special_warnings(model_folder: Path, run_folder: Path, name: str) -> list[str]:

@@ -5,12 +5,20 @@ Jobs check again what they really open. Nothing here reads weights.
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from saelineage.errors import InputError
 from saelineage.files.hub import is_connection_error
 from saelineage.foreign.hub import fetch_model_config, fetch_sae_config
-from saelineage.foreign.models import check_folder, d_mlp, d_model, equal_sources, read_config, require_same_function
+from saelineage.foreign.models import (
+    check_folder,
+    d_model,
+    equal_sources,
+    known_d_mlp,
+    read_config,
+    require_same_function,
+)
 from saelineage.foreign.saes import (
     ATTN_IN,
     ATTN_OUT,
@@ -27,10 +35,11 @@ from saelineage.foreign.saes import (
     RunInput,
     check_sae,
     choose_format,
+    has_parallel_blocks,
     norm_kind,
     norms_outputs,
 )
-from saelineage.foreign.tokenizers import MODEL_FILES, require_same_tokenizer
+from saelineage.foreign.tokenizers import TOKENIZER_SMALL_FILES, read_tokenizer, require_same_tokenizer
 from saelineage.plan.plan import Plan
 from saelineage.plan.sae_names import SaeName
 
@@ -40,8 +49,12 @@ OF_MLP = {MLP_ACTS, MLP_GATES}
 """Kinds of places that are as wide as the MLP's activations."""
 
 
-def check_on_disk(plan: Plan) -> list[str]:
+def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     """Check models, tokenizers and SAEs in folders.
+
+    Args:
+        plan: the run.
+        is_here: true for the manifest of what an earlier run of Snakemake already made, which is not checked again.
 
     Returns:
         What cannot be told for sure, a sentence each.
@@ -49,16 +62,22 @@ def check_on_disk(plan: Plan) -> list[str]:
     Raises:
         InputError: on the first that cannot be used, or contradicts the run.
     """
-    sentences = equal_sources({model: plan.graph.settings(model) for model in plan.graph.of_kind("path", "hub")})
-    for model in plan.graph.of_kind("path"):
+
+    def is_left(model: str) -> bool:
+        return not is_here(_manifest(plan, plan.paths.model_file, model=model))
+
+    read_run = cache(read_tokenizer)
+    brought = plan.graph.of_kind("path", "hub")
+    sentences = equal_sources({model: plan.graph.settings(model) for model in brought if any(map(is_left, brought))})
+    for model in filter(is_left, plan.graph.of_kind("path")):
         folder = plan.graph.settings(model)["folder"]
         sentences += check_folder(folder, plan.config["tokens"]["n_ctx"])
-        sentences += _compare_tokenizer(plan, model, Path(folder))
-    for merge in plan.graph.of_kind("merge"):
+        sentences += _compare_tokenizer(plan, model, Path(folder), read_run)
+    for merge in filter(is_left, plan.graph.of_kind("merge")):
         sentences += _compare_parents(plan, merge)
     for sae in plan.saes.imported:
         settings = plan.saes.settings(*sae)["import"]
-        if "folder" in settings:
+        if "folder" in settings and not is_here(_manifest(plan, plan.paths.sae_file, **sae._asdict())):
             format_name = choose_format(sorted(os.listdir(settings["folder"])), settings["format"], settings["folder"])
             path = Path(settings["folder"], FILES[format_name][0])
             sentences += check_sae(path, format_name, run_input(plan, sae.model), _sae_key(sae))
@@ -70,7 +89,7 @@ def check_on_hub(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
 
     Args:
         plan: the run.
-        is_here: true for the manifest of what an earlier run of Snakemake already imported.
+        is_here: true for the manifest of what is not to be imported now.
 
     Returns:
         What cannot be told for sure, a sentence each.
@@ -79,10 +98,11 @@ def check_on_hub(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
         InputError: on the first that cannot be used, or contradicts the run.
     """
     sentences: list[str] = []
+    read_run = cache(read_tokenizer)
     try:
         for model in plan.graph.of_kind("hub"):
             if not is_here(_manifest(plan, plan.paths.model_file, model=model)):
-                sentences += _check_hub_model(plan, model)
+                sentences += _check_hub_model(plan, model, read_run)
         for sae in plan.saes.imported:
             is_on_hub = "repo" in plan.saes.settings(*sae)["import"]
             if is_on_hub and not is_here(_manifest(plan, plan.paths.sae_file, **sae._asdict())):
@@ -94,10 +114,10 @@ def check_on_hub(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     return sentences
 
 
-def _check_hub_model(plan: Plan, model: str) -> list[str]:
+def _check_hub_model(plan: Plan, model: str, read_run: Callable[[Path], dict | None]) -> list[str]:
     settings = plan.graph.settings(model)
-    described = fetch_model_config(settings, f"models.{model}", MODEL_FILES, plan.config["tokens"]["n_ctx"])
-    return _compare_tokenizer(plan, model, described.folder)
+    described = fetch_model_config(settings, f"models.{model}", TOKENIZER_SMALL_FILES, plan.config["tokens"]["n_ctx"])
+    return _compare_tokenizer(plan, model, described.folder, read_run)
 
 
 def _check_hub_sae(plan: Plan, sae: SaeName) -> list[str]:
@@ -105,19 +125,20 @@ def _check_hub_sae(plan: Plan, sae: SaeName) -> list[str]:
     return check_sae(described.config, described.format, run_input(plan, sae.model), _sae_key(sae))
 
 
-def _compare_tokenizer(plan: Plan, model: str, folder: Path) -> list[str]:
+def _compare_tokenizer(plan: Plan, model: str, folder: Path, read_run: Callable[[Path], dict | None]) -> list[str]:
     """Compare a model's tokenizer with the run's, if that lies on disk too."""
     if plan.config["tokenizer"]["source"] != "path":
         return []
-    # What files cannot tell, the import tells from the ids of a text.
-    return require_same_tokenizer(folder, plan.config["tokenizer"]["path"], model, undecided=False)
+    return require_same_tokenizer(folder, plan.config["tokenizer"]["path"], model, read_run)
 
 
 def _compare_parents(plan: Plan, merge: str) -> list[str]:
     """Compare the configs of a merge's parents, as far as they lie on disk."""
     configs = {parent: config for parent in plan.graph.parents(merge) if (config := model_config(plan, parent))}
     (first, config), *others = configs.items() if configs else [("", {})]
-    return [line for name, other in others for line in require_same_function(config, other, (first, name))]
+    return [
+        line for name, other in others for line in require_same_function(config, other, (first, name), complete=False)
+    ]
 
 
 def model_config(plan: Plan, model: str) -> dict | None:
@@ -142,8 +163,9 @@ def run_input(plan: Plan, model: str) -> RunInput:
     if config is None:
         return run
     run = run._replace(norm=norm_kind(config), norms_outputs=norms_outputs(config))
+    run = run._replace(parallel=has_parallel_blocks(config))
     kinds = {place.kind for place in run.reading.places}
-    width = d_model(config) if kinds & OF_RESIDUAL else d_mlp(config) if kinds & OF_MLP else None
+    width = d_model(config) if kinds & OF_RESIDUAL else known_d_mlp(config) if kinds & OF_MLP else None
     return run._replace(d_in=width)
 
 
