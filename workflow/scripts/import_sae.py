@@ -19,6 +19,7 @@ from saelineage.foreign.saes import (
     SaeInput,
     compare_with_run,
     describe_input,
+    has_parallel_blocks,
     is_centred,
     norm_kind,
     norms_outputs,
@@ -81,6 +82,7 @@ def import_sae(
         d_in=shards[0].d_in,
         norm=None if model_config is None else norm_kind(model_config),
         norms_outputs=None if model_config is None else norms_outputs(model_config),
+        parallel=None if model_config is None else has_parallel_blocks(model_config),
     )
     warnings: list[str] = []
 
