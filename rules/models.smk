@@ -88,6 +88,35 @@ rule merge_models:
         "../workflow/scripts/merge_models.py"
 
 
+rule apply_adapter:
+    """
+    Merge an adapter from the hub or a folder into the weights of another model of this run.
+
+    Output: a Hugging Face folder.
+    """
+    input:
+        files=run.paths.imported_model,
+        parent=run.paths.parents,
+    output:
+        **run.paths.model_output(),
+    log:
+        run.paths.log("models/{model}"),
+    wildcard_constraints:
+        model=any_of(run.graph.of_kind("adapter")),
+    localrule: run.fetches_adapters()  # compute nodes often have no network
+    conda:
+        "../envs/train.yaml"
+    resources:
+        mem_mb=memory(run.needs.adapting),
+        runtime=runtime(run.needs.adapting),
+    params:
+        model=run.params.model,
+        parent_names=run.params.parent_names,
+        code=code_digest("apply_adapter"),
+    script:
+        "../workflow/scripts/apply_adapter.py"
+
+
 rule import_model:
     """
     Take over a model from the hub or a folder.

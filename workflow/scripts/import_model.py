@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 from saelineage.activations import require_causal
 from saelineage.files.atomic import sha256_file
+from saelineage.files.links import links_followed
+from saelineage.foreign.gguf import check_gguf
 from saelineage.foreign.models import adapter_notes, check_config
 from saelineage.jobs.job import job
+from saelineage.models.gguf import load_gguf
 from saelineage.models.loading import find_model, load_model
 from saelineage.models.training import save_model
 from saelineage.tokens import require_same_tokens
@@ -35,12 +38,21 @@ def import_model(settings: dict, name: str, n_ctx: int, tokenizer_folder: Path, 
         InputError: if the model cannot be opened whole (`load_model`), is not causal, has fewer positions than a row
             has tokens, or was trained with another tokenizer.
     """
+    with links_followed(settings.get("folder", "."), settings.get("follow_links", False)):
+        return _take_over(settings, name, n_ctx, tokenizer_folder, folder)
+
+
+def _take_over(settings: dict, name: str, n_ctx: int, tokenizer_folder: Path, folder: Path) -> dict:
+    """Import a model (`import_model`) whose links are those that may be followed."""
     source = find_model(settings, f"models.{name}", n_ctx)
     warnings = require_same_tokens(source.folder, tokenizer_folder, name)
     for warning in warnings:
         logger.warning("%s", warning)
-    warnings += adapter_notes(source.folder)  # logged where the model is opened
-    model = load_model(source.folder, dtype="auto")
+    if "gguf" in settings:
+        model = load_gguf(check_gguf(settings, f"models.{name}.path"))
+    else:
+        warnings += adapter_notes(source.folder)  # logged where the model is opened
+        model = load_model(source.folder, dtype="auto")
     check_config(model.config.to_dict(), f"models.{name}", n_ctx)  # with what config.json leaves to its class
     require_causal(model, name)
     save_model(model, tokenizer_folder, folder)

@@ -199,9 +199,7 @@ def test_causal_models_and_what_cannot_be_told_pass(config: dict):
 def test_gguf_is_named_with_the_way_to_convert_it(folder: Path):
     message = refused(only(folder, "smol-Q4_1.gguf"))
     assert "but GGUF ('smol-Q4_1.gguf'), a format of llama.cpp" in message
-    assert (
-        "gguf_file='smol-Q4_1.gguf', quantization_config=GgufConfig(dequantize=True)), then save_pretrained" in message
-    )
+    assert "say in its `path` block that the rounded ones will do (gguf: smol-Q4_1.gguf, dequantise: true)" in message
 
 
 @pytest.mark.parametrize(
@@ -210,7 +208,7 @@ def test_gguf_is_named_with_the_way_to_convert_it(folder: Path):
         (["pytorch_model.bin"], "(pickles, as in .bin files"),
         (
             ["adapter_config.json", "adapter_model.safetensors"],
-            "but an adapter to another model (adapter_config.json); open",
+            "but an adapter to another model (adapter_config.json); name that model as its parent",
         ),
         (["tokenizer.model"], "no weights at all, only config.json, tokenizer.model; name the folder"),
         (["consolidated.safetensors"], "under other names (consolidated.safetensors)"),

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from saelineage.errors import InputError
 from saelineage.foreign.tokenizers import read_tokenizer
@@ -102,6 +104,60 @@ def test_gguf_alone_is_refused_with_the_way_round():
         check_on_disk(plan({"base": in_folder("base")}))
 
 
+def test_a_gguf_is_checked_before_the_first_job():
+    Path("base").mkdir()
+    Path("base", "model-Q4.gguf").write_bytes(b"GGML")
+    block = {"folder": "base", "gguf": "model-Q4.gguf"}
+    with pytest.raises(InputError, match=r"^models.base.path.dequantise: must be true to read 'base/model-Q4.gguf'"):
+        check_on_disk(plan({"base": {"path": block}}))
+    with pytest.raises(InputError, match="is not a GGUF file"):
+        check_on_disk(plan({"base": {"path": block | {"dequantise": True}}}))
+
+
+def test_links_out_of_a_folder_are_followed_only_where_the_config_says_so():
+    store, folder = Path(model_folder("store")), Path("linked")
+    folder.mkdir()
+    for path in store.iterdir():
+        (folder / path.name).symlink_to(path.resolve())
+    with pytest.raises(InputError, match="is a link that leads out of 'linked'"):
+        check_on_disk(plan({"base": in_folder("linked")}))
+    followed = {"path": {"folder": "linked", "follow_links": True}}
+    assert check_on_disk(plan({"base": followed})) == []
+    with pytest.raises(InputError, match="is a link that leads out of 'linked'"):  # of one model, not of all others
+        check_on_disk(plan({"base": followed, "tuned": in_folder("linked")}))
+
+
+def adapter_folder(name: str, rank: int = 2, **changes: object) -> str:
+    """A folder with the config and the header of an adapter of rank 2 to one matrix."""
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": "someone/base"}
+    write_json(Path(name, "adapter_config.json"), config | changes)
+    start = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    tensors = {f"{start}A.weight": np.ones((rank, 8)), f"{start}B.weight": np.ones((8, rank))}
+    save_file(tensors, Path(name, "adapter_model.safetensors"))
+    return name
+
+
+def with_adapter(folder: str) -> dict:
+    return {"base": in_folder(model_folder("base")), "tuned": {"adapter": {"folder": folder, "parent": "base"}}}
+
+
+def test_an_adapter_is_checked_before_the_first_job():
+    assert check_on_disk(plan(with_adapter(adapter_folder("lora")))) == []
+    with pytest.raises(InputError, match="must have rank 2, as r and rank_pattern"):
+        check_on_disk(plan(with_adapter(adapter_folder("other", rank=4))))
+    with pytest.raises(InputError, match="peft_type must be LORA"):
+        check_on_disk(plan(with_adapter(adapter_folder("ia3", peft_type="IA3"))))
+    (sentence,) = check_on_disk(plan(with_adapter(adapter_folder("far", base_model_name_or_path="someone/else"))))
+    assert sentence.startswith(
+        "models.tuned: the adapter says that it belongs to 'someone/else', but its parent 'base'"
+    )
+
+
+def test_a_model_with_an_adapter_has_its_parent_s_config_for_saes():
+    described = run_input(plan(with_adapter(adapter_folder("lora"))), "tuned")
+    assert described.d_in == LLAMA["hidden_size"]
+
+
 def test_parents_that_compute_something_else_are_not_merged():
     parents = {"a": in_folder(model_folder("a")), "b": in_folder(model_folder("b", rms_norm_eps=0.01))}
     merge = {"merged": {"merge": {"parents": ["a", "b"], "t": 0.5}}}
@@ -159,8 +215,11 @@ ASK = """
 import json, sys
 from saelineage.errors import InputError
 from saelineage.plan.brought import check_on_hub
-from tests.unit.plan.test_brought import plan
-models = {"base": {"hub": {"repo": sys.argv[1], "revision": "main"}}}
+from tests.unit.plan.test_brought import in_folder, model_folder, plan
+where = {"repo": sys.argv[1], "revision": "main"}
+models = {"base": {"hub": where}}
+if "adapter" in sys.argv[1]:
+    models = {"base": in_folder(model_folder("base")), "tuned": {"adapter": where | {"parent": "base"}}}
 try:
     print(json.dumps(check_on_hub(plan(models), lambda path: sys.argv[2] == path)))
 except InputError as error:
@@ -185,6 +244,10 @@ def test_models_of_the_hub_are_checked_before_weights_are_fetched_unless_they_ar
         assert ask("own/short", here) == []
         assert hub.requests == []
         assert "models.base: tokens.n_ctx must be at most 16" in ask("own/short", "")
+        assert not [request for request in hub.requests if "safetensors" in request]
+        adapter = {"adapter_config.json": b'{"peft_type": "IA3"}', "adapter_model.safetensors": b""}
+        hub.push("own/adapter", adapter, kind="models")
+        assert "peft_type must be LORA" in ask("own/adapter", "")
         assert not [request for request in hub.requests if "safetensors" in request]
         hub.fault = lambda request: "close"
         (sentence,) = ask("own/short", "")

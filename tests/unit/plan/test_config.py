@@ -197,7 +197,8 @@ def test_models_from_elsewhere_can_be_part_of_the_lineage():
     config["lineage"] = {"instruments": ["independent"]}
     filled = load(config)
     assert filled["models"]["theirs"] == {"hub": {"repo": "a/b", "revision": "main", "parents": []}}
-    assert filled["models"]["own"] == {"path": {"folder": "models/own", "parents": ["theirs"]}}
+    own = {"folder": "models/own", "parents": ["theirs"], "dequantise": False, "follow_links": False}
+    assert filled["models"]["own"] == {"path": own}
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_models_from_elsewhere_can_be_part_of_the_lineage():
             "models/lua/merge",
             {"parents": ["base", "english"]},
             "models.lua",
-            ["exactly one way (pretrain, finetune, merge, hub, path, reinitialise)", "['finetune', 'merge']"],
+            ["exactly one way (pretrain, finetune, merge, adapter, hub, path, reinitialise)", "['finetune', 'merge']"],
         ),
     ],
 )
@@ -241,6 +242,7 @@ def test_the_schema_refuses_a_wrong_key_type_or_value(path: str, value: object, 
     assert [part for part in said if part not in message] == []
 
 
+ADAPTER = {"folder": "somewhere", "parent": "base"}
 CONTRADICTIONS = {
     # lineage
     "models.lua.finetune: parent: 'bass' is not among models": ("models/lua/finetune/parent", "bass"),
@@ -249,6 +251,10 @@ CONTRADICTIONS = {
     "models.lua.reinitialise: like: 'bass' is not among models": ("models/lua", {"reinitialise": {"like": "bass"}}),
     "models.lua.reinitialise: like: 'lua' is also re-init": ("models/lua", {"reinitialise": {"like": "lua"}}),
     "models.lua.reinitialise: like: 'both' descends from": ("models/lua", {"reinitialise": {"like": "both"}}),
+    "models.lua.adapter: parent: 'bass' is not among models": ("models/lua", {"adapter": ADAPTER | {"parent": "bass"}}),
+    "models.lua.adapter: must name a folder, or a repo with its revision, got ['folder', 'repo']": (
+        *("models/lua", {"adapter": ADAPTER | {"repo": "a/b"}}),
+    ),
     "models: 'shifted' is the name of a null": ("models/shifted", {"path": {"folder": "somewhere"}}),
     "models: 'lua_rotated' ends in the name of a null": ("models/lua_rotated", {"path": {"folder": "somewhere"}}),
     # corpora
@@ -407,6 +413,9 @@ def test_files_and_folders_must_be_where_the_config_says(tmp_path: Path, monkeyp
         "models.own.path.folder: 'nowhere' is not a folder": changed("models/own", {"path": {"folder": "nowhere"}}),
         "saes.import.folder (for lua.seed1): 'nowhere' is not a folder": changed(
             "saes/models/lua/seed1/import", {"folder": "nowhere"}
+        ),
+        "models.own.adapter.folder: 'nowhere' is not a folder": changed(
+            "models/own", {"adapter": {"folder": "nowhere", "parent": "base"}}
         ),
         "tokenizer.path: 'nowhere' is not a folder": changed("tokenizer", {"source": "path", "path": "nowhere"}),
     }

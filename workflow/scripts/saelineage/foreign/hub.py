@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from saelineage.errors import InputError
 from saelineage.files.hub import HubRepo, hub_download, hub_repo
+from saelineage.foreign.adapters import read_adapter_config, require_adapter_files
 from saelineage.foreign.models import (
+    ADAPTER_FILE,
     CONFIG_FILE,
     INDEX_FILE,
     WEIGHTS_FILE,
@@ -30,6 +32,20 @@ class HubModel(NamedTuple):
     def folder(self) -> Path:
         """The folder of its files."""
         return self.files[0].parent
+
+
+class HubAdapter(NamedTuple):
+    """An adapter on the hub whose config is here."""
+
+    repo: HubRepo
+    path: Path
+    """Its config."""
+    config: dict
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its files."""
+        return self.path.parent
 
 
 class HubSae(NamedTuple):
@@ -63,6 +79,23 @@ def fetch_model_config(settings: Mapping, key: str, names: Iterable[str], n_ctx:
     model = HubModel(repo, weights, [hub_download(settings["repo"], repo.commit, name, key) for name in small])
     check_config(read_config(model.folder), key, n_ctx)
     return model
+
+
+def fetch_adapter_config(settings: Mapping, key: str) -> HubAdapter:
+    """Download and check an adapter's config.
+
+    Args:
+        settings: the adapter's block, with a repo and its revision.
+        key: the block's place in the config, for error messages.
+
+    Raises:
+        InputError: if the hub does not have the repository, it holds no adapter in safetensors, or its config shows
+            that it cannot be used.
+    """
+    repo = hub_repo(settings["repo"], settings["revision"], "model", key)
+    require_adapter_files(repo.files, f"{key}: '{settings['repo']}'")
+    path = hub_download(settings["repo"], repo.commit, ADAPTER_FILE, key)
+    return HubAdapter(repo, path, read_adapter_config(path.parent))
 
 
 def fetch_sae_config(settings: Mapping, key: str) -> HubSae:

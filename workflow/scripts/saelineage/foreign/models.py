@@ -296,11 +296,13 @@ def no_safetensors(where: str, names: Sequence[str]) -> str:
     if gguf := _ending(names, ".gguf"):
         return (
             f"{start}, but GGUF ('{gguf}'), a format of llama.cpp with rounded weights; take the safetensors that it "
-            "was made from, or convert it where you trust it (pip install gguf; AutoModelForCausalLM.from_pretrained("
-            f"folder, gguf_file='{gguf}', quantization_config=GgufConfig(dequantize=True)), then save_pretrained)"
+            f"was made from, or say in its `path` block that the rounded ones will do (gguf: {gguf}, dequantise: true)"
         )
     if ADAPTER_FILE in names:
-        return f"{start}, but an adapter to another model ({ADAPTER_FILE}); {ADAPTER_WAY}"
+        return (
+            f"{start}, but an adapter to another model ({ADAPTER_FILE}); name that model as its parent (adapter: "
+            "{folder or repo, parent})"
+        )
     if others := [name for name in names if name.endswith(".safetensors")]:
         return (
             f"{start}, but safetensors under other names ({_listed(others)}); open it with the library that saved it, "
@@ -446,7 +448,11 @@ def equal_sources(sources: Mapping[str, Mapping]) -> list[str]:
     """
     by_source: dict[tuple[str, ...], list[str]] = {}
     for model, block in sources.items():
-        place = (str(Path(block["folder"]).resolve()),) if "folder" in block else (block["repo"], block["revision"])
+        place = (
+            (str(Path(block["folder"], block.get("gguf", "")).resolve()),)
+            if "folder" in block
+            else (block["repo"], block["revision"])
+        )
         by_source.setdefault(place, []).append(model)
     return [
         f"models {_listed(list(map(repr, models)))} are taken from the same place ({' at '.join(place)}), so they are "

@@ -23,6 +23,7 @@ PACKAGES = (
     "transformers",
     "tokenizers",
     "datasets",
+    "peft",
     "safetensors",
     "numpy",
     "numba",

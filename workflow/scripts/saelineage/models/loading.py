@@ -135,10 +135,10 @@ def load_model(source: Path | str, dtype: torch.dtype | str = torch.float32) -> 
                 output_loading_info=True,
             )
     except Exception as error:  # damaged or foreign files make transformers raise almost anything
-        raise _refusal_of(source, error) from error
+        raise refusal_of(source, error) from error
     assert isinstance(loaded, tuple)  # because of output_loading_info
     model, info = loaded
-    return _whole(model, info, f"'{source}'")
+    return whole(model, info, f"'{source}'")
 
 
 def open_state(
@@ -158,7 +158,7 @@ def open_state(
         InputError: if tensors are missing, left over, of other shapes or not finite.
     """
     quiet_off_terminal()
-    empty = _empty_model(config, max(MOST_MODULES, MODULES_PER_TENSOR * len(state)))
+    empty = empty_model(config, max(MOST_MODULES, MODULES_PER_TENSOR * len(state)))
     loaded: object = type(empty).from_pretrained(
         None,
         config=empty.config,
@@ -169,7 +169,7 @@ def open_state(
     )
     assert isinstance(loaded, tuple)
     model, info = loaded
-    return _whole(model, info, source)
+    return whole(model, info, source)
 
 
 def check_model_folder(folder: Path | str) -> PreTrainedModel:
@@ -198,9 +198,9 @@ def check_model_folder(folder: Path | str) -> PreTrainedModel:
     n_held = sum(math.prod(shape) for shape in shapes.values())
     try:
         full = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        empty = _empty_model(full, max(MOST_MODULES, MODULES_PER_TENSOR * len(shapes)))
+        empty = empty_model(full, max(MOST_MODULES, MODULES_PER_TENSOR * len(shapes)))
     except Exception as error:
-        raise _refusal_of(folder, error) from error
+        raise refusal_of(folder, error) from error
     n_needed = sum(tensor.numel() for tensor in (*empty.parameters(), *empty.buffers()))
     if n_needed > 2 * n_held + MOST_UNSAVED:  # twice, because weights tied in the file may be untied in the model
         raise unopenable(folder, f"{CONFIG_FILE} describes {n_needed} numbers, but the weights files hold {n_held}")
@@ -239,17 +239,17 @@ def file_dtype(empty: PreTrainedModel, folder: Path | str) -> torch.dtype:
     return reduce(torch.promote_types, sorted(floats, key=str)) if floats else torch.float32
 
 
-def _empty_model(config: PretrainedConfig, most_modules: int) -> PreTrainedModel:
+def empty_model(config: PretrainedConfig, most_modules: int) -> PreTrainedModel:
     """Make the model that a config describes on the meta device, which has shapes and no numbers.
 
     Raises:
         ValueError: if it has more than `most_modules` modules and parameters.
     """
-    with torch.device("meta"), _at_most_modules(most_modules):
+    with torch.device("meta"), at_most_modules(most_modules):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def _whole(model: PreTrainedModel, info: Mapping, source: str) -> PreTrainedModel:
+def whole(model: PreTrainedModel, info: Mapping, source: str) -> PreTrainedModel:
     """Return an opened model in evaluation mode if its tensors were the right ones.
 
     Args:
@@ -336,7 +336,7 @@ def _without_adapter(folder: Path | str) -> Iterator[Path | str]:
 
 
 @contextmanager
-def _at_most_modules(most: int) -> Iterator[None]:
+def at_most_modules(most: int) -> Iterator[None]:
     """Raise ValueError when the block makes more than `most` modules and parameters."""
     n_made = 0
 
@@ -352,7 +352,7 @@ def _at_most_modules(most: int) -> Iterator[None]:
         yield
 
 
-def _refusal_of(source: Path | str, error: Exception) -> InputError:
+def refusal_of(source: Path | str, error: Exception) -> InputError:
     """Turn an error of transformers into one InputError; where its text is short, the exception's type is added."""
     text = " ".join(str(error).split())
     if "custom code" in text:  # the text also says how to run it, which must not be advised

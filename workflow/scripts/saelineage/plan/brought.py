@@ -10,7 +10,10 @@ from pathlib import Path
 
 from saelineage.errors import InputError
 from saelineage.files.hub import is_connection_error
-from saelineage.foreign.hub import fetch_model_config, fetch_sae_config
+from saelineage.files.links import links_followed
+from saelineage.foreign.adapters import check_adapter_folder, other_base, read_adapter_config
+from saelineage.foreign.gguf import check_gguf
+from saelineage.foreign.hub import fetch_adapter_config, fetch_model_config, fetch_sae_config
 from saelineage.foreign.models import (
     check_folder,
     d_model,
@@ -70,9 +73,11 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     brought = plan.graph.of_kind("path", "hub")
     sentences = equal_sources({model: plan.graph.settings(model) for model in brought if any(map(is_left, brought))})
     for model in filter(is_left, plan.graph.of_kind("path")):
-        folder = plan.graph.settings(model)["folder"]
-        sentences += check_folder(folder, plan.config["tokens"]["n_ctx"])
-        sentences += _compare_tokenizer(plan, model, Path(folder), read_run)
+        sentences += _check_folder(plan, model, read_run)
+    for model in filter(is_left, plan.graph.of_kind("adapter")):
+        if folder := plan.graph.settings(model).get("folder"):
+            check_adapter_folder(folder)
+            sentences += _compare_base(plan, model, read_adapter_config(folder))
     for merge in filter(is_left, plan.graph.of_kind("merge")):
         sentences += _compare_parents(plan, merge)
     for sae in plan.saes.imported:
@@ -103,6 +108,11 @@ def check_on_hub(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
         for model in plan.graph.of_kind("hub"):
             if not is_here(_manifest(plan, plan.paths.model_file, model=model)):
                 sentences += _check_hub_model(plan, model, read_run)
+        for model in plan.graph.of_kind("adapter"):
+            is_on_hub = "repo" in plan.graph.settings(model)
+            if is_on_hub and not is_here(_manifest(plan, plan.paths.model_file, model=model)):
+                described = fetch_adapter_config(plan.graph.settings(model), f"models.{model}")
+                sentences += _compare_base(plan, model, described.config)
         for sae in plan.saes.imported:
             is_on_hub = "repo" in plan.saes.settings(*sae)["import"]
             if is_on_hub and not is_here(_manifest(plan, plan.paths.sae_file, **sae._asdict())):
@@ -112,6 +122,18 @@ def check_on_hub(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
             raise
         sentences.append(f"what comes from the hub was not checked before the first job, because {error}")
     return sentences
+
+
+def _check_folder(plan: Plan, model: str, read_run: Callable[[Path], dict | None]) -> list[str]:
+    settings = plan.graph.settings(model)
+    folder = settings["folder"]
+    with links_followed(folder, settings["follow_links"]):
+        if "gguf" in settings:
+            check_gguf(settings, f"models.{model}.path")
+            sentences = []
+        else:
+            sentences = check_folder(folder, plan.config["tokens"]["n_ctx"])
+        return sentences + _compare_tokenizer(plan, model, Path(folder), read_run)
 
 
 def _check_hub_model(plan: Plan, model: str, read_run: Callable[[Path], dict | None]) -> list[str]:
@@ -132,6 +154,12 @@ def _compare_tokenizer(plan: Plan, model: str, folder: Path, read_run: Callable[
     return require_same_tokenizer(folder, plan.config["tokenizer"]["path"], model, read_run)
 
 
+def _compare_base(plan: Plan, model: str, config: dict) -> list[str]:
+    """Compare the model that an adapter says it belongs to with its parent."""
+    parent = plan.graph.settings(model)["parent"]
+    return [f"models.{model}: {line}" for line in other_base(config, plan.graph.known_as(parent), parent)]
+
+
 def _compare_parents(plan: Plan, merge: str) -> list[str]:
     """Compare the configs of a merge's parents, as far as they lie on disk."""
     configs = {parent: config for parent in plan.graph.parents(merge) if (config := model_config(plan, parent))}
@@ -144,6 +172,8 @@ def _compare_parents(plan: Plan, merge: str) -> list[str]:
 def model_config(plan: Plan, model: str) -> dict | None:
     """The config.json that a model will have, if it lies on disk: its own, or that of the model it is made from."""
     settings, kind = plan.graph.settings(model), plan.graph.kind(model)
+    if "gguf" in settings:
+        return None  # it lies in the file
     if kind == "path":
         return read_config(settings["folder"])
     sources = plan.graph.parents(model) or [like for like in [plan.graph.like(model)] if like]

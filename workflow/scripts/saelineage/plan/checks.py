@@ -32,6 +32,7 @@ def check(plan: Plan) -> None:
     """
     check_combinations(plan)
     check_lineage(plan)
+    check_adapters(plan)
     check_instruments(plan)
     check_corpora(plan)
     check_tokens(plan)
@@ -81,6 +82,17 @@ def check_lineage(plan: Plan) -> None:
         shapes[model] = _shape(plan, model, shapes)
         if plan.graph.kind(model) == "merge":
             _require_one_shape(model, plan.graph.parents(model), shapes)
+
+
+def check_adapters(plan: Plan) -> None:
+    """An adapter has one source."""
+    for model in plan.graph.of_kind("adapter"):
+        named = {key for key in ("folder", "repo", "revision") if key in plan.graph.settings(model)}
+        if named not in ({"folder"}, {"repo", "revision"}):
+            raise InputError(
+                f"models.{model}.adapter: must name a folder, or a repo with its revision, got {sorted(named)}; keep "
+                "one of the two"
+            )
 
 
 def check_instruments(plan: Plan) -> None:
@@ -316,6 +328,11 @@ def check_files(plan: Plan) -> None:
         for model in plan.graph.of_kind("path")
     }
     folders |= {
+        f"models.{model}.adapter.folder": settings["folder"]
+        for model in plan.graph.of_kind("adapter")
+        if "folder" in (settings := plan.graph.settings(model))
+    }
+    folders |= {
         f"saes.import.folder (for {sae})": plan.saes.settings(*sae)["import"].get("folder", ".")
         for sae in plan.saes.imported
     }
@@ -334,7 +351,7 @@ def _shape(plan: Plan, model: str, shapes: Mapping[str, dict | None]) -> dict | 
     """The sizes of a model as far as the config tells: its own, or its parent's."""
     if plan.graph.kind(model) == "pretrain":
         return {key: plan.config["models"][model]["pretrain"][key] for key in SHAPE_KEYS}
-    if plan.graph.kind(model) in ("finetune", "merge"):
+    if plan.graph.kind(model) in ("finetune", "merge", "adapter"):
         return shapes[plan.graph.parents(model)[0]]
     return None
 

@@ -11,6 +11,7 @@ MODEL_KINDS = {
     "pretrain": "pretrained here",
     "finetune": "fine-tuned from {parents}",
     "merge": "merged from {parents}, t = {t}",
+    "adapter": "{parents} with an adapter merged in",
     "hub": "imported from the hub",
     "path": "imported from a folder",
     "reinitialise": "random weights, like {like}",
@@ -58,6 +59,11 @@ class Graph:
         """How a model was made, in words."""
         settings, parents = self.settings(model), " and ".join(self.parents(model))
         return MODEL_KINDS[self.kind(model)].format(parents=parents, t=settings.get("t"), like=settings.get("like"))
+
+    def known_as(self, model: str) -> list[str]:
+        """What others may call a model: its repository or folder, and its name in the run."""
+        settings = self.settings(model)
+        return [*(settings[key] for key in ("repo", "folder") if key in settings), model]
 
     def of_kind(self, *kinds: str) -> list[str]:
         """Names of the models made in one of these ways."""

@@ -54,6 +54,10 @@ class Needs:
         """Holding all inputs, and as much again."""
         return Need(2 * sizes.all_bytes(files(input)))
 
+    def adapting(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Holding the parent, its adapter and the merged model in float32, of weights that may be half as wide."""
+        return Need(4 * sizes.all_bytes(files(input)))
+
     def dumping(self, n_shards: int, max_tokens: int | None) -> NeedFunction:
         """Reading one of `n_shards` shards of all corpora, of each of which at most `max_tokens` are read."""
         activations = self._contents.config["activations"]

@@ -31,6 +31,10 @@ class Params:
         """The settings by which a model is made."""
         return self._contents.graph.settings(wildcards.model)
 
+    def parent_names(self, wildcards: Wildcards) -> list[str]:
+        """What the parent of a model with an adapter is called."""
+        return self._contents.graph.known_as(self.model(wildcards)["parent"])
+
     def model_seed(self, wildcards: Wildcards) -> int:
         """The seed of a re-initialised model."""
         return self.model(wildcards)["seed"]

@@ -193,7 +193,8 @@ class Paths:
     def imported_model(self, wildcards: Wildcards) -> list[str]:
         """The files of a model taken from a folder."""
         settings = self._contents.graph.settings(wildcards.model)
-        return folder_files(settings["folder"], MODEL_ENDINGS) if "folder" in settings else []
+        named = [os.path.join(settings["folder"], settings["gguf"])] if "gguf" in settings else []
+        return folder_files(settings["folder"], MODEL_ENDINGS) + named if "folder" in settings else []
 
     # Activations and SAEs.
 

@@ -56,6 +56,10 @@ class Plan(Contents):
         """True if any model comes from the hub."""
         return any("hub" in block for block in self.config["models"].values())
 
+    def fetches_adapters(self) -> bool:
+        """True if any adapter comes from the hub."""
+        return any(needs_hub(self.graph.settings(model)) for model in self.graph.of_kind("adapter"))
+
     def fetches_saes(self) -> bool:
         """True if any SAE comes from the hub."""
         return any(needs_hub(self.saes.settings(*sae)["import"]) for sae in self.saes.imported)

@@ -1,0 +1,68 @@
+"""Merge an adapter from the hub or a folder into another model's weights."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from saelineage.files.atomic import sha256_file
+from saelineage.foreign.adapters import check_adapter_folder, other_base, read_adapter_config
+from saelineage.jobs.job import job
+from saelineage.models.adapters import find_adapter, merge_adapter
+from saelineage.models.loading import load_model, weights_sha256
+from saelineage.models.training import save_model
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+logger = logging.getLogger("saelineage")
+
+
+def apply_adapter(settings: dict, name: str, parent_names: list[str], parent_folder: Path, folder: Path) -> dict:
+    """Write the merged model's folder, with the parent's tokenizer.
+
+    Args:
+        settings: the model's block in the config.
+        name: the model's name in the config.
+        parent_names: what the parent is called (`Graph.known_as`).
+        parent_folder: its folder in the run.
+        folder: the folder to write.
+
+    Returns:
+        Facts for the manifest: the commit and the digests of a hub repository's files; `adapted`, the number of
+        modules; `warnings` and `same_weights_as` if there are any.
+
+    Raises:
+        InputError: if the adapter cannot be used, or does not fit the parent.
+    """
+    source = find_adapter(settings, f"models.{name}")
+    adapter = check_adapter_folder(source.folder)
+    model = load_model(parent_folder)
+    weights_before = weights_sha256(model)
+    merged = merge_adapter(model, adapter, source.folder)
+    merged.model.to(getattr(torch, settings["dtype"]))
+    warnings = other_base(read_adapter_config(source.folder), parent_names, settings["parent"]) + merged.warnings
+    for warning in warnings:
+        logger.warning("%s", warning)
+    facts: dict[str, object] = {"adapted": len(adapter.modules)} | ({"warnings": warnings} if warnings else {})
+    if weights_sha256(merged.model) == weights_before:
+        logger.warning(
+            "the model has exactly the weights of its parent '%s': the adapter changes nothing", settings["parent"]
+        )
+        facts["same_weights_as"] = settings["parent"]
+    save_model(merged.model, parent_folder, folder)
+    if source.commit is not None:
+        facts |= {"commit": source.commit, "files": {path.name: sha256_file(path) for path in source.files}}
+    return facts
+
+
+if __name__ == "__main__":
+    with job(snakemake) as record:
+        record |= apply_adapter(
+            settings=snakemake.params.model,
+            name=snakemake.wildcards.model,
+            parent_names=snakemake.params.parent_names,
+            parent_folder=Path(snakemake.input.parent[0]).parent,
+            folder=Path(snakemake.output.weights).parent,
+        )
