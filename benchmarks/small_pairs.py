@@ -44,7 +44,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Model types and configs of the architectures."""
 KINDS = ("english", "stories", "lua")
-N_BYTES = 800_000
+N_BYTES = 500_000
 """Text of each kind."""
 ROW, BATCH = 64, 16
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,14 @@ from saelineage.plan.brought import check_on_disk
 from saelineage.plan.checks import check, check_files
 from saelineage.plan.compare import expand
 from saelineage.plan.config import load_config, read_schema
+from saelineage.plan.load import load_plan
 from saelineage.plan.plan import Plan
 from saelineage.plan.strict_yaml import read_yaml
 from tests.hub_server import SCRIPTS, running_hub
 
 CONFIGS = SCRIPTS.parents[1] / "config"
 SCHEMA = CONFIGS / "config.schema.yaml"
+README = CONFIGS.parent / "README.md"
 LLAMA = {
     **{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "intermediate_size": 16},
     **{"num_hidden_layers": 5, "vocab_size": 4, "max_position_embeddings": 64},
@@ -247,3 +250,15 @@ def test_an_adapter_is_refused_with_the_way_round_until_the_schema_knows_adapter
     assert config["models"]["tuned"] == {"adapter": {"folder": "lora", "parent": "base"}}
     with pytest.raises(InputError, match=r"base: 'lora' cannot be opened"):
         expand(short | {"base": "lora"}, "new.yaml")
+
+
+def test_the_readme_s_config_of_own_models_and_merge_yaml_pass_every_check():
+    Path("models").mkdir()
+    for name in ("base", "tuned", "theirs", "left", "right", "merged"):
+        write_model(f"models/{name}", max_position_embeddings=128)
+    (block,) = re.findall(r"```yaml\n(.+?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    Path("mine.yaml").write_text(block)
+    for path in ("mine.yaml", CONFIGS / "merge.yaml"):
+        plan = load_plan(read_yaml(path), [path], SCHEMA)
+        assert len(plan.graph.edges) == 4  # two fine-tunes, and the merge from both
+        assert check_on_disk(plan) == []
