@@ -204,7 +204,7 @@ def _corpus(text: str, given: Mapping) -> tuple[dict, list[str]]:
     root = str(given.get("corpora_dir") or ".")
     if not os.path.exists(os.path.join(root, path)):
         raise InputError(f"text: must be a file or folder that exists, but '{text}' does not; correct the path")
-    block = {"source": "files", "path": path} | _block(_block(given, "corpora"), "text")
+    block = {"source": "files", "path": path, **_block(_block(given, "corpora"), "text")}
     files = find_files("text", {"glob": EVERY_FILE} | block, root)
     if "separator" in block or len(files) >= FEW_FILES or any(text_format(file).is_table for file in files):
         return block, []
