@@ -26,6 +26,7 @@ from saelineage.jobs.gpus import visible_gpus
 from saelineage.jobs.manifests import note_on_records, refuse_damage
 from saelineage.plan import sizes
 from saelineage.plan.brought import check_on_disk, check_on_hub
+from saelineage.plan.compare import expand
 from saelineage.plan.comparisons import pair_name
 from saelineage.plan.load import load_plan
 from saelineage.plan.params import partner_names
@@ -56,7 +57,7 @@ def enter_run():
         or_end(commands.require_quotable, sys.executable)
     locks.announce(run.name)
     if workflow.is_main_process:
-        for note in or_end(check_on_disk, run, os.path.exists):
+        for note in [*assumptions, *or_end(check_on_disk, run, os.path.exists)]:
             say(note)
         stale = locks.remove_stale(run.name)
         say(stale)

@@ -162,6 +162,7 @@ rule write_report:
     params:
         config=run.config,
         described=run.described(),
+        assumptions=assumptions,
         trained=[list(sae) for sae in run.comparisons.trained_saes],
         leading=[list(run.comparisons.leading_sae(model)) for model in run.graph.lineage],
         edges=dict(zip(run.paths.edges, partner_names(run.edge_pairs))),

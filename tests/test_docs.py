@@ -45,7 +45,7 @@ def test_every_config_key_has_a_sentence():
 
 def test_every_shipped_config_is_valid_and_a_filled_one_is_unchanged():
     for path in sorted((ROOT / "config").glob("*.yaml")):
-        if path.name != "config.schema.yaml":
+        if path.name not in ("config.schema.yaml", "compare.yaml"):  # the latter is expanded first
             filled = load_config(read_yaml(path), SCHEMA)
             assert filled["run"]
     assert load_config(filled, SCHEMA) == filled

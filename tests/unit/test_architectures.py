@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, 
 from saelineage.activations import hooked, read_activations, require_causal
 from saelineage.correlations.logit_maps import NoSimilarityError, logit_map
 from saelineage.errors import InputError
+from saelineage.foreign.models import read_config, residual_stream
 from saelineage.models.loading import load_model, reinitialised
 
 D_VOCAB, D_MODEL, D_MLP = 96, 24, 40
@@ -142,6 +143,7 @@ def test_a_block_s_output_is_the_hidden_state_that_the_model_itself_returns(open
     hidden_states = opened.model(input_ids=IDS, output_hidden_states=True).hidden_states
     assert torch.equal(acts, hidden_states[opened.family.first_block])
     assert torch.equal(read_activations(opened.model, f"{opened.family.blocks}.1.input", IDS), acts)
+    assert residual_stream(read_config(opened.folder), 0) == f"{opened.family.blocks}.0.output"
 
 
 @torch.no_grad()

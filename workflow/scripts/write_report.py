@@ -166,6 +166,7 @@ if __name__ == "__main__":
             ),
             rulegraph_svg=Path(snakemake.input.rulegraph).read_text(encoding="utf-8"),
             chunks=read_chunks([*folders, page.parent / "data"]) if snakemake.config["report"]["single_file"] else {},
+            assumptions=snakemake.params.assumptions,
         )
         write_report(
             results=results,

@@ -98,6 +98,24 @@ def fetch_adapter_config(settings: Mapping, key: str) -> HubAdapter:
     return HubAdapter(repo, path, read_adapter_config(path.parent))
 
 
+def peek_model_config(settings: Mapping, key: str) -> dict:
+    """Read the config.json of a model on the hub: the copy in the hub's cache, or else a fresh one.
+
+    Args:
+        settings: the model's block, with a repo and its revision.
+        key: the config key that names the repository, for error messages.
+
+    Raises:
+        InputError: if the hub has no such file or cannot be reached, or the file shows that the model cannot be used.
+    """
+    from huggingface_hub import try_to_load_from_cache  # imported here because most runs need no hub
+
+    cached = try_to_load_from_cache(settings["repo"], CONFIG_FILE, revision=settings["revision"])
+    if isinstance(cached, str):
+        return read_config(Path(cached).parent)
+    return read_config(hub_download(settings["repo"], settings["revision"], CONFIG_FILE, key).parent)
+
+
 def fetch_sae_config(settings: Mapping, key: str) -> HubSae:
     """Download an SAE's config.
 

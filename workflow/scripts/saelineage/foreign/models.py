@@ -40,6 +40,33 @@ POSITION_KEYS = (
 WITHOUT_LIMIT = ("bloom",)
 """Types whose distances between tokens (ALiBi) go on beyond the trained length; their seq_length is no limit."""
 
+LAYERS = {
+    "model.layers": (
+        *(
+            "cohere",
+            "cohere2",
+            "deepseek_v2",
+            "deepseek_v3",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "glm",
+            "glm4",
+            "gpt_oss",
+        ),
+        *("granite", "granitemoe", "helium", "llama", "ministral", "mistral", "mixtral", "nemotron", "olmo"),
+        *("olmo2", "olmo3", "olmoe", "persimmon", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
+        *("smollm3", "stablelm", "starcoder2", "xglm"),
+    ),
+    "transformer.h": ("bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gptj"),
+    "gpt_neox.layers": ("gpt_neox",),
+    "model.decoder.layers": ("opt",),
+    "model.language_model.layers": ("gemma3",),
+    "backbone.layers": ("falcon_mamba", "mamba", "mamba2"),
+    "transformer.blocks": ("mpt",),
+}
+"""Lists of layers in Hugging Face's models, and the types of the models (`model_type`) that have them there."""
+
 ENCODERS = (
     *("albert", "bert", "bert-generation", "big_bird", "camembert", "convbert", "data2vec-text", "deberta"),
     *("deberta-v2", "distilbert", "electra", "ernie", "megatron-bert", "mobilebert", "modernbert", "mpnet"),
@@ -152,6 +179,23 @@ def n_positions(config: Mapping) -> int | None:
         if isinstance(factor := part.get("factor"), int | float) and 1 < factor <= MOST_TIMES
     ]
     return max(stated, *scaled) if scaled else stated
+
+
+def residual_stream(config: Mapping, layer: int) -> str:
+    """The hookpoint of the residual stream after a layer.
+
+    Raises:
+        InputError: if this type of model is not in `LAYERS`.
+    """
+    kind = config.get("model_type")
+    layers = next((layers for layers, kinds in LAYERS.items() if kind in kinds), None)
+    if layers is None:
+        known = ", ".join(sorted(kind for kinds in LAYERS.values() for kind in kinds))
+        raise InputError(
+            f"hookpoint: must be given for models of type {kind!r:.60}, whose layers have no name here that is known "
+            f"(known types: {known}); add hookpoint=MODULE.output, with a name that print(model) shows for a layer"
+        )
+    return f"{layers}.{layer}.output"
 
 
 def context_problem(config: Mapping, n_ctx: int) -> str | None:

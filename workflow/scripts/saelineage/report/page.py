@@ -66,6 +66,8 @@ class Results(NamedTuple):
     """Sentences about models between which nothing differs."""
     chunks: Mapping[str, str]
     """Chunks of feature data embedded in the page, by name; the page loads all others from `data/`."""
+    assumptions: Sequence[str] = ()
+    """Sentences about what the config left open (`plan.compare`)."""
 
 
 class Sources(NamedTuple):
@@ -97,6 +99,7 @@ def render_page(results: Results, sources: Sources) -> str:
         leading=results.summary["leading"],
         edges=[edge | {"reading": READINGS[reading(edge)]} for edge in results.summary["edges"]],
         answer=answer(results.summary),
+        assumptions=list(results.assumptions),
         bounds={"least_floor": LEAST_FLOOR, "largest_null": LARGEST_NULL},
         corpora=list(results.corpora),
         tables={name: table.to_dict("records") for name, table in results.tables.items()},
