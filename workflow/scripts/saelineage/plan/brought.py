@@ -9,6 +9,7 @@ from pathlib import Path
 
 from saelineage.errors import InputError
 from saelineage.files.hub import is_connection_error
+from saelineage.foreign.chat_templates import chat_template, no_template
 from saelineage.foreign.hub import fetch_model_config, fetch_sae_config
 from saelineage.foreign.models import check_folder, d_mlp, d_model, equal_sources, read_config, require_same_function
 from saelineage.foreign.saes import (
@@ -53,6 +54,7 @@ def check_on_disk(plan: Plan) -> list[str]:
         folder = plan.graph.settings(model)["folder"]
         sentences += check_folder(folder, plan.config["tokens"]["n_ctx"])
         sentences += _compare_tokenizer(plan, model, Path(folder))
+    _require_template(plan)
     for merge in plan.graph.of_kind("merge"):
         sentences += _compare_parents(plan, merge)
     for sae in plan.saes.imported:
@@ -110,6 +112,13 @@ def _compare_tokenizer(plan: Plan, model: str, folder: Path) -> list[str]:
         return []
     # What files cannot tell, the import tells from the ids of a text.
     return require_same_tokenizer(folder, plan.config["tokenizer"]["path"], model, undecided=False)
+
+
+def _require_template(plan: Plan) -> None:
+    """Refuse a tokenizer on disk without a chat template in a run with conversations."""
+    settings = plan.config["tokenizer"]
+    if plan.conversations and settings["source"] == "path" and chat_template(settings["path"]) is None:
+        raise InputError(no_template(settings["path"]))
 
 
 def _compare_parents(plan: Plan, merge: str) -> list[str]:
