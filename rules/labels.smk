@@ -18,7 +18,7 @@ rule annotate_probe:
     log:
         run.paths.log("labels/probe"),
     conda:
-        "../envs/analysis.yaml"
+        "../envs/train.yaml"
     resources:
         mem_mb=memory(run.needs.reading_all),
         runtime=runtime(run.needs.reading_all),

@@ -133,6 +133,7 @@ rule write_report:
         data=run.paths.fill(run.paths.dashboards_manifest, model=run.graph.connected),
         labels=run.paths.all_labels(),
         explanations=run.paths.all_explanations(),
+        verdicts=run.paths.class_verdicts(),
         sources=run.paths.page_sources(workflow.basedir),
     output:
         **{

@@ -46,11 +46,24 @@ rule tokenize_split:
         manifest=run.paths.manifest(run.paths.token_rows),
     log:
         run.paths.log("tokens/{corpus}.{split}"),
+    wildcard_constraints:
+        corpus=any_of(corpus for corpus in run.paths.corpora if corpus not in run.conversations),
     conda:
         "../envs/train.yaml"
     params:
         n_ctx=run.config["tokens"]["n_ctx"],
         max_tokens=run.params.max_tokens,
+        special=run.config["tokens"]["special"],
         code=code_digest("tokenize_split"),
     script:
         "../workflow/scripts/tokenize_split.py"
+
+
+use rule tokenize_split as tokenize_conversations with:
+    output:
+        rows=run.paths.token_rows,
+        classes=run.paths.token_classes,
+        sidecar=run.paths.token_sidecar,
+        manifest=run.paths.manifest(run.paths.token_rows),
+    wildcard_constraints:
+        corpus=any_of(run.conversations),

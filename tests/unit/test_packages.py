@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "workflow" / "scripts"
 LIBRARY = SCRIPTS / "saelineage"
 ORDER = (
-    *("errors", "files", "precision", "foreign", "plan", "corpora", "tokens", "models", "activations", "saes"),
+    *("errors", "files", "precision", "foreign", "plan", "corpora", "tokens", "chat", "models", "activations", "saes"),
     *("features", "correlations", "lineage", "labels", "report", "notebook"),
 )
 """Packages and top-level modules; each imports only itself and what comes before it."""

@@ -1,13 +1,14 @@
 """Annotate every token of the probe with its properties."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saelineage.chat import Conversation, encode_conversations
 from saelineage.corpora.documents import read_split
 from saelineage.jobs.job import job
 from saelineage.labels.annotations import annotate, save_annotations
-from saelineage.tokens import load_tokenizer, read_token_rows
+from saelineage.tokens import TokenRows, load_tokenizer, read_token_rows
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -30,10 +31,17 @@ def annotate_probe(
         path_to_annotations: the file to write.
     """
     rows = read_token_rows(paths_to_rows)
-    documents = {corpus: read_split(path) for corpus, path in paths_to_documents.items()}
+    documents = {
+        corpus: documents_of(path, rows[corpus], tokenizer_folder) for corpus, path in paths_to_documents.items()
+    }
     annotations = annotate(documents, rows, load_tokenizer(tokenizer_folder), syntax)
     header = {"ids_sha256": {corpus: of_corpus.digest for corpus, of_corpus in rows.items()}}
     save_annotations(path_to_annotations, annotations, header)
+
+
+def documents_of(path: str, rows: TokenRows, folder: Path) -> Iterator[str] | Iterator[Conversation]:
+    """The documents of a corpus, conversations as the tokenizer's chat template writes them."""
+    return read_split(path) if rows.classes is None else encode_conversations(read_split(path), folder)
 
 
 if __name__ == "__main__":

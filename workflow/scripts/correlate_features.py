@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from saelineage.correlations.bootstrap import (
     bootstrap,
-    document_numbers,
     document_sums,
+    documents_of,
     leading_candidates,
     replicates_group,
 )
@@ -46,9 +46,7 @@ def correlate_features(
         path_to_correlations, path_to_replicates: the files to write, a group for each partner.
     """
     rows = read_token_rows(paths_to_probe)
-    documents = {
-        corpus: document_numbers(of_corpus.ids, of_corpus.info["eos_id"]) for corpus, of_corpus in rows.items()
-    }
+    documents = {corpus: documents_of(of_corpus) for corpus, of_corpus in rows.items()}
     kept = {name: value for name, value in settings.items() if name != "block_features"}
     with (
         writing_groups(path_to_correlations, len(partners), most_arrays(len(rows))) as correlations,

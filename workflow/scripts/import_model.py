@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.activations import require_causal
-from saelineage.files.atomic import sha256_file
+from saelineage.files.atomic import read_json, sha256_file, write_json
 from saelineage.files.links import links_followed
+from saelineage.foreign.chat_templates import TEMPLATE_KEY, chat_template
 from saelineage.foreign.gguf import check_gguf
 from saelineage.foreign.models import adapter_notes, check_config
+from saelineage.foreign.tokenizers import CONFIG_FILE
 from saelineage.jobs.job import job
 from saelineage.models.gguf import load_gguf
 from saelineage.models.loading import find_model, load_model
@@ -23,6 +25,8 @@ logger = logging.getLogger("saelineage")
 
 def import_model(settings: dict, name: str, n_ctx: int, tokenizer_folder: Path, folder: Path) -> dict:
     """Write the model's folder with the run's tokenizer, and return its source for the manifest.
+
+    The folder keeps the model's own chat template, if it has one, and its generation config.
 
     Args:
         settings: the model's block in the config.
@@ -56,6 +60,9 @@ def _take_over(settings: dict, name: str, n_ctx: int, tokenizer_folder: Path, fo
     check_config(model.config.to_dict(), f"models.{name}", n_ctx)  # with what config.json leaves to its class
     require_causal(model, name)
     save_model(model, tokenizer_folder, folder)
+    template = chat_template(source.folder)
+    if template is not None:  # the model's own; rows are written with the run's
+        write_json(folder / CONFIG_FILE, read_json(folder / CONFIG_FILE) | {TEMPLATE_KEY: template})
     facts: dict[str, object] = {"warnings": warnings} if warnings else {}
     if source.commit is not None:
         facts |= {"commit": source.commit, "files": {path.name: sha256_file(path) for path in source.files}}

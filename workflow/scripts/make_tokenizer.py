@@ -7,6 +7,7 @@ from saelineage.corpora.documents import read_split, up_to_bytes
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_files, sha256_file
 from saelineage.files.hub import hub_download, hub_repo
+from saelineage.foreign.chat_templates import DEFAULT, chat_template
 from saelineage.jobs.job import job, logger
 from saelineage.tokens import (
     TOKENIZER_FILES,
@@ -41,6 +42,8 @@ def make_tokenizer(settings: dict, n_ctx: int, paths_to_corpora: list[str], fold
 def take_tokenizer(settings: dict, folder: Path) -> dict:
     """Save a tokenizer from the hub or a folder, and return the hub's commit and the digests of its files.
 
+    Its chat template is kept in tokenizer_config.json, so that it goes with the tokenizer into every model's folder.
+
     transformers 5 makes many tokenizers anew from the name of their class or of the model's type, and then splits text
     as that class does, whatever the tokenizer.json says: one called a GPT2Tokenizer no longer splits numbers into
     digits. So the file's own rules are put back (`tokens.restore_rules`).
@@ -53,11 +56,19 @@ def take_tokenizer(settings: dict, folder: Path) -> dict:
     if settings["source"] == "hub":
         folder_read, record = fetch_tokenizer(settings)
     check_tokenizer_folder(folder_read)
+    template = chat_template(folder_read)
     with tokenizer_errors(source):
         tokenizer = AutoTokenizer.from_pretrained(folder_read, trust_remote_code=False, local_files_only=True)
     with atomic_files(folder) as temporary, tokenizer_errors(source):
-        tokenizer.chat_template = None  # unused, and several templates would be saved as a folder
-        tokenizer.save_pretrained(temporary)
+        if isinstance(tokenizer.chat_template, dict):
+            logger.warning(
+                "tokenizer: '%s' has the chat templates %s, of which %s is used",
+                source,
+                ", ".join(sorted({*tokenizer.chat_template, *([DEFAULT] if template else [])})),
+                DEFAULT if template else "none, because none is called 'default',",
+            )
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(temporary, save_jinja_files=False)
         replaced = restore_rules(folder_read, temporary)
     if replaced:
         logger.warning(

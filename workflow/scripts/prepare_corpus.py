@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.corpora.documents import read_documents, write_splits
+from saelineage.corpora.documents import MESSAGES, TEXT, read_documents, write_splits
 from saelineage.files.atomic import write_json
 from saelineage.files.hub import hub_commit
 from saelineage.jobs.job import job
@@ -24,7 +24,8 @@ def prepare_corpus(
     if settings["source"] == "hub":
         record["commit"] = hub_commit(settings["repo"], settings["revision"], "dataset", f"corpora.{corpus}")
         settings = settings | {"revision": record["commit"]}
-    counts = write_splits(read_documents(corpus, settings, files), fractions, paths, corpus)
+    column = MESSAGES if settings.get("messages_column") else TEXT
+    counts = write_splits(read_documents(corpus, settings, files), fractions, paths, corpus, column)
     write_json(path_to_counts, counts)
     return record
 

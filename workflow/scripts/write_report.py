@@ -47,6 +47,7 @@ def read_inputs(
     effects: Mapping[str, str],
     labels: Mapping[tuple[str, str], str],
     explanations: Mapping[tuple[str, str], str],
+    verdicts: Mapping[str, str],
 ) -> TableInputs:
     """Read everything that tables are made from.
 
@@ -64,6 +65,7 @@ def read_inputs(
         effects: paths `lineage/ablations/{edge}.agreement.parquet` by the edge's name.
         labels: paths `labels/{model}/{sae}.parquet` by (model, SAE).
         explanations: paths `labels/{model}/{sae}.explanations.parquet` by (model, SAE).
+        verdicts: paths `lineage/edges/{edge}.parquet` by the edge's name, in runs with conversations.
     """
     tables_of_labels = {sae: pd.read_parquet(path) for sae, path in labels.items()}
     return TableInputs(
@@ -82,6 +84,8 @@ def read_inputs(
         effects={edge: pd.read_parquet(path) for edge, path in effects.items()},
         labels={sae: table[table["wins"]] for sae, table in tables_of_labels.items()},
         explanations={sae: pd.read_parquet(path) for sae, path in explanations.items()},
+        verdicts={edge: pd.read_parquet(path) for edge, path in verdicts.items()},
+        class_labels={model: table[table["kind"] == "class"] for (model, _), table in tables_of_labels.items()},
     )
 
 
@@ -145,6 +149,7 @@ if __name__ == "__main__":
             effects=named(snakemake.params.edges, snakemake.input.effects),
             labels=named(snakemake.params.leading, snakemake.input.labels),
             explanations=named(snakemake.params.leading, snakemake.input.explanations),
+            verdicts=named(snakemake.params.edges, snakemake.input.verdicts),
         )
         page = Path(snakemake.output.page)
         jobs = collect(snakemake.config, running=snakemake.rule)

@@ -102,7 +102,11 @@ def test_every_default_is_filled_in():
             "corpora": ["english", "lua"],
             "max_bytes_per_corpus": 20000000,
         },
-        "tokens": {"n_ctx": 128, "max_tokens": {"train": None, "validation": None, "probe": None}},
+        "tokens": {
+            "n_ctx": 128,
+            "special": "text",
+            "max_tokens": {"train": None, "validation": None, "probe": None},
+        },
         "batch_rows": 16,
         "models": {
             "base": {
@@ -129,7 +133,7 @@ def test_every_default_is_filled_in():
 def test_each_source_of_text_has_its_own_defaults():
     files = {"source": "files", "path": "lua.txt"}
     hub = {"source": "hub", "repo": "a/b", "revision": "main"}
-    rows = {"text_column": "text", "max_bytes": None}
+    rows = {"text_column": "text", "messages_column": None, "max_bytes": None}
     of_hub = {"config": None, "split": "train", "max_rows": None, "retries": 5}
 
     def filled(corpus: dict) -> dict:
@@ -269,6 +273,10 @@ CONTRADICTIONS = {
         {"english": 0.5, "lua": 0.4},
     ),
     "splits: the sum of validation and probe must be less than 1": ("splits", {"validation": 0.5, "probe": 0.5}),
+    "corpora.talk.messages_column: needs a tokenizer with a chat template": (
+        "corpora/talk",
+        {"source": "hub", "repo": "a/b", "revision": "main", "messages_column": "messages"},
+    ),
     # tokens: 16 rows of 128 tokens are 2048, 4 shards of one row are 512
     "models.base.pretrain.n_tokens: must be at least batch_rows x": ("models/base/pretrain/n_tokens", 2047),
     "tokens.max_tokens.probe: must be at least n_ctx (128)": ("tokens/max_tokens/probe", 127),

@@ -131,6 +131,19 @@ def ablations(side: str = "parent", group: str = "persists") -> pd.DataFrame:
     return groups.assign(loss_change_per_firing=groups["loss_change"] / 9)
 
 
+def verdicts() -> pd.DataFrame:
+    """Verdicts on latents 0 and 1 of either side."""
+    named = ["persists", "disappears", "inherited", "emerges"]
+    return pd.DataFrame({"side": ["parent"] * 2 + ["child"] * 2, "latent": [0, 1, 0, 1], "verdict": named})
+
+
+def class_labels() -> pd.DataFrame:
+    """Latent 0 fires on messages of the user, latent 1 on template tokens."""
+    shares = {"template": [0.0, 0.75], "system": [0.0, 0.25], "user": [1.0, 0.0], "assistant": [0.0, 0.0]}
+    rows = [(latent, name, share[latent]) for name, share in shares.items() for latent in range(2)]
+    return pd.DataFrame(rows, columns=["latent", "label", "precision"])
+
+
 def sourced(found: dict) -> dict:
     """A summary with the sources of its last model."""
     parent, merge = found["models"]
@@ -164,6 +177,8 @@ def inputs(found: dict) -> TableInputs:
         effects={edge: effects() for edge in edges},
         labels=scored(found["models"]),
         explanations={},
+        verdicts={edge: verdicts() for edge in edges},
+        class_labels={model: class_labels() for model in found["models"]},
     )
 
 

@@ -11,6 +11,7 @@ from saelineage.report.tables import (
     ablation_table,
     absence_table,
     agreement_table,
+    class_table,
     curve_table,
     density_table,
     edge_table,
@@ -229,6 +230,21 @@ def test_ablations_of_all_edges_are_one_table():
     assert table[["parent", "child"]].to_numpy().tolist() == [["base", "left"], ["left", "merged"]]
     assert table["loss_change"].tolist() == [0.1, 0.1]
     assert ablation_table({}).columns.tolist() == table.columns.tolist()
+
+
+def test_features_are_counted_by_the_class_that_most_of_their_firings_have():
+    # Latents 0 to 2 have labels, latent 3 fires too rarely. Latent 0 has half of its firings on the template: not most.
+    shares = {"template": [0.5, 1.0, 0.6], "system": [0.0, 0.0, 0.0], "user": [0.5, 0.0, 0.4], "assistant": [0.0] * 3}
+    rows = [(latent, name, share[latent]) for name, share in shares.items() for latent in range(3)]
+    labels = pd.DataFrame(rows, columns=["latent", "label", "precision"])
+    verdicts = pd.DataFrame({"side": "child", "latent": range(4), "verdict": ["inherited", *["emerges"] * 3]})
+    table = class_table({"base__tuned": verdicts}, {"tuned": labels}).set_index(["verdict", "class"])
+    assert table.loc[("emerges", "template"), ["share", "n"]].tolist() == [1.0, 2]
+    assert table.loc[("emerges", "user"), ["share", "n"]].tolist() == [0.0, 2]
+    assert table.loc[("inherited", "template"), ["share", "n"]].tolist() == [0.0, 1]
+    # Wilson's interval of 2 of 2: from 1 / (1 + 1.96^2 / 2) = 0.342 to 1.
+    assert table.loc[("emerges", "template"), ["low", "high"]].tolist() == pytest.approx([0.342, 1.0], abs=1e-3)
+    assert class_table({"base__tuned": verdicts}, {}).empty
 
 
 def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():

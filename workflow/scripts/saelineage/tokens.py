@@ -1,11 +1,12 @@
 """Tokens: a byte-level BPE tokenizer, and rows of n_ctx token ids in memory-mapped arrays.
 
 A row is BOS followed by n_ctx - 1 ids of the stream `document EOS document EOS ...`. The last ids, which do not fill a
-row, are dropped.
+row, are dropped. A conversation has a row to itself (see `chat`).
 """
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Integer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from saelineage.corpora.messages import messages_of
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_files, atomic_path, disk_fault, read_json, sha256_file, write_json
 from saelineage.files.foreign import read_foreign_json, require_inside, require_regular
@@ -45,7 +47,9 @@ They would also become tokens: one letter repeated 100,000 times gives a token o
 """
 ENCODE_DOCUMENTS = 256
 TOKENIZER_FILES = tuple(
-    sorted((*TOKENIZER_SMALL_FILES, *SENTENCEPIECE_FILES, "config.json", "special_tokens_map.json"))
+    sorted(
+        (*TOKENIZER_SMALL_FILES, *SENTENCEPIECE_FILES, "chat_template.jinja", "config.json", "special_tokens_map.json")
+    )
 )
 """Files that AutoTokenizer may need from a repository on the hub."""
 RULES = ("normalizer", "pre_tokenizer", "model")
@@ -73,6 +77,8 @@ COMPARED_TEXTS = (
 """Texts that normalizers and pre-tokenizers treat differently: case, digits, spaces, accents, scripts, signs."""
 MOST_COMPARED_TOKENS, MOST_COMPARED_ADDED = 8192, 1024
 """Tokens of the vocabulary, and added tokens, that are texts to compare too."""
+TEXT, IDS = "text", "ids"
+"""What strings of control tokens in a text become: spelled out, or the ids of these tokens."""
 MOST_IDS_PER_BYTE = 16
 MOST_IDS = 1 << 24
 """Limit for token ids, because later stages keep a count for every id up to the largest.
@@ -291,7 +297,12 @@ def special_ids(folder: Path | str) -> dict[str, int]:
 
 
 def write_rows(
-    documents: Iterable[str], tokenizer_folder: Path | str, n_ctx: int, max_tokens: int | None, path: Path | str
+    documents: Iterable[str],
+    tokenizer_folder: Path | str,
+    n_ctx: int,
+    max_tokens: int | None,
+    path: Path | str,
+    special: str = TEXT,
 ) -> dict:
     """Tokenize documents into rows and write them as a .npy array [n_rows, n_ctx], in constant memory.
 
@@ -301,29 +312,24 @@ def write_rows(
         n_ctx: ids per row.
         max_tokens: upper limit of the ids written, in whole rows; None writes all.
         path: the .npy file to write.
+        special: `TEXT` spells strings of control tokens out; `IDS` makes them ids.
 
     Returns:
-        `n_rows`, `n_ctx`, `n_tokens`, `bos_id`, `eos_id`, `tokenizer_sha256`, `ids_sha256`.
+        `n_rows`, `n_ctx`, `n_tokens`, `bos_id`, `eos_id`, `tokenizer_sha256`, `ids_sha256`, `special`, and
+        `n_control_strings`, the number of strings of control tokens in the documents that were read.
 
     Raises:
         InputError: if the text or `max_tokens` does not fill one row.
     """
-    if max_tokens is not None and max_tokens < n_ctx:
-        raise InputError(f"'{path}': max_tokens ({max_tokens}) must hold a row of n_ctx ({n_ctx}) tokens; raise it")
-    tokenizer, special = load_tokenizer(tokenizer_folder), special_ids(tokenizer_folder)
-    tokenizer.encode_special_tokens = True  # a </s> in the text of a document does not end it
-    largest_id = max(tokenizer.get_vocab().values())  # may exceed their number: a vocabulary may have holes
-    if largest_id >= MOST_IDS:
-        raise InputError(
-            f"'{tokenizer_folder}': ids of a tokenizer must be below {MOST_IDS}, but one is {largest_id}; use another "
-            "tokenizer"
-        )
-    dtype: type[np.unsignedinteger] = np.uint16 if largest_id < 2**16 else np.uint32
-    max_rows = None if max_tokens is None else max_tokens // n_ctx
+    tokenizer, ends = load_tokenizer(tokenizer_folder), special_ids(tokenizer_folder)
+    tokenizer.encode_special_tokens = special == TEXT  # so a </s> in the text of a document does not end it
+    dtype, max_rows = id_type(tokenizer, tokenizer_folder), most_rows(max_tokens, n_ctx, path)
+    counter = ControlStrings(tokenizer)
     digest = hashlib.sha256()
     n_rows = 0
     with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=Path(path).parent) as raw:
-        for rows in _row_blocks(_id_stream(documents, tokenizer, special["eos"]), n_ctx, special["bos"], dtype):
+        stream = _id_stream(counter.counted(documents), tokenizer, ends["eos"])
+        for rows in _row_blocks(stream, n_ctx, ends["bos"], dtype):
             rows = rows if max_rows is None else rows[: max_rows - n_rows]
             raw.write(rows.tobytes())
             digest.update(rows.tobytes())
@@ -335,16 +341,85 @@ def write_rows(
             raise InputError(
                 f"'{path}': the documents do not fill one row of n_ctx = {n_ctx} tokens; add text or lower tokens.n_ctx"
             )
-        _copy_to_npy(raw, temporary, dtype, (n_rows, n_ctx))
+        copy_to_npy(raw, temporary, dtype, (n_rows, n_ctx))
     return {
         "n_rows": n_rows,
         "n_ctx": n_ctx,
         "n_tokens": n_rows * n_ctx,
-        "bos_id": special["bos"],
-        "eos_id": special["eos"],
+        "bos_id": ends["bos"],
+        "eos_id": ends["eos"],
         "tokenizer_sha256": sha256_file(Path(tokenizer_folder, "tokenizer.json")),
         "ids_sha256": digest.hexdigest(),
+        "special": special,
+        "n_control_strings": counter.n_found,
     }
+
+
+def id_type(tokenizer: Tokenizer, folder: Path | str) -> type[np.unsignedinteger]:
+    """The number format of a tokenizer's ids.
+
+    Raises:
+        InputError: if an id is too large.
+    """
+    largest_id = max(tokenizer.get_vocab().values())  # may exceed their number: a vocabulary may have holes
+    if largest_id >= MOST_IDS:
+        raise InputError(
+            f"'{folder}': ids of a tokenizer must be below {MOST_IDS}, but one is {largest_id}; use another tokenizer"
+        )
+    return np.uint16 if largest_id < 2**16 else np.uint32
+
+
+def most_rows(max_tokens: int | None, n_ctx: int, path: Path | str) -> int | None:
+    """Whole rows in a limit on tokens; None is no limit.
+
+    Raises:
+        InputError: if the limit does not hold one row.
+    """
+    if max_tokens is not None and max_tokens < n_ctx:
+        raise InputError(f"'{path}': max_tokens ({max_tokens}) must hold a row of n_ctx ({n_ctx}) tokens; raise it")
+    return None if max_tokens is None else max_tokens // n_ctx
+
+
+class ControlStrings:
+    """Counts strings of control tokens in texts.
+
+    Attributes:
+        n_found: their number so far.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        """Learn a tokenizer's control tokens: its added tokens that are marked as special."""
+        tokens = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+        self._tokens = tokens - {""}
+        self._lengths = sorted({len(token) for token in self._tokens}, reverse=True)
+        first = "".join(map(re.escape, sorted({token[0] for token in self._tokens})))
+        self._first = re.compile(f"[{first}]") if first else None
+        self.n_found = 0
+
+    def count(self, text: str) -> int:
+        """Count the control tokens in a text; of two that overlap the first counts, of two at one place the longer."""
+        if self._first is None:
+            return 0
+        n_found = 0
+        place = self._first.search(text)
+        while place is not None:
+            start = place.start()
+            length = next((n for n in self._lengths if text[start : start + n] in self._tokens), 0)
+            n_found += length > 0
+            place = self._first.search(text, start + max(length, 1))
+        return n_found
+
+    def counted(self, texts: Iterable[str]) -> Iterator[str]:
+        """Pass texts on, and count in each."""
+        for text in texts:
+            self.n_found += self.count(text)
+            yield text
+
+    def in_messages(self, conversations: Iterable[str]) -> Iterator[str]:
+        """Pass conversations on, and count in their messages."""
+        for conversation in conversations:
+            self.n_found += sum(self.count(message["content"]) for message in messages_of(conversation))
+            yield conversation
 
 
 class TokenRows:
@@ -353,6 +428,8 @@ class TokenRows:
     Attributes:
         path: the .npy file.
         ids: [n_rows, n_ctx] unsigned ids.
+        classes: [n_rows, n_ctx] class of each token of conversations (`corpora.messages.CLASSES`), from 1; 0 where a
+            row is filled up. None for rows of text.
         info: the sidecar: the mapping that `write_rows` returned.
     """
 
@@ -364,16 +441,22 @@ class TokenRows:
         """
         self.path = Path(path)
         self.info = read_json(self.path.with_suffix(".json"))
+        self.ids = self._opened(self.path)
+        self.classes = self._opened(classes_path(self.path)) if "classes_sha256" in self.info else None
+
+    def _opened(self, path: Path) -> np.ndarray:
+        """Open an array as large as the sidecar says."""
         try:
-            self.ids = np.lib.format.open_memmap(self.path, mode="r")  # takes neither pickled objects nor archives
+            array = np.lib.format.open_memmap(path, mode="r")  # takes neither pickled objects nor archives
         except (ValueError, EOFError, OSError, OverflowError, MemoryError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"'{path}' is not a whole .npy file ({reason}); delete it and run again") from error
-        if self.ids.shape != (self.info["n_rows"], self.info["n_ctx"]):
+        if array.shape != (self.info["n_rows"], self.info["n_ctx"]):
             raise InputError(
-                f"'{path}' has shape {self.ids.shape}, its sidecar says {self.info['n_rows']} x {self.info['n_ctx']}; "
+                f"'{path}' has shape {array.shape}, its sidecar says {self.info['n_rows']} x {self.info['n_ctx']}; "
                 "delete it and run again"
             )
+        return array
 
     @property
     def digest(self) -> str:
@@ -404,9 +487,28 @@ class TokenRows:
             yield numbers, self.ids[numbers.start : numbers.stop].astype(np.int64)
 
     def text_mask(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
-        """Mask of the tokens that are text: False at BOS and EOS."""
+        """Mask of the tokens that are text: False at BOS and EOS.
+
+        In conversations BOS and EOS may open and end a turn, so all tokens are text but the first of each row, on which
+        models rest attention that they need nowhere else, and what fills the row up.
+        """
         ids = self.ids[rows.start : rows.stop]
-        return (ids != self.info["bos_id"]) & (ids != self.info["eos_id"])
+        if self.classes is None:
+            return (ids != self.info["bos_id"]) & (ids != self.info["eos_id"])
+        mask = self.classes[rows.start : rows.stop] > 0
+        mask[:, 0] = False
+        return mask
+
+    def predicted(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
+        """Mask of the tokens whose prediction counts: all, but for what fills the row of a conversation up."""
+        if self.classes is None:
+            return np.ones((len(rows), self.info["n_ctx"]), dtype=bool)
+        return self.classes[rows.start : rows.stop] > 0
+
+
+def classes_path(path: Path | str) -> Path:
+    """The file of the classes beside an array of rows of conversations."""
+    return Path(path).with_suffix(".classes.npy")
 
 
 def write_sidecar(path: Path | str, info: dict) -> None:
@@ -498,7 +600,7 @@ def _row_blocks(
             yield rows
 
 
-def _copy_to_npy(raw: IO[bytes], path: Path, dtype: type[np.unsignedinteger], shape: tuple[int, int]) -> None:
+def copy_to_npy(raw: IO[bytes], path: Path, dtype: type[np.unsignedinteger], shape: tuple[int, int]) -> None:
     source = np.memmap(raw, dtype=dtype, mode="r", shape=shape)
     target = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     for start in range(0, shape[0], COPY_ROWS):

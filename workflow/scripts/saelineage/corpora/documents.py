@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import pyarrow
 import pyarrow.parquet
 
+from saelineage.corpora.messages import conversation
 from saelineage.corpora.samples.kinds import sample_documents
 from saelineage.corpora.tables import MOST_DOCUMENT_BYTES, missing_column, table_cells, too_long, whole_text
 from saelineage.errors import InputError
@@ -24,7 +25,9 @@ from saelineage.plan.text_formats import text_format
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "probe")
-SCHEMA = pyarrow.schema([("document", pyarrow.string()), ("text", pyarrow.large_string())])
+TEXT, MESSAGES = "text", "messages"
+"""Columns that hold the documents of a split: texts, or the messages of conversations as JSON."""
+SCHEMA = pyarrow.schema([("document", pyarrow.string()), (TEXT, pyarrow.large_string())])
 STDLIB_SKIPPED_FOLDERS = {"test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__"}
 STDLIB_BYTES_PER_FILE = range(200, 100_001)
 WRITE_DOCUMENTS = 1000
@@ -46,7 +49,7 @@ Document = TypeVar("Document", bound=str | Null)
 def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[str | Null]:
     """Read the documents of a corpus in a fixed order, unchanged, until `max_bytes` of text.
 
-    Rows of tables whose text is null are yielded as `Null`.
+    Rows of tables whose text is null are yielded as `Null`. A conversation is the JSON of its messages.
 
     Args:
         corpus: the corpus's name, for error messages.
@@ -69,7 +72,9 @@ def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[st
     return up_to_bytes(documents, settings["max_bytes"])
 
 
-def write_splits(documents: Iterable[str | Null], fractions: dict, paths: dict[str, Path], corpus: str) -> dict:
+def write_splits(
+    documents: Iterable[str | Null], fractions: dict, paths: dict[str, Path], corpus: str, column: str = TEXT
+) -> dict:
     """Write documents to one parquet file per split, dropping nulls, blank ones and exact duplicates.
 
     Lone surrogates are replaced first (`without_lone_surrogates`), so the digest of a document is that of its final
@@ -80,6 +85,7 @@ def write_splits(documents: Iterable[str | Null], fractions: dict, paths: dict[s
         fractions: share of documents in `validation` and in `probe`; the rest is `train`.
         paths: the file of each split.
         corpus: the corpus's name, for error messages.
+        column: the column of the documents, which says what they are: `TEXT` or `MESSAGES`.
 
     Returns:
         `splits`: `documents` and UTF-8 `bytes` per split. `duplicates` and `empty`: documents dropped. `nulls`: rows
@@ -90,11 +96,12 @@ def write_splits(documents: Iterable[str | Null], fractions: dict, paths: dict[s
     """
     splits = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
     n_duplicates, n_empty, n_nulls, n_surrogates = 0, 0, 0, 0
+    schema = pyarrow.schema([SCHEMA.field("document"), SCHEMA.field(TEXT).with_name(column)])
     seen: set[bytes] = set()
     with ExitStack() as stack:
         temporary = {split: stack.enter_context(atomic_path(paths[split])) for split in SPLITS}
         writers = {
-            split: stack.enter_context(pyarrow.parquet.ParquetWriter(temporary[split], SCHEMA)) for split in SPLITS
+            split: stack.enter_context(pyarrow.parquet.ParquetWriter(temporary[split], schema)) for split in SPLITS
         }
         unwritten: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
         for original in documents:
@@ -152,10 +159,16 @@ def split_of(digest: bytes, fractions: dict) -> str:
 
 
 def read_split(path: Path | str) -> Iterator[str]:
-    """Yield the texts of one split in file order; memory holds one batch of them."""
+    """Yield the documents of one split in file order; memory holds one batch of them."""
+    column = MESSAGES if holds_conversations(path) else TEXT
     with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=WRITE_DOCUMENTS, columns=["text"]):
-            yield from batch.column("text").to_pylist()
+        for batch in file.iter_batches(batch_size=WRITE_DOCUMENTS, columns=[column]):
+            yield from batch.column(column).to_pylist()
+
+
+def holds_conversations(path: Path | str) -> bool:
+    """True if the documents of a split are conversations."""
+    return MESSAGES in pyarrow.parquet.read_schema(path).names
 
 
 def up_to_bytes(documents: Iterable[Document], max_bytes: int | None) -> Iterator[Document]:
@@ -216,7 +229,7 @@ def hub_documents(corpus: str, settings: dict) -> Iterator[str | Null]:
     from huggingface_hub.errors import HfHubHTTPError
 
     wrong_requests = (DatasetsError, HfHubHTTPError, FileNotFoundError, RuntimeError, ValueError)
-    repo, revision, column = settings["repo"], settings["revision"], settings["text_column"]
+    repo, revision, column = settings["repo"], settings["revision"], column_of(settings)
     rows_read, failures = 0, 0
     while True:
         try:
@@ -226,7 +239,7 @@ def hub_documents(corpus: str, settings: dict) -> Iterator[str | Null]:
                 where = f"row {rows_read} of '{repo}'"
                 if column not in row:
                     raise InputError(missing_column(corpus, where, column, sorted(row)))
-                text = _text_of(row[column], column, corpus, where)
+                text = _document_of(row[column], settings, corpus, where)
                 if not isinstance(text, Null):
                     _require_short(text, corpus, where)
                 yield text
@@ -277,10 +290,10 @@ def _hub_rows(settings: dict, start: int) -> Iterable[dict]:
 
 def _documents_in(corpus: str, path: Path, settings: dict) -> Iterator[str | Null]:
     """Yield the documents of one file, of any length."""
-    column, separator = settings["text_column"], settings["separator"]
+    separator = settings["separator"]
     if text_format(path).is_table:
-        for where, cell in table_cells(corpus, path, column):
-            yield _text_of(cell, column, corpus, where)
+        for where, cell in table_cells(corpus, path, column_of(settings)):
+            yield _document_of(cell, settings, corpus, where)
         return
     text = whole_text(corpus, path, None if separator else MOST_DOCUMENT_BYTES)
     yield from text.split(separator) if separator else [text]
@@ -289,6 +302,19 @@ def _documents_in(corpus: str, path: Path, settings: dict) -> Iterator[str | Nul
 def _require_short(text: str, corpus: str, where: str) -> None:
     if BYTES_PER_CHARACTER * len(text) > MOST_DOCUMENT_BYTES and n_bytes(text) > MOST_DOCUMENT_BYTES:
         raise InputError(too_long(corpus, where, MOST_DOCUMENT_BYTES))
+
+
+def column_of(settings: dict) -> str:
+    """The column of a table that holds the documents."""
+    return settings.get("messages_column") or settings["text_column"]
+
+
+def _document_of(cell: object, settings: dict, corpus: str, where: str) -> str | Null:
+    """The text, or the conversation, in a cell of a table."""
+    column = column_of(settings)
+    if cell is None or not settings.get("messages_column"):
+        return _text_of(cell, column, corpus, where)
+    return conversation(cell, column, corpus, where)
 
 
 def _text_of(cell: object, column: str, corpus: str, where: str) -> str | Null:
@@ -310,7 +336,7 @@ def _text_of(cell: object, column: str, corpus: str, where: str) -> str | Null:
 def _write_rows(writer: pyarrow.parquet.ParquetWriter, rows: list[tuple[str, str]]) -> None:
     if rows:
         writer.write_table(
-            pyarrow.Table.from_arrays([[row[0] for row in rows], [row[1] for row in rows]], schema=SCHEMA)
+            pyarrow.Table.from_arrays([[row[0] for row in rows], [row[1] for row in rows]], schema=writer.schema)
         )
         rows.clear()
 

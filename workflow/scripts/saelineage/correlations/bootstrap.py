@@ -25,6 +25,7 @@ from saelineage.correlations.matches import MIN_VARIANCE, SIDES, Correlation
 from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard, require_aligned
 from saelineage.files.tensors import read_group
+from saelineage.tokens import TokenRows
 
 NO_DOCUMENT = -1
 ENTRIES_AT_ONCE = 1 << 22
@@ -63,6 +64,15 @@ class Replicates(NamedTuple):
     seed: int
     best: tuple[Float[np.ndarray, "replicate d_sae_a"], Float[np.ndarray, "replicate d_sae_b"]]
     """Per side, each feature's largest r among its candidates, in float32; NaN where none is defined."""
+
+
+def documents_of(rows: TokenRows) -> Int[np.ndarray, " position"]:
+    """Number the document of each position: as `document_numbers` does, and of conversations the row."""
+    if rows.classes is None:
+        return document_numbers(rows.ids, rows.info["eos_id"])
+    mask = rows.text_mask(range(len(rows.ids)))
+    numbers = np.cumsum(mask.any(axis=1)) - 1
+    return np.where(mask, numbers[:, None], NO_DOCUMENT).reshape(-1)
 
 
 def document_numbers(ids: Integer[np.ndarray, "row n_ctx"], eos_id: int) -> Int[np.ndarray, " position"]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import scipy.sparse
@@ -18,9 +18,11 @@ from jaxtyping import Bool, Int, Integer
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
+from saelineage.chat import Conversation
+from saelineage.corpora.messages import CLASSES
 from saelineage.errors import InputError
 from saelineage.files.tensors import read_tensors, write_tensors
-from saelineage.tokens import TokenRows
+from saelineage.tokens import TEXT, TokenRows
 
 ENCODE_DOCUMENTS = 64
 MIN_TOKENS = 20
@@ -219,6 +221,12 @@ POSITIONS = {
     "first 4 of its row": Rule("The token is one of the first four that the model reads.", lambda cut: cut.places <= 4),
     "first 16 of its row": Rule("The token is one of the first 16 that the model reads.", lambda cut: cut.places <= 16),
 }
+CLASS_SENTENCES = {
+    "template": "The token is of the chat template: a control token, or text that is in no message.",
+    "system": "The token is in a system message.",
+    "user": "The token is in a message of the user.",
+    "assistant": "The token is in a message of the assistant.",
+}
 CONCEPTS = {
     "assignment": "The token is a name that is assigned to or declared, or the =, in Python or in Lua.",
     "assignment target": "The token is a name that is assigned to or declared, in Python or in Lua.",
@@ -234,7 +242,7 @@ RULES = {("position", name): rule for name, rule in POSITIONS.items()} | {
 
 
 def annotate(
-    documents: Mapping[str, Iterable[str]],
+    documents: Mapping[str, Iterable[str] | Iterable[Conversation]],
     rows: Mapping[str, TokenRows],
     tokenizer: Tokenizer,
     syntax: Mapping[str, str],
@@ -247,22 +255,29 @@ def annotate(
     - `position` and `shape`: `RULES` has a sentence for each;
     - `token`: the token's text without whitespace around it, if it is frequent;
     - `after`: the same of the token before, in the same document and row, because the model sees no other;
-    - `syntax` and `concept`: see `syntax`.
+    - `syntax` and `concept`: see `syntax`;
+    - `class`: of conversations, what the token is a part of (`CLASS_SENTENCES`).
+
+    A conversation's text is its rendering by the chat template, without the first token, which is not read.
 
     Args:
-        documents: the documents that each corpus's rows were made from, in their order.
+        documents: the documents that each corpus's rows were made from, in their order; of conversations as
+            `chat.encode_conversations` gives them.
         rows: token rows of each corpus, in the config's order.
-        tokenizer: the one that made the rows; from here on it reads special tokens in documents as text.
+        tokenizer: the one that made the rows; from here on it reads special tokens in documents as it did then.
         syntax: the grammar (`python`, `lua`) of each corpus that has one.
 
     Raises:
         InputError: if the documents and the tokenizer do not give the rows, or `syntax` names an unknown corpus.
     """
     _require_corpora(syntax, rows)
-    tokenizer.encode_special_tokens = True
     reader = _Reader(rows, syntax)
     for corpus, corpus_rows in rows.items():
-        reader.read(corpus, _encoded(documents[corpus], tokenizer), corpus_rows)
+        if corpus_rows.classes is None:
+            tokenizer.encode_special_tokens = corpus_rows.info.get("special", TEXT) == TEXT
+            reader.read(corpus, _encoded(cast(Iterable[str], documents[corpus]), tokenizer), corpus_rows)
+        else:
+            reader.read_conversations(corpus, cast(Iterable[Conversation], documents[corpus]), corpus_rows)
     return reader.annotations()
 
 
@@ -382,6 +397,9 @@ class _Reader:
             self.number_of(("corpus", corpus))
         for name in [*RULES, *(("concept", name) for name in CONCEPTS if syntax)]:
             self.number_of(name)
+        if any(corpus_rows.classes is not None for corpus_rows in rows.values()):
+            for of_token in CLASSES:
+                self.number_of(("class", of_token))
 
     def number_of(self, name: Name) -> int:
         """The number of a property, a new one where it has none yet."""
@@ -403,6 +421,25 @@ class _Reader:
             if done == len(stored):
                 return
         raise InputError(_other_tokens(rows, f"the documents end after {done} of {len(stored)} ids"))
+
+    def read_conversations(self, corpus: str, conversations: Iterable[Conversation], rows: TokenRows) -> None:
+        """Read the conversations of one corpus, of which each row holds one."""
+        n_read = 0
+        for row, (conversation, stored) in enumerate(zip(conversations, np.asarray(rows.ids), strict=False)):
+            n_ids = min(len(conversation.ids), self.n_ctx)
+            if not np.array_equal(conversation.ids[:n_ids], stored[:n_ids]):
+                raise InputError(_other_tokens(rows, f"conversation {row + 1} of '{corpus}' gives other ids"))
+            n_read += 1
+            ends = ends_of(conversation.offsets, len(conversation.text))
+            if n_ids < 2:
+                continue
+            first = int(ends[0])
+            tokens = self.starts[corpus] + row * self.n_ctx + np.arange(1, n_ids)
+            self._add(corpus, Cut(conversation.text[first:], ends[1:] - first, np.arange(1, n_ids)), tokens)
+            for number, name in enumerate(CLASSES, start=1):
+                self._note(tokens[conversation.classes[1:n_ids] == number], self.number_of(("class", name)))
+        if n_read < len(rows.ids):
+            raise InputError(_other_tokens(rows, f"there are {n_read} conversations for {len(rows.ids)} rows"))
 
     def _add(self, corpus: str, cut: Cut, tokens: Int[np.ndarray, " token"]) -> None:
         """Note text, document and properties of a document's tokens."""
@@ -456,7 +493,7 @@ class _Reader:
                 self._note(np.flatnonzero(of_token == number), self.number_of((kind, texts[number])))
 
 
-KINDS = ("corpus", "position", "shape", "token", "after", "syntax", "concept")
+KINDS = ("corpus", "class", "position", "shape", "token", "after", "syntax", "concept")
 """Kinds of properties, in their order in tables; of equally good properties the first wins."""
 
 

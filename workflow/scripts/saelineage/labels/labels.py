@@ -17,9 +17,11 @@ from jaxtyping import Bool, Float, Int, Num
 from saelineage.correlations.matches import MIN_VARIANCE
 from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard
-from saelineage.labels.annotations import CONCEPTS, KINDS, RULES, Annotations, numbers_of
+from saelineage.labels.annotations import CLASS_SENTENCES, CONCEPTS, KINDS, RULES, Annotations, numbers_of
 
 BLOCK_LATENTS = 4096
+ALL_SHOWN = ("concept", "class")
+"""Kinds of which a feature has a row for every property, whether it follows it or not."""
 COLUMNS = {
     "latent": np.int64,
     "kind": str,
@@ -101,8 +103,8 @@ def label(
         Rows in ascending order of latents, with columns
 
         - `latent`;
-        - `kind` and `label`: the best property of its kind on the even half, where any correlates above 0; of kind
-          `concept` all properties;
+        - `kind` and `label`: the best property of its kind on the even half, where any correlates above 0; of kinds
+          `concept` and `class` all properties;
         - `score`: Pearson r on the odd half;
         - `precision`: share of the tokens on which the feature fires that have the property, on the odd half;
         - `recall`: share of the tokens with the property on which the feature fires, on the odd half; NaN where no
@@ -129,6 +131,8 @@ def describe(row: Mapping | pd.Series) -> str:
     kind, name = row["kind"], row["label"]
     if kind in ("token", "after"):
         return f"{kind} '{name}'"
+    if kind == "class":
+        return f"{name} token"
     return f"corpus {name}" if kind == "corpus" else name
 
 
@@ -139,6 +143,8 @@ def sentence(row: Mapping | pd.Series) -> str:
         return RULES[kind, name].sentence
     if kind == "concept":
         return CONCEPTS[name]
+    if kind == "class":
+        return CLASS_SENTENCES[name]
     if kind == "syntax":
         language, _, place = name.partition(": ")
         where = "stands below" if place.startswith("inside ") else "is in"
@@ -211,7 +217,7 @@ def _candidates(
     pairs = []
     for kind in KINDS:
         (of_kind,) = np.nonzero(kinds == kind)
-        if kind == "concept":
+        if kind in ALL_SHOWN:
             pairs.append(np.stack(np.meshgrid(of_kind, np.flatnonzero(described), indexing="ij")).reshape(2, -1))
         elif len(of_kind):
             best = of_kind[chosen[of_kind].argmax(axis=0)]

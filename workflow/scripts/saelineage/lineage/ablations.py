@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -32,6 +32,8 @@ class Batch(NamedTuple):
     """Token rows, as the model and its SAE see them."""
 
     ids: Int[Tensor, "row n_ctx"]
+    predicted: Bool[Tensor, "row n_ctx"]
+    """Ids whose losses count."""
     row: Int[Tensor, " token"]
     """The row, within the batch, of each token that the SAE reads."""
     place: Int[Tensor, " token"]
@@ -76,7 +78,7 @@ def group_effects(
     for corpus in sorted(rows):
         loss, n_tokens, changes, firings = 0.0, 0, np.zeros(len(latents)), np.zeros(len(latents), dtype=np.int64)
         for batch in _batches(model, sae, hookpoint, rows[corpus], batch_rows, max_rows):
-            loss, n_tokens = loss + float(batch.losses.sum()), n_tokens + batch.ids[:, 1:].numel()
+            loss, n_tokens = loss + float(batch.losses.sum()), n_tokens + int(batch.predicted[:, 1:].sum())
             parts = [only(batch.latents, group) for group in latents.values()]
             changes += [_change_without(model, sae, hookpoint, batch, part) for part in parts]
             firings += [len(part.indices) for part in parts]
@@ -286,8 +288,10 @@ def _batches(
         ids = torch.from_numpy(array).to(model.device)
         acts, logits = read_with_logits(model, hookpoint, ids)
         is_text = torch.from_numpy(rows.text_mask(numbers)).to(model.device)
+        predicted = torch.from_numpy(rows.predicted(numbers)).to(model.device)
         row, place = (is_text & (acts.norm(dim=-1) <= sae.max_norm)).nonzero(as_tuple=True)
-        yield Batch(ids, row, place, sae.encode_sparse(acts[row, place]), token_losses(logits, ids).sum(1))
+        losses = token_losses(logits, ids, predicted).sum(1)
+        yield Batch(ids, predicted, row, place, sae.encode_sparse(acts[row, place]), losses)
 
 
 def _change_without(model: PreTrainedModel, sae: Sae, hookpoint: str, batch: Batch, latents: SparseLatents) -> float:
@@ -295,7 +299,7 @@ def _change_without(model: PreTrainedModel, sae: Sae, hookpoint: str, batch: Bat
     if not len(latents.indices):
         return 0.0
     part = group_part(sae, latents)
-    losses = _losses_without(model, hookpoint, batch.ids, batch.row, batch.place, part)
+    losses = _losses_without(model, hookpoint, batch.ids, batch.predicted, batch.row, batch.place, part)
     return float((losses - batch.losses).sum())
 
 
@@ -313,8 +317,8 @@ def _single_changes(
     for start in range(0, len(keys), batch_rows):
         chosen, inside = slice(start, start + batch_rows), (pair >= start) & (pair < start + batch_rows)
         part = values[inside].unsqueeze(1) * sae.W_dec[latent[inside]]
-        ids, place = batch.ids[rows[chosen]], batch.place[token[inside]]
-        losses = _losses_without(model, hookpoint, ids, pair[inside] - start, place, part)
+        ids, predicted, place = batch.ids[rows[chosen]], batch.predicted[rows[chosen]], batch.place[token[inside]]
+        losses = _losses_without(model, hookpoint, ids, predicted, pair[inside] - start, place, part)
         yield latents[chosen], losses - batch.losses[rows[chosen]]
 
 
@@ -322,6 +326,7 @@ def _losses_without(
     model: PreTrainedModel,
     hookpoint: str,
     ids: Int[Tensor, "row n_ctx"],
+    predicted: Bool[Tensor, "row n_ctx"],
     row: Int[Tensor, " token"],
     place: Int[Tensor, " token"],
     part: Float[Tensor, "token d_in"],
@@ -334,7 +339,7 @@ def _losses_without(
         return changed
 
     with hooked(model, hookpoint, subtract):
-        return token_losses(model(input_ids=ids, use_cache=False).logits, ids).sum(1)
+        return token_losses(model(input_ids=ids, use_cache=False).logits, ids, predicted).sum(1)
 
 
 def _per_firing(changes: Float[np.ndarray, " any"], firings: Integer[np.ndarray, " any"]) -> Float[np.ndarray, " any"]:

@@ -400,13 +400,16 @@ def quiet_off_terminal() -> None:
 def evaluate(model: PreTrainedModel, rows: TokenRows, batch_rows: int) -> dict:
     """Mean next-token loss in nats and accuracy in [0, 1] over all positions but the first of each row.
 
+    What fills the row of a conversation up is not counted.
+
     Returns:
         `loss`, `accuracy`, and `n_predictions`, the number of predictions averaged over.
     """
     loss, correct, n_predictions = 0.0, 0, 0
-    for _, batch in rows.batches(batch_rows):
+    for numbers, batch in rows.batches(batch_rows):
         ids = torch.from_numpy(batch).to(model.device)
-        sums = next_token_loss(model(input_ids=ids, use_cache=False).logits, ids)
+        predicted = torch.from_numpy(rows.predicted(numbers)).to(model.device)
+        sums = next_token_loss(model(input_ids=ids, use_cache=False).logits, ids, predicted)
         loss, correct, n_predictions = loss + sums[0], correct + sums[1], n_predictions + sums[2]
     return {"loss": loss / n_predictions, "accuracy": correct / n_predictions, "n_predictions": n_predictions}
 
@@ -457,6 +460,6 @@ def n_parameters(model: PreTrainedModel) -> int:
 def _counts(rows: TokenRows, d_vocab: int) -> Int[np.ndarray, " d_vocab"]:
     """Count each id over all positions but the first of each row, a block of rows at a time."""
     counts = np.zeros(d_vocab, dtype=np.int64)
-    for _, ids in rows.batches(COUNT_ROWS):
-        counts += np.bincount(ids[:, 1:].ravel(), minlength=d_vocab)
+    for numbers, ids in rows.batches(COUNT_ROWS):
+        counts += np.bincount(ids[:, 1:][rows.predicted(numbers)[:, 1:]], minlength=d_vocab)
     return counts

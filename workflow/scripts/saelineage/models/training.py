@@ -30,6 +30,8 @@ from saelineage.tokens import TokenRows
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_STEPS = 20
+NOT_PREDICTED = -100
+"""The label that losses leave out."""
 WHOLE = "1000TB"  # larger than any model, so that its weights are one safetensors file
 
 
@@ -42,15 +44,20 @@ class Mixture(torch.utils.data.Dataset):
 
     def __init__(self, rows: Mapping[str, TokenRows], shares: Mapping[str, float], n_rows: int, seed: int):
         """Draw `n_rows` rows, `shares[corpus]` of them from `rows[corpus]`."""
-        self.rows = [rows[corpus].ids for corpus in shares]
-        self.order = mixture_order([len(ids) for ids in self.rows], list(shares.values()), n_rows, seed)
+        self.rows = [rows[corpus] for corpus in shares]
+        self.order = mixture_order([len(of.ids) for of in self.rows], list(shares.values()), n_rows, seed)
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, index: int) -> np.ndarray:
+        """The ids of a row; those that are not to be predicted as -1 - id, which `collate` undoes."""
         corpus, row = self.order[index]
-        return self.rows[corpus][row]
+        rows = self.rows[corpus]
+        if rows.classes is None:
+            return rows.ids[row]
+        ids = rows.ids[row].astype(np.int64)
+        return np.where(rows.predicted(range(row, row + 1))[0], ids, -1 - ids)
 
 
 def mixture_order(lengths: list[int], shares: list[float], n_rows: int, seed: int) -> Int[np.ndarray, "row 2"]:
@@ -215,9 +222,12 @@ class LogToFile(TrainerCallback):
 
 
 def collate(rows: list[np.ndarray]) -> dict[str, torch.Tensor]:
-    """Make a batch for a causal model: the ids are also the labels, because the model shifts them itself."""
+    """Make a batch for a causal model: the ids are also the labels, because the model shifts them itself.
+
+    A negative id, -1 - id, is read but not predicted.
+    """
     ids = torch.from_numpy(np.stack(rows).astype(np.int64))
-    return {"input_ids": ids, "labels": ids}
+    return {"input_ids": torch.where(ids < 0, -1 - ids, ids), "labels": torch.where(ids < 0, NOT_PREDICTED, ids)}
 
 
 def _apportion(shares: list[float], total: int) -> list[int]:

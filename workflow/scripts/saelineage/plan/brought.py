@@ -12,6 +12,7 @@ from saelineage.errors import InputError
 from saelineage.files.hub import is_connection_error
 from saelineage.files.links import links_followed
 from saelineage.foreign.adapters import check_adapter_folder, other_base, read_adapter_config
+from saelineage.foreign.chat_templates import chat_template, no_template
 from saelineage.foreign.gguf import check_gguf
 from saelineage.foreign.hub import fetch_adapter_config, fetch_model_config, fetch_sae_config
 from saelineage.foreign.models import (
@@ -78,6 +79,7 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
         if folder := plan.graph.settings(model).get("folder"):
             check_adapter_folder(folder)
             sentences += _compare_base(plan, model, read_adapter_config(folder))
+    _require_template(plan)
     for merge in filter(is_left, plan.graph.of_kind("merge")):
         sentences += _compare_parents(plan, merge)
     for sae in plan.saes.imported:
@@ -158,6 +160,13 @@ def _compare_base(plan: Plan, model: str, config: dict) -> list[str]:
     """Compare the model that an adapter says it belongs to with its parent."""
     parent = plan.graph.settings(model)["parent"]
     return [f"models.{model}: {line}" for line in other_base(config, plan.graph.known_as(parent), parent)]
+
+
+def _require_template(plan: Plan) -> None:
+    """Refuse a tokenizer on disk without a chat template in a run with conversations."""
+    settings = plan.config["tokenizer"]
+    if plan.conversations and settings["source"] == "path" and chat_template(settings["path"]) is None:
+        raise InputError(no_template(settings["path"]))
 
 
 def _compare_parents(plan: Plan, merge: str) -> list[str]:

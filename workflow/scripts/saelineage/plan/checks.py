@@ -12,6 +12,7 @@ from saelineage.plan.graph import POOLED
 from saelineage.plan.instruments import instrument
 from saelineage.plan.plan import Plan
 from saelineage.plan.sae_names import ONE_SAE, SAME_IN_ONE_PASS, SaeName
+from saelineage.plan.text_formats import MESSAGE_FORMATS, text_format
 from saelineage.plan.user_files import find_files, require_no_braces
 
 SUM_TOLERANCE = 1e-6
@@ -136,6 +137,7 @@ def check_corpora(plan: Plan) -> None:
         _require_listed(corpus, corpora, "tokenizer.corpora", "corpora")
     for corpus in plan.config["labels"]["syntax"]:
         _require_listed(corpus, corpora, "labels.syntax", "corpora")
+    check_conversations(plan)
     for model in plan.graph.of_kind("pretrain", "finetune"):
         key = f"models.{model}.{plan.graph.kind(model)}.corpora"
         shares = plan.graph.settings(model)["corpora"]
@@ -147,6 +149,20 @@ def check_corpora(plan: Plan) -> None:
         raise InputError(
             "splits: the sum of validation and probe must be less than 1, to leave documents to train on; lower one"
         )
+
+
+def check_conversations(plan: Plan) -> None:
+    """Corpora of messages have a tokenizer that may have a chat template, and are not read as programs."""
+    for corpus in plan.conversations:
+        if plan.config["tokenizer"]["source"] == "train":
+            raise InputError(
+                f"corpora.{corpus}.messages_column: needs a tokenizer with a chat template, which one that is trained "
+                "here (tokenizer.source: train) does not have; take the tokenizer of a chat model (source: path or hub)"
+            )
+        if corpus in plan.config["labels"]["syntax"]:
+            raise InputError(
+                f"labels.syntax.{corpus}: must hold programs, but '{corpus}' holds conversations; leave it out"
+            )
 
 
 def check_tokens(plan: Plan) -> None:
@@ -322,7 +338,13 @@ def check_files(plan: Plan) -> None:
     """
     for corpus, settings in plan.config["corpora"].items():
         if settings["source"] == "files":
-            find_files(corpus, settings, plan.config["corpora_dir"])
+            files = find_files(corpus, settings, plan.config["corpora_dir"])
+            wrong = [path for path in files if text_format(path).kind not in MESSAGE_FORMATS]
+            if settings.get("messages_column") and wrong:
+                raise InputError(
+                    f"corpora.{corpus}.messages_column: conversations must be in .json, .jsonl or .parquet files, but "
+                    f"there is '{wrong[0]}'; convert it, or leave messages_column out"
+                )
     folders = {
         f"models.{model}.path.folder": plan.config["models"][model]["path"]["folder"]
         for model in plan.graph.of_kind("path")

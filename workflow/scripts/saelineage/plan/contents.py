@@ -34,6 +34,11 @@ class Contents:
         return self.config["run"]
 
     @property
+    def conversations(self) -> list[str]:
+        """Corpora whose documents are lists of messages."""
+        return [name for name, settings in self.config["corpora"].items() if settings.get("messages_column")]
+
+    @property
     def has_explanations(self) -> bool:
         """True if features are explained by a language model."""
         return "explanations" in self.config["labels"]

@@ -41,6 +41,7 @@ class Paths:
     tokenizer = "results/{run}/tokenizer/tokenizer.json"
     tokenizer_config = "results/{run}/tokenizer/tokenizer_config.json"
     token_rows = "results/{run}/tokens/{corpus}/{split}.npy"
+    token_classes = "results/{run}/tokens/{corpus}/{split}.classes.npy"
     token_sidecar = "results/{run}/tokens/{corpus}/{split}.json"
     model_file = "results/{run}/models/{model}/{name}"
     merge = "results/{run}/models/{model}/merge.json"
@@ -400,6 +401,10 @@ class Paths:
             self.edge_table, edge=[str(edge) for edge in self._contents.graph.edges if edge.parent in roots]
         )
 
+    def class_verdicts(self) -> list[str]:
+        """Verdicts of every edge, for the table of token classes, in runs with conversations."""
+        return self.fill(self.edge_table, edge=self.edges if self._contents.conversations else [])
+
     def own_edges(self, wildcards: Wildcards) -> list[str]:
         """Verdicts of every edge from or to the job's model."""
         edges = [str(edge) for edge in self._contents.graph.edges if wildcards.model in edge]
@@ -511,7 +516,7 @@ class Paths:
         }
 
 
-MODEL_ENDINGS = (".json", ".safetensors", ".model")
+MODEL_ENDINGS = (".json", ".safetensors", ".model", ".jinja")
 """Endings of the files of a model's or tokenizer's folder that decide what it is."""
 SAE_ENDINGS = (".json", ".safetensors", ".pt")
 """Endings of the files of an SAE's folder that decide what it is."""

@@ -11,6 +11,8 @@ TABLE_ENDINGS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+MESSAGE_FORMATS = ("json", "jsonl", "parquet")
+"""Tables whose cells can be lists, as conversations are."""
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 ACCEPTED = f".txt, {', '.join(TABLE_ENDINGS)} (each but .parquet also with {' or '.join(COMPRESSIONS)})"
 """Endings of a file that the config names itself, in words."""

@@ -67,6 +67,14 @@ TABLES = {
         "emerge under every SAE seed (robustly_); and how many lost features a linear readout no longer finds in the "
         "child's activations (gone), still finds there (missed), or does not find even in the parent's (undecided).",
     ),
+    "classes": Table(
+        "class_table",
+        ("verdicts", "class_labels"),
+        "What is specific to the chat template: per edge and verdict, the share of features of which more than half of "
+        "the firings are on tokens of a class (template: control tokens and text in no message; system, user, "
+        "assistant: the messages), with its n and Wilson 95 % interval. n counts features that fire on at least "
+        "labels.min_firings tokens in either half of the documents; firings are counted on the second half.",
+    ),
     "ablations": Table(
         "ablation_table",
         ("ablations",),

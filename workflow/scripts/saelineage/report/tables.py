@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from saelineage.corpora.messages import CLASSES
 from saelineage.lineage.trajectories import ABSENCES
-from saelineage.lineage.verdicts import MERGED, ONE_TO_ONE, SPLIT
+from saelineage.lineage.verdicts import MERGED, ONE_TO_ONE, SPLIT, share
 from saelineage.plan.comparisons import CONTROL
 from saelineage.report.registry import TABLES
 
@@ -25,6 +26,8 @@ Controls are not nulls: they are trained models, which may have learnt the same 
 BELOW, AT_FLOOR, NO_RATIO, NO_FLOOR, NOTHING = "below the floor", "at the floor", "no ratio", "no floor", "not testable"
 """Readings of an edge: its persisting share against its floor. `reading` returns one of them."""
 VERDICT_COUNTS = ("persists", "disappears", "untestable_parent", "inherited", "emerges", "untestable_child")
+CLASS_VERDICTS = {"parent": ("persists", "disappears"), "child": ("inherited", "emerges")}
+"""Verdicts on the features of each side of an edge that `class_table` counts."""
 LABELS, EXPLANATIONS = "labels", "explanations"
 """Sources of descriptions: labels found by counting, and explanations written by a language model."""
 N_SCORE_BINS = 40
@@ -69,6 +72,10 @@ class TableInputs(NamedTuple):
     """The winning labels in `labels/{model}/{sae}.parquet` by (model, SAE)."""
     explanations: Mapping[tuple[str, str], pd.DataFrame]
     """`labels/{model}/{sae}.explanations.parquet` by (model, SAE)."""
+    verdicts: Mapping[str, pd.DataFrame]
+    """`lineage/edges/{edge}.parquet` by the edge's name; none in runs without conversations."""
+    class_labels: Mapping[str, pd.DataFrame]
+    """The rows of kind `class` of the leading SAE's labels, by model."""
 
 
 def make_tables(inputs: TableInputs) -> dict[str, pd.DataFrame]:
@@ -234,6 +241,27 @@ def absence_table(summary: dict) -> pd.DataFrame:
         for edge in summary["edges"]
     ]
     return pd.DataFrame(rows, columns=["parent", "child", *columns]).astype(dict.fromkeys(columns, "Int64"))
+
+
+def class_table(verdicts: Mapping[str, pd.DataFrame], class_labels: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per edge, verdict and class: the share of features whose firings are mostly on tokens of that class."""
+    rows: list[dict] = []
+    for edge, table in verdicts.items():
+        parent, child = edge.split("__")
+        for side, model in (("parent", parent), ("child", child)):
+            labels = class_labels.get(model)
+            if labels is None or labels.empty:
+                continue
+            precision = labels.pivot(index="latent", columns="label", values="precision")
+            of_side = table[(table["side"] == side) & table["latent"].isin(precision.index)]
+            for verdict in CLASS_VERDICTS[side]:
+                latents = of_side.loc[of_side["verdict"] == verdict, "latent"]
+                for name in CLASSES:
+                    found = share(int((precision.loc[latents, name] > 0.5).sum()), len(latents))
+                    low, high = found.interval or (None, None)
+                    key = {"parent": parent, "child": child, "verdict": verdict, "class": name}
+                    rows.append(key | {"share": found.value, "n": found.n, "low": low, "high": high})
+    return pd.DataFrame(rows, columns=["parent", "child", "verdict", "class", "share", "n", "low", "high"])
 
 
 def ablation_table(ablations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -161,21 +161,22 @@ def measure(
     for numbers, batch in rows.batches(batch_rows):
         ids = torch.from_numpy(batch).to(device)
         is_text = torch.from_numpy(rows.text_mask(numbers)).to(device)
+        predicted = torch.from_numpy(rows.predicted(numbers)).to(device)
         all_acts, logits = read_with_logits(model, hookpoint, ids)
         norms = all_acts.norm(dim=-1)
-        clean, _, n_predictions = next_token_loss(logits, ids)
+        clean, _, n_predictions = next_token_loss(logits, ids, predicted)
         ablated: dict[float, float] = {}
         for name, sae in saes.items():
             mask = is_text & (norms <= sae.max_norm)
             acts = all_acts[mask]
             if sae.max_norm not in ablated:
-                ablated[sae.max_norm] = _loss_with(model, hookpoint, ids, mask, torch.zeros_like(acts))
+                ablated[sae.max_norm] = _loss_with(model, hookpoint, ids, predicted, mask, torch.zeros_like(acts))
             latents = sae.encode_sparse(acts)
             recons = sae.decode_sparse(latents)
             batch_sums = reconstruction_sums(sae.target(acts), recons, latents, sae.d_sae)
             batch_sums.n_left_out = int(is_text.sum() - mask.sum())
             batch_sums.ce_clean, batch_sums.n_predictions = clean, n_predictions
-            batch_sums.ce_spliced = _loss_with(model, hookpoint, ids, mask, recons)
+            batch_sums.ce_spliced = _loss_with(model, hookpoint, ids, predicted, mask, recons)
             batch_sums.ce_ablated = ablated[sae.max_norm]
             sums[name] = sums[name].add(batch_sums)
     return sums
@@ -201,7 +202,9 @@ def _summary(by_corpus: Mapping[str, SaeSums]) -> dict:
     }
 
 
-def _loss_with(model: nn.Module, hookpoint: str, ids: Tensor, mask: Tensor, replacement: Tensor) -> float:
+def _loss_with(
+    model: nn.Module, hookpoint: str, ids: Tensor, predicted: Tensor, mask: Tensor, replacement: Tensor
+) -> float:
     """Summed next-token loss with `replacement` at the text tokens."""
 
     def replace(acts: Tensor) -> Tensor:
@@ -210,4 +213,4 @@ def _loss_with(model: nn.Module, hookpoint: str, ids: Tensor, mask: Tensor, repl
         return changed
 
     with hooked(model, hookpoint, replace):
-        return next_token_loss(model(input_ids=ids, use_cache=False).logits, ids)[0]
+        return next_token_loss(model(input_ids=ids, use_cache=False).logits, ids, predicted)[0]
