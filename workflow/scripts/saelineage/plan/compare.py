@@ -129,7 +129,7 @@ def _require_tokenizer(folder: str) -> None:
     if not any(Path(folder, name).exists() for name in VOCABULARY_FILES):
         raise InputError(
             f"base: must have its tokenizer beside it, because all models are read with it, but '{folder}' holds none "
-            f"of {', '.join(VOCABULARY_FILES)}; save it there (AutoTokenizer.from_pretrained(...).save_pretrained)"
+            f"of {', '.join(VOCABULARY_FILES)}; save it there (AutoTokenizer.from_pretrained, then save_pretrained)"
         )
 
 
