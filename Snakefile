@@ -24,7 +24,7 @@ resource_scopes:
 
 schema = os.path.join(workflow.basedir, "config", "config.schema.yaml")
 update_config(config, or_end(read_entries, workflow.config_settings.config_args or []))
-config, assumptions = or_end(expand, config, schema)  # of config/compare.yaml; an ordinary config stays as it is
+config, assumptions = or_end(expand, config)  # of config/compare.yaml; an ordinary config stays as it is
 run = or_end(load_plan, config, workflow.configfiles, schema)
 config = run.config  # what scripts see
 enter_run()

@@ -31,16 +31,18 @@ def plan(file: str = "talk.jsonl", **further: object) -> Plan:
     return Plan(load_config(given | {"models": {"base": model}} | further, read_schema(SCHEMA)))
 
 
-def refusal(check, of: Plan) -> str:
+def refusal(check, of: Plan, *more) -> str:
     with pytest.raises(InputError) as raised:
-        check(of)
+        check(of, *more)
     return str(raised.value)
 
 
 def test_a_tokenizer_on_disk_without_a_chat_template_is_refused():
-    assert refusal(check_on_disk, plan()).startswith("tokenizer: 'tokenizer' must have a chat template")
+    assert refusal(check_on_disk, plan(), lambda path: False).startswith(
+        "tokenizer: 'tokenizer' must have a chat template"
+    )
     Path("tokenizer/chat_template.jinja").write_text("{{ messages }}")
-    assert check_on_disk(plan()) == []
+    assert check_on_disk(plan(), lambda path: False) == []
 
 
 def test_files_whose_cells_cannot_be_lists_are_refused():

@@ -23,7 +23,6 @@ from saelineage.foreign.models import (
     weight_files,
 )
 from saelineage.foreign.tokenizers import VOCABULARY_FILES
-from saelineage.plan.config import read_schema
 from saelineage.plan.strict_yaml import plain
 from saelineage.plan.text_formats import text_format
 from saelineage.plan.user_files import EVERY_FILE, find_files
@@ -48,12 +47,11 @@ FEW_FILES = 100
 PARAGRAPHS = "\n\n"
 
 
-def expand(config: Mapping, path_to_schema: Path | str) -> tuple[Mapping, list[str]]:
+def expand(config: Mapping) -> tuple[Mapping, list[str]]:
     """Expand the short keys of a config. A config without any of them is returned as it is.
 
     Args:
         config: as Snakemake merged it from the config files and `--config`.
-        path_to_schema: `config.schema.yaml`.
 
     Returns:
         An ordinary config, and what was assumed, a sentence each.
@@ -69,8 +67,8 @@ def expand(config: Mapping, path_to_schema: Path | str) -> tuple[Mapping, list[s
     base, tuned = (_place(short[key], key, "model") for key in ("base", "tuned"))
     hookpoint = short["hookpoint"] or _block(given, "activations").get("hookpoint")
     models = {
-        "base": _model_block(base, "base", [], path_to_schema),
-        "tuned": _model_block(tuned, "tuned", ["base"], path_to_schema),
+        "base": _model_block(base, "base", []),
+        "tuned": _model_block(tuned, "tuned", ["base"]),
     }
     corpus, text_sentences = _corpus(short["text"], given)
     sae, sae_sentences = _saes(short["sae"], hookpoint)
@@ -133,16 +131,15 @@ def _require_tokenizer(folder: str) -> None:
         )
 
 
-def _model_block(place: dict, key: str, parents: list[str], path_to_schema: Path | str) -> dict:
-    """The block of a model. An adapter is one if this version of the workflow can apply adapters."""
+def _model_block(place: dict, key: str, parents: list[str]) -> dict:
+    """The block of a model, or of an adapter to its parent."""
     if "repo" in place:
         return {"hub": place | {"parents": parents}}
     folder = place["folder"]
     names = sorted(os.listdir(folder))
     if ADAPTER_FILE not in names or {WEIGHTS_FILE, INDEX_FILE} & set(names):
         return {"path": place | {"parents": parents}}
-    kinds = read_schema(path_to_schema)["$defs"]["model"]["properties"]
-    if "adapter" not in kinds or not parents:
+    if not parents:
         raise InputError(f"{key}: {no_safetensors(repr(folder), names)}")
     return {"adapter": place | {"parent": parents[0]}}
 
