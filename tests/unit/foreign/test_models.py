@@ -200,7 +200,7 @@ def test_gguf_is_named_with_the_way_to_convert_it(folder: Path):
     message = refused(only(folder, "smol-Q4_1.gguf"))
     assert "but GGUF ('smol-Q4_1.gguf'), a format of llama.cpp" in message
     assert (
-        "gguf_file='smol-Q4_1.gguf', quantization_config=GgufConfig(dequantize=True)), then save_pretrained" in message
+        "gguf_file='smol-Q4_1.gguf' and quantization_config=GgufConfig(dequantize=True), then save_pretrained" in message
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from saelineage.errors import InputError
 from saelineage.files.hub import HubRepo
+from saelineage.foreign import hub
 from saelineage.saes import folding, imports
 from saelineage.saes.folding import fold_centring
 from saelineage.saes.imports import FILES, ImportedSae, choose_format, find_sae, read_sae
@@ -381,8 +382,9 @@ def test_from_the_hub_only_the_two_files_of_the_format_are_downloaded(tmp_path, 
         downloads.append((repo, commit, file))
         return folder / Path(file).name
 
-    monkeypatch.setattr(imports, "hub_repo", lambda repo, revision, repo_type, key: HubRepo(f"{revision}1", files))
-    monkeypatch.setattr(imports, "hub_download", download)
+    monkeypatch.setattr(hub, "hub_repo", lambda repo, revision, repo_type, key: HubRepo(f"{revision}1", files))
+    for module in (hub, imports):
+        monkeypatch.setattr(module, "hub_download", download)
     settings = {"repo": "own/sae", "revision": "main", "format": "auto"}
     source = find_sae(settings | {"subfolder": "layers.0"}, "saes.import")
     assert source == (folder, "sparsify", "main1")

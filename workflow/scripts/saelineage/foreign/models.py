@@ -296,8 +296,8 @@ def no_safetensors(where: str, names: Sequence[str]) -> str:
     if gguf := _ending(names, ".gguf"):
         return (
             f"{start}, but GGUF ('{gguf}'), a format of llama.cpp with rounded weights; take the safetensors that it "
-            "was made from, or convert it where you trust it (pip install gguf; AutoModelForCausalLM.from_pretrained("
-            f"folder, gguf_file='{gguf}', quantization_config=GgufConfig(dequantize=True)), then save_pretrained)"
+            "was made from, or convert it where you trust it (pip install gguf; open it by AutoModelForCausalLM with "
+            f"gguf_file='{gguf}' and quantization_config=GgufConfig(dequantize=True), then save_pretrained)"
         )
     if ADAPTER_FILE in names:
         return f"{start}, but an adapter to another model ({ADAPTER_FILE}); {ADAPTER_WAY}"

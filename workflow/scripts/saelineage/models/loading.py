@@ -164,6 +164,7 @@ def open_state(
         config=empty.config,
         state_dict=dict(state),
         dtype=dtype,
+        trust_remote_code=False,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
