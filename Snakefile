@@ -10,9 +10,9 @@ include: "rules/common.smk"
 
 # The default is read only when no other config is given: Snakemake would merge the two lineages into one.
 if not workflow.config_settings.configfiles:
-    or_end(read_yaml, default_config())
+    or_end(read_yaml, session.default_config(workflow.basedir))
 
-    configfile: default_config()
+    configfile: session.default_config(workflow.basedir)
 
 
 report: "workflow/report/workflow.rst"
@@ -27,11 +27,12 @@ update_config(config, or_end(read_entries, workflow.config_settings.config_args 
 config, assumptions = or_end(expand, config)  # of config/compare.yaml; an ordinary config stays as it is
 run = or_end(load_plan, config, workflow.configfiles, schema)
 config = run.config  # what scripts see
-enter_run()
+or_end(session.enter, workflow, run, assumptions)
 
 
 onstart:
-    begin_run()
+    if launching := or_end(session.begin, workflow, run):
+        shell.prefix(launching)
 
 
 wildcard_constraints:
@@ -63,4 +64,4 @@ rule all:
     default_target: True
     input:
         run.paths.everything(),
-        manifests_of_whole_run,
+        lambda wildcards: session.manifests(workflow, run),

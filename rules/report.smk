@@ -29,6 +29,9 @@ rule collect_examples:
     params:
         models=run.graph.ordered,
         roots=run.graph.roots,
+        edges=[list(edge) for edge in run.graph.root_edges],
+        saes=[list(sae) for sae in run.shown_saes],
+        root_saes=[list(run.comparisons.leading_sae(model)) for model in run.graph.roots],
         seed_partners=partner_names(run.root_seed_pairs),
         threshold=run.config["lineage"]["threshold"],
         report=run.subset("report", "concepts", "n_features", "n_examples"),
@@ -64,6 +67,8 @@ rule write_dashboards:
         mem_mb=memory(run.needs.reading_all),
         runtime=runtime(run.needs.reading_all),
     params:
+        edges=run.params.edges_of_model,
+        saes=[list(sae) for sae in run.leading_saes],
         floors=run.params.floor_partners,
         hookpoint=run.config["activations"]["hookpoint"],
         report=run.subset("report", "n_top", "quantiles"),
@@ -165,7 +170,7 @@ rule write_report:
         described=run.described(),
         assumptions=assumptions,
         trained=[list(sae) for sae in run.comparisons.trained_saes],
-        leading=[list(run.comparisons.leading_sae(model)) for model in run.graph.lineage],
+        leading=[list(sae) for sae in run.leading_saes],
         edges=dict(zip(run.paths.edges, partner_names(run.edge_pairs))),
         code=code_digest("write_report", "saelineage.jobs.snakemake_plan"),
     script:

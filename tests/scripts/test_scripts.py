@@ -107,6 +107,7 @@ def measure_models(tiny, root: Path) -> None:
     for model in (*MODELS, "imported"):
         saes = ("seed0", "seed1") if model in MODELS else ()
         measure_model(
+            name=model,
             folder=root / "models" / model,
             sae_folders={sae: root / "saes" / model / sae for sae in saes},
             hookpoint=HOOKPOINT,
@@ -133,6 +134,7 @@ def dump(tiny, root: Path, model: str, split: str) -> None:
     """Both shards of a split's activations."""
     for shard in SHARDS:
         dump_activations(
+            name=model,
             folder=root / "models" / model,
             paths_to_tokens=[str(tiny.tokens[corpus][split]) for corpus in CORPORA],
             paths_to_shards=[shard_path(root / "activations" / model, corpus, split, shard) for corpus in CORPORA],
@@ -554,7 +556,10 @@ def write_examples(tiny, root: Path, path: Path, *others: str) -> None:
         features=pd.read_parquet(root / "lineage/features.parquet"),
         edges={edge: pd.read_parquet(root / f"lineage/edges/{edge[0]}__{edge[1]}.parquet") for edge in EDGES[:2]},
         seed_correlations={"base": load_correlation(correlations_of(root, "base.seed0"), "base.seed1")},
-        shards=shards_by_sae(path for sae in saes for shard in SHARDS for path in feature_paths(root, sae, shard)),
+        shards=shards_by_sae(
+            [path for sae in saes for shard in SHARDS for path in feature_paths(root, sae, shard)],
+            [tuple(sae.split(".")) for sae in saes],
+        ),
         annotations=annotations_of(tiny),
         labels=dict.fromkeys(["base", *others], labels),
         models=[*MODELS, *others],

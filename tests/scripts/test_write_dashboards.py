@@ -85,9 +85,10 @@ def given(tiny, tmp_path_factory) -> dict:
     ]
     return {
         "model": "a",
+        "sae": "seed0",
         "features": features(),
         "edges": {("a", "b"): edge()},
-        "shards": shards_by_sae(paths),
+        "shards": shards_by_sae(paths, [("a", "seed0"), ("b", "seed0")]),
         "annotations": PROBE,
         "labels": labels(3),
         "explanations": None,

@@ -95,6 +95,7 @@ FAMILIES = {
     "mpt": Family("mpt", MPT, "transformer.blocks", "ffn.down_proj.input", 4 * D_MODEL),
     "xglm": Family("xglm", XGLM, "model.layers", "fc2.input"),
 }
+WITH_PLACES = [name for name, family in FAMILIES.items() if family.added]
 NOT_CAUSAL = {
     "bert": SHAPE,
     "electra": SHAPE | {"embedding_size": D_MODEL},
@@ -147,9 +148,8 @@ def test_a_block_s_output_is_the_hidden_state_that_the_model_itself_returns(open
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("opened", WITH_PLACES, indirect=True)
 def test_places_inside_a_block_are_read_and_replaced_row_by_row(opened: Opened):
-    if opened.family.added is None:
-        pytest.skip("no place inside its blocks is tried")
     hookpoint = f"{opened.family.blocks}.0.{opened.family.added}"
     acts = read_activations(opened.model, hookpoint, IDS)
     assert acts.shape == (*IDS.shape, opened.family.d_added)
@@ -194,16 +194,24 @@ def derivatives(opened: Opened, hookpoint: str, acts: Tensor, direction: Tensor)
     return logits_change, residual_change
 
 
-@pytest.mark.parametrize("place", ["output", "inside"])
-def test_logit_effects_are_derivatives_of_the_logits_with_the_final_norm_s_scale_held_fixed(opened: Opened, place: str):
-    """A direction that leaves the norm's scale as it is shows the derivative at a fixed scale.
+def test_logit_effects_of_the_residual_stream_are_derivatives_of_the_logits(opened: Opened):
+    require_derivatives(opened, "output")
+
+
+@pytest.mark.parametrize("opened", WITH_PLACES, indirect=True)
+def test_logit_effects_of_a_place_inside_a_block_are_derivatives_of_the_logits(opened: Opened):
+    require_derivatives(opened, str(opened.family.added))
+
+
+def require_derivatives(opened: Opened, place: str) -> None:
+    """Logit effects are derivatives with the final norm's scale held fixed.
+
+    A direction that leaves the norm's scale as it is shows the derivative at a fixed scale.
 
     The scale depends on the residual stream h only through its length (RMSNorm) or that of h less its mean (LayerNorm).
     Directions whose contributions to h have no component along either leave it as it is, to first order.
     """
-    if place == "inside" and opened.family.added is None:
-        pytest.skip("its blocks have a norm before the residual stream")
-    hookpoint = f"{opened.family.blocks}.1." + ("output" if place == "output" else str(opened.family.added))
+    hookpoint = f"{opened.family.blocks}.1.{place}"
     path = logit_map(opened.model, hookpoint)
     acts = read_activations(opened.model, hookpoint, IDS[:1]).clone()
     residual = read_activations(opened.model, f"{opened.family.blocks}.1.output", IDS[:1])[0, -1].clone()
@@ -250,7 +258,7 @@ def test_a_model_that_sees_later_tokens_is_refused(model_type: str):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_encoder_used_as_a_decoder_and_experts_in_bfloat16_are_causal(dtype: torch.dtype):
     for model_type, config in [("bert", SHAPE | {"is_decoder": True}), ("mixtral", FAMILIES["mixtral"].config)]:
-        require_causal(drawn(model_type, config).to(dtype), "mine")  # type: ignore[arg-type]
+        require_causal(drawn(model_type, config).to(dtype), "mine")
 
 
 def test_hidden_states_of_experts_are_refused_and_the_layer_s_own_are_read():

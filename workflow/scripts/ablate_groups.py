@@ -19,7 +19,7 @@ from saelineage.lineage.ablations import (
     top_matches,
 )
 from saelineage.lineage.verdicts import SIDES
-from saelineage.models.loading import load_model
+from saelineage.models.loading import load_model, on_device
 from saelineage.saes.sae import load_sae
 from saelineage.tokens import read_token_rows
 
@@ -74,7 +74,7 @@ def ablate_groups(
     groups: dict[tuple[int, str], pd.DataFrame] = {}
     singles: dict[tuple[int, str], pd.DataFrame] = {}
     for name, folder in model_folders.items():
-        model = load_model(folder).to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
+        model = on_device(load_model(folder), device)
         sae = load_sae(sae_folders[name]).to(device)
         read = (model, sae, hookpoint, rows)
         for place, side in sides_of(name, edges):

@@ -1,22 +1,18 @@
 """Merge an adapter from the hub or a folder into another model's weights."""
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from saelineage.files.atomic import sha256_file
 from saelineage.foreign.adapters import check_adapter_folder, other_base, read_adapter_config
-from saelineage.jobs.job import job
+from saelineage.jobs.job import job, logger
 from saelineage.models.adapters import find_adapter, merge_adapter
 from saelineage.models.loading import load_model, weights_sha256
 from saelineage.models.training import save_model
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
-
-logger = logging.getLogger("saelineage")
 
 
 def apply_adapter(settings: dict, name: str, parent_names: list[str], parent_folder: Path, folder: Path) -> dict:
@@ -52,9 +48,7 @@ def apply_adapter(settings: dict, name: str, parent_names: list[str], parent_fol
         )
         facts["same_weights_as"] = settings["parent"]
     save_model(merged.model, parent_folder, folder)
-    if source.commit is not None:
-        facts |= {"commit": source.commit, "files": {path.name: sha256_file(path) for path in source.files}}
-    return facts
+    return facts | source.facts()
 
 
 if __name__ == "__main__":

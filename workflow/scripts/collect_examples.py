@@ -1,6 +1,5 @@
 """Choose features that persist and features that disappear, and collect text on which they fire."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -11,6 +10,7 @@ from saelineage.files.atomic import write_json
 from saelineage.jobs.job import job
 from saelineage.labels.annotations import Annotations, load_annotations
 from saelineage.labels.passages import Firings, read_firings, require_same_tokens
+from saelineage.plan.sae_names import SaeName
 from saelineage.report.dashboards import read_edges, related_features, sae_of_each_model
 from saelineage.report.examples import Choice, describe, disappearing_features, named_features, persisting_features
 
@@ -115,17 +115,17 @@ def read_shown(
 
 if __name__ == "__main__":
     with job(snakemake):
-        pairs = zip(snakemake.input.seed_correlations, snakemake.params.seed_partners, strict=True)
-        seed_correlations = [load_correlation(path, partner) for path, partner in pairs]
+        files = zip(snakemake.input.seed_correlations, snakemake.params.seed_partners, strict=True)
+        seed_correlations = [load_correlation(path, partner) for path, partner in files]
         collect_examples(
             features=pd.read_parquet(snakemake.input.features),
-            edges=read_edges(snakemake.input.edges),
-            seed_correlations={correlation.names[0].split(".")[0]: correlation for correlation in seed_correlations},
-            shards=shards_by_sae(snakemake.input.shards),
+            edges=read_edges(snakemake.input.edges, snakemake.params.edges),
+            seed_correlations={SaeName.parse(pair.names[0]).model: pair for pair in seed_correlations},
+            shards=shards_by_sae(snakemake.input.shards, list(map(tuple, snakemake.params.saes))),
             annotations=load_annotations(snakemake.input.annotations),
             labels={
-                Path(path).parent.name: pd.read_parquet(path).assign(sae=Path(path).stem)
-                for path in snakemake.input.labels
+                model: pd.read_parquet(path).assign(sae=sae)
+                for path, (model, sae) in zip(snakemake.input.labels, snakemake.params.root_saes, strict=True)
             },
             models=snakemake.params.models,
             roots=snakemake.params.roots,

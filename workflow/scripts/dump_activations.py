@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from saelineage.activations import dump_shard
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.models.loading import load_model, require_vocabulary
+from saelineage.models.loading import load_model, on_device, require_vocabulary
 from saelineage.tokens import TokenRows
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def dump_activations(
+    name: str,
     folder: Path,
     paths_to_tokens: list[str],
     paths_to_shards: list[str],
@@ -27,7 +28,8 @@ def dump_activations(
     """Write one shard for each token array, in the same order.
 
     Args:
-        folder: the model.
+        name: of the model.
+        folder: its folder.
         paths_to_tokens: token arrays.
         paths_to_shards: a shard for each.
         shard: the part of the tokens, as `00000-of-00004`.
@@ -36,8 +38,8 @@ def dump_activations(
     """
     number, n_shards = map(int, shard.split("-of-"))
     rows = {path: TokenRows(path) for path in paths_to_tokens}
-    model = load_model(folder).to(pick_device(gpus))  # type: ignore[arg-type]  # transformers wraps `to` without its types
-    require_vocabulary(model, rows, folder.name)
+    model = on_device(load_model(folder), pick_device(gpus))
+    require_vocabulary(model, rows, name)
     for path_to_tokens, path_to_shard in zip(paths_to_tokens, paths_to_shards, strict=True):
         row_numbers = rows[path_to_tokens].shard(number, n_shards, max_tokens)
         dump_shard(model, hookpoint, rows[path_to_tokens], row_numbers, path_to_shard, batch_rows, dtype)
@@ -47,6 +49,7 @@ if __name__ == "__main__":
     with job(snakemake):
         prepare_cpu(snakemake.threads)
         dump_activations(
+            name=snakemake.wildcards.model,
             folder=Path(snakemake.input.model[0]).parent,
             paths_to_tokens=list(snakemake.input.tokens),
             paths_to_shards=list(snakemake.output.shards),

@@ -1,22 +1,18 @@
 """Train a language model from another one's weights."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.jobs.checkpoints import checkpoint_folder
 from saelineage.jobs.devices import pick_device, prepare_cpu
-from saelineage.jobs.job import job
+from saelineage.jobs.job import job, logger
 from saelineage.models.loading import load_model, require_vocabulary, weights_sha256
 from saelineage.models.training import save_model, train_on
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
-
-
-logger = logging.getLogger("saelineage")
 
 
 def finetune_model(
@@ -44,7 +40,7 @@ def finetune_model(
 if __name__ == "__main__":
     with job(snakemake) as record:
         prepare_cpu(snakemake.threads)
-        with checkpoint_folder(snakemake, "models", snakemake.wildcards.model) as checkpoints:
+        with checkpoint_folder(snakemake) as checkpoints:
             record |= finetune_model(
                 settings=snakemake.params.model,
                 paths_to_tokens=dict(zip(snakemake.params.model["corpora"], snakemake.input.tokens, strict=True)),

@@ -1,17 +1,16 @@
 """Import a language model from the hub or a folder."""
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.activations import require_causal
-from saelineage.files.atomic import read_json, sha256_file, write_json
+from saelineage.files.atomic import read_json, write_json
 from saelineage.files.links import links_followed
 from saelineage.foreign.chat_templates import TEMPLATE_KEY, chat_template
 from saelineage.foreign.gguf import check_gguf
 from saelineage.foreign.models import adapter_notes, check_config
 from saelineage.foreign.tokenizers import CONFIG_FILE
-from saelineage.jobs.job import job
+from saelineage.jobs.job import job, logger
 from saelineage.models.gguf import load_gguf
 from saelineage.models.loading import find_model, load_model
 from saelineage.models.training import save_model
@@ -19,8 +18,6 @@ from saelineage.tokens import require_same_tokens
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
-
-logger = logging.getLogger("saelineage")
 
 
 def import_model(settings: dict, name: str, n_ctx: int, tokenizer_folder: Path, folder: Path) -> dict:
@@ -64,9 +61,7 @@ def _take_over(settings: dict, name: str, n_ctx: int, tokenizer_folder: Path, fo
     if template is not None:  # the model's own; rows are written with the run's
         write_json(folder / CONFIG_FILE, read_json(folder / CONFIG_FILE) | {TEMPLATE_KEY: template})
     facts: dict[str, object] = {"warnings": warnings} if warnings else {}
-    if source.commit is not None:
-        facts |= {"commit": source.commit, "files": {path.name: sha256_file(path) for path in source.files}}
-    return facts
+    return facts | source.facts()
 
 
 if __name__ == "__main__":

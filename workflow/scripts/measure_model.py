@@ -13,6 +13,7 @@ from saelineage.models.loading import (
     evaluate,
     load_model,
     n_parameters,
+    on_device,
     require_vocabulary,
     unigram_loss,
     weights_sha256,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 def measure_model(
+    name: str,
     folder: Path,
     sae_folders: Mapping[str, Path],
     hookpoint: str,
@@ -39,7 +41,8 @@ def measure_model(
     """Write loss and accuracy per corpus with a unigram model's loss, and the metrics of the model's SAEs.
 
     Args:
-        folder: the model.
+        name: of the model.
+        folder: its folder.
         sae_folders: its SAEs, by name.
         hookpoint: where the SAEs read the model.
         paths_to_train: token rows of the train splits by corpus, for the unigram model.
@@ -49,22 +52,22 @@ def measure_model(
         device: the device to compute on.
     """
     train, validation = read_token_rows(paths_to_train), read_token_rows(paths_to_validation)
-    model = load_model(folder).to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
-    require_vocabulary(model, validation, folder.name)
+    model = on_device(load_model(folder), device)
+    require_vocabulary(model, validation, name)
     d_vocab = len(model.get_input_embeddings().get_parameter("weight"))
     corpora = {
         corpus: evaluate(model, rows, batch_rows) | {"unigram_loss": unigram_loss(train[corpus], rows, d_vocab)}
         for corpus, rows in validation.items()
     }
     sizes = {"n_parameters": n_parameters(model), "weights_sha256": weights_sha256(model)}
-    write_json(path_to_metrics, {"model": folder.name, "corpora": corpora} | sizes)
+    write_json(path_to_metrics, {"model": name, "corpora": corpora} | sizes)
     saes = {name: load_sae(sae_folder).to(device) for name, sae_folder in sae_folders.items()}
     metrics = measure_corpora(model, saes, hookpoint, validation, batch_rows)
     entries = [
-        {"model": folder.name, "sae": name, "architecture": sae.architecture, "d_in": sae.d_in}
+        {"model": name, "sae": sae_name, "architecture": sae.architecture, "d_in": sae.d_in}
         | {"d_sae": sae.d_sae, "k": sae.k}
-        | metrics[name]
-        for name, sae in saes.items()
+        | metrics[sae_name]
+        for sae_name, sae in saes.items()
     ]
     write_json(path_to_sae_metrics, {"saes": entries})
 
@@ -74,6 +77,7 @@ if __name__ == "__main__":
         prepare_cpu(snakemake.threads)
         folders = dict.fromkeys(Path(path).parent for path in snakemake.input.saes)
         measure_model(
+            name=snakemake.wildcards.model,
             folder=Path(snakemake.input.model[0]).parent,
             sae_folders=dict(zip(snakemake.params.saes, folders, strict=True)),
             hookpoint=snakemake.params.hookpoint,

@@ -1,17 +1,13 @@
 """Merge two language models tensor by tensor."""
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.jobs.job import job
+from saelineage.jobs.job import job, logger
 from saelineage.models.merging import merge_folders
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
-
-
-logger = logging.getLogger("saelineage")
 
 
 def merge_models(parent_folders: list[Path], t: float, dtype: str | None, folder: Path, method: str = "slerp") -> dict:

@@ -1,6 +1,5 @@
 """Read a corpus from its source and distribute its documents over splits."""
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,12 +7,9 @@ from saelineage.corpora.documents import MESSAGES, TEXT, read_documents, write_s
 from saelineage.files.atomic import write_json
 from saelineage.files.hub import hub_commit
 from saelineage.jobs.job import job
-from saelineage.plan.user_files import left_out
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
-
-logger = logging.getLogger("saelineage")
 
 
 def prepare_corpus(
@@ -32,13 +28,9 @@ def prepare_corpus(
 
 if __name__ == "__main__":
     with job(snakemake) as record:
-        corpus, settings = snakemake.wildcards.corpus, snakemake.params.corpus
-        if settings["source"] == "files" and (note := left_out(corpus, settings, snakemake.config["corpora_dir"])):
-            logger.warning("%s", note)
-            record["warnings"] = [note]
         record |= prepare_corpus(
-            corpus=corpus,
-            settings=settings,
+            corpus=snakemake.wildcards.corpus,
+            settings=snakemake.params.corpus,
             fractions=snakemake.params.splits,
             files=list(snakemake.input),
             paths={split: Path(snakemake.output[split]) for split in ("train", "validation", "probe")},

@@ -33,7 +33,7 @@ def pretrain_model(
 if __name__ == "__main__":
     with job(snakemake):
         prepare_cpu(snakemake.threads)
-        with checkpoint_folder(snakemake, "models", snakemake.wildcards.model) as checkpoints:
+        with checkpoint_folder(snakemake) as checkpoints:
             pretrain_model(
                 settings=snakemake.params.model,
                 n_ctx=snakemake.params.n_ctx,

@@ -11,7 +11,7 @@ from saelineage.files.atomic import read_json
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.models.loading import evaluate, open_state
+from saelineage.models.loading import evaluate, on_device, open_state
 from saelineage.models.merging import Parents, merge_state, read_parents
 from saelineage.tokens import TokenRows, read_token_rows
 
@@ -51,7 +51,7 @@ def measure_merge(
     """Loss and accuracy of one merge per corpus; the merge is in memory only meanwhile."""
     merged, _ = merge_state(*parents.states, t, parents.names, method)
     source = f"the merge of '{parents.names[0]}' and '{parents.names[1]}'"
-    model = open_state(parents.config, merged, source).to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
+    model = on_device(open_state(parents.config, merged, source), device)
     return {corpus: evaluate(model, rows, batch_rows) for corpus, rows in validation.items()}
 
 

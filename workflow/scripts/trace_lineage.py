@@ -17,6 +17,7 @@ from saelineage.lineage import evidence
 from saelineage.lineage.evidence import Compared, Load
 from saelineage.lineage.trajectories import add_details, edge_summary, feature_statistics, feature_table
 from saelineage.lineage.verdicts import SIDES, absent, add_robust, edge_table, recurs
+from saelineage.plan.comparisons import names_in_pair
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -88,7 +89,7 @@ def add_recurrence(
     if not all(names["recurs"] for names in recurrence.values()):
         return table
     sides = []
-    for side, name in zip(SIDES, edge_pair.split("__"), strict=True):
+    for side, name in zip(SIDES, names_in_pair(edge_pair), strict=True):
         names = recurrence[side]
         correlations = {role: [load(pair).correlation for pair in names[role]] for role in ("recurs", "absent")}
         sides.append((recurs(correlations["recurs"], name, threshold), absent(correlations["absent"], name, threshold)))
@@ -125,7 +126,7 @@ def loader(correlations: Mapping[str, str], replicates: Mapping[str, str], token
 
     @lru_cache(maxsize=PAIRS_AT_ONCE)
     def load(pair: str) -> Compared:
-        a, partner = pair.split("__")
+        a, partner = names_in_pair(pair)
         correlation = load_correlation(correlations[a], partner)
         matches = load_token_type_matches(token_types[pair]) if pair in token_types else None
         return Compared(

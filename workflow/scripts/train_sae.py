@@ -97,13 +97,12 @@ def board(stack: ExitStack, folders: list[Path]) -> Callable[[int, dict], None]:
 if __name__ == "__main__":
     with job(snakemake):
         prepare_cpu(snakemake.threads)
-        wildcards = snakemake.wildcards
-        name = ".".join([wildcards.model, *([wildcards.sae] if "sae" in wildcards.keys() else [])])  # noqa: SIM118
-        run, watches = snakemake.config["run"], snakemake.config["saes"]["tensorboard"]  # watching changes no result
-        events = Path("results", run, "logs", "tensorboard", wildcards.model) if watches else None
-        with checkpoint_folder(snakemake, "saes", name) as checkpoints:
+        model = snakemake.wildcards.model
+        watches = snakemake.config["saes"]["tensorboard"]  # no param, because watching changes no result
+        events = Path(snakemake.log[0]).parents[1] / "tensorboard" / model if watches else None
+        with checkpoint_folder(snakemake) as checkpoints:
             train_and_save(
-                model=wildcards.model,
+                model=model,
                 settings=snakemake.params.saes,
                 paths_to_shards=list(snakemake.input.shards),
                 starts=sorted({str(Path(path).parent) for path in snakemake.input.get("starts", [])}),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 def write_dashboards(
     model: str,
+    sae: str,
     features: pd.DataFrame,
     edges: dict[tuple[str, str], pd.DataFrame],
     shards: dict[tuple[str, str], list[str]],
@@ -53,7 +54,7 @@ def write_dashboards(
     """Write `table.js`, and `{first latent}.js` for every chunk of features.
 
     Args:
-        model: the model.
+        model, sae: the model, and the name of the SAE that verdicts rest on.
         features: `lineage/features.parquet`.
         edges: the table of each (parent, child).
         shards: feature shards of each (model, SAE) of the lineage.
@@ -68,7 +69,6 @@ def write_dashboards(
         folder: output folder.
     """
     related = related_features(model, features, edges)
-    sae = sae_folder.name
     firings = read_firings(shards[model, sae], annotations)
     boards = Dashboards(firings, annotations, shown)
     floors = floor_r(f"{model}.{sae}", floor_correlations, len(boards))
@@ -131,9 +131,10 @@ if __name__ == "__main__":
         labels = pd.read_parquet(snakemake.input.labels)
         write_dashboards(
             model=snakemake.wildcards.model,
+            sae=dict(snakemake.params.saes)[snakemake.wildcards.model],
             features=pd.read_parquet(snakemake.input.features),
-            edges=read_edges(snakemake.input.edges),
-            shards=shards_by_sae(snakemake.input.shards),
+            edges=read_edges(snakemake.input.edges, snakemake.params.edges),
+            shards=shards_by_sae(snakemake.input.shards, list(map(tuple, snakemake.params.saes))),
             annotations=load_annotations(snakemake.input.annotations),
             labels=labels[labels["wins"]],
             explanations=pd.read_parquet(snakemake.input.explanations[0]) if snakemake.input.explanations else None,

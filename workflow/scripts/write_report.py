@@ -104,9 +104,9 @@ def parents_of(edges: Iterable[Mapping]) -> dict[str, list[str]]:
     return parents
 
 
-def folder_in_run(path: str) -> str:
-    """The folder of a file, relative to `results/{run}`."""
-    return Path(*Path(path).parent.parts[2:]).as_posix()
+def folder_in_run(path: str, run_folder: Path) -> str:
+    """The folder of a file, relative to that of the run."""
+    return Path(path).parent.relative_to(run_folder).as_posix()
 
 
 def read_sources(paths: Iterable[str]) -> Sources:
@@ -163,14 +163,16 @@ if __name__ == "__main__":
             tables=make_tables(inputs),
             examples=read_json(snakemake.input.examples),
             timings=timing_table(jobs),
-            manifests={folder_in_run(path): read_json(path) for path in snakemake.input.manifests},
+            manifests={folder_in_run(path, page.parents[1]): read_json(path) for path in snakemake.input.manifests},
             jobs=jobs,
             same_weights=same_weights(
                 {metrics["model"]: metrics["weights_sha256"] for metrics in inputs.model_metrics},
                 parents_of(summary["edges"]),
             ),
             rulegraph_svg=Path(snakemake.input.rulegraph).read_text(encoding="utf-8"),
-            chunks=read_chunks([*folders, page.parent / "data"]) if snakemake.config["report"]["single_file"] else {},
+            chunks=read_chunks([*folders, page.parent / "data"])
+            if snakemake.params.config["report"]["single_file"]
+            else {},
             assumptions=snakemake.params.assumptions,
         )
         write_report(

@@ -111,15 +111,12 @@ def test_any_flipped_byte_is_refused_with_the_file_s_name(write_features):
             FeatureShard(path)
 
 
-def test_paths_of_shards_are_grouped_by_sae_in_their_order():
-    base, lua, seed1 = "results/demo/features/base/seed0", "features/lua/from_base@0", "features/base/seed1"
-    paths = [f"{base}/python/shard-1.safetensors", f"{lua}/lua/s", f"{base}/lua/shard-0.safetensors", f"{seed1}/lua/s"]
-    assert shards_by_sae(paths) == {
-        ("base", "seed0"): [paths[0], paths[2]],
-        ("lua", "from_base@0"): [paths[1]],
-        ("base", "seed1"): [paths[3]],
-    }
-    assert shards_by_sae([]) == {}
+def test_shards_are_grouped_by_sae_in_their_order_and_each_has_as_many():
+    saes = [("base", "seed0"), ("lua", "from_base@0"), ("base", "seed1")]
+    paths = ["1", "2", "3", "4", "5", "6"]
+    assert shards_by_sae(paths, saes) == dict(zip(saes, (["1", "2"], ["3", "4"], ["5", "6"]), strict=True))
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        shards_by_sae(paths[:4], saes)
 
 
 def test_features_of_other_tokens_are_refused_with_both_names(write_features):

@@ -16,18 +16,18 @@ def job(tmp_path, monkeypatch):
     Path("results").mkdir()
     Path("results/rows.npy").write_bytes(b"rows")
 
-    def make(**settings: object) -> SimpleNamespace:
-        config = {"run": "demo"}
-        return SimpleNamespace(params={"model": settings}, input=["results/rows.npy"], threads=2, config=config)
+    def make(name: str = "models/lua", **settings: object) -> SimpleNamespace:
+        log = [f"results/demo/logs/{name}.log"]
+        return SimpleNamespace(params={"model": settings}, input=["results/rows.npy"], threads=2, log=log)
 
     return make
 
 
-def interrupted(job: SimpleNamespace, stage: str = "models", name: str = "lua") -> Path:
+def interrupted(job: SimpleNamespace) -> Path:
     """The folder of a job that fails when it has written something there."""
 
     def run() -> None:
-        with checkpoint_folder(job, stage, name) as folder:
+        with checkpoint_folder(job) as folder:
             (folder / "checkpoint-5").mkdir(parents=True, exist_ok=True)
             raise KeyboardInterrupt(folder)
 
@@ -40,20 +40,20 @@ def test_checkpoints_outlive_an_interrupted_job_and_are_removed_by_a_finished_on
     folder = interrupted(job(seed=0))
     assert folder.parent == Path("results/demo/checkpoints/models/lua")
     assert (folder / "checkpoint-5").is_dir()
-    with checkpoint_folder(job(seed=0), "models", "lua") as again:
+    with checkpoint_folder(job(seed=0)) as again:
         assert again == folder
         assert (folder / "checkpoint-5").is_dir()
     assert not Path("results/demo/checkpoints/models/lua").exists()
 
 
 def test_a_job_that_never_wrote_a_checkpoint_ends_as_well(job):
-    with checkpoint_folder(job(seed=0), "saes", "lua.seed0") as folder:
+    with checkpoint_folder(job("saes/lua.seed0", seed=0)) as folder:
         assert not folder.exists()
 
 
 def test_a_finished_job_leaves_the_checkpoints_of_others(job):
-    kept = [interrupted(job(seed=0), "models", "lua"), interrupted(job(seed=0), "saes", "lua.seed1")]
-    with checkpoint_folder(job(seed=0), "saes", "lua.seed0") as folder:
+    kept = [interrupted(job(seed=0)), interrupted(job("saes/lua.seed1", seed=0))]
+    with checkpoint_folder(job("saes/lua.seed0", seed=0)) as folder:
         folder.mkdir(parents=True)
     assert all(path.is_dir() for path in kept)
 
@@ -70,7 +70,7 @@ def test_checkpoints_of_other_settings_inputs_or_threads_are_another_folder(job)
 
 def test_a_finished_job_removes_the_checkpoints_of_its_earlier_settings(job):
     earlier = interrupted(job(seed=0))
-    with checkpoint_folder(job(seed=1), "models", "lua"):
+    with checkpoint_folder(job(seed=1)):
         assert earlier.is_dir()
     assert not earlier.exists()
 

@@ -205,9 +205,9 @@ def test_a_training_with_other_settings_does_not_resume_from_these_checkpoints(t
             params={"model": {"learning_rate": learning_rate}},
             input=[],
             threads=1,
-            config={"run": "demo"},
+            log=["results/demo/logs/models/lua.log"],
         )
-        with checkpoint_folder(job, "models", "lua") as checkpoints:
+        with checkpoint_folder(job) as checkpoints:
             weights = train(tiny, SHORT | {"learning_rate": learning_rate}, tmp_path / name, checkpoints)
             if name == "interrupted":
                 raise KeyboardInterrupt

@@ -252,3 +252,13 @@ def test_models_of_the_hub_are_checked_before_weights_are_fetched_unless_they_ar
         hub.fault = lambda request: "close"
         (sentence,) = ask("own/short", "")
     assert sentence.startswith("what comes from the hub was not checked before the first job, because models.base: ")
+
+
+def test_files_that_a_corpus_leaves_out_are_said_until_it_is_prepared():
+    write_json(Path("web", "a.jsonl"), {"text": "one"})
+    Path("web", "README.md").write_text("about")
+    run = plan({"base": in_folder(model_folder("base"))})
+    run.config["corpora"] = {"web": {"source": "files", "path": "web", "glob": "**/*"}}
+    (sentence,) = check_on_disk(run)
+    assert "1 of its 2 files are left out (README.md)" in sentence
+    assert check_on_disk(run, "results/mine/corpora/web/manifest.json") == []

@@ -75,6 +75,6 @@ def test_a_template_is_found_in_the_tokenizer_s_config(config: dict, expected: s
 
 def test_a_template_that_is_no_text_or_too_large_is_refused():
     Path("tokenizer/tokenizer_config.json").write_text('{"chat_template": 3}')
-    assert "chat_template must be text, not int" in refusal(chat_template, "tokenizer")  # type: ignore[arg-type]
+    assert "chat_template must be text, not int" in refusal(chat_template, "tokenizer")
     Path("tokenizer/chat_template.jinja").write_text("a" * ((1 << 20) + 1))
-    assert "must have at most 1048576 bytes" in refusal(chat_template, "tokenizer")  # type: ignore[arg-type]
+    assert "must have at most 1048576 bytes" in refusal(chat_template, "tokenizer")

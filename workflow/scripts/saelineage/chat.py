@@ -10,13 +10,8 @@ a fixed date, so that equal conversations give equal rows.
 
 import hashlib
 import re
-import resource
-import signal
-import sys
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +21,8 @@ from jaxtyping import Int, UInt8
 
 from saelineage.corpora.messages import CLASSES, messages_of
 from saelineage.errors import InputError
-from saelineage.files.atomic import atomic_path, sha256_file
+from saelineage.files.atomic import atomic_path
+from saelineage.files.limits import limited
 from saelineage.foreign.chat_templates import DEFAULT, no_template
 from saelineage.tokens import (
     ENCODE_DOCUMENTS,
@@ -37,6 +33,7 @@ from saelineage.tokens import (
     id_type,
     load_tokenizer,
     most_rows,
+    rows_info,
     special_ids,
     tokenizer_errors,
 )
@@ -243,62 +240,12 @@ def write_conversations(
         for raw, temporary, kind in ((raw_ids, of_ids, dtype), (raw_classes, of_classes, np.uint8)):
             raw.flush()
             copy_to_npy(raw, temporary, kind, (n_rows, n_ctx))
-    return {
-        "n_rows": n_rows,
-        "n_ctx": n_ctx,
-        "n_tokens": n_rows * n_ctx,
-        "bos_id": ends["bos"],
-        "eos_id": ends["eos"],
-        "tokenizer_sha256": sha256_file(Path(tokenizer_folder, "tokenizer.json")),
-        "ids_sha256": digests[0].hexdigest(),
+    return rows_info(n_rows, n_ctx, tokenizer_folder, digests[0].hexdigest()) | {
         "classes_sha256": digests[1].hexdigest(),
         "n_cut": n_cut,
         "n_filled": n_filled,
         "n_control_strings": counter.n_found,
     }
-
-
-@contextmanager
-def limited(seconds: float, n_bytes: int) -> Iterator[None]:
-    """Raise TimeoutError in a block that takes too long, and MemoryError where it takes too much memory.
-
-    Memory is limited on Linux only, time in the main thread only. Jobs run in it.
-    """
-    with _limited_time(seconds), _limited_memory(n_bytes):
-        yield
-
-
-@contextmanager
-def _limited_time(seconds: float) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"it takes more than {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def _limited_memory(n_bytes: int) -> Iterator[None]:
-    if not sys.platform.startswith("linux"):
-        yield
-        return
-    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    allowed = used + n_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (allowed if soft == resource.RLIM_INFINITY else min(allowed, soft), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _end_of(text: str, place: int, content: str, following: str, is_last: bool) -> int:

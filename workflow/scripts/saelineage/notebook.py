@@ -169,9 +169,9 @@ class Run:
         path = self.folder / "correlations" / first / "correlations.safetensors"
         partners = group_names(path) if path.exists() else []
         if partner not in partners:
-            models = {a.partition(".")[0], b.partition(".")[0]}
+            models = {SaeName.parse(name).model for name in (a, b)}
             pairs = self._correlated_pairs()
-            near = [pair for pair in pairs if {name.partition(".")[0] for name in pair} == models]
+            near = [pair for pair in pairs if {SaeName.parse(name).model for name in pair} == models]
             listing = ", ".join("__".join(pair) for pair in near or pairs)
             raise InputError(
                 f"run '{self.name}' has no correlation {first}__{partner}; choose one of: {listing}; or correlate the "
@@ -228,12 +228,12 @@ class Run:
 
     def _sae(self, name: str) -> SaeName:
         """The SAE of this name, or the leading SAE of the model of this name."""
-        model, dot, sae = name.partition(".")
+        model, given = SaeName.parse(name)
         self._require_model(model)
         saes = _folders(self.folder / "saes" / model)
-        sae = sae if dot else self.saes.get(model, "")
+        sae = given or self.saes.get(model, "")
         if sae not in saes:
-            problem = f"no SAE '{name}'" if dot else f"no verdicts on '{model}', so its SAE must be named"
+            problem = f"no SAE '{name}'" if given else f"no verdicts on '{model}', so its SAE must be named"
             choices = ", ".join(f"{model}.{sae}" for sae in saes) or "none"
             raise InputError(f"run '{self.name}' has {problem}; choose one of: {choices}")
         return SaeName(model, sae)

@@ -342,6 +342,13 @@ def write_rows(
                 f"'{path}': the documents do not fill one row of n_ctx = {n_ctx} tokens; add text or lower tokens.n_ctx"
             )
         copy_to_npy(raw, temporary, dtype, (n_rows, n_ctx))
+    info = rows_info(n_rows, n_ctx, tokenizer_folder, digest.hexdigest())
+    return info | {"special": special, "n_control_strings": counter.n_found}
+
+
+def rows_info(n_rows: int, n_ctx: int, tokenizer_folder: Path | str, ids_sha256: str) -> dict:
+    """The part of a sidecar that all rows of ids have."""
+    ends = special_ids(tokenizer_folder)
     return {
         "n_rows": n_rows,
         "n_ctx": n_ctx,
@@ -349,9 +356,7 @@ def write_rows(
         "bos_id": ends["bos"],
         "eos_id": ends["eos"],
         "tokenizer_sha256": sha256_file(Path(tokenizer_folder, "tokenizer.json")),
-        "ids_sha256": digest.hexdigest(),
-        "special": special,
-        "n_control_strings": counter.n_found,
+        "ids_sha256": ids_sha256,
     }
 
 

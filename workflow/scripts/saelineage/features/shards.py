@@ -5,7 +5,7 @@ A shard is a safetensors file with compressed sparse rows (`indptr` [token + 1],
 outliers, as the SAE's training does; their rows are empty. The header names the SAE, the corpus and the tokens.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 
@@ -131,13 +131,16 @@ def save_shard(
     write_tensors(path, header, tensors)
 
 
-def shards_by_sae(paths: Iterable[str]) -> dict[tuple[str, str], list[str]]:
-    """Group paths `features/{model}/{sae}/{corpus}/{shard}` by (model, SAE), keeping their order."""
-    grouped: dict[tuple[str, str], list[str]] = {}
-    for path in paths:
-        model, sae = Path(path).parts[-4:-2]
-        grouped.setdefault((model, sae), []).append(path)
-    return grouped
+def shards_by_sae(paths: Sequence[str], saes: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
+    """Group the feature shards of some SAEs, of which each has as many, by (model, SAE).
+
+    Args:
+        paths: all shards of the first SAE, then all of the second, and so on.
+        saes: model and name of each SAE.
+    """
+    n_each = len(paths) // len(saes)
+    starts = range(0, len(paths), n_each)
+    return {sae: list(paths[start : start + n_each]) for sae, start in zip(saes, starts, strict=True)}
 
 
 def require_aligned(a: FeatureShard, b: FeatureShard) -> None:

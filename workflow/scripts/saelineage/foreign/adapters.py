@@ -126,7 +126,7 @@ def check_adapter_folder(folder: Path | str) -> Adapter:
     """
     require_inside(folder, (".json", ".safetensors"))
     if not Path(folder).is_dir():
-        raise InputError(f"'{folder}' must be the folder of an adapter, and is no folder; correct the path")
+        raise InputError(f"'{folder}' must be the folder of an adapter, but is not a folder; correct the path")
     require_adapter_files(sorted(path.name for path in Path(folder).iterdir()), f"'{folder}'")
     config, path = read_adapter_config(folder), Path(folder, ADAPTER_WEIGHTS)
     return describe(config, tensor_shapes(path, REMEDY), f"'{path}'")

@@ -18,10 +18,16 @@ IMPORTED = time.monotonic()
 launcher forked, it is the launcher's."""
 
 
-def benchmark_path(log: Path | str) -> Path:
-    """The benchmark of a job, `benchmarks/{stage}/{name}.tsv`, from its log, `logs/{stage}/{name}.log`."""
+def beside_log(log: Path | str, folder: str) -> Path:
+    """`{folder}/{stage}/{name}` in the run of a job whose log is `logs/{stage}/{name}.log`."""
     log = Path(log)
-    return log.parents[2] / "benchmarks" / log.parent.name / f"{log.stem}.tsv"
+    return log.parents[2] / folder / log.parent.name / log.stem
+
+
+def benchmark_path(log: Path | str) -> Path:
+    """The benchmark of a job, from its log."""
+    path = beside_log(log, "benchmarks")
+    return path.with_name(f"{path.name}.tsv")
 
 
 def benchmark() -> str:

@@ -19,6 +19,7 @@ from saelineage.lineage.verdicts import (
     SPLIT,
     UNTESTABLE,
 )
+from saelineage.plan.sae_names import SaeName
 
 LEAST_READOUT = 0.1
 """A feature with a smaller R2 on the parent's activations cannot be read out linearly at all."""
@@ -102,7 +103,7 @@ def feature_statistics(correlations: Iterable[Correlation], models: Iterable[str
     statistics: dict[str, pd.DataFrame] = {}
     for correlation in correlations:
         for side, name in enumerate(correlation.names):
-            model, sae = name.split(".")
+            model, sae = SaeName.parse(name)
             if model not in statistics:
                 firings = correlation.firings[side].sum(axis=0)
                 columns = {

@@ -27,6 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from saelineage.errors import InputError
+from saelineage.files.atomic import sha256_file
 from saelineage.files.foreign import named_numbers, require_inside, tensor_shapes
 from saelineage.files.hub import hub_download
 from saelineage.foreign.hub import fetch_model_config
@@ -79,6 +80,12 @@ class ModelSource(NamedTuple):
     """Commit of the hub repository they come from; None for a local folder."""
     files: list[Path]
     """The downloaded files."""
+
+    def facts(self) -> dict[str, object]:
+        """What a manifest records of a hub repository: its commit and the digests of its files."""
+        if self.commit is None:
+            return {}
+        return {"commit": self.commit, "files": {path.name: sha256_file(path) for path in self.files}}
 
 
 def find_model(settings: Mapping, key: str, n_ctx: int | None = None) -> ModelSource:
@@ -381,6 +388,11 @@ def refusal_of(source: Path | str, error: Exception) -> InputError:
 def _shortened(text: str) -> str:
     """The beginning of a long text, up to the end of a word."""
     return text if len(text) <= MOST_REASON else f"{text[:MOST_REASON].rpartition(' ')[0] or text[:MOST_REASON]} ..."
+
+
+def on_device(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Move a model. (transformers wraps `to` without its types, so this is the method of torch.)"""
+    return nn.Module.to(model, device)
 
 
 def reinitialised(folder: Path | str, seed: int) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Models, tokenizers and SAEs that the user brings, checked by their small files before the first job.
+"""Texts, models, tokenizers and SAEs that the user brings, checked by their small files before the first job.
 
 Jobs check again what they really open. Nothing here reads weights.
 """
@@ -46,6 +46,7 @@ from saelineage.foreign.saes import (
 from saelineage.foreign.tokenizers import TOKENIZER_SMALL_FILES, read_tokenizer, require_same_tokenizer
 from saelineage.plan.plan import Plan
 from saelineage.plan.sae_names import SaeName
+from saelineage.plan.user_files import left_out
 
 OF_RESIDUAL = {RESIDUAL, MIDDLE, ATTN_IN, ATTN_OUT, MLP_IN, MLP_OUT, NORMED_ATTN_OUT, NORMED_MLP_OUT}
 """Kinds of places that are as wide as the residual stream."""
@@ -70,9 +71,10 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     def is_left(model: str) -> bool:
         return not is_here(_manifest(plan, plan.paths.model_file, model=model))
 
+    sentences = _unread_files(plan, is_here)
     read_run = cache(read_tokenizer)
     brought = plan.graph.of_kind("path", "hub")
-    sentences = equal_sources({model: plan.graph.settings(model) for model in brought if any(map(is_left, brought))})
+    sentences += equal_sources({model: plan.graph.settings(model) for model in brought if any(map(is_left, brought))})
     for model in filter(is_left, plan.graph.of_kind("path")):
         sentences += _check_folder(plan, model, read_run)
     for model in filter(is_left, plan.graph.of_kind("adapter")):
@@ -89,6 +91,15 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
             path = Path(settings["folder"], FILES[format_name][0])
             sentences += check_sae(path, format_name, run_input(plan, sae.model), _sae_key(sae))
     return sentences
+
+
+def _unread_files(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
+    """Sentences on files that corpora leave out by default."""
+    sentences = []
+    for corpus, settings in plan.config["corpora"].items():
+        if settings["source"] == "files" and not is_here(_manifest(plan, plan.paths.corpus_counts, corpus=corpus)):
+            sentences.append(left_out(corpus, settings, plan.config["corpora_dir"]))
+    return [sentence for sentence in sentences if sentence]
 
 
 def check_on_hub(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:

@@ -264,6 +264,12 @@ def pair_name(pair: Pair) -> str:
     return "__".join(map(str, pair))
 
 
+def names_in_pair(name: str) -> tuple[str, str]:
+    """The names of the two SAEs in the name of their pair."""
+    a, _, b = name.partition("__")
+    return a, b
+
+
 def without_null(sae: SaeName) -> SaeName:
     """The SAE that the features of a null come from; any other SAE itself."""
     name = sae.sae

@@ -4,7 +4,7 @@ from functools import cached_property
 
 from saelineage.plan.comparisons import Comparisons, Pair, pair_name
 from saelineage.plan.graph import Graph
-from saelineage.plan.sae_names import SaeNames
+from saelineage.plan.sae_names import SaeName, SaeNames
 
 
 class Contents:
@@ -52,6 +52,16 @@ class Contents:
     def root_seed_pairs(self) -> list[Pair]:
         """For each root model, the SAE that verdicts rest on with another SAE of that model, if there is one."""
         return [pair for model in self.graph.roots for pair in self.comparisons.other_pairs(model)[:1]]
+
+    @property
+    def leading_saes(self) -> list[SaeName]:
+        """The SAEs that verdicts rest on, one for each model of the lineage."""
+        return [self.comparisons.leading_sae(model) for model in self.graph.lineage]
+
+    @property
+    def shown_saes(self) -> list[SaeName]:
+        """The SAEs that examples are taken from: the leading ones, and a second one of each root."""
+        return [*self.leading_saes, *(second for _, second in self.root_seed_pairs)]
 
     @cached_property
     def edge_pairs(self) -> list[Pair]:

@@ -28,6 +28,12 @@ class Edge(NamedTuple):
     def __str__(self) -> str:
         return f"{self.parent}__{self.child}"
 
+    @classmethod
+    def parse(cls, name: str) -> "Edge":
+        """The edge of a name `{parent}__{child}`. Names of models hold no two underscores in a row."""
+        parent, _, child = name.partition("__")
+        return cls(parent, child)
+
 
 class Graph:
     """The models of a config and their relations."""
@@ -115,6 +121,15 @@ class Graph:
     def edges(self) -> list[Edge]:
         """Every parent-child pair of the lineage, in the order of the children."""
         return [Edge(parent, child) for child in self.lineage for parent in self.parents(child)]
+
+    def edges_of(self, model: str) -> list[Edge]:
+        """Every edge from or to a model."""
+        return [edge for edge in self.edges if model in edge]
+
+    @property
+    def root_edges(self) -> list[Edge]:
+        """Every edge that starts at a model without parents."""
+        return [edge for edge in self.edges if edge.parent in self.roots]
 
     @property
     def roots(self) -> list[str]:

@@ -158,6 +158,24 @@ class Needs:
         return Need(held, sizes.training_flop(model, trained))
 
 
+def memory(need: NeedFunction) -> Callable[..., int]:
+    """An input function of Snakemake's: MB of memory, more at each attempt."""
+
+    def of_job(wildcards: Wildcards, input: InputFiles, attempt: int) -> int:
+        return sizes.memory_mb(need(wildcards, input).n_bytes, attempt)
+
+    return of_job
+
+
+def runtime(need: NeedFunction) -> Callable[..., int]:
+    """An input function of Snakemake's: minutes, more at each attempt."""
+
+    def of_job(wildcards: Wildcards, input: InputFiles, attempt: int, threads: int) -> int:
+        return sizes.runtime_minutes(need(wildcards, input).flop, threads, attempt)
+
+    return of_job
+
+
 def files(input: InputFiles) -> list[str]:
     """All input files of a job."""
     return [input[place] for place in range(len(input))]

@@ -35,6 +35,10 @@ class Params:
         """What the parent of a model with an adapter is called."""
         return self._contents.graph.known_as(self.model(wildcards)["parent"])
 
+    def edges_of_model(self, wildcards: Wildcards) -> list[list[str]]:
+        """Parent and child of every edge from or to a model."""
+        return [list(edge) for edge in self._contents.graph.edges_of(wildcards.model)]
+
     def model_seed(self, wildcards: Wildcards) -> int:
         """The seed of a re-initialised model."""
         return self.model(wildcards)["seed"]

@@ -396,10 +396,7 @@ class Paths:
 
     def root_edges(self) -> list[str]:
         """Verdicts of every edge that starts at a model without parents."""
-        roots = self._contents.graph.roots
-        return self.fill(
-            self.edge_table, edge=[str(edge) for edge in self._contents.graph.edges if edge.parent in roots]
-        )
+        return self.fill(self.edge_table, edge=map(str, self._contents.graph.root_edges))
 
     def class_verdicts(self) -> list[str]:
         """Verdicts of every edge, for the table of token classes, in runs with conversations."""
@@ -407,8 +404,7 @@ class Paths:
 
     def own_edges(self, wildcards: Wildcards) -> list[str]:
         """Verdicts of every edge from or to the job's model."""
-        edges = [str(edge) for edge in self._contents.graph.edges if wildcards.model in edge]
-        return self.fill(self.edge_table, edge=edges)
+        return self.fill(self.edge_table, edge=map(str, self._contents.graph.edges_of(wildcards.model)))
 
     def root_seed_correlations(self) -> list[str]:
         """The correlations of `Contents.root_seed_pairs`."""
@@ -420,15 +416,11 @@ class Paths:
 
     def leading_features(self) -> list[str]:
         """Feature shards of the SAEs that verdicts rest on, all in one order of corpora and shards."""
-        comparisons = self._contents.comparisons
-        return [
-            path for model in comparisons.leading_saes for path in self.sae_features(comparisons.leading_sae(model))
-        ]
+        return [path for sae in self._contents.leading_saes for path in self.sae_features(sae)]
 
     def shown_features(self) -> list[str]:
-        """Feature shards of the SAEs that examples are taken from, in the order of `leading_features`."""
-        others = [path for _, second in self._contents.root_seed_pairs for path in self.sae_features(second)]
-        return self.leading_features() + others
+        """Feature shards of the SAEs that examples are taken from, all in one order of corpora and shards."""
+        return [path for sae in self._contents.shown_saes for path in self.sae_features(sae)]
 
     def own_leading_sae(self, wildcards: Wildcards) -> list[str]:
         """The folder of the SAE of the job's model that verdicts rest on."""
@@ -466,8 +458,9 @@ class Paths:
         contents, comparisons = self._contents, self._contents.comparisons
         trained = list(dict.fromkeys(sae.model for sae in comparisons.trained_saes))
         read = list(dict.fromkeys(sae.model for sae in comparisons.saes))
-        leading = [comparisons.leading_sae(model) for model in comparisons.leading_saes]
-        encoded = dict.fromkeys(sae for sae in [*leading, *comparisons.compared_saes] if not is_shifted(sae.sae))
+        encoded = dict.fromkeys(
+            sae for sae in [*contents.leading_saes, *comparisons.compared_saes] if not is_shifted(sae.sae)
+        )
         readouts = self.all_readouts()
         ablations = self.fill(self.ablations_manifest) if self.all_ablations() else []
         splits = {"corpus": self.corpora, "split": SPLITS}
@@ -529,7 +522,7 @@ def folder_files(folder: str, endings: tuple[str, ...]) -> list[str]:
 
 def side_sae(wildcards: Wildcards, side: str) -> SaeName:
     """The SAE on side `a` or `b` of a pair, whose features a job reads."""
-    return with_features(SaeName(*getattr(wildcards, side).split(".")))
+    return with_features(SaeName.parse(getattr(wildcards, side)))
 
 
 def with_features(sae: SaeName) -> SaeName:

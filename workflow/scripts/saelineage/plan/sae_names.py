@@ -37,6 +37,12 @@ class SaeName(NamedTuple):
     def __str__(self) -> str:
         return f"{self.model}.{self.sae}"
 
+    @classmethod
+    def parse(cls, name: str) -> "SaeName":
+        """The SAE of a name `{model}.{sae}`. Names of models hold no dots."""
+        model, _, sae = name.partition(".")
+        return cls(model, sae)
+
 
 class SaeNames:
     """The SAEs of a config by name, with their settings."""

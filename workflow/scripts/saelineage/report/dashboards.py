@@ -57,13 +57,9 @@ class Shown(NamedTuple):
     """Quantiles of strength; one passage of each corpus is shown for each."""
 
 
-def read_edges(paths: Iterable[Path | str]) -> dict[tuple[str, str], pd.DataFrame]:
-    """Read edge tables `{parent}__{child}.parquet` by (parent, child)."""
-    tables = {}
-    for path in paths:
-        parent, _, child = Path(path).stem.partition("__")
-        tables[parent, child] = pd.read_parquet(path)
-    return tables
+def read_edges(paths: Iterable[Path | str], edges: Iterable[Sequence[str]]) -> dict[tuple[str, str], pd.DataFrame]:
+    """Read the tables of edges by (parent, child)."""
+    return {(parent, child): pd.read_parquet(path) for path, (parent, child) in zip(paths, edges, strict=True)}
 
 
 def related_features(model: str, features: pd.DataFrame, edges: EdgeTables) -> list[Related]:

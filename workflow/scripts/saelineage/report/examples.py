@@ -17,6 +17,7 @@ from saelineage.labels.annotations import Annotations, text_of
 from saelineage.labels.labels import describe as describe_label
 from saelineage.labels.passages import Firings, activations_in, place_of, strongest, windows
 from saelineage.lineage.verdicts import DISAPPEARS
+from saelineage.plan.sae_names import SaeName
 from saelineage.report.dashboards import Related, sae_of_each_model
 
 
@@ -110,7 +111,7 @@ def disappearing_features(
     for row in rows.head(n_features).to_dict("records"):
         members = [Latent(parent, saes[parent], int(row["latent"]))]
         if seeds is not None:
-            model, _, sae = _other(seeds, name).partition(".")
+            model, sae = SaeName.parse(_other(seeds, name))
             members.append(Latent(model, sae, int(row["partner"])))
         members.append(Latent(child, saes[child], int(row["match"])))
         note = {

@@ -13,6 +13,7 @@ from saelineage.corpora.messages import CLASSES
 from saelineage.lineage.trajectories import ABSENCES
 from saelineage.lineage.verdicts import MERGED, ONE_TO_ONE, SPLIT, share
 from saelineage.plan.comparisons import CONTROL
+from saelineage.plan.graph import Edge
 from saelineage.report.registry import TABLES
 
 LEAST_FLOOR = 0.95
@@ -247,7 +248,7 @@ def class_table(verdicts: Mapping[str, pd.DataFrame], class_labels: Mapping[str,
     """One row per edge, verdict and class: the share of features whose firings are mostly on tokens of that class."""
     rows: list[dict] = []
     for edge, table in verdicts.items():
-        parent, child = edge.split("__")
+        parent, child = Edge.parse(edge)
         for side, model in (("parent", parent), ("child", child)):
             labels = class_labels.get(model)
             if labels is None or labels.empty:
@@ -270,10 +271,7 @@ def ablation_table(ablations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     Args:
         ablations: `lineage/ablations/*.parquet`, by the edge's name, `{parent}__{child}`.
     """
-    tables = []
-    for edge, table in ablations.items():
-        parent, child = edge.split("__")
-        tables.append(table.assign(parent=parent, child=child))
+    tables = [table.assign(**Edge.parse(edge)._asdict()) for edge, table in ablations.items()]
     figures = ["n_latents", "loss", "loss_change", "loss_change_per_firing", "n_firings", "n_tokens"]
     columns = ["parent", "child", "side", "group", "corpus", *figures]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
@@ -286,10 +284,7 @@ def effect_table(agreements: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         agreements: `lineage/ablations/*.agreement.parquet`, by the edge's name, `{parent}__{child}`.
     """
     columns = ["parent", "child", "corpus", "n", "pearson", "spearman"]
-    tables = [
-        table.assign(parent=edge.split("__")[0], child=edge.split("__")[1])[columns]
-        for edge, table in agreements.items()
-    ]
+    tables = [table.assign(**Edge.parse(edge)._asdict())[columns] for edge, table in agreements.items()]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
