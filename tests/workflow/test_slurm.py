@@ -31,8 +31,8 @@ GPU_LOGS = {
 """Logs of rules with a GPU and without a group, from their wildcards."""
 GPU_SEEN = re.compile(r" computing on the CPU; GPUs asked for: 1, CUDA_VISIBLE_DEVICES: (\S+)\n")
 MEMORY = "mem_mb=memory(run.needs.reading_all),"
-TOO_LITTLE = "mem_mb=memory(lambda *_: sizes.Need((80 - sizes.BASE_MB) * 2**20 / sizes.MARGIN)),"
-"""For the tokenizer's rule: 80 MB, then twice as much at each further attempt, in whole hundreds."""
+TOO_LITTLE = "mem_mb=lambda wildcards, attempt: 100 * 2 ** (attempt - 1),"
+"""For the tokenizer's rule: 100 MB, then twice as much at each further attempt."""
 ENDS_WITHIN_SECONDS = 500
 
 
