@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from saelineage.saes.imports import SaeSource, choose_format, read_sae
+from saelineage.foreign.sae_formats.registry import local_source
+from saelineage.saes.imports import read_sae
 from saelineage.saes.sae import PER_LATENT, Sae, save_sae
 
 # The other libraries import torchvision if it is installed, and fail if its build does not match torch's, although they
@@ -154,8 +155,7 @@ def imported(peer: Peer, acts: Tensor) -> Difference:
     """Save an SAE with its library, import it, and compare."""
     with tempfile.TemporaryDirectory() as folder:
         peer.save(Path(folder))
-        names = [path.name for path in Path(folder).iterdir()]
-        sae = read_sae(SaeSource(Path(folder), choose_format(names, "auto", folder), None)).sae
+        sae = read_sae(local_source({"folder": folder, "format": "auto"})).sae
     return difference("imported", peer, sae.encode(acts), sae(acts), acts)
 
 

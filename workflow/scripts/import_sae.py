@@ -12,24 +12,15 @@ import torch
 from saelineage.activations import ActivationShard, norm_limit
 from saelineage.errors import InputError
 from saelineage.files.atomic import read_json, sha256_file
-from saelineage.foreign.saes import (
-    FILES,
-    INPUT_KEYS,
-    RunInput,
-    SaeInput,
-    compare_with_run,
-    describe_input,
-    has_parallel_blocks,
-    is_centred,
-    norm_kind,
-    norms_outputs,
-    read_config,
-)
+from saelineage.foreign.places import has_parallel_blocks, norm_kind, norms_outputs
+from saelineage.foreign.sae_formats.registry import SaeSource, describe_source
+from saelineage.foreign.sae_formats.saelens import INPUT_KEYS
+from saelineage.foreign.sae_inputs import RunInput, SaeInput, compare_with_run, is_centred
 from saelineage.jobs.devices import prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.saes import metrics as sae_metrics
 from saelineage.saes.folding import fold_centring
-from saelineage.saes.imports import ImportedSae, SaeSource, find_sae, read_sae
+from saelineage.saes.imports import ImportedSae, find_sae, read_sae
 from saelineage.saes.metrics import SaeSums
 from saelineage.saes.sae import Sae, save_sae
 
@@ -86,8 +77,8 @@ def import_sae(
     )
     warnings: list[str] = []
 
-    def check(config: Path, format: str) -> None:
-        warnings.extend(compare_with_run(describe_input(read_config(config, format), config, format), run, key))
+    def check(source: SaeSource) -> None:
+        warnings.extend(compare_with_run(describe_source(source), run, key))
 
     source = find_sae(settings, key, check)
     described = describe_source(source)
@@ -128,12 +119,6 @@ def import_sae(
     imported_from = {"model": model, "sae": sae, "hookpoint": header["hookpoint"], "import": settings, "found": record}
     save_sae(imported.sae, folder, provenance | {"saelineage": imported_from | {"original": described.original}})
     return record
-
-
-def describe_source(source: SaeSource) -> SaeInput:
-    """The SAE's input, as its config describes it."""
-    config = source.folder / FILES[source.format][0]
-    return describe_input(read_config(config, source.format), config, source.format)
 
 
 def original_metadata(described: SaeInput) -> dict:

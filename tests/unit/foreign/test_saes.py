@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from saelineage.errors import InputError
-from saelineage.foreign.saes import (
+from saelineage.foreign.places import (
     ATTN_IN,
     ATTN_OUT,
-    FILES,
     HEADS,
     MIDDLE,
     MLP_ACTS,
@@ -18,18 +17,15 @@ from saelineage.foreign.saes import (
     NORMED_ATTN_OUT,
     NORMED_MLP_OUT,
     RESIDUAL,
-    Beside,
     Place,
-    RunInput,
-    check_sae,
-    compare_with_run,
-    describe_input,
     has_parallel_blocks,
-    is_centred,
     norm_kind,
     norms_outputs,
     read_hook_name,
 )
+from saelineage.foreign.sae_formats import saelens as saelens_format
+from saelineage.foreign.sae_formats.registry import SaeSource, check_source
+from saelineage.foreign.sae_inputs import Beside, RunInput, compare_with_run, is_centred
 
 KEY = "saes.import (for base.seed0)"
 RUN = RunInput(
@@ -43,9 +39,9 @@ def saelens(**metadata: object) -> dict:
 
 
 def warnings_of(tmp_path: Path, config: dict, run: RunInput = RUN, format: str = "saelens") -> list[str]:
-    path = tmp_path / FILES[format][0]
-    path.write_text(json.dumps(config))
-    return check_sae(path, format, run, KEY)
+    source = SaeSource(tmp_path, format, None)
+    source.config.write_text(json.dumps(config))
+    return check_source(source, run, KEY)
 
 
 def error_of(tmp_path: Path, config: dict, run: RunInput = RUN, format: str = "saelens") -> str:
@@ -251,7 +247,7 @@ def test_sparsify_names_the_folder_after_the_module(tmp_path):
 
 def test_activations_are_centred_at_the_residual_stream_of_models_with_layer_norm():
     config = saelens(model_from_pretrained_kwargs={"center_writing_weights": True})
-    sae = describe_input(config, Path("cfg.json"), "saelens")
+    sae = saelens_format.describe(config, "cfg.json")
     for hookpoint, norm, expected in (
         ("transformer.h.1.output", "layer", True),
         ("transformer.h.1.mlp.output", "layer", True),
@@ -268,7 +264,7 @@ def test_activations_are_centred_at_the_residual_stream_of_models_with_layer_nor
 
 def test_heads_that_were_changed_cannot_be_imported():
     kwargs = {"model_from_pretrained_kwargs": {"fold_value_biases": True}}
-    sae = describe_input(saelens(hook_name="blocks.1.attn.hook_z", **kwargs), Path("cfg.json"), "saelens")
+    sae = saelens_format.describe(saelens(hook_name="blocks.1.attn.hook_z", **kwargs), "cfg.json")
     with pytest.raises(InputError, match="must not have fold_value_biases"):
         compare_with_run(sae, RUN._replace(hookpoint="model.layers.1.self_attn.o_proj.input"), KEY)
 
@@ -310,7 +306,7 @@ def test_the_expansion_factor_that_is_named_gives_the_sae_s_latents(tmp_path):
 
 def test_what_is_kept_of_a_config_can_be_written_and_logged():
     text = '{"metadata": {"hook_name": "a\\ud800\\n\\u001b[2J", "dataset_path": {"x": [NaN, -Infinity, 1.5]}}}'
-    sae = describe_input(json.loads(text), Path("cfg.json"), "saelens")
+    sae = saelens_format.describe(json.loads(text), "cfg.json")
     assert sae.original == {"hook_name": "a??" + "?[2J", "dataset_path": {"x": ["nan", "-inf", 1.5]}}
     assert sae.readings[0].name == "a???[2J"
 

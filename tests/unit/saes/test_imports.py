@@ -14,14 +14,15 @@ from torch import Tensor
 from saelineage.errors import InputError
 from saelineage.files.hub import HubRepo
 from saelineage.foreign import hub
+from saelineage.foreign.sae_formats.registry import FORMATS, SaeSource, choose_format
 from saelineage.saes import folding, imports
 from saelineage.saes.folding import fold_centring
-from saelineage.saes.imports import FILES, ImportedSae, choose_format, find_sae, read_sae
+from saelineage.saes.imports import ImportedSae, find_sae, read_sae
 from saelineage.saes.sae import Sae, load_sae, save_sae
 
 D_IN, D_SAE, K = 3, 5, 2
-WEIGHTS = {name: files[1] for name, files in FILES.items()}
-CONFIGS = {name: files[0] for name, files in FILES.items()}
+WEIGHTS = {name: format.weights for name, format in FORMATS.items()}
+CONFIGS = {name: format.config for name, format in FORMATS.items()}
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -320,7 +321,7 @@ def test_a_sparse_coder_may_give_its_size_by_the_expansion_factor(tmp_path):
         ({"activation": "groupmax"}, {}, "activation must be 'topk', not 'groupmax'"),
         ({"transcode": True}, {}, "transcode must be False, not True"),
         ({}, {"W_skip": torch.zeros(D_IN, D_IN)}, "W_skip, a linear path around the latents"),
-        ({}, {"more": B_DEC}, "an SAE of class SparseCoder must hold ['W_dec', 'b_dec', 'encoder.bias', "),
+        ({}, {"more": B_DEC}, "a sparse coder must hold ['W_dec', 'b_dec', 'encoder.bias', "),
         ({"num_latents": 0, "expansion_factor": "8"}, {}, "must be whole numbers above 0, got 3, 2 and 0 ('8')"),
         ({"k": 6}, {}, "k must be between 1 and d_sae = 5, its config says 6"),
         ({}, {"W_dec": W_DEC.T}, "the weights file holds"),
@@ -337,14 +338,14 @@ def test_sparse_coders_that_compute_something_else_are_refused(tmp_path, setting
 
 
 def test_the_format_is_chosen_by_the_files():
-    for name, files in FILES.items():
-        assert choose_format([*files, "README.md"], "auto", "sae") == name
+    for name, format in FORMATS.items():
+        assert choose_format([*format.files, "README.md"], "auto", "sae") == name
 
 
 def test_without_the_files_of_a_format_those_needed_are_named():
     error = error_of(choose_format, ["cfg.json"], "auto", "sae")
-    for files in FILES.values():
-        assert " and ".join(files) in error
+    for format in FORMATS.values():
+        assert " and ".join(format.files) in error
     assert "holds ['cfg.json']" in error
     assert "(sparsify: cfg.json and sae.safetensors)" in error_of(choose_format, ["cfg.json"], "sparsify", "sae")
 
@@ -355,7 +356,7 @@ def test_with_the_files_of_several_formats_one_must_be_chosen():
     assert choose_format(names, "sparsify", "sae") == "sparsify"
 
 
-@pytest.mark.parametrize("format", list(FILES))
+@pytest.mark.parametrize("format", list(FORMATS))
 def test_a_config_that_is_not_a_mapping_is_refused(tmp_path, format):
     folder = write(tmp_path, format, {}, {})
     for content in ("{", "[]"):
@@ -391,8 +392,8 @@ def test_from_the_hub_only_the_two_files_of_the_format_are_downloaded(tmp_path, 
     assert downloads == [("own/sae", "main1", f"layers.0/{name}") for name in ("cfg.json", "sae.safetensors")]
     downloads.clear()
 
-    def refuse(config: Path, format: str) -> None:
-        raise InputError(f"{config.name} of {format}")
+    def refuse(source: SaeSource) -> None:
+        raise InputError(f"{source.config.name} of {source.format}")
 
     assert error_of(find_sae, settings | {"subfolder": "layers.0"}, "saes.import", refuse) == "cfg.json of sparsify"
     assert downloads == [("own/sae", "main1", "layers.0/cfg.json")]  # not the weights, which may be large

@@ -16,7 +16,7 @@ from saelineage.foreign.models import (
     no_safetensors,
     read_config,
 )
-from saelineage.foreign.saes import FILES, choose_format
+from saelineage.foreign.sae_formats.registry import FORMATS, SaeSource, choose_format
 
 
 class HubModel(NamedTuple):
@@ -52,8 +52,7 @@ class HubSae(NamedTuple):
     """An SAE on the hub whose config is here."""
 
     repo: HubRepo
-    format: str
-    config: Path
+    source: SaeSource
     weights: str
     """Its weights file in the repository, which is not downloaded yet."""
 
@@ -128,7 +127,9 @@ def fetch_sae_config(settings: Mapping, key: str) -> HubSae:
     """
     repo = hub_repo(settings["repo"], settings["revision"], "model", key)
     subfolder = PurePosixPath(settings.get("subfolder", "."))
-    paths = {path.name: str(path) for path in map(PurePosixPath, repo.files) if path.parent == subfolder}
-    format_name = choose_format(paths, settings["format"], str(PurePosixPath(settings["repo"], subfolder)))
-    config, weights = (paths[name] for name in FILES[format_name])
-    return HubSae(repo, format_name, hub_download(settings["repo"], repo.commit, config, key), weights)
+    paths = [PurePosixPath(path) for path in repo.files]
+    names = [str(path.relative_to(subfolder)) for path in paths if path.is_relative_to(subfolder)]
+    format_name = choose_format(names, settings["format"], str(PurePosixPath(settings["repo"], subfolder)))
+    config, weights = (str(subfolder / name) for name in FORMATS[format_name].files)
+    folder = hub_download(settings["repo"], repo.commit, config, key).parent
+    return HubSae(repo, SaeSource(folder, format_name, repo.commit), weights)

@@ -3,7 +3,6 @@
 Jobs check again what they really open. Nothing here reads weights.
 """
 
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,10 +22,9 @@ from saelineage.foreign.models import (
     read_config,
     require_same_function,
 )
-from saelineage.foreign.saes import (
+from saelineage.foreign.places import (
     ATTN_IN,
     ATTN_OUT,
-    FILES,
     MIDDLE,
     MLP_ACTS,
     MLP_GATES,
@@ -35,14 +33,12 @@ from saelineage.foreign.saes import (
     NORMED_ATTN_OUT,
     NORMED_MLP_OUT,
     RESIDUAL,
-    Beside,
-    RunInput,
-    check_sae,
-    choose_format,
     has_parallel_blocks,
     norm_kind,
     norms_outputs,
 )
+from saelineage.foreign.sae_formats.registry import check_source, local_source
+from saelineage.foreign.sae_inputs import Beside, RunInput
 from saelineage.foreign.tokenizers import TOKENIZER_SMALL_FILES, read_tokenizer, require_same_tokenizer
 from saelineage.plan.plan import Plan
 from saelineage.plan.sae_names import SaeName
@@ -87,9 +83,7 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     for sae in plan.saes.imported:
         settings = plan.saes.settings(*sae)["import"]
         if "folder" in settings and not is_here(_manifest(plan, plan.paths.sae_file, **sae._asdict())):
-            format_name = choose_format(sorted(os.listdir(settings["folder"])), settings["format"], settings["folder"])
-            path = Path(settings["folder"], FILES[format_name][0])
-            sentences += check_sae(path, format_name, run_input(plan, sae.model), _sae_key(sae))
+            sentences += check_source(local_source(settings), run_input(plan, sae.model), _sae_key(sae))
     return sentences
 
 
@@ -157,7 +151,7 @@ def _check_hub_model(plan: Plan, model: str, read_run: Callable[[Path], dict | N
 
 def _check_hub_sae(plan: Plan, sae: SaeName) -> list[str]:
     described = fetch_sae_config(plan.saes.settings(*sae)["import"], _sae_key(sae))
-    return check_sae(described.config, described.format, run_input(plan, sae.model), _sae_key(sae))
+    return check_source(described.source, run_input(plan, sae.model), _sae_key(sae))
 
 
 def _compare_tokenizer(plan: Plan, model: str, folder: Path, read_run: Callable[[Path], dict | None]) -> list[str]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, read_json, write_json
 from saelineage.files.foreign import tensor_shapes
-from saelineage.foreign.saes import SAELENS_NAMES, require_architecture, require_settings
+from saelineage.foreign.sae_formats.architectures import SAELENS_NAMES, require_architecture, require_settings
 
 PER_LATENT = {
     "relu": ("b_enc",),

@@ -1,0 +1,1 @@
+"""Reading the weights of third-party SAEs, a module per format."""
