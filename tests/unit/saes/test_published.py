@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -32,6 +34,7 @@ from saelineage.foreign.sae_formats.sources import SaeSource, choose_files
 from saelineage.foreign.sae_inputs import RunInput, SaeInput
 from saelineage.saes import imports
 from saelineage.saes.imports import find_sae, read_sae
+from tests.hub_server import running_hub
 
 RECORDED = Path(__file__).resolve().parents[2] / "recorded_saes"
 IMPORTS = json.loads((RECORDED / "imports.json").read_text())["imports"]
@@ -523,3 +526,35 @@ def test_a_transcoder_on_the_hub_is_refused_before_its_weights_are_downloaded(mo
     settings |= {"subfolder": "layer_0/width_16k/average_l0_76"}
     error = error_of(find_sae, settings, "saes.import", describe_source)
     assert "because it is a transcoder" in error
+
+
+IMPORT = """
+import json, sys
+from saelineage.foreign.sae_formats.registry import describe_source
+from saelineage.saes.imports import find_sae, read_sae
+for settings in json.loads(sys.argv[1]):
+    source = find_sae(settings, "saes.import", describe_source)
+    described = describe_source(source)
+    print(json.dumps([source.format, read_sae(source).sae.d_sae, described.d_in, described.model_name]))
+"""
+
+
+def test_saes_without_a_config_and_in_folders_below_come_through_the_hub_s_cache(tmp_path):
+    blocks = []
+    with running_hub() as server:
+        for name in (SCOPE, LLAMA, QWEN):
+            repo = "/".join(name.split("/")[:2])
+            paths = [path for path in (RECORDED / name).rglob("*") if path.is_file()]
+            files = {path.relative_to(RECORDED / repo).as_posix(): path.read_bytes() for path in paths}
+            server.push(repo, files, kind="models")
+            subfolder = name.removeprefix(repo).lstrip("/")
+            blocks.append(
+                {"repo": repo, "revision": "main", "format": "auto"} | ({"subfolder": subfolder} if subfolder else {})
+            )
+        command = [sys.executable, "-c", IMPORT, json.dumps(blocks)]
+        output = subprocess.check_output(command, env=server.environment(tmp_path), cwd=tmp_path, text=True)
+    assert [json.loads(line) for line in output.splitlines()] == [
+        ["gemma_scope", D_SAE, D_IN, "google/gemma-2-2b"],
+        ["llama_scope", D_SAE, D_IN, "meta-llama/Llama-3.1-8B"],
+        ["qwen_scope", D_SAE, None, "Qwen/Qwen3-1.7B-Base"],
+    ]
