@@ -221,7 +221,8 @@ def test_a_published_sparsify_folder_reads_its_place_from_its_name(tmp_path):
 def test_a_sparsify_transcoder_is_refused(tmp_path):
     (tmp_path / "cfg.json").write_text(json.dumps({"k": 2, "num_latents": 32, "d_in": 8, "transcode": True}))
     (tmp_path / "sae.safetensors").touch()
-    assert "transcode must be False, not True" in error_of(describe_source, local(tmp_path))
+    error = error_of(describe_source, local(tmp_path))
+    assert "transcode must be False, not True, because this is a transcoder, which reconstructs another place" in error
 
 
 def run_at(hookpoint: str, **settings: object) -> RunInput:

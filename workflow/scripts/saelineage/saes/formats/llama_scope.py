@@ -16,8 +16,8 @@ OTHERS = ("dataset_average_activation_norm",)
 def read(source: SaeSource) -> tuple[Sae, int | None]:
     """Read an SAE that was trained on inputs times a factor (`input_factor`), and fold the factor into its weights.
 
-    One threshold for all latents lies in the config, and is multiplied by the factor too, as SAELens does. Thresholds
-    in the weights are those of the scaled input already.
+    One threshold for all latents in the config is that of inputs without the factor, so it is multiplied by it, as
+    SAELens does. Thresholds in the weights are those of the scaled input already.
     """
     config, path = read_config(source.config), source.weights
     factor = input_factor(config, source)
