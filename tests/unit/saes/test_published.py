@@ -278,6 +278,13 @@ def test_several_saes_in_a_folder_need_the_name_of_a_file():
     assert "must hold the file 'layer9.sae.pt' of an SAE" in error_of(on_hub, names, QWEN, file="layer9.sae.pt")
 
 
+def test_a_repository_of_many_saes_names_some_of_its_folders():
+    names = [f"layer_{n}/width_16k/average_l0_{l0}/params.npz" for n in range(3) for l0 in (10, 20)]
+    error = error_of(on_hub, ["README.md", *names], "google/gemma-scope-2b-pt-res")
+    assert "must hold an SAE (saelens: cfg.json and sae_weights.safetensors; " in error
+    assert "name the folder with these files, such as 'layer_0/width_16k/average_l0_10', 'layer_0/" in error
+
+
 def test_a_renamed_file_needs_its_format(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -517,6 +524,14 @@ def test_from_the_hub_come_the_config_and_then_the_weights_of_one_sae(name, monk
     assert source.folder == RECORDED / block["folder"]
     sae = read_sae(source).sae
     assert float((sae.encode(VECTORS["acts"]) - VECTORS[name]).abs().max().detach()) < 1e-5
+
+
+def test_a_path_on_the_hub_may_be_that_of_the_file(monkeypatch):
+    monkeypatch.setattr(hub, "hub_repo", lambda *_: HubRepo("1" * 40, ["layer3.sae.pt", "layer4.sae.pt"]))
+    monkeypatch.setattr(imports, "hub_download", lambda repo, commit, file, key: RECORDED / repo / file)
+    settings = {"repo": QWEN, "revision": "main", "format": "auto", "subfolder": "layer3.sae.pt"}
+    source = find_sae(settings, "saes.import")
+    assert (source.folder, source.weights_name) == (RECORDED / QWEN, "layer3.sae.pt")
 
 
 def test_a_transcoder_on_the_hub_is_refused_before_its_weights_are_downloaded(monkeypatch):

@@ -119,7 +119,7 @@ def fetch_sae_config(settings: Mapping, key: str) -> HubSae:
     """Download an SAE's config.
 
     Args:
-        settings: the `import` block, with a repo, its revision and perhaps a subfolder.
+        settings: the `import` block, with a repo, its revision and perhaps a subfolder, or a path to a file.
         key: the block's place in the config, for error messages.
 
     Raises:
@@ -127,6 +127,8 @@ def fetch_sae_config(settings: Mapping, key: str) -> HubSae:
     """
     repo = hub_repo(settings["repo"], settings["revision"], "model", key)
     subfolder = PurePosixPath(settings.get("subfolder", "."))
+    if str(subfolder) in repo.files:  # the path of an SAE, as in SAELens's registry, may be that of a file
+        settings, subfolder = {**settings, "file": subfolder.name}, subfolder.parent
     paths = [PurePosixPath(path) for path in repo.files]
     names = [str(path.relative_to(subfolder)) for path in paths if path.is_relative_to(subfolder)]
     source = choose_files(names, settings, str(PurePosixPath(settings["repo"], subfolder)))

@@ -141,7 +141,7 @@ def choose_files(names: Collection[str], settings: Mapping, place: str) -> SaeSo
     listed = f"the file '{file}' of an SAE" if file else "an SAE"
     raise InputError(
         f"'{place}' must hold {listed} ({required_files(formats)}), but holds {sorted(names)[:20]}; name the folder "
-        "with these files, and for files under other names import.format and import.file"
+        f"with these files{_examples(names, formats)}, and for files under other names import.format and import.file"
     )
 
 
@@ -150,6 +150,17 @@ def required_files(formats: Collection[str]) -> str:
     return "; ".join(
         f"{format}: {' or '.join(' and '.join(layout.files) for layout in LAYOUTS[format])}" for format in formats
     )
+
+
+def _examples(names: Collection[str], formats: Collection[str]) -> str:
+    """Some folders below that hold SAEs, for messages."""
+    folders = set()
+    for layout in (layout for format in formats for layout in LAYOUTS[format]):
+        depth = len(PurePosixPath(layout.weights).parts)
+        for parts in (PurePosixPath(name).parts for name in names):
+            if len(parts) > depth and fnmatchcase("/".join(parts[-depth:]), layout.weights):
+                folders.add("/".join(parts[:-depth]))
+    return f", such as {', '.join(repr(folder) for folder in sorted(folders)[:3])}" if folders else ""
 
 
 def _sources(format: str, names: Collection[str], is_auto: bool, file: str | None) -> Iterator[SaeSource]:
