@@ -13,7 +13,7 @@ FORBIDDEN = [
     r"trust_remote_code\s*=\s*True",
     r"weights_only\s*=\s*False",
     r"torch\.load\((?!.*weights_only=True)",
-    r"\bnp\.load\(",
+    r"\bnp\.load\((?!.*allow_pickle=False)",
     r"yaml\.(unsafe_load|full_load)",
     r"(?<![\w.])(eval|exec)\(",
     r"extractall\(|shell=True|os\.system\(",

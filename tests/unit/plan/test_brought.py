@@ -16,6 +16,7 @@ from saelineage.plan.brought import run_input
 from saelineage.plan.config import load_config, read_schema
 from saelineage.plan.plan import Plan
 from tests.hub_server import SCRIPTS, running_hub
+from tests.unit.plan.jobs import Wildcards
 
 SCHEMA = SCRIPTS.parents[1] / "config" / "config.schema.yaml"
 LLAMA = {
@@ -198,6 +199,22 @@ def test_an_sae_of_an_mlp_whose_width_is_not_known_is_not_refused():
     assert run_input(run, "base").d_in is None
     sae = sae_folder("sae", d_in=24, metadata=hook)
     check_on_disk(plan({"base": in_folder(folder)}, hookpoint="model.layers.1.mlp.down_proj.input", base=sae))
+
+
+def test_a_published_sae_is_recognised_and_its_own_files_are_the_job_s_inputs():
+    folder = Path("SAE-Res-Qwen3-1.7B-Base-W32K-L0_50")
+    folder.mkdir()
+    for layer in range(3):
+        (folder / f"layer{layer}.sae.pt").touch()
+    run = plan({"base": in_folder(model_folder("base"))}, hookpoint="model.layers.1.output", base=str(folder))
+    with pytest.raises(InputError, match=r"holds 3 SAEs .*; name the file of one with import.file"):
+        check_on_disk(run)
+    run.config["saes"]["models"]["base"]["seed0"]["import"]["file"] = "layer0.sae.pt"
+    with pytest.raises(InputError, match=r"trained at 'blocks.0.hook_resid_post'.*set it to 'model.layers.0.output'"):
+        check_on_disk(run)
+    run.config["saes"]["models"]["base"]["seed0"]["import"]["file"] = "layer1.sae.pt"
+    assert any("trained on the model 'Qwen/Qwen3-1.7B-Base'" in sentence for sentence in check_on_disk(run))
+    assert run.paths.imported_sae(Wildcards(model="base", sae="seed0")) == [f"{folder}/layer1.sae.pt"]
 
 
 def test_the_run_s_tokenizer_is_read_once(monkeypatch: pytest.MonkeyPatch):

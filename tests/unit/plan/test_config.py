@@ -379,6 +379,13 @@ def test_two_saes_of_one_model_cannot_be_the_same_import():
     for source in ({"folder": "b"}, None):
         config["saes"]["models"]["lua"]["seed1"] = {"import": source}
         assert load(config)
+    # So does another file of a folder.
+    config["saes"]["models"]["lua"] = {
+        f"seed{n}": {"import": {"folder": "a", "file": f"layer{n}.sae.pt"}} for n in (0, 1)
+    }
+    assert load(config)
+    config["saes"]["models"]["lua"]["seed1"]["import"]["file"] = "layer0.sae.pt"
+    assert error_of(config).startswith(expected)
     # Different models may share one.
     shared = changed("saes/import", {"folder": "a"})
     shared["saes"] |= {"seeds": [0], "models": {}}

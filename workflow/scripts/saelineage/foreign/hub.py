@@ -16,7 +16,7 @@ from saelineage.foreign.models import (
     no_safetensors,
     read_config,
 )
-from saelineage.foreign.sae_formats.registry import FORMATS, SaeSource, choose_format
+from saelineage.foreign.sae_formats.sources import SaeSource, choose_files
 
 
 class HubModel(NamedTuple):
@@ -119,7 +119,7 @@ def fetch_sae_config(settings: Mapping, key: str) -> HubSae:
     """Download an SAE's config.
 
     Args:
-        settings: the `import` block, with a repo, its revision and perhaps a subfolder.
+        settings: the `import` block, with a repo, its revision and perhaps a subfolder, or a path to a file.
         key: the block's place in the config, for error messages.
 
     Raises:
@@ -127,9 +127,13 @@ def fetch_sae_config(settings: Mapping, key: str) -> HubSae:
     """
     repo = hub_repo(settings["repo"], settings["revision"], "model", key)
     subfolder = PurePosixPath(settings.get("subfolder", "."))
+    if str(subfolder) in repo.files:  # the path of an SAE, as in SAELens's registry, may be that of a file
+        settings, subfolder = {**settings, "file": subfolder.name}, subfolder.parent
     paths = [PurePosixPath(path) for path in repo.files]
     names = [str(path.relative_to(subfolder)) for path in paths if path.is_relative_to(subfolder)]
-    format_name = choose_format(names, settings["format"], str(PurePosixPath(settings["repo"], subfolder)))
-    config, weights = (str(subfolder / name) for name in FORMATS[format_name].files)
-    folder = hub_download(settings["repo"], repo.commit, config, key).parent
-    return HubSae(repo, SaeSource(folder, format_name, repo.commit), weights)
+    source = choose_files(names, settings, str(PurePosixPath(settings["repo"], subfolder)))
+    source = source._replace(commit=repo.commit)
+    for name in [name for name in (source.config_name, *source.extras) if name]:
+        path = hub_download(settings["repo"], repo.commit, str(subfolder / name), key)
+        source = source._replace(folder=path.parent)
+    return HubSae(repo, source, str(subfolder / str(source.weights_name)))

@@ -279,8 +279,8 @@ def check_imports(plan: Plan) -> None:
     sources: dict[SaeName, dict] = {}
     for sae in plan.saes.imported:
         settings = plan.saes.settings(*sae)["import"]
-        source = {key: settings[key] for key in ("folder", "repo", "revision", "subfolder") if key in settings}
-        if set(source) != {"folder"} and set(source) - {"subfolder"} != {"repo", "revision"}:
+        source = {key: settings[key] for key in ("folder", "repo", "revision", "subfolder", "file") if key in settings}
+        if set(source) - {"file"} != {"folder"} and set(source) - {"subfolder", "file"} != {"repo", "revision"}:
             raise InputError(
                 f"saes.import (for {sae}): must name a folder, or a repo with its revision (and a subfolder), "
                 f"got {sorted(source)}; keep one of the two"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from typing import Protocol, runtime_checkable
 
+from saelineage.foreign.sae_formats.registry import local_source
 from saelineage.plan.comparisons import NULLS, Pair
 from saelineage.plan.contents import Contents
 from saelineage.plan.sae_names import SaeName, shard_names
@@ -249,8 +250,8 @@ class Paths:
 
     def imported_sae(self, wildcards: Wildcards) -> list[str]:
         """The files of a folder that an SAE is taken over from."""
-        folder = self._contents.saes.settings(wildcards.model, wildcards.sae)["import"].get("folder")
-        return folder_files(folder, SAE_ENDINGS) if folder else []
+        settings = self._contents.saes.settings(wildcards.model, wildcards.sae)["import"]
+        return [str(path) for path in local_source(settings).files] if "folder" in settings else []
 
     def of_saes(self, pattern: str, saes: Iterable[SaeName]) -> list[str]:
         """A file of each of some SAEs."""
@@ -511,8 +512,6 @@ class Paths:
 
 MODEL_ENDINGS = (".json", ".safetensors", ".model", ".jinja")
 """Endings of the files of a model's or tokenizer's folder that decide what it is."""
-SAE_ENDINGS = (".json", ".safetensors", ".pt")
-"""Endings of the files of an SAE's folder that decide what it is."""
 
 
 def folder_files(folder: str, endings: tuple[str, ...]) -> list[str]:

@@ -5,13 +5,26 @@ then equal those of the format's library, up to rounding in float32. Formats tha
 """
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from saelineage.errors import InputError
 from saelineage.files.hub import hub_download
 from saelineage.foreign.hub import fetch_sae_config
-from saelineage.foreign.sae_formats.registry import SaeSource, local_source
-from saelineage.saes.formats import dictionary_learning, saelens, sparsify
+from saelineage.foreign.sae_formats.registry import SaeSource, describe_source, local_source
+from saelineage.foreign.sae_formats.values import REMEDY
+from saelineage.saes.formats import (
+    dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    goodfire,
+    hook_z,
+    llama_scope,
+    openai,
+    qwen_scope,
+    saelens,
+    sparsify,
+)
 from saelineage.saes.sae import Sae, require_finite
 
 
@@ -42,8 +55,11 @@ def find_sae(settings: dict, key: str, check: Callable[[SaeSource], None] = lamb
         return source
     described = fetch_sae_config(settings, key)
     check(described.source)
-    hub_download(settings["repo"], described.repo.commit, described.weights, key)
-    return described.source
+    weights = hub_download(settings["repo"], described.repo.commit, described.weights, key)
+    if described.source.folder is not None:
+        return described.source
+    n_below = len(PurePosixPath(described.source.weights_name or "").parts)
+    return described.source._replace(folder=weights.parents[n_below - 1])
 
 
 def read_sae(source: SaeSource) -> ImportedSae:
@@ -52,13 +68,30 @@ def read_sae(source: SaeSource) -> ImportedSae:
     Raises:
         InputError: if its files do not conform to the format, or its computation cannot be folded.
     """
-    sae, k = READERS[source.format](source.config, source.weights)
+    described = describe_source(source)
+    sae, k = READERS[source.format](source)
+    for size, (said, held) in {"d_in": (described.d_in, sae.d_in), "d_sae": (described.d_sae, sae.d_sae)}.items():
+        if said not in (None, held):
+            raise InputError(f"'{described.where}' says {size} {said}, but its weights have {held}; {REMEDY}")
     require_finite(dict(sae.named_parameters()), source.weights)  # again, because folding multiplies
     return ImportedSae(sae, source.format, k, source.files)
 
 
-READERS: dict[str, Callable[[Path, Path], tuple[Sae, int | None]]] = {
-    "saelens": saelens.read,
-    "dictionary_learning": dictionary_learning.read,
-    "sparsify": sparsify.read,
+def _of_files(read: Callable[[Path, Path], tuple[Sae, int | None]]) -> Callable[[SaeSource], tuple[Sae, int | None]]:
+    """Read an SAE that its config and its weights describe."""
+    return lambda source: read(source.config, source.weights)
+
+
+READERS: dict[str, Callable[[SaeSource], tuple[Sae, int | None]]] = {
+    "saelens": _of_files(saelens.read),
+    "dictionary_learning": _of_files(dictionary_learning.read),
+    "sparsify": _of_files(sparsify.read),
+    "gemma_scope": gemma_scope.read,
+    "gemma_scope_2": gemma_scope_2.read,
+    "llama_scope": llama_scope.read,
+    "qwen_scope": qwen_scope.read,
+    "goodfire": goodfire.read,
+    "openai": openai.read,
+    "hook_z": _of_files(hook_z.read),
 }
+"""Reading the weights of third-party SAEs, a module per format."""

@@ -1,117 +1,92 @@
-"""All formats of third-party SAEs, and which of them a folder or repository holds."""
+"""All formats of third-party SAEs: reading what an SAE's config and names say, without its weights."""
 
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from saelineage.errors import InputError
 from saelineage.foreign.places import read_hook_name
-from saelineage.foreign.sae_formats import dictionary_learning, saelens, sparsify
+from saelineage.foreign.sae_formats import (
+    dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    goodfire,
+    hook_z,
+    llama_scope,
+    openai,
+    qwen_scope,
+    saelens,
+    sparsify,
+)
+from saelineage.foreign.sae_formats.sources import LAYOUTS, SaeSource, choose_files
 from saelineage.foreign.sae_inputs import RunInput, SaeInput, compare_with_run
+
+__all__ = ["FORMATS", "SaeFormat", "SaeSource", "check_source", "describe_source", "local_source"]
+OPTIONS = ("k", "norm_scaling_factor")
+"""Keys of the `import` block that only some formats need."""
 
 
 class SaeFormat(NamedTuple):
-    """The files of an SAE, relative to its folder, and how its config is read without its weights."""
+    """The description of an SAE from what is not its weights."""
 
-    config: str
-    weights: str
-    read_config: Callable[[Path], dict]
-    """Raises InputError if the SAE computes what cannot be imported."""
-    describe: Callable[[Mapping, str], SaeInput]
-    """From the config and a name of the SAE for messages."""
+    read_config: Callable[[Path], dict] | None
+    """Raises InputError if the SAE computes what cannot be imported; None if the format has no config."""
+    describe: Callable[[Mapping, SaeSource], SaeInput]
+    """From the config, empty if there is none. Raises InputError if names tell that it is no SAE."""
+    options: tuple[str, ...] = ()
+    """Keys of the `import` block that say what its files do not (`OPTIONS`)."""
 
-    @property
-    def files(self) -> tuple[str, ...]:
-        """All files that an SAE of this format must have."""
-        return self.config, self.weights
+
+def _by_config(describe: Callable[[Mapping, str], SaeInput]) -> Callable[[Mapping, SaeSource], SaeInput]:
+    """Describe an SAE by its config, which is also its name for messages."""
+    return lambda config, source: describe(config, str(source.config))
 
 
 FORMATS = {
-    "saelens": SaeFormat("cfg.json", "sae_weights.safetensors", saelens.read_config, saelens.describe),
-    "dictionary_learning": SaeFormat(
-        "config.json", "ae.pt", dictionary_learning.read_config, dictionary_learning.describe
-    ),
-    "sparsify": SaeFormat("cfg.json", "sae.safetensors", sparsify.read_config, sparsify.describe),
+    "saelens": SaeFormat(saelens.read_config, _by_config(saelens.describe), ("norm_scaling_factor",)),
+    "dictionary_learning": SaeFormat(dictionary_learning.read_config, _by_config(dictionary_learning.describe)),
+    "sparsify": SaeFormat(sparsify.read_config, _by_config(sparsify.describe)),
+    "gemma_scope": SaeFormat(None, gemma_scope.describe),
+    "gemma_scope_2": SaeFormat(gemma_scope_2.read_config, gemma_scope_2.describe),
+    "llama_scope": SaeFormat(llama_scope.read_config, llama_scope.describe, ("norm_scaling_factor",)),
+    "qwen_scope": SaeFormat(None, qwen_scope.describe, ("k",)),
+    "goodfire": SaeFormat(None, goodfire.describe),
+    "openai": SaeFormat(None, openai.describe),
+    "hook_z": SaeFormat(hook_z.read_config, hook_z.describe),
 }
-
-
-class SaeSource(NamedTuple):
-    """The location of an SAE's files, of which the weights may not be downloaded yet."""
-
-    folder: Path
-    format: str
-    commit: str | None
-    """Commit of the hub repository they come from; None for a local folder."""
-
-    @property
-    def config(self) -> Path:
-        """Its config."""
-        return self.folder / FORMATS[self.format].config
-
-    @property
-    def weights(self) -> Path:
-        """Its weights."""
-        return self.folder / FORMATS[self.format].weights
-
-    @property
-    def files(self) -> list[Path]:
-        """All its files."""
-        return [self.folder / name for name in FORMATS[self.format].files]
-
-
-def choose_format(names: Collection[str], chosen: str, where: str) -> str:
-    """Choose the format of a folder with these files: `chosen`, or, for `auto`, the only one whose files are present.
-
-    Args:
-        names: paths of files relative to the folder; those below it matter for some formats.
-        chosen: `import.format`.
-        where: the folder, for messages.
-
-    Raises:
-        InputError: if the files are missing, or, for `auto`, there are those of several formats.
-    """
-    candidates = FORMATS if chosen == "auto" else {chosen: FORMATS[chosen]}
-    present = [name for name, format in candidates.items() if set(format.files) <= set(names)]
-    if len(present) == 1:
-        return present[0]
-    if present:
-        raise InputError(
-            f"'{where}' holds SAEs of several formats ({', '.join(present)}); choose one with import.format"
-        )
-    required = "; ".join(f"{name}: {' and '.join(format.files)}" for name, format in candidates.items())
-    raise InputError(
-        f"'{where}' must hold an SAE ({required}), but holds {sorted(names)[:20]}; name the folder with these files"
-    )
 
 
 def local_source(settings: Mapping) -> SaeSource:
     """The SAE in the folder that an `import` block names.
 
     Raises:
-        InputError: as for `choose_format`.
+        InputError: as for `choose_files`.
     """
     folder = Path(settings["folder"])
-    names = sorted(path.relative_to(folder).as_posix() for path in _possible_files(folder))
-    return SaeSource(folder, choose_format(names, settings["format"], str(folder)), None)
-
-
-def _possible_files(folder: Path) -> list[Path]:
-    """The entries of a folder, and files below it that belong to a format."""
-    below = {name for format in FORMATS.values() for name in format.files if len(PurePosixPath(name).parts) > 1}
-    return [*folder.iterdir(), *(path for name in sorted(below) if (path := folder / name).exists())]
+    below = {layout.weights for layouts in LAYOUTS.values() for layout in layouts if "/" in layout.weights}
+    names = sorted([path.name for path in folder.iterdir()] + [name for name in below if (folder / name).exists()])
+    return choose_files(names, settings, str(folder))._replace(folder=folder)
 
 
 def describe_source(source: SaeSource) -> SaeInput:
-    """Read an SAE's config, and what it says of the SAE's input. Values of unexpected types count as not given.
+    """Read an SAE's config and names, and what they say of its input. Values of unexpected types count as not given.
 
     If the config names no place, the names of the two folders above may.
 
     Raises:
-        InputError: if it is not a config of the format, or the SAE computes what cannot be imported.
+        InputError: if it is not a config of the format, the SAE computes what cannot be imported, or the `import` block
+            has a key that the format does not need.
     """
     format = FORMATS[source.format]
-    described = format.describe(format.read_config(source.config), str(source.config))
-    if described.readings:
+    unused = [key for key in OPTIONS if source.settings.get(key) is not None and key not in format.options]
+    if unused:
+        raise InputError(
+            f"'{source.where}': its files say all that {source.format} needs; leave import.{unused[0]} out"
+        )
+    has_config = format.read_config is not None and (source.config_name is not None or source.weights_name is None)
+    config = format.read_config(source.config) if format.read_config and has_config else {}
+    described = format.describe(config, source)
+    if described.readings or not has_config:
         return described
     of_folders = [read_hook_name(folder.name) for folder in source.config.parents[:2]]
     return described._replace(readings=tuple(reading for reading in of_folders if reading.layer is not None)[:1])

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from saelineage.errors import InputError
 from saelineage.files.foreign import read_foreign_json
 from saelineage.foreign.sae_formats.architectures import require_settings
+from saelineage.foreign.sae_formats.refusals import TRANSCODER, WAY_ROUND
 from saelineage.foreign.sae_formats.values import REMEDY, storable, whole_number
 from saelineage.foreign.sae_inputs import SaeInput
 
-SETTINGS = {"activation": "topk", "skip_connection": False, "transcode": False, "signed": False}
+SETTINGS = {"activation": "topk", "skip_connection": False, "signed": False}
 """Options of sparsify's sparse coders; other values cannot be imported. `multi_topk` only affects training."""
 
 
@@ -19,6 +21,11 @@ def read_config(path: Path) -> dict:
         InputError: if it is no such config, or the coder computes what cannot be imported.
     """
     config = read_foreign_json(path, REMEDY)
+    if config.get("transcode") not in (None, False):
+        raise InputError(
+            f"'{path}': transcode must be False, not {config['transcode']!r:.40}, because this is a "
+            f"{TRANSCODER.removeprefix('it is a ')}; {WAY_ROUND}"
+        )
     require_settings(config, SETTINGS, path)
     return config
 

@@ -28,3 +28,10 @@ def text(value: object) -> str | None:
 
 def whole_number(value: object) -> int | None:
     return value if type(value) is int and 0 <= value <= 2**40 else None
+
+
+def number(value: object) -> float | None:
+    """A number from 0 to 1e30."""
+    return (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1e30 else None
+    )

@@ -31,6 +31,15 @@ def unpickled(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: if the file holds anything else, or unpacks to more than its size.
     """
+    return unpickled_beside(path, ())[0]
+
+
+def unpickled_beside(path: Path, plain: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Read the state dict in a .pt file, and plain Python values that may lie in it under these names.
+
+    Raises:
+        InputError: as for `unpickled`.
+    """
     require_memory(require_regular(path, remedy=REMEDY), path)
     require_unpacked(path)
     require_plain_pickle(path)
@@ -44,13 +53,14 @@ def unpickled(path: Path) -> dict[str, Tensor]:
             f"'{path}' must be a state dict that torch.load(weights_only=True) reads, but: {reason}; {REMEDY}"
         ) from error
     named = isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors)
+    others = {name: tensors.pop(name) for name in plain if name in tensors} if named else {}
     if not named or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise InputError(f"'{path}' must be a state dict, tensors by name; save the SAE's state_dict() there")
     for name, tensor in tensors.items():
         if not is_stored(tensor):
             raise InputError(f"'{path}': {name[:80]!r} must be a dense tensor whose numbers are in the file; {REMEDY}")
     require_numbers(tensors, path, REMEDY)
-    return tensors
+    return tensors, others
 
 
 def require_unpacked(path: Path) -> None:
