@@ -19,8 +19,8 @@ def test_gemma2_yaml_is_a_plan_without_the_hub():
     assert plan.saes.settings(*plan.saes.anchor("it"))["from_start"] == ["architecture", "k", "target_l0"]
     assert check_on_disk(plan, lambda path: False) == []
     assert left_for_the_start(plan) == (
-        "what comes from the hub (corpora web, chat; models base, it; SAEs base.seed0; the tokenizer) is not checked in "
-        "a dry run; models and SAEs are when the run starts, and corpora and the tokenizer in their jobs"
+        "what comes from the hub (corpora web, chat; models base, it; SAEs base.seed0; the tokenizer) is not checked "
+        "in a dry run; models and SAEs are when the run starts, and corpora and the tokenizer in their jobs"
     )
 
 
