@@ -34,7 +34,7 @@ rule pretrain_model:
 
 rule finetune_model:
     """
-    Train another model of this run on from its weights.
+    Train another model of this run on from its weights, all of them.
 
     Output: a Hugging Face folder. Checkpoints lie under results/{run}/checkpoints/ while it runs, for resuming.
     """
@@ -46,7 +46,7 @@ rule finetune_model:
     log:
         run.paths.log("models/{model}"),
     wildcard_constraints:
-        model=any_of(run.graph.of_kind("finetune")),
+        model=any_of(run.graph.finetuned(with_lora=False)),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["models"]
@@ -59,6 +59,38 @@ rule finetune_model:
         code=code_digest("finetune_model"),
     script:
         "../workflow/scripts/finetune_model.py"
+
+
+rule train_adapter:
+    """
+    Fine-tune another model of this run by LoRA: train an adapter beside its weights, and merge it into them.
+
+    Output: a Hugging Face folder, and the adapter as peft saves it. Checkpoints as of finetune_model.
+    """
+    input:
+        tokens=run.paths.training_rows,
+        parent=run.paths.parents,
+    output:
+        **run.paths.model_output(),
+        adapter_config=run.paths.adapter_config,
+        adapter_weights=run.paths.adapter_weights,
+    log:
+        run.paths.log("models/{model}"),
+    wildcard_constraints:
+        model=any_of(run.graph.finetuned(with_lora=True)),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["models"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.needs.training_adapter),
+        runtime=runtime(run.needs.training_adapter),
+    params:
+        model=run.params.model,
+        base=run.params.adapter_base,
+        code=code_digest("train_adapter"),
+    script:
+        "../workflow/scripts/train_adapter.py"
 
 
 rule merge_models:

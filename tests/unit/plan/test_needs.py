@@ -17,6 +17,9 @@ from saelineage.plan.sizes import (
     forward_bytes,
     forward_flop,
     importing_bytes,
+    lora_training_bytes,
+    lora_training_flop,
+    lora_weights,
     sae_training_bytes,
     sae_training_flop,
     training_bytes,
@@ -129,3 +132,14 @@ def test_a_rotated_sae_is_held_beside_the_one_that_it_is_made_from(tmp_path: Pat
     inputs = InputFiles(activations=[str(shard)], weights=str(weights))
     difference = needs.encoding_rotated(job, inputs).n_bytes - needs.encoding(job, inputs).n_bytes
     assert difference == SaeSize(6, 96).n_bytes
+
+
+def test_training_an_adapter_needs_less_than_training_all_weights(tmp_path: Path, model: list[str]):
+    settings = {"parent": "base", "corpora": {"lua": 1.0}, "batch_rows": 2, "epochs": None, "n_tokens": 77}
+    inputs = InputFiles(parent=model, tokens=[tokens(tmp_path, "a", 300)])
+    needs = Plan(diamond(lua={"finetune": settings | {"lora": {"r": 1}}})).needs
+    need, full = (of(Wildcards(model="lua"), inputs) for of in (needs.training_adapter, needs.finetuning))
+    assert need == (lora_training_bytes(MODEL, 1, 2 * 16), lora_training_flop(MODEL, 1, 77))
+    # Of 600 weights in float32, gradients and two moments are not held; 276 numbers of an adapter are, four times.
+    assert lora_weights(MODEL, 1) == 2 * (4 * (6 + 6) + 3 * (6 + 24)) == 276
+    assert full.n_bytes - need.n_bytes == 4 * (3 * 600 - 4 * 276)

@@ -119,12 +119,12 @@ def new_mistral(settings: Mapping, d_vocab: int, n_ctx: int, special: Mapping[st
 
 
 def train(
-    model: PreTrainedModel, mixture: Mixture, settings: Mapping, checkpoints: Path, device: torch.device
-) -> PreTrainedModel:
+    model: torch.nn.Module, mixture: Mixture, settings: Mapping, checkpoints: Path, device: torch.device
+) -> torch.nn.Module:
     """Train a model on a mixture once, in its order; an interrupted training resumes from its last checkpoint.
 
     Args:
-        model: changed in place.
+        model: a language model, or one of peft's, of which the adapter alone is trained; changed in place.
         mixture: the rows.
         settings: the `training` block of the config.
         checkpoints: folder for the Trainer's checkpoints, outside the job's outputs.
@@ -185,8 +185,8 @@ def last_whole_checkpoint(checkpoints: Path) -> Path | None:
 
 
 def train_on(
-    model: PreTrainedModel, rows: Mapping[str, TokenRows], settings: Mapping, checkpoints: Path, device: torch.device
-) -> PreTrainedModel:
+    model: torch.nn.Module, rows: Mapping[str, TokenRows], settings: Mapping, checkpoints: Path, device: torch.device
+) -> torch.nn.Module:
     """Train a model on token rows according to its config block (see `Mixture` and `train`)."""
     n_ctx = next(iter(rows.values())).info["n_ctx"]
     n_rows = rows_to_train(settings, rows, n_ctx)

@@ -22,6 +22,7 @@ from saelineage.foreign.models import (
     known_d_mlp,
     read_config,
     require_same_function,
+    weight_files,
 )
 from saelineage.foreign.places import (
     ATTN_IN,
@@ -42,8 +43,10 @@ from saelineage.foreign.sae_formats.registry import check_source, local_source
 from saelineage.foreign.sae_inputs import Beside, RunInput
 from saelineage.foreign.tokenizers import TOKENIZER_SMALL_FILES, read_tokenizer, require_same_tokenizer
 from saelineage.plan.instruments import instrument
+from saelineage.plan.lora import Layers, choose_layers, filed_layers, pretrained_layers
 from saelineage.plan.plan import Plan, needs_hub
 from saelineage.plan.sae_names import SaeName
+from saelineage.plan.sizes import shapes
 from saelineage.plan.user_files import left_out
 
 OF_RESIDUAL = {RESIDUAL, MIDDLE, ATTN_IN, ATTN_OUT, MLP_IN, MLP_OUT, NORMED_ATTN_OUT, NORMED_MLP_OUT}
@@ -83,6 +86,9 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     _require_widths(plan, is_left)
     for merge in filter(is_left, plan.graph.of_kind("merge")):
         sentences += _compare_parents(plan, merge)
+    for model in plan.graph.finetuned(with_lora=True):
+        warnings = _check_layers(plan, model)  # always, because the settings of a model that is here may have changed
+        sentences += warnings if is_left(model) else []
     for sae in plan.saes.imported:
         settings = plan.saes.settings(*sae)["import"]
         if "folder" in settings and not is_here(_manifest(plan, plan.paths.sae_file, **sae._asdict())):
@@ -244,6 +250,20 @@ def model_config(plan: Plan, model: str) -> dict | None:
     return model_config(plan, sources[0]) if sources else None
 
 
+def known_layers(plan: Plan, model: str) -> Layers | None:
+    """The layers that a model will have, if they are known: its own, or those of the model it is made from."""
+    settings, kind = plan.graph.settings(model), plan.graph.kind(model)
+    if kind == "pretrain":
+        return pretrained_layers(settings)
+    if kind == "hub" or "gguf" in settings:
+        return None
+    if kind == "path":
+        with links_followed(settings["folder"], settings["follow_links"]):
+            held = {name: shape for path in weight_files(settings["folder"]) for name, shape in shapes(path).items()}
+            return filed_layers(read_config(settings["folder"]), held)
+    return known_layers(plan, plan.graph.like(model) or plan.graph.parents(model)[0])
+
+
 def run_input(plan: Plan, model: str) -> RunInput:
     """The activations of a model that an SAE is imported for, as far as they are known before the first job."""
     settings, config = plan.graph.settings(model), model_config(plan, model)
@@ -271,6 +291,13 @@ def _trained_beside(plan: Plan) -> Beside | None:
     settings = plan.saes.settings(*trained[0])
     k = settings["k"] if "topk" in settings["architecture"] else None
     return Beside(tuple(map(str, trained)), settings["expansion_factor"], k)
+
+
+def _check_layers(plan: Plan, model: str) -> list[str]:
+    """Check the `lora` block of a fine-tune, if the layers of its parent are known."""
+    layers = known_layers(plan, model)
+    lora = plan.graph.settings(model)["lora"]
+    return choose_layers(lora, layers, f"models.{model}.finetune.lora").warnings if layers else []
 
 
 def _manifest(plan: Plan, pattern: str, **names: str) -> str:

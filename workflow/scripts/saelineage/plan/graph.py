@@ -64,7 +64,16 @@ class Graph:
     def made(self, model: str) -> str:
         """How a model was made, in words."""
         settings, parents = self.settings(model), " and ".join(self.parents(model))
-        return MODEL_KINDS[self.kind(model)].format(parents=parents, t=settings.get("t"), like=settings.get("like"))
+        words = MODEL_KINDS[self.kind(model)].format(parents=parents, t=settings.get("t"), like=settings.get("like"))
+        return f"{words} with {_words(lora)}" if (lora := self.lora(model)) else words
+
+    def lora(self, model: str) -> dict | None:
+        """The `lora` block of a fine-tuned model; None where all weights are trained, and for other kinds."""
+        return self.settings(model).get("lora")
+
+    def finetuned(self, *, with_lora: bool) -> list[str]:
+        """Names of the models that are fine-tuned by LoRA, or of those of which all weights are."""
+        return [model for model in self.of_kind("finetune") if bool(self.lora(model)) == with_lora]
 
     def known_as(self, model: str) -> list[str]:
         """What others may call a model: its repository or folder, and its name in the run."""
@@ -176,3 +185,10 @@ class Graph:
         line = [model, *self.ancestors(model)]
         trained_on = {corpus for name in line for corpus in self.training_corpora(name)}
         return [corpus for corpus in self._corpora if corpus in trained_on or not trained_on]
+
+
+def _words(lora: Mapping) -> str:
+    """A `lora` block in words."""
+    targets = lora["target_modules"]
+    layers = "all linear layers" if isinstance(targets, str) else ", ".join(targets)
+    return f"{'rsLoRA' if lora['rslora'] else 'LoRA'} (r = {lora['r']}, alpha = {lora['alpha']}, {layers})"

@@ -50,6 +50,13 @@ class Needs:
         """Training a language model on from its parent."""
         return self._training(model_of(input.parent), self._contents.graph.settings(wildcards.model), input.tokens)
 
+    def training_adapter(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Training a LoRA adapter on a model's parent, and merging it."""
+        model, settings = model_of(input.parent), self._contents.graph.settings(wildcards.model)
+        r, n_trained = settings["lora"]["r"], _trained_tokens(settings, input.tokens)
+        held = sizes.lora_training_bytes(model, r, self._training_batch(settings))
+        return Need(held, sizes.lora_training_flop(model, r, n_trained))
+
     def merging(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Holding all inputs, and as much again."""
         return Need(2 * sizes.all_bytes(files(input)))
@@ -153,9 +160,12 @@ class Needs:
         return Need(4 * sizes.all_bytes(files(input)))
 
     def _training(self, model: sizes.ModelSize, settings: Mapping, tokens: Sequence[str]) -> Need:
-        trained = settings["n_tokens"] or round(settings["epochs"] * n_tokens(tokens))
-        held = sizes.training_bytes(model, settings["batch_rows"] * self._contents.config["tokens"]["n_ctx"])
-        return Need(held, sizes.training_flop(model, trained))
+        held = sizes.training_bytes(model, self._training_batch(settings))
+        return Need(held, sizes.training_flop(model, _trained_tokens(settings, tokens)))
+
+    def _training_batch(self, settings: Mapping) -> int:
+        """Tokens of a step of a language model's training."""
+        return settings["batch_rows"] * self._contents.config["tokens"]["n_ctx"]
 
 
 def memory(need: NeedFunction) -> Callable[..., int]:
@@ -184,6 +194,11 @@ def files(input: InputFiles) -> list[str]:
 def n_tokens(paths: Sequence[str]) -> int:
     """Tokens in arrays of token rows, at most: two bytes each."""
     return sizes.all_bytes(path for path in paths if path.endswith(".npy")) // 2
+
+
+def _trained_tokens(settings: Mapping, tokens: Sequence[str]) -> int:
+    """Tokens that a language model is trained on."""
+    return settings["n_tokens"] or round(settings["epochs"] * n_tokens(tokens))
 
 
 def model_of(paths: Sequence[str]) -> sizes.ModelSize:

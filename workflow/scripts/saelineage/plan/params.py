@@ -35,6 +35,13 @@ class Params:
         """What the parent of a model with an adapter is called."""
         return self._contents.graph.known_as(self.model(wildcards)["parent"])
 
+    def adapter_base(self, wildcards: Wildcards) -> dict:
+        """What the config of an adapter says of the model that it belongs to: its name, and its revision on the hub."""
+        graph, parent = self._contents.graph, self.model(wildcards)["parent"]
+        settings = graph.settings(parent) if graph.kind(parent) in ("hub", "path") else {}
+        name = settings.get("repo") or settings.get("folder") or parent
+        return {"base_model_name_or_path": name, "revision": settings.get("revision")}
+
     def edges_of_model(self, wildcards: Wildcards) -> list[list[str]]:
         """Parent and child of every edge from or to a model."""
         return [list(edge) for edge in self._contents.graph.edges_of(wildcards.model)]

@@ -46,6 +46,8 @@ class Paths:
     token_sidecar = "results/{run}/tokens/{corpus}/{split}.json"
     model_file = "results/{run}/models/{model}/{name}"
     merge = "results/{run}/models/{model}/merge.json"
+    adapter_config = "results/{run}/models/{model}/adapter/adapter_config.json"
+    adapter_weights = "results/{run}/models/{model}/adapter/adapter_model.safetensors"
     model_metrics = "results/{run}/models/{model}/metrics.json"
     dump = "results/{run}/activations/{model}/{corpus}/{split}/shard-{shard}.safetensors"
     sae_file = "results/{run}/saes/{model}/{sae}/{name}"

@@ -217,8 +217,22 @@ def all_bytes(paths: Iterable[Path | str]) -> int:
 
 def training_bytes(model: ModelSize, batch_tokens: int) -> int:
     """Training a language model: weights, gradients, Adam's two moments, and activations and logits of a batch."""
-    per_token = FLOAT * (4 * model.d_vocab + 16 * model.n_layers * max(model.d_model, model.d_mlp))
-    return 4 * FLOAT * model.n_weights + batch_tokens * per_token
+    return 4 * FLOAT * model.n_weights + _batch_bytes(model, batch_tokens)
+
+
+def lora_weights(model: ModelSize, r: int) -> int:
+    """Numbers in a LoRA adapter of all linear layers of a model, at most: those of a gated MLP, without shared keys."""
+    attention, mlp = 4 * 2 * model.d_model, 3 * (model.d_model + model.d_mlp)
+    return r * model.n_layers * (attention + mlp)
+
+
+def lora_training_bytes(model: ModelSize, r: int, batch_tokens: int) -> int:
+    """Training a LoRA adapter: frozen weights, the adapter as in `training_bytes`, and a batch.
+
+    Afterwards the adapter is merged, with the parent's weights in float32 and a copy of them.
+    """
+    trained = FLOAT * (model.n_weights + 4 * lora_weights(model, r)) + _batch_bytes(model, batch_tokens)
+    return max(trained, 2 * FLOAT * model.n_weights)
 
 
 def forward_bytes(model: ModelSize, batch_tokens: int) -> int:
@@ -279,6 +293,11 @@ def training_flop(model: ModelSize, n_tokens: int) -> float:
     return 6.0 * model.n_weights * n_tokens
 
 
+def lora_training_flop(model: ModelSize, r: int, n_tokens: int) -> float:
+    """Training a LoRA adapter: as `training_flop`, without the gradients of the frozen weights."""
+    return (4.0 * model.n_weights + 6.0 * lora_weights(model, r)) * n_tokens
+
+
 def forward_flop(model: ModelSize, n_tokens: int) -> float:
     """A forward pass of a language model."""
     return 2.0 * model.n_weights * n_tokens
@@ -306,6 +325,11 @@ def correlation_flop(d_sae: int, n_entries: int, l0: int) -> float:
 def readout_flop(dump: DumpSize, d_sae: int) -> float:
     """Linear readouts: products of two models' activations with each other and with features, and two solutions."""
     return 4.0 * dump.n_tokens * dump.d_in**2 + 2.0 * dump.d_in**3 + 8.0 * dump.d_in**2 * d_sae
+
+
+def _batch_bytes(model: ModelSize, batch_tokens: int) -> int:
+    """Activations and logits of a batch in training."""
+    return batch_tokens * FLOAT * (4 * model.d_vocab + 16 * model.n_layers * max(model.d_model, model.d_mlp))
 
 
 def _is_count(value: object) -> bool:
