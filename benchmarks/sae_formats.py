@@ -6,11 +6,12 @@ Run it in a separate environment, with this project (`pip install -e .`) and ben
 """
 
 import argparse
+import copy
 import json
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,7 +28,7 @@ sys.modules["torchvision"] = None  # type: ignore[assignment]  # None makes impo
 
 T = TypeVar("T", bound=nn.Module)
 D_IN, D_SAE, K, N_TOKENS = 16, 64, 6, 512
-THRESHOLD = 0.7
+THRESHOLD, FACTOR, N_HEADS = 0.7, 0.6, 4
 
 
 class Peer(NamedTuple):
@@ -38,6 +39,8 @@ class Peer(NamedTuple):
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
     save: Callable[[Path], object]
+    settings: Mapping[str, object] = {}
+    """Keys of the `import` block that it needs."""
 
 
 class Difference(NamedTuple):
@@ -63,7 +66,7 @@ def randomise(sae: T) -> T:
 
 
 def saelens_peers() -> Iterator[Peer]:
-    """Yield every inference architecture of SAELens that we read, and the training classes that are saved as one."""
+    """Yield every inference architecture of SAELens that we read."""
     from sae_lens import saes
 
     common: dict[str, Any] = {"d_in": D_IN, "d_sae": D_SAE}
@@ -83,21 +86,115 @@ def saelens_peers() -> Iterator[Peer]:
         sae = randomise(sae_class(config_class(**common, **settings)))
         name = ", ".join([sae_class.__name__, *(f"{key}={value}" for key, value in settings.items() if key != "k")])
         yield Peer("sae_lens", name, sae.encode, sae.decode, sae.save_model)
-    training_classes: list[tuple[Any, Any, dict[str, Any]]] = [
-        (saes.BatchTopKTrainingSAE, saes.BatchTopKTrainingSAEConfig, {}),
-        (
-            saes.MatryoshkaBatchTopKTrainingSAE,
-            saes.MatryoshkaBatchTopKTrainingSAEConfig,
-            {"matryoshka_widths": [D_SAE]},
-        ),
+    yield scaled_peer()
+    yield heads_peer()
+    yield doubled_peer()
+
+
+def saelens_checkpoints() -> Iterator[Peer]:
+    """Yield SAELens's training classes, saved for inference and as checkpoints within a training and at its end."""
+    from sae_lens import saes
+
+    batch: dict[str, Any] = {"k": K}
+    nested = batch | {"matryoshka_widths": [D_SAE // 4, D_SAE]}
+    unscaled: dict[str, Any] = {"rescale_acts_by_decoder_norm": False}
+    unsubtracted: dict[str, Any] = {"apply_b_dec_to_input": False}
+    classes: list[tuple[Any, Any, dict[str, Any]]] = [
+        (saes.BatchTopKTrainingSAE, saes.BatchTopKTrainingSAEConfig, batch),
+        (saes.BatchTopKTrainingSAE, saes.BatchTopKTrainingSAEConfig, batch | unscaled),
+        (saes.BatchTopKTrainingSAE, saes.BatchTopKTrainingSAEConfig, batch | unsubtracted),
+        (saes.MatryoshkaBatchTopKTrainingSAE, saes.MatryoshkaBatchTopKTrainingSAEConfig, nested),
+        (saes.TopKTrainingSAE, saes.TopKTrainingSAEConfig, batch),
+        (saes.JumpReLUTrainingSAE, saes.JumpReLUTrainingSAEConfig, {}),
+        (saes.GatedTrainingSAE, saes.GatedTrainingSAEConfig, {}),
+        (saes.StandardTrainingSAE, saes.StandardTrainingSAEConfig, {}),
     ]
-    for sae_class, config_class, settings in training_classes:
-        sae = randomise(sae_class(config_class(**common, k=K, **settings)))
-        sae.topk_threshold.fill_(THRESHOLD)
-        with tempfile.TemporaryDirectory() as folder:
-            sae.save_inference_model(folder)
-            inference = saes.SAE.load_from_disk(folder)
-        yield Peer("sae_lens", sae_class.__name__, inference.encode, inference.decode, sae.save_inference_model)
+    for sae_class, config_class, settings in classes:
+        sae = randomise(sae_class(config_class(d_in=D_IN, d_sae=D_SAE, **settings)))
+        if hasattr(sae, "topk_threshold"):
+            sae.topk_threshold.fill_(THRESHOLD)
+        given = {key: value for key, value in settings.items() if key not in nested}
+        name = ", ".join([sae_class.__name__, *(f"{key}={value}" for key, value in given.items())])
+        opened = for_inference(sae)
+        yield Peer("sae_lens", f"{name} for inference", opened.encode, opened.decode, sae.save_inference_model)
+        yield Peer("sae_lens", f"{name}, final checkpoint", opened.encode, opened.decode, sae.save_model)
+        yield within_training(sae, f"{name}, earlier checkpoint")
+
+
+def for_inference(sae: Any) -> Any:
+    """Save an SAE of a training class for inference with SAELens, and open it."""
+    from sae_lens import SAE
+
+    with tempfile.TemporaryDirectory() as folder:
+        sae.save_inference_model(folder)
+        return SAE.load_from_disk(folder)
+
+
+def within_training(sae: Any, name: str) -> Peer:
+    """A checkpoint whose factor lies beside it, and what SAELens's end of training makes of that."""
+    sae = copy.deepcopy(sae)
+    sae.cfg.normalize_activations = "expected_average_only_in"
+    folded = copy.deepcopy(sae)
+    folded.fold_activation_norm_scaling_factor(FACTOR)
+    opened = for_inference(folded)
+
+    def save(folder: Path) -> None:
+        from sae_lens.training.activation_scaler import ActivationScaler
+
+        sae.save_model(folder)
+        ActivationScaler(FACTOR).save(str(folder / "activation_scaler.json"))
+
+    return Peer("sae_lens", name, opened.encode, opened.decode, save)
+
+
+def scaled_peer() -> Peer:
+    """An SAE whose factor is in SAELens's registry and not in its files."""
+    from sae_lens import saes
+
+    config = saes.StandardSAEConfig(d_in=D_IN, d_sae=D_SAE, normalize_activations="expected_average_only_in")
+    sae = randomise(saes.StandardSAE(config))
+    folded = copy.deepcopy(sae)
+    folded.fold_activation_norm_scaling_factor(FACTOR)
+    settings = {"norm_scaling_factor": FACTOR}
+    return Peer("sae_lens", "StandardSAE, norm_scaling_factor", folded.encode, folded.decode, sae.save_model, settings)
+
+
+def heads_peer() -> Peer:
+    """An SAE of heads, which SAELens gives as [token, head, d_head]."""
+    from sae_lens import saes
+    from sae_lens.saes.sae import SAEMetadata
+
+    metadata = SAEMetadata(hook_name="blocks.0.attn.hook_z")
+    config = saes.StandardSAEConfig(d_in=D_IN, d_sae=D_SAE, reshape_activations="hook_z", metadata=metadata)
+    sae = randomise(saes.StandardSAE(config))
+    return Peer(
+        "sae_lens",
+        "StandardSAE, reshape_activations=hook_z",
+        lambda acts: sae.encode(acts.unflatten(-1, (N_HEADS, -1))),
+        lambda latents: sae.decode(latents).flatten(-2),
+        sae.save_model,
+    )
+
+
+def doubled_peer() -> Peer:
+    """An SAE with latents of both signs, saved as our refusal of it says."""
+    from sae_lens import saes
+
+    sae = randomise(saes.AbsTopKSAE(saes.AbsTopKSAEConfig(d_in=D_IN, d_sae=D_SAE, k=K)))
+    doubled = saes.TopKSAE(saes.TopKSAEConfig(d_in=D_IN, d_sae=2 * D_SAE, k=K))
+    doubled.W_enc.data = torch.cat([sae.W_enc, -sae.W_enc], 1)
+    doubled.b_enc.data = torch.cat([sae.b_enc, -sae.b_enc])
+    doubled.W_dec.data = torch.cat([sae.W_dec, -sae.W_dec])
+    doubled.b_dec.data = sae.b_dec.data
+
+    def encode(acts: Tensor) -> Tensor:
+        signed = sae.encode(acts)
+        return torch.cat([signed.relu(), (-signed).relu()], 1)
+
+    def decode(latents: Tensor) -> Tensor:
+        return sae.decode(latents[:, :D_SAE] - latents[:, D_SAE:])
+
+    return Peer("sae_lens", "AbsTopKSAE as TopKSAE of twice the latents", encode, decode, doubled.save_model)
 
 
 def dictionary_learning_peers() -> Iterator[Peer]:
@@ -155,7 +252,7 @@ def imported(peer: Peer, acts: Tensor) -> Difference:
     """Save an SAE with its library, import it, and compare."""
     with tempfile.TemporaryDirectory() as folder:
         peer.save(Path(folder))
-        sae = read_sae(local_source({"folder": folder, "format": "auto"})).sae
+        sae = read_sae(local_source({"folder": folder, "format": "auto", **peer.settings})).sae
     return difference("imported", peer, sae.encode(acts), sae(acts), acts)
 
 
@@ -195,7 +292,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     acts = torch.randn(N_TOKENS, D_IN) + 0.5
-    peers = [*saelens_peers(), *dictionary_learning_peers(), *sparsify_peers()]
+    peers = [*saelens_peers(), *saelens_checkpoints(), *dictionary_learning_peers(), *sparsify_peers()]
     rows = [imported(peer, acts) for peer in peers] + [exported(architecture, acts) for architecture in PER_LATENT]
     print(f"{'':9} {'library':20} {'SAE':70} {'latents':>9} {'recons':>9} {'l0':>6}")
     for row in rows:

@@ -227,8 +227,12 @@ def test_far_more_latents_than_k_are_a_sign_of_the_wrong_scale():
 
 def test_an_sae_that_is_not_sparse_is_refused_however_well_it_reconstructs():
     sums = SaeSums(Moments(10, torch.zeros(D_IN), 1.0), 0.1, np.array([10] * 10 + [0] * 54))
-    with pytest.raises(InputError, match=r"its fvu is 0.1, with 10 of 64 latents .* \(TopK weights as ReLU\)"):
+    dense = r"its fvu is 0.1, with 10 of 64 latents .* it is dense and read as what it is,.*max_l0_fraction above 0.16$"
+    with pytest.raises(InputError, match=dense):
         require_fit(ImportedSae(Sae("relu", D_IN, D_SAE), "saelens", None, []), sums, LIMITS, "'sae'")
+    poor = SaeSums(sums.moments, 0.5, sums.firings)
+    with pytest.raises(InputError, match=r"its fvu is 0.5, with 10 of 64 latents .* \(TopK weights as ReLU\)"):
+        require_fit(ImportedSae(Sae("relu", D_IN, D_SAE), "saelens", None, []), poor, LIMITS, "'sae'")
 
 
 @pytest.mark.parametrize("residual", [float("nan"), float("inf")])

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.workflow.conftest import TINY, Checkout
 
@@ -19,7 +21,8 @@ def jobs(tmp_path: Path):
     metadata = {"sae_lens_version": "6.54.12", "hook_name": "model.layers.0.mlp.down_proj.input"}
     config = {"architecture": "topk", "k": 8, "d_in": 32, "d_sae": 128, "metadata": metadata}
     (theirs / "cfg.json").write_text(json.dumps(config))
-    (theirs / "sae_weights.safetensors").write_text("not read before its job")
+    shapes = {"W_enc": (32, 128), "W_dec": (128, 32), "b_enc": (128,), "b_dec": (32,)}
+    save_file({name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, theirs / "sae_weights.safetensors")
 
     def planned(saes: str) -> set[tuple[str, str]]:
         tiny = TINY.read_text()

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 MEASURED_TOKENS = 32_768
 CHUNK_TOKENS = 2048
 SILENT_L0 = 1.0
+DENSE_FVU = 0.3
+"""Fraction of variance unexplained up to which a dense SAE is read rightly; TopK weights read as ReLU left 0.68."""
 LOUD_TIMES_K = 4
 """Active latents per token, as a multiple of k, above which the SAE is probably read wrongly."""
 
@@ -172,12 +174,7 @@ def require_fit(imported: ImportedSae, sums: SaeSums, settings: Mapping, name: s
     max_fvu, max_share = settings["max_fvu"], settings["max_l0_fraction"]
     if fvu is not None and fvu <= max_fvu and l0 <= max_share * d_sae:  # false for NaN
         return
-    if l0 < SILENT_L0:
-        cause = "its input is too small for it (a scaling that was not folded in) or comes from another hookpoint"
-    elif l0 > max_share * d_sae or (imported.k is not None and l0 > LOUD_TIMES_K * imported.k):
-        cause = "it is read as the wrong architecture (TopK weights as ReLU), or its input is too large"
-    else:
-        cause = "it was trained at another hookpoint or on another model"
+    cause = likely_cause(fvu, l0, imported, max_share)
     measured = "undefined" if fvu is None else f"{fvu:.4g}"
     raise InputError(
         f"{name}: an imported SAE must leave at most {max_fvu:g} of the variance unexplained (saes.import.max_fvu), "
@@ -185,6 +182,21 @@ def require_fit(imported: ImportedSae, sums: SaeSums, settings: Mapping, name: s
         f"{sums.moments.n} probe tokens its fvu is {measured}, with {l0:.4g} of {d_sae} latents active per token (l0); "
         f"most likely {cause}"
     )
+
+
+def likely_cause(fvu: float | None, l0: float, imported: ImportedSae, max_share: float) -> str:
+    """Say why an SAE misses the limits, and the next step where there is one beside another SAE."""
+    d_sae = imported.sae.d_sae
+    if l0 < SILENT_L0:
+        return "its input is too small for it (a scaling that was not folded in) or comes from another hookpoint"
+    if l0 > max_share * d_sae and fvu is not None and fvu <= DENSE_FVU:
+        return (
+            "it is dense and read as what it is, because it reconstructs well; to import it all the same, set "
+            f"saes.import.max_l0_fraction above {math.ceil(100 * l0 / d_sae) / 100:g}"
+        )
+    if l0 > max_share * d_sae or (imported.k is not None and l0 > LOUD_TIMES_K * imported.k):
+        return "it is read as the wrong architecture (TopK weights as ReLU), or its input is too large"
+    return "it was trained at another hookpoint or on another model"
 
 
 if __name__ == "__main__":

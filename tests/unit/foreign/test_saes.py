@@ -140,6 +140,25 @@ def test_an_sae_of_another_layer_is_refused_with_the_hookpoint_that_it_needs(tmp
     )
 
 
+HEADS_CONFIG = saelens(hook_name="blocks.1.attn.hook_z") | {"reshape_activations": "hook_z"}
+
+
+def test_an_sae_of_the_heads_is_read_at_the_input_of_the_output_projection(tmp_path):
+    for prefix, projection in (
+        ("model.layers", "self_attn.o_proj"),
+        ("transformer.h", "attn.c_proj"),
+        ("gpt_neox.layers", "attention.dense"),
+    ):
+        hookpoint = f"{prefix}.1.{projection}.input"
+        for model_type in ("rms", "layer"):
+            run = RUN._replace(hookpoint=hookpoint, norm=model_type)
+            assert not [line for line in warnings_of(tmp_path, HEADS_CONFIG, run) if "unclear" in line]
+        elsewhere = error_of(tmp_path, HEADS_CONFIG, RUN._replace(hookpoint=f"{prefix}.1.output"))
+        assert f"'{hookpoint}'" in elsewhere
+        other_layer = error_of(tmp_path, HEADS_CONFIG, RUN._replace(hookpoint=f"{prefix}.0.{projection}.input"))
+        assert f"set it to '{hookpoint}'" in other_layer
+
+
 @pytest.mark.parametrize(
     ("metadata", "part"),
     [

@@ -1,6 +1,7 @@
 """What a user brings is checked by its small files before the first job."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,8 +51,12 @@ def tokens(words: list[str]) -> dict[str, int]:
 
 
 def sae_folder(name: str, **changes: object) -> str:
-    write_json(Path(name, "cfg.json"), CFG | changes)
-    Path(name, "sae_weights.safetensors").touch()
+    config = CFG | changes
+    write_json(Path(name, "cfg.json"), config)
+    d_in, d_sae = config["d_in"], config["d_sae"]
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
+    tensors = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
+    save_file(tensors, Path(name, "sae_weights.safetensors"))
     return name
 
 
@@ -204,6 +209,25 @@ def test_an_sae_of_another_layer_or_width_is_refused_and_one_of_no_place_is_warn
     with pytest.raises(InputError, match=r"must have d_in 8, but .*16"):
         check_on_disk(plan(models, base=sae_folder("wide", d_in=16)))
     assert any("does not say at which hookpoint" in line for line in check_on_disk(plan(models, base=sae_folder("x"))))
+
+
+def test_what_tensors_and_configs_of_an_sae_show_is_said_before_the_first_job():
+    models = {"base": in_folder(model_folder("base"))}
+    config = json.loads(
+        Path(sae_folder("sae", metadata={"hook_name": "blocks.1.hook_resid_post"}), "cfg.json").read_text()
+    )
+    for changes, message in (
+        ({"architecture": "batchtopk", "k": 4.0}, "must hold topk_threshold, because its config says 'batchtopk'"),
+        ({"architecture": "temporal"}, "whose latents depend on earlier tokens"),
+        ({"normalize_activations": "expected_average_only_in"}, "set import.norm_scaling_factor to it"),
+        (
+            {"reshape_activations": "hook_z", "metadata": {"hook_name": "blocks.1.attn.hook_z"}},
+            "self_attn.o_proj.input'",
+        ),
+    ):
+        write_json(Path("sae", "cfg.json"), config | {"sae_lens_version": "6.0.0"} | changes)
+        with pytest.raises(InputError, match=re.escape(message)):
+            check_on_disk(plan(models, base="sae"))
 
 
 def test_what_is_already_imported_is_not_remarked_on_again():

@@ -14,7 +14,9 @@ from torch import Tensor
 from saelineage.errors import InputError
 from saelineage.files.hub import HubRepo
 from saelineage.foreign import hub
+from saelineage.foreign.sae_formats.registry import check_source, describe_source, local_source
 from saelineage.foreign.sae_formats.sources import LAYOUTS, SaeSource, choose_files
+from saelineage.foreign.sae_inputs import RunInput
 from saelineage.saes import folding, imports
 from saelineage.saes.folding import fold_centring
 from saelineage.saes.imports import ImportedSae, find_sae, read_sae
@@ -161,20 +163,170 @@ def test_a_config_older_than_saelens_6_is_read_as_saelens_6_reads_it(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (saelens(normalize_activations="layer_norm"), "normalize_activations must be 'none', not 'layer_norm'"),
-        ({"d_in": D_IN, "d_sae": D_SAE, "normalize_activations": True}, "not 'expected_average_only_in'"),
-        (saelens(reshape_activations="hook_z"), "reshape_activations must be 'none', not 'hook_z'"),
-        ({"hook_name": "blocks.0.attn.hook_z"}, "reshape_activations must be 'none', not 'hook_z'"),
+        (saelens(normalize_activations="layer_norm"), "their mean, divided by their standard deviation, and weights"),
+        (saelens(normalize_activations="constant_norm_rescale"), "divided by their norm, and weights cannot hold"),
+        (saelens(normalize_activations="covariance_whitening"), "sae.fold_activation_whitening(w.mean, w.matrix,"),
+        (saelens(normalize_activations="median"), "must be 'none' or 'expected_average_only_in', not 'median'"),
+        ({"d_in": D_IN, "d_sae": D_SAE, "normalize_activations": True}, "set import.norm_scaling_factor to it"),
+        (saelens(reshape_activations="hook_z"), "metadata.hook_name must be a hook of the heads"),
+        (saelens(reshape_activations="hook_q"), "reshape_activations must be 'none' or 'hook_z', not 'hook_q'"),
         ({"activation_fn_str": "tanh-relu"}, "activation_fn must be 'relu' or 'topk', not 'tanh-relu'"),
-        (saelens("temporal"), "architecture must be one of ['gated', 'jumprelu', 'standard', 'topk'], not 'temporal'"),
+        (saelens("temporal"), "whose latents depend on earlier tokens through attention layers of the SAE's own"),
+        (saelens("matching_pursuit"), "it chooses latents one after another"),
+        (saelens("abstopk"), "save it as a topk SAE of twice the latents"),
+        (saelens("transcoder"), "it is a transcoder"),
+        (saelens("jumprelu_skip_transcoder"), "it is a transcoder"),
+        (
+            saelens(metadata={"hook_name": "blocks.0.hook_mlp_in", "hook_name_out": "blocks.0.hook_mlp_out"}),
+            "it is a tr",
+        ),
+        (
+            saelens("own"),
+            "architecture must be one of ['batchtopk', 'gated', 'jumprelu', 'matryoshka_batchtopk', 'stan",
+        ),
         (saelens(d_sae=None), "d_in, d_sae and k must be whole numbers above 0, got [3, None, 2]"),
         (saelens(k=6), "k must be between 1 and d_sae = 5, its config says 6"),
         (saelens("standard", d_in=4), "its config needs tensors {'W_enc': (4, 5)"),
     ],
-    ids=range(9),
+    ids=range(18),
 )
 def test_what_saelens_computes_and_we_cannot_is_refused(tmp_path, config, message):
     assert message in error_of(read, write(tmp_path, "saelens", config, saelens_tensors()))
+
+
+# Checkpoints of SAELens's training.
+
+
+def checkpoint(architecture: str = "batchtopk", **settings: object) -> dict:
+    config = saelens(architecture, decoder_init_norm=0.1, topk_threshold_lr=0.01, k=2.0)
+    return config | {"rescale_acts_by_decoder_norm": True} | settings
+
+
+def checkpoint_tensors(threshold: float = 0.5) -> dict[str, Tensor]:
+    return saelens_tensors() | {"topk_threshold": torch.tensor(threshold, dtype=torch.float64)}
+
+
+def above(pre_acts: Tensor, threshold: Tensor | float) -> Tensor:
+    return pre_acts.relu() * (pre_acts > threshold)
+
+
+@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk"])
+@pytest.mark.parametrize("rescales", [True, False])
+@pytest.mark.parametrize("subtracts_b_dec", [True, False])
+def test_a_checkpoint_of_batch_topk_is_jumprelu_with_its_one_threshold(
+    tmp_path, architecture, rescales, subtracts_b_dec
+):
+    config = checkpoint(architecture, rescale_acts_by_decoder_norm=rescales, apply_b_dec_to_input=subtracts_b_dec)
+    imported = read(write(tmp_path, "saelens", config, checkpoint_tensors()))
+    norms = NORMS if rescales else torch.ones(D_SAE)
+    latents = above(((ACTS - B_DEC if subtracts_b_dec else ACTS) @ W_ENC + B_ENC) * norms, 0.5)
+    require_latents(imported.sae, latents, latents / norms @ W_DEC + B_DEC)
+    assert (imported.sae.architecture, imported.k) == ("jumprelu", 2)
+
+
+@pytest.mark.parametrize("rescales", [True, False])
+def test_the_factor_of_a_checkpoint_is_folded_in_with_its_threshold(tmp_path, rescales):
+    factor = 0.5
+    config = checkpoint(normalize_activations="expected_average_only_in", rescale_acts_by_decoder_norm=rescales)
+    folder = write(tmp_path, "saelens", config, checkpoint_tensors())
+    (folder / "activation_scaler.json").write_text(json.dumps({"scaling_factor": factor, "has_whitening": False}))
+    sae = read(folder).sae
+    # In training latents were those of scaled inputs, times the norms of the decoder that is not divided yet.
+    norms = NORMS if rescales else torch.ones(D_SAE)
+    in_training = above(((factor * ACTS - B_DEC) @ W_ENC + B_ENC) * norms, 0.5)
+    latents = in_training / factor if rescales else in_training
+    require_latents(sae, latents, (in_training / norms @ W_DEC + B_DEC) / factor)
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu", "gated"])
+def test_one_factor_for_all_tokens_is_folded_into_the_weights(tmp_path, architecture):
+    config = saelens(architecture, normalize_activations="expected_average_only_in")
+    folder = write(tmp_path, "saelens", config, saelens_tensors(architecture))
+    settings = {"folder": str(folder), "format": "auto", "norm_scaling_factor": 0.7}
+    sae = read_sae(find_sae(settings, "saes.import")).sae
+    latents = saelens_latents(architecture, 0.7 * ACTS - B_DEC)
+    require_latents(sae, latents, (latents @ W_DEC + B_DEC) / 0.7)
+
+
+@pytest.mark.parametrize(
+    ("held", "chosen", "normalize", "message"),
+    [
+        (None, None, "expected_average_only_in", "set import.norm_scaling_factor to it"),
+        (0.5, 0.6, "expected_average_only_in", "inputs were multiplied by 0.5, but import.norm_scaling_factor is 0.6"),
+        (None, 0.6, "none", "leave import.norm_scaling_factor out"),
+        (-1, None, "expected_average_only_in", "scaling_factor must be a number above 0, not -1"),
+        ("2", None, "expected_average_only_in", "scaling_factor must be a number above 0, not '2'"),
+    ],
+)
+def test_a_factor_must_be_known_and_only_one(tmp_path, held, chosen, normalize, message):
+    folder = write(tmp_path, "saelens", saelens(normalize_activations=normalize), saelens_tensors())
+    (folder / "activation_scaler.json").write_text(json.dumps({"scaling_factor": held}))
+    source = local_source({"folder": str(folder), "format": "auto", "norm_scaling_factor": chosen})
+    assert message in error_of(describe_source, source)  # before weights are read
+    assert message in error_of(read_sae, source)
+
+
+def test_a_checkpoint_from_before_the_first_step_has_no_threshold(tmp_path):
+    folder = write(tmp_path, "saelens", checkpoint(), checkpoint_tensors(0.0))
+    assert "topk_threshold must be one number above 0, not 0.0; it is 0 before the first step" in error_of(read, folder)
+
+
+def test_a_checkpoint_from_within_a_training_is_told_by_its_folder(tmp_path):
+    for name, remarks in {"122880": 1, "final_122880": 0}.items():
+        folder = write(tmp_path / name, "saelens", checkpoint(), checkpoint_tensors())
+        described = describe_source(local_source({"folder": str(folder), "format": "auto"}))
+        assert len(described.remarks) == remarks
+        assert all("a checkpoint after 122880 tokens" in remark for remark in described.remarks)
+
+
+def test_the_logarithm_of_thresholds_is_read_as_thresholds(tmp_path):
+    tensors = saelens_tensors("jumprelu")
+    tensors["log_threshold"] = (tensors.pop("threshold") + 0.1).log()
+    latents = above((ACTS - B_DEC) @ W_ENC + B_ENC, THRESHOLD + 0.1)
+    sae = read(write(tmp_path, "saelens", saelens("jumprelu"), tensors)).sae
+    require_latents(sae, latents, latents @ W_DEC + B_DEC)
+
+
+def test_factors_that_were_tuned_after_training_scale_what_is_decoded(tmp_path):
+    scales = torch.tensor([1.0, 1.5, 2.0, 0.5, 3.0])
+    tensors = saelens_tensors("standard") | {"scaling_factor": scales}
+    folder = write(tmp_path, "saelens", saelens("standard", finetuning_scaling_factor=True), tensors)
+    latents = saelens_latents("standard", ACTS - B_DEC)
+    require_latents(read(folder).sae, latents, latents * scales @ W_DEC + B_DEC)
+    folder = write(tmp_path, "saelens", saelens("standard"), tensors)
+    assert "what it scales cannot be told" in error_of(read, folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "message"),
+    [
+        (saelens(), saelens_tensors() | {"W_skip": W_DEC}, "it is a transcoder"),
+        (saelens("standard"), saelens_tensors() | {"W_dec": drawn(D_SAE, 4), "b_dec": drawn(4)}, "it is a transcoder"),
+        (checkpoint(), saelens_tensors() | {"threshold": THRESHOLD}, "must hold topk_threshold"),
+        (saelens("jumprelu"), saelens_tensors(), "its config needs tensors"),
+        (saelens("gated"), saelens_tensors(), "its config needs tensors"),
+    ],
+    ids=range(5),
+)
+def test_names_and_shapes_of_tensors_tell_before_weights_are_read(tmp_path, config, tensors, message):
+    folder = write(tmp_path, "saelens", config, tensors)
+    run = RunInput("model.layers.0.output", 8, "base")
+    assert message in error_of(
+        check_source, local_source({"folder": str(folder), "format": "auto"}), run, "saes.import"
+    )
+    assert message in error_of(read, folder)
+
+
+def test_latents_of_both_signs_are_a_top_k_of_twice_the_latents(tmp_path):
+    # The way round that the refusal of SAELens's abstopk names.
+    doubled = {"W_enc": torch.cat([W_ENC, -W_ENC], 1), "b_enc": torch.cat([B_ENC, -B_ENC])}
+    doubled |= {"W_dec": torch.cat([W_DEC, -W_DEC]), "b_dec": B_DEC}
+    sae = read(write(tmp_path, "saelens", saelens(d_sae=2 * D_SAE), doubled)).sae
+    pre_acts = (ACTS - B_DEC) @ W_ENC + B_ENC
+    signed = pre_acts * torch.zeros_like(pre_acts).scatter(1, pre_acts.abs().topk(K).indices, 1.0)
+    latents = sae.encode(ACTS)
+    assert torch.allclose(latents[:, :D_SAE] - latents[:, D_SAE:], signed, atol=1e-5)
+    assert torch.allclose(sae(ACTS), signed @ W_DEC + B_DEC, atol=1e-5)
 
 
 # dictionary-learning.

@@ -32,6 +32,8 @@ class SaeInput(NamedTuple):
     """True if TransformerLens computed the activations, as the names tell."""
     original: Mapping[str, object] = {}
     """The config's own keys about the input, under SAELens's names of version 6."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on what the SAE is, which the user may not know."""
 
 
 class Beside(NamedTuple):
@@ -91,6 +93,7 @@ def compare_with_run(sae: SaeInput, run: RunInput, key: str) -> list[str]:
     _require_whole(sae, run, key)
     is_centred(sae, run, key)  # refuses what cannot be folded
     sentences += [*_compare_models(sae, run, key), *_compare_rows(sae, run, key), *_doubts(sae, run, key)]
+    sentences += [f"{key}: {remark}" for remark in sae.remarks]
     return sentences + (_compare_sizes(sae, run.beside, key) if run.beside else [])
 
 
@@ -131,10 +134,21 @@ def _remedy(reading: Reading, hookpoint: str) -> str:
         (place,) = reading.places
         if place.kind == RESIDUAL:
             needed = f"{place.layer - 1}.output" if place.layer else "0.input"
+        elif place.kind == HEADS and HEADS not in [of_run.kind for of_run in read_hook_name(hookpoint).places]:
+            return f"{_heads_input(place.layer)}, or import an SAE that was trained at this hookpoint"
         elif place.kind in [of_run.kind for of_run in read_hook_name(hookpoint).places]:
             needed = f"{place.layer}.{layer[2]}"
     change = f"set it to '{layer[1]}.{needed}'" if layer and needed else "set it to that place"
     return f"{change}, or import an SAE that was trained at this hookpoint"
+
+
+def _heads_input(layer: int) -> str:
+    """The step to the hookpoint of the concatenated heads, whose module has another name in every kind of model."""
+    return (
+        f"set it to the input of the output projection of attention: 'transformer.h.{layer}.attn.c_proj.input' in "
+        f"GPT-2, 'gpt_neox.layers.{layer}.attention.dense.input' in Pythia, "
+        f"'model.layers.{layer}.self_attn.o_proj.input' in Llama, Gemma and Qwen"
+    )
 
 
 def _require_width(sae: SaeInput, run: RunInput, key: str) -> None:

@@ -40,10 +40,28 @@ def fold_centring(sae: Sae) -> None:
 
 
 @torch.no_grad()
-def fold_decoder_norms(sae: Sae) -> None:
-    """Scale latents by the norms of their decoder rows, and the rows to norm 1 (relu, topk).
+def fold_input_factor(sae: Sae, factor: float) -> None:
+    """Turn weights that encode factor x acts into weights that encode acts, with equal latents.
 
-    Reconstructions stay equal. A latent whose row is zero becomes zero.
+    factor acts W_enc = acts (factor W_enc), and what decodes to factor x acts is divided by it.
+    """
+    sae.W_enc.mul_(factor)
+    sae.W_dec.div_(factor)
+    sae.b_dec.div_(factor)
+
+
+@torch.no_grad()
+def fold_output_scales(sae: Sae, scales: Tensor) -> None:
+    """Multiply the decoder's rows by a scale [latent] that reconstructions have and latents do not."""
+    sae.W_dec.mul_(scales[:, None])
+
+
+@torch.no_grad()
+def fold_decoder_norms(sae: Sae) -> None:
+    """Scale latents by the norms of their decoder rows, and the rows to norm 1 (relu, topk, jumprelu).
+
+    Reconstructions stay equal, for a jumprelu whose thresholds are those of the scaled latents. A latent whose row is
+    zero becomes zero.
     """
     for block in _latent_blocks(sae):
         rows = sae.W_dec[block].double()

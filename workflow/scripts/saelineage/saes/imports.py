@@ -82,8 +82,12 @@ def _of_files(read: Callable[[Path, Path], tuple[Sae, int | None]]) -> Callable[
     return lambda source: read(source.config, source.weights)
 
 
+def _saelens(source: SaeSource) -> tuple[Sae, int | None]:
+    return saelens.read(source.config, source.weights, source.settings.get("norm_scaling_factor"))
+
+
 READERS: dict[str, Callable[[SaeSource], tuple[Sae, int | None]]] = {
-    "saelens": _of_files(saelens.read),
+    "saelens": _saelens,
     "dictionary_learning": _of_files(dictionary_learning.read),
     "sparsify": _of_files(sparsify.read),
     "gemma_scope": gemma_scope.read,

@@ -35,6 +35,9 @@ class SaeFormat(NamedTuple):
     """From the config, empty if there is none. Raises InputError if names tell that it is no SAE."""
     options: tuple[str, ...] = ()
     """Keys of the `import` block that say what its files do not (`OPTIONS`)."""
+    check_header: Callable[[Mapping, Path], None] | None = None
+    """Raises InputError if names and shapes of the weights are not those of the config; None if that is left to the
+    reader."""
 
 
 def _by_config(describe: Callable[[Mapping, str], SaeInput]) -> Callable[[Mapping, SaeSource], SaeInput]:
@@ -42,8 +45,12 @@ def _by_config(describe: Callable[[Mapping, str], SaeInput]) -> Callable[[Mappin
     return lambda config, source: describe(config, str(source.config))
 
 
+def _saelens(config: Mapping, source: SaeSource) -> SaeInput:
+    return saelens.describe(config, str(source.config), source.settings.get("norm_scaling_factor"))
+
+
 FORMATS = {
-    "saelens": SaeFormat(saelens.read_config, _by_config(saelens.describe), ("norm_scaling_factor",)),
+    "saelens": SaeFormat(saelens.read_config, _saelens, ("norm_scaling_factor",), saelens.check_header),
     "dictionary_learning": SaeFormat(dictionary_learning.read_config, _by_config(dictionary_learning.describe)),
     "sparsify": SaeFormat(sparsify.read_config, _by_config(sparsify.describe)),
     "gemma_scope": SaeFormat(None, gemma_scope.describe),
@@ -93,7 +100,7 @@ def describe_source(source: SaeSource) -> SaeInput:
 
 
 def check_source(source: SaeSource, run: RunInput, key: str) -> list[str]:
-    """Refuse an SAE whose config contradicts a run; needs the config alone.
+    """Refuse an SAE whose config contradicts a run; needs the config, and the header of the weights if they are here.
 
     Args:
         source: the SAE.
@@ -104,6 +111,11 @@ def check_source(source: SaeSource, run: RunInput, key: str) -> list[str]:
         What cannot be told for sure, a sentence each.
 
     Raises:
-        InputError: if the config is not one of the format, or the SAE is of another place.
+        InputError: if the config is not one of the format, the SAE is of another place, or its tensors are not those of
+            the config.
     """
-    return compare_with_run(describe_source(source), run, key)
+    sentences = compare_with_run(describe_source(source), run, key)
+    format = FORMATS[source.format]
+    if format.check_header is not None and format.read_config is not None and source.local_weights is not None:
+        format.check_header(format.read_config(source.config), source.local_weights)
+    return sentences
