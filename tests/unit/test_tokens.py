@@ -169,6 +169,7 @@ def test_a_tokenizer_taken_from_a_folder_keeps_the_rules_of_its_file(trained: Pa
     taken = load_tokenizer(tmp_path / "taken")
     assert taken.encode(text, add_special_tokens=False).ids == expected
     assert special_ids(tmp_path / "taken") == {"bos": 0, "eos": 1}
+    assert taken.get_vocab() == tokenizer.get_vocab()  # classes have tokens of their own, such as <|endoftext|>
     # transformers itself agrees, as long as no class is named that it makes anew
     opened = AutoTokenizer.from_pretrained(tmp_path / "taken")
     assert opened(text, add_special_tokens=False)["input_ids"] == expected

@@ -23,6 +23,7 @@ from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_files, atomic_path, disk_fault, read_json, sha256_file, write_json
 from saelineage.files.foreign import read_foreign_json, require_inside, require_regular
 from saelineage.foreign.tokenizers import (
+    ADDED_FILE,
     CONFIG_FILE,
     FAST_FILE,
     MOST_TOKENIZER_BYTES,
@@ -46,10 +47,9 @@ TRAINED_BYTES = 512
 They would also become tokens: one letter repeated 100,000 times gives a token of 65,536 letters.
 """
 ENCODE_DOCUMENTS = 256
+SPECIAL_FILE = "special_tokens_map.json"
 TOKENIZER_FILES = tuple(
-    sorted(
-        (*TOKENIZER_SMALL_FILES, *SENTENCEPIECE_FILES, "chat_template.jinja", "config.json", "special_tokens_map.json")
-    )
+    sorted((*TOKENIZER_SMALL_FILES, *SENTENCEPIECE_FILES, "chat_template.jinja", "config.json", SPECIAL_FILE))
 )
 """Files that AutoTokenizer may need from a repository on the hub."""
 RULES = ("normalizer", "pre_tokenizer", "model")
@@ -158,7 +158,8 @@ def restore_rules(source: Path | str, folder: Path | str) -> list[str]:
     """Put the rules of a tokenizer.json back into the one that transformers saved of it.
 
     The rules are the normalizer, the pre-tokenizer, and the model with its vocabulary and merges. Added tokens and
-    special tokens are left as transformers saved them. Where nothing differs, nothing is written.
+    special tokens are left as transformers saved them, but for those that only the class that it chose has: their ids
+    would lie beyond the models' embeddings. Where nothing differs, nothing is written.
 
     Args:
         source: the folder that transformers read.
@@ -171,11 +172,32 @@ def restore_rules(source: Path | str, folder: Path | str) -> list[str]:
         return []
     rules, saved = (json.loads(load_tokenizer(each).to_str()) for each in (source, folder))
     replaced = [rule for rule in RULES if rules[rule] != saved[rule]]
-    if replaced:
-        write_json(Path(folder, FAST_FILE), saved | {rule: rules[rule] for rule in replaced})
-        config = Path(folder, CONFIG_FILE)
-        write_json(config, read_foreign_json(config) | {"tokenizer_class": PLAIN_CLASS})
+    known = _strings([rules["added_tokens"], *map(read_foreign_json, _files_of_added_tokens(source))])
+    known |= load_tokenizer(source).get_vocab().keys()
+    invented = {token["content"] for token in saved["added_tokens"]} - known
+    if replaced or invented:
+        kept = [token for token in saved["added_tokens"] if token["content"] not in invented]
+        restored = {rule: rules[rule] for rule in replaced} | {"added_tokens": kept}
+        write_json(Path(folder, FAST_FILE), saved | restored)
+        path = Path(folder, CONFIG_FILE)
+        config = {key: value for key, value in read_foreign_json(path).items() if not _strings(value) & invented}
+        write_json(path, config | {"tokenizer_class": PLAIN_CLASS})
     return replaced
+
+
+def _files_of_added_tokens(folder: Path | str) -> list[Path]:
+    """Files beside tokenizer.json that may add tokens."""
+    paths = (Path(folder, name) for name in (CONFIG_FILE, ADDED_FILE, SPECIAL_FILE))
+    return [path for path in paths if path.exists()]
+
+
+def _strings(value: object) -> set[str]:
+    """Every string in nested lists and mappings, keys included."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        return set().union(*map(_strings, value))
+    return {value} if isinstance(value, str) else set()
 
 
 @contextmanager
