@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from saelineage.errors import InputError
 from saelineage.foreign.tokenizers import read_tokenizer
 from saelineage.plan.brought import check_on_disk as checked_on_disk
-from saelineage.plan.brought import run_input
+from saelineage.plan.brought import left_for_the_start, run_input
 from saelineage.plan.config import load_config, read_schema
 from saelineage.plan.plan import Plan
 from tests.hub_server import SCRIPTS, running_hub
@@ -95,6 +95,34 @@ def test_one_folder_under_two_names_is_said_to_be_one_model():
 def test_a_model_that_does_not_fit_the_run_is_refused(changes: dict, message: str):
     with pytest.raises(InputError, match=message):
         check_on_disk(plan({"base": in_folder(model_folder("base", **changes))}))
+
+
+@pytest.mark.parametrize(
+    ("hookpoint", "problem"),
+    [
+        ("model.layers.2.output", "it has 2 layers, counted from 0, so the last one is model.layers.1; choose another"),
+        ("transformer.h.1.output", "its type 'llama' has its layers at model.layers, not at transformer.h; choose"),
+    ],
+)
+def test_a_place_that_a_model_does_not_have_is_refused(hookpoint: str, problem: str):
+    start = f"activations.hookpoint: all models of a run are read at one place, '{hookpoint}', which 'base' does not"
+    with pytest.raises(InputError, match=f"^{start} have: {problem}"):
+        check_on_disk(plan({"base": in_folder(model_folder("base"))}, hookpoint=hookpoint))
+
+
+def test_an_sae_does_not_start_from_that_of_a_model_of_another_width():
+    child = {"path": {"folder": model_folder("wide", hidden_size=16), "parents": ["base"]}}
+    with pytest.raises(InputError, match=r"^lineage.instruments: anchored starts .* but have 16 and 8 dimensions"):
+        check_on_disk(plan({"base": in_folder(model_folder("base")), "wide": child}))
+
+
+def test_a_dry_run_says_what_it_leaves_for_the_start():
+    hub = {"repo": "own/tuned", "revision": "main"}
+    assert left_for_the_start(plan({"base": in_folder(model_folder("base"))})) is None
+    assert left_for_the_start(plan({"base": in_folder("base"), "tuned": {"hub": hub}})) == (
+        "what comes from the hub (models tuned) is not checked in a dry run; models and SAEs are when the run starts, "
+        "and corpora and the tokenizer in their jobs"
+    )
 
 
 def test_gguf_alone_is_refused_with_the_way_round():

@@ -195,7 +195,7 @@ def test_the_layers_of_a_base_on_the_hub_are_looked_up_once(tmp_path: Path):
         assert ask("own/base") == "model.layers.2.output"
         assert len(hub.requests) == n_requests  # a job on a machine without a network finds it in the cache
         said = ask("own/nothing")
-    assert said.startswith("base: 'own/nothing' (no folder here, so one of the hub) must show its layers")
+    assert said.startswith("base: 'own/nothing' is no folder here, so its config.json is read from the hub, to find")
     assert said.endswith("correct base, or name the place with hookpoint=MODULE.output")
 
 
@@ -205,6 +205,8 @@ def test_the_layers_of_a_base_on_the_hub_are_looked_up_once(tmp_path: Path):
         ({"base": None}, "base: must be given: the folder of a model, or owner/name of one on the hub; add base=..."),
         ({"text": None}, "text: must be given: a file or folder of text that both models are read on; add text=..."),
         ({"text": "no.txt"}, "text: must be a file or folder that exists, but 'no.txt' does not; correct the path"),
+        ({"text": "empty"}, "text: must be a file or folder of text, but 'empty' is empty; correct the path"),
+        ({"hookpoint": "model.layers.1"}, "hookpoint: must be the name of a module, as print(model) shows it, and .o"),
         ({"tuned": "./no"}, "tuned: must be the folder of the model, but './no' does not exist; correct the path"),
         ({"tuned": "text.jsonl"}, "tuned: must be the folder of the model, but 'text.jsonl' is a file; correct"),
         (
@@ -219,6 +221,7 @@ def test_the_layers_of_a_base_on_the_hub_are_looked_up_once(tmp_path: Path):
     ],
 )
 def test_what_cannot_be_compared_is_refused_with_the_next_step(given: dict, message: str):
+    Path("empty").mkdir()
     assert refusal(**given).startswith(message)
 
 
@@ -234,7 +237,7 @@ def test_a_base_without_a_tokenizer_of_an_unknown_type_or_without_layers_is_refu
 
 def test_a_folder_without_weights_is_refused():
     os.remove("tuned/model.safetensors")
-    assert "'tuned' cannot be opened as a causal model from safetensors" in refusal()
+    assert refusal().startswith("tuned: 'tuned' cannot be opened as a causal model from safetensors")
 
 
 def test_a_folder_with_an_adapter_alone_is_an_adapter_to_the_base_and_no_base():
@@ -244,7 +247,7 @@ def test_a_folder_with_an_adapter_alone_is_an_adapter_to_the_base_and_no_base():
     short = {"base": "base", "tuned": "lora", "text": "text.jsonl"}
     config, _ = expand(short)
     assert config["models"]["tuned"] == {"adapter": {"folder": "lora", "parent": "base"}}
-    with pytest.raises(InputError, match=r"base: 'lora' cannot be opened .*an adapter"):
+    with pytest.raises(InputError, match=r"^base: must be a whole model, but 'lora' is an adapter to one .*as tuned$"):
         expand(short | {"base": "lora"})
 
 

@@ -198,6 +198,24 @@ def residual_stream(config: Mapping, layer: int) -> str:
     return f"{layers}.{layer}.output"
 
 
+def hookpoint_problem(config: Mapping, hookpoint: str) -> str | None:
+    """The sentence with which a hookpoint is refused that a model cannot have, or None if it may have it.
+
+    Only layers are known before the model is opened, and only those of the types in `LAYERS`.
+    """
+    kind, count = config.get("model_type"), n_layers(config)
+    own = next((layers for layers, kinds in LAYERS.items() if kind in kinds), None)
+    named = next((layers for layers in LAYERS if hookpoint.startswith(f"{layers}.")), None)
+    if own is None or named is None:
+        return None
+    if named != own:
+        return f"its type '{kind}' has its layers at {own}, not at {named}"
+    layer = hookpoint.removeprefix(f"{own}.").split(".")[0]
+    if not layer.isascii() or not layer.isdigit() or count is None or int(layer) < count:
+        return None
+    return f"it has {count} layers, counted from 0, so the last one is {own}.{count - 1}"
+
+
 def context_problem(config: Mapping, n_ctx: int) -> str | None:
     """The sentence with which a model is refused whose positions are fewer than the run's rows are long, or None.
 

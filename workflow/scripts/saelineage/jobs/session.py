@@ -14,7 +14,7 @@ from snakemake.io import IOFile
 from saelineage.jobs import commands, launcher, locks
 from saelineage.jobs.gpus import visible_gpus
 from saelineage.jobs.manifests import note_on_records, refuse_damage
-from saelineage.plan.brought import check_on_disk, check_on_hub
+from saelineage.plan.brought import check_on_disk, check_on_hub, left_for_the_start
 from saelineage.plan.plan import Plan
 
 DECIDES_RESULTS = False
@@ -80,7 +80,7 @@ def begin(workflow: Any, run: Plan) -> str | None:
 
 
 def manifests(workflow: Any, run: Plan) -> list[str]:
-    """What `all` asks for beside results, if no file is damaged or from another run.
+    """What `all` asks for beside results, if no file is damaged or from another run. A dry run says what it leaves out.
 
     Other targets are not checked in advance: a job checks what it reads, and `verify` reads everything. While another
     Snakemake works on the run there are files whose manifests are not written yet.
@@ -89,6 +89,8 @@ def manifests(workflow: Any, run: Plan) -> list[str]:
         SystemExit: naming the damaged files.
     """
     paths = run.paths.manifests()
+    if workflow.is_main_process and workflow.dryrun:
+        _say(left_for_the_start(run))
     if locks.is_free(run.name):
         refuse_damage(run.paths.folder)
         if workflow.is_main_process:

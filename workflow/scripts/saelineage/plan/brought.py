@@ -18,6 +18,7 @@ from saelineage.foreign.models import (
     check_folder,
     d_model,
     equal_sources,
+    hookpoint_problem,
     known_d_mlp,
     read_config,
     require_same_function,
@@ -40,7 +41,8 @@ from saelineage.foreign.places import (
 from saelineage.foreign.sae_formats.registry import check_source, local_source
 from saelineage.foreign.sae_inputs import Beside, RunInput
 from saelineage.foreign.tokenizers import TOKENIZER_SMALL_FILES, read_tokenizer, require_same_tokenizer
-from saelineage.plan.plan import Plan
+from saelineage.plan.instruments import instrument
+from saelineage.plan.plan import Plan, needs_hub
 from saelineage.plan.sae_names import SaeName
 from saelineage.plan.user_files import left_out
 
@@ -78,6 +80,7 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
             check_adapter_folder(folder)
             sentences += _compare_base(plan, model, read_adapter_config(folder))
     _require_template(plan)
+    _require_widths(plan, is_left)
     for merge in filter(is_left, plan.graph.of_kind("merge")):
         sentences += _compare_parents(plan, merge)
     for sae in plan.saes.imported:
@@ -131,6 +134,25 @@ def check_on_hub(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     return sentences
 
 
+def left_for_the_start(plan: Plan) -> str | None:
+    """A sentence on what a dry run does not check, because it lies on the hub; None if nothing does."""
+    saes = [sae for sae in plan.saes.imported if "folder" not in plan.saes.settings(*sae)["import"]]
+    models = [model for model in plan.graph.of_kind("hub", "adapter") if "folder" not in plan.graph.settings(model)]
+    parts = {
+        "corpora": [name for name, block in plan.config["corpora"].items() if needs_hub(block)],
+        "tokenizer": ["the tokenizer"] if needs_hub(plan.config["tokenizer"]) else [],
+        "models": models,
+        "SAEs": list(map(str, saes)),
+    }
+    named = [f"{kind} {', '.join(names)}" for kind, names in parts.items() if names and kind != "tokenizer"]
+    if not named + parts["tokenizer"]:
+        return None
+    return (
+        f"what comes from the hub ({'; '.join([*named, *parts['tokenizer']])}) is not checked in a dry run; models and "
+        "SAEs are when the run starts, and corpora and the tokenizer in their jobs"
+    )
+
+
 def _check_folder(plan: Plan, model: str, read_run: Callable[[Path], dict | None]) -> list[str]:
     settings = plan.graph.settings(model)
     folder = settings["folder"]
@@ -140,13 +162,41 @@ def _check_folder(plan: Plan, model: str, read_run: Callable[[Path], dict | None
             sentences = []
         else:
             sentences = check_folder(folder, plan.config["tokens"]["n_ctx"])
+            _require_hookpoint(plan, model, read_config(folder))
         return sentences + _compare_tokenizer(plan, model, Path(folder), read_run)
 
 
 def _check_hub_model(plan: Plan, model: str, read_run: Callable[[Path], dict | None]) -> list[str]:
     settings = plan.graph.settings(model)
     described = fetch_model_config(settings, f"models.{model}", TOKENIZER_SMALL_FILES, plan.config["tokens"]["n_ctx"])
+    _require_hookpoint(plan, model, read_config(described.folder))
     return _compare_tokenizer(plan, model, described.folder, read_run)
+
+
+def _require_hookpoint(plan: Plan, model: str, config: dict) -> None:
+    """Refuse a hookpoint that a model cannot have."""
+    hookpoint = plan.config["activations"]["hookpoint"]
+    if problem := hookpoint_problem(config, hookpoint):
+        raise InputError(
+            f"activations.hookpoint: all models of a run are read at one place, '{hookpoint}', which '{model}' does "
+            f"not have: {problem}; choose another hookpoint, or models of one architecture"
+        )
+
+
+def _require_widths(plan: Plan, is_left: Callable[[str], bool]) -> None:
+    """Refuse edges whose models are not equally wide, if the child's SAE starts from the parent's."""
+    anchored = [name for name in plan.config["lineage"]["instruments"] if instrument(name).is_anchored]
+    for edge in plan.graph.edges if anchored else []:
+        if not any(map(is_left, edge)):
+            continue
+        widths = [run_input(plan, model).d_in for model in edge]
+        if None not in widths and widths[0] != widths[1]:
+            raise InputError(
+                f"lineage.instruments: {anchored[0]} starts the SAE of '{edge.child}' from that of '{edge.parent}', so "
+                f"both models must be equally wide at '{plan.config['activations']['hookpoint']}', but have "
+                f"{widths[1]} and {widths[0]} dimensions; compare a model with its own fine-tune, or set "
+                "lineage.instruments to [independent]"
+            )
 
 
 def _check_hub_sae(plan: Plan, sae: SaeName) -> list[str]:

@@ -13,11 +13,11 @@ from saelineage.errors import InputError
 from saelineage.foreign.hub import peek_model_config
 from saelineage.foreign.models import (
     ADAPTER_FILE,
+    CONFIG_FILE,
     INDEX_FILE,
     WEIGHTS_FILE,
     n_layers,
     n_positions,
-    no_safetensors,
     read_config,
     residual_stream,
     weight_files,
@@ -39,6 +39,7 @@ PATH_STARTS = ("./", "../", "/", "~")
 HUB_NAME = re.compile(
     r"(?P<repo>[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?P<subfolder>(/[A-Za-z0-9._-]+)*)(@(?P<revision>[^@\s]+))?"
 )
+HOOKPOINT = re.compile(r"[A-Za-z0-9_.]+\.(input|output)")
 MAIN = "main"
 LONGEST_ROW = 128
 """Tokens of a row, unless a model has fewer positions."""
@@ -103,6 +104,12 @@ def _require_short(short: Mapping, given: Mapping) -> None:
     for key, value in short.items():
         if value is not None and not isinstance(value, str):
             raise InputError(f"{key}: must be text, not {value!r:.60}; write a path as ./{str(value)[:60]}")
+    hookpoint = short["hookpoint"]
+    if hookpoint and not HOOKPOINT.fullmatch(hookpoint):
+        raise InputError(
+            f"hookpoint: must be the name of a module, as print(model) shows it, and .output or .input, such as "
+            f"model.layers.12.output, not '{hookpoint:.80}'; correct it, or leave it out for the middle layer"
+        )
 
 
 def _place(text: str, key: str, kind: str) -> dict:
@@ -140,7 +147,10 @@ def _model_block(place: dict, key: str, parents: list[str]) -> dict:
     if ADAPTER_FILE not in names or {WEIGHTS_FILE, INDEX_FILE} & set(names):
         return {"path": place | {"parents": parents}}
     if not parents:
-        raise InputError(f"{key}: {no_safetensors(repr(folder), names)}")
+        raise InputError(
+            f"{key}: must be a whole model, but '{folder}' is an adapter to one ({ADAPTER_FILE}); give that model as "
+            f"{key}, and the adapter as tuned"
+        )
     return {"adapter": place | {"parent": parents[0]}}
 
 
@@ -150,8 +160,11 @@ def _model_config(place: dict, key: str, hookpoint: str | None) -> dict | None:
         return _hub_config(place, key) if hookpoint is None and key == "base" else None
     if Path(place["folder"], ADAPTER_FILE).exists() and not Path(place["folder"], "config.json").exists():
         return None
-    weight_files(place["folder"])
-    return read_config(place["folder"])
+    try:
+        weight_files(place["folder"])
+        return read_config(place["folder"])
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
 
 
 def _hub_config(place: dict, key: str) -> dict:
@@ -160,8 +173,8 @@ def _hub_config(place: dict, key: str) -> dict:
     except InputError as error:
         reason = str(error).removeprefix(f"{key}: ").rpartition("; ")[0]
         raise InputError(
-            f"{key}: '{place['repo']}' (no folder here, so one of the hub) must show its layers, of which the "
-            f"middle one is the hookpoint, but {reason}; correct {key}, or name the place with hookpoint=MODULE.output"
+            f"{key}: '{place['repo']}' is no folder here, so its {CONFIG_FILE} is read from the hub, to find the "
+            f"middle layer, but {reason}; correct {key}, or name the place with hookpoint=MODULE.output"
         ) from error
 
 
@@ -199,8 +212,11 @@ def _corpus(text: str, given: Mapping) -> tuple[dict, list[str]]:
     """The corpus of a file or folder. Few texts are split at blank lines."""
     path = os.path.expanduser(text)
     root = str(given.get("corpora_dir") or ".")
-    if not os.path.exists(os.path.join(root, path)):
+    where = os.path.join(root, path)
+    if not os.path.exists(where):
         raise InputError(f"text: must be a file or folder that exists, but '{text}' does not; correct the path")
+    if os.path.isdir(where) and not os.listdir(where):
+        raise InputError(f"text: must be a file or folder of text, but '{text}' is empty; correct the path")
     block = {"source": "files", "path": path, **_block(_block(given, "corpora"), "text")}
     files = find_files("text", {"glob": EVERY_FILE} | block, root)
     if "separator" in block or len(files) >= FEW_FILES or any(text_format(file).is_table for file in files):
