@@ -9,6 +9,7 @@ from saelineage.foreign.adapters import check_adapter_folder, other_base, read_a
 from saelineage.jobs.job import job, logger
 from saelineage.models.adapters import find_adapter, merge_adapter
 from saelineage.models.loading import load_model, weights_sha256
+from saelineage.models.same_weights import unchanged
 from saelineage.models.training import save_model
 
 if TYPE_CHECKING:
@@ -42,11 +43,7 @@ def apply_adapter(settings: dict, name: str, parent_names: list[str], parent_fol
     for warning in warnings:
         logger.warning("%s", warning)
     facts: dict[str, object] = {"adapted": len(adapter.modules)} | ({"warnings": warnings} if warnings else {})
-    if weights_sha256(merged.model) == weights_before:
-        logger.warning(
-            "the model has exactly the weights of its parent '%s': the adapter changes nothing", settings["parent"]
-        )
-        facts["same_weights_as"] = settings["parent"]
+    facts |= unchanged(weights_before, weights_sha256(merged.model), settings["parent"], "the adapter changes nothing")
     save_model(merged.model, parent_folder, folder)
     return facts | source.facts()
 

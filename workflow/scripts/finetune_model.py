@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from saelineage.jobs.checkpoints import checkpoint_folder
 from saelineage.jobs.devices import pick_device, prepare_cpu
-from saelineage.jobs.job import job, logger
+from saelineage.jobs.job import job
 from saelineage.models.loading import load_model, require_vocabulary, weights_sha256
+from saelineage.models.same_weights import unchanged
 from saelineage.models.training import save_model, train_on
 from saelineage.tokens import read_token_rows
 
@@ -29,12 +30,7 @@ def finetune_model(
     weights_before = weights_sha256(model)
     train_on(model, rows, settings, checkpoints, pick_device(gpus))
     save_model(model, parent_folder, folder)
-    if weights_sha256(model) != weights_before:
-        return {}
-    logger.warning(
-        "the model has exactly the weights of its parent '%s': training has changed nothing", settings["parent"]
-    )
-    return {"same_weights_as": settings["parent"]}
+    return unchanged(weights_before, weights_sha256(model), settings["parent"], "training has changed nothing")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from saelineage.jobs.job import job, logger
 from saelineage.models.adapters import merge_adapter
 from saelineage.models.loading import load_model, n_parameters, require_vocabulary, weights_sha256
 from saelineage.models.lora import add_adapter, idle_layers, load_frozen, save_adapter
+from saelineage.models.same_weights import unchanged
 from saelineage.models.training import save_model, train_on
 from saelineage.tokens import read_token_rows
 
@@ -54,12 +55,8 @@ def train_adapter(
     weights_before = weights_sha256(model)
     merged = merge_adapter(model, check_adapter_folder(adapter_folder), adapter_folder)
     save_model(merged.model, parent_folder, folder)
-    if weights_sha256(merged.model) != weights_before:
-        return facts
-    logger.warning(
-        "the model has exactly the weights of its parent '%s': training has changed nothing", settings["parent"]
-    )
-    return facts | {"same_weights_as": settings["parent"]}
+    weights_after = weights_sha256(merged.model)
+    return facts | unchanged(weights_before, weights_after, settings["parent"], "training has changed nothing")
 
 
 def _train(

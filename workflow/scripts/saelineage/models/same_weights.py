@@ -1,6 +1,9 @@
 """Models that have the same weights under several names; apart from `loading`, which imports transformers."""
 
+import logging
 from collections.abc import Mapping, Sequence
+
+logger = logging.getLogger(__name__)
 
 
 def same_weights(digests: Mapping[str, str], parents: Mapping[str, Sequence[str]]) -> list[str]:
@@ -26,3 +29,19 @@ def same_weights(digests: Mapping[str, str], parents: Mapping[str, Sequence[str]
             names = ", ".join(f"'{model}'" for model in others)
             sentences.append(f"{names} have exactly the same weights, so they are one model under several names")
     return sentences
+
+
+def unchanged(before: str, after: str, parent: str, cause: str) -> dict[str, str]:
+    """Facts for the manifest of a model made from another's weights: `same_weights_as` if nothing changed.
+
+    That is also warned of.
+
+    Args:
+        before, after: `loading.weights_sha256` of the parent and of the model.
+        parent: the parent's name.
+        cause: what did nothing, for the warning.
+    """
+    if before != after:
+        return {}
+    logger.warning("the model has exactly the weights of its parent '%s': %s", parent, cause)
+    return {"same_weights_as": parent}

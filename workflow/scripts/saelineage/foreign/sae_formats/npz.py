@@ -5,7 +5,6 @@ import math
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 from saelineage.errors import InputError
 from saelineage.files.foreign import require_memory, require_regular
@@ -20,15 +19,6 @@ FLOAT_BYTES = {"<f2": 2, "<f4": 4, "<f8": 8}
 """Bytes of a number, by numpy's names of the types that may be read."""
 
 
-class NpyHeader(NamedTuple):
-    """The header of an array."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    n_bytes: int
-    """Bytes of the header itself."""
-
-
 def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Read the shapes of the arrays in an .npz archive, by name, and check their sizes; unpacks headers only.
 
@@ -41,10 +31,9 @@ def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             _require_bounded(members, size, path)
-            headers = {member.filename.removesuffix(".npy"): _header(archive, member) for member in members}
+            return {member.filename.removesuffix(".npy"): _shape(archive, member) for member in members}
     except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError) as error:
         raise InputError(f"'{path}' must be an .npz archive of floats, but {str(error)[:200]}; {REMEDY}") from error
-    return {name: header.shape for name, header in headers.items()}
 
 
 def _require_bounded(members: list[zipfile.ZipInfo], size: int, path: Path) -> None:
@@ -60,8 +49,8 @@ def _require_bounded(members: list[zipfile.ZipInfo], size: int, path: Path) -> N
         raise ValueError(f"its {size} bytes claim to unpack to {unpacked}, more than {MOST_EXPANSION} times as many")
 
 
-def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NpyHeader:
-    """The header of a member, whose size must be that of the array that it claims."""
+def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[int, ...]:
+    """The shape in the header of a member, whose size must be that of the array that it claims."""
     name = repr(member.filename[:80])
     with archive.open(member) as file:
         start = file.read(12)
@@ -73,11 +62,10 @@ def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NpyHeader:
             raise ValueError(f"{name} has a header of {n_text} bytes, more than {MOST_HEADER_BYTES}")
         text = (start[n_start:] + file.read(n_text - (12 - n_start))).decode("latin1")
     shape, dtype = _array(text, name)
-    n_bytes = n_start + n_text
-    needed = n_bytes + math.prod(shape) * FLOAT_BYTES[dtype]
+    needed = n_start + n_text + math.prod(shape) * FLOAT_BYTES[dtype]
     if needed != member.file_size:
         raise ValueError(f"{name} claims {needed} bytes, for {shape} numbers, but has {member.file_size}")
-    return NpyHeader(shape, dtype, n_bytes)
+    return shape
 
 
 def _array(text: str, name: str) -> tuple[tuple[int, ...], str]:

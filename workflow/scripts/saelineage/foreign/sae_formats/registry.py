@@ -21,7 +21,6 @@ from saelineage.foreign.sae_formats import (
 from saelineage.foreign.sae_formats.sources import LAYOUTS, SaeSource, choose_files
 from saelineage.foreign.sae_inputs import RunInput, SaeInput, compare_with_run
 
-__all__ = ["FORMATS", "SaeFormat", "SaeSource", "check_source", "describe_source", "local_source"]
 OPTIONS = ("k", "norm_scaling_factor")
 """Keys of the `import` block that only some formats need."""
 
