@@ -1,12 +1,13 @@
-"""Models with added tokens and padded embeddings, imported and compared as the rules do."""
+"""Models and adapters with added tokens and padded embeddings, imported and compared as the rules do."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from apply_adapter import apply_adapter
 from compare_weights import compare_weights
 from dump_activations import dump_activations
 from import_model import import_model
@@ -126,3 +127,55 @@ def test_the_page_names_the_childs_own_tokens_and_no_rows_of_the_padding(chat: P
     assert effects is not None
     for feature in effects(0):
         assert {feature[side][0][0] for side in ("raised", "lowered")} == {START, END}
+
+
+peft = pytest.importorskip("peft")
+
+
+def write_adapter(folder: Path, n_rows: int, **settings: object):
+    """An adapter to a small model with resized embeddings, and what peft makes of both."""
+    model = small_model(N_IDS)
+    model.resize_token_embeddings(n_rows, mean_resizing=False)
+    config = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | settings
+    made = peft.get_peft_model(model, peft.LoraConfig(**config))
+    with torch.no_grad():
+        for weight in made.parameters():
+            if weight.requires_grad:
+                weight.normal_(std=0.1)
+    made.save_pretrained(folder, save_embedding_layers=True)
+    return made.merge_and_unload()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("settings", [{}, {"modules_to_save": ["embed_tokens", "lm_head"]}], ids=["saved", "trained"])
+def test_an_adapter_to_a_resized_model_brings_its_rows_and_its_tokenizer(
+    plain: Path, chat: Path, tmp_path: Path, settings: dict
+):
+    parent = model_folder(tmp_path / "parent", plain, N_IDS)
+    expected = write_adapter(tmp_path / "adapter", N_IDS + 2, **settings)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "adapter" / name).write_bytes((chat / name).read_bytes())
+    block = {"folder": str(tmp_path / "adapter"), "parent": "base", "dtype": "float32"}
+    facts = apply_adapter(block, "tuned", ["base"], parent, tmp_path / "tuned")
+    assert (
+        "the adapter comes with embeddings of 302 rows, and the parent has 300; the model has 302" in facts["warnings"]
+    )
+    ids = torch.arange(N_IDS - 14, N_IDS + 2).unsqueeze(0)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned")
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, expected(ids).logits)
+    own = AutoTokenizer.from_pretrained(tmp_path / "tuned")
+    assert (own.convert_tokens_to_ids(END), own.chat_template) == (N_IDS + 1, TEMPLATE)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_with_one_resized_embedding_is_refused(plain: Path, tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    parent = model_folder(tmp_path / "parent", plain, N_IDS)
+    write_adapter(tmp_path / "adapter", N_IDS + 2)
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(path).items() if "lm_head" not in name}, path)
+    block = {"folder": str(tmp_path / "adapter"), "parent": "base", "dtype": "float32"}
+    with pytest.raises(InputError, match=r"must hold whole embeddings of one size \(lm_head, model\.embed_tokens\)"):
+        apply_adapter(block, "tuned", ["base"], parent, tmp_path / "tuned")
