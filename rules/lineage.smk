@@ -101,6 +101,7 @@ rule ablate_groups:
         corpora=run.paths.corpora,
         hookpoint=run.config["activations"]["hookpoint"],
         batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
         settings=run.subset("lineage", "ablated_rows", "ablated_features", "seed"),
         code=code_digest("ablate_groups"),
     script:

@@ -129,6 +129,7 @@ rule measure_model:
         corpora=run.paths.corpora,
         hookpoint=run.config["activations"]["hookpoint"],
         batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
         code=code_digest("measure_model"),
     script:
         "../workflow/scripts/measure_model.py"

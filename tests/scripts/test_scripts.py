@@ -277,7 +277,7 @@ def test_a_model_s_folder_loads_with_transformers(tiny, root, model):
 def test_every_model_s_metrics_have_their_keys(root):
     for model in (*MODELS, "imported"):
         metrics = json.loads((root / "models" / model / "metrics.json").read_text())
-        assert metrics.keys() == {"model", "n_parameters", "weights_sha256", "corpora"}
+        assert metrics.keys() == {"model", "n_parameters", "weights_sha256", "corpora", "vocabulary"}
         assert metrics["model"] == model
         assert metrics["corpora"].keys() == set(CORPORA)
         for of_corpus in metrics["corpora"].values():

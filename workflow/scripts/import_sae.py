@@ -137,9 +137,9 @@ def measure(sae: Sae, shards: list[ActivationShard], most_tokens: int) -> SaeSum
     sums = SaeSums()
     for shard in shards:
         left = max(1, most_tokens // len(shards))
-        for chunk in shard.chunks(CHUNK_TOKENS):
+        for chunk, norms in zip(shard.chunks(CHUNK_TOKENS), shard.norms().split(CHUNK_TOKENS), strict=True):
             chunk = chunk[:left]
-            acts = chunk[chunk.norm(dim=1) <= sae.max_norm]
+            acts = chunk[norms[:left] <= sae.max_norm]
             latents = sae.encode_sparse(acts)
             recons = sae.decode_sparse(latents)
             of_chunk = sae_metrics.reconstruction_sums(sae.target(acts), recons, latents, sae.d_sae)

@@ -116,8 +116,10 @@ def effects_on_logits(model_folder: Path, sae_folder: Path, hookpoint: str) -> C
         logger.info("no effects on the logits are shown: %s", error)
         return None
     decoder = load_sae(sae_folder).W_dec.detach().numpy()
-    to_norm, unembedding = path.to_norm.numpy(), path.unembedding.numpy()
-    texts = vocabulary_texts(load_tokenizer(model_folder), len(unembedding))
+    tokenizer = load_tokenizer(model_folder)
+    ids = sorted(number for number in tokenizer.get_vocab().values() if number < len(path.unembedding))
+    to_norm, unembedding = path.to_norm.numpy(), path.unembedding[ids].numpy()  # without rows that are no token's
+    texts = vocabulary_texts(tokenizer, ids)
 
     def of_chunk(first: int) -> list[dict]:
         return logit_effects(decoder[first : first + FEATURES_PER_CHUNK], to_norm, unembedding, texts)

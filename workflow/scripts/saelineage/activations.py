@@ -1,8 +1,9 @@
 """Reading, replacing and storing the activations at one module of a model.
 
 A shard is a safetensors file with `acts` [token, d_in], their Euclidean `norms` [token] and `positions` [token] (row x
-n_ctx + place in the row). It holds text tokens only: BOS and EOS are masked out. Its header says which token rows it
-covers.
+n_ctx + place in the row). It holds text tokens only: BOS and EOS are masked out. The norm of a token that the model
+does not share with the run's tokenizer (`models.vocabularies`) is NaN, which is below no limit, so that no SAE is
+trained on it and no feature is compared there. Its header says which token rows it covers.
 """
 
 import math
@@ -187,7 +188,7 @@ def dump_shard(
     Raises:
         InputError: if an activation is not finite, or overflows in the file's number format.
     """
-    acts, positions = [], []
+    acts, norms, positions = [], [], []
     n_ctx, device = rows.info["n_ctx"], next(model.parameters()).device
     for numbers, ids in rows.batches(batch_rows, within):
         mask = rows.text_mask(numbers)
@@ -202,6 +203,8 @@ def dump_shard(
             )
             raise InputError(f"'{path}': activations at {hookpoint} {reason}")
         acts.append(stored)
+        is_shared = torch.from_numpy(rows.shared(numbers)[mask])
+        norms.append(stored.float().norm(dim=1).masked_fill(~is_shared, torch.nan))
         positions.append(np.flatnonzero(mask) + numbers.start * n_ctx)
     header = {
         "hookpoint": hookpoint,
@@ -213,7 +216,7 @@ def dump_shard(
     with atomic_path(path) as temporary:
         tensors = {
             "acts": torch.cat(acts),
-            "norms": torch.cat([chunk.float().norm(dim=1) for chunk in acts]),
+            "norms": torch.cat(norms),
             "positions": torch.from_numpy(np.concatenate(positions)),
         }
         save_file(tensors, temporary, metadata=encode_header(header))
@@ -248,7 +251,7 @@ class ActivationShard:
         return self._file.get_tensor("acts")
 
     def norms(self) -> Float[Tensor, " token"]:
-        """Euclidean norms of the activations."""
+        """Euclidean norms of the activations; NaN for tokens that the model does not share."""
         return self._file.get_tensor("norms")
 
     def positions(self) -> Integer[Tensor, " token"]:
@@ -266,7 +269,8 @@ def norm_limit(norms: Float[np.ndarray, " token"], ratio: float) -> float:
 
     It is infinite if there are none.
     """
-    return ratio * float(np.median(norms[norms > 0])) if norms.any() else math.inf
+    nonzero = norms[norms > 0]
+    return ratio * float(np.median(nonzero)) if len(nonzero) else math.inf
 
 
 def _require_module(point: Hookpoint, modules: Mapping[str, nn.Module]) -> None:

@@ -338,10 +338,10 @@ def logit_effects(
     ]
 
 
-def vocabulary_texts(tokenizer: Tokenizer, d_vocab: int) -> list[str]:
-    """The text of each id; the token's name for ids that have no text alone, such as parts of a character."""
+def vocabulary_texts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
+    """The text of each of some ids; the token's name for ids that have no text alone, such as parts of a character."""
     texts = []
-    for token in range(d_vocab):
+    for token in ids:
         text = tokenizer.decode([token], skip_special_tokens=False)
         texts.append(text if text and PARTIAL not in text else tokenizer.id_to_token(token) or f"id {token}")
     return texts
