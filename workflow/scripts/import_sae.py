@@ -115,10 +115,16 @@ def import_sae(
     logger.info("%s: fvu %s, l0 %.4g on %d tokens", name, record["fvu"], record["l0"], record["n_tokens"])
     require_fit(imported, sums, settings, name)
     provenance = {"model_name": model, "hook_name": header["hookpoint"], "context_size": header["n_ctx"]}
-    provenance |= {"l0": record["l0"]} | original_metadata(described)
+    provenance |= {"l0": record["l0"]} | original_metadata(described) | registered_metadata(settings)
     imported_from = {"model": model, "sae": sae, "hookpoint": header["hookpoint"], "import": settings, "found": record}
     save_sae(imported.sae, folder, provenance | {"saelineage": imported_from | {"original": described.original}})
     return record
+
+
+def registered_metadata(settings: Mapping) -> dict:
+    """What SAELens's registry says of an SAE that an `import` block names by its release."""
+    registered = settings.get("saelens", {}).get("neuronpedia_id")
+    return {} if registered is None else {"neuronpedia_id": registered}
 
 
 def original_metadata(described: SaeInput) -> dict:

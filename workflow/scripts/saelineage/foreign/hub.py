@@ -16,6 +16,7 @@ from saelineage.foreign.models import (
     no_safetensors,
     read_config,
 )
+from saelineage.foreign.releases import overrides
 from saelineage.foreign.sae_formats.registry import FORMATS, SaeSource, choose_format
 
 
@@ -132,4 +133,4 @@ def fetch_sae_config(settings: Mapping, key: str) -> HubSae:
     format_name = choose_format(names, settings["format"], str(PurePosixPath(settings["repo"], subfolder)))
     config, weights = (str(subfolder / name) for name in FORMATS[format_name].files)
     folder = hub_download(settings["repo"], repo.commit, config, key).parent
-    return HubSae(repo, SaeSource(folder, format_name, repo.commit), weights)
+    return HubSae(repo, SaeSource(folder, format_name, repo.commit, overrides(settings)), weights)

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
 from saelineage.errors import InputError
 from saelineage.foreign.places import read_hook_name
 from saelineage.foreign.sae_formats import dictionary_learning, saelens, sparsify
+from saelineage.foreign.sae_formats.values import block
 from saelineage.foreign.sae_inputs import RunInput, SaeInput, compare_with_run
 
 
@@ -42,6 +44,8 @@ class SaeSource(NamedTuple):
     format: str
     commit: str | None
     """Commit of the hub repository they come from; None for a local folder."""
+    overrides: Mapping[str, object] = MappingProxyType({})
+    """Keys of its config about its input that SAELens's registry replaces (`foreign.releases`)."""
 
     @property
     def config(self) -> Path:
@@ -110,7 +114,9 @@ def describe_source(source: SaeSource) -> SaeInput:
         InputError: if it is not a config of the format, or the SAE computes what cannot be imported.
     """
     format = FORMATS[source.format]
-    described = format.describe(format.read_config(source.config), str(source.config))
+    config = format.read_config(source.config)
+    metadata = {"metadata": {**block(config, "metadata"), **source.overrides}} if "metadata" in config else {}
+    described = format.describe({**config, **source.overrides, **metadata}, str(source.config))
     if described.readings:
         return described
     of_folders = [read_hook_name(folder.name) for folder in source.config.parents[:2]]
