@@ -247,6 +247,18 @@ class Paths:
         """The folders of the SAEs that an SAE's training starts from."""
         return [path for start in self._contents.saes.starts(wildcards.sae) for path in self.sae(start)]
 
+    def opened_as(self, wildcards: Wildcards) -> dict[str, str]:
+        """The `name` by which others open a job's model, and a repository's `revision`: the run's folder if made here.
+
+        A GGUF file and an adapter become a model in the run's folder only.
+        """
+        settings, kind = self._contents.graph.settings(wildcards.model), self._contents.graph.kind(wildcards.model)
+        if kind == "hub":
+            return {"name": settings["repo"], "revision": settings["revision"]}
+        if kind == "path" and "gguf" not in settings:
+            return {"name": settings["folder"]}
+        return {"name": self.fill(self.model_file, model=wildcards.model, name="config.json")[0].rpartition("/")[0]}
+
     def imported_sae(self, wildcards: Wildcards) -> list[str]:
         """The files of a folder that an SAE is taken over from."""
         folder = self._contents.saes.settings(wildcards.model, wildcards.sae)["import"].get("folder")
