@@ -10,7 +10,7 @@ import pytest
 
 from saelineage.errors import InputError
 from saelineage.foreign import releases
-from saelineage.foreign.releases import LOADERS, NO_SAES, require_neuronpedia_id, resolve
+from saelineage.foreign.releases import LOADERS, NO_SAES, neuronpedia_address, resolve
 from saelineage.foreign.sae_formats.registry import FORMATS, SaeSource, describe_source
 from saelineage.foreign.sae_inputs import RunInput, is_centred
 from saelineage.plan.config import load_config, read_schema
@@ -166,14 +166,18 @@ def test_paths_and_ids_of_the_table_are_safe():
     for release in table.values():
         for path, neuronpedia_id, _ in release.saes.values():
             assert not {"..", ""} & set(path.split("/"))
-            assert neuronpedia_id is None or require_neuronpedia_id(neuronpedia_id) == neuronpedia_id
+            assert neuronpedia_id is None or neuronpedia_address(neuronpedia_id)
 
 
 @pytest.mark.parametrize(
     "value", ["a", "a/b/c", "a/b?x", "../b", "a/..", "a/b c", "a/<b>", "", None, 7, "a/b\n", "/a/b"]
 )
 def test_what_is_no_id_on_neuronpedia_becomes_no_address(value: object):
-    assert require_neuronpedia_id(value) is None
+    assert neuronpedia_address(value) is None
+
+
+def test_an_id_on_neuronpedia_becomes_the_address_of_its_latents():
+    assert neuronpedia_address("gpt2-small/8-res-jb") == "https://www.neuronpedia.org/gpt2-small/8-res-jb"
 
 
 def test_overrides_of_the_registry_replace_keys_of_the_config(tmp_path: Path):

@@ -46,8 +46,9 @@ EMBEDDING = "embedding"
 FOLDED_OVERRIDES = ("dataset_path", "model_from_pretrained_kwargs", "neuronpedia_id")
 """Keys of an SAE's config that a release may override."""
 MOST_NAMED = 5
+NEURONPEDIA = "https://www.neuronpedia.org"
 NEURONPEDIA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-"""`{model}/{sae}`, as in addresses of https://www.neuronpedia.org."""
+"""`{model}/{sae}`, as in addresses there."""
 
 
 class Release(NamedTuple):
@@ -108,9 +109,13 @@ def overrides(block: Mapping) -> Mapping:
     return block.get("saelens", {}).get("overrides", {})
 
 
-def require_neuronpedia_id(value: object) -> str | None:
-    """An id on Neuronpedia as it may stand in an address; None for anything else."""
-    return value if isinstance(value, str) and NEURONPEDIA_ID.fullmatch(value) else None
+def neuronpedia_address(sae: object) -> str | None:
+    """The address of an SAE's latents on Neuronpedia, to which `/{latent}` is added; None for what is no id of one.
+
+    Args:
+        sae: the id, from a file that somebody else wrote.
+    """
+    return f"{NEURONPEDIA}/{sae}" if isinstance(sae, str) and NEURONPEDIA_ID.fullmatch(sae) else None
 
 
 def _require_alone(block: Mapping, key: str) -> None:
