@@ -45,7 +45,8 @@ EMBEDDING = "embedding"
 """In paths of Gemma Scope: SAEs of the embeddings, which SAELens's loader rescales by the root of d_model."""
 FOLDED_OVERRIDES = ("dataset_path", "model_from_pretrained_kwargs", "neuronpedia_id")
 """Keys of an SAE's config that a release may override."""
-MOST_NAMED = 5
+MOST_NAMED, MOST_COMPARED = 5, 200
+"""Limits on the names in a message, and on the letters of a name that is looked up."""
 NEURONPEDIA = "https://www.neuronpedia.org"
 NEURONPEDIA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 """`{model}/{sae}`, as in addresses there."""
@@ -130,7 +131,7 @@ def _require_alone(block: Mapping, key: str) -> None:
 
 def _unknown(what: str, name: str, names: Collection[str], key: str, where: str) -> str:
     """The message on a name that is none of those, with the nearest."""
-    near = get_close_matches(name, names, n=MOST_NAMED, cutoff=0.4) or sorted(names)[:MOST_NAMED]
+    near = get_close_matches(name[:MOST_COMPARED], names, n=MOST_NAMED, cutoff=0.4) or sorted(names)[:MOST_NAMED]
     return (
         f"{key}: '{name[:100]}' is no {what} of the {len(names)} in {where}; the nearest are {', '.join(near)}; "
         "correct the name, or name the files with repo, revision and subfolder"
