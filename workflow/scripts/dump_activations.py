@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.activations import dump_shard
+from saelineage.activations import dump_shard, same_output
+from saelineage.foreign.models import read_config
+from saelineage.foreign.saelens_names import place_keys
 from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
@@ -47,9 +49,10 @@ def dump_activations(
     rows = {path: TokenRows(path) for path in paths_to_tokens}
     model = on_device(load_model(folder), pick_device(gpus))
     rows, facts = share_rows(model, folder, rows, name, unshared)
+    saelens = place_keys(hookpoint, same_output(model, hookpoint), read_config(folder))
     for path_to_tokens, path_to_shard in zip(paths_to_tokens, paths_to_shards, strict=True):
         row_numbers = rows[path_to_tokens].shard(number, n_shards, max_tokens)
-        dump_shard(model, hookpoint, rows[path_to_tokens], row_numbers, path_to_shard, batch_rows, dtype)
+        dump_shard(model, hookpoint, rows[path_to_tokens], row_numbers, path_to_shard, batch_rows, dtype, saelens)
     return {"vocabulary": facts}
 
 

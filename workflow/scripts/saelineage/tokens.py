@@ -634,6 +634,13 @@ class TokenRows:
         mask[:, 0] = False
         return mask
 
+    @property
+    def left_out_ids(self) -> list[int] | None:
+        """The ids that are no text wherever they stand; None for conversations, where only places are."""
+        if self.classes is not None:
+            return None
+        return sorted({self.info["bos_id"], self.info["eos_id"]})
+
     def predicted(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
         """Mask of the tokens whose prediction counts: all that are `shared`, but for what fills rows up."""
         shared = self.shared(rows)

@@ -289,6 +289,7 @@ def run_input(plan: Plan, model: str) -> RunInput:
         model,
         tuple(settings[key] for key in ("repo", "folder") if key in settings),
         beside=_trained_beside(plan),
+        revision=settings.get("revision"),
     )
     if config is None:
         return run

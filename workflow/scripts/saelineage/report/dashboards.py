@@ -110,6 +110,7 @@ def feature_table(
     labels: pd.DataFrame,
     explanations: pd.DataFrame | None,
     floors: Float[np.ndarray, " d_sae"],
+    published: str | None = None,
 ) -> dict:
     """The page's table of a model's features, column by column, as plain data.
 
@@ -122,6 +123,7 @@ def feature_table(
         labels: a row per labelled feature: `latent`, `kind`, `label`, `score`, `precision`, `recall`.
         explanations: a row per explained feature: `latent`, `explanation`, `score`; None if there are none.
         floors: each feature's best r when the model is unchanged; NaN if not measured.
+        published: where an imported SAE's latents are published, under the same numbers (`neuronpedia_address`).
     """
     features = features[features["model"] == model]
     shares = corpus_shares(firings, annotations)
@@ -135,6 +137,7 @@ def feature_table(
         "model": model,
         "sae": features["sae"].iloc[0],
         "n": len(features),
+        "published": published,
         "density": _numbers(features["density"], 3),
         "largest": _numbers(firings.largest, 3),
         "firings": features["firings"].tolist(),
