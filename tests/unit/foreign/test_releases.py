@@ -126,7 +126,6 @@ def test_what_is_no_sae_of_single_tokens_is_refused_with_releases_that_are(relea
 @pytest.mark.parametrize(
     ("release", "sae_id", "reason"),
     [
-        ("gpt2-small-hook-z-kk", "blocks.0.hook_z", "files of SAELens's loader connor_rob_hook_z are not read here"),
         ("mistral-7b-res-wg", "blocks.8.hook_resid_pre", "replaces normalize_activations with 'constant_norm_rescale'"),
     ],
 )
