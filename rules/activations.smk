@@ -29,6 +29,7 @@ rule dump_activations:
         dtype=run.config["activations"]["dtype"],
         max_tokens=run.config["activations"]["max_tokens"],
         batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
         code=code_digest("dump_activations"),
     script:
         "../workflow/scripts/dump_activations.py"
@@ -60,6 +61,7 @@ rule dump_probe:
         dtype=run.config["activations"]["dtype"],
         max_tokens=None,
         batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
         code=code_digest("dump_activations"),
     script:
         "../workflow/scripts/dump_activations.py"

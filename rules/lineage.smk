@@ -101,7 +101,37 @@ rule ablate_groups:
         corpora=run.paths.corpora,
         hookpoint=run.config["activations"]["hookpoint"],
         batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
         settings=run.subset("lineage", "ablated_rows", "ablated_features", "seed"),
         code=code_digest("ablate_groups"),
     script:
         "../workflow/scripts/ablate_groups.py"
+
+
+rule compare_seeds:
+    """
+    Measure how far the SAEs of different seeds of each model agree; made only when asked for.
+
+    Output: PW-MCC and the share of features that recur, per pair of seeds and per model, with definitions and digests.
+    """
+    input:
+        saes=run.paths.seed_saes(),
+        correlations=run.paths.seed_correlations(),
+    output:
+        seeds=run.paths.seeds,
+        manifest=run.paths.manifest(run.paths.seeds),
+    log:
+        run.paths.log("lineage/seeds"),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["correlations"]
+    resources:
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
+    params:
+        pairs=run.comparisons.seed_pair_names,
+        threshold=run.config["lineage"]["threshold"],
+        config=run.deciding("corpora", "splits", "tokenizer", "tokens", "models", "activations", "saes", "correlations"),
+        code=code_digest("compare_seeds"),
+    script:
+        "../workflow/scripts/compare_seeds.py"

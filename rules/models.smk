@@ -174,6 +174,8 @@ rule import_model:
     params:
         model=run.params.model,
         n_ctx=run.config["tokens"]["n_ctx"],
+        unshared=run.config["tokens"]["unshared"],
+        has_conversations=bool(run.conversations),
         code=code_digest("import_model"),
     script:
         "../workflow/scripts/import_model.py"

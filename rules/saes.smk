@@ -29,6 +29,7 @@ rule train_sae:
         runtime=runtime(run.needs.training_saes(run.params.sae)),
     params:
         saes=run.params.sae,
+        source=run.paths.opened_as,
         code=code_digest("train_sae"),
     script:
         "../workflow/scripts/train_sae.py"
@@ -60,6 +61,7 @@ rule train_saes:
         runtime=runtime(run.needs.training_saes(run.params.saes)),
     params:
         saes=run.params.saes,
+        source=run.paths.opened_as,
         code=code_digest("train_sae"),
     script:
         "../workflow/scripts/train_sae.py"
@@ -93,6 +95,7 @@ rule import_sae:
     params:
         source=run.params.sae_import,
         made_from=run.params.model,
+        opened_as=run.paths.opened_as,
         max_norm_ratio=run.params.max_norm_ratio,
         code=code_digest("import_sae"),
     script:
@@ -129,6 +132,7 @@ rule measure_model:
         corpora=run.paths.corpora,
         hookpoint=run.config["activations"]["hookpoint"],
         batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
         code=code_digest("measure_model"),
     script:
         "../workflow/scripts/measure_model.py"

@@ -29,6 +29,7 @@ rule sweep_merge:
         dtype=run.params.sweep_dtype,
         method=run.params.sweep_method,
         batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
         code=code_digest("sweep_merge"),
     script:
         "../workflow/scripts/sweep_merge.py"

@@ -102,7 +102,9 @@ def test_an_sae_that_fits_is_taken_over_with_what_was_measured(write_sae, shards
     ]
     assert torch.equal(load_sae(tmp_path / "ours").W_enc, load_sae(source).W_enc)
     metadata = json.loads((tmp_path / "ours" / "cfg.json").read_text())["metadata"]
-    assert (metadata["model_name"], metadata["hook_name"], metadata["context_size"]) == ("lua", "layer.output", 1)
+    assert (metadata["model_name"], metadata["hook_name"], metadata["context_size"]) == ("lua", "layer", 1)
+    assert metadata["model_class_name"] == "AutoModelForCausalLM"
+    assert {"prepend_bos", "exclude_special_tokens"}.isdisjoint(metadata)  # nothing is known of its training
     assert metadata["saelineage"] == {
         "model": "lua",
         "sae": "seed0",
@@ -134,6 +136,26 @@ def test_what_the_sae_s_own_config_says_of_its_input_stays_as_it_was(write_sae, 
     assert metadata["saelineage"]["hookpoint"] == "transformer.h.1.output"
     assert metadata["saelineage"]["original"] == theirs
     assert ["'gpt2-small'" in found["warnings"][0], "contexts of 1024 tokens" in found["warnings"][1]] == [True, True]
+
+
+def test_a_name_that_saelens_cannot_resolve_is_replaced_and_kept_as_it_was(write_sae, write_acts, tmp_path):
+    hookpoint = "model.layers.0.mlp.down_proj.input"
+    theirs = {"hook_name": hookpoint, "model_class_name": "AutoModelForCausalLM", "model_name": "base"}
+    source = write_sae(metadata={"sae_lens_version": "6.54.12"} | theirs)  # as older versions of this project wrote it
+    taken_over(source, [str(write_acts(true_latents() @ directions() + 0.5, hookpoint=hookpoint))], tmp_path / "ours")
+    metadata = json.loads((tmp_path / "ours" / "cfg.json").read_text())["metadata"]
+    assert (metadata["hook_name"], metadata["model_class_name"]) == ("blocks.0.mlp.hook_post", "HookedTransformer")
+    assert (metadata["hf_hook_name"], metadata["model_name"]) == (hookpoint, "base")
+    assert metadata["saelineage"]["original"] == theirs
+
+
+def test_a_release_s_sae_has_its_id_on_neuronpedia(write_sae, shards, tmp_path):
+    record = {"release": "some-release", "sae_id": "layer_0", "neuronpedia_id": "some-model/0-some-saes"}
+    settings = {"folder": str(write_sae()), "format": "auto", "saelens": record} | LIMITS
+    import_sae("lua", "seed0", settings, None, shards, tmp_path / "ours")
+    metadata = json.loads((tmp_path / "ours" / "cfg.json").read_text())["metadata"]
+    assert metadata["neuronpedia_id"] == "some-model/0-some-saes"
+    assert metadata["saelineage"]["import"]["saelens"] == record
 
 
 def test_an_sae_of_centred_activations_has_its_latents_and_is_measured_on_these(write_sae, write_acts, tmp_path):

@@ -31,6 +31,7 @@ from saelineage.correlations.pearson import correlate
 from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard, save_shard, shards_by_sae
 from saelineage.files.tensors import group_names
+from saelineage.foreign.saelens_names import LISTED
 from saelineage.labels.annotations import numbers_of
 from saelineage.plan.plan import Plan
 from saelineage.saes.sae import WEIGHTS_FILE, load_sae
@@ -58,6 +59,20 @@ TRAINING = SAE_SETTINGS | {
     "checkpoint_steps": 10,
     "corpora": list(CORPORA),
 }
+
+
+IN_SAELENS = {
+    "model_name": "",
+    "model_class_name": "HookedTransformer",
+    "model_from_pretrained_kwargs": {},
+    "hook_name": "blocks.0.mlp.hook_post",
+    "hf_hook_name": HOOKPOINT,
+    "hook_name_note": LISTED,
+    "context_size": 16,
+    "prepend_bos": True,
+    "exclude_special_tokens": [0, 1],
+}
+"""The metadata of every SAE, by which SAELens finds its input."""
 
 
 def make_models(tiny, root: Path) -> None:
@@ -277,7 +292,7 @@ def test_a_model_s_folder_loads_with_transformers(tiny, root, model):
 def test_every_model_s_metrics_have_their_keys(root):
     for model in (*MODELS, "imported"):
         metrics = json.loads((root / "models" / model / "metrics.json").read_text())
-        assert metrics.keys() == {"model", "n_parameters", "weights_sha256", "corpora"}
+        assert metrics.keys() == {"model", "n_parameters", "weights_sha256", "corpora", "vocabulary"}
         assert metrics["model"] == model
         assert metrics["corpora"].keys() == set(CORPORA)
         for of_corpus in metrics["corpora"].values():
@@ -356,8 +371,9 @@ def test_every_sae_s_folder_loads_and_its_metrics_have_their_keys(root, model):
         sae = load_sae(folder)
         assert (sae.d_in, sae.d_sae, sae.k) == (D_MLP, 2 * D_MLP, 4)
         metadata = json.loads((folder / "cfg.json").read_text())["metadata"]
-        assert (metadata["model_name"], metadata["hook_name"], metadata["context_size"]) == (model, HOOKPOINT, 16)
+        assert {key: metadata[key] for key in IN_SAELENS} == IN_SAELENS | {"model_name": model}
         trained = metadata["saelineage"]
+        assert trained["hookpoint"] == HOOKPOINT
         assert (trained["model"], trained["sae"], trained["n_tokens_left_out"]) == (model, f"seed{seed}", 0)
         assert trained["settings"] == TRAINING | {"n_tokens": 8192, "seed": 10 * MODELS.index(model) + seed}
         assert pd.read_csv(folder / "training.csv")["tokens"].iloc[-1] == 8192

@@ -48,6 +48,22 @@ def test_a_child_s_sae_keeps_k_of_the_imported_parent_s_and_says_so(shard, tmp_p
     assert "lua.from_base keeps settings of the SAE that it starts from: {'k': 6}" in caplog.messages
 
 
+def test_the_metadata_says_where_saelens_reads_the_activations(shard, tmp_path):
+    settings = {"from_base": SAE_SETTINGS | {"architecture": "topk", "k": 20, "n_tokens": 1024, "seed": 5}}
+    source = {"name": "own/base", "revision": "v2"}
+    train_and_save("lua", settings, [shard], tmp_path, tmp_path / "state", None, 0, source=source)
+    metadata = json.loads((tmp_path / "from_base" / "cfg.json").read_text())["metadata"]
+    assert metadata["saelineage"]["hookpoint"] == "model.layers.0.output"
+    assert {key: value for key, value in metadata.items() if key not in ("saelineage", "sae_lens_version")} == {
+        "model_name": "own/base",
+        "model_class_name": "AutoModelForCausalLM",
+        "model_from_pretrained_kwargs": {"revision": "v2"},
+        "hook_name": "model.layers.0",
+        "context_size": 1,
+        "max_norm": None,
+    }
+
+
 def test_an_explicit_k_is_honoured(shard, tmp_path):
     base = start(tmp_path / "base", "topk", K, l0=6.0)
     trained(shard, tmp_path / "lua", [base], from_start=["architecture", "target_l0"])

@@ -216,3 +216,22 @@ def test_files_are_named_and_a_run_that_was_not_asked_for_them_has_none():
     assert named(["base__lua"], []) == {}
     with pytest.raises(ValueError, match="shorter"):
         named(["base__lua", "base__stories"], ["x.parquet"])
+
+
+@pytest.mark.parametrize(
+    ("sae_id", "address"),
+    [
+        ("gpt2-small/8-res-jb", "https://www.neuronpedia.org/gpt2-small/8-res-jb"),
+        ('x/"><script>alert(1)</script>', None),
+        ("javascript:alert(1)//x/y", None),
+        (["gpt2-small/8-res-jb"], None),
+        (None, None),
+    ],
+)
+def test_a_published_sae_s_table_holds_its_address_and_no_hostile_text(
+    given, tmp_path, sae_id: object, address: object
+):
+    sae = Sae("topk", D_MLP, D_SAE, 4)
+    save_sae(sae, tmp_path / "sae", {"neuronpedia_id": sae_id})
+    write_dashboards(**given | {"sae_folder": tmp_path / "sae"}, folder=tmp_path / "a")
+    assert read(tmp_path / "a" / "table.js")["published"] == address

@@ -9,8 +9,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from saelineage.activations import ActivationShard, Hookpoint, dump_shard, hooked, norm_limit, read_activations
+from saelineage.activations import (
+    ActivationShard,
+    Hookpoint,
+    dump_shard,
+    hooked,
+    norm_limit,
+    read_activations,
+    same_output,
+)
 from saelineage.errors import InputError
+from saelineage.foreign.saelens_names import LISTED
 from saelineage.tokens import TokenRows
 
 HOOKPOINT = "model.layers.0.mlp.down_proj.input"
@@ -165,6 +174,31 @@ def test_places_without_activations_are_refused(model, ids, hookpoint, reason):
         read_activations(model, hookpoint, ids)
 
 
+class Twice(torch.nn.Module):
+    """Two layers, and a module between them that runs twice or gives new values."""
+
+    def __init__(self, between: torch.nn.Module, n_runs: int = 1):
+        super().__init__()
+        self.embed, self.between, self.last = torch.nn.Embedding(9, 4), between, torch.nn.Linear(4, 9)
+        self.n_runs = n_runs
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> None:
+        acts = self.embed(input_ids)
+        for _ in range(self.n_runs):
+            acts = self.between(acts)
+        self.last(acts)
+
+
+def test_an_input_is_the_output_of_the_last_module_that_ran_before_with_these_values():
+    assert same_output(Twice(torch.nn.Linear(4, 4)), "last.input") == "between"
+    assert same_output(Twice(torch.nn.Linear(4, 4)), "between.input") == "embed"
+    assert same_output(Twice(torch.nn.Identity()), "last.input") == "between"
+    assert same_output(Twice(torch.nn.Identity(), n_runs=2), "last.input") == "embed"  # the other is not one place
+    assert same_output(Twice(torch.nn.Linear(4, 4), n_runs=2), "last.input") is None
+    assert same_output(Twice(torch.nn.Linear(4, 4), n_runs=2), "between.input") is None  # it is several places
+    assert same_output(Twice(torch.nn.Linear(4, 4)), "last.output") == "last"
+
+
 def test_a_shard_holds_text_tokens_only_and_their_positions(model, rows, tmp_path):
     n_tokens = dump_shard(model, HOOKPOINT, rows, range(2, 7), tmp_path / "shard.safetensors", 2, "float32")
     shard = ActivationShard(tmp_path / "shard.safetensors")
@@ -184,6 +218,14 @@ def test_a_shard_holds_text_tokens_only_and_their_positions(model, rows, tmp_pat
         "first_row": 2,
         "stop_row": 7,
         "n_ctx": 16,
+        "left_out_ids": sorted([rows.info["bos_id"], rows.info["eos_id"]]),
+        "saelens": {
+            "hook_name": "blocks.0.mlp.hook_post",
+            "hf_hook_name": HOOKPOINT,
+            "hook_name_note": LISTED,
+            "model_class_name": "HookedTransformer",
+            "model_from_pretrained_kwargs": {},
+        },
     }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, set_seed
 
-from saelineage.activations import hooked, read_activations, require_causal
+from saelineage.activations import hooked, read_activations, require_causal, same_output
 from saelineage.correlations.logit_maps import NoSimilarityError, logit_map
 from saelineage.errors import InputError
 from saelineage.foreign.models import read_config, residual_stream
@@ -165,6 +165,30 @@ def test_places_inside_a_block_are_read_and_replaced_row_by_row(opened: Opened):
         changed = opened.model(input_ids=IDS).logits
     torch.testing.assert_close(changed[0], logits[0])
     assert not torch.allclose(changed[1], logits[1], atol=1e-4)
+
+
+EQUAL_OUTPUTS = {
+    "gpt2": {"0.input": "transformer.drop", "0.mlp.c_proj.input": "transformer.h.0.mlp.act"},
+    "gpt_neox": {"0.input": "gpt_neox.emb_dropout", "0.mlp.dense_4h_to_h.input": "gpt_neox.layers.0.mlp.act"},
+    "llama": {"0.input": "model.embed_tokens", "0.mlp.down_proj.input": None, "0.self_attn.o_proj.input": None},
+    "mistral": {"1.mlp.input": "model.layers.1.post_attention_layernorm"},
+    "gemma2": {"1.mlp.input": "model.layers.1.pre_feedforward_layernorm", "0.mlp.down_proj.input": None},
+}
+"""Modules whose output the input of another is, read off the code of transformers."""
+
+
+@torch.no_grad()
+def test_an_input_is_named_by_the_module_whose_output_it_is(opened: Opened):
+    blocks = opened.family.blocks
+    assert same_output(opened.model, f"{blocks}.1.input") == f"{blocks}.0"
+    assert same_output(opened.model, f"{blocks}.1.output") == f"{blocks}.1"
+    places = EQUAL_OUTPUTS.get(opened.family.model_type, {}) | {"1.input": f"{blocks}.0", "0.input": ...}
+    for place, expected in places.items():
+        module = same_output(opened.model, f"{blocks}.{place}")
+        assert expected in (..., module)
+        if module is not None:  # on other tokens than those it was found with
+            acts = read_activations(opened.model, f"{blocks}.{place}", IDS)
+            assert torch.equal(read_activations(opened.model, f"{module}.output", IDS), acts)
 
 
 def test_an_architecture_is_reinitialised_from_its_seed(opened: Opened):

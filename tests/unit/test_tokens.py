@@ -212,6 +212,8 @@ def test_rows_begin_with_bos_and_hold_the_stream_in_order_without_its_tail(tmp_p
         "eos_id": 1,
         "tokenizer_sha256": sha256_file(words / "tokenizer.json"),
         "ids_sha256": hashlib.sha256(expected.tobytes()).hexdigest(),
+        "n_ids": 10,
+        "added_tokens": {},  # BOS and EOS are words of this vocabulary
         "special": "text",
         "n_control_strings": 0,
     }

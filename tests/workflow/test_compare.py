@@ -8,10 +8,10 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, set_seed
 
 from saelineage.corpora.samples.kinds import sample_documents
 from saelineage.models.training import save_model
-from saelineage.tokens import save_tokenizer, train_tokenizer
+from saelineage.tokens import load_tokenizer, save_tokenizer, train_tokenizer
 from tests.workflow.conftest import Checkout
 
-D_VOCAB, N_POSITIONS = 300, 32
+D_VOCAB, N_PADDED, N_POSITIONS, ADDED = 300, 320, 32, "<|im_start|>"
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 SIZES = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": N_POSITIONS},
@@ -31,14 +31,16 @@ SMALL = (
 
 
 def write_models(folder: Path, model_type: str) -> None:
-    """Two random models with one tokenizer, and a text of paragraphs."""
+    """Two random models, of which the second has added a token and padded its embedding, and a text of paragraphs."""
     texts = list(sample_documents("english", 60_000, seed=0))
     (folder / "text.txt").write_text("\n\n".join(text.strip() for text in texts), encoding="utf-8")
-    save_tokenizer(train_tokenizer(texts, D_VOCAB), folder / "tokenizer", N_POSITIONS)
-    config = CONFIG_MAPPING[model_type](vocab_size=D_VOCAB, **SPECIAL, **SIZES[model_type])
-    for seed, name in enumerate(("base", "tuned")):
+    tokenizer = train_tokenizer(texts, D_VOCAB)
+    for seed, (name, n_rows, added) in enumerate((("base", D_VOCAB, []), ("tuned", N_PADDED, [ADDED]))):
+        tokenizer.add_special_tokens(added)
+        save_tokenizer(tokenizer, folder / f"tokenizer_{name}", N_POSITIONS)
         set_seed(seed)
-        save_model(AutoModelForCausalLM.from_config(config).float(), folder / "tokenizer", folder / name)
+        config = CONFIG_MAPPING[model_type](vocab_size=n_rows, **SPECIAL, **SIZES[model_type])
+        save_model(AutoModelForCausalLM.from_config(config).float(), folder / f"tokenizer_{name}", folder / name)
 
 
 @pytest.mark.parametrize(("model_type", "hookpoint"), [("gpt2", "transformer.h.1.output")])
@@ -56,6 +58,12 @@ def test_three_keys_run_from_models_to_the_page_which_says_what_was_assumed(
     assert assumed in page
     summary = json.loads((checkout.folder / "results" / "compare" / "lineage" / "summary.json").read_text())
     assert [(edge["parent"], edge["child"]) for edge in summary["edges"]] == [("base", "tuned")]
+    assert "embeddings have different numbers of rows (&#39;base&#39; 300, &#39;tuned&#39; 320)" in page
+    run = checkout.folder / "results" / "compare"
+    own = {name: load_tokenizer(run / "models" / name).token_to_id(ADDED) for name in ("base", "tuned")}
+    assert own == {"base": None, "tuned": D_VOCAB}
+    for path in run.glob("correlations/**/*.json"):
+        assert "vocabularies differ" not in path.read_text()
 
 
 def test_a_dry_run_lists_the_jobs_and_a_missing_key_ends_in_one_sentence(tmp_path: Path):

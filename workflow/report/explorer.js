@@ -323,6 +323,9 @@ const saelineage = (() => {
       ["follows", label === null ? "no known token, shape, place or syntax" : `${table.labels[label]}: r ${number(table.score[latent])} with its activations, precision ${percent(table.precision[latent], 0)}, recall ${percent(table.recall[latent], 0)}, on documents that were not used to choose it. ${table.meanings[label]}`],
       ["floor", table.floor[latent] === null ? "not measured for this model" : `best r ${number(table.floor[latent])} when the model is unchanged`],
     ];
+    if (table.published) entries.push(["on Neuronpedia", make("span", {},
+      make("a", { href: `${table.published}/${latent}`, target: "_blank", rel: "noopener noreferrer" }, `${table.published.split("/").slice(3).join("/")}/${latent}`),
+      ` (needs the network; the number is the imported SAE's own, which this run keeps)`)]);
     if (explained) entries.push(["written explanation", `${explained.text} (simulated from it: r ${number(explained.score)})`]);
     return make("dl", {}, ...entries.flatMap(([name, words]) => [make("dt", {}, name), make("dd", {}, words)]));
   }

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from saelineage.files.tables import write_parquet
+from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.lineage.ablations import (
@@ -20,6 +21,7 @@ from saelineage.lineage.ablations import (
 )
 from saelineage.lineage.verdicts import SIDES
 from saelineage.models.loading import load_model, on_device
+from saelineage.models.vocabularies import share_rows
 from saelineage.saes.sae import load_sae
 from saelineage.tokens import read_token_rows
 
@@ -52,6 +54,7 @@ def ablate_groups(
     batch_rows: int,
     seed: int,
     device: torch.device,
+    unshared: str = REFUSE,
 ) -> None:
     """Write the effects of each edge's groups, and those of its best matched features.
 
@@ -67,6 +70,7 @@ def ablate_groups(
         batch_rows: rows in a forward pass.
         seed: the seed of the random groups.
         device: the device to compute on.
+        unshared: as in the config's `tokens` block.
     """
     rows = read_token_rows(paths_to_rows)
     verdicts = [pd.read_parquet(edge.path_to_verdicts) for edge in edges]
@@ -76,7 +80,7 @@ def ablate_groups(
     for name, folder in model_folders.items():
         model = on_device(load_model(folder), device)
         sae = load_sae(sae_folders[name]).to(device)
-        read = (model, sae, hookpoint, rows)
+        read = (model, sae, hookpoint, share_rows(model, folder, rows, name, unshared).rows)
         for place, side in sides_of(name, edges):
             effects = group_effects(*read, edge_groups(verdicts[place], side, seed), batch_rows, max_rows)
             groups[place, side] = effects.assign(side=side)[["side", *effects.columns]]
@@ -118,4 +122,5 @@ if __name__ == "__main__":
             batch_rows=snakemake.params.batch_rows,
             seed=snakemake.params.settings["seed"],
             device=pick_device(snakemake.resources.get("gpu", 0)),
+            unshared=snakemake.params.unshared,
         )

@@ -18,8 +18,9 @@ from saelineage.correlations.logit_maps import NoSimilarityError, logit_map
 from saelineage.correlations.matches import Matches
 from saelineage.files.atomic import write_json
 from saelineage.jobs.devices import prepare_cpu
-from saelineage.jobs.job import job
+from saelineage.jobs.job import job, logger
 from saelineage.models.loading import load_model
+from saelineage.models.vocabularies import shared_ids
 from saelineage.saes.sae import Sae, load_sae
 
 if TYPE_CHECKING:
@@ -70,8 +71,12 @@ def compare_weights(
 
 
 def logit_effects(a: Sae, b: Sae, model_folders: tuple[Path, Path], hookpoint: str, settings: dict) -> Matches:
-    """The cosine of effects on the logits. Models are in memory one at a time."""
+    """The cosine of effects on the logits of the tokens that both models have. Models are in memory one at a time."""
     map_a, map_b = (logit_map(load_model(folder), hookpoint) for folder in model_folders)
+    n_rows = len(map_a.unembedding), len(map_b.unembedding)
+    ids = [number for number in shared_ids(model_folders) if number < min(n_rows)]
+    logger.info("logits of %d tokens are compared, of %d and %d rows", len(ids), *n_rows)
+    map_a, map_b = (each._replace(unembedding=each.unembedding[ids]) for each in (map_a, map_b))
     return logit_effect_cosine(a, b, map_a, map_b, **settings)
 
 

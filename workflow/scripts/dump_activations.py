@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.activations import dump_shard
+from saelineage.activations import dump_shard, same_output
+from saelineage.foreign.models import read_config
+from saelineage.foreign.saelens_names import place_keys
+from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.models.loading import load_model, on_device, require_vocabulary
+from saelineage.models.loading import load_model, on_device
+from saelineage.models.vocabularies import share_rows
 from saelineage.tokens import TokenRows
 
 if TYPE_CHECKING:
@@ -24,7 +28,8 @@ def dump_activations(
     max_tokens: int | None,
     batch_rows: int,
     gpus: int,
-) -> None:
+    unshared: str = REFUSE,
+) -> dict:
     """Write one shard for each token array, in the same order.
 
     Args:
@@ -35,20 +40,26 @@ def dump_activations(
         shard: the part of the tokens, as `00000-of-00004`.
         hookpoint, dtype, max_tokens, batch_rows: as in the config's `activations` block.
         gpus: the number of GPUs that the job was given.
+        unshared: as in the config's `tokens` block.
+
+    Returns:
+        Facts for the manifest: how the model's vocabulary differs from the run's (`vocabularies.SharedRows`).
     """
     number, n_shards = map(int, shard.split("-of-"))
     rows = {path: TokenRows(path) for path in paths_to_tokens}
     model = on_device(load_model(folder), pick_device(gpus))
-    require_vocabulary(model, rows, name)
+    rows, facts = share_rows(model, folder, rows, name, unshared)
+    saelens = place_keys(hookpoint, same_output(model, hookpoint), read_config(folder))
     for path_to_tokens, path_to_shard in zip(paths_to_tokens, paths_to_shards, strict=True):
         row_numbers = rows[path_to_tokens].shard(number, n_shards, max_tokens)
-        dump_shard(model, hookpoint, rows[path_to_tokens], row_numbers, path_to_shard, batch_rows, dtype)
+        dump_shard(model, hookpoint, rows[path_to_tokens], row_numbers, path_to_shard, batch_rows, dtype, saelens)
+    return {"vocabulary": facts}
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake) as record:
         prepare_cpu(snakemake.threads)
-        dump_activations(
+        record |= dump_activations(
             name=snakemake.wildcards.model,
             folder=Path(snakemake.input.model[0]).parent,
             paths_to_tokens=list(snakemake.input.tokens),
@@ -59,4 +70,5 @@ if __name__ == "__main__":
             max_tokens=snakemake.params.max_tokens,
             batch_rows=snakemake.params.batch_rows,
             gpus=snakemake.resources.get("gpu", 0),
+            unshared=snakemake.params.unshared,
         )

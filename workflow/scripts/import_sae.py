@@ -16,6 +16,7 @@ from saelineage.foreign.places import has_parallel_blocks, norm_kind, norms_outp
 from saelineage.foreign.sae_formats.registry import SaeSource, describe_source
 from saelineage.foreign.sae_formats.saelens import INPUT_KEYS
 from saelineage.foreign.sae_inputs import RunInput, SaeInput, compare_with_run, is_centred
+from saelineage.foreign.saelens_names import TRANSFORMER_LENS_MODEL, place_keys, resolves
 from saelineage.jobs.devices import prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.saes import metrics as sae_metrics
@@ -47,6 +48,8 @@ def import_sae(
     folder: Path,
     model_config: Mapping | None = None,
     model_sources: Sequence[str] = (),
+    model_name: str | None = None,
+    revision: str | None = None,
 ) -> dict:
     """Write the SAE's folder, and return its source and its quality for the manifest.
 
@@ -59,6 +62,8 @@ def import_sae(
         folder: the folder to write.
         model_config: the model's config.json, if it is known.
         model_sources: the repository or folder that the model comes from, if any.
+        model_name: the name by which others open the model; by default its name here.
+        revision: the revision of the repository that the model comes from, if any.
 
     Raises:
         InputError: if the SAE cannot be read, was trained on other activations as its config says, or does not
@@ -76,6 +81,7 @@ def import_sae(
         norm=None if model_config is None else norm_kind(model_config),
         norms_outputs=None if model_config is None else norms_outputs(model_config),
         parallel=None if model_config is None else has_parallel_blocks(model_config),
+        revision=revision,
     )
     warnings: list[str] = []
 
@@ -116,19 +122,32 @@ def import_sae(
     }
     logger.info("%s: fvu %s, l0 %.4g on %d tokens", name, record["fvu"], record["l0"], record["n_tokens"])
     require_fit(imported, sums, settings, name)
-    provenance = {"model_name": model, "hook_name": header["hookpoint"], "context_size": header["n_ctx"]}
-    provenance |= {"l0": record["l0"]} | original_metadata(described)
+    provenance = {"context_size": header["n_ctx"], "l0": record["l0"]} | input_metadata(
+        described, header, model_name or model
+    )
+    provenance |= registered_metadata(settings)
     imported_from = {"model": model, "sae": sae, "hookpoint": header["hookpoint"], "import": settings, "found": record}
     save_sae(imported.sae, folder, provenance | {"saelineage": imported_from | {"original": described.original}})
     return record
 
 
-def original_metadata(described: SaeInput) -> dict:
-    """What SAELens's config said of the SAE's input, which stays as it was."""
+def registered_metadata(settings: Mapping) -> dict:
+    """What SAELens's registry says of an SAE that an `import` block names by its release."""
+    registered = settings.get("saelens", {}).get("neuronpedia_id")
+    return {} if registered is None else {"neuronpedia_id": registered}
+
+
+def input_metadata(described: SaeInput, header: Mapping, model_name: str) -> dict:
+    """SAELens's keys about the SAE's input: those of its own config, and the run's for what that does not say.
+
+    What is not known of its training, such as the tokens that were left out, is not added.
+    """
     metadata = {key: value for key, value in described.original.items() if key in INPUT_KEYS and value is not None}
     if described.is_transformer_lens:
-        metadata.setdefault("model_class_name", "HookedTransformer")  # SAELens's default for such names
-    return metadata
+        metadata.setdefault("model_class_name", TRANSFORMER_LENS_MODEL)  # SAELens's default for such names
+    if not resolves(metadata.get("hook_name")):
+        metadata |= header.get("saelens") or place_keys(header["hookpoint"])
+    return {"model_name": model_name} | metadata
 
 
 @torch.inference_mode()
@@ -137,9 +156,9 @@ def measure(sae: Sae, shards: list[ActivationShard], most_tokens: int) -> SaeSum
     sums = SaeSums()
     for shard in shards:
         left = max(1, most_tokens // len(shards))
-        for chunk in shard.chunks(CHUNK_TOKENS):
+        for chunk, norms in zip(shard.chunks(CHUNK_TOKENS), shard.norms().split(CHUNK_TOKENS), strict=True):
             chunk = chunk[:left]
-            acts = chunk[chunk.norm(dim=1) <= sae.max_norm]
+            acts = chunk[norms[:left] <= sae.max_norm]
             latents = sae.encode_sparse(acts)
             recons = sae.decode_sparse(latents)
             of_chunk = sae_metrics.reconstruction_sums(sae.target(acts), recons, latents, sae.d_sae)
@@ -212,4 +231,6 @@ if __name__ == "__main__":
             folder=Path(snakemake.output.weights).parent,
             model_config=read_json(snakemake.input.model_config),
             model_sources=[made_from[key] for key in ("repo", "folder") if key in made_from],
+            model_name=snakemake.params.opened_as["name"],
+            revision=made_from.get("revision"),
         )

@@ -13,7 +13,7 @@ from saelineage.tokens import (
     TOKENIZER_FILES,
     check_tokenizer,
     check_tokenizer_folder,
-    restore_rules,
+    copy_tokenizer,
     save_tokenizer,
     tokenizer_errors,
     train_tokenizer,
@@ -43,13 +43,7 @@ def take_tokenizer(settings: dict, folder: Path) -> dict:
     """Save a tokenizer from the hub or a folder, and return the hub's commit and the digests of its files.
 
     Its chat template is kept in tokenizer_config.json, so that it goes with the tokenizer into every model's folder.
-
-    transformers 5 makes many tokenizers anew from the name of their class or of the model's type, and then splits text
-    as that class does, whatever the tokenizer.json says: one called a GPT2Tokenizer no longer splits numbers into
-    digits. So the file's own rules are put back (`tokens.restore_rules`).
     """
-    from transformers import AutoTokenizer
-
     record: dict = {}
     source = settings.get("path") or settings["repo"]
     folder_read = Path(source)
@@ -57,25 +51,21 @@ def take_tokenizer(settings: dict, folder: Path) -> dict:
         folder_read, record = fetch_tokenizer(settings)
     check_tokenizer_folder(folder_read)
     template = chat_template(folder_read)
-    with tokenizer_errors(source):
-        tokenizer = AutoTokenizer.from_pretrained(folder_read, trust_remote_code=False, local_files_only=True)
     with atomic_files(folder) as temporary, tokenizer_errors(source):
-        if isinstance(tokenizer.chat_template, dict):
-            logger.warning(
-                "tokenizer: '%s' has the chat templates %s, of which %s is used",
-                source,
-                ", ".join(sorted({*tokenizer.chat_template, *([DEFAULT] if template else [])})),
-                DEFAULT if template else "none, because none is called 'default',",
-            )
-        tokenizer.chat_template = template
-        tokenizer.save_pretrained(temporary, save_jinja_files=False)
-        replaced = restore_rules(folder_read, temporary)
-    if replaced:
+        copied = copy_tokenizer(folder_read, temporary, template)
+    if copied.templates:
+        logger.warning(
+            "tokenizer: '%s' has the chat templates %s, of which %s is used",
+            source,
+            ", ".join(sorted({*copied.templates, *([DEFAULT] if template else [])})),
+            DEFAULT if template else "none, because none is called 'default',",
+        )
+    if copied.replaced:
         logger.warning(
             "tokenizer: transformers makes '%s' anew as a %s with another %s; the run uses those of its tokenizer.json",
             source,
-            type(tokenizer).__name__,
-            ", ".join(replaced),
+            copied.kind,
+            ", ".join(copied.replaced),
         )
     return record
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from saelineage.files.atomic import write_json
+from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.models.loading import (
@@ -14,10 +15,10 @@ from saelineage.models.loading import (
     load_model,
     n_parameters,
     on_device,
-    require_vocabulary,
     unigram_loss,
     weights_sha256,
 )
+from saelineage.models.vocabularies import share_rows
 from saelineage.saes.metrics import measure_corpora
 from saelineage.saes.sae import load_sae
 from saelineage.tokens import read_token_rows
@@ -37,6 +38,7 @@ def measure_model(
     path_to_metrics: str,
     path_to_sae_metrics: str,
     device: torch.device,
+    unshared: str = REFUSE,
 ) -> None:
     """Write loss and accuracy per corpus with a unigram model's loss, and the metrics of the model's SAEs.
 
@@ -50,17 +52,22 @@ def measure_model(
         batch_rows: rows in a forward pass.
         path_to_metrics, path_to_sae_metrics: the files to write.
         device: the device to compute on.
+        unshared: as in the config's `tokens` block.
     """
     train, validation = read_token_rows(paths_to_train), read_token_rows(paths_to_validation)
     model = on_device(load_model(folder), device)
-    require_vocabulary(model, validation, name)
-    d_vocab = len(model.get_input_embeddings().get_parameter("weight"))
+    splits = {f"{corpus}.train": of for corpus, of in train.items()}
+    splits |= {f"{corpus}.validation": of for corpus, of in validation.items()}
+    shared, vocabulary = share_rows(model, folder, splits, name, unshared)
+    train = {corpus: shared[f"{corpus}.train"] for corpus in train}
+    validation = {corpus: shared[f"{corpus}.validation"] for corpus in validation}
+    d_vocab = min(vocabulary["n_ids"], vocabulary["n_rows"])
     corpora = {
         corpus: evaluate(model, rows, batch_rows) | {"unigram_loss": unigram_loss(train[corpus], rows, d_vocab)}
         for corpus, rows in validation.items()
     }
     sizes = {"n_parameters": n_parameters(model), "weights_sha256": weights_sha256(model)}
-    write_json(path_to_metrics, {"model": name, "corpora": corpora} | sizes)
+    write_json(path_to_metrics, {"model": name, "corpora": corpora, "vocabulary": vocabulary} | sizes)
     saes = {name: load_sae(sae_folder).to(device) for name, sae_folder in sae_folders.items()}
     metrics = measure_corpora(model, saes, hookpoint, validation, batch_rows)
     entries = [
@@ -87,4 +94,5 @@ if __name__ == "__main__":
             path_to_metrics=snakemake.output.metrics,
             path_to_sae_metrics=snakemake.output.sae_metrics,
             device=pick_device(snakemake.resources.get("gpu", 0)),
+            unshared=snakemake.params.unshared,
         )

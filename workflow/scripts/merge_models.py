@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saelineage.files.atomic import read_json
 from saelineage.jobs.job import job, logger
 from saelineage.models.merging import merge_folders
 
@@ -14,13 +15,16 @@ def merge_models(parent_folders: list[Path], t: float, dtype: str | None, folder
     """Write the merged model's folder with the first parent's tokenizer and config.
 
     Returns:
-        Facts for the manifest: `same_weights_as`, if the merge has the weights of one of its parents.
+        Facts for the manifest: `same_weights_as`, if the merge has the weights of one of its parents, and `warnings`,
+        if the parents' vocabularies differ.
     """
     equal = merge_folders(parent_folders[0], parent_folders[1], t, dtype, folder, method)
+    vocabulary = read_json(folder / "merge.json").get("vocabulary")
+    facts: dict[str, object] = {"warnings": [f"models.{folder.name}: {vocabulary['note']}"]} if vocabulary else {}
     if equal is None:
-        return {}
+        return facts
     logger.warning("the merged model has exactly the weights of '%s': t is %g, or both parents are the same", equal, t)
-    return {"same_weights_as": equal}
+    return facts | {"same_weights_as": equal}
 
 
 if __name__ == "__main__":

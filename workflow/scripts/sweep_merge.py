@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
+from transformers import PreTrainedModel
 
 from saelineage.files.atomic import read_json
 from saelineage.files.tables import write_parquet
+from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.models.loading import evaluate, on_device, open_state
-from saelineage.models.merging import Parents, merge_state, read_parents
-from saelineage.tokens import TokenRows, read_token_rows
+from saelineage.models.merging import Parents, merge_parents, read_parents
+from saelineage.models.vocabularies import share_rows
+from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -29,6 +31,7 @@ def sweep_merge(
     path_to_sweep: str,
     gpus: int,
     method: str = "slerp",
+    unshared: str = REFUSE,
 ) -> None:
     """Write `t`, `corpus`, `loss`, `accuracy` and `n_predictions` by coefficient and corpus; t is NaN for the base."""
     validation = read_token_rows(paths_to_validation)
@@ -36,7 +39,9 @@ def sweep_merge(
     device = pick_device(gpus)
     rows = []
     for t in coefficients:
-        measured = measure_merge(parents, t, method, validation, batch_rows, device)
+        model = on_device(open_merge(parents, t, method), device)
+        shared = share_rows(model, parent_folders[0], validation, "the merge", unshared).rows
+        measured = {corpus: evaluate(model, of, batch_rows) for corpus, of in shared.items()}
         rows += [{"t": t, "corpus": corpus} | measured[corpus] for corpus in validation]
     for path in paths_to_base_metrics:
         metrics = read_json(path)["corpora"]
@@ -45,14 +50,10 @@ def sweep_merge(
     write_parquet(table.astype({"t": float}), path_to_sweep)
 
 
-def measure_merge(
-    parents: Parents, t: float, method: str, validation: Mapping[str, TokenRows], batch_rows: int, device: torch.device
-) -> dict[str, dict]:
-    """Loss and accuracy of one merge per corpus; the merge is in memory only meanwhile."""
-    merged, _ = merge_state(*parents.states, t, parents.names, method)
-    source = f"the merge of '{parents.names[0]}' and '{parents.names[1]}'"
-    model = on_device(open_state(parents.config, merged, source), device)
-    return {corpus: evaluate(model, rows, batch_rows) for corpus, rows in validation.items()}
+def open_merge(parents: Parents, t: float, method: str) -> PreTrainedModel:
+    """Merge two models in memory."""
+    merged, _ = merge_parents(parents, t, method)
+    return open_state(parents.config, merged, f"the merge of '{parents.names[0]}' and '{parents.names[1]}'")
 
 
 if __name__ == "__main__":
@@ -68,4 +69,5 @@ if __name__ == "__main__":
             path_to_sweep=snakemake.output.sweep,
             gpus=snakemake.resources.get("gpu", 0),
             method=snakemake.params.method,
+            unshared=snakemake.params.unshared,
         )

@@ -1,13 +1,14 @@
 """Train one SAE of a model, or all of them in one pass over its activations."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import write_text
+from saelineage.foreign.saelens_names import input_keys
 from saelineage.jobs.checkpoints import checkpoint_folder
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
@@ -29,6 +30,7 @@ def train_and_save(
     events: Path | None,
     gpus: int,
     starts: Sequence[str] = (),
+    source: Mapping | None = None,
 ) -> None:
     """Write each SAE's folder and its training curve.
 
@@ -41,6 +43,7 @@ def train_and_save(
         events: folder for TensorBoard's files, or None.
         gpus: the number of GPUs that the job was given; 0 trains on the CPU.
         starts: folders of the SAEs whose average is the start of training; none for random weights.
+        source: `name` and `revision` by which others open the model; by default its name alone.
     """
     saes = list(settings)
     start = average([load_sae(path) for path in starts]) if starts else None
@@ -58,11 +61,12 @@ def train_and_save(
             dump, list(settings.values()), pick_device(gpus), checkpoint, watch, [start] * len(settings)
         )
     for sae, result in zip(saes, trained, strict=True):
-        provenance = {"model_name": model, "hook_name": header["hookpoint"], "context_size": header["n_ctx"]}
+        provenance = input_keys([shard.header for shard in dump.shards], source or {"name": model})
+        named = {"model": model, "sae": sae, "hookpoint": header["hookpoint"]}
         training = {"settings": settings[sae], "n_tokens_left_out": dump.n_left_out, "starts": list(starts)}
         if l0 is not None:  # an SAE that starts from this one keeps it too
             provenance["l0"], training["kept"] = l0, kept[sae]
-        save_sae(result.sae, folder / sae, provenance | {"saelineage": {"model": model, "sae": sae} | training})
+        save_sae(result.sae, folder / sae, provenance | {"saelineage": named | training})
         write_text(folder / sae / "training.csv", result.curve.to_csv(index=False))
 
 
@@ -109,5 +113,6 @@ if __name__ == "__main__":
                 folder=Path(snakemake.output.weights[0]).parent.parent,
                 checkpoint=checkpoints / "state.safetensors",
                 events=events,
+                source=snakemake.params.source,
                 gpus=snakemake.resources.get("gpu", 0),
             )

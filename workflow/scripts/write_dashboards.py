@@ -10,7 +10,8 @@ import pandas as pd
 from saelineage.correlations.logit_maps import NoSimilarityError, logit_map
 from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.features.shards import shards_by_sae
-from saelineage.files.atomic import write_text
+from saelineage.files.atomic import read_json, write_text
+from saelineage.foreign.releases import neuronpedia_address
 from saelineage.jobs.devices import prepare_cpu
 from saelineage.jobs.job import job, logger
 from saelineage.labels.annotations import Annotations, load_annotations
@@ -28,7 +29,7 @@ from saelineage.report.dashboards import (
     related_features,
     vocabulary_texts,
 )
-from saelineage.saes.sae import load_sae
+from saelineage.saes.sae import CONFIG_FILE, load_sae
 from saelineage.tokens import load_tokenizer
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def write_dashboards(
     firings = read_firings(shards[model, sae], annotations)
     boards = Dashboards(firings, annotations, shown)
     floors = floor_r(f"{model}.{sae}", floor_correlations, len(boards))
-    table = feature_table(model, features, edges, firings, annotations, labels, explanations, floors)
+    published = neuronpedia_address(read_json(sae_folder / CONFIG_FILE)["metadata"].get("neuronpedia_id"))
+    table = feature_table(model, features, edges, firings, annotations, labels, explanations, floors, published)
     write_text(folder / "table.js", packed(f"{model}/table", table))
     add_related(boards, related, shards, annotations, {f"{model}.{sae}": firings})
     effects = effects_on_logits(model_folder, sae_folder, hookpoint)
@@ -116,8 +118,10 @@ def effects_on_logits(model_folder: Path, sae_folder: Path, hookpoint: str) -> C
         logger.info("no effects on the logits are shown: %s", error)
         return None
     decoder = load_sae(sae_folder).W_dec.detach().numpy()
-    to_norm, unembedding = path.to_norm.numpy(), path.unembedding.numpy()
-    texts = vocabulary_texts(load_tokenizer(model_folder), len(unembedding))
+    tokenizer = load_tokenizer(model_folder)
+    ids = sorted(number for number in tokenizer.get_vocab().values() if number < len(path.unembedding))
+    to_norm, unembedding = path.to_norm.numpy(), path.unembedding[ids].numpy()  # without rows that are no token's
+    texts = vocabulary_texts(tokenizer, ids)
 
     def of_chunk(first: int) -> list[dict]:
         return logit_effects(decoder[first : first + FEATURES_PER_CHUNK], to_norm, unembedding, texts)

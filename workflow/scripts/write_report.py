@@ -11,6 +11,7 @@ from saelineage.files.atomic import read_json, write_text
 from saelineage.jobs.job import job
 from saelineage.jobs.listing import collect
 from saelineage.models.same_weights import same_weights
+from saelineage.models.vocabulary_notes import vocabulary_notes
 from saelineage.report.dashboards import packed
 from saelineage.report.page import Results, Sources, render_page
 from saelineage.report.tables import TableInputs, make_tables, timing_table
@@ -174,6 +175,9 @@ if __name__ == "__main__":
             if snakemake.params.config["report"]["single_file"]
             else {},
             assumptions=snakemake.params.assumptions,
+            vocabularies=vocabulary_notes(
+                {metrics["model"]: metrics["vocabulary"] for metrics in inputs.model_metrics if "vocabulary" in metrics}
+            ),
         )
         write_report(
             results=results,

@@ -174,12 +174,12 @@ TRUNCATION = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst",
 def test_added_tokens_of_one_side_are_allowed_and_said(model_folder, run_folder, check):
     folder = model_folder(lambda tokenizer: tokenizer["added_tokens"].append(IM_START))
     assert check(folder, run_folder, "chat") == [
-        "models.chat: the run's tokenizer replaces the model's own, and lacks these of its added tokens, which become "
-        "plain text: 1 (<|im_start|>)"
+        "models.chat: the run's tokenizer writes the rows, and lacks these of the model's added tokens, which are "
+        "plain text there: 1 (<|im_start|>)"
     ]
     assert check(run_folder, folder, "base") == [
-        "models.base: the model's own tokenizer lacks these added tokens of the run's, on whose ids the model may not "
-        "have been trained: 1 (<|im_start|>)"
+        "models.base: the model's own tokenizer lacks these added tokens of the run's, for which tokens.unshared "
+        "counts where the text holds them: 1 (<|im_start|>)"
     ]
 
 
@@ -193,8 +193,8 @@ def test_renamed_added_tokens_and_other_separators_are_said(model_folder, run_fo
     (run_folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
     assert check(folder, run_folder, "chat") == [
         "models.chat: the model's own tokenizer has eos_token '<|end|>', the run's '</s>'; rows hold the run's",
-        "models.chat: added tokens with other names in the model's own tokenizer, of which the run's are used: 1 "
-        "(1 is '<|end|>' to the model, '</s>' to the run)",
+        "models.chat: added tokens with other names in the model's own tokenizer, for which tokens.unshared counts "
+        "where the text holds the run's: 1 (1 is '<|end|>' to the model, '</s>' to the run)",
     ]
     (run_folder / "tokenizer_config.json").unlink()
 
@@ -215,7 +215,7 @@ def test_vocabulary_and_merges_without_a_tokenizer_json_are_compared(run_folder,
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     # GPT-2's rules are those of the trained tokenizer; transformers adds a token to every GPT-2 tokenizer
     (warning,) = require_same_tokens(tmp_path, run_folder, "old")
-    assert warning.endswith("of its added tokens, which become plain text: 1 (<|endoftext|>)")
+    assert warning.endswith("of the model's added tokens, which are plain text there: 1 (<|endoftext|>)")
     (tmp_path / "merges.txt").write_text("\n".join(map(" ".join, merges[:-1])))
     (warning,) = require_same_tokenizer(tmp_path, run_folder, "old")
     assert f"1 of {N_MERGES} merges differ" in warning

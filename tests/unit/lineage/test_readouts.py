@@ -52,12 +52,22 @@ def drawn(n: int = 400, d_in: int = 5, d_sae: int = 3) -> tuple[np.ndarray, np.n
 def write_pair(tmp_path):
     """Write a shard of activations and one of features of the same tokens; gives both paths."""
 
-    def write(acts: np.ndarray, latents: np.ndarray, name: str = "0", first_row: int = 0, compared=None, digest="0"):
+    def write(
+        acts: np.ndarray,
+        latents: np.ndarray,
+        name: str = "0",
+        first_row: int = 0,
+        compared=None,
+        digest="0",
+        shared=None,
+    ):
         n, positions = len(acts), first_row * N_CTX + np.arange(len(acts))
         tokens = {"ids_sha256": digest, "first_row": first_row, "stop_row": first_row + n // N_CTX, "n_ctx": N_CTX}
         paths = tmp_path / f"acts-{name}.safetensors", tmp_path / f"features-{name}.safetensors"
         stored = torch.from_numpy(acts)
-        tensors = {"acts": stored, "norms": stored.float().norm(dim=1), "positions": torch.from_numpy(positions)}
+        norms = stored.float().norm(dim=1)
+        norms = norms if shared is None else norms.masked_fill(~torch.from_numpy(shared), torch.nan)
+        tensors = {"acts": stored, "norms": norms, "positions": torch.from_numpy(positions)}
         save_file(tensors, paths[0], metadata=encode_header({"hookpoint": "layer.output"} | tokens))
         rows = scipy.sparse.csr_array(latents)
         header = {"model": "m", "sae": "seed0", "corpus": "words", "d_sae": latents.shape[1]} | tokens
@@ -220,6 +230,18 @@ def test_tokens_that_are_not_compared_are_left_out(write_pair):
     assert table["r2_child"].to_numpy() == pytest.approx(r2, rel=1e-9)
     assert table["n_test_firings"].tolist() == fires[inside[TEST]].sum(0).tolist()
     assert (table["n_test_firings"] < fires[fold == TEST].sum(0)).all()
+
+
+def test_tokens_that_the_child_does_not_share_are_left_out_of_its_readout(write_pair):
+    acts, latents = (array.astype(np.float32) for array in drawn(n=64 * N_CTX))
+    shared = np.arange(len(acts)) % 7 > 0
+    parent, features = write_pair(acts, latents)
+    child, _ = write_pair(np.where(shared[:, None], acts, 1e3).astype(np.float32), latents, "child", shared=shared)
+    table = read_out([parent], [child], [features])
+    fold = folds(np.arange(len(acts)), N_CTX)
+    inside = [np.flatnonzero((fold == number) & shared) for number in (FIT, TUNE, TEST)]
+    r2, _ = ridge_r2(*(sums_of(acts[part], latents[part]) for part in inside))
+    assert table["r2_child"].to_numpy() == pytest.approx(r2, rel=1e-9)
 
 
 def test_activations_and_features_of_different_tokens_are_refused(write_pair, tmp_path):

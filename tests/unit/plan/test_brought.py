@@ -331,3 +331,36 @@ def test_files_that_a_corpus_leaves_out_are_said_until_it_is_prepared():
     (sentence,) = check_on_disk(run)
     assert "1 of its 2 files are left out (README.md)" in sentence
     assert check_on_disk(run, "results/mine/corpora/web/manifest.json") == []
+
+
+CHAT_ADDED = [
+    {"id": 4, "content": "<|im_start|>", "special": True},
+    {"id": 5, "content": "<|im_end|>", "special": True},
+]
+
+
+def chat_plan(unshared: str, vocab_size: int, *, messages: bool = True) -> Plan:
+    """A run whose tokenizer has two control tokens more than its model."""
+    made = plan({"base": {"path": {"folder": model_folder("base", vocab_size=vocab_size)}}})
+    tokenizer = {"model": {"type": "BPE", "vocab": tokens(WORDS), "merges": []}, "added_tokens": CHAT_ADDED}
+    write_json(Path("tokenizer/tokenizer.json"), tokenizer)
+    Path("tokenizer/chat_template.jinja").write_text("<|im_start|>{{ messages }}<|im_end|>")
+    if messages:
+        made.config["corpora"]["lua"]["messages_column"] = "messages"
+    made.config["tokens"]["unshared"] = unshared
+    return made
+
+
+@pytest.mark.parametrize("vocab_size", [4, 8], ids=["no row", "a row of the padding"])
+def test_control_tokens_that_a_model_does_not_share_are_refused_or_left_out(vocab_size: int):
+    message = r"^models\.base: the chat template writes tokens that the model does not share, .*: 2 \(<\|im_start\|>, "
+    with pytest.raises(InputError, match=message):
+        check_on_disk(chat_plan("refuse", vocab_size))
+    assert "tokens.unshared counts where the text holds them: 2" in check_on_disk(chat_plan("leave_out", vocab_size))[0]
+    check_on_disk(chat_plan("refuse", vocab_size, messages=False))  # whether plain text holds them is not known yet
+
+
+def test_an_embedding_with_too_few_rows_for_the_tokenizer_is_refused():
+    message = r"^models\.base: the model must have an embedding row for every token .*, but has 3 rows, too few for 1 "
+    with pytest.raises(InputError, match=message):
+        check_on_disk(plan({"base": {"path": {"folder": model_folder("base", vocab_size=3)}}}))

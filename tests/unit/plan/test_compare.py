@@ -144,6 +144,21 @@ def test_a_given_sae_is_the_base_s_and_the_only_seed():
     assert any("the base's SAE is the given one" in sentence for sentence in sentences)
 
 
+def test_an_sae_may_have_saelens_s_names_of_its_release_and_itself():
+    sae = "gpt2-small-res-jb:blocks.8.hook_resid_pre"
+    config, sentences = expanded(sae=sae, hookpoint="model.layers.1.output")
+    block = config["saes"]["models"]["base"]["seed0"]["import"]
+    assert (block["repo"], block["revision"]) == ("jbloom/GPT2-Small-SAEs-Reformatted", "main")
+    assert (block["subfolder"], block["saelens"]["model"]) == ("blocks.8.hook_resid_pre", "gpt2-small")
+    assert any(f"at revision main of its repository, which can move; write {sae}@COMMIT" in line for line in sentences)
+    config, sentences = expanded(sae=f"{sae}@v2", hookpoint="model.layers.1.output")
+    assert config["saes"]["models"]["base"]["seed0"]["import"]["revision"] == "v2"
+    assert not any("which can move" in line for line in sentences)
+    Path("a:b").mkdir()
+    config, _ = expanded(sae="a:b", hookpoint="model.layers.1.output")
+    assert config["saes"]["models"]["base"]["seed0"]["import"]["folder"] == "a:b"
+
+
 def test_an_sae_of_the_hub_may_lie_in_a_subfolder():
     config, sentences = expanded(sae="own/saes/layers.1/big@v2", hookpoint="model.layers.1.output")
     block = config["saes"]["models"]["base"]["seed0"]["import"]

@@ -105,6 +105,7 @@ def test_every_default_is_filled_in():
         "tokens": {
             "n_ctx": 128,
             "special": "text",
+            "unshared": "refuse",
             "max_tokens": {"train": None, "validation": None, "probe": None},
         },
         "batch_rows": 16,

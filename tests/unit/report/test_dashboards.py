@@ -352,7 +352,7 @@ def tokenizer() -> Tokenizer:
 
 def test_every_token_of_a_vocabulary_has_a_text_and_parts_of_characters_a_name(tokenizer):
     n = tokenizer.get_vocab_size()
-    texts = vocabulary_texts(tokenizer, n + 1)
+    texts = vocabulary_texts(tokenizer, range(n + 1))
     assert texts[:2] == [tokenizer.id_to_token(0), tokenizer.id_to_token(1)]
     assert texts[-1] == f"id {n}"
     assert all(texts)

@@ -1,12 +1,14 @@
 """Reading, replacing and storing the activations at one module of a model.
 
 A shard is a safetensors file with `acts` [token, d_in], their Euclidean `norms` [token] and `positions` [token] (row x
-n_ctx + place in the row). It holds text tokens only: BOS and EOS are masked out. Its header says which token rows it
-covers.
+n_ctx + place in the row). It holds text tokens only: BOS and EOS are masked out. The norm of a token that the model
+does not share with the run's tokenizer (`models.vocabularies`) is NaN, which is below no limit, so that no SAE is
+trained on it and no feature is compared there. Its header says which token rows it covers.
 """
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, decode_header, encode_header
+from saelineage.foreign.saelens_names import place_keys
 from saelineage.precision import DTYPES
 from saelineage.tokens import TokenRows
 
@@ -167,8 +170,60 @@ def require_causal(model: nn.Module, name: str) -> None:
         )
 
 
+@torch.inference_mode()
+def same_output(model: nn.Module, hookpoint: str) -> str | None:
+    """Name the module whose output the activations at a hookpoint are; None if there is none.
+
+    An output is its module's own. An input is another module's output if a module that ran before, and runs once, gave
+    the very same values; of several the one that ended last. Values are compared on a short row after the whole forward
+    pass, when whoever keeps them sees them.
+    """
+    point = Hookpoint.parse(hookpoint)
+    if point.side == "output":
+        return point.module
+    ended: list[tuple[str, Tensor]] = []
+    before: list[int] = []
+    acts: list[Tensor] = []
+
+    def keep(name: str) -> Callable[[nn.Module, tuple, object], None]:
+        def on_output(module: nn.Module, args: tuple, output: object) -> None:
+            first = output[0] if isinstance(output, tuple) and output else output
+            if isinstance(first, Tensor):
+                ended.append((name, first))
+
+        return on_output
+
+    def note(value: Tensor) -> None:
+        acts.append(value.clone())
+        before.append(len(ended))
+
+    modules = [(name, module) for name, module in model.named_modules() if name]
+    ids = torch.tensor([CAUSAL_IDS], device=next(model.parameters()).device)
+    handles = [module.register_forward_hook(keep(name)) for name, module in modules]
+    try:
+        with hooked(model, hookpoint, note):
+            model(input_ids=ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(acts) != 1:
+        return None
+    n_runs = Counter(name for name, _ in ended)
+    for name, output in reversed(ended[: before[0]]):
+        if n_runs[name] == 1 and output.numel() == acts[0].numel() and torch.equal(output.view_as(acts[0]), acts[0]):
+            return name
+    return None
+
+
 def dump_shard(
-    model: nn.Module, hookpoint: str, rows: TokenRows, within: range, path: Path | str, batch_rows: int, dtype: str
+    model: nn.Module,
+    hookpoint: str,
+    rows: TokenRows,
+    within: range,
+    path: Path | str,
+    batch_rows: int,
+    dtype: str,
+    saelens: Mapping | None = None,
 ) -> int:
     """Write the activations of some rows as one shard.
 
@@ -180,6 +235,7 @@ def dump_shard(
         path: the shard.
         batch_rows: rows in a forward pass.
         dtype: number format of the file.
+        saelens: the place by SAELens's names (`foreign.saelens_names.place_keys`), for SAEs trained on this.
 
     Returns:
         The number of tokens written.
@@ -187,7 +243,7 @@ def dump_shard(
     Raises:
         InputError: if an activation is not finite, or overflows in the file's number format.
     """
-    acts, positions = [], []
+    acts, norms, positions = [], [], []
     n_ctx, device = rows.info["n_ctx"], next(model.parameters()).device
     for numbers, ids in rows.batches(batch_rows, within):
         mask = rows.text_mask(numbers)
@@ -202,6 +258,8 @@ def dump_shard(
             )
             raise InputError(f"'{path}': activations at {hookpoint} {reason}")
         acts.append(stored)
+        is_shared = torch.from_numpy(rows.shared(numbers)[mask])
+        norms.append(stored.float().norm(dim=1).masked_fill(~is_shared, torch.nan))
         positions.append(np.flatnonzero(mask) + numbers.start * n_ctx)
     header = {
         "hookpoint": hookpoint,
@@ -209,11 +267,13 @@ def dump_shard(
         "first_row": within.start,
         "stop_row": within.stop,
         "n_ctx": n_ctx,
+        "left_out_ids": rows.left_out_ids,
+        "saelens": dict(saelens or place_keys(hookpoint)),
     }
     with atomic_path(path) as temporary:
         tensors = {
             "acts": torch.cat(acts),
-            "norms": torch.cat([chunk.float().norm(dim=1) for chunk in acts]),
+            "norms": torch.cat(norms),
             "positions": torch.from_numpy(np.concatenate(positions)),
         }
         save_file(tensors, temporary, metadata=encode_header(header))
@@ -224,7 +284,7 @@ class ActivationShard:
     """One shard of a dump, memory-mapped.
 
     Attributes:
-        header: hookpoint, ids_sha256, first_row, stop_row, n_ctx.
+        header: hookpoint, ids_sha256, first_row, stop_row, n_ctx, left_out_ids, saelens.
         n_tokens, d_in: shape of the activations.
     """
 
@@ -248,7 +308,7 @@ class ActivationShard:
         return self._file.get_tensor("acts")
 
     def norms(self) -> Float[Tensor, " token"]:
-        """Euclidean norms of the activations."""
+        """Euclidean norms of the activations; NaN for tokens that the model does not share."""
         return self._file.get_tensor("norms")
 
     def positions(self) -> Integer[Tensor, " token"]:
@@ -266,7 +326,8 @@ def norm_limit(norms: Float[np.ndarray, " token"], ratio: float) -> float:
 
     It is infinite if there are none.
     """
-    return ratio * float(np.median(norms[norms > 0])) if norms.any() else math.inf
+    nonzero = norms[norms > 0]
+    return ratio * float(np.median(nonzero)) if len(nonzero) else math.inf
 
 
 def _require_module(point: Hookpoint, modules: Mapping[str, nn.Module]) -> None:

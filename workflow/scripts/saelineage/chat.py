@@ -12,6 +12,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -159,6 +160,19 @@ class ChatTemplate:
         return self._patterns[roles]
 
 
+def written_by_template(folder: Path | str) -> str:
+    """What a tokenizer's chat template writes for short conversations, as far as it takes them.
+
+    Raises:
+        InputError: if the tokenizer has no chat template.
+    """
+    template, texts = ChatTemplate(folder), []
+    for roles in (("user", "assistant"), ("system", "user", "assistant")):
+        with suppress(InputError):  # some templates take no system message
+            texts.append(template.render([{"role": role, "content": "a"} for role in roles]))
+    return "".join(texts)
+
+
 def encode_conversations(documents: Iterable[str], folder: Path | str) -> Iterator[Conversation]:
     """Render and encode conversations, a block at a time. Control tokens become their ids.
 
@@ -240,7 +254,7 @@ def write_conversations(
         for raw, temporary, kind in ((raw_ids, of_ids, dtype), (raw_classes, of_classes, np.uint8)):
             raw.flush()
             copy_to_npy(raw, temporary, kind, (n_rows, n_ctx))
-    return rows_info(n_rows, n_ctx, tokenizer_folder, digests[0].hexdigest()) | {
+    return rows_info(path, n_rows, n_ctx, tokenizer_folder, digests[0].hexdigest()) | {
         "classes_sha256": digests[1].hexdigest(),
         "n_cut": n_cut,
         "n_filled": n_filled,

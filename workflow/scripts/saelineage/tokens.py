@@ -10,9 +10,10 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from itertools import islice, pairwise, zip_longest
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer
@@ -86,6 +87,17 @@ MOST_IDS = 1 << 24
 The largest vocabularies in use have a quarter of a million ids.
 """
 COPY_ROWS = 65_536
+
+
+class CopiedTokenizer(NamedTuple):
+    """A tokenizer as transformers opened and saved it."""
+
+    kind: str
+    """Its class."""
+    templates: list[str]
+    """Names of its chat templates, if it has several."""
+    replaced: list[str]
+    """Rules that were put back (`restore_rules`)."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -279,6 +291,52 @@ def require_same_tokens(model_folder: Path | str, tokenizer_folder: Path | str, 
     return warnings
 
 
+def copy_tokenizer(source: Path | str, folder: Path | str, template: str | None) -> CopiedTokenizer:
+    """Save a third-party tokenizer as tokenizer.json and tokenizer_config.json, with the same ids for every text.
+
+    transformers 5 makes many tokenizers anew from the name of their class or of the model's type, and then splits text
+    as that class does, whatever the tokenizer.json says: one called a GPT2Tokenizer no longer splits numbers into
+    digits. So the file's own rules are put back (`restore_rules`).
+
+    Args:
+        source: a folder that was checked (`check_tokenizer_folder`).
+        folder: the folder to write.
+        template: the chat template to save in tokenizer_config.json; None saves none.
+
+    Raises:
+        InputError: if the tokenizer cannot be opened.
+    """
+    from transformers import AutoTokenizer
+
+    with tokenizer_errors(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+        templates = tokenizer.chat_template
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder, save_jinja_files=False)
+        replaced = restore_rules(source, folder)
+    return CopiedTokenizer(type(tokenizer).__name__, sorted(templates) if isinstance(templates, dict) else [], replaced)
+
+
+@contextmanager
+def tokenizer_of_model(model_folder: Path | str, run_folder: Path) -> Iterator[Path]:
+    """Yield the folder of the tokenizer that belongs to an imported model: the run's, or a copy of the model's own.
+
+    Its own is one that has other tokens than the run's (`require_same_tokens` compares what both have).
+
+    Args:
+        model_folder: the model's files as they were fetched.
+        run_folder: the run's tokenizer.
+    """
+    own, _ = _model_tokenizer(Path(model_folder))
+    if own is None or own.get_vocab() == load_tokenizer(run_folder).get_vocab():
+        yield run_folder
+        return
+    check_tokenizer_folder(model_folder)
+    with tempfile.TemporaryDirectory() as folder:
+        copy_tokenizer(model_folder, folder, None)
+        yield Path(folder)
+
+
 def check_tokenizer_folder(folder: Path | str) -> None:
     """Check a third-party tokenizer folder before transformers opens it and follows the file names it contains.
 
@@ -337,8 +395,8 @@ def write_rows(
         special: `TEXT` spells strings of control tokens out; `IDS` makes them ids.
 
     Returns:
-        `n_rows`, `n_ctx`, `n_tokens`, `bos_id`, `eos_id`, `tokenizer_sha256`, `ids_sha256`, `special`, and
-        `n_control_strings`, the number of strings of control tokens in the documents that were read.
+        What `rows_info` returns, `special`, and `n_control_strings`, the number of strings of control tokens in the
+        documents that were read.
 
     Raises:
         InputError: if the text or `max_tokens` does not fill one row.
@@ -364,13 +422,24 @@ def write_rows(
                 f"'{path}': the documents do not fill one row of n_ctx = {n_ctx} tokens; add text or lower tokens.n_ctx"
             )
         copy_to_npy(raw, temporary, dtype, (n_rows, n_ctx))
-    info = rows_info(n_rows, n_ctx, tokenizer_folder, digest.hexdigest())
+    info = rows_info(path, n_rows, n_ctx, tokenizer_folder, digest.hexdigest())
     return info | {"special": special, "n_control_strings": counter.n_found}
 
 
-def rows_info(n_rows: int, n_ctx: int, tokenizer_folder: Path | str, ids_sha256: str) -> dict:
-    """The part of a sidecar that all rows of ids have."""
-    ends = special_ids(tokenizer_folder)
+def rows_info(path: Path | str, n_rows: int, n_ctx: int, tokenizer_folder: Path | str, ids_sha256: str) -> dict:
+    """The part of a sidecar that all rows of ids have.
+
+    Args:
+        path: the rows, already written.
+        n_rows, n_ctx: their shape.
+        tokenizer_folder: the tokenizer that made them.
+        ids_sha256: digest of the ids.
+
+    Returns:
+        `n_rows`, `n_ctx`, `n_tokens`, `bos_id`, `eos_id`, `tokenizer_sha256`, `ids_sha256`; `n_ids`, one more than the
+        tokenizer's largest id; and `added_tokens`, the `id` and the number `n` of each added token in the rows.
+    """
+    ends, tokenizer = special_ids(tokenizer_folder), load_tokenizer(tokenizer_folder)
     return {
         "n_rows": n_rows,
         "n_ctx": n_ctx,
@@ -379,7 +448,21 @@ def rows_info(n_rows: int, n_ctx: int, tokenizer_folder: Path | str, ids_sha256:
         "eos_id": ends["eos"],
         "tokenizer_sha256": sha256_file(Path(tokenizer_folder, "tokenizer.json")),
         "ids_sha256": ids_sha256,
+        "n_ids": max(tokenizer.get_vocab().values()) + 1,
+        "added_tokens": _added_in_rows(path, tokenizer),
     }
+
+
+def _added_in_rows(path: Path | str, tokenizer: Tokenizer) -> dict[str, dict[str, int]]:
+    """The id of each added token that rows hold, and how often they hold it, by the token."""
+    ids, counts = np.load(path, mmap_mode="r", allow_pickle=False), np.zeros(0, dtype=np.int64)
+    for start in range(0, len(ids), COPY_ROWS):
+        more = np.bincount(ids[start : start + COPY_ROWS].reshape(-1), minlength=len(counts))
+        more[: len(counts)] += counts
+        counts = more
+    added = tokenizer.get_added_tokens_decoder()
+    held = sorted(number for number in added if number < len(counts) and counts[number])
+    return {added[number].content: {"id": number, "n": int(counts[number])} for number in held}
 
 
 def id_type(tokenizer: Tokenizer, folder: Path | str) -> type[np.unsignedinteger]:
@@ -470,6 +553,31 @@ class TokenRows:
         self.info = read_json(self.path.with_suffix(".json"))
         self.ids = self._opened(self.path)
         self.classes = self._opened(classes_path(self.path)) if "classes_sha256" in self.info else None
+        self._stand_ins: dict[int, int] = {}
+
+    def read_with(self, stand_ins: Mapping[int, int]) -> "TokenRows":
+        """The same rows as a model reads them that does not share some ids: with other ids in their place.
+
+        These places are never `shared`, nor `predicted`.
+
+        Args:
+            stand_ins: the id that is read in place of each that is not shared.
+        """
+        rows = copy(self)
+        rows._stand_ins = dict(stand_ins)
+        return rows
+
+    def read(self, rows: range) -> Int[np.ndarray, "row n_ctx"]:
+        """The ids of some rows as the model reads them."""
+        ids = self.ids[rows.start : rows.stop].astype(np.int64)
+        stored = ids.copy() if self._stand_ins else ids
+        for number, stand_in in self._stand_ins.items():
+            ids[stored == number] = stand_in
+        return ids
+
+    def shared(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
+        """Mask of the tokens that the model shares with the run's tokenizer (`read_with`)."""
+        return ~np.isin(self.ids[rows.start : rows.stop], list(self._stand_ins))
 
     def _opened(self, path: Path) -> np.ndarray:
         """Open an array as large as the sidecar says."""
@@ -511,7 +619,7 @@ class TokenRows:
         within = range(len(self.ids)) if within is None else within
         for start in range(within.start, within.stop, batch_rows):
             numbers = range(start, min(start + batch_rows, within.stop))
-            yield numbers, self.ids[numbers.start : numbers.stop].astype(np.int64)
+            yield numbers, self.read(numbers)
 
     def text_mask(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
         """Mask of the tokens that are text: False at BOS and EOS.
@@ -526,11 +634,21 @@ class TokenRows:
         mask[:, 0] = False
         return mask
 
+    @property
+    def left_out_ids(self) -> list[int] | None:
+        """The ids that are no text wherever they stand; None for conversations, where only places are."""
+        if self.classes is not None:
+            return None
+        return sorted({self.info["bos_id"], self.info["eos_id"]})
+
     def predicted(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
-        """Mask of the tokens whose prediction counts: all, but for what fills the row of a conversation up."""
-        if self.classes is None:
-            return np.ones((len(rows), self.info["n_ctx"]), dtype=bool)
-        return self.classes[rows.start : rows.stop] > 0
+        """Mask of the tokens whose prediction counts: all that are `shared`, but for what fills rows up."""
+        shared = self.shared(rows)
+        return shared if self.classes is None else shared & (self.classes[rows.start : rows.stop] > 0)
+
+    def compared(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
+        """Mask of the tokens whose activations count: text that is `shared`."""
+        return self.text_mask(rows) & self.shared(rows)
 
 
 def classes_path(path: Path | str) -> Path:

@@ -92,8 +92,8 @@ SAME_FUNCTION = (
     *("router_aux_loss_coef", "router_z_loss_coef", "router_jitter_noise", "output_router_logits"),
     # Names of classes, for heads that a causal model does not have.
     *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params"),
-    # The tensors show whether input and output embeddings are tied.
-    "tie_word_embeddings",
+    # The tensors show whether input and output embeddings are tied, and how many rows they have.
+    *("tie_word_embeddings", "vocab_size"),
     # The same product in another order of operations.
     "reorder_and_upcast_attn",
     # Defaults of generation, which older versions of transformers wrote into config.json.

@@ -64,6 +64,8 @@ class RunInput(NamedTuple):
     """True if the model's attention and MLP both read the layer's input (`has_parallel_blocks`); None if not known."""
     beside: Beside | None = None
     """The SAEs that the imported one is compared with in size, if there are such and they are known."""
+    revision: str | None = None
+    """The revision of the repository that the model comes from, if any."""
 
     @property
     def reading(self) -> Reading:
@@ -238,6 +240,7 @@ def _doubts(sae: SaeInput, run: RunInput, key: str) -> list[str]:
         f"{key}: '{sae.where}' says that the SAE was trained on {name} {settings[name]!r:.80} of the model; make sure "
         f"that '{run.model}' is the same"
         for name in sorted(moved)
+        if settings[name] != run.revision
     ]
 
 

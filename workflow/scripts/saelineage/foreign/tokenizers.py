@@ -34,6 +34,12 @@ SCORE_TOLERANCE = 1e-6
 """Relative difference of log probabilities that differ only by the rounding of float32."""
 REMEDY = "save it again with save_pretrained"
 NEXT_STEP = "set tokenizer: to the tokenizer this model was trained with, or leave the model out"
+REFUSE, LEAVE_OUT = "refuse", "leave_out"
+"""What happens where the text holds tokens that a model does not share with the run's tokenizer (`tokens.unshared`)."""
+WAY_ROUND = (
+    "set tokens.unshared: leave_out, and the model reads its own EOS in their place and is not compared there; or set "
+    "tokenizer: to one that has no other tokens than the model"
+)
 
 
 class Vocabulary(NamedTuple):
@@ -91,6 +97,15 @@ def read_tokenizer(folder: Path) -> dict | None:
     added = Path(folder, ADDED_FILE)
     contents = read_foreign_json(added, REMEDY) if added.exists() else {}
     return {"model": model, "added_tokens": [{"content": token, "id": number} for token, number in contents.items()]}
+
+
+def read_whole_tokenizer(folder: Path) -> dict | None:
+    """Read a tokenizer.json; None if there is none, because other files do not list all added tokens.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    return read_tokenizer(folder) if Path(folder, FAST_FILE).exists() else None
 
 
 def require_same_tokenizer(
@@ -180,18 +195,19 @@ def comparison_warnings(comparison: Comparison, name: str) -> list[str]:
     warnings = []
     if comparison.only_model:
         warnings.append(
-            f"models.{name}: the run's tokenizer replaces the model's own, and lacks these of its added tokens, which "
-            f"become plain text: {len(comparison.only_model)} ({_shown(comparison.only_model)})"
+            f"models.{name}: the run's tokenizer writes the rows, and lacks these of the model's added tokens, which "
+            f"are plain text there: {len(comparison.only_model)} ({_shown(comparison.only_model)})"
         )
     if comparison.only_run:
         warnings.append(
-            f"models.{name}: the model's own tokenizer lacks these added tokens of the run's, on whose ids the model "
-            f"may not have been trained: {len(comparison.only_run)} ({_shown(comparison.only_run)})"
+            f"models.{name}: the model's own tokenizer lacks these added tokens of the run's, for which "
+            "tokens.unshared counts where the text holds them: "
+            f"{len(comparison.only_run)} ({_shown(comparison.only_run)})"
         )
     if comparison.renamed:
         warnings.append(
-            f"models.{name}: added tokens with other names in the model's own tokenizer, of which the run's are used: "
-            f"{len(comparison.renamed)} ({_shown(comparison.renamed)})"
+            f"models.{name}: added tokens with other names in the model's own tokenizer, for which tokens.unshared "
+            f"counts where the text holds the run's: {len(comparison.renamed)} ({_shown(comparison.renamed)})"
         )
     if comparison.n_different_rules:
         warnings.append(
@@ -206,6 +222,64 @@ def comparison_warnings(comparison: Comparison, name: str) -> list[str]:
             "that both give for many short texts"
         )
     return warnings
+
+
+def unshared_tokens(run: Mapping, model: Mapping | None, n_rows: int | None) -> dict[int, str]:
+    """The tokens of the run's tokenizer that a model does not share: without a row, or not the same in its own.
+
+    Args:
+        run, model: tokenizers as the mappings of their tokenizer.json; None if the model has none.
+        n_rows: rows of the model's embedding; None if they are not known.
+    """
+    tokens = vocabulary_of(run).tokens
+    own = tokens if model is None else vocabulary_of(model).tokens
+    return {
+        number: token
+        for number, token in tokens.items()
+        if (n_rows is not None and number >= n_rows) or own.get(number) != token
+    }
+
+
+def require_readable(
+    run: Mapping, model: Mapping | None, n_rows: int | None, template: str | None, unshared: str, name: str
+) -> list[str]:
+    """Check before the text is read that a model can read what the run's tokenizer makes of it.
+
+    Args:
+        run, model, n_rows: as for `unshared_tokens`.
+        template: the chat template that writes rows, or what it writes; None in runs without conversations.
+        unshared: `REFUSE` or `LEAVE_OUT`.
+        name: the model's name in the config, for messages.
+
+    Returns:
+        Sentences to warn with.
+
+    Raises:
+        InputError: if the model has no rows for ids that are not added tokens; or the template writes tokens that it
+            does not share, and these are not to be left out.
+    """
+    tokens = unshared_tokens(run, model, n_rows)
+    added = vocabulary_of(run).added
+    without = [f"{token!r:.40}" for number, token in tokens.items() if n_rows is not None and number >= n_rows]
+    if n_rows is not None and any(number >= n_rows and number not in added for number in tokens):
+        raise InputError(
+            f"models.{name}: the model must have an embedding row for every token of the run's tokenizer that is not "
+            f"an added one, but has {n_rows} rows, too few for {len(without)} tokens ({_shown(tuple(without))}); "
+            f"{NEXT_STEP}"
+        )
+    written = tuple(token for number, token in sorted(tokens.items()) if number in added and token in (template or ""))
+    if written and unshared != LEAVE_OUT:
+        raise InputError(
+            f"models.{name}: the chat template writes tokens that the model does not share, because it has no "
+            f"embedding row for them, or its own tokenizer has not these tokens under their ids: {len(written)} "
+            f"({_shown(written)}); {WAY_ROUND}"
+        )
+    if not without:
+        return []
+    return [
+        f"models.{name}: the model's embedding has {n_rows} rows, none for these added tokens of the run's tokenizer: "
+        f"{len(without)} ({_shown(tuple(without))})"
+    ]
 
 
 def cannot_be_compared(folder: Path, name: str, reason: str | None = None) -> str:

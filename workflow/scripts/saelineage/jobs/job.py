@@ -119,7 +119,7 @@ def _write_manifests(snakemake: Any, facts: Mapping[str, object]) -> None:
         "code_sha256": snakemake.params.code,
         "threads": snakemake.threads,
         "python": platform.python_version(),
-        "versions": _versions(),
+        "versions": package_versions(),
     }
     for manifest in manifests:
         described = [path for path in outputs if path not in manifests and _nearest(path, manifests) == manifest]
@@ -144,7 +144,7 @@ def _entry(path: Path) -> dict[str, str | int]:
     return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of the installed packages, whether this job loaded them or not: a launcher loads them for all jobs."""
     versions = {}
     for name in PACKAGES:

@@ -287,7 +287,7 @@ def _batches(
     for numbers, array in rows.batches(batch_rows, range(n_rows)):
         ids = torch.from_numpy(array).to(model.device)
         acts, logits = read_with_logits(model, hookpoint, ids)
-        is_text = torch.from_numpy(rows.text_mask(numbers)).to(model.device)
+        is_text = torch.from_numpy(rows.compared(numbers)).to(model.device)
         predicted = torch.from_numpy(rows.predicted(numbers)).to(model.device)
         row, place = (is_text & (acts.norm(dim=-1) <= sae.max_norm)).nonzero(as_tuple=True)
         losses = token_losses(logits, ids, predicted).sum(1)

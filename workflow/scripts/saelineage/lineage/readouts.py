@@ -232,7 +232,8 @@ def ridge_r2(
 
 def _parts(shard: ActivationShard, features: FeatureShard) -> Iterator[tuple[int, Tensor, scipy.sparse.csr_array]]:
     """Split the compared tokens of a shard, chunk by chunk, into their folds: fold, activations and latents."""
-    fold_of = np.where(features.compared, folds(features.positions, features.n_ctx), -1)
+    compared = features.compared & ~np.isnan(shard.norms().numpy())
+    fold_of = np.where(compared, folds(features.positions, features.n_ctx), -1)
     for start, chunk in zip(range(0, shard.n_tokens, CHUNK_TOKENS), shard.chunks(CHUNK_TOKENS), strict=True):
         for fold in (FIT, TUNE, TEST):
             inside = np.flatnonzero(fold_of[start : start + CHUNK_TOKENS] == fold)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -13,8 +14,9 @@ from saelineage.errors import InputError
 from saelineage.files.hub import hub_download
 from saelineage.foreign.adapters import ADAPTER_WEIGHTS, PREFIX, REMEDY, Adapter
 from saelineage.foreign.hub import fetch_adapter_config
-from saelineage.foreign.models import named
+from saelineage.foreign.models import CONFIG_FILE, named
 from saelineage.models.loading import ModelSource, untie
+from saelineage.tokens import TOKENIZER_FILES
 
 
 class Merged(NamedTuple):
@@ -26,7 +28,7 @@ class Merged(NamedTuple):
 
 
 def find_adapter(settings: Mapping, key: str) -> ModelSource:
-    """Find the adapter that a config block names; of a hub repository only its config and its weights are downloaded.
+    """Find the adapter that a config block names; of a hub repository only config, tokenizer and weights are fetched.
 
     Args:
         settings: the block, with a folder, or a repo and its revision.
@@ -39,8 +41,9 @@ def find_adapter(settings: Mapping, key: str) -> ModelSource:
     if "folder" in settings:
         return ModelSource(Path(settings["folder"]), None, [])
     described = fetch_adapter_config(settings, key)
-    weights = hub_download(settings["repo"], described.repo.commit, ADAPTER_WEIGHTS, key)
-    return ModelSource(described.folder, described.repo.commit, [described.path, weights])
+    names = [name for name in TOKENIZER_FILES if name in described.repo.files and name != CONFIG_FILE]
+    files = [hub_download(settings["repo"], described.repo.commit, name, key) for name in (*names, ADAPTER_WEIGHTS)]
+    return ModelSource(described.folder, described.repo.commit, [described.path, *files])
 
 
 def merge_adapter(model: PreTrainedModel, adapter: Adapter, folder: Path | str) -> Merged:
@@ -58,9 +61,10 @@ def merge_adapter(model: PreTrainedModel, adapter: Adapter, folder: Path | str) 
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict  # most jobs need no adapters
 
     source = f"'{Path(folder, ADAPTER_WEIGHTS)}'"
-    tensors = load_file(Path(folder, ADAPTER_WEIGHTS))
+    tensors = _without_copies(load_file(Path(folder, ADAPTER_WEIGHTS)))
     _require_finite(tensors, source)
     _require_modules(model, adapter, source)
+    resized = _resize(model, adapter, tensors, source)
     config = LoraConfig(task_type="CAUSAL_LM", target_modules=adapter.modules, **adapter.settings)
     tied = _tied_modules(model, adapter)
     try:
@@ -76,7 +80,17 @@ def merge_adapter(model: PreTrainedModel, adapter: Adapter, folder: Path | str) 
         raise _misfit(source, " ".join(str(error).split())[:300].rstrip(".")) from error
     assert isinstance(merged, PreTrainedModel)
     _settle_ties(merged)
-    return Merged(merged.eval().requires_grad_(False), tied)
+    return Merged(merged.eval().requires_grad_(False), resized + tied)
+
+
+def _without_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out second copies of trained modules, which peft writes where it also saves whole embeddings."""
+    first = {name: name.replace(".modules_to_save.", ".") for name in tensors}
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name == first[name] or first[name] not in tensors or not torch.equal(tensor, tensors[first[name]])
+    }
 
 
 def _require_finite(tensors: dict[str, Tensor], source: str) -> None:
@@ -114,6 +128,40 @@ def _require_tensors(adapted: object, tensors: dict[str, Tensor], source: str) -
     if further := [name for name in tensors if name not in needed and name not in base]:
         shown = [name.removeprefix(PREFIX) for name in further]
         raise _misfit(source, f"holds tensors that the parent does not have ({len(shown)}): {named(shown)}")
+
+
+def _resize(model: PreTrainedModel, adapter: Adapter, tensors: Mapping[str, Tensor], source: str) -> list[str]:
+    """Give a model as many embedding rows as an adapter that comes with whole embeddings, and say so.
+
+    peft saves them where an embedding was resized before training, for tokens that were added.
+
+    Raises:
+        InputError: if the adapter has other numbers of rows, but not whole input and output embeddings with them.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    names = {module: name for name, module in model.named_modules() if module in (embedding, head)}
+    n_rows = {
+        name: len(tensors[key])
+        for name in names.values()
+        for key in (f"{PREFIX}{name}.weight", f"{PREFIX}{name}.base_layer.weight")
+        if key in tensors
+    }
+    before = len(embedding.get_parameter("weight"))
+    if set(n_rows.values()) <= {before}:
+        return []
+    is_tied = head is not None and head.get_parameter("weight") is embedding.get_parameter("weight")
+    is_one = is_tied and not _ends_in(names[embedding], adapter.settings["modules_to_save"] or [])
+    needed = {names[embedding]} if head is None or is_one else set(names.values())
+    if len(set(n_rows.values())) != 1 or not needed <= n_rows.keys():
+        held = ", ".join(f"{name} {number}" for name, number in sorted(n_rows.items()))
+        raise _misfit(
+            source,
+            f"must hold whole embeddings of one size ({', '.join(sorted(needed))}) where it has other rows than the "
+            f"parent ({before}), but holds {held} rows",
+        )
+    (after,) = set(n_rows.values())
+    model.resize_token_embeddings(after, mean_resizing=False)  # new rows are the adapter's
+    return [f"the adapter comes with embeddings of {after} rows, and the parent has {before}; the model has {after}"]
 
 
 def _tied_modules(model: PreTrainedModel, adapter: Adapter) -> list[str]:

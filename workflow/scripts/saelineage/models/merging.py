@@ -5,7 +5,7 @@ The spherical formula and its switch to linear interpolation are those of mergek
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +21,12 @@ from saelineage.foreign.models import (
     CONFIG_FILE,
     GENERATION_FILE,
     WEIGHTS_FILE,
+    named,
     require_same_function,
     text_config,
 )
-from saelineage.models.loading import load_model, open_state, untie
+from saelineage.foreign.tokenizers import read_tokenizer, vocabulary_of
+from saelineage.models.loading import MODULES_PER_TENSOR, MOST_MODULES, empty_model, load_model, open_state, untie
 from saelineage.precision import DTYPES
 
 logger = logging.getLogger(__name__)
@@ -110,6 +112,55 @@ def require_same_tensors(a: dict[str, Tensor], b: dict[str, Tensor], names: tupl
             )
 
 
+class MergedVocabulary(NamedTuple):
+    """The embeddings of two models that do not have the same tokens. The merged model has the first one's."""
+
+    shared: Tensor
+    """True for each row of the first model's embeddings that both have, and that is merged."""
+    firsts: dict[str, Tensor]
+    """The first model's embeddings with all their rows."""
+    n_rows: tuple[int, int]
+    only_first: tuple[str, ...]
+    """Tokens that the first model has alone; their rows are its own."""
+    only_second: tuple[str, ...]
+    """Tokens that the second model has alone; they are not in the merged model."""
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Put merged rows back among the first model's own."""
+        whole = dict(tensors)
+        for name, first in self.firsts.items():
+            whole[name] = first.clone()
+            whole[name][self.shared] = tensors[name]
+        return whole
+
+    def counts(self) -> dict[str, int]:
+        """Numbers of rows and tokens, for the record."""
+        kept = int((~self.shared).sum())
+        return {
+            "rows_first": self.n_rows[0],
+            "rows_second": self.n_rows[1],
+            "rows_merged": int(self.shared.sum()),
+            "rows_of_first": kept,
+            "tokens_of_first": len(self.only_first),
+            "tokens_left_out": len(self.only_second),
+        }
+
+    def sentence(self, names: tuple[str, str]) -> str:
+        """Say what is merged."""
+        parts = [
+            f"the embeddings of '{names[0]}' have {self.n_rows[0]} rows and those of '{names[1]}' {self.n_rows[1]}: "
+            f"{int(self.shared.sum())} are merged, and {int((~self.shared).sum())} are those of '{names[0]}'"
+        ]
+        if self.only_first:
+            parts.append(f"'{names[0]}' alone has the tokens {named(map(repr, self.only_first))}")
+        if self.only_second:
+            parts.append(
+                f"the merge has not the tokens that '{names[1]}' alone has ({len(self.only_second)}: "
+                f"{named(map(repr, self.only_second))}); put '{names[1]}' first to keep them"
+            )
+        return "; ".join(parts)
+
+
 class Parents(NamedTuple):
     """Two models that can be merged."""
 
@@ -120,6 +171,8 @@ class Parents(NamedTuple):
     """Number format of all tensors; None where each has its own, the same in both."""
     config: PretrainedConfig
     """Of the merged model: the first parent's, untied where the other one is."""
+    vocabulary: MergedVocabulary | None = None
+    """The rows of embeddings that both have, if those of the two are not the same; `states` then hold these alone."""
 
 
 def read_parents(folders: Sequence[Path], dtype: str | None) -> Parents:
@@ -148,13 +201,69 @@ def read_parents(folders: Sequence[Path], dtype: str | None) -> Parents:
             state[name] = _head(folders[place], state).contiguous()
             logger.info("'%s' has tied embeddings; they are untied, as in '%s'", names[place], names[1 - place])
             untie(configs[0])
+    states, vocabulary = share_vocabulary(states, folders, configs[0])
     require_same_tensors(states[0], states[1], names)
+    if vocabulary is not None:
+        logger.warning("%s", vocabulary.sentence(names))
     if dtype is not None:
-        return Parents(names, (states[0], states[1]), DTYPES[dtype], configs[0])
+        return Parents(names, (states[0], states[1]), DTYPES[dtype], configs[0], vocabulary)
     widest = _common_dtype(states, names)
     if widest is not None:
         states = [{name: tensor.to(widest) for name, tensor in state.items()} for state in states]
-    return Parents(names, (states[0], states[1]), widest, configs[0])
+        if vocabulary is not None:
+            firsts = {name: tensor.to(widest) for name, tensor in vocabulary.firsts.items()}
+            vocabulary = vocabulary._replace(firsts=firsts)
+    return Parents(names, (states[0], states[1]), widest, configs[0], vocabulary)
+
+
+def share_vocabulary(
+    states: Sequence[dict[str, Tensor]], folders: Sequence[Path], config: PretrainedConfig
+) -> tuple[list[dict[str, Tensor]], MergedVocabulary | None]:
+    """Keep the rows of two models' embeddings that both have: rows of the same token, or of no token in both.
+
+    Args:
+        states: the models' tensors.
+        folders: their folders, with their own tokenizers.
+        config: of the first.
+
+    Returns:
+        The tensors, and the rows that were kept; None, and the tensors as they were, if these are all.
+    """
+    embeddings = _embeddings(states, config)
+    if not embeddings:
+        return list(states), None
+    n_rows = len(states[0][embeddings[0]]), len(states[1][embeddings[0]])
+    tokenizers = [read_tokenizer(folder) for folder in folders]
+    first, second = (vocabulary_of(each).tokens if each and all(tokenizers) else {} for each in tokenizers)
+    different = {number for number in first.keys() | second.keys() if first.get(number) != second.get(number)}
+    shared = torch.tensor([number < n_rows[1] and number not in different for number in range(n_rows[0])])
+    if bool(shared.all()) and n_rows[0] == n_rows[1]:
+        return list(states), None
+    firsts = {name: states[0][name] for name in embeddings}
+    kept = [
+        state | {name: state[name][: len(shared)][shared[: len(state[name])]].contiguous() for name in embeddings}
+        for state in states
+    ]
+    only = [
+        tuple(words[number] for number in sorted(different & words.keys()) if number < rows)
+        for words, rows in zip((first, second), n_rows, strict=True)
+    ]
+    return kept, MergedVocabulary(shared, firsts, n_rows, only[0], only[1])
+
+
+def _embeddings(states: Sequence[dict[str, Tensor]], config: PretrainedConfig) -> list[str]:
+    """Names of the tensors with a row for each token: input and output embeddings, and biases of the latter."""
+    model = empty_model(config, max(MOST_MODULES, MODULES_PER_TENSOR * len(states[0])))
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    modules = {name.rpartition(".")[2] for name, module in model.named_modules() if any(module is end for end in ends)}
+    names = [name for name in states[0] if name in states[1] and modules & set(name.split("."))]
+    return [name for name in names if states[0][name].shape[1:] == states[1][name].shape[1:]]
+
+
+def merge_parents(parents: Parents, t: float, method: str = "slerp") -> tuple[dict[str, Tensor], dict]:
+    """Merge two models' tensors (`merge_state`), with rows of embeddings that both have where not all are shared."""
+    tensors, record = merge_state(*parents.states, t, parents.names, method)
+    return tensors if parents.vocabulary is None else parents.vocabulary.whole(tensors), record
 
 
 def read_state(folder: Path, dtype: str | None) -> dict[str, Tensor]:
@@ -176,8 +285,9 @@ def merge_folders(a: Path, b: Path, t: float, dtype: str | None, folder: Path, m
         InputError: if the parents cannot be merged (`read_parents`), or the merged weights cannot be opened.
     """
     parents = read_parents([a, b], dtype)
-    merged, branches = merge_state(*parents.states, t, parents.names, method)
-    pairs = zip(parents.names, parents.states, strict=True)
+    merged, branches = merge_parents(parents, t, method)
+    states = parents.states if parents.vocabulary is None else (parents.states[0] | parents.vocabulary.firsts, {})
+    pairs = [(name, state) for name, state in zip(parents.names, states, strict=True) if state]
     equal = next((name for name, state in pairs if all(torch.equal(merged[key], state[key]) for key in merged)), None)
     open_state(parents.config, merged, f"the merge of '{a.name}' and '{b.name}'", parents.dtype or "auto")
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
@@ -187,7 +297,10 @@ def merge_folders(a: Path, b: Path, t: float, dtype: str | None, folder: Path, m
     for name in ("tokenizer.json", "tokenizer_config.json", GENERATION_FILE):
         if (a / name).exists():
             write_text(folder / name, (a / name).read_text(encoding="utf-8"))
-    write_json(folder / "merge.json", {"method": method, "parents": [a.name, b.name], "t": t, "tensors": branches})
+    record = {"method": method, "parents": [a.name, b.name], "t": t, "tensors": branches}
+    if parents.vocabulary is not None:
+        record["vocabulary"] = parents.vocabulary.counts() | {"note": parents.vocabulary.sentence(parents.names)}
+    write_json(folder / "merge.json", record)
     return equal
 
 

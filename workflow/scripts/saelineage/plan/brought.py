@@ -22,6 +22,7 @@ from saelineage.foreign.models import (
     known_d_mlp,
     read_config,
     require_same_function,
+    vocab_size,
     weight_files,
 )
 from saelineage.foreign.places import (
@@ -41,7 +42,13 @@ from saelineage.foreign.places import (
 )
 from saelineage.foreign.sae_formats.registry import check_source, local_source
 from saelineage.foreign.sae_inputs import Beside, RunInput
-from saelineage.foreign.tokenizers import TOKENIZER_SMALL_FILES, read_tokenizer, require_same_tokenizer
+from saelineage.foreign.tokenizers import (
+    TOKENIZER_SMALL_FILES,
+    read_tokenizer,
+    read_whole_tokenizer,
+    require_readable,
+    require_same_tokenizer,
+)
 from saelineage.plan.instruments import instrument
 from saelineage.plan.lora import Layers, choose_layers, filed_layers, pretrained_layers
 from saelineage.plan.plan import Plan, needs_hub
@@ -211,10 +218,19 @@ def _check_hub_sae(plan: Plan, sae: SaeName) -> list[str]:
 
 
 def _compare_tokenizer(plan: Plan, model: str, folder: Path, read_run: Callable[[Path], dict | None]) -> list[str]:
-    """Compare a model's tokenizer with the run's, if that lies on disk too."""
+    """Compare a model's tokenizer and the size of its embedding with the run's tokenizer, if that lies on disk too."""
     if plan.config["tokenizer"]["source"] != "path":
         return []
-    return require_same_tokenizer(folder, plan.config["tokenizer"]["path"], model, read_run)
+    run_folder = Path(plan.config["tokenizer"]["path"])
+    sentences, run = require_same_tokenizer(folder, run_folder, model, read_run), read_run(run_folder)
+    if run is None:
+        return sentences
+    config = {} if "gguf" in plan.graph.settings(model) else read_config(folder)  # a GGUF's lies in the file
+    template = chat_template(run_folder) if plan.conversations else None
+    unshared = plan.config["tokens"]["unshared"]
+    return sentences + require_readable(
+        run, read_whole_tokenizer(folder), vocab_size(config), template, unshared, model
+    )
 
 
 def _compare_base(plan: Plan, model: str, config: dict) -> list[str]:
@@ -273,6 +289,7 @@ def run_input(plan: Plan, model: str) -> RunInput:
         model,
         tuple(settings[key] for key in ("repo", "folder") if key in settings),
         beside=_trained_beside(plan),
+        revision=settings.get("revision"),
     )
     if config is None:
         return run

@@ -40,6 +40,8 @@ HUB_NAME = re.compile(
     r"(?P<repo>[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?P<subfolder>(/[A-Za-z0-9._-]+)*)(@(?P<revision>[^@\s]+))?"
 )
 HOOKPOINT = re.compile(r"[A-Za-z0-9_.]+\.(input|output)")
+RELEASED = re.compile(r"(?P<release>[A-Za-z0-9._-]+):(?P<sae_id>[^\s:@]+(:[^\s:@]+)*)(@(?P<revision>[^@\s]+))?")
+"""An SAE by SAELens's names. Repositories on the hub have no colon in their names."""
 MAIN = "main"
 LONGEST_ROW = 128
 """Tokens of a row, unless a model has fewer positions."""
@@ -237,12 +239,31 @@ def _saes(text: str | None, hookpoint: str | None) -> tuple[dict, list[str]]:
             "hookpoint: must be given together with sae, because an SAE is read where it was trained; add "
             "hookpoint=MODULE.output or MODULE.input, such as hookpoint=model.layers.12.output"
         )
-    place = _place(text, "sae", "SAE")
+    place = _sae_place(text)
     saes = {"seeds": [0], "models": {"base": {"seed0": {"import": place}}}}
     return {"saes": saes, "lineage": {"instruments": ["anchored", "frozen"]}}, [
-        *_moving({"sae": place}),
+        *(_moving({"sae": place}) if "saelens" not in place else _moving_release(place, text)),
         "the base's SAE is the given one; those of other models start from it, so there is one seed, and no floor of "
         "independent SAEs",
+    ]
+
+
+def _sae_place(text: str) -> dict:
+    """An `import` block: of a published SAE (`RELEASE:SAE_ID`), a folder, or a repository of the hub."""
+    released = None if os.path.exists(os.path.expanduser(text)) else RELEASED.fullmatch(text)
+    if released is None:
+        return _place(text, "sae", "SAE")
+    named = {"release": released["release"], "sae_id": released["sae_id"]}
+    return {"saelens": named, "revision": released["revision"] or MAIN}
+
+
+def _moving_release(place: Mapping, text: str) -> list[str]:
+    """Say that a published SAE is taken at a revision that can change."""
+    if place["revision"] != MAIN:
+        return []
+    return [
+        f"sae is a release of SAELens, at revision {MAIN} of its repository, which can move; write "
+        f"{text.removesuffix(f'@{MAIN}')}@COMMIT to keep what is compared"
     ]
 
 

@@ -70,6 +70,12 @@ class Comparisons:
         """Every two SAEs of a model that have random streams of their own."""
         return list(combinations(self._saes.of_seeds(model), 2))
 
+    @property
+    def seed_pair_names(self) -> dict[str, list[str]]:
+        """The names of the seed pairs of every model of the lineage that has SAEs of several seeds."""
+        names = {model: self._names(self.seed_pairs(model)) for model in self._graph.lineage}
+        return {model: pairs for model, pairs in names.items() if pairs}
+
     def null_pairs(self, name: str, edge: Edge) -> dict[str, Pair]:
         """The SAE of an edge's parent with each null and control, by name.
 

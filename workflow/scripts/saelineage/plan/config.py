@@ -13,6 +13,7 @@ from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
 from saelineage.errors import InputError
+from saelineage.plan.published_saes import name_sources
 from saelineage.plan.strict_yaml import plain
 
 
@@ -41,7 +42,7 @@ def read_schema(path: Path | str) -> dict:
 
 
 def load_config(config: Mapping, schema: dict) -> dict:
-    """Check a config against the schema, fill in every default, and expand `~` in paths.
+    """Check a config against the schema, fill in every default, expand `~` in paths, and look up published SAEs.
 
     Args:
         config: as the user wrote it.
@@ -56,6 +57,7 @@ def load_config(config: Mapping, schema: dict) -> dict:
         raise InputError(_sentence(errors[0]))
     fill_defaults(filled, schema, schema)
     expand_homes(filled)
+    name_sources(filled)
     return filled
 
 

@@ -100,6 +100,10 @@ class Contents:
         """Some keys of a block of the config, for rules that read only these."""
         return {key: self.config[block][key] for key in keys}
 
+    def deciding(self, *blocks: str) -> dict:
+        """Whole blocks of the config, for the digest of what decides a result."""
+        return {block: self.config[block] for block in blocks}
+
     def swept_model(self, sweep: str) -> str:
         """The merged model of a sweep."""
         return self.config["sweeps"][sweep]["model"]

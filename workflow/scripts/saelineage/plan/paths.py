@@ -7,7 +7,7 @@ from itertools import product
 from typing import Protocol, runtime_checkable
 
 from saelineage.foreign.sae_formats.registry import local_source
-from saelineage.plan.comparisons import NULLS, Pair
+from saelineage.plan.comparisons import NULLS, Pair, names_in_pair
 from saelineage.plan.contents import Contents
 from saelineage.plan.sae_names import SaeName, shard_names
 from saelineage.plan.user_files import find_files
@@ -72,6 +72,7 @@ class Paths:
     share_curves = "results/{run}/lineage/curves.parquet"
     sources = "results/{run}/lineage/sources.parquet"
     summary = "results/{run}/lineage/summary.json"
+    seeds = "results/{run}/lineage/seeds.json"
     annotations = "results/{run}/labels/probe.safetensors"
     labels = "results/{run}/labels/{model}/{sae}.parquet"
     explanations = "results/{run}/labels/{model}/{sae}.explanations.parquet"
@@ -250,6 +251,18 @@ class Paths:
         """The folders of the SAEs that an SAE's training starts from."""
         return [path for start in self._contents.saes.starts(wildcards.sae) for path in self.sae(start)]
 
+    def opened_as(self, wildcards: Wildcards) -> dict[str, str]:
+        """The `name` by which others open a job's model, and a repository's `revision`: the run's folder if made here.
+
+        A GGUF file and an adapter become a model in the run's folder only.
+        """
+        settings, kind = self._contents.graph.settings(wildcards.model), self._contents.graph.kind(wildcards.model)
+        if kind == "hub":
+            return {"name": settings["repo"], "revision": settings["revision"]}
+        if kind == "path" and "gguf" not in settings:
+            return {"name": settings["folder"]}
+        return {"name": self.fill(self.model_file, model=wildcards.model, name="config.json")[0].rpartition("/")[0]}
+
     def imported_sae(self, wildcards: Wildcards) -> list[str]:
         """The files of a folder that an SAE is taken over from."""
         settings = self._contents.saes.settings(wildcards.model, wildcards.sae)["import"]
@@ -309,6 +322,21 @@ class Paths:
     def all_correlations(self, pattern: str) -> list[str]:
         """The files of correlations, or of replicates, of all SAEs that have partners."""
         return self.fill(pattern, a=self._contents.comparisons.partners)
+
+    def seed_saes(self) -> list[str]:
+        """The folders of the SAEs of models that have SAEs of several seeds."""
+        comparisons = self._contents.comparisons
+        return [
+            path
+            for model in comparisons.seed_pair_names
+            for sae in self._contents.saes.of_seeds(model)
+            for path in self.sae(sae)
+        ]
+
+    def seed_correlations(self) -> list[str]:
+        """The correlations of every pair of seeds."""
+        names = [name for pairs in self._contents.comparisons.seed_pair_names.values() for name in pairs]
+        return self.fill(self.correlations, a=list(dict.fromkeys(names_in_pair(name)[0] for name in names)))
 
     def all_token_types(self) -> list[str]:
         """The matches of the study's protocol, for `Contents.token_type_pairs`."""

@@ -110,6 +110,7 @@ def feature_table(
     labels: pd.DataFrame,
     explanations: pd.DataFrame | None,
     floors: Float[np.ndarray, " d_sae"],
+    published: str | None = None,
 ) -> dict:
     """The page's table of a model's features, column by column, as plain data.
 
@@ -122,6 +123,7 @@ def feature_table(
         labels: a row per labelled feature: `latent`, `kind`, `label`, `score`, `precision`, `recall`.
         explanations: a row per explained feature: `latent`, `explanation`, `score`; None if there are none.
         floors: each feature's best r when the model is unchanged; NaN if not measured.
+        published: where an imported SAE's latents are published, under the same numbers (`neuronpedia_address`).
     """
     features = features[features["model"] == model]
     shares = corpus_shares(firings, annotations)
@@ -135,6 +137,7 @@ def feature_table(
         "model": model,
         "sae": features["sae"].iloc[0],
         "n": len(features),
+        "published": published,
         "density": _numbers(features["density"], 3),
         "largest": _numbers(firings.largest, 3),
         "firings": features["firings"].tolist(),
@@ -338,10 +341,10 @@ def logit_effects(
     ]
 
 
-def vocabulary_texts(tokenizer: Tokenizer, d_vocab: int) -> list[str]:
-    """The text of each id; the token's name for ids that have no text alone, such as parts of a character."""
+def vocabulary_texts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
+    """The text of each of some ids; the token's name for ids that have no text alone, such as parts of a character."""
     texts = []
-    for token in range(d_vocab):
+    for token in ids:
         text = tokenizer.decode([token], skip_special_tokens=False)
         texts.append(text if text and PARTIAL not in text else tokenizer.id_to_token(token) or f"id {token}")
     return texts

@@ -68,6 +68,8 @@ class Results(NamedTuple):
     """Chunks of feature data embedded in the page, by name; the page loads all others from `data/`."""
     assumptions: Sequence[str] = ()
     """Sentences about what the config left open (`plan.compare`)."""
+    vocabularies: Sequence[str] = ()
+    """Sentences about models that have other tokens than the run's (`models.vocabulary_notes`)."""
 
 
 class Sources(NamedTuple):
@@ -108,6 +110,7 @@ def render_page(results: Results, sources: Sources) -> str:
             *instrument_warnings(results.summary),
             *sae_warnings(results.tables["saes"], results.summary["saes"]),
             *results.same_weights,
+            *results.vocabularies,
             *import_warnings(results.manifests),
         ],
         examples=examples_view(results.examples),

@@ -160,7 +160,7 @@ def measure(
     sums = {name: SaeSums() for name in saes}
     for numbers, batch in rows.batches(batch_rows):
         ids = torch.from_numpy(batch).to(device)
-        is_text = torch.from_numpy(rows.text_mask(numbers)).to(device)
+        is_text = torch.from_numpy(rows.compared(numbers)).to(device)
         predicted = torch.from_numpy(rows.predicted(numbers)).to(device)
         all_acts, logits = read_with_logits(model, hookpoint, ids)
         norms = all_acts.norm(dim=-1)

@@ -87,9 +87,9 @@ class Dump:
             raise InputError("the activations hold no tokens; look at saes.corpora and the train splits")
         self._acts = [shard.acts() for shard in self.shards]
         self.max_norm, self._kept, self.n_left_out = math.inf, None, 0
-        if max_norm_ratio is not None:
-            norms = np.concatenate([shard.norms().numpy() for shard in self.shards])
-            self.max_norm = norm_limit(norms, max_norm_ratio)
+        norms = np.concatenate([shard.norms().numpy() for shard in self.shards])
+        if max_norm_ratio is not None or np.isnan(norms).any():  # NaN: tokens that the model does not share
+            self.max_norm = math.inf if max_norm_ratio is None else norm_limit(norms, max_norm_ratio)
             self._kept = np.flatnonzero(norms <= self.max_norm)
             self.n_left_out = len(norms) - len(self._kept)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from saelineage.errors import InputError
 from saelineage.foreign.places import read_hook_name
+from saelineage.foreign.releases import overrides
 from saelineage.foreign.sae_formats import (
     dictionary_learning,
     gemma_scope,
@@ -19,6 +20,7 @@ from saelineage.foreign.sae_formats import (
     sparsify,
 )
 from saelineage.foreign.sae_formats.sources import LAYOUTS, SaeSource, choose_files
+from saelineage.foreign.sae_formats.values import block
 from saelineage.foreign.sae_inputs import RunInput, SaeInput, compare_with_run
 
 OPTIONS = ("k", "norm_scaling_factor")
@@ -91,11 +93,17 @@ def describe_source(source: SaeSource) -> SaeInput:
         )
     has_config = format.read_config is not None and (source.config_name is not None or source.weights_name is None)
     config = format.read_config(source.config) if format.read_config and has_config else {}
-    described = format.describe(config, source)
+    described = format.describe(_replaced(config, overrides(source.settings)), source)
     if described.readings or not has_config:
         return described
     of_folders = [read_hook_name(folder.name) for folder in source.config.parents[:2]]
     return described._replace(readings=tuple(reading for reading in of_folders if reading.layer is not None)[:1])
+
+
+def _replaced(config: Mapping, overrides: Mapping) -> Mapping:
+    """A config with keys about the input replaced, as SAELens's registry does (`foreign.releases`)."""
+    metadata = {"metadata": {**block(config, "metadata"), **overrides}} if "metadata" in config else {}
+    return {**config, **overrides, **metadata}
 
 
 def check_source(source: SaeSource, run: RunInput, key: str) -> list[str]:

@@ -262,7 +262,9 @@ def describe(config: Mapping, where: str, norm_scaling_factor: float | None = No
     hook = text(keys.get("hook_name"))
     if hook is not None and (layer := whole_number(keys.get("hook_layer"))) is not None:
         hook = hook.replace("{layer}", str(layer))  # version 1 left the number to another key
-    readings = tuple(read_hook_name(name) for name in (hook, text(keys.get("hf_hook_name"))) if name)
+    own = text(block(metadata, "saelineage").get("hookpoint"))  # exact, where SAELens has another name or none
+    names = (own,) if own else (hook, text(keys.get("hf_hook_name")))
+    readings = tuple(read_hook_name(name) for name in names if name)
     settings = keys.get("model_from_pretrained_kwargs")
     return SaeInput(
         where,
