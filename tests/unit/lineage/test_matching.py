@@ -1,4 +1,4 @@
-"""Verdicts, splits and merges, shares, and robust verdicts."""
+"""Matching: what is found on the other side of an edge, splits and merges, shares, agreement."""
 
 from itertools import pairwise
 
@@ -10,20 +10,18 @@ from saelineage.correlations.assignments import one_to_one
 from saelineage.correlations.match_finder import MatchFinder
 from saelineage.correlations.matches import Combined, Correlation
 from saelineage.correlations.pearson import correlate
-from saelineage.lineage.verdicts import (
-    Share,
-    absent,
-    add_robust,
+from saelineage.lineage.identified import absent, recurrence
+from saelineage.lineage.matching import (
     agreement,
     agreement_share,
     edge_table,
+    is_found,
     matched_share,
     matching_shares,
-    recurs,
     same_index_rate,
-    share,
-    verdicts,
+    side_table,
 )
+from saelineage.lineage.shares import Share, share
 
 NAN = float("nan")
 NONE = [NAN, NAN]
@@ -63,13 +61,13 @@ def divided(r: tuple[list[float], list[float]], whole_of: tuple[list[int], list[
 TOY = [[0.1, 0.9, 0.8], [0.79, 0.2, 0.3], [NAN, NAN, NAN]]
 
 
-def test_verdicts_of_parents_by_hand():
-    table = verdicts(correlation(TOY, firings=((50, 20, 3), (50, 50, 50))), 0, 0.8)
+def test_matches_of_parents_by_hand():
+    table = side_table(correlation(TOY, firings=((50, 20, 3), (50, 50, 50))), 0, 0.8)
     expected = pd.DataFrame(
         {
             "side": "parent",
             "latent": [0, 1, 2],
-            "verdict": ["persists", "disappears", "untestable"],
+            "study_verdict": ["persists", "disappears", "untestable"],
             "kind": ["1:1", "", ""],
             "r": [0.9, 0.79, NAN],
             "match": [1, 0, -1],
@@ -83,14 +81,14 @@ def test_verdicts_of_parents_by_hand():
     pd.testing.assert_frame_equal(table, expected, check_dtype=False)
 
 
-def test_verdicts_of_children_by_hand():
-    table = verdicts(correlation(TOY, firings=((50, 20, 3), (40, 50, 60))), 1, 0.8)
+def test_matches_of_children_by_hand():
+    table = side_table(correlation(TOY, firings=((50, 20, 3), (40, 50, 60))), 1, 0.8)
     # r = 0.8 is a match.
     expected = pd.DataFrame(
         {
             "side": "child",
             "latent": [0, 1, 2],
-            "verdict": ["emerges", "inherited", "inherited"],
+            "study_verdict": ["emerges", "inherited", "inherited"],
             "kind": ["", "1:1", "1:1"],
             "r": [0.79, 0.9, 0.8],
             "match": [1, 0, 0],
@@ -107,14 +105,14 @@ def test_verdicts_of_children_by_hand():
 def test_features_without_a_testable_partner_disappear_and_untestable_ones_have_no_match():
     nothing = correlation([[NAN] * 3] * 3)._replace(testable=(np.ones(3, dtype=bool), np.zeros(3, dtype=bool)))
     table = edge_table(nothing, 0.8)
-    assert table["verdict"].tolist() == ["disappears"] * 3 + ["untestable"] * 3
+    assert table["study_verdict"].tolist() == ["disappears"] * 3 + ["untestable"] * 3
     assert (table["match"] == -1).all()
     assert table["r"].isna().all()
     assert not table["mutual"].any()
-    table = verdicts(
+    table = side_table(
         correlation(TOY)._replace(testable=(np.array([False, True, False]), np.ones(3, dtype=bool))), 0, 0.7
     )
-    assert table["verdict"].tolist() == ["untestable", "persists", "untestable"]
+    assert table["study_verdict"].tolist() == ["untestable", "persists", "untestable"]
     assert table["match"].tolist() == [-1, 0, -1]
     np.testing.assert_array_equal(table["r"], [NAN, 0.79, NAN])
 
@@ -123,7 +121,7 @@ def test_an_edge_s_table_has_both_sides_of_saes_of_different_size():
     table = edge_table(correlation([row[:2] for row in TOY], firings=((50, 50, 50), (50, 50))), 0.8)
     assert table["side"].tolist() == ["parent"] * 3 + ["child"] * 2
     assert table["latent"].tolist() == [0, 1, 2, 0, 1]
-    assert table["verdict"].tolist() == ["persists", "disappears", "untestable", "emerges", "inherited"]
+    assert table["study_verdict"].tolist() == ["persists", "disappears", "untestable", "emerges", "inherited"]
     assert table["assigned"].tolist() == [1, 0, -1, 1, 0]
     np.testing.assert_array_equal(table["r_assigned"], [0.9, 0.79, NAN, 0.79, 0.9])
 
@@ -137,11 +135,11 @@ def test_an_sae_paired_with_itself_persists_to_the_last_feature():
     latents = [latent for latent in range(12) if latent != 7]
     for side, yes in (("parent", "persists"), ("child", "inherited")):
         of_side = table[table["side"] == side]
-        matched = of_side[of_side["verdict"] == yes]
+        matched = of_side[of_side["study_verdict"] == yes]
         for column in ("latent", "match", "assigned"):
             assert matched[column].tolist() == latents
         assert (matched["kind"] == "1:1").all()
-        assert of_side[of_side["verdict"] == "untestable"]["latent"].tolist() == [7]
+        assert of_side[of_side["study_verdict"] == "untestable"]["latent"].tolist() == [7]
     assert matched_share(with_itself, 0, 0.8)[:2] == (1.0, 11)
 
 
@@ -167,23 +165,25 @@ def test_a_feature_whose_tokens_two_features_share_is_split_and_read_backwards_m
     split, merged = both_ways(WHOLE, HALVES)
     # r of the whole with a half: (0.05 - 0.1 * 0.05) / sqrt(0.09 * 0.0475) = 0.688; R of both is 1.
     r = 0.045 / np.sqrt(0.09 * 0.0475)
-    assert split["verdict"].tolist() == ["persists", "disappears", "emerges", "inherited", "inherited"]
+    assert split["study_verdict"].tolist() == ["persists", "disappears", "emerges", "inherited", "inherited"]
     assert split["kind"].tolist() == ["split", "", "", "split", "split"]
     assert split["r"].tolist()[3:] == pytest.approx([r, r])
     assert (split["match"].tolist()[0], split["match"].tolist()[3:]) == (1, [0, 0])
-    assert merged["verdict"].tolist() == ["disappears", "persists", "persists", "inherited", "emerges"]
+    assert merged["study_verdict"].tolist() == ["disappears", "persists", "persists", "inherited", "emerges"]
     assert merged["kind"].tolist() == ["", "merged", "merged", "merged", ""]
     # A feature that is not a part is in no split, whichever latent the whole is.
     split, _ = both_ways(WHOLE[::-1], HALVES)
     assert split["kind"].tolist() == ["", "split", "", "split", "split"]
 
 
-def test_splits_and_merges_count_in_shares_and_recur():
+def test_splits_and_merges_count_in_shares_and_are_not_absent():
     halved = correlate(indicators(1000, *WHOLE), indicators(1000, *HALVES), progress=False)
     assert matched_share(halved, 0, 0.8)[:2] == (1 / 2, 2)
     assert matched_share(halved, 1, 0.8)[:2] == (2 / 3, 3)
-    assert recurs([halved], halved.names[0], 0.8).tolist() == [True, False]
+    assert is_found(halved, 0, 0.8).tolist() == [True, False]
     assert absent([halved], halved.names[1], 0.8).tolist() == [True, False, False]
+    # A feature that is only found in parts is not identified.
+    assert recurrence([halved], halved.names[0], 0.8).tolist() == [0.0, 0.0]
     # Where nobody looked for parts, nothing is split.
     assert (edge_table(halved, 0.8)["kind"] == "split").sum() == 3
     assert (edge_table(halved._replace(combined=None), 0.8)["kind"] == "").all()
@@ -256,7 +256,7 @@ def test_of_a_split_and_a_merge_the_one_with_the_larger_r_counts():
         combined = divided(([split, NAN], [merged, NAN]), ([0, 0], [0, 0]))
         table = edge_table(correlation([[0.75, 0.4], [0.4, 0.0]], firings=((90, 20), (90, 30)), combined=combined), 0.8)
         assert table["kind"].tolist() == kinds
-        assert table["verdict"].tolist() == ["persists", "persists", "inherited", "inherited"]
+        assert table["study_verdict"].tolist() == ["persists", "persists", "inherited", "inherited"]
 
 
 def test_wilson_s_interval():
@@ -275,12 +275,19 @@ def test_untestable_features_are_in_no_share():
     assert matched_share(correlation(TOY), 1, 0.8)[:2] == (2 / 3, 3)
 
 
-def test_the_seed_floor_runs_over_both_directions_and_all_pairs():
+def test_a_share_may_be_taken_among_some_of_the_features():
+    some = np.array([True, False, True])  # the last is untestable
+    assert matched_share(correlation(TOY), 0, 0.8, some)[:2] == (1.0, 1)
+    assert matched_share(correlation(TOY), 1, 0.8, some)[:2] == (1 / 2, 2)
+    assert matched_share(correlation(TOY), 0, 0.8, ~some)[:2] == (0.0, 1)
+
+
+def test_the_agreement_of_seeds_runs_over_both_directions_and_all_pairs():
     # TOY: 1 of 2 and 2 of 3. The diagonal: 3 of 3 and 3 of 3.
     diagonal = correlation([[0.9, 0, 0], [0, 0.9, 0], [0, 0, 0.9]])
-    floor = agreement_share([correlation(TOY), diagonal], 0.8)
-    assert (floor.value, floor.n) == (9 / 11, 11)
-    assert floor.interval == share(9, 11).interval
+    seeds = agreement_share([correlation(TOY), diagonal], 0.8)
+    assert (seeds.value, seeds.n) == (9 / 11, 11)
+    assert seeds.interval == share(9, 11).interval
     assert agreement_share([], 0.8) == Share(None, 0, None)
 
 
@@ -308,86 +315,40 @@ def test_shares_by_three_rules():
     assert [matched[:2] for matched in matching_shares(split, 0.8, "parent").values()] == [(0.0, 2)] * 3
 
 
-def seeds() -> list[Correlation]:
-    """Correlations of base.seed0, once on side 1, with three other SAEs.
-
-    They have its latent 0 in all, 1 in the first, 2 in none, 3 in none, but untestable in the last.
-    """
-    rows = [
-        np.diag([0.9, 0.8, 0.1, 0.2]),
-        np.diag([0.85, 0.7, 0.1, 0.1]).T,
-        np.diag([0.95, 0.3, 0.1, NAN]),
-    ]
-    rows[2][3] = NAN
-    names = [("base.seed0", "base.seed1"), ("base.seed2", "base.seed0"), ("base.seed0", "base.seed3")]
-    firings = ([50] * 4, [50] * 4)
-    return [correlation(r.tolist(), pair, firings) for r, pair in zip(rows, names, strict=True)]
-
-
-def test_a_feature_that_is_found_in_every_seed_recurs():
-    assert recurs(seeds(), "base.seed0", 0.8).tolist() == [True, False, False, False]
-    assert recurs(seeds()[:1], "base.seed0", 0.8).tolist() == [True, True, False, False]
-
-
-def test_a_feature_that_is_testable_everywhere_and_found_nowhere_is_absent():
-    assert absent(seeds(), "base.seed0", 0.8).tolist() == [False, False, True, False]
-    assert absent(iter(seeds()[1:2]), "base.seed0", 0.8).tolist() == [False, True, True, True]
-
-
-def test_recurrence_needs_correlations_of_the_sae():
-    for mark in (recurs, absent):
-        with pytest.raises(ValueError, match=r"each with 'base.seed0' on one side, .* \[\]"):
-            mark([], "base.seed0", 0.8)
-        with pytest.raises(ValueError, match=r"\('lua.seed0', 'stories.seed0'\)"):
-            mark([*seeds(), correlation(TOY)], "base.seed0", 0.8)
-
-
-def test_a_robust_loss_recurs_in_the_parent_and_is_absent_from_all_of_the_child():
-    verdict = ["disappears", "disappears", "disappears", "persists", "emerges", "emerges", "inherited", "untestable"]
-    side = ["parent"] * 4 + ["child"] * 4
-    table = pd.DataFrame({"side": side, "latent": [0, 1, 2, 3] * 2, "verdict": verdict})
-    parent = (np.array([True, True, False, True]), np.array([True, False, True, True]))
-    child = (np.array([False, True, True, True]), np.array([True, True, True, True]))
-    robust = add_robust(table, parent, child)
-    assert robust["robust"].tolist() == [True, False, False, False, False, True, False, False]
-    assert robust["robust"].dtype == bool
-    assert "robust" not in table
-
-
-def table_of(*verdict: str, side: str = "parent") -> pd.DataFrame:
-    return pd.DataFrame({"side": side, "verdict": verdict})
-
-
 def test_agreement_by_hand():
     # Of 10 features testable in both, 6 persist in both, 2 disappear in both: p_o = 0.8. The first has 7 and 3, the
     # second 7 and 3: p_e = (49 + 9) / 100 = 0.58; kappa = 0.22 / 0.42.
     first = ["persists"] * 7 + ["disappears"] * 3 + ["untestable", "persists"]
     second = ["persists"] * 6 + ["disappears"] + ["persists"] + ["disappears"] * 2 + ["persists", "untestable"]
-    tables = [pd.concat([table_of(*rows), table_of("emerges", side="child")]) for rows in (first, second)]
-    figures = agreement(*tables, "parent")
+    figures = agreement(np.array(first), np.array(second))
     assert (figures["n"], figures["share"]) == (10, 0.8)
     assert figures["kappa"] == pytest.approx(0.22 / 0.42)
 
 
+def test_agreement_among_some_of_the_features():
+    first, second = np.array(["persists", "disappears", "persists"]), np.array(["persists", "persists", "disappears"])
+    assert agreement(first, second, np.array([True, False, True])) == {"n": 2, "share": 0.5, "kappa": 0.0}
+
+
 def test_full_agreement_has_kappa_one_and_full_disagreement_of_halves_minus_one():
-    table, reverse = table_of("persists", "disappears"), table_of("disappears", "persists")
-    assert agreement(table, table, "parent") == {"n": 2, "share": 1.0, "kappa": 1.0}
-    assert agreement(table, reverse, "parent") == {"n": 2, "share": 0.0, "kappa": -1.0}
+    verdicts = np.array(["persists", "disappears"])
+    assert agreement(verdicts, verdicts) == {"n": 2, "share": 1.0, "kappa": 1.0}
+    assert agreement(verdicts, verdicts[::-1]) == {"n": 2, "share": 0.0, "kappa": -1.0}
 
 
 def test_kappa_is_undefined_where_only_one_verdict_is_given():
-    table = table_of("persists", "persists")
-    figures = agreement(table, table, "parent")
+    verdicts = np.array(["persists", "persists"])
+    figures = agreement(verdicts, verdicts)
     assert (figures["n"], figures["share"]) == (2, 1.0)
     assert np.isnan(figures["kappa"])
-    nothing = agreement(table_of("persists"), table_of("untestable"), "parent")
+    nothing = agreement(np.array(["persists"]), np.array(["untestable"]))
     assert nothing["n"] == 0
     assert np.isnan([nothing["share"], nothing["kappa"]]).all()
 
 
-def test_agreement_is_between_tables_of_one_sae():
-    with pytest.raises(ValueError, match="child's side, but have 1 and 2 features"):
-        agreement(table_of("emerges", side="child"), table_of("emerges", "emerges", side="child"), "child")
+def test_agreement_is_between_verdicts_on_one_sae():
+    with pytest.raises(ValueError, match="are on 1 and 2 features"):
+        agreement(np.array(["persists"]), np.array(["persists", "persists"]))
 
 
 def test_the_same_index_rate_counts_matches_on_the_diagonal():
