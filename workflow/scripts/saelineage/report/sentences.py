@@ -26,8 +26,8 @@ NOT_MEASURED = "not measured"
 SPACE = "\u00a0"
 """Keeps a number and its unit on one line."""
 READINGS = {
-    BELOW: "below the no-change control: features are lost",
-    AT_CONTROL: "at the no-change control: no loss beyond the instrument's own",
+    BELOW: "below the no-change control",
+    AT_CONTROL: "at the no-change control",
     NO_RATIO: "not comparable: its ratio to the no-change control has no interval",
     NO_CONTROL: "no control was measured: train a second seed",
     NOTHING: "no feature is testable",
@@ -73,8 +73,8 @@ def instrument_check(summary: dict) -> str:
     if of_identified and max(of_identified)[0] > 0:
         share, name, edge = max(of_identified)
         sentences.append(
-            f"Of identified features it is up to {percent(share)} ({name}, {edge}): some fire on the same tokens in any "
-            "model."
+            f"Of identified features it is up to {percent(share)} ({name}, {edge}): some fire on the same tokens in "
+            "any model."
         )
     return " ".join(sentences)
 
