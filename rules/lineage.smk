@@ -44,7 +44,7 @@ rule trace_lineage:
         replicates=run.paths.all_correlations(run.paths.replicates),
         token_types=run.paths.all_token_types(),
         readouts=run.paths.all_readouts(),
-        weights=run.paths.leading_weights(),
+        weights=run.paths.traced_weights(),
     output:
         edges=run.paths.over(run.paths.edge_table, edge=run.paths.edges),
         features=run.paths.lineage_features,
@@ -68,7 +68,7 @@ rule trace_lineage:
         sides=list(run.comparisons.partners),
         typed_pairs=list(map(pair_name, run.token_type_pairs)),
         read_out=run.paths.edges if run.config["lineage"]["readouts"] else [],
-        saes=[str(sae) for sae in run.leading_saes],
+        saes=[str(sae) for sae in run.traced_saes],
         code=code_digest("trace_lineage"),
     script:
         "../workflow/scripts/trace_lineage.py"
