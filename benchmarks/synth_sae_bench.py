@@ -52,7 +52,7 @@ class Size(NamedTuple):
     batch_tokens: int = 1024
 
 
-REDUCED = Size(512, 4, 128, 256, 4, 1_024_000, 51_200, 1e-3, 100)
+REDUCED = Size(512, 4, 128, 256, 4, 512_000, 51_200, 3e-3, 100)
 FULL = Size(16_384, 128, 768, 4_096, 25, 200_000_000, 500_000, 3e-4, 1_000)
 """SynthSAEBench-16k with the training that its authors recommend."""
 
@@ -287,7 +287,7 @@ def run(size: Size, device: str) -> dict:
         speeds = train(model, size, folder, device)
         saes = {name: load_sae(folder_of(folder, *name)).to(device) for name in speeds}
         here = measure(model, saes, size)
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 **{"library": name[0], "seed": name[1], "tokens_per_s": speed, "here": here[name]},
                 "there": measure_in_saelens(model, folder_of(folder, *name), size, device),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from saelineage.correlations.decoders import chance_mcc
 from saelineage.report.tables import seed_mccs
 from trace_lineage import pw_mcc
 
@@ -26,9 +27,10 @@ def test_pw_mcc_of_each_model_is_the_mean_over_its_pairs_of_seeds(weights):
     pairs = ["base.seed0__base.seed1", "base.seed0__base.seed2"]
     comparison = {"parent": "base", "child": "lua", "seeds": {"base": pairs, "lua": []}}
     found = pw_mcc([comparison, comparison], weights)
-    assert found == {"base": {"pw_mcc": pytest.approx(0.4), "n_pairs": 2, "left_out": None}}
+    chance = chance_mcc(2, 2, 2)
+    assert found == {"base": {"pw_mcc": pytest.approx(0.4), "chance": chance, "n_pairs": 2, "left_out": None}}
     # Beside the parent's agreement; the child has one seed alone.
     assert seed_mccs({"pw_mcc": found}, comparison) == {
-        "two_seed_pw_mcc": pytest.approx(0.4),
-        "child_two_seed_pw_mcc": None,
+        **{"two_seed_pw_mcc": pytest.approx(0.4), "two_seed_pw_mcc_chance": chance},
+        **{"child_two_seed_pw_mcc": None, "child_two_seed_pw_mcc_chance": None},
     }

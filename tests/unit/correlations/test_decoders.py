@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from saelineage.correlations.decoders import (
     NoSimilarityError,
     assigned_cosines,
+    chance_mcc,
     load_decoder,
     mean_correlation,
     seeds_pw_mcc,
@@ -65,8 +66,18 @@ def test_a_model_s_pw_mcc_is_the_mean_over_its_pairs_of_seeds():
     pairs = ["base.seed0__base.seed1", "base.seed0__base.seed2", "base.seed1__base.seed2"]
     # 0.8 and 0, as above. [0, 1] with [-1, 0] at 0 and [0.6, 0.8] with [0, -1] at -0.8; the other way -1 and -0.6.
     found = seeds_pw_mcc(pairs, ROWS.__getitem__)
-    assert found == {"pw_mcc": pytest.approx((0.8 + 0.0 - 0.4) / 3), "n_pairs": 3, "left_out": None}
-    assert seeds_pw_mcc([], ROWS.__getitem__) == {"pw_mcc": None, "n_pairs": 0, "left_out": None}
+    assert (found["n_pairs"], found["left_out"]) == (3, None)
+    assert found["pw_mcc"] == pytest.approx((0.8 + 0.0 - 0.4) / 3)
+    assert found["chance"] == pytest.approx(chance_mcc(2, 2, 2))
+    assert seeds_pw_mcc([], ROWS.__getitem__) == {"pw_mcc": None, "chance": None, "n_pairs": 0, "left_out": None}
+
+
+def test_random_directions_are_closer_the_fewer_the_dimensions():
+    # A cosine has mean 0 and deviation d_in^-1/2. In one dimension each of many directions finds its like.
+    assert chance_mcc(1, 1, 10_000) == pytest.approx(0, abs=0.05)
+    assert chance_mcc(200, 200, 1) > 0.9
+    assert chance_mcc(200, 200, 8) > chance_mcc(200, 200, 64) > chance_mcc(200, 200, 4096) > 0
+    assert chance_mcc(200, 200, 8) == chance_mcc(200, 200, 8)
 
 
 def test_where_a_pair_has_no_pw_mcc_the_model_has_none_and_says_why(monkeypatch: pytest.MonkeyPatch):
@@ -76,6 +87,7 @@ def test_where_a_pair_has_no_pw_mcc_the_model_has_none_and_says_why(monkeypatch:
     assert "all decoder rows of an SAE of base.seed0__base.seed1 are zero" in str(zero["left_out"])
     wide = seeds_pw_mcc(pairs, (ROWS | {"base.seed1": np.ones((2, 3))}).__getitem__)
     assert "different width: 2 and 3" in str(wide["left_out"])
+    assert (wide["pw_mcc"], wide["chance"]) == (None, None)
     with pytest.raises(NoSimilarityError, match=r"pw_mcc\(a, b, max_latents=3\)"):
         assigned_cosines(np.eye(3), np.eye(2, 3), max_latents=2)
 

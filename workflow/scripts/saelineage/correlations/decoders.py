@@ -4,6 +4,7 @@ Arrays only, so that jobs that report these figures need no PyTorch. `cosines` h
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -29,6 +30,8 @@ class PairwiseMcc(TypedDict):
 
     pw_mcc: float | None
     """Mean over the pairs; None if it is undefined for one."""
+    chance: float | None
+    """The same of as many random directions, the mean over the pairs: in few dimensions some are always close."""
     n_pairs: int
     left_out: str | None
     """The reason where it is None."""
@@ -105,13 +108,24 @@ def seeds_pw_mcc(pairs: Sequence[str], load: Callable[[str], Float[np.ndarray, "
         pairs: the names of the pairs, `{model}.{sae}__{model}.{sae}`.
         load: gives decoder rows by an SAE's name.
     """
-    values: list[float] = []
+    values, by_chance = [], []
     for name in pairs:
+        a, b = map(load, names_in_pair(name))
         try:
-            value = mean_correlation(assigned_cosines(*map(load, names_in_pair(name))))
+            value, reason = mean_correlation(assigned_cosines(a, b)), f"all decoder rows of an SAE of {name} are zero"
         except NoSimilarityError as error:
-            return {"pw_mcc": None, "n_pairs": len(pairs), "left_out": str(error)}
+            value, reason = None, str(error)
         if value is None:
-            return {"pw_mcc": None, "n_pairs": len(pairs), "left_out": f"all decoder rows of an SAE of {name} are zero"}
+            return {"pw_mcc": None, "chance": None, "n_pairs": len(pairs), "left_out": reason}
         values.append(value)
-    return {"pw_mcc": float(np.mean(values)) if values else None, "n_pairs": len(pairs), "left_out": None}
+        by_chance.append(chance_mcc(len(a), len(b), a.shape[1]))
+    pw_mcc, chance = (float(np.mean(part)) if part else None for part in (values, by_chance))
+    return {"pw_mcc": pw_mcc, "chance": chance, "n_pairs": len(pairs), "left_out": None}
+
+
+@cache
+def chance_mcc(n_a: int, n_b: int, d_in: int) -> float:
+    """MCC of two sets of random directions, drawn uniformly from a fixed seed."""
+    random = np.random.default_rng(0)
+    cosines = assigned_cosines(*(random.standard_normal((n, d_in), dtype=np.float32) for n in (n_a, n_b)))
+    return float(cosines.mean(dtype=np.float64))

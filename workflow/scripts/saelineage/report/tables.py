@@ -43,8 +43,13 @@ RULES = ("best", "mutual", "assignment", "token_type")
 GROUP_SHARES = ("persist_share", "inherited_share", "no_change_share")
 """Shares of identified and of all features."""
 SEED_SHARES = ("two_seed_share", "child_two_seed_share")
-SEED_MCCS = {"two_seed_pw_mcc": "parent", "child_two_seed_pw_mcc": "child"}
-"""PW-MCC beside the shares on which two seeds agree, and the model that it is of."""
+SEED_MCCS = {
+    "two_seed_pw_mcc": ("parent", "pw_mcc"),
+    "two_seed_pw_mcc_chance": ("parent", "chance"),
+    "child_two_seed_pw_mcc": ("child", "pw_mcc"),
+    "child_two_seed_pw_mcc_chance": ("child", "chance"),
+}
+"""PW-MCC beside the shares on which two seeds agree, and that of random directions: the model and the key of each."""
 COUNTS = {side: (*verdicts, UNTESTABLE, "headline", "robust") for side, verdicts in zip(SIDES, VERDICTS, strict=True)}
 """The counts of each side: its verdicts, and the features on the lists of lost and new ones (headline, robust)."""
 
@@ -167,9 +172,9 @@ def instrument_table(summary: dict) -> pd.DataFrame:
 
 
 def seed_mccs(summary: Mapping, edge: Mapping) -> dict[str, float | None]:
-    """PW-MCC between the seeds of an edge's two models; None where it was not computed."""
+    """PW-MCC between the seeds of an edge's two models, and by chance; None where it was not computed."""
     of_models = summary.get("pw_mcc", {})
-    return {name: of_models.get(edge[side], {}).get("pw_mcc") for name, side in SEED_MCCS.items()}
+    return {name: of_models.get(edge[side], {}).get(key) for name, (side, key) in SEED_MCCS.items()}
 
 
 def largest_random(shares: Mapping[str, float | None]) -> tuple[str | None, float | None]:
