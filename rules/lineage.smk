@@ -60,9 +60,7 @@ rule trace_lineage:
         mem_mb=memory(run.needs.tracing),
         runtime=runtime(run.needs.tracing),
     params:
-        rules=run.subset(
-            "lineage", "threshold", "drifted_from", "readout_from", "relocated_below", "identified_from"
-        ),
+        rules=run.subset("lineage", "threshold", "drifted_from", "readout_from", "relocated_below", "identified_from"),
         models=run.graph.lineage,
         comparisons=run.comparisons.as_data(),
         sides=list(run.comparisons.partners),
