@@ -71,6 +71,8 @@ NO_TABLES = {
     "sources": lambda: report_tables.source_table({"sources": {}}, {}),
     "ablations": lambda: report_tables.ablation_table({}),
     "effects": lambda: report_tables.effect_table({}),
+    "drift": lambda: report_tables.drift_table({}),
+    "weights": lambda: report_tables.weight_table({}),
     "sweeps": lambda: report_tables.sweep_table({}),
     "saes": lambda: report_tables.sae_table([]),
     "densities": lambda: report_tables.density_table([]),

@@ -14,6 +14,7 @@ from saelineage.report.tables import (
     class_table,
     curve_table,
     density_table,
+    drift_table,
     edge_table,
     effect_table,
     flow_table,
@@ -27,6 +28,7 @@ from saelineage.report.tables import (
     score_table,
     source_table,
     timing_table,
+    weight_table,
 )
 
 COUNTS = {"persists": 2, "disappears": 6, "untestable_parent": 1, "inherited": 3, "emerges": 5, "untestable_child": 1}
@@ -245,6 +247,39 @@ def test_features_are_counted_by_the_class_that_most_of_their_firings_have():
     # Wilson's interval of 2 of 2: from 1 / (1 + 1.96^2 / 2) = 0.342 to 1.
     assert table.loc[("emerges", "template"), ["low", "high"]].tolist() == pytest.approx([0.342, 1.0], abs=1e-3)
     assert class_table({"base__tuned": verdicts}, {}).empty
+
+
+def changed(drift: float | None = 0.5, kl: float = 0.25, unexplained: float | None = 0.125, **changes) -> dict:
+    """What `measure_drift` writes of one corpus of an edge."""
+    figures = {"kl": kl, "kl_reverse": 2 * kl, "n_predictions": 9, "drift": drift, "n_tokens": 8, "n_left_out": 1}
+    figures |= {"fvu_parent": unexplained, "fvu_child": 0.0625, "unexplained": unexplained}
+    return figures | {"visible": None if None in (drift, unexplained) else drift >= unexplained} | changes
+
+
+def drift(*edges: tuple[str, str], **corpora: dict) -> dict:
+    """`lineage/drift.json` of edges that changed alike; `pooled` may be among the corpora."""
+    corpora = corpora or {"lua": changed()}
+    weights = {"relative_change": 0.5, "n_weights": 6}
+    layers = {"model.layers.0": weights, "lm_head": weights | {"relative_change": None}}
+    entry = {"pooled": corpora.pop("pooled", changed()), "corpora": corpora}
+    entry |= {"weights": {"all": weights, "layers": layers, "left_out": []}}
+    return {"edges": [{"parent": parent, "child": child} | entry for parent, child in edges or [("base", "merged")]]}
+
+
+def test_drift_has_a_row_for_each_corpus_and_one_over_all():
+    table = drift_table(drift(("base", "left"), ("left", "merged"), lua=changed(0.25), english=changed(None)))
+    assert table[["parent", "child", "corpus"]].to_numpy().tolist() == [
+        [*edge, corpus] for edge in (("base", "left"), ("left", "merged")) for corpus in ("lua", "english", "pooled")
+    ]
+    assert table["drift"].tolist()[:3] == pytest.approx([0.25, np.nan, 0.5], nan_ok=True)
+    assert table["visible"].tolist()[:3] == [True, None, True]
+    assert table["kl_reverse"].tolist() == [0.5] * 6
+
+
+def test_changed_weights_have_a_row_for_each_layer_and_one_over_all():
+    table = weight_table(drift())
+    assert table["layer"].tolist() == ["all", "model.layers.0", "lm_head"]
+    assert table["relative_change"].tolist() == pytest.approx([0.5, 0.5, np.nan], nan_ok=True)
 
 
 def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():

@@ -6,7 +6,7 @@ that part, the SAEs' own errors are enough to make features seem lost or new (do
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,13 +95,12 @@ def unexplained(fvus: Iterable[float | None]) -> float | None:
     return None if None in measured else max(of for of in measured if of is not None)
 
 
-def is_visible(figures: Mapping) -> bool | None:
-    """True if a drift is at least as large as what either SAE leaves unexplained (`fvu_parent`, `fvu_child`).
+def is_visible(drift: float | None, unexplained: float | None) -> bool | None:
+    """True if a drift is at least as large as what the SAEs leave unexplained.
 
-    Below that, no verdict on losses follows from a comparison of the SAEs. None if drift or SAEs were not measured.
+    Below that, no verdict on losses follows from a comparison of the SAEs. None if one of them was not measured.
     """
-    bound = unexplained((figures["fvu_parent"], figures["fvu_child"]))
-    return None if figures["drift"] is None or bound is None else figures["drift"] >= bound
+    return None if drift is None or unexplained is None else drift >= unexplained
 
 
 def _chunk_sums(parent: Float[Tensor, "token d_in"], child: Float[Tensor, "token d_in"], n_left_out: int) -> DriftSums:

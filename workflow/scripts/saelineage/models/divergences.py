@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -68,9 +68,12 @@ def divergence_sums(
     within = range(min(len(rows[0].ids), max_rows))
     for numbers, *batches in _together(rows, batch_rows, within):
         counts = torch.from_numpy(rows[0].predicted(numbers) & rows[1].predicted(numbers))[:, 1:]
-        logits = [_logits(model, batch, counts, ids) for model, batch in zip(models, batches, strict=True)]
-        for blocks in zip(*(of_model.split(max(1, BLOCK_VALUES // len(ids))) for of_model in logits), strict=True):
-            forward, reverse = token_divergences(*blocks)
+        logits = [
+            model(input_ids=batch.to(model.device), use_cache=False).logits
+            for model, batch in zip(models, batches, strict=True)
+        ]
+        for row, places in _blocks(counts, max(1, BLOCK_VALUES // len(ids))):
+            forward, reverse = token_divergences(*(_shared(of_model[row, places], ids) for of_model in logits))
             sums = sums.plus(DivergenceSums(float(forward.sum()), float(reverse.sum()), len(forward)))
     return sums
 
@@ -83,8 +86,14 @@ def _together(
         yield numbers, torch.from_numpy(first), torch.from_numpy(second)
 
 
-def _logits(model: PreTrainedModel, batch: Tensor, counts: Tensor, ids: Sequence[int]) -> Tensor:
-    """A model's logits of some ids, [token, id], at the places before the tokens that count."""
-    logits = model(input_ids=batch.to(model.device), use_cache=False).logits[:, :-1][counts.to(model.device)]
+def _blocks(counts: Bool[Tensor, "row place"], block_tokens: int) -> Iterator[tuple[int, Int[Tensor, " place"]]]:
+    """Yield rows, and the places in them after which a prediction counts, `block_tokens` at a time."""
+    for row, of_row in enumerate(counts):
+        for places in of_row.nonzero().flatten().split(block_tokens):
+            yield row, places
+
+
+def _shared(logits: Float[Tensor, "token d_vocab"], ids: Sequence[int]) -> Float[Tensor, "token id"]:
+    """The logits of some ids."""
     is_prefix = len(ids) == ids[-1] + 1
-    return logits[:, : len(ids)] if is_prefix else logits[:, torch.tensor(ids, device=logits.device)]
+    return logits[:, : len(ids)] if is_prefix else logits[:, list(ids)]

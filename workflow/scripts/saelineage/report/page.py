@@ -23,6 +23,7 @@ from saelineage.report.figures import FIGURES, Figure, visible
 from saelineage.report.sentences import (
     READINGS,
     answer,
+    changes,
     count,
     described,
     import_warnings,
@@ -100,6 +101,7 @@ def render_page(results: Results, sources: Sources) -> str:
         models=results.summary["models"],
         leading=results.summary["leading"],
         edges=[edge | {"reading": READINGS[reading(edge)]} for edge in results.summary["edges"]],
+        changes=changes(results.tables["drift"]),
         answer=answer(results.summary),
         assumptions=list(results.assumptions),
         bounds={"least_floor": LEAST_FLOOR, "largest_null": LARGEST_NULL},
@@ -146,6 +148,8 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "sources": sources_view(tables["sources"]),
         "pooled": pooled(tables["saes"]),
         "merges": merges_view(tables["merges"]),
+        "drift": by_edge(tables["drift"]),
+        "weights": by_edge(tables["weights"]),
     }
 
 

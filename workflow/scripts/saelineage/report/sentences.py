@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.typing import NAType
 
+from saelineage.plan.graph import POOLED
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.report.tables import (
     AT_FLOOR,
@@ -82,6 +83,60 @@ def instrument_warnings(summary: dict) -> list[str]:
             "edges. That many features match without descent, so shares may be too high by as much."
         )
     return warnings
+
+
+def changes(drift: pd.DataFrame) -> list[str]:
+    """How much changed on each edge, and where that is too little for a verdict on losses.
+
+    Args:
+        drift: from `drift_table`.
+    """
+    return [
+        " ".join([_change(str(parent), str(child), rows), *_no_verdict(rows)])
+        for (parent, child), rows in drift.groupby(["parent", "child"], sort=False)
+    ]
+
+
+def _change(parent: str, child: str, rows: pd.DataFrame) -> str:
+    """The change of an edge on the corpus on which predictions changed most."""
+    if (rows[["kl", "drift"]] == 0).all(axis=None):
+        return (
+            f"From {parent} to {child} nothing changed: the two models predict the same and have the same activations. "
+            "All differences between their features are noise."
+        )
+    of_corpora = rows[rows["corpus"] != POOLED]
+    most = of_corpora.sort_values("kl", ascending=False, kind="stable").iloc[0]
+    start = f"From {parent} to {child} the model changed most on {most['corpus']}: KL {most['kl']:.2g} nats per token"
+    if pd.isna(most["drift"]):
+        return f"{start}. The activations of the two models cannot be compared."
+    moved = f"{start}; activations moved by {percent(most['drift'])} of their variance there"
+    if pd.isna(most["unexplained"]):
+        return f"{moved}. How much of it the SAEs explain was not measured."
+    return f"{moved}, beside {percent(most['unexplained'])} that the SAEs leave unexplained."
+
+
+def _no_verdict(rows: pd.DataFrame) -> list[str]:
+    """Where the activations moved by less than the SAEs leave unexplained, and what follows."""
+    hidden = rows[rows["visible"].eq(False)]
+    if hidden.empty:
+        return []
+    if len(rows) == 2:  # one corpus, which is also all of them
+        hidden = hidden.head(1)
+    places = [
+        f"{'all corpora together' if row['corpus'] == POOLED else row['corpus']} ({percent(row['drift'])} moved, "
+        f"{percent(row['unexplained'])} unexplained)"
+        for _, row in hidden.iterrows()
+    ]
+    return [
+        f"No verdict on losses is possible on {_listed(places)}: there the model moved by less than its SAEs leave "
+        "unexplained, so features can seem lost that it still has. Only features that are identified and gone, which "
+        "is measured on the activations themselves, can be named there."
+    ]
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Words in a sentence."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def described(instruments: pd.DataFrame) -> dict[str, str]:

@@ -13,7 +13,7 @@ from saelineage.corpora.messages import CLASSES
 from saelineage.lineage.trajectories import ABSENCES
 from saelineage.lineage.verdicts import MERGED, ONE_TO_ONE, SPLIT, share
 from saelineage.plan.comparisons import CONTROL
-from saelineage.plan.graph import Edge
+from saelineage.plan.graph import POOLED, Edge
 from saelineage.report.registry import TABLES
 
 LEAST_FLOOR = 0.95
@@ -69,6 +69,8 @@ class TableInputs(NamedTuple):
     """`lineage/ablations/{edge}.parquet` by the edge's name."""
     effects: Mapping[str, pd.DataFrame]
     """`lineage/ablations/{edge}.agreement.parquet` by the edge's name."""
+    drift: Mapping
+    """`lineage/drift.json`; empty in runs without edges."""
     labels: Mapping[tuple[str, str], pd.DataFrame]
     """The winning labels in `labels/{model}/{sae}.parquet` by (model, SAE)."""
     explanations: Mapping[tuple[str, str], pd.DataFrame]
@@ -304,6 +306,28 @@ def flow_table(summary: dict) -> pd.DataFrame:
         for side, verdict, key in kinds
     ]
     return pd.DataFrame(rows, columns=["parent", "child", "side", "verdict", "n_features"])
+
+
+def drift_table(drift: Mapping) -> pd.DataFrame:
+    """One row per edge and corpus, and one over all corpora (`pooled`): how much changed from parent to child."""
+    figures = ["kl", "kl_reverse", "n_predictions", "drift", "fvu_parent", "fvu_child", "unexplained", "visible"]
+    columns = ["parent", "child", "corpus", *figures, "n_tokens", "n_left_out"]
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], "corpus": corpus} | of_corpus
+        for edge in drift.get("edges", [])
+        for corpus, of_corpus in {**edge["corpora"], POOLED: edge[POOLED]}.items()
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def weight_table(drift: Mapping) -> pd.DataFrame:
+    """One row per edge and layer, and one over all weights (`all`): the relative change of the weights."""
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], "layer": layer} | change
+        for edge in drift.get("edges", [])
+        for layer, change in {"all": edge["weights"]["all"], **edge["weights"]["layers"]}.items()
+    ]
+    return pd.DataFrame(rows, columns=["parent", "child", "layer", "relative_change", "n_weights"])
 
 
 def model_table(made: Mapping[str, str], corpora: Sequence[str], metrics: Sequence[dict]) -> pd.DataFrame:
