@@ -44,13 +44,12 @@ from saelineage.report.tables import (
     timing_table,
     weight_table,
 )
+from tests.unit.report.test_changes import changed, drift
 from tests.unit.report.test_sentences import plain
 from tests.unit.report.test_tables import (
     a_null,
     a_share,
-    changed,
     comparison,
-    drift,
     measured_jobs,
     sae_metrics,
     summary,

@@ -5,7 +5,6 @@ import pandas as pd
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.report.sentences import (
     answer,
-    changes,
     count,
     described,
     instrument_check,
@@ -16,8 +15,8 @@ from saelineage.report.sentences import (
     sae_warnings,
     signed,
 )
-from saelineage.report.tables import drift_table, sae_table
-from tests.unit.report.test_tables import a_null, changed, comparison, drift, sae_metrics, summary
+from saelineage.report.tables import sae_table
+from tests.unit.report.test_tables import a_null, comparison, sae_metrics, summary
 
 SEED0 = {"a": "seed0", "b": "seed0", "base": "seed0"}
 
@@ -85,46 +84,6 @@ def test_one_edge_out_of_bounds_fails_the_check_and_is_warned_of():
     assert instrument_check(chance).startswith("The instrument fails its check.")
     (warning,) = instrument_warnings(chance)
     assert plain(warning).startswith("Under anchored, a null is above 5 % on 1 of 1 edges.")
-
-
-def change(**corpora: dict) -> str:
-    """The sentences on an edge's change, with ordinary spaces."""
-    (sentence,) = changes(drift_table(drift(**corpora)))
-    return plain(sentence)
-
-
-def test_the_size_of_the_change_is_given_where_predictions_changed_most():
-    assert change(lua=changed(0.123, 0.4123, 0.081), english=changed(0.5, 0.0123)) == (
-        "From base to merged the model changed most on lua: KL 0.41 nats per token; activations moved by 12.3 % of "
-        "their variance there, beside 8.1 % that the SAEs leave unexplained."
-    )
-    assert "KL 0.00031 nats" in change(lua=changed(0.5, 0.000312))
-
-
-def test_there_is_no_verdict_on_losses_where_the_model_moved_by_less_than_its_saes_leave_unexplained():
-    stories = changed(0.005, 0.1, 0.25)
-    one = change(lua=changed(0.3, 0.9, 0.25), stories=stories, pooled=changed(0.3, 0.5, 0.25))
-    assert "No verdict on losses is possible on stories (0.5 % moved, 25.0 % unexplained): there the model" in one
-    assert "identified and gone" in one
-    every = change(lua=changed(0.044, 0.9, 0.25), stories=stories, pooled=changed(0.02, 0.5, 0.25))
-    assert (
-        "possible on lua (4.4 % moved, 25.0 % unexplained), stories (0.5 % moved, 25.0 % unexplained) and all " in every
-    )
-    alone = change(stories=stories, pooled=stories)  # one corpus is named once
-    assert "possible on stories (0.5 % moved, 25.0 % unexplained): there" in alone
-
-
-def test_equal_models_changed_in_nothing_and_their_differences_are_noise():
-    same = changed(0.0, 0.0, 0.25)
-    found = change(lua=same, pooled=same)
-    assert found.startswith("From base to merged nothing changed: the two models predict the same")
-    assert "No verdict on losses is possible on lua (0.0 % moved, 25.0 % unexplained)" in found
-
-
-def test_what_was_not_measured_of_a_change_is_said():
-    assert change(lua=changed(None)).endswith("nats per token. The activations of the two models cannot be compared.")
-    assert change(lua=changed(unexplained=None)).endswith("How much of it the SAEs explain was not measured.")
-    assert changes(drift_table({})) == []
 
 
 def test_every_instrument_is_described():

@@ -12,23 +12,21 @@ from saelineage.report.tables import (
     absence_table,
     agreement_table,
     class_table,
+    control_table,
     curve_table,
     density_table,
-    drift_table,
     edge_table,
     effect_table,
     flow_table,
     instrument_table,
     is_fit,
-    largest_null,
+    largest_random,
     make_tables,
     matching_table,
-    null_table,
     reading,
     score_table,
     source_table,
     timing_table,
-    weight_table,
 )
 
 COUNTS = {"persists": 2, "disappears": 6, "untestable_parent": 1, "inherited": 3, "emerges": 5, "untestable_child": 1}
@@ -56,13 +54,13 @@ def comparison(
     nulls: dict | None = None,
 ) -> dict:
     """One of the summary's `instruments`."""
-    values = {"persist_share": share, "floor_share": floor, "inherited_share": 0.375, "same_index_rate": 0.125}
-    values |= {"seed_floor_share": seed_floor, "child_seed_floor_share": seed_floor}
+    values = {"persist_share": share, "no_change_share": floor, "inherited_share": 0.375, "same_index_rate": 0.125}
+    values |= {"two_seed_share": seed_floor, "child_two_seed_share": seed_floor}
     found = {"parent": parent, "child": child, "instrument": instrument, "pair": "a__b"}
-    found |= {"auc": 0.5, "floor_auc": 0.75, "seed_floor_auc": 0.375}
+    found |= {"auc": 0.5, "no_change_auc": 0.75, "two_seed_auc": 0.375}
     for name, value in values.items():
         found |= a_share(name, value)
-    rule = a_share("persist_share", share) | a_share("floor_share", floor)
+    rule = a_share("persist_share", share) | a_share("no_change_share", floor)
     return found | {
         "matchings": {"assignment": rule, "best": rule, "mutual": rule},
         "document_interval": [0.2, 0.3],
@@ -108,9 +106,9 @@ def measured_jobs() -> list[dict]:
 
 def test_an_edge_is_read_by_the_interval_of_its_ratio_to_the_floor():
     assert reading(comparison(0.5, 0.6, [0.7, 0.99])) == report_tables.BELOW
-    assert reading(comparison(0.5, 0.6, [0.7, 1.0])) == report_tables.AT_FLOOR
-    assert reading(comparison(0.7, 0.6, [1.1, 1.2])) == report_tables.AT_FLOOR
-    assert reading(comparison(0.9, None)) == report_tables.NO_FLOOR
+    assert reading(comparison(0.5, 0.6, [0.7, 1.0])) == report_tables.AT_CONTROL
+    assert reading(comparison(0.7, 0.6, [1.1, 1.2])) == report_tables.AT_CONTROL
+    assert reading(comparison(0.9, None)) == report_tables.NO_CONTROL
     assert reading(comparison(None, 0.2, [0.7, 0.9])) == report_tables.NOTHING
     assert reading(comparison() | {"relative_persistence_interval": None}) == report_tables.NO_RATIO
 
@@ -119,13 +117,13 @@ def test_an_edge_has_its_counts_both_floors_and_the_ratio():
     row = edge_table(summary(comparison(0.25, 0.5, [0.4, 0.6]))).iloc[0]
     assert row[list(COUNTS)].tolist() == list(COUNTS.values())
     assert row[["persist_share", "persist_share_n", "persist_share_low"]].tolist() == [0.25, 8, 0.15]
-    assert row[["floor_share", "seed_floor_share"]].tolist() == [0.5, 0.375]
+    assert row[["no_change_share", "two_seed_share"]].tolist() == [0.5, 0.375]
     assert row[["relative_persistence", "relative_persistence_low", "relative_persistence_high"]].tolist() == [
         *(0.5, 0.4, 0.6)
     ]
     assert row["reading"] == "below the floor"
     row = edge_table(summary(comparison(0.25, None))).iloc[0]  # without a floor
-    assert row[["floor_share", "floor_share_low", "relative_persistence_high"]].isna().all()
+    assert row[["no_change_share", "floor_share_low", "relative_persistence_high"]].isna().all()
     assert row["floor_share_n"] == 0
 
 
@@ -137,7 +135,7 @@ def test_every_instrument_is_a_row_with_its_agreement_with_the_leading_one():
     assert table["persist_share"].tolist() == [0.25, 0.1]
     assert table.loc["independent", ["same_verdict_share", "kappa"]].tolist() == [0.75, 0.5]
     assert np.isnan(table.loc["anchored", "kappa"])
-    assert table.loc["anchored", ["document_low", "document_high", "auc", "floor_auc"]].tolist() == [
+    assert table.loc["anchored", ["document_low", "document_high", "auc", "no_change_auc"]].tolist() == [
         0.2,
         0.3,
         0.5,
@@ -150,9 +148,9 @@ def test_every_instrument_is_a_row_with_its_agreement_with_the_leading_one():
 
 def test_a_control_is_no_null():
     nulls = {"shifted": a_null(0.01), "reinitialised (r)": a_null(0.03), "control (twin)": a_null(0.4)}
-    assert largest_null(nulls) == ("reinitialised (r)", 0.03)
-    assert largest_null({"control (twin)": a_null(0.4)}) == (None, None)
-    assert largest_null({"shifted": a_null(None)}) == (None, None)
+    assert largest_random(nulls) == ("reinitialised (r)", 0.03)
+    assert largest_random({"control (twin)": a_null(0.4)}) == (None, None)
+    assert largest_random({"shifted": a_null(None)}) == (None, None)
 
 
 def test_an_instrument_is_fit_if_floor_and_null_are_within_bounds():
@@ -170,15 +168,15 @@ def test_an_instrument_is_fit_if_floor_and_null_are_within_bounds():
 
 def test_every_matching_rule_is_a_row_and_the_best_match_comes_first():
     found = comparison(0.25, 0.5)
-    found["matchings"]["mutual"] = a_share("persist_share", 0.125) | a_share("floor_share", 0.375)
+    found["matchings"]["mutual"] = a_share("persist_share", 0.125) | a_share("no_change_share", 0.375)
     table = matching_table(summary(found)).set_index("rule")
     assert table.index.tolist() == ["best", "mutual", "assignment"]
-    assert table.loc["mutual", ["persist_share", "persist_share_n", "floor_share"]].tolist() == [0.125, 8, 0.375]
+    assert table.loc["mutual", ["persist_share", "persist_share_n", "no_change_share"]].tolist() == [0.125, 8, 0.375]
 
 
 def test_every_null_of_every_instrument_is_a_row():
     other = comparison(instrument="independent", nulls={"rotated": a_null(0.2, 0.3)})
-    table = null_table(summary(comparison(), other))
+    table = control_table(summary(comparison(), other))
     assert table[["instrument", "null"]].to_numpy().tolist() == [["anchored", "shifted"], ["independent", "rotated"]]
     expected = [0.2, 8, 0.1, 0.3, 0.3, 0.5, 0.625]
     assert table.iloc[1, 4:].tolist() == pytest.approx(expected)
@@ -247,39 +245,6 @@ def test_features_are_counted_by_the_class_that_most_of_their_firings_have():
     # Wilson's interval of 2 of 2: from 1 / (1 + 1.96^2 / 2) = 0.342 to 1.
     assert table.loc[("emerges", "template"), ["low", "high"]].tolist() == pytest.approx([0.342, 1.0], abs=1e-3)
     assert class_table({"base__tuned": verdicts}, {}).empty
-
-
-def changed(drift: float | None = 0.5, kl: float = 0.25, unexplained: float | None = 0.125, **changes) -> dict:
-    """What `measure_drift` writes of one corpus of an edge."""
-    figures = {"kl": kl, "kl_reverse": 2 * kl, "n_predictions": 9, "drift": drift, "n_tokens": 8, "n_left_out": 1}
-    figures |= {"fvu_parent": unexplained, "fvu_child": 0.0625, "unexplained": unexplained}
-    return figures | {"visible": None if None in (drift, unexplained) else drift >= unexplained} | changes
-
-
-def drift(*edges: tuple[str, str], **corpora: dict) -> dict:
-    """`lineage/drift.json` of edges that changed alike; `pooled` may be among the corpora."""
-    corpora = corpora or {"lua": changed()}
-    weights = {"relative_change": 0.5, "n_weights": 6}
-    layers = {"model.layers.0": weights, "lm_head": weights | {"relative_change": None}}
-    entry = {"pooled": corpora.pop("pooled", changed()), "corpora": corpora}
-    entry |= {"weights": {"all": weights, "layers": layers, "left_out": []}}
-    return {"edges": [{"parent": parent, "child": child} | entry for parent, child in edges or [("base", "merged")]]}
-
-
-def test_drift_has_a_row_for_each_corpus_and_one_over_all():
-    table = drift_table(drift(("base", "left"), ("left", "merged"), lua=changed(0.25), english=changed(None)))
-    assert table[["parent", "child", "corpus"]].to_numpy().tolist() == [
-        [*edge, corpus] for edge in (("base", "left"), ("left", "merged")) for corpus in ("lua", "english", "pooled")
-    ]
-    assert table["drift"].tolist()[:3] == pytest.approx([0.25, np.nan, 0.5], nan_ok=True)
-    assert table["visible"].tolist()[:3] == [True, None, True]
-    assert table["kl_reverse"].tolist() == [0.5] * 6
-
-
-def test_changed_weights_have_a_row_for_each_layer_and_one_over_all():
-    table = weight_table(drift())
-    assert table["layer"].tolist() == ["all", "model.layers.0", "lm_head"]
-    assert table["relative_change"].tolist() == pytest.approx([0.5, 0.5, np.nan], nan_ok=True)
 
 
 def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():
