@@ -51,6 +51,7 @@ def test_the_size_of_the_change_is_given_where_predictions_changed_most():
         "From base to merged the model changed most on lua: KL 0.41 nats per token; activations moved by 12.3 % of "
         "their variance there, beside 8.1 % that the SAEs leave unexplained."
     )
+    assert "activations moved by 57.0 times their variance" in change(lua=changed(57.0))
     assert "KL 0.00031 nats" in change(lua=changed(0.5, 0.000312))
 
 

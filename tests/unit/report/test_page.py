@@ -392,8 +392,8 @@ def test_the_size_of_the_change_comes_before_any_verdict():
     (row,) = (row for row in rows if ">stories<" in row)
     assert re.findall(r">([^<>]+)</t[dh]>", row) == [
         "stories",
-        "0.2500",
-        "0.5000",
+        "0.25 nats",
+        "0.5 nats",
         "0.5 %",
         "25.0 %",
         "6.2 %",

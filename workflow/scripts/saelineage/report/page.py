@@ -29,6 +29,7 @@ from saelineage.report.sentences import (
     import_warnings,
     instrument_warnings,
     interval,
+    nats,
     number,
     percent,
     pooled,
@@ -92,6 +93,7 @@ def render_page(results: Results, sources: Sources) -> str:
         "percent": percent,
         "interval": interval,
         "lines": lines,
+        "nats": nats,
         "signed": signed,
     }
     page = environment.from_string(sources.template).render(

@@ -24,6 +24,8 @@ from saelineage.report.tables import (
 )
 
 HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
+MANY_TIMES = 10.0
+"""Drift from which it is given as a multiple of the variance, not in percent."""
 NOT_MEASURED = "not measured"
 SPACE = "\u00a0"
 """Keeps a number and its unit on one line."""
@@ -137,10 +139,11 @@ def _change(parent: str, child: str, rows: pd.DataFrame) -> str:
         )
     of_corpora = rows[rows["corpus"] != POOLED]
     most = of_corpora.sort_values("kl", ascending=False, kind="stable").iloc[0]
-    start = f"From {parent} to {child} the model changed most on {most['corpus']}: KL {most['kl']:.2g} nats per token"
+    start = f"From {parent} to {child} the model changed most on {most['corpus']}: KL {nats(most['kl'])} per token"
     if pd.isna(most["drift"]):
         return f"{start}. The activations of the two models cannot be compared."
-    moved = f"{start}; activations moved by {percent(most['drift'])} of their variance there"
+    share = percent(most["drift"]) + " of" if most["drift"] < MANY_TIMES else f"{most['drift']:.1f} times"
+    moved = f"{start}; activations moved by {share} their variance there"
     if pd.isna(most["unexplained"]):
         return f"{moved}. How much of it the SAEs explain was not measured."
     return f"{moved}, beside {percent(most['unexplained'])} that the SAEs leave unexplained."
@@ -233,6 +236,11 @@ def number(value: float | int | None, digits: int = 3) -> str:
 def signed(value: float | int | None, digits: int = 3) -> str:
     """A change: a number with its sign."""
     return NOT_MEASURED if pd.isna(value) else f"{value:+.{digits}f}"
+
+
+def nats(value: float | None) -> str:
+    """A divergence, with two digits that count, because many are far below 1."""
+    return NOT_MEASURED if pd.isna(value) else f"{value:.2g}{SPACE}nats"
 
 
 def count(value: float | int | NAType | None) -> str:
