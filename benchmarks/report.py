@@ -61,7 +61,7 @@ LENGTHS = (1, 2, 3, 5, 8)
 """Lengths of the words searched for, in characters."""
 
 SUMMARY_TABLES = {
-    "edges": partial(report_tables.edge_table, drift={}),
+    "edges": lambda summary: report_tables.edge_table(summary, {}),
     "instruments": report_tables.instrument_table,
     "controls": report_tables.control_table,
     "matchings": report_tables.matching_table,

@@ -77,8 +77,8 @@ def drift_sums(
         compared = (norms[0] <= max_norms[0]) & (norms[1] <= max_norms[1])  # False for NaN, of a token not shared
         masks = compared.split(CHUNK_TOKENS)
         for mask, *chunks in zip(masks, *(shard.chunks(CHUNK_TOKENS) for shard in shards), strict=True):
-            acts = [chunk[mask] if target is None else target(chunk[mask]) for chunk in chunks]
-            sums = sums.add(_chunk_sums(*acts, n_left_out=len(mask) - int(mask.sum())))
+            before, after = (chunk[mask] if target is None else target(chunk[mask]) for chunk in chunks)
+            sums = sums.add(_chunk_sums(before, after, n_left_out=len(mask) - int(mask.sum())))
     return sums
 
 

@@ -25,7 +25,9 @@ class DivergenceSums(NamedTuple):
 
     def plus(self, other: "DivergenceSums") -> "DivergenceSums":
         """The sums over both sets."""
-        return DivergenceSums(*(a + b for a, b in zip(self, other, strict=True)))
+        return DivergenceSums(
+            self.forward + other.forward, self.reverse + other.reverse, self.n_predictions + other.n_predictions
+        )
 
     def means(self) -> dict[str, float | int | None]:
         """Nats per prediction: `kl` from parent to child and `kl_reverse`, None where nothing is predicted."""

@@ -25,7 +25,9 @@ class ChangeSums(NamedTuple):
 
     def plus(self, other: "ChangeSums") -> "ChangeSums":
         """The sums over both."""
-        return ChangeSums(*(a + b for a, b in zip(self, other, strict=True)))
+        return ChangeSums(
+            self.difference + other.difference, self.square + other.square, self.n_weights + other.n_weights
+        )
 
     def report(self) -> dict[str, float | int | None]:
         """The change (`relative_change`) and the number of weights it was measured on."""

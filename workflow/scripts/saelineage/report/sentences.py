@@ -168,11 +168,6 @@ def _no_verdict(rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def _listed(words: Sequence[str]) -> str:
-    """Words in a sentence."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
 def described(instruments: pd.DataFrame) -> dict[str, str]:
     """A description of each instrument of the run."""
     return {name: _description(name) for name in dict.fromkeys(instruments["instrument"])}
@@ -310,7 +305,7 @@ def _are(n: int) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     """A list in words."""
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _leading(summary: dict) -> list[dict]:
