@@ -72,6 +72,43 @@ rule trace_lineage:
         "../workflow/scripts/trace_lineage.py"
 
 
+rule measure_drift:
+    """
+    Measure how much changed from parent to child on every edge, before any verdict on features.
+
+    One job for all edges, with two models in memory at a time. Output: the divergence of predictions and the drift of
+    activations per corpus, beside the fvu of both SAEs, and the relative change of the weights per layer.
+    """
+    input:
+        models=run.paths.connected_models(),
+        saes=run.paths.connected_saes(),
+        sae_metrics=run.paths.fill(run.paths.sae_metrics, model=run.graph.connected),
+        dumps=run.paths.connected_dumps(),
+        rows=run.paths.rows("validation"),
+    output:
+        drift=run.paths.drift,
+        manifest=run.paths.manifest(run.paths.drift),
+    log:
+        run.paths.log("lineage/drift"),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["features"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.needs.measuring_drift),
+        runtime=runtime(run.needs.measuring_drift),
+    params:
+        edges=[list(edge) for edge in run.graph.edges],
+        models=run.graph.connected,
+        corpora=run.paths.corpora,
+        batch_rows=run.config["batch_rows"],
+        max_rows=run.config["lineage"]["drift_rows"],
+        unshared=run.config["tokens"]["unshared"],
+        code=code_digest("measure_drift"),
+    script:
+        "../workflow/scripts/measure_drift.py"
+
+
 rule ablate_groups:
     """
     Measure the loss of every model with an edge's persisting, lost or new features ablated, compared with random ones.

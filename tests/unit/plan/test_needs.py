@@ -153,3 +153,16 @@ def test_tracing_holds_the_cosines_of_two_saes_unless_they_are_too_many(tmp_path
         save_file({"W_enc": np.zeros((2, d_sae), np.float32)}, weights)
         held = needs.tracing(Wildcards(), InputFiles(a=tables, weights=[str(weights)])).n_bytes
         assert held == 4 * 600 + 4 * weights.stat().st_size + cosines
+
+
+def test_drift_holds_two_models_and_runs_both_of_every_edge_on_some_rows(tmp_path: Path, model: list[str]):
+    weights = tmp_path / "sae_weights.safetensors"
+    save_file({"W_enc": np.zeros((6, 24), np.float32)}, weights)
+    inputs = InputFiles(models=model, saes=[str(tmp_path / "cfg.json")])
+    plan = Plan(diamond())
+    plan.config["lineage"]["drift_rows"] = 3
+    need = plan.needs.measuring_drift(Wildcards(), inputs)
+    n_tokens = 3 * 16 * len(plan.config["corpora"])
+    assert need == (2 * forward_bytes(MODEL, BATCH_TOKENS), 2 * len(plan.graph.edges) * forward_flop(MODEL, n_tokens))
+    save_file({"W_enc": np.zeros((6, 2**16), np.float32)}, weights)
+    assert plan.needs.measuring_drift(Wildcards(), inputs).n_bytes == 3 * SaeSize(6, 2**16).n_bytes

@@ -140,6 +140,14 @@ class Needs:
         held = sizes.readout_bytes(dump, d_sae, sizes.most_bytes(input.child_acts))
         return Need(held, 2 * sizes.readout_flop(dump, d_sae))
 
+    def measuring_drift(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Running each edge's two models on some rows, and reading their activations beside their two SAEs."""
+        model, sae = model_of(input.models), sizes.sae_size(os.path.dirname(input.saes[0]))
+        config = self._contents.config
+        tokens = config["lineage"]["drift_rows"] * config["tokens"]["n_ctx"] * len(config["corpora"])
+        flop = 2 * len(self._contents.graph.edges) * sizes.forward_flop(model, tokens)
+        return Need(max(2 * sizes.forward_bytes(model, self._batch_tokens), 3 * sae.n_bytes), flop)
+
     def ablating(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Measuring each edge's two models with their SAEs again for each group and feature."""
         model, sae = model_of(input.models), sizes.sae_size(os.path.dirname(input.saes[0]))

@@ -8,10 +8,12 @@ from pandas.api.typing import NAType
 
 from saelineage.lineage.evidence import ALL, GROUPS, IDENTIFIED
 from saelineage.lineage.verdicts import VERDICTS
+from saelineage.plan.graph import POOLED
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.report.tables import (
     AT_CONTROL,
     BELOW,
+    HIDDEN,
     LARGEST_RANDOM,
     LEAST_NO_CHANGE,
     NO_CONTROL,
@@ -22,6 +24,8 @@ from saelineage.report.tables import (
 )
 
 HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
+MANY_TIMES = 10.0
+"""Drift from which it is given as a multiple of the variance, not in percent."""
 NOT_MEASURED = "not measured"
 SPACE = "\u00a0"
 """Keeps a number and its unit on one line."""
@@ -31,6 +35,7 @@ READINGS = {
     NO_RATIO: "not comparable: its ratio to the no-change control has no interval",
     NO_CONTROL: "no control was measured: train a second seed",
     NOTHING: "no feature is testable",
+    HIDDEN: "no verdict on losses: the model moved by less than its SAEs leave unexplained",
 }
 CAVEATS = {"anchored": "The child's SAE may keep features that the child no longer needs."}
 """Sentences that follow the description of an instrument."""
@@ -126,6 +131,56 @@ def _keeps(shares: Mapping) -> bool:
     return shares["no_change_share"] is None or shares["no_change_share"] >= LEAST_NO_CHANGE
 
 
+def changes(drift: pd.DataFrame) -> list[str]:
+    """How much changed on each edge, and where that is too little for a verdict on losses.
+
+    Args:
+        drift: from `drift_table`.
+    """
+    return [
+        " ".join([_change(str(parent), str(child), rows), *_no_verdict(rows)])
+        for (parent, child), rows in drift.groupby(["parent", "child"], sort=False)
+    ]
+
+
+def _change(parent: str, child: str, rows: pd.DataFrame) -> str:
+    """The change of an edge on the corpus on which predictions changed most."""
+    if (rows[["kl", "drift"]] == 0).all(axis=None):
+        return (
+            f"From {parent} to {child} nothing changed: the two models predict the same and have the same activations. "
+            "All differences between their features are noise."
+        )
+    of_corpora = rows[rows["corpus"] != POOLED]
+    most = of_corpora.sort_values("kl", ascending=False, kind="stable").iloc[0]
+    start = f"From {parent} to {child} the model changed most on {most['corpus']}: KL {nats(most['kl'])} per token"
+    if pd.isna(most["drift"]):
+        return f"{start}. The activations of the two models cannot be compared."
+    share = percent(most["drift"]) + " of" if most["drift"] < MANY_TIMES else f"{most['drift']:.1f} times"
+    moved = f"{start}; activations moved by {share} their variance there"
+    if pd.isna(most["unexplained"]):
+        return f"{moved}. How much of it the SAEs explain was not measured."
+    return f"{moved}, beside {percent(most['unexplained'])} that the SAEs leave unexplained."
+
+
+def _no_verdict(rows: pd.DataFrame) -> list[str]:
+    """Where the activations moved by less than the SAEs leave unexplained, and what follows."""
+    hidden = rows[rows["visible"].eq(False)]
+    if hidden.empty:
+        return []
+    if len(rows) == 2:  # one corpus, which is also all of them
+        hidden = hidden.head(1)
+    places = [
+        f"{'all corpora together' if row['corpus'] == POOLED else row['corpus']} ({percent(row['drift'])} moved, "
+        f"{percent(row['unexplained'])} unexplained)"
+        for _, row in hidden.iterrows()
+    ]
+    return [
+        f"No verdict on losses is possible on {_listed(places)}: there the model moved by less than its SAEs leave "
+        "unexplained, so features can seem lost that it still has. Only features that are lost for sure can be named "
+        "there."
+    ]
+
+
 def described(instruments: pd.DataFrame) -> dict[str, str]:
     """A description of each instrument of the run."""
     return {name: _description(name) for name in dict.fromkeys(instruments["instrument"])}
@@ -189,6 +244,11 @@ def number(value: float | int | None, digits: int = 3) -> str:
 def signed(value: float | int | None, digits: int = 3) -> str:
     """A change: a number with its sign."""
     return NOT_MEASURED if pd.isna(value) else f"{value:+.{digits}f}"
+
+
+def nats(value: float | None) -> str:
+    """A divergence, with two digits that count, because many are far below 1."""
+    return NOT_MEASURED if pd.isna(value) else f"{value:.2g}{SPACE}nats"
 
 
 def count(value: float | int | NAType | None) -> str:
@@ -258,7 +318,7 @@ def _are(n: int) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     """A list in words."""
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _leading(summary: dict) -> list[dict]:

@@ -15,7 +15,7 @@ from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTEST
 from saelineage.lineage.shares import share
 from saelineage.lineage.verdicts import VERDICTS
 from saelineage.plan.comparisons import CONTROL
-from saelineage.plan.graph import Edge
+from saelineage.plan.graph import POOLED, Edge
 from saelineage.plan.instruments import instrument
 from saelineage.report.registry import TABLES
 
@@ -27,12 +27,13 @@ LARGEST_RANDOM = 0.05
 """An instrument is fit only if at most this share persists in every random control.
 
 Other controls do not count: they are trained models, which may have learnt the same features."""
-BELOW, AT_CONTROL, NO_RATIO, NO_CONTROL, NOTHING = (
+BELOW, AT_CONTROL, NO_RATIO, NO_CONTROL, NOTHING, HIDDEN = (
     "below the control",
     "at the control",
     "no ratio",
     "no control",
     "not testable",
+    "no verdict",
 )
 """Readings of an edge: its persisting share against the no-change control. `reading` returns one of them."""
 LABELS, EXPLANATIONS = "labels", "explanations"
@@ -83,6 +84,8 @@ class TableInputs(NamedTuple):
     """`lineage/ablations/{edge}.parquet` by the edge's name."""
     effects: Mapping[str, pd.DataFrame]
     """`lineage/ablations/{edge}.agreement.parquet` by the edge's name."""
+    drift: Mapping
+    """`lineage/drift.json`; empty in runs without edges."""
     labels: Mapping[tuple[str, str], pd.DataFrame]
     """The winning labels in `labels/{model}/{sae}.parquet` by (model, SAE)."""
     explanations: Mapping[tuple[str, str], pd.DataFrame]
@@ -101,17 +104,21 @@ def make_tables(inputs: TableInputs) -> dict[str, pd.DataFrame]:
     }
 
 
-def reading(shares: Mapping) -> str:
+def reading(shares: Mapping, visible: bool | None = None) -> str:
     """Compare a persisting share with its no-change control.
 
     `BELOW` if the interval of their ratio (`relative_persistence_interval`, over documents) lies below 1; `AT_CONTROL`
-    if it reaches 1 or lies above; `NO_RATIO` if there is a control but no interval, as for a share of zero.
+    if it reaches 1 or lies above; `NO_RATIO` if there is a control but no interval, as for a share of zero; `HIDDEN`,
+    whatever the shares, if the model moved by less than its SAEs leave unexplained.
 
     Args:
         shares: `evidence.group_shares` of an edge.
+        visible: `drift.is_visible` of the edge over all corpora.
     """
     if shares["persist_share"] is None:
         return NOTHING
+    if visible is False:
+        return HIDDEN
     if shares["no_change_share"] is None:
         return NO_CONTROL
     if shares["relative_persistence_interval"] is None:
@@ -119,11 +126,16 @@ def reading(shares: Mapping) -> str:
     return BELOW if shares["relative_persistence_interval"][1] < 1 else AT_CONTROL
 
 
-def edge_table(summary: dict) -> pd.DataFrame:
+def edge_table(summary: dict, drift: Mapping) -> pd.DataFrame:
     """One row per edge and group: the number of features with each verdict, and shares with their n and intervals.
 
     Groups are `identified`, where a second seed was trained, and `all`. Counts are named `{side}_{verdict}`.
+
+    Args:
+        summary: `lineage/summary.json`.
+        drift: `lineage/drift.json`.
     """
+    visible = {(edge["parent"], edge["child"]): edge[POOLED]["visible"] for edge in drift.get("edges", [])}
     counted = [f"{side}_{name}" for side, names in COUNTS.items() for name in names]
     rows = []
     for edge in summary["edges"]:
@@ -137,7 +149,7 @@ def edge_table(summary: dict) -> pd.DataFrame:
                 | seed_mccs(summary, edge)
                 | {"largest_random": control, "largest_random_share": random}
                 | _bounded(shares, "relative_persistence")
-                | {"reading": reading(shares)}
+                | {"reading": reading(shares, visible.get((edge["parent"], edge["child"])))}
             )
     columns = ["parent", "child", "group", *counted, *_columns((*GROUP_SHARES, *SEED_SHARES)), *SEED_MCCS]
     columns += ["largest_random", "largest_random_share", *_with_bounds("relative_persistence"), "reading"]
@@ -345,6 +357,28 @@ def flow_table(summary: dict) -> pd.DataFrame:
         for verdict in (*verdicts, UNTESTABLE)
     ]
     return pd.DataFrame(rows, columns=["parent", "child", "group", "side", "verdict", "n_features"])
+
+
+def drift_table(drift: Mapping) -> pd.DataFrame:
+    """One row per edge and corpus, and one over all corpora (`pooled`): how much changed from parent to child."""
+    figures = ["kl", "kl_reverse", "n_predictions", "drift", "fvu_parent", "fvu_child", "unexplained", "visible"]
+    columns = ["parent", "child", "corpus", *figures, "n_tokens", "n_left_out"]
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], "corpus": corpus} | of_corpus
+        for edge in drift.get("edges", [])
+        for corpus, of_corpus in {**edge["corpora"], POOLED: edge[POOLED]}.items()
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def weight_table(drift: Mapping) -> pd.DataFrame:
+    """One row per edge and layer, and one over all weights (`all`): the relative change of the weights."""
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], "layer": layer} | change
+        for edge in drift.get("edges", [])
+        for layer, change in {"all": edge["weights"]["all"], **edge["weights"]["layers"]}.items()
+    ]
+    return pd.DataFrame(rows, columns=["parent", "child", "layer", "relative_change", "n_weights"])
 
 
 def model_table(made: Mapping[str, str], corpora: Sequence[str], metrics: Sequence[dict]) -> pd.DataFrame:
