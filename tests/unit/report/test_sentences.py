@@ -82,6 +82,11 @@ def test_what_cannot_be_told_is_counted_and_one_feature_is_singular():
     assert (
         "of all 1,234 testable features of base, 1,000 persist, 200 have drifted, 30 are gone and 4 cannot be" in edge
     )
+    of_child = summary(comparison(identified=KNOWN | a_share("inherited_share", 0.25, 9)))
+    (edge, _) = map(plain, answer(of_child))
+    assert (
+        "Of 9 identified features of merged, 3 are inherited, 1 has drifted, 2 are new and 3 cannot be told. " in edge
+    )
 
 
 def test_without_a_feature_there_is_no_share():
@@ -93,7 +98,7 @@ def test_without_a_feature_there_is_no_share():
 
 
 def test_controls_that_were_not_measured_are_named_so():
-    unmeasured = group(0.5, None, n=4)
+    unmeasured = group(0.5, None, n=4) | a_share("inherited_share", 0.5, 6)
     edge, check = sentences(comparison(0.25, None, controls={}, identified=unmeasured))
     assert "(50.0 % [40.0 to 60.0 %] found; not measured for the unchanged model). Of 6" in edge
     assert "(25.0 % [15.0 to 35.0 %] found; not measured for the unchanged model)." in edge

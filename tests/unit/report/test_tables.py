@@ -74,7 +74,7 @@ def group(
     }
 
 
-KNOWN = group(0.5, 0.96, controls={"shifted": 0.0}, n=N_IDENTIFIED)
+KNOWN = group(0.5, 0.96, controls={"shifted": 0.0}, n=N_IDENTIFIED) | a_share("inherited_share", 0.5, 6)
 """The shares of identified features."""
 
 
