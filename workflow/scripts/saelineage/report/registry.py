@@ -71,8 +71,8 @@ TABLES = {
     "classes": Table(
         "class_table",
         ("verdicts", "class_labels"),
-        "What is specific to the chat template: per edge and verdict, the share of features of which more than half of "
-        "the firings are on tokens of a class (template: control tokens and text in no message; system, user, "
+        "What is specific to the chat template: per edge, side and verdict, the share of features of which more than "
+        "half of the firings are on tokens of a class (template: control tokens and text in no message; system, user, "
         "assistant: the messages), with its n and Wilson 95 % interval. n counts features that fire on at least "
         "labels.min_firings tokens in either half of the documents; firings are counted on the second half.",
     ),

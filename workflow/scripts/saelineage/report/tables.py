@@ -303,7 +303,7 @@ def kind_table(summary: dict) -> pd.DataFrame:
 
 
 def class_table(verdicts: Mapping[str, pd.DataFrame], class_labels: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row per edge, verdict and class: the share of features whose firings are mostly on tokens of that class."""
+    """One row per edge, side, verdict and class: the share of features that fire mostly on tokens of that class."""
     rows: list[dict] = []
     for edge, table in verdicts.items():
         parent, child = Edge.parse(edge)
@@ -318,9 +318,9 @@ def class_table(verdicts: Mapping[str, pd.DataFrame], class_labels: Mapping[str,
                 for name in CLASSES:
                     found = share(int((precision.loc[latents, name] > 0.5).sum()), len(latents))
                     low, high = found.interval or (None, None)
-                    key = {"parent": parent, "child": child, "verdict": verdict, "class": name}
+                    key = {"parent": parent, "child": child, "side": side, "verdict": verdict, "class": name}
                     rows.append(key | {"share": found.value, "n": found.n, "low": low, "high": high})
-    return pd.DataFrame(rows, columns=["parent", "child", "verdict", "class", "share", "n", "low", "high"])
+    return pd.DataFrame(rows, columns=["parent", "child", "side", "verdict", "class", "share", "n", "low", "high"])
 
 
 def ablation_table(ablations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
