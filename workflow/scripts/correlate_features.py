@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.correlations.bootstrap import (
+    ARRAYS,
     bootstrap,
     document_sums,
     documents_of,
     leading_candidates,
     replicates_group,
 )
-from saelineage.correlations.matches import SIDES, correlation_group, most_arrays
+from saelineage.correlations.matches import correlation_group, most_arrays
 from saelineage.correlations.pair_sums import PairSums, ShardSums, load_sums
 from saelineage.correlations.partners import Partner, partners_of
 from saelineage.correlations.parts import combined_r
@@ -50,7 +51,7 @@ def correlate_features(
     kept = {name: value for name, value in settings.items() if name != "block_features"}
     with (
         writing_groups(path_to_correlations, len(partners), most_arrays(len(rows))) as correlations,
-        writing_groups(path_to_replicates, len(partners), len(SIDES)) as replicates,
+        writing_groups(path_to_replicates, len(partners), ARRAYS) as replicates,
     ):
         for partner in partners:
             sums: list[PairSums] = [saved for path in paths_to_sums for saved in load_sums(path, partner.name)]

@@ -1,8 +1,8 @@
 """Tokens: a byte-level BPE tokenizer, and rows of n_ctx token ids in memory-mapped arrays.
 
 A row is BOS followed by n_ctx - 1 ids of the stream `document EOS document EOS ...`. The last ids, which do not fill a
-row, are dropped. Of a document that is longer than a split allows, the stream has a part (`excerpt`). A conversation has
-a row to itself (see `chat`).
+row, are dropped. Of a document that is longer than a split allows, the stream has a part (`excerpt`). A conversation
+has a row to itself (see `chat`).
 """
 
 import hashlib

@@ -6,7 +6,7 @@ pairs that `comparisons.plan` names.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import isnan
+from math import inf, isnan
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from saelineage.correlations.bootstrap import (
     Replicates,
-    percentile_interval,
+    centred_interval,
     relative,
     replicate_shares,
     require_paired,
@@ -231,13 +231,15 @@ def _over_documents(compared: Compared, floors: Sequence[Compared], best: Mappin
     """
     require_paired([pair.replicates for pair in (compared, *floors)])
     shares, persist, floor = _replicated([(compared, 0)], threshold), best["persist_share"], best["floor_share"]
-    result = {"document_interval": _listed(percentile_interval(shares))}
+    n_documents = compared.replicates.n_documents
+    result = {"document_interval": _listed(centred_interval(shares, persist, n_documents))}
     if not floors:
         return result | {"relative_persistence": None, "relative_persistence_interval": None}
     ratios = relative(shares, _replicated([(pair, side) for pair in floors for side in range(2)], threshold))
+    ratio = persist / floor if persist is not None and floor else None
     return result | {
-        "relative_persistence": persist / floor if persist is not None and floor else None,
-        "relative_persistence_interval": _listed(percentile_interval(ratios)),
+        "relative_persistence": ratio,
+        "relative_persistence_interval": _listed(centred_interval(ratios, ratio, n_documents, (0.0, inf))),
     }
 
 

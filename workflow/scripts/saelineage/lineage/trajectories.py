@@ -26,6 +26,17 @@ LEAST_READOUT = 0.1
 ABSENCES = ("gone", "missed", "undecided")
 
 
+def add_intervals(table: pd.DataFrame, replicates: Replicates) -> pd.DataFrame:
+    """Add to an edge's table `documents` in which a feature fires, `r_low` and `r_high`: 95 % over documents.
+
+    The ends are NaN where there is no interval (`bootstrap.feature_intervals`).
+    """
+    r_of_side = [table.loc[table["side"] == side, "r"].to_numpy() for side in SIDES]
+    low, high = zip(*map(feature_intervals, replicates.best, r_of_side, replicates.documents), strict=True)
+    ends = {"r_low": np.concatenate(low), "r_high": np.concatenate(high)}
+    return table.assign(documents=np.concatenate(replicates.documents), **ends)
+
+
 def add_details(
     table: pd.DataFrame, replicates: Replicates, readouts: pd.DataFrame | None, missed_above: float
 ) -> pd.DataFrame:
@@ -39,14 +50,11 @@ def add_details(
             the parent's; otherwise it is `gone`.
 
     Returns:
-        The table with columns `r_low` and `r_high` (95 % over documents; NaN where there is no interval), and, with
-        readouts, `readout` and `readout_of_parent` (held-out R2, NaN on the child's side) and `absence`: `gone`,
+        The table with the columns of `add_intervals` and, with readouts, `readout` and `readout_of_parent` (held-out R2, NaN on the child's side) and `absence`: `gone`,
         `missed`, `undecided` where R2 on the parent's activations is below `LEAST_READOUT`, empty where the feature
         does not disappear.
     """
-    low, high = (np.concatenate(ends) for ends in zip(*map(feature_intervals, replicates.best), strict=True))
-    defined = table["r"].notna().to_numpy()
-    table = table.assign(r_low=np.where(defined, low, np.nan), r_high=np.where(defined, high, np.nan))
+    table = add_intervals(table, replicates)
     if readouts is None:
         return table
     of_parent = (table["side"] == SIDES[0]).to_numpy()
