@@ -9,6 +9,7 @@ from saelineage.correlations.bootstrap import (
     bootstrap,
     document_sums,
     documents_of,
+    fires_in_enough,
     leading_candidates,
     replicates_group,
 )
@@ -59,8 +60,10 @@ def correlate_features(
                 sums = [ShardSums(a, b, settings["block_features"]) for a, b in partner.shards()]
             correlation = correlate_sums(sums, **kept, threads=threads)
             correlation = correlation._replace(combined=combined_r(correlation, partner.shards()))
-            correlations.add(partner.name, *correlation_group(correlation))
             by_document = document_sums(partner.shards(), leading_candidates(correlation), documents)
+            enough = zip(correlation.testable, fires_in_enough(by_document), strict=True)
+            a, b = (testable & in_documents for testable, in_documents in enough)
+            correlations.add(partner.name, *correlation_group(correlation._replace(testable=(a, b))))
             replicates.add(partner.name, *replicates_group(bootstrap(by_document, **draws)))
 
 

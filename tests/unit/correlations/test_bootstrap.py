@@ -430,10 +430,12 @@ def test_documents_in_which_a_feature_fires_by_hand():
 
 
 def test_a_feature_must_fire_in_three_documents_or_in_all_if_there_are_fewer():
-    documents = np.array([0, 1, 2, 3, 9])
-    assert fires_in_enough(documents, {"words": 8, "sums": 1}).tolist() == [False, False, False, True, True]
-    assert fires_in_enough(documents[:3], {"words": 2}).tolist() == [False, False, True]
-    assert fires_in_enough(documents, {"words": 8}, least=9).tolist() == [False, False, False, False, True]
+    a = np.array([[1, 0, 1], [1, 0, 0], [1, 1, 0], [1, 0, 0]], dtype=np.float64)
+    for documents, expected in (([0, 1, 2, 2], [True, False, False]), ([0, 0, 1, 1], [True, False, False])):
+        enough = fires_in_enough(sums_of(a, a[:, :2], np.array(documents), every_pair(3, 2)))
+        assert [side.tolist() for side in enough] == [expected, expected[:2]]
+    sums = sums_of(a, a[:, :2], np.array([0, 1, 2, 3]), every_pair(3, 2))
+    assert fires_in_enough(sums, least=1)[0].tolist() == [True, True, True]
 
 
 def test_replicates_are_those_of_the_weights_of_their_seed():

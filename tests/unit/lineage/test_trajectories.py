@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saelineage.correlations.bootstrap import Replicates, widening
+from saelineage.correlations.bootstrap import Replicates
 from saelineage.lineage.trajectories import add_details, edge_summary, feature_statistics, feature_table
 from saelineage.lineage.verdicts import edge_table
 from tests.unit.lineage.test_verdicts import TOY, correlation
@@ -13,8 +13,7 @@ from tests.unit.lineage.test_verdicts import TOY, correlation
 def replicates(parent: list[list[float]], child: list[list[float]]) -> Replicates:
     """Best r per replicate, of both sides."""
     best = (np.array(parent, dtype=np.float32), np.array(child, dtype=np.float32))
-    documents = (np.array([9, 3, 2]), np.array([9, 3, 2]))
-    return Replicates(("lua.seed0", "stories.seed0"), {"words": 9}, 0, best, documents)
+    return Replicates(("lua.seed0", "stories.seed0"), {"words": 9}, 0, best)
 
 
 def toy_table() -> pd.DataFrame:
@@ -23,17 +22,14 @@ def toy_table() -> pd.DataFrame:
 
 
 def test_details_of_an_edge_by_hand():
-    # Ten replicates with z rising by 1/90; the untestable feature has no interval.
-    rising = [[np.tanh(0.8 + step / 90), 0.5, 0.9] for step in range(10)]
+    # Ten replicates, of which 2.5 % and 97.5 % are at the ends; the untestable feature has no interval.
+    rising = [[0.8 + step / 90, 0.5, 0.9] for step in range(10)]
     readouts = pd.DataFrame({"r2_child": [0.9, 0.75, 0.1], "r2_parent": [0.9, 0.9, 0.9]})
     table = add_details(toy_table(), replicates(rising, rising), readouts, missed_above=0.8)
     parents = table[table["side"] == "parent"]
-    # 2.5 % and 97.5 % of ten are 4.275 steps of 1/90 on either side of the median, which is moved to r.
-    z, half = np.arctanh(parents["r"].iloc[0]), 4.275 / 90 * widening(9)
-    r = parents["r"].iloc[1]
-    assert parents["r_low"].tolist() == pytest.approx([np.tanh(z - half), r, np.nan], abs=1e-6, nan_ok=True)
-    assert parents["r_high"].tolist() == pytest.approx([np.tanh(z + half), r, np.nan], abs=1e-6, nan_ok=True)
-    assert parents["documents"].tolist() == [9, 3, 2]
+    # Linear between order statistics: 0.025 x 9 = 0.225 steps of 1/90 above the least.
+    assert parents["r_low"].tolist() == pytest.approx([0.8 + 0.225 / 90, 0.5, np.nan], abs=1e-6, nan_ok=True)
+    assert parents["r_high"].tolist() == pytest.approx([0.8 + 8.775 / 90, 0.5, np.nan], abs=1e-6, nan_ok=True)
     assert parents["readout"].tolist() == [0.9, 0.75, 0.1]
     # 0.75 is at least 0.8 x 0.9 = 0.72; a feature that persists is not absent.
     assert parents["absence"].tolist() == ["", "missed", ""]

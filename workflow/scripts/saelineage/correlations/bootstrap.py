@@ -200,18 +200,12 @@ def firing_documents(sums: DocumentSums) -> tuple[Int[np.ndarray, " d_sae_a"], I
 
 
 def fires_in_enough(
-    documents: Int[np.ndarray, " d_sae"], n_documents: Mapping[str, int], least: int = MIN_DOCUMENTS
-) -> Bool[np.ndarray, " d_sae"]:
-    """Mark the features that fire in at least `least` documents.
-
-    In a probe of fewer documents all are asked for.
-
-    Args:
-        documents: the number of documents in which each feature fires (`Replicates.documents`).
-        n_documents: documents of each corpus in the probe (`Replicates.n_documents`).
-        least: the number of documents that is asked for.
-    """
-    return documents >= min(least, sum(n_documents.values()))
+    sums: DocumentSums, least: int = MIN_DOCUMENTS
+) -> tuple[Bool[np.ndarray, " d_sae_a"], Bool[np.ndarray, " d_sae_b"]]:
+    """Per side, mark the features that fire in at least `least` documents; in a probe of fewer, in all documents."""
+    n_needed = min(least, sum(sums.n_documents.values()))
+    a, b = (documents >= n_needed for documents in firing_documents(sums))
+    return a, b
 
 
 def resampled_best(
