@@ -417,7 +417,9 @@ def replicates_group(replicates: Replicates) -> tuple[dict, dict[str, np.ndarray
         "n_documents": replicates.n_documents,
     }
     arrays = {"best": replicates.best, "documents": replicates.documents}
-    return header, {f"{name}_{side}": of_side[nth] for name, of_side in arrays.items() for nth, side in enumerate(SIDES)}
+    return header, {
+        f"{name}_{side}": of_side[nth] for name, of_side in arrays.items() for nth, side in enumerate(SIDES)
+    }
 
 
 def load_replicates(path: Path | str, partner: str) -> Replicates:

@@ -83,6 +83,7 @@ def weigh(comparison: Mapping, load: Load, rules: Rules) -> dict:
         rules: the threshold, and which features are identified.
 
     Returns:
+        - `n_documents` of the probe by corpus, over which intervals over documents are;
         - `groups`, for `identified` and `all` features of each side the shares of `group_shares`; None where the SAE
           has no other seeds;
         - `two_seed_share` and `child_two_seed_share`, on which two seeds of the parent and of the child agree, in both
@@ -101,6 +102,7 @@ def weigh(comparison: Mapping, load: Load, rules: Rules) -> dict:
     everywhere: list[Counted] = [(pair, side, None) for pair in unchanged for side in range(2)]
     return {
         **{key: comparison[key] for key in ("parent", "child", "instrument", "pair")},
+        "n_documents": compared.replicates.n_documents,
         "groups": {
             IDENTIFIED: marked
             and group_shares(compared, _held_out(comparison, load, rules), controls, marked, threshold),

@@ -25,6 +25,7 @@ from saelineage.report.sentences import (
     answer,
     count,
     described,
+    document_warnings,
     import_warnings,
     instrument_warnings,
     interval,
@@ -108,6 +109,7 @@ def render_page(results: Results, sources: Sources) -> str:
         warnings=[
             *instrument_warnings(results.summary),
             *sae_warnings(results.tables["saes"], results.summary["saes"]),
+            *document_warnings(results.tables["documents"]),
             *results.same_weights,
             *results.vocabularies,
             *import_warnings(results.manifests),
