@@ -220,27 +220,44 @@ def _edge_sentences(edge: Mapping) -> str:
     identified, everything = (edge["groups"][group] for group in GROUPS)
     if everything["persist_share"] is None:
         return f"From {parent} to {child}, no feature is testable."
-    over_all = f"Of all {count(everything['persist_share_n'])} testable features of {parent}, {_outcomes(everything)}."
+    of_all = f"of all {count(everything['persist_share_n'])} testable features of {parent}, {_outcomes(everything)}"
     if not identified:
-        return f"From {parent} to {child}: {over_all} Which of them are identified is not known."
+        return f"From {parent} to {child}: {of_all}. Which of them are identified is not known."
     of_child = identified["child"]
     n_child = sum(of_child[verdict] for verdict in VERDICTS[1])
     return (
         f"From {parent} to {child}: of {count(identified['persist_share_n'])} identified features of {parent}, "
-        f"{_outcomes(identified)}; of {count(n_child)} of {child}, {count(of_child['inherited'])} are inherited, "
-        f"{count(of_child['drifted'])} have drifted and {count(of_child['new'])} are new. "
-        f"{over_all} Features that other seeds of the same SAE do not find say little."
+        f"{_outcomes(identified)}. Of {count(n_child)} identified features of {child}, "
+        f"{count(of_child['inherited'])} {_are(of_child['inherited'])} inherited, {_drifted(of_child['drifted'])} and "
+        f"{count(of_child['new'])} {_are(of_child['new'])} new. For comparison, {of_all}."
     )
 
 
 def _outcomes(shares: Mapping) -> str:
-    """The verdicts on the parent's features in words, with the control."""
-    counts, control = shares["parent"], shares["no_change_share"]
-    beside = "" if control is None else f" (where the model is unchanged, {percent(control)})"
-    return (
-        f"{_share(shares, 'persist_share')} are found{beside}: {count(counts['persists'])} persist, "
-        f"{count(counts['drifted'])} have drifted and {count(counts['gone'])} are gone"
-    )
+    """The verdicts on the parent's features in words, with the share that is found and its control."""
+    counts = shares["parent"]
+    persists = f"{count(counts['persists'])} {'persists' if counts['persists'] == 1 else 'persist'}"
+    gone = f"{count(counts['gone'])} {_are(counts['gone'])} gone"
+    left = shares["persist_share_n"] - sum(counts[verdict] for verdict in VERDICTS[0])
+    parts = [persists, _drifted(counts["drifted"]), gone, *([f"{count(left)} cannot be told"] if left else [])]
+    if shares["persist_share"] is None:
+        return _listed(parts)
+    control = shares["no_change_share"]
+    beside = "not measured for the unchanged model" if control is None else f"{percent(control)} if nothing changes"
+    return f"{_listed(parts)} ({_share(shares, 'persist_share')} found; {beside})"
+
+
+def _drifted(n: int) -> str:
+    return f"{count(n)} {'has' if n == 1 else 'have'} drifted"
+
+
+def _are(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """A list in words."""
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _leading(summary: dict) -> list[dict]:
