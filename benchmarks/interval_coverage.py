@@ -127,7 +127,7 @@ def coverage(truth: str, n_documents: int, firings: str, n_simulations: int) -> 
     of_shares = key | {"limit": limit, "expected": expected}
     for name in ("before", "after", "bounds"):
         ends = np.array([getattr(each, name) for each in drawn]).T
-        held = {"limit": limit, "expected": expected, "own": shares}
+        held: dict[str, float | np.ndarray] = {"limit": limit, "expected": expected, "own": shares}
         of_shares |= {f"{name}_{of}": _held(ends, value) for of, value in held.items()}
         of_shares[f"{name}_width"] = float((ends[1] - ends[0]).mean())
     of_r = dict(key)

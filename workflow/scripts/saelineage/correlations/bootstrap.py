@@ -306,7 +306,7 @@ def centred_interval(
     n_free = 1 + sum(n - 1 for n in n_documents.values())  # each corpus keeps its number of documents
     if quantiles is None or estimate is None or np.isnan(estimate) or n_free < 2:
         return None
-    middle, wider = float(np.median(values)), widening(n_free, level)
+    middle, wider = float(np.median(values)), float(widening(n_free, level))
     bias = middle - estimate
     below, above = (wider * (end - middle) for end in quantiles)
     low, high = estimate + below - max(bias, 0.0), estimate + above - min(bias, 0.0)
@@ -314,7 +314,7 @@ def centred_interval(
     return max(low, least), min(high, largest)
 
 
-def widening(n_documents: int | Int[np.ndarray, " *_"], level: float = 0.95) -> float | Float[np.ndarray, " *_"]:
+def widening(n_documents: int | Int[np.ndarray, "*of"], level: float = 0.95) -> Float[np.ndarray, "*of"]:
     """The factor by which the spread of replicates of n documents is too small; NaN for fewer than 2.
 
     sqrt(n / (n - 1)), because replicates vary around the mean of the n documents (Efron and Tibshirani 1993, 5.3), and
@@ -324,8 +324,7 @@ def widening(n_documents: int | Int[np.ndarray, " *_"], level: float = 0.95) -> 
     upper = _tails(level)[1]
     n = np.asarray(n_documents, dtype=np.float64)
     n = np.where(n >= 2, n, np.nan)
-    factor = scipy.special.stdtrit(n - 1, upper) / scipy.special.ndtri(upper) * np.sqrt(n / (n - 1))
-    return factor if factor.ndim else float(factor)
+    return np.asarray(scipy.special.stdtrit(n - 1, upper) / scipy.special.ndtri(upper) * np.sqrt(n / (n - 1)))
 
 
 def feature_intervals(

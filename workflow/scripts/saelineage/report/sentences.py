@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from pandas.api.typing import NAType
 
+from saelineage.corpora.counts import few_documents
 from saelineage.lineage.evidence import ALL, GROUPS, IDENTIFIED
 from saelineage.lineage.verdicts import VERDICTS
-from saelineage.corpora.counts import few_documents
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.report.tables import (
     AT_CONTROL,
