@@ -40,7 +40,7 @@ from saelineage.files.atomic import write_json
 
 THRESHOLD, N_REPLICATES = 0.8, 200
 N_PAIRS, DOCUMENT_TOKENS = 200, 400
-N_SIMULATIONS = 200
+N_SIMULATIONS = 100
 DOCUMENTS = (20, 200)
 TRUTHS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "spread": lambda random: random.uniform(0.2, 1.0, N_PAIRS),

@@ -418,7 +418,10 @@ def test_the_share_lies_between_the_features_that_surely_match_and_those_that_ma
     # Of four testable features one lies above 0.8, one below, one around it, and one has no interval.
     low, high = np.array([0.81, 0.5, 0.7, NAN, 0.9]), np.array([0.9, 0.79, 0.8, NAN, 0.95])
     testable = np.array([True, True, True, True, False])
-    assert share_bounds(low, high, testable, 0.8) == (0.25, 0.75)
+    # Of a share s, s + 0.05 (1 - s) lie surely above by chance, and 0.95 s may.
+    assert share_bounds(low, high, testable, 0.8) == pytest.approx(((0.25 - 0.05) / 0.95, 0.75 / 0.95))
+    assert share_bounds(low, high, testable, 0.8, level=1.0) == (0.25, 0.75)
+    assert share_bounds(low, high, testable, 0.99) == (0.0, pytest.approx(0.25 / 0.95))
     assert share_bounds(low, high, np.zeros(5, dtype=bool), 0.8) is None
 
 

@@ -354,7 +354,7 @@ def feature_intervals(
     ends = np.full((2, best.shape[1]), np.nan)
     if has_interval.any():
         lower, upper = _tails(level)
-        low, middle, high = np.nanquantile(z[:, has_interval], [lower, 0.5, upper], axis=0)
+        low, middle, high = (_quantile(z[:, has_interval], share) for share in (lower, 0.5, upper))
         centre, wider = r[has_interval], widening(documents[has_interval], level)
         moved = np.arctanh(np.clip(centre, -LARGEST_R, LARGEST_R)) + wider * (np.stack([low, high]) - middle)
         ends[0, has_interval] = np.minimum(np.tanh(moved[0]), centre)
@@ -367,26 +367,28 @@ def share_bounds(
     high: Float[np.ndarray, " d_sae"],
     testable: Bool[np.ndarray, " d_sae"],
     threshold: float,
+    level: float = 0.95,
 ) -> tuple[float, float] | None:
-    """The share of testable features whose interval lies at or above a threshold, and the share that may reach it.
+    """Bounds of the share of testable features whose r over endless documents is at or above a threshold.
 
-    The share of features whose r over endless documents is at or above the threshold lies between the two, but for
-    the few features (`level` of `feature_intervals`) whose interval misses their r. The distance is the share of
-    features of which the documents do not tell on which side they are; of these a share over the same documents
-    counts some, by chance. A feature without an interval may be on either side.
+    The lower bound counts the features whose interval lies at or above it, the upper one those whose interval reaches
+    it. Of the features on one side, as many as 1 - `level` may have an interval on the other, by chance: of a share s
+    up to s + (1 - level) (1 - s) lie surely above, and at least level x s may lie above. The distance is the share of
+    features of which the documents do not tell on which side they are. A feature without an interval may be on either.
 
     Args:
         low, high: of `feature_intervals`.
         testable: the features that a share is taken over.
         threshold: r at or above this is a match.
+        level: of the intervals.
 
     Returns:
         None where no feature is testable.
     """
     if not testable.any():
         return None
-    surely, surely_not = low[testable] >= threshold, high[testable] < threshold
-    return float(surely.mean()), float(1 - surely_not.mean())
+    surely, surely_not = (low[testable] >= threshold).mean(), (high[testable] < threshold).mean()
+    return max(0.0, float((surely - (1 - level)) / level)), min(1.0, float((1 - surely_not) / level))
 
 
 def require_paired(replicates: Sequence[Replicates]) -> None:
@@ -567,6 +569,15 @@ def _largest(r: np.ndarray, numbers: np.ndarray) -> Float[np.ndarray, "d_sae rep
         exists = column >= 0
         best[exists] = np.fmax(best[exists], r[column[exists]])
     return best
+
+
+def _quantile(values: Float[np.ndarray, "replicate d_sae"], share: float) -> Float[np.ndarray, " d_sae"]:
+    """Quantile of each column's defined values, linear between them. `np.nanquantile` is a loop over columns."""
+    ascending = np.sort(values, axis=0)  # NaN comes last
+    place = share * ((~np.isnan(values)).sum(axis=0) - 1)
+    ends = np.stack([np.floor(place), np.ceil(place)]).astype(np.int64)
+    below, above = np.take_along_axis(ascending, ends, axis=0)
+    return below + (place % 1.0) * (above - below)
 
 
 def _tails(level: float) -> tuple[float, float]:
