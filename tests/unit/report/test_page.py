@@ -185,12 +185,19 @@ def inputs(found: dict) -> TableInputs:
         explanations={},
         verdicts={edge: verdicts() for edge in edges},
         class_labels={model: class_labels() for model in found["models"]},
+        token_rows={("lua", split): token_rows(n) for split, n in (("train", 90), ("probe", 9))},
     )
 
 
 def edges_of(found: dict) -> list[tuple[str, str]]:
     """The edges of a summary."""
     return [(edge["parent"], edge["child"]) for edge in found["edges"]]
+
+
+def token_rows(n_documents: int) -> dict:
+    """The sidecar of token rows."""
+    counts = {"n_documents": n_documents, "largest_document_share": 0.68}
+    return counts | {"n_tokens": 1280, "most_of_document": 26, "n_rows": 10}
 
 
 def results(found: dict | None = None, shown: dict | None = None, **changes) -> Results:
@@ -535,6 +542,13 @@ def test_features_are_in_the_page_if_it_is_a_single_file():
     assert "chunk base/table" not in ordinary.ids
     assert data in single.scripts
     assert len(single.scripts) == len(ordinary.scripts) + 1
+
+
+def test_few_documents_of_the_probe_are_counted_and_warned_of():
+    shown = page(results())
+    assert "Intervals over documents rest on 9 documents of &#39;lua&#39;, the largest with 68 % of its probe" in shown
+    assert "rest on 90 documents" not in shown
+    assert re.search(r'<th scope="row">lua</th><td class="number">9</td><td class="number">1,280</td>', shown)
 
 
 # ---- hostile text

@@ -15,6 +15,7 @@ from saelineage.report.tables import (
     control_table,
     curve_table,
     density_table,
+    document_table,
     edge_table,
     effect_table,
     flow_table,
@@ -351,6 +352,13 @@ def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():
     tables = make_tables(TableInputs(**{name: fields.get(name, {}) for name in TableInputs._fields}))
     assert list(tables) == list(TABLES)
     assert all(table.empty and len(table.columns) > 2 for table in tables.values())
+
+
+def test_documents_are_counted_by_corpus_and_split():
+    counts = {"n_documents": 9, "n_tokens": 1280, "largest_document_share": 0.5, "n_rows": 10}
+    table = document_table({("lua", "train"): counts | {"most_of_document": None}, ("chat", "probe"): counts})
+    assert table[["corpus", "split", "n_documents"]].to_numpy().tolist() == [["lua", "train", 9], ["chat", "probe", 9]]
+    assert table["limit"].isna().all()
 
 
 def test_captions_are_labels_for_snakemake():

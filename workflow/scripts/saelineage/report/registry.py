@@ -145,6 +145,13 @@ TABLES = {
         ("histograms",),
         "The number of pairs of a parent's and a child's feature by Pearson r, per edge, by the bin's left edge.",
     ),
+    "documents": Table(
+        "document_table",
+        ("token_rows",),
+        "One row per corpus and split: the number of documents in its token rows, their tokens, the share of them that "
+        "the largest document holds, and the limit on the tokens of one document (limit). Intervals over documents are "
+        "over those of the probe.",
+    ),
     "scores": Table(
         "score_table",
         ("labels", "explanations"),

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.typing import NAType
 
+from saelineage.corpora.counts import few_documents
 from saelineage.lineage.evidence import ALL, GROUPS, IDENTIFIED
 from saelineage.lineage.verdicts import VERDICTS
 from saelineage.plan.graph import POOLED
@@ -202,6 +203,17 @@ def pooled(saes: pd.DataFrame) -> list[dict]:
 def import_warnings(manifests: Mapping[str, Mapping]) -> list[str]:
     """What could not be told for sure when models and SAEs were imported, as their manifests record it."""
     return [warning for manifest in manifests.values() for warning in manifest.get("found", {}).get("warnings", [])]
+
+
+def document_warnings(documents: pd.DataFrame) -> list[str]:
+    """Corpora with few documents in the probe, whose intervals over documents rest on these few.
+
+    Args:
+        documents: from `document_table`.
+    """
+    probe = documents[documents["split"] == "probe"].to_dict("records")
+    notes = [few_documents(row["corpus"], {str(key): value for key, value in row.items()}) for row in probe]
+    return [note for note in notes if note]
 
 
 def sae_warnings(saes: pd.DataFrame, leading: Mapping[str, str]) -> list[str]:
