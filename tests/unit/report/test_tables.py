@@ -155,7 +155,7 @@ def test_a_share_is_read_by_the_interval_of_its_ratio_to_the_no_change_control()
 
 
 def test_an_edge_has_a_row_for_identified_features_and_one_for_all():
-    table = edge_table(summary(comparison(0.25, 0.5, [0.9, 1.1])))
+    table = edge_table(summary(comparison(0.25, 0.5, [0.9, 1.1])), {})
     assert table[["parent", "child", "group"]].to_numpy().tolist() == [
         ["base", "merged", "identified"],
         ["base", "merged", "all"],
@@ -168,7 +168,7 @@ def test_an_edge_has_a_row_for_identified_features_and_one_for_all():
     assert table["persist_share_n"].tolist() == [4, 8]
     assert table["no_change_share"].tolist() == [0.96, 0.5]
     assert table["reading"].tolist() == ["below the control", "at the control"]
-    without = edge_table(summary(comparison(identified=None), comparison(parent="left")))
+    without = edge_table(summary(comparison(identified=None), comparison(parent="left")), {})
     assert without[["parent", "group"]].to_numpy().tolist() == [
         ["base", "all"],
         ["left", "identified"],
@@ -178,14 +178,14 @@ def test_an_edge_has_a_row_for_identified_features_and_one_for_all():
 
 def test_an_edge_has_its_controls_and_the_ratio():
     controls = {"shifted": a_control(0.02), "control (twin)": a_control(0.4)}
-    row = edge_table(summary(comparison(0.25, 0.5, [0.4, 0.6], controls=controls))).iloc[1]
+    row = edge_table(summary(comparison(0.25, 0.5, [0.4, 0.6], controls=controls)), {}).iloc[1]
     assert row[["persist_share", "persist_share_n", "persist_share_low"]].tolist() == [0.25, 8, 0.15]
     assert row[["no_change_share", "two_seed_share", "child_two_seed_share"]].tolist() == [0.5, 0.375, 0.375]
     assert row[["largest_random", "largest_random_share"]].tolist() == ["shifted", 0.02]
     assert row[["relative_persistence", "relative_persistence_low", "relative_persistence_high"]].tolist() == [
         *(0.5, 0.4, 0.6)
     ]
-    row = edge_table(summary(comparison(0.25, None, controls={}))).iloc[1]  # without controls
+    row = edge_table(summary(comparison(0.25, None, controls={})), {}).iloc[1]  # without controls
     missing = ["no_change_share", "no_change_share_low", "relative_persistence_high"]
     assert row[[*missing, "largest_random", "largest_random_share"]].isna().all()
     assert row["no_change_share_n"] == 0
