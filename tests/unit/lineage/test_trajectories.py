@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from saelineage.correlations.bootstrap import Replicates, feature_intervals
 from saelineage.lineage.matching import edge_table
