@@ -14,10 +14,13 @@ from saelineage.files.atomic import write_json
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.job import job
 from saelineage.lineage import evidence
-from saelineage.lineage.evidence import Compared, Load
+from saelineage.lineage.evidence import Compared, Load, named
+from saelineage.lineage.stabilisation import stabilisation
+from saelineage.lineage.stages import add_stages, stage_counts
 from saelineage.lineage.trajectories import add_details, edge_summary, feature_statistics, feature_table
 from saelineage.lineage.verdicts import SIDES, absent, add_robust, edge_table, recurs
 from saelineage.plan.comparisons import names_in_pair
+from saelineage.saes.resets import reset_latents
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -58,10 +61,14 @@ def trace_lineage(
         table = add_recurrence(table, plan["recurrence"][edge], comparison["pair"], load, threshold)
         readouts = pd.read_parquet(paths_to_readouts[edge]) if edge in paths_to_readouts else None
         table = add_details(table, compared.replicates, readouts, settings["missed_above"])
+        table = add_steps(table, plan["stages"].get(edge), load, threshold)
         write_parquet(table, folder / "edges" / f"{edge}.parquet")
         tables[comparison["parent"], comparison["child"]] = table
     write_features(tables, plan, load, models, folder / "features.parquet")
-    weighed = [evidence.weigh(comparison, load, threshold) for comparison in comparisons]
+    weighed = [
+        evidence.weigh(comparison, load, threshold) | reset_control(comparison, load, threshold)
+        for comparison in comparisons
+    ]
     write_parquet(concat([evidence.curves(comparison, load) for comparison in comparisons]), folder / "curves.parquet")
     traced = {merge: trace_sources(sources, merge, load, threshold) for merge, sources in plan["sources"].items()}
     write_parquet(concat(list(traced.values())), folder / "sources.parquet")
@@ -75,6 +82,11 @@ def trace_lineage(
         "edges": [edge_summary(tables[entry["parent"], entry["child"]], entry) for entry in edges],
         "instruments": weighed,
         "agreements": evidence.agreements(plan, load, threshold),
+        "stages": [
+            {"parent": parent, "child": child} | stage_counts(table)
+            for (parent, child), table in tables.items()
+            if "moved_by" in table
+        ],
         "sources": {
             merge: evidence.source_shares(table, plan["sources"][merge]["pairs"]) for merge, table in traced.items()
         },
@@ -94,6 +106,25 @@ def add_recurrence(
         correlations = {role: [load(pair).correlation for pair in names[role]] for role in ("recurs", "absent")}
         sides.append((recurs(correlations["recurs"], name, threshold), absent(correlations["absent"], name, threshold)))
     return add_robust(table, *sides)
+
+
+def add_steps(table: pd.DataFrame, lines: Mapping | None, load: Load, threshold: float) -> pd.DataFrame:
+    """Add to an edge's table what moved the parent's features, if it has two-step SAEs."""
+    if lines is None:
+        return table
+    correlations = {order: [load(pair).correlation for pair in pairs] for order, pairs in lines.items()}
+    return add_stages(table, correlations, threshold)
+
+
+def reset_control(comparison: Mapping, load: Load, threshold: float) -> dict:
+    """The shares of kept and reset latents where the model is unchanged: `reset_control`, None if it was not made."""
+    control = comparison["reset"]
+    if control is None:
+        return {"reset_control": None}
+    correlation = load(control["pair"]).correlation
+    reset = reset_latents(len(correlation.testable[1]), control["share"], control["seed"])
+    shares = stabilisation(correlation, reset, threshold)
+    return {"reset_control": {name: named("share", found) for name, found in shares.items()}}
 
 
 def write_features(

@@ -35,6 +35,9 @@ def diamond(*instruments: str, **models: dict) -> dict:
             "token_type": False,
             "readouts": True,
             "ablations": True,
+            "reset_control": False,
+            "reset_share": 0.5,
+            "stages": False,
         },
         "labels": {},
         "sweeps": {},
@@ -56,7 +59,14 @@ def deep() -> dict:
         },
         "saes": saes(seeds=[3, 0]),
         "correlations": {"nulls": []},
-        "lineage": {"controls": {}, "instruments": ["anchored"], "budgets": []},
+        "lineage": {
+            "controls": {},
+            "instruments": ["anchored"],
+            "budgets": [],
+            "reset_control": False,
+            "reset_share": 0.5,
+            "stages": False,
+        },
     }
 
 

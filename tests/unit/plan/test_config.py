@@ -317,6 +317,13 @@ CONTRADICTIONS = {
     "lineage.controls.lua: 'scratch' is not among models": ("lineage/controls", {"lua": ["scratch"]}),
     "lineage.controls: 'base' has no parent": ("lineage/controls", {"base": ["english"]}),
     "lineage.controls.both: a control cannot be 'both' or a model that it": ("lineage/controls", {"both": ["lua"]}),
+    "lineage.stages: 'luau' is not among models": ("lineage/stages", {"luau": ["lua"]}),
+    "lineage.stages.lua: 'luau' is not among corpora": ("lineage/stages", {"lua": ["luau"]}),
+    "lineage.stages: 'both' must be a lineage model with one parent": ("lineage/stages", {"both": ["lua"]}),
+    "lineage.stages: the leading instrument must be anchored": (
+        "lineage",
+        {"instruments": ["independent"], "stages": True},
+    ),
     "sweeps.both.model: 'neither' is not among models": ("sweeps/both/model", "neither"),
     "sweeps.both.model: must be a merged model, but 'lua' is not": ("sweeps/both/model", "lua"),
 }

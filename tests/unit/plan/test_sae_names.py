@@ -33,7 +33,45 @@ def test_an_sae_starts_from_the_saes_of_the_models_in_its_name_with_the_same_bud
         "from_merged": ["merged.from_lua+stories"],
     }
     saes = Plan(deep()).saes
-    assert {name: [str(start) for start in saes.starts(name)] for name in expected} == expected
+    assert {name: [str(start) for start in saes.starts(SaeName("lua", name))] for name in expected} == expected
+
+
+def test_a_reset_control_starts_where_the_no_change_control_does():
+    config = deep()
+    config["saes"]["anchored"] = {"learning_rate": 0.01}
+    config["lineage"]["reset_share"] = 0.25
+    saes = Plan(config).saes
+    for model, name in (("lua", "reset_lua"), ("base", "reset_base@500")):
+        unchanged = name.replace("reset", "from")
+        assert saes.starts(SaeName(model, name)) == saes.starts(SaeName(model, unchanged))
+        settings = saes.settings(model, name)
+        assert settings.pop("reset_share") == 0.25
+        assert settings | {"seed": 0} == saes.settings(model, unchanged) | {"seed": 0}
+        assert settings["seed"] == stream(model, name)
+    assert "reset_share" not in saes.settings("lua", "from_lua")
+
+
+def test_two_steps_change_the_text_and_the_model_one_at_a_time():
+    config = deep()
+    config["saes"]["anchored"] = {"n_tokens": 500}
+    config["lineage"]["stages"] = True
+    saes = Plan(config).saes
+    steps = [
+        SaeName(*step) for step in (("lua", "data_polished"), ("polished", "data+model_lua"))
+    ]
+    steps += [SaeName(*step) for step in (("stories", "model_base"), ("stories", "model+data_base"))]
+    assert [str(start) for step in steps for start in saes.starts(step)] == [
+        "lua.from_base",
+        "lua.data_polished",
+        "base.seed3",
+        "stories.model_base",
+    ]
+    settings = [saes.settings(*step) for step in steps]
+    # The text of polished is english, that of base is english, that of stories is stories and lua.
+    assert [of_sae["corpora"] for of_sae in settings] == [["english"], ["english"], ["english"], ["stories", "lua"]]
+    assert [of_sae["n_tokens"] for of_sae in settings] == [500] * 4
+    config["lineage"]["stages"] = {"polished": ["lua"]}
+    assert Plan(config).saes.settings("polished", "data+model_lua")["corpora"] == ["lua"]
 
 
 def test_settings_of_an_sae_come_before_those_of_its_model_before_those_of_the_stage():

@@ -2,11 +2,13 @@
 
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pandas as pd
 import plotly.io
 import pytest
 
 from saelineage.report.figures import (
+    budgets_figure,
     correlation_figure,
     density_figure,
     flows_figure,
@@ -175,3 +177,17 @@ def test_a_label_cannot_end_the_script_it_is_in():
     html = plotly.io.to_html(sweep_loss_figure(sweep(EVIL)), full_html=False, include_plotlyjs=False, div_id="x")
     assert html.count("</script>") == 1
     assert "<script>alert" not in html
+
+
+def test_budgets_have_a_colour_per_edge_and_a_dash_per_share_and_no_line_for_what_was_not_measured():
+    table = pd.DataFrame({"parent": "base", "child": ["lua", "lua", "<b>"], "n_tokens": [0, 64, 64]})
+    table = table.assign(persist_share=[1.0, 0.5, 0.25], no_change_share=0.75, kept_share=np.nan)
+    table = table.assign(reset_share=[np.nan, 0.125, np.nan])
+    figure = budgets_figure(table)
+    assert [(line.name, line.line.dash, list(line.x), list(line.y)) for line in figure.data[:3]] == [
+        ("persist", "solid", [0, 64], [1.0, 0.5]),
+        ("no change", "dash", [0, 64], [0.75, 0.75]),
+        ("no change, latent reset", "dot", [64], [0.125]),
+    ]
+    assert [line.legendgrouptitle.text for line in figure.data] == ["base → lua"] * 3 + ["base → &lt;b&gt;"] * 2
+    assert len({line.line.color for line in figure.data}) == 2

@@ -16,6 +16,7 @@ from saelineage.report.tables import (
     density_table,
     edge_table,
     effect_table,
+    budget_table,
     flow_table,
     instrument_table,
     is_fit,
@@ -26,6 +27,7 @@ from saelineage.report.tables import (
     reading,
     score_table,
     source_table,
+    stage_table,
     timing_table,
 )
 
@@ -67,6 +69,7 @@ def comparison(
         "relative_persistence": None if floor is None or share is None else share / floor,
         "relative_persistence_interval": None if floor is None else relative or [0.4, 0.6],
         "nulls": {"shifted": a_null()} if nulls is None else nulls,
+        "reset_control": {"kept": a_share("share", 0.75), "reset": a_share("share", 0.125)},
     }
 
 
@@ -83,7 +86,7 @@ def summary(*found: dict, leading: str = "anchored", **changes) -> dict:
     models = models or ["base", "merged"]
     made_of = {"run": "tiny", "threshold": 0.8, "models": models, "leading": leading, "edges": edges}
     made_of["saes"] = dict.fromkeys(models, "seed0")
-    return made_of | {"instruments": list(found), "agreements": [], "sources": {}} | changes
+    return made_of | {"instruments": list(found), "agreements": [], "sources": {}, "stages": []} | changes
 
 
 def sae_metrics(model: str = "base", fvu: float | None = 0.2, dead_fraction: float = 0.0) -> dict:
@@ -144,6 +147,42 @@ def test_every_instrument_is_a_row_with_its_agreement_with_the_leading_one():
     of_another_edge = [agreed | {"parent": "other"}]
     found = summary(comparison(), comparison(instrument="independent"), agreements=of_another_edge)
     assert instrument_table(found)["kappa"].isna().all()
+
+
+def test_every_anchored_budget_is_a_row_in_the_order_of_its_tokens():
+    found = [
+        comparison(0.25, instrument="anchored") | {"pair": "base.seed0__merged.from_base"},
+        comparison(0.125, instrument="anchored@4096") | {"pair": "base.seed0__merged.from_base@4096"},
+        comparison(0.5, instrument="frozen") | {"pair": "base.seed0__merged.from_base@0", "reset_control": None},
+        comparison(instrument="independent"),
+        comparison(instrument="anchored to base alone"),
+    ]
+    curves = {
+        ("merged", "from_base"): pd.DataFrame({"tokens": [512, 2048]}),
+        ("merged", "from_base@4096"): pd.DataFrame({"tokens": [4096]}),
+        ("merged", "from_base@0"): pd.DataFrame({"tokens": []}),
+    }
+    table = budget_table(summary(*found), curves)
+    assert table[["instrument", "n_tokens", "persist_share", "leading"]].to_numpy().tolist() == [
+        ["frozen", 0, 0.5, False],
+        ["anchored", 2048, 0.25, True],
+        ["anchored@4096", 4096, 0.125, False],
+    ]
+    row = table.iloc[1]
+    assert row[["no_change_share", "kept_share", "reset_share", "two_seed_share"]].tolist() == [0.5, 0.75, 0.125, 0.375]
+    assert row[["reset_share_n", "reset_share_low"]].tolist() == [8, pytest.approx(0.025)]
+    assert table.iloc[0][["kept_share", "reset_share"]].isna().all()
+
+
+def test_both_orders_of_the_steps_are_rows():
+    counts = {"data": 1, "model": 2, "both": 3, "neither": 4, "untestable": 0}
+    edge = {"parent": "base", "child": "merged", "n": 10, "same": 6}
+    edge |= {"data_model": counts, "model_data": counts | {"data": 3, "model": 0}}
+    table = stage_table(summary(comparison(), stages=[edge]))
+    assert table[["first", "data", "model", "same_in_both_orders"]].to_numpy().tolist() == [
+        ["data", 1, 2, 6],
+        ["model", 3, 0, 6],
+    ]
 
 
 def test_a_control_is_no_null():

@@ -30,6 +30,8 @@ class Comparisons:
         self.instruments: list[str] = [*lineage["instruments"], *(f"anchored@{n}" for n in lineage["budgets"])]
         """All instruments, the leading one first."""
         self._nulls: list[str] = config["correlations"]["nulls"]
+        self._has_reset_control: bool = lineage["reset_control"]
+        self._stages = lineage["stages"]
         self._graph, self._saes = graph, saes
 
     @property
@@ -65,6 +67,38 @@ class Comparisons:
         if name == "same_init":
             return [(first, SaeName(model, f"{first.sae}_again"))]
         return list(combinations([SaeName(model, f"{chosen.stem}{seed}") for seed in self._saes.seeds], 2))
+
+    def reset_pair(self, name: str, model: str) -> Pair | None:
+        """A model's SAE and the one that starts from it with some latents afresh; None where nothing is trained on."""
+        chosen = instrument(name)
+        if not self._has_reset_control or not chosen.is_anchored or chosen.budget == "@0":
+            return None
+        return self.sae_of(name, model), SaeName(model, f"reset_{model}{chosen.budget}")
+
+    @cached_property
+    def staged_edges(self) -> list[Edge]:
+        """The edges that have two-step SAEs (`lineage.stages`): those to models with text of their own."""
+        named = self._stages if isinstance(self._stages, Mapping) else None
+        children = [model for model in self._graph.lineage if named is None or model in named] if self._stages else []
+        return [
+            edge
+            for edge in self._graph.edges
+            if edge.child in children
+            and len(self._graph.parents(edge.child)) == 1
+            and self._saes.stage_corpora(edge.child)
+        ]
+
+    def stage_pairs(self, edge: Edge) -> dict[str, list[Pair]]:
+        """The pairs that an edge's two steps rest on, by the order of the steps.
+
+        Each is a step: the parent's SAE and the first one's, and the first one's and the second one's.
+        """
+        start = self._saes.anchor(edge.parent)
+        via = {
+            "data_model": [SaeName(edge.parent, f"data_{edge.child}"), SaeName(edge.child, f"data+model_{edge.parent}")],
+            "model_data": [SaeName(edge.child, f"model_{edge.parent}"), SaeName(edge.child, f"model+data_{edge.parent}")],
+        }
+        return {order: [(start, first), (first, second)] for order, (first, second) in via.items()}
 
     def seed_pairs(self, model: str) -> list[Pair]:
         """Every two SAEs of a model that have random streams of their own."""
@@ -163,7 +197,7 @@ class Comparisons:
         saes |= dict.fromkeys(without_null(sae) for pair in self.pairs for sae in pair)
         left = list(saes)
         for sae in left:  # the list grows in the loop, because a start may have starts itself
-            new = [start for start in self._saes.starts(sae.sae) if start not in saes]
+            new = [start for start in self._saes.starts(sae) if start not in saes]
             saes |= dict.fromkeys(new)
             left += new
         order = {model: place for place, model in enumerate(self._graph.models)}
@@ -205,6 +239,10 @@ class Comparisons:
                 merge: {"parents": self._graph.parents(merge), "pairs": self._named(self.source_pairs(merge))}
                 for merge in self.merges
             },
+            "stages": {
+                str(edge): {order: self._names(pairs) for order, pairs in self.stage_pairs(edge).items()}
+                for edge in self.staged_edges
+            },
         }
 
     @cached_property
@@ -221,6 +259,7 @@ class Comparisons:
                     "floors": self._names(self.floor_pairs(name, edge.parent)),
                     "seeds": {model: self._names(self.seed_pairs(model)) for model in edge},
                     "nulls": self._named(self.null_pairs(name, edge)),
+                    "reset": self._reset(name, edge.parent),
                 }
                 rows.append(row)
                 if name == "anchored" and (alone := self.anchored_alone(edge)):
@@ -232,6 +271,13 @@ class Comparisons:
     def _correlated_names(self) -> dict[frozenset, str]:
         """The name under which a pair is correlated, by the pair in either direction."""
         return {frozenset(pair): pair_name(pair) for pair in self.pairs}
+
+    def _reset(self, name: str, model: str) -> dict | None:
+        """The reset control of a model: its pair, and the share and seed that say which latents start afresh."""
+        if (pair := self.reset_pair(name, model)) is None:
+            return None
+        settings = self._saes.settings(*pair[1])
+        return {"pair": self._names([pair])[0], "share": settings["reset_share"], "seed": settings["seed"]}
 
     def _names(self, pairs: Iterable[Pair]) -> list[str]:
         return [self._correlated_names[frozenset(pair)] for pair in pairs]
@@ -255,6 +301,8 @@ class Comparisons:
                 yield self.edge_pair(name, edge)
                 yield from self.floor_pairs(name, edge.parent)
                 yield from self.null_pairs(name, edge).values()
+                if reset := self.reset_pair(name, edge.parent):
+                    yield reset
             if "anchored" in self.instruments and (alone := self.anchored_alone(edge)):
                 yield alone
             for roles in self.recurrence_pairs(edge).values():
@@ -263,6 +311,8 @@ class Comparisons:
             yield from self.seed_pairs(model)
         for merge in self.merges:
             yield from self.source_pairs(merge).values()
+        for edge in self.staged_edges:
+            yield from (pair for pairs in self.stage_pairs(edge).values() for pair in pairs)
 
 
 def pair_name(pair: Pair) -> str:

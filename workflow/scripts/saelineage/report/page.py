@@ -33,6 +33,7 @@ from saelineage.report.sentences import (
     pooled,
     sae_warnings,
     signed,
+    stabilised,
 )
 from saelineage.report.tables import (
     EXPLANATIONS,
@@ -144,6 +145,7 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "ablations": ablations_view(tables["ablations"]),
         "ablated_corpora": list(dict.fromkeys(tables["ablations"]["corpus"])),
         "sources": sources_view(tables["sources"]),
+        "stabilised": stabilised(tables["budgets"]),
         "pooled": pooled(tables["saes"]),
         "merges": merges_view(tables["merges"]),
     }
@@ -204,6 +206,7 @@ def figure_views(results: Results) -> dict[str, pd.DataFrame]:
             floor=[f"floor {percent(share)}" for share in edges["floor_share"]],
         ),
         "leading_curves": curves[curves["leading"].astype(bool)],
+        "several_budgets": tables["budgets"] if tables["budgets"]["n_tokens"].nunique() > 1 else tables["budgets"][:0],
         "flow_nodes": flow_nodes,
         "flow_links": flow_links,
         "chosen_sweeps": sweeps.assign(chosen=[results.chosen_t[sweep] for sweep in sweeps["sweep"]]),

@@ -84,6 +84,27 @@ def instrument_warnings(summary: dict) -> list[str]:
     return warnings
 
 
+def stabilised(budgets: pd.DataFrame) -> list[str]:
+    """Say for each parent which part of the anchored no-change control is stabilisation, under the leading instrument.
+
+    Args:
+        budgets: from `tables.budget_table`.
+    """
+    leading = budgets[budgets["leading"].astype(bool) & budgets["kept_share"].notna() & budgets["reset_share"].notna()]
+    return [_stabilised(row) for row in leading.drop_duplicates("parent").to_dict("records")]
+
+
+def _stabilised(row: Mapping) -> str:
+    kept, reset = (f"{percent(row[name])} of {count(row[f'{name}_n'])}" for name in ("kept_share", "reset_share"))
+    seeds = "" if pd.isna(row["two_seed_share"]) else f" (two seeds agree on {percent(row['two_seed_share'])})"
+    return (
+        f"{row['parent']}, unchanged: {percent(row['no_change_share'])} of its features are found after training on. "
+        f"With a share of the latents started afresh, {kept} features are found whose latent was kept, and {reset} "
+        f"whose latent was reset. The last figure is what training finds by itself{seeds}. All that the no-change "
+        "control has above it is stabilisation: latents that stay where they started."
+    )
+
+
 def described(instruments: pd.DataFrame) -> dict[str, str]:
     """A description of each instrument of the run."""
     return {name: _description(name) for name in dict.fromkeys(instruments["instrument"])}

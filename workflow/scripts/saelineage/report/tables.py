@@ -10,10 +10,14 @@ import numpy as np
 import pandas as pd
 
 from saelineage.corpora.messages import CLASSES
+from saelineage.lineage.stabilisation import KEPT, RESET
+from saelineage.lineage.stages import MOVED_BY, STEPS
 from saelineage.lineage.trajectories import ABSENCES
 from saelineage.lineage.verdicts import MERGED, ONE_TO_ONE, SPLIT, share
-from saelineage.plan.comparisons import CONTROL
+from saelineage.plan.comparisons import CONTROL, names_in_pair
 from saelineage.plan.graph import Edge
+from saelineage.plan.instruments import INSTRUMENTS
+from saelineage.plan.sae_names import SaeName
 from saelineage.report.registry import TABLES
 
 LEAST_FLOOR = 0.95
@@ -38,6 +42,9 @@ ROBUST = ("robustly_disappears", "robustly_emerges")
 FLOORS = ("floor_share", "seed_floor_share", "child_seed_floor_share")
 EDGE_SHARES = ("persist_share", "inherited_share", *FLOORS)
 INSTRUMENT_SHARES = (*EDGE_SHARES, "same_index_rate")
+
+NO_SHARE = {"share": None, "share_n": 0, "share_interval": None}
+"""A share that was not measured."""
 
 
 class TableInputs(NamedTuple):
@@ -211,6 +218,44 @@ def curve_table(curves: pd.DataFrame, summary: dict) -> pd.DataFrame:
 def agreement_table(summary: dict) -> pd.DataFrame:
     """One row per edge and other way of comparing: its agreement with the leading instrument's verdicts."""
     return pd.DataFrame(summary["agreements"], columns=["parent", "child", "instrument", "n", "share", "kappa"])
+
+
+def budget_table(summary: dict, training_curves: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """One row per edge and anchored instrument: the budget, the share that persists, and what is found without change.
+
+    Args:
+        summary: `lineage/summary.json`.
+        training_curves: by (model, SAE), for the tokens that the child's SAE was trained on.
+    """
+    shares = ("persist_share", "no_change_share", "kept_share", "reset_share", "two_seed_share")
+    rows = []
+    for comparison in summary["instruments"]:
+        name = comparison["instrument"].partition("@")[0]
+        if name not in INSTRUMENTS or not INSTRUMENTS[name].is_anchored:
+            continue
+        control = comparison["reset_control"] or {KEPT: NO_SHARE, RESET: NO_SHARE}
+        child = SaeName.parse(names_in_pair(comparison["pair"])[1])
+        row = {key: comparison[key] for key in ("parent", "child", "instrument")}
+        row |= {"leading": row["instrument"] == summary["leading"], "n_tokens": _trained_on(training_curves, child)}
+        row |= _shares(comparison, ("persist_share",))
+        row |= _renamed(comparison, "floor_share", "no_change_share")
+        row |= _renamed(control[KEPT], "share", "kept_share") | _renamed(control[RESET], "share", "reset_share")
+        rows.append(row | _renamed(comparison, "seed_floor_share", "two_seed_share"))
+    columns = ["parent", "child", "instrument", "leading", "n_tokens", *_columns(shares)]
+    return pd.DataFrame(rows, columns=columns).sort_values(["parent", "child", "n_tokens"], kind="stable")
+
+
+def stage_table(summary: dict) -> pd.DataFrame:
+    """One row per edge and order of the two steps: the number of features that moved on each."""
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], "first": STEPS[order][0]}
+        | edge[order]
+        | {"same_in_both_orders": edge["same"], "testable_in_both_orders": edge["n"]}
+        for edge in summary["stages"]
+        for order in STEPS
+    ]
+    columns = ["parent", "child", "first", *MOVED_BY, "same_in_both_orders", "testable_in_both_orders"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -466,6 +511,18 @@ def _shares(row: Mapping, shares: Sequence[str]) -> dict:
     for name in shares:
         columns |= _bounded(row, name) | {f"{name}_n": row[f"{name}_n"]}
     return columns
+
+
+def _renamed(row: Mapping, name: str, column: str) -> dict:
+    """A share of the summary with its n and the ends of its interval, as columns of another name."""
+    low, high = row[f"{name}_interval"] or (None, None)
+    return {column: row[name], f"{column}_n": row[f"{name}_n"], f"{column}_low": low, f"{column}_high": high}
+
+
+def _trained_on(training_curves: Mapping[tuple[str, str], pd.DataFrame], sae: SaeName) -> int:
+    """Tokens that an SAE was trained on; 0 if it was not."""
+    curve = training_curves.get((sae.model, sae.sae))
+    return 0 if curve is None or curve.empty else int(curve["tokens"].iloc[-1])
 
 
 def _as_share(row: Mapping, name: str) -> dict:

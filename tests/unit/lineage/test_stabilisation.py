@@ -1,0 +1,42 @@
+"""The no-change control of latents that were kept, and of those that started afresh."""
+
+import numpy as np
+import pytest
+
+from saelineage.lineage.stabilisation import stabilisation
+from saelineage.lineage.verdicts import Share, share
+from saelineage.saes.resets import reset_latents
+from tests.unit.lineage.test_evidence import NAN, correlation, diagonal
+
+NAMES = ("base.seed0", "base.reset_base")
+
+
+def test_kept_and_reset_latents_have_shares_of_their_own():
+    # The parent's features 0 and 1 were kept, and one of them is found; of 2 and 3, which were reset, one.
+    control = correlation(diagonal(0.9, 0.5, 0.85, 0.2), NAMES)
+    shares = stabilisation(control, np.array([2, 3]), 0.8)
+    assert shares == {"kept": share(1, 2), "reset": share(1, 2)}
+
+
+def test_a_reset_feature_counts_as_found_wherever_its_match_is():
+    r = diagonal(0.9, 0.2, 0.2, 0.2)
+    r[3][0] = 0.85  # feature 3 is found in latent 0
+    assert stabilisation(correlation(r, NAMES), np.array([2, 3]), 0.8)["reset"] == share(1, 2)
+
+
+def test_untestable_features_and_those_that_do_not_count_are_in_neither_share():
+    control = correlation(diagonal(0.9, NAN, 0.85, 0.2), NAMES)
+    assert stabilisation(control, np.array([2, 3]), 0.8)["kept"] == share(1, 1)
+    among = np.array([False, True, True, False])
+    shares = stabilisation(control, np.array([2, 3]), 0.8, among)
+    assert shares == {"kept": Share(None, 0, None), "reset": share(1, 1)}
+
+
+@pytest.mark.parametrize(("d_sae", "part", "n"), [(8, 0.5, 4), (7, 0.5, 4), (10, 0.01, 0), (100, 0.25, 25)])
+def test_a_share_of_the_latents_is_reset_and_equal_seeds_draw_equal_ones(d_sae, part, n):
+    latents = reset_latents(d_sae, part, seed=3)
+    assert len(latents) == len(set(latents.tolist())) == n
+    assert all(0 <= latent < d_sae for latent in latents)
+    assert (latents == reset_latents(d_sae, part, seed=3)).all()
+    assert (np.diff(latents) > 0).all()
+    assert n in (0, 100) or n > 4 or (reset_latents(100, 0.5, 3) != reset_latents(100, 0.5, 4)).any()
