@@ -74,10 +74,12 @@ def saes(seeds: list[int]) -> dict:
     """The block `saes`."""
     return {
         "k": 32,
+        "learning_rate": 0.001,
         "corpora": None,
         "seeds": seeds,
         "shuffle_seed": None,
         "anchored": {},
+        "anchored_rate": 0.5,
         "one_pass": False,
         "models": {},
     }

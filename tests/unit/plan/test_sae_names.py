@@ -123,8 +123,22 @@ def test_an_sae_that_starts_from_another_keeps_its_architecture_and_sparsity_unl
     assert saes.settings("merged", "from_lua+stories")["k"] == 6  # along the chain
     assert saes.settings("stories", "from_base")["k"] == 48  # the config's word for that model
     assert saes.settings("lua", "seed0")["k"] == 32
-    assert saes.settings("lua", "from_base")["learning_rate"] == 0.1  # how it is trained is its own affair
+    assert saes.settings("lua", "from_base")["learning_rate"] == 0.05  # how it is trained is its own affair
     assert "from_start" not in saes.settings("lua", "from_base")
+
+
+def test_an_sae_that_starts_from_another_has_a_share_of_the_learning_rate_unless_the_config_gives_one():
+    config = deep()
+    config["saes"] |= {"learning_rate": 0.1, "anchored_rate": 0.25}
+    config["saes"]["models"] = {"lua": {"learning_rate": 0.2, "from_lua": {"learning_rate": 0.3}}}
+
+    def rates() -> list[float]:
+        saes = [("base", "seed3"), ("stories", "from_base"), ("lua", "from_base"), ("lua", "from_lua"), ("lua", "seed3")]
+        return [Plan(config).saes.settings(*sae)["learning_rate"] for sae in saes]
+
+    assert rates() == [0.1, 0.025, 0.05, 0.3, 0.2]
+    config["saes"]["anchored"] = {"learning_rate": 0.01}
+    assert rates() == [0.1, 0.01, 0.01, 0.3, 0.2]
 
 
 def test_what_only_an_imported_sae_s_files_tell_is_left_to_its_training():

@@ -27,7 +27,7 @@ ONE_SAE = re.compile(r"(seed|shared|own)[0-9]|(from|reset|data|model|data\+model
 """Beginning of the keys of `saes.models.{model}` that are names of SAEs."""
 STAGE = re.compile(r"(?P<legs>data|model|data\+model|model\+data)_(?P<other>.+)$")
 SHARED = re.compile(r"shared(?P<seed>[0-9]+)(?P<again>_again)?$")
-NOT_OF_ONE_SAE = ("seeds", "one_pass", "tensorboard", "models", "anchored")
+NOT_OF_ONE_SAE = ("seeds", "one_pass", "tensorboard", "models", "anchored", "anchored_rate")
 """Keys of the config's `saes` block that are not settings of a single SAE."""
 SAME_IN_ONE_PASS = ("corpora", "n_tokens", "batch_tokens", "max_norm_ratio", "checkpoint_steps")
 """Settings that decide the batches. All SAEs of one pass see the same batches."""
@@ -132,16 +132,20 @@ class SaeNames:
     def settings(self, model: str, sae: str) -> dict:
         """The settings of one SAE: the stage's, overridden by the model's, then `saes.anchored`, then the SAE's own.
 
-        An SAE that starts from another has the architecture and sparsity of that one in place of the stage's. If that
-        one is imported, only its files tell these: `from_start` then lists the keys that training takes from it.
+        An SAE that starts from another has the architecture and sparsity of that one in place of the stage's, and a
+        learning rate of its own or `anchored_rate` times the one it would have. If the SAE that it starts from is imported, only its files tell these: `from_start` then lists the keys that training takes from it.
         """
         of_model = self._saes["models"].get(model, {})
         name, stage = SaeName(model, sae), STAGE.match(sae)
         budget = started_from(sae)[1]
         overrides = {key: value for key, value in of_model.items() if not ONE_SAE.match(key)}
-        overrides |= (self._saes["anchored"] if self.starts(name) else {}) | of_model.get(sae, {})
+        is_anchored = bool(self.starts(name))
+        own = (self._saes["anchored"] if is_anchored else {}) | of_model.get(sae, {})
+        overrides |= own
         settings = {key: value for key, value in self._saes.items() if key not in NOT_OF_ONE_SAE}
         settings |= self._kept_by(name, overrides) | overrides
+        if is_anchored and "learning_rate" not in own:
+            settings["learning_rate"] *= self._saes["anchored_rate"]
         if not sae.startswith("seed"):
             settings["import"] = None
         if budget:
