@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from saelineage.files.tables import write_parquet
 from saelineage.jobs.job import job
 from saelineage.lineage import evidence
 from saelineage.lineage.evidence import Compared, Load, named
-from saelineage.lineage.stabilisation import stabilisation
+from saelineage.lineage.stabilisation import anchoring_agreement, stabilisation
 from saelineage.lineage.stages import add_stages, stage_counts
 from saelineage.lineage.trajectories import add_details, edge_summary, feature_statistics, feature_table
 from saelineage.lineage.verdicts import SIDES, absent, add_robust, edge_table, recurs
@@ -25,6 +26,8 @@ from saelineage.saes.resets import reset_latents
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
+SECOND_CHAIN = "anchored, from the second seed"
+"""Name in `agreements` of the chain of anchored SAEs that begins with the root's second seed."""
 PAIRS_AT_ONCE = 12
 """Most pairs in memory."""
 
@@ -81,7 +84,7 @@ def trace_lineage(
         "saes": plan["saes"],
         "edges": [edge_summary(tables[entry["parent"], entry["child"]], entry) for entry in edges],
         "instruments": weighed,
-        "agreements": evidence.agreements(plan, load, threshold),
+        "agreements": [*evidence.agreements(plan, load, threshold), *anchorings(plan, load, threshold)],
         "stages": [
             {"parent": parent, "child": child} | stage_counts(table)
             for (parent, child), table in tables.items()
@@ -125,6 +128,19 @@ def reset_control(comparison: Mapping, load: Load, threshold: float) -> dict:
     reset = reset_latents(len(correlation.testable[1]), control["share"], control["seed"])
     shares = stabilisation(correlation, reset, threshold)
     return {"reset_control": {name: named("share", found) for name, found in shares.items()}}
+
+
+def anchorings(plan: Mapping, load: Load, threshold: float) -> list[dict]:
+    """Per edge, the agreement of the anchored chains from two seeds, as rows of `agreements`."""
+    rows = []
+    for comparison in plan["comparisons"]:
+        second = plan["second_anchor"].get(f"{comparison['parent']}__{comparison['child']}")
+        if second and comparison["instrument"] == plan["leading"]:
+            pairs = [load(pair).correlation for pair in (comparison["pair"], second["edge"], second["parents"])]
+            edge = {key: comparison[key] for key in ("parent", "child")} | {"instrument": SECOND_CHAIN}
+            figures = anchoring_agreement(*pairs, threshold)
+            rows.append(edge | {name: None if isnan(value) else value for name, value in figures.items()})
+    return rows
 
 
 def write_features(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saelineage.lineage.stabilisation import stabilisation
+from saelineage.lineage.stabilisation import anchoring_agreement, stabilisation
 from saelineage.lineage.verdicts import Share, share
 from saelineage.saes.resets import reset_latents
 from tests.unit.lineage.test_evidence import NAN, correlation, diagonal
@@ -40,3 +40,23 @@ def test_a_share_of_the_latents_is_reset_and_equal_seeds_draw_equal_ones(d_sae, 
     assert (latents == reset_latents(d_sae, part, seed=3)).all()
     assert (np.diff(latents) > 0).all()
     assert n in (0, 100) or n > 4 or (reset_latents(100, 0.5, 3) != reset_latents(100, 0.5, 4)).any()
+
+
+def test_two_chains_agree_on_the_features_that_both_of_the_parent_s_saes_have():
+    # Features 0, 1 and 2 of the parent's SAEs match; 1 is latent 2 of the second, and 2 is its latent 1.
+    r = diagonal(0.9, 0.1, 0.1, 0.5)
+    r[1][2] = r[2][1] = 0.85
+    parents = correlation(r, ("base.seed0", "base.seed1"))
+    first = correlation(diagonal(0.9, 0.5, 0.9, 0.9), ("base.seed0", "lua.from_base"))
+    second = correlation(diagonal(0.9, 0.5, 0.2, 0.9), ("base.seed1", "lua.second_base"))
+    # Found are 0 and 2 in the first chain; 0 alone in the second, for it lost latents 1 and 2.
+    figures = anchoring_agreement(first, second, parents, 0.8)
+    assert figures == {"n": 3, "share": pytest.approx(2 / 3), "kappa": pytest.approx((2 / 3 - 4 / 9) / (1 - 4 / 9))}
+
+
+def test_where_the_parent_s_saes_share_no_feature_nothing_can_agree():
+    edge = correlation(diagonal(0.9, 0.9, 0.9, 0.9), ("base.seed0", "lua.from_base"))
+    parents = correlation(diagonal(0.5, 0.5, 0.5, NAN), ("base.seed0", "base.seed1"))
+    figures = anchoring_agreement(edge, edge, parents, 0.8)
+    assert figures["n"] == 0
+    assert np.isnan([figures["share"], figures["kappa"]]).all()

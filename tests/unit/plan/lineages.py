@@ -37,6 +37,7 @@ def diamond(*instruments: str, **models: dict) -> dict:
             "ablations": True,
             "reset_control": False,
             "reset_share": 0.5,
+            "second_anchor": False,
             "stages": False,
         },
         "labels": {},
@@ -65,6 +66,7 @@ def deep() -> dict:
             "budgets": [],
             "reset_control": False,
             "reset_share": 0.5,
+            "second_anchor": False,
             "stages": False,
         },
     }

@@ -284,3 +284,19 @@ def test_edges_to_models_with_text_of_their_own_have_two_steps():
     assert list(map(str, Plan(config).comparisons.staged_edges)) == ["base__stories"]
     config["lineage"]["stages"] = False
     assert Plan(config).comparisons.as_data()["stages"] == {}
+
+
+def test_a_second_chain_begins_with_the_root_s_second_seed():
+    config = diamond("anchored")
+    config["lineage"]["second_anchor"] = True
+    plan = Plan(config)
+    data = plan.comparisons.as_data()["second_anchor"]
+    assert data["base__lua"] == {"edge": "base.seed1__lua.second_base", "parents": "base.seed0__base.seed1"}
+    assert data["lua__merged"] == {
+        "edge": "lua.second_base__merged.second_lua+stories",
+        "parents": "lua.from_base__lua.second_base",
+    }
+    starts = [plan.saes.starts(SaeName(*sae)) for sae in (("lua", "second_base"), ("merged", "second_lua+stories"))]
+    assert starts == [[("base", "seed1")], [("lua", "second_base"), ("stories", "second_base")]]
+    config["lineage"]["second_anchor"] = False
+    assert Plan(config).comparisons.as_data()["second_anchor"] == {}

@@ -56,9 +56,7 @@ def test_two_steps_change_the_text_and_the_model_one_at_a_time():
     config["saes"]["anchored"] = {"n_tokens": 500}
     config["lineage"]["stages"] = True
     saes = Plan(config).saes
-    steps = [
-        SaeName(*step) for step in (("lua", "data_polished"), ("polished", "data+model_lua"))
-    ]
+    steps = [SaeName(*step) for step in (("lua", "data_polished"), ("polished", "data+model_lua"))]
     steps += [SaeName(*step) for step in (("stories", "model_base"), ("stories", "model+data_base"))]
     assert [str(start) for step in steps for start in saes.starts(step)] == [
         "lua.from_base",
@@ -133,7 +131,13 @@ def test_an_sae_that_starts_from_another_has_a_share_of_the_learning_rate_unless
     config["saes"]["models"] = {"lua": {"learning_rate": 0.2, "from_lua": {"learning_rate": 0.3}}}
 
     def rates() -> list[float]:
-        saes = [("base", "seed3"), ("stories", "from_base"), ("lua", "from_base"), ("lua", "from_lua"), ("lua", "seed3")]
+        saes = [
+            ("base", "seed3"),
+            ("stories", "from_base"),
+            ("lua", "from_base"),
+            ("lua", "from_lua"),
+            ("lua", "seed3"),
+        ]
         return [Plan(config).saes.settings(*sae)["learning_rate"] for sae in saes]
 
     assert rates() == [0.1, 0.025, 0.05, 0.3, 0.2]

@@ -115,6 +115,7 @@ def check_instruments(plan: Plan) -> None:
             raise InputError(
                 f"{key}.{child}: a control cannot be '{child}' or a model that it descends from; name other models"
             )
+    check_second_anchor(plan)
     check_stages(plan)
     if all(not instrument(name).is_anchored for name in plan.comparisons.instruments):
         return
@@ -127,6 +128,18 @@ def check_instruments(plan: Plan) -> None:
                 f"its SAE starts from the average of its parents', but '{merge}' descends from {', '.join(roots)}; "
                 "use independent alone"
             )
+
+
+def check_second_anchor(plan: Plan) -> None:
+    """A second chain of anchored SAEs has a second seed, and a first chain to agree with."""
+    if not plan.config["lineage"]["second_anchor"]:
+        return
+    if plan.comparisons.leading != "anchored" or len(plan.saes.seeds) < 2:
+        raise InputError(
+            "lineage.second_anchor: the leading instrument must be anchored, and there must be two seeds, but they are "
+            f"{plan.comparisons.leading} and {plan.saes.seeds}; change lineage.instruments or saes.seeds, or set it to "
+            "false"
+        )
 
 
 def check_stages(plan: Plan) -> None:

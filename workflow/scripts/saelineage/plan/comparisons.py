@@ -31,6 +31,7 @@ class Comparisons:
         """All instruments, the leading one first."""
         self._nulls: list[str] = config["correlations"]["nulls"]
         self._has_reset_control: bool = lineage["reset_control"]
+        self._has_second_anchor: bool = lineage["second_anchor"]
         self._stages = lineage["stages"]
         self._graph, self._saes = graph, saes
 
@@ -75,6 +76,17 @@ class Comparisons:
             return None
         return self.sae_of(name, model), SaeName(model, f"reset_{model}{chosen.budget}")
 
+    def second_pairs(self, edge: Edge) -> dict[str, Pair]:
+        """The edge in the chain of the root's second seed, and the two SAEs of the parent; none if there is no chain.
+
+        Returns:
+            `edge`, and `parents`, the parent's SAEs of both chains.
+        """
+        if not self._has_second_anchor:
+            return {}
+        parent, child = self._saes.second_anchor(edge.parent), self._saes.second_anchor(edge.child)
+        return {"edge": (parent, child), "parents": (self._saes.anchor(edge.parent), parent)}
+
     @cached_property
     def staged_edges(self) -> list[Edge]:
         """The edges that have two-step SAEs (`lineage.stages`): those to models with text of their own."""
@@ -93,10 +105,10 @@ class Comparisons:
 
         Each is a step: the parent's SAE and the first one's, and the first one's and the second one's.
         """
-        start = self._saes.anchor(edge.parent)
+        (parent, child), start = edge, self._saes.anchor(edge.parent)
         via = {
-            "data_model": [SaeName(edge.parent, f"data_{edge.child}"), SaeName(edge.child, f"data+model_{edge.parent}")],
-            "model_data": [SaeName(edge.child, f"model_{edge.parent}"), SaeName(edge.child, f"model+data_{edge.parent}")],
+            "data_model": [SaeName(parent, f"data_{child}"), SaeName(child, f"data+model_{parent}")],
+            "model_data": [SaeName(child, f"model_{parent}"), SaeName(child, f"model+data_{parent}")],
         }
         return {order: [(start, first), (first, second)] for order, (first, second) in via.items()}
 
@@ -239,6 +251,9 @@ class Comparisons:
                 merge: {"parents": self._graph.parents(merge), "pairs": self._named(self.source_pairs(merge))}
                 for merge in self.merges
             },
+            "second_anchor": {
+                str(edge): self._named(pairs) for edge in self._graph.edges if (pairs := self.second_pairs(edge))
+            },
             "stages": {
                 str(edge): {order: self._names(pairs) for order, pairs in self.stage_pairs(edge).items()}
                 for edge in self.staged_edges
@@ -305,6 +320,7 @@ class Comparisons:
                     yield reset
             if "anchored" in self.instruments and (alone := self.anchored_alone(edge)):
                 yield alone
+            yield from self.second_pairs(edge).values()
             for roles in self.recurrence_pairs(edge).values():
                 yield from (pair for pairs in roles.values() for pair in pairs)
         for model in self._graph.lineage:

@@ -5,6 +5,7 @@
 - `own{n}`: trained on the corpora of its model and the model's ancestors.
 - `from_{model}`: starts from that model's SAE. `from_{model}+{model}`: starts from the average of two.
 - `from_{model}@{n}`: trained on n tokens instead of `saes.anchored.n_tokens`.
+- `second_{model}`: as `from_{model}`, in a chain that begins with the root's second seed (`lineage.second_anchor`).
 - `reset_{model}`: as `from_{model}`, but a share of the latents starts afresh (`lineage.reset_share`).
 
 Two-step SAEs of an edge (`lineage.stages`) are trained like anchored ones, on one change at a time:
@@ -23,7 +24,7 @@ from typing import NamedTuple
 
 from saelineage.plan.graph import Graph
 
-ONE_SAE = re.compile(r"(seed|shared|own)[0-9]|(from|reset|data|model|data\+model|model\+data)_")
+ONE_SAE = re.compile(r"(seed|shared|own)[0-9]|(from|second|reset|data|model|data\+model|model\+data)_")
 """Beginning of the keys of `saes.models.{model}` that are names of SAEs."""
 STAGE = re.compile(r"(?P<legs>data|model|data\+model|model\+data)_(?P<other>.+)$")
 SHARED = re.compile(r"shared(?P<seed>[0-9]+)(?P<again>_again)?$")
@@ -100,11 +101,18 @@ class SaeNames:
         line = self._graph.parents(model)
         return SaeName(model, f"from_{'+'.join(line)}{budget}") if line else self.of_seeds(model)[0]
 
+    def second_anchor(self, model: str) -> SaeName:
+        """A model's SAE in the chain that begins with the root's second seed."""
+        line = self._graph.parents(model)
+        return SaeName(model, f"second_{'+'.join(line)}") if line else self.of_seeds(model)[1]
+
     def starts(self, sae: SaeName) -> list[SaeName]:
         """The SAEs that an SAE starts from (their average), or none if it starts at random."""
         if stage := STAGE.match(sae.sae):
             return [self._stage_start(sae.model, stage["legs"], stage["other"])]
         models, budget = started_from(sae.sae)
+        if sae.sae.startswith("second_"):
+            return [self.second_anchor(model) for model in models]
         return [self.anchor(model, budget) for model in models]
 
     def _stage_start(self, model: str, legs: str, other: str) -> SaeName:
@@ -124,7 +132,7 @@ class SaeNames:
         return list(given) if given else self._graph.training_corpora(child)
 
     def _stage_text(self, model: str, legs: str, other: str) -> list[str]:
-        """The corpora that a two-step SAE is trained on: those of the parent before the step `data`, else the child's."""
+        """The corpora that a two-step SAE is trained on: the child's text, or the parent's before the step `data`."""
         if legs == "model":
             return self._graph.mixture(other)
         return self.stage_corpora(other if legs == "data" else model)
@@ -132,8 +140,9 @@ class SaeNames:
     def settings(self, model: str, sae: str) -> dict:
         """The settings of one SAE: the stage's, overridden by the model's, then `saes.anchored`, then the SAE's own.
 
-        An SAE that starts from another has the architecture and sparsity of that one in place of the stage's, and a
-        learning rate of its own or `anchored_rate` times the one it would have. If the SAE that it starts from is imported, only its files tell these: `from_start` then lists the keys that training takes from it.
+        An SAE that starts from another has the architecture and sparsity of that one in place of the stage's, and
+        `anchored_rate` times the learning rate unless it is given one. If the SAE that it starts from is imported, only
+        its files tell architecture and sparsity: `from_start` then lists the keys that training takes from it.
         """
         of_model = self._saes["models"].get(model, {})
         name, stage = SaeName(model, sae), STAGE.match(sae)
@@ -190,7 +199,7 @@ def started_from(sae: str) -> tuple[list[str], str]:
     """The models whose SAEs an SAE starts from, and its budget (`@{n}` or empty), both read off its name."""
     kind, _, rest = sae.partition("_")
     names, at, n_tokens = rest.partition("@")
-    return (names.split("+"), at + n_tokens) if kind in ("from", "reset") else ([], "")
+    return (names.split("+"), at + n_tokens) if kind in ("from", "second", "reset") else ([], "")
 
 
 def stream_seed(model: str, stream: str) -> int:
