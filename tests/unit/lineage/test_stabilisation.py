@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from saelineage.lineage.shares import Share, share
 from saelineage.lineage.stabilisation import anchoring_agreement, stabilisation
-from saelineage.lineage.verdicts import Share, share
 from saelineage.saes.resets import reset_latents
-from tests.unit.lineage.test_evidence import NAN, correlation, diagonal
+from tests.unit.lineage.pairs import NAN, correlation, diagonal
 
 NAMES = ("base.seed0", "base.reset_base")
 

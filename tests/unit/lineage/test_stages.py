@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from saelineage.lineage.stages import add_stages, follow, moved_by, stage_counts
-from tests.unit.lineage.test_evidence import NAN, correlation, diagonal
+from tests.unit.lineage.pairs import NAN, correlation, diagonal
 
 START, FIRST, SECOND = "base.seed0", "base.data_lua", "lua.data+model_base"
 STEP = correlation(diagonal(0.9, 0.5, 0.9, 0.5), (START, FIRST))

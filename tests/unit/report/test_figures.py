@@ -2,13 +2,11 @@
 
 import xml.etree.ElementTree as ElementTree
 
-import numpy as np
 import pandas as pd
 import plotly.io
 import pytest
 
 from saelineage.report.figures import (
-    budgets_figure,
     correlation_figure,
     density_figure,
     flows_figure,
@@ -152,7 +150,7 @@ def curves(parent: str = "base", names: tuple[str, ...] = ("edge", "floor", "shi
 
 
 def test_each_edge_has_a_colour_and_each_kind_of_curve_a_dash():
-    names = ("edge", "floor", "seed floor", "shifted", "control (twin)")
+    names = ("edge", "floor", "two seeds", "shifted", "control (twin)")
     figure = share_curves_figure(pd.concat([curves("base", names), curves("<b>", names)]), 0.75)
     lines = figure.data
     assert [line.line.dash for line in lines] == ["solid", "dash", "dashdot", "dot", "dot"] * 2
@@ -177,17 +175,3 @@ def test_a_label_cannot_end_the_script_it_is_in():
     html = plotly.io.to_html(sweep_loss_figure(sweep(EVIL)), full_html=False, include_plotlyjs=False, div_id="x")
     assert html.count("</script>") == 1
     assert "<script>alert" not in html
-
-
-def test_budgets_have_a_colour_per_edge_and_a_dash_per_share_and_no_line_for_what_was_not_measured():
-    table = pd.DataFrame({"parent": "base", "child": ["lua", "lua", "<b>"], "n_tokens": [0, 64, 64]})
-    table = table.assign(persist_share=[1.0, 0.5, 0.25], no_change_share=0.75, kept_share=np.nan)
-    table = table.assign(reset_share=[np.nan, 0.125, np.nan])
-    figure = budgets_figure(table)
-    assert [(line.name, line.line.dash, list(line.x), list(line.y)) for line in figure.data[:3]] == [
-        ("persist", "solid", [0, 64], [1.0, 0.5]),
-        ("no change", "dash", [0, 64], [0.75, 0.75]),
-        ("no change, latent reset", "dot", [64], [0.125]),
-    ]
-    assert [line.legendgrouptitle.text for line in figure.data] == ["base → lua"] * 3 + ["base → &lt;b&gt;"] * 2
-    assert len({line.line.color for line in figure.data}) == 2

@@ -35,7 +35,6 @@ from saelineage.report.tables import (
     TableInputs,
     ablation_table,
     absence_table,
-    budget_table,
     flow_table,
     make_tables,
     matching_table,
@@ -322,24 +321,7 @@ def test_equal_results_are_equal_pages():
 def test_every_figure_of_the_registry_has_its_place_and_its_label_on_the_page():
     placed = {attrs["id"]: attrs["aria-label"] for _, attrs in Tags(clean()).tags if attrs.get("class") == "figure"}
     expected = {f"plot-{name.format(sweep='merged')}": figure.label for name, figure in FIGURES.items() if figure.label}
-    del expected["plot-budgets"]  # the run has one budget
     assert placed == expected
-
-
-def test_several_budgets_are_drawn_and_one_is_not():
-    one, other = (comparison() | {"pair": f"base.seed0__merged.from_base{at}"} for at in ("", "@64"))
-    found = summary(one, other | {"instrument": "anchored@64"})
-    curves = {("merged", f"from_base{at}"): pd.DataFrame({"tokens": [n]}) for at, n in (("", 32), ("@64", 64))}
-    tables = {**results(found).tables, "budgets": budget_table(found, curves)}
-    assert "plot-budgets" in Tags(page(results(found, tables=tables))).ids
-    assert "plot-budgets" not in Tags(clean()).ids
-
-
-def test_the_page_says_which_part_of_the_control_is_stabilisation_and_where_it_was_not_measured():
-    text = plain(text_page(results()))
-    assert "75.0 % of 8 features are found whose latent was kept, and 12.5 % of 8 whose latent was reset." in text
-    text = plain(text_page(results(summary(comparison() | {"reset_control": None}))))
-    assert "Not measured in this run: set lineage.reset_control to true" in text
     assert "Nothing to draw." not in clean()
 
 

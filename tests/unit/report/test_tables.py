@@ -11,8 +11,8 @@ from saelineage.report.tables import (
     ablation_table,
     absence_table,
     agreement_table,
-    budget_table,
     class_table,
+    control_table,
     curve_table,
     density_table,
     edge_table,
@@ -20,14 +20,12 @@ from saelineage.report.tables import (
     flow_table,
     instrument_table,
     is_fit,
-    largest_null,
+    largest_random,
     make_tables,
     matching_table,
-    null_table,
     reading,
     score_table,
     source_table,
-    stage_table,
     timing_table,
 )
 
@@ -56,20 +54,19 @@ def comparison(
     nulls: dict | None = None,
 ) -> dict:
     """One of the summary's `instruments`."""
-    values = {"persist_share": share, "floor_share": floor, "inherited_share": 0.375, "same_index_rate": 0.125}
-    values |= {"seed_floor_share": seed_floor, "child_seed_floor_share": seed_floor}
+    values = {"persist_share": share, "no_change_share": floor, "inherited_share": 0.375, "same_index_rate": 0.125}
+    values |= {"two_seed_share": seed_floor, "child_two_seed_share": seed_floor}
     found = {"parent": parent, "child": child, "instrument": instrument, "pair": "a__b"}
-    found |= {"auc": 0.5, "floor_auc": 0.75, "seed_floor_auc": 0.375}
+    found |= {"auc": 0.5, "no_change_auc": 0.75, "two_seed_auc": 0.375}
     for name, value in values.items():
         found |= a_share(name, value)
-    rule = a_share("persist_share", share) | a_share("floor_share", floor)
+    rule = a_share("persist_share", share) | a_share("no_change_share", floor)
     return found | {
         "matchings": {"assignment": rule, "best": rule, "mutual": rule},
         "document_interval": [0.2, 0.3],
         "relative_persistence": None if floor is None or share is None else share / floor,
         "relative_persistence_interval": None if floor is None else relative or [0.4, 0.6],
         "nulls": {"shifted": a_null()} if nulls is None else nulls,
-        "reset_control": {"kept": a_share("share", 0.75), "reset": a_share("share", 0.125)},
     }
 
 
@@ -86,7 +83,7 @@ def summary(*found: dict, leading: str = "anchored", **changes) -> dict:
     models = models or ["base", "merged"]
     made_of = {"run": "tiny", "threshold": 0.8, "models": models, "leading": leading, "edges": edges}
     made_of["saes"] = dict.fromkeys(models, "seed0")
-    return made_of | {"instruments": list(found), "agreements": [], "sources": {}, "stages": []} | changes
+    return made_of | {"instruments": list(found), "agreements": [], "sources": {}} | changes
 
 
 def sae_metrics(model: str = "base", fvu: float | None = 0.2, dead_fraction: float = 0.0) -> dict:
@@ -109,9 +106,9 @@ def measured_jobs() -> list[dict]:
 
 def test_an_edge_is_read_by_the_interval_of_its_ratio_to_the_floor():
     assert reading(comparison(0.5, 0.6, [0.7, 0.99])) == report_tables.BELOW
-    assert reading(comparison(0.5, 0.6, [0.7, 1.0])) == report_tables.AT_FLOOR
-    assert reading(comparison(0.7, 0.6, [1.1, 1.2])) == report_tables.AT_FLOOR
-    assert reading(comparison(0.9, None)) == report_tables.NO_FLOOR
+    assert reading(comparison(0.5, 0.6, [0.7, 1.0])) == report_tables.AT_CONTROL
+    assert reading(comparison(0.7, 0.6, [1.1, 1.2])) == report_tables.AT_CONTROL
+    assert reading(comparison(0.9, None)) == report_tables.NO_CONTROL
     assert reading(comparison(None, 0.2, [0.7, 0.9])) == report_tables.NOTHING
     assert reading(comparison() | {"relative_persistence_interval": None}) == report_tables.NO_RATIO
 
@@ -120,13 +117,13 @@ def test_an_edge_has_its_counts_both_floors_and_the_ratio():
     row = edge_table(summary(comparison(0.25, 0.5, [0.4, 0.6]))).iloc[0]
     assert row[list(COUNTS)].tolist() == list(COUNTS.values())
     assert row[["persist_share", "persist_share_n", "persist_share_low"]].tolist() == [0.25, 8, 0.15]
-    assert row[["floor_share", "seed_floor_share"]].tolist() == [0.5, 0.375]
+    assert row[["no_change_share", "two_seed_share"]].tolist() == [0.5, 0.375]
     assert row[["relative_persistence", "relative_persistence_low", "relative_persistence_high"]].tolist() == [
         *(0.5, 0.4, 0.6)
     ]
     assert row["reading"] == "below the floor"
     row = edge_table(summary(comparison(0.25, None))).iloc[0]  # without a floor
-    assert row[["floor_share", "floor_share_low", "relative_persistence_high"]].isna().all()
+    assert row[["no_change_share", "floor_share_low", "relative_persistence_high"]].isna().all()
     assert row["floor_share_n"] == 0
 
 
@@ -138,7 +135,7 @@ def test_every_instrument_is_a_row_with_its_agreement_with_the_leading_one():
     assert table["persist_share"].tolist() == [0.25, 0.1]
     assert table.loc["independent", ["same_verdict_share", "kappa"]].tolist() == [0.75, 0.5]
     assert np.isnan(table.loc["anchored", "kappa"])
-    assert table.loc["anchored", ["document_low", "document_high", "auc", "floor_auc"]].tolist() == [
+    assert table.loc["anchored", ["document_low", "document_high", "auc", "no_change_auc"]].tolist() == [
         0.2,
         0.3,
         0.5,
@@ -149,47 +146,11 @@ def test_every_instrument_is_a_row_with_its_agreement_with_the_leading_one():
     assert instrument_table(found)["kappa"].isna().all()
 
 
-def test_every_anchored_budget_is_a_row_in_the_order_of_its_tokens():
-    found = [
-        comparison(0.25, instrument="anchored") | {"pair": "base.seed0__merged.from_base"},
-        comparison(0.125, instrument="anchored@4096") | {"pair": "base.seed0__merged.from_base@4096"},
-        comparison(0.5, instrument="frozen") | {"pair": "base.seed0__merged.from_base@0", "reset_control": None},
-        comparison(instrument="independent"),
-        comparison(instrument="anchored to base alone"),
-    ]
-    curves = {
-        ("merged", "from_base"): pd.DataFrame({"tokens": [512, 2048]}),
-        ("merged", "from_base@4096"): pd.DataFrame({"tokens": [4096]}),
-        ("merged", "from_base@0"): pd.DataFrame({"tokens": []}),
-    }
-    table = budget_table(summary(*found), curves)
-    assert table[["instrument", "n_tokens", "persist_share", "leading"]].to_numpy().tolist() == [
-        ["frozen", 0, 0.5, False],
-        ["anchored", 2048, 0.25, True],
-        ["anchored@4096", 4096, 0.125, False],
-    ]
-    row = table.iloc[1]
-    assert row[["no_change_share", "kept_share", "reset_share", "two_seed_share"]].tolist() == [0.5, 0.75, 0.125, 0.375]
-    assert row[["reset_share_n", "reset_share_low"]].tolist() == [8, pytest.approx(0.025)]
-    assert table.iloc[0][["kept_share", "reset_share"]].isna().all()
-
-
-def test_both_orders_of_the_steps_are_rows():
-    counts = {"data": 1, "model": 2, "both": 3, "neither": 4, "untestable": 0}
-    edge = {"parent": "base", "child": "merged", "n": 10, "same": 6}
-    edge |= {"data_model": counts, "model_data": counts | {"data": 3, "model": 0}}
-    table = stage_table(summary(comparison(), stages=[edge]))
-    assert table[["first", "data", "model", "same_in_both_orders"]].to_numpy().tolist() == [
-        ["data", 1, 2, 6],
-        ["model", 3, 0, 6],
-    ]
-
-
 def test_a_control_is_no_null():
     nulls = {"shifted": a_null(0.01), "reinitialised (r)": a_null(0.03), "control (twin)": a_null(0.4)}
-    assert largest_null(nulls) == ("reinitialised (r)", 0.03)
-    assert largest_null({"control (twin)": a_null(0.4)}) == (None, None)
-    assert largest_null({"shifted": a_null(None)}) == (None, None)
+    assert largest_random(nulls) == ("reinitialised (r)", 0.03)
+    assert largest_random({"control (twin)": a_null(0.4)}) == (None, None)
+    assert largest_random({"shifted": a_null(None)}) == (None, None)
 
 
 def test_an_instrument_is_fit_if_floor_and_null_are_within_bounds():
@@ -207,15 +168,15 @@ def test_an_instrument_is_fit_if_floor_and_null_are_within_bounds():
 
 def test_every_matching_rule_is_a_row_and_the_best_match_comes_first():
     found = comparison(0.25, 0.5)
-    found["matchings"]["mutual"] = a_share("persist_share", 0.125) | a_share("floor_share", 0.375)
+    found["matchings"]["mutual"] = a_share("persist_share", 0.125) | a_share("no_change_share", 0.375)
     table = matching_table(summary(found)).set_index("rule")
     assert table.index.tolist() == ["best", "mutual", "assignment"]
-    assert table.loc["mutual", ["persist_share", "persist_share_n", "floor_share"]].tolist() == [0.125, 8, 0.375]
+    assert table.loc["mutual", ["persist_share", "persist_share_n", "no_change_share"]].tolist() == [0.125, 8, 0.375]
 
 
 def test_every_null_of_every_instrument_is_a_row():
     other = comparison(instrument="independent", nulls={"rotated": a_null(0.2, 0.3)})
-    table = null_table(summary(comparison(), other))
+    table = control_table(summary(comparison(), other))
     assert table[["instrument", "null"]].to_numpy().tolist() == [["anchored", "shifted"], ["independent", "rotated"]]
     expected = [0.2, 8, 0.1, 0.3, 0.3, 0.5, 0.625]
     assert table.iloc[1, 4:].tolist() == pytest.approx(expected)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 
 from saelineage.correlations.assignments import mutual_best
 from saelineage.correlations.matches import Correlation
-from saelineage.lineage.verdicts import Share, share
+from saelineage.lineage.shares import Share, share
 
 KEPT, RESET = "kept", "reset"
 
@@ -58,7 +58,7 @@ def anchoring_agreement(first: Correlation, second: Correlation, parents: Correl
 
     Returns:
         `n` such features that are testable in both chains, the `share` with the same answer (NaN if there are none) and
-        Cohen's `kappa`, as in `verdicts.agreement`.
+        Cohen's `kappa`, as in `matching.agreement`.
     """
     mutual = mutual_best(parents.pearson)
     same = np.flatnonzero((mutual >= 0) & (parents.pearson.best[0][:, 0] >= threshold))

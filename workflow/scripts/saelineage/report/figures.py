@@ -23,13 +23,14 @@ BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, GREY = (
 VERDICT_COLOURS = {
     "persists": BLUE,
     "inherited": SKY,
-    "disappears": VERMILLION,
-    "emerges": GREEN,
+    "drifted": ORANGE,
+    "gone": VERMILLION,
+    "new": GREEN,
     "untestable": GREY,
 }
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY, GREY)
 DASHES = ("solid", "dash", "dot", "dashdot")
-CURVE_DASHES = {"edge": "solid", "floor": "dash", "seed floor": "dashdot"}
+CURVE_DASHES = {"edge": "solid", "no change": "dash", "two seeds": "dashdot"}
 # Control characters, zero-width spaces, direction marks, line separators, half surrogates, non-characters.
 UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
@@ -71,7 +72,7 @@ def lineage_svg(models: pd.DataFrame, edges: pd.DataFrame) -> str:
 
     Args:
         models: a row per model and corpus: `model`, `made` (how it was made), `corpus`, `loss`, `accuracy`.
-        edges: a row per edge: `parent`, `child`, and the two lines written on its arrow, `label` and `floor`.
+        edges: a row per edge: `parent`, `child`, and the two lines written on its arrow, `label` and `control`.
     """
     names = list(dict.fromkeys(models["model"]))
     number = {name: index for index, name in enumerate(names)}
@@ -83,7 +84,7 @@ def lineage_svg(models: pd.DataFrame, edges: pd.DataFrame) -> str:
         for place, rank in zip(layout.place, layout.rank, strict=True)
     ]
     parts = []
-    for (first, then), lines in zip(arrows, zip(edges["label"], edges["floor"], strict=True), strict=True):
+    for (first, then), lines in zip(arrows, zip(edges["label"], edges["control"], strict=True), strict=True):
         parts.append(_lineage_arrow(corners[first], corners[then], layout.bends[first, then], height, lines))
     for corner, name in zip(corners, names, strict=True):
         parts.append(_card(corner, height, models[models["model"] == name]))
@@ -267,11 +268,11 @@ def scores_figure(scores: pd.DataFrame) -> go.Figure:
 def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
     """The share of features with a match at every threshold: one colour per edge, one dash per kind of curve.
 
-    The edge is solid, its floor dashed, its seed floor dash-dotted; nulls and controls are dotted. The number behind a
-    name in the legend is the area under that curve.
+    The edge is solid, its no-change control dashed, two seeds of the parent dash-dotted; others are dotted. The number
+    behind a name in the legend is the area under that curve.
 
     Args:
-        curves: `parent`, `child`, `name` (`edge`, `floor`, `seed floor`, or a null's), `threshold`, `share`, `auc`.
+        curves: `parent`, `child`, `name` (`edge`, `no change`, `two seeds`, a control's), `threshold`, `share`, `auc`.
         threshold: r at or above this is a match.
     """
     figure = go.Figure()
@@ -311,12 +312,17 @@ BUDGET_LINES = {
 def budgets_figure(budgets: pd.DataFrame) -> go.Figure:
     """Shares against the training budget of anchored SAEs: one colour per edge, one dash per share.
 
+    Lines of all features are hidden until their legend is clicked if there are lines of identified ones.
+
     Args:
-        budgets: `parent`, `child`, `n_tokens` and the shares of `BUDGET_LINES`.
+        budgets: `parent`, `child`, `group`, `n_tokens` and the shares of `BUDGET_LINES`.
     """
     figure = go.Figure()
-    for index, ((parent, child), rows) in enumerate(budgets.groupby(["parent", "child"], sort=False)):
-        edge = plain(f"{parent} → {child}")
+    edges = list(budgets.groupby(["parent", "child"], sort=False).groups)
+    first = budgets["group"].iloc[0]
+    for (parent, child, group), rows in budgets.groupby(["parent", "child", "group"], sort=False):
+        edge = plain(f"{parent} → {child}, {group}")
+        colour = SERIES[edges.index((parent, child)) % len(SERIES)]
         for column, (name, dash) in BUDGET_LINES.items():
             measured = rows[rows[column].notna()]
             if measured.empty:
@@ -326,8 +332,9 @@ def budgets_figure(budgets: pd.DataFrame) -> go.Figure:
                 y=measured[column],
                 name=name,
                 mode="lines+markers",
-                line={"color": SERIES[index % len(SERIES)], "width": 1.75, "dash": dash},
-                legendgroup=str(index),
+                line={"color": colour, "width": 1.75, "dash": dash},
+                visible=True if group == first else "legendonly",
+                legendgroup=edge,
                 legendgrouptitle={"text": edge},
                 hovertemplate=f"{edge}, {name}: %{{y:.1%}} at %{{x:,}} tokens<extra></extra>",
             )
@@ -355,12 +362,12 @@ FIGURES = {
     "curves": Figure(
         share_curves_figure,
         ("leading_curves", "threshold"),
-        "Share of features with a match at every threshold, for each edge, its floor and its nulls. The file "
-        "curves.csv has the curves; instruments.csv has the areas under the curves of edges and floors.",
+        "Share of features with a match at every threshold, for each edge and its controls. The file curves.csv has "
+        "the curves; instruments.csv has the areas under the curves of edges and no-change controls.",
     ),
     "budgets": Figure(
         budgets_figure,
-        ("several_budgets",),
+        ("budgets",),
         "Shares under each training budget of anchored SAEs, for each edge and its no-change controls; the file "
         "budgets.csv has the numbers",
     ),
@@ -485,7 +492,7 @@ def _lineage_arrow(
     return (
         f'<path class="edge" d="{path}" marker-end="url(#lineage-tip)"/>'
         f'<text class="share" x="{x:g}" y="{y - 2:g}">{_safe(lines[0])}</text>'
-        f'<text class="floor" x="{x:g}" y="{y + 13:g}">{_safe(lines[1])}</text>'
+        f'<text class="control" x="{x:g}" y="{y + 13:g}">{_safe(lines[1])}</text>'
     )
 
 
