@@ -178,12 +178,13 @@ def anchorings(plan: Mapping, load: Load, threshold: float) -> list[dict]:
     for comparison in plan["comparisons"]:
         second = plan["second_anchor"].get(f"{comparison['parent']}__{comparison['child']}")
         if second and comparison["instrument"] == plan["leading"]:
-            pairs = [load(pair).correlation for pair in (comparison["pair"], second["edge"], second["parents"])]
+            names = (comparison["pair"], second["edge"], second["parents"])
+            one, other, parents = (load(name).correlation for name in names)
             edge = {key: comparison[key] for key in ("parent", "child")} | {
                 "instrument": SECOND_CHAIN,
                 "group": "of both seeds",
             }
-            figures = anchoring_agreement(*pairs, threshold)
+            figures = anchoring_agreement(one, other, parents, threshold)
             rows.append(edge | {name: None if isnan(value) else value for name, value in figures.items()})
     return rows
 

@@ -269,7 +269,7 @@ class Comparisons:
         rows = []
         for edge in self._graph.edges:
             for name in self.instruments:
-                row = {
+                row: dict[str, object] = {
                     "parent": edge.parent,
                     "child": edge.child,
                     "instrument": name,
