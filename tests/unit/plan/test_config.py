@@ -107,6 +107,7 @@ def test_every_default_is_filled_in():
             "special": "text",
             "unshared": "refuse",
             "max_tokens": {"train": None, "validation": None, "probe": None},
+            "max_document_share": 0.02,
         },
         "batch_rows": 16,
         "models": {
@@ -262,7 +263,10 @@ CONTRADICTIONS = {
         *("models/lua", {"adapter": ADAPTER | {"repo": "a/b"}}),
     ),
     "models: 'shifted' is the name of a random control": ("models/shifted", {"path": {"folder": "somewhere"}}),
-    "models: 'lua_rotated' ends in the name of a random control": ("models/lua_rotated", {"path": {"folder": "somewhere"}}),
+    "models: 'lua_rotated' ends in the name of a random control": (
+        "models/lua_rotated",
+        {"path": {"folder": "somewhere"}},
+    ),
     # corpora
     "corpora: 'pooled' is the name of all corpora together": ("corpora/pooled", {"source": "stdlib"}),
     "tokenizer.corpora: 'luau' is not among corpora (english, lua)": ("tokenizer/corpora", ["luau"]),
