@@ -61,7 +61,7 @@ LENGTHS = (1, 2, 3, 5, 8)
 """Lengths of the words searched for, in characters."""
 
 SUMMARY_TABLES = {
-    "edges": report_tables.edge_table,
+    "edges": lambda summary: report_tables.edge_table(summary, {}),
     "instruments": report_tables.instrument_table,
     "controls": report_tables.control_table,
     "matchings": report_tables.matching_table,
@@ -74,6 +74,8 @@ NO_TABLES = {
     "sources": lambda: report_tables.source_table({"sources": {}}, {}),
     "ablations": lambda: report_tables.ablation_table({}),
     "effects": lambda: report_tables.effect_table({}),
+    "drift": lambda: report_tables.drift_table({}),
+    "weights": lambda: report_tables.weight_table({}),
     "sweeps": lambda: report_tables.sweep_table({}),
     "saes": lambda: report_tables.sae_table([]),
     "densities": lambda: report_tables.density_table([]),

@@ -128,6 +128,7 @@ rule write_report:
         share_curves=run.paths.share_curves,
         ablations=run.paths.all_ablations(),
         effects=run.paths.all_ablations(".agreement"),
+        drift=run.paths.all_drift(),
         examples=run.paths.examples,
         rulegraph=run.paths.rulegraph,
         manifests=[

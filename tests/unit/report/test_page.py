@@ -35,15 +35,25 @@ from saelineage.report.tables import (
     TableInputs,
     ablation_table,
     absence_table,
+    drift_table,
     flow_table,
     make_tables,
     matching_table,
     score_table,
     source_table,
     timing_table,
+    weight_table,
 )
+from tests.unit.report.test_changes import changed, drift
 from tests.unit.report.test_sentences import plain
-from tests.unit.report.test_tables import a_null, a_share, comparison, measured_jobs, sae_metrics, summary
+from tests.unit.report.test_tables import (
+    a_null,
+    a_share,
+    comparison,
+    measured_jobs,
+    sae_metrics,
+    summary,
+)
 
 TEMPLATES = Path(report.__file__).parents[3] / "report"
 EVIL = "<script>alert(1)</script>"
@@ -175,6 +185,7 @@ def inputs(found: dict) -> TableInputs:
         histograms={"base__merged": np.array([0, 3, 2, 0])},
         ablations={edge: ablations() for edge in edges},
         effects={edge: effects() for edge in edges},
+        drift=drift(*edges_of(found)) if found["edges"] else {},
         labels=scored(found["models"]),
         explanations={},
         verdicts={edge: verdicts() for edge in edges},
@@ -187,6 +198,11 @@ def token_rows(n_documents: int) -> dict:
     """The sidecar of token rows."""
     counts = {"n_documents": n_documents, "largest_document_share": 0.68}
     return counts | {"n_tokens": 1280, "most_of_document": 26, "n_rows": 10}
+
+
+def edges_of(found: dict) -> list[tuple[str, str]]:
+    """The edges of a summary."""
+    return [(edge["parent"], edge["child"]) for edge in found["edges"]]
 
 
 def results(found: dict | None = None, shown: dict | None = None, **changes) -> Results:
@@ -367,6 +383,32 @@ def test_the_page_shows_every_instrument_with_its_floor_and_null():
     curves = report.draw(found)["curves"]["json"]
     assert curves.count('"mode":"lines"') == 3  # the leading instrument's edge, floor and null
     assert "rotated" not in curves
+
+
+def test_the_size_of_the_change_comes_before_any_verdict():
+    found = results()
+    hidden = changed(0.005, 0.25, 0.25)
+    found.tables["drift"] = drift_table(drift(lua=changed(0.5, 0.75), stories=hidden))
+    found.tables["weights"] = weight_table(drift())
+    text = plain(text_page(found))
+    answer, change = section(text, "answer"), section(text, "change")
+    first = answer.partition("<p>")[2]
+    assert first.startswith("From base to merged the model changed most on lua: KL 0.75 nats per token")
+    assert answer.index("No verdict on losses is possible on stories") < answer.index("persist")
+    rows = change.split("</tr>")
+    (row,) = (row for row in rows if ">stories<" in row)
+    assert re.findall(r">([^<>]+)</t[dh]>", row) == [
+        "stories",
+        "0.25 nats",
+        "0.5 nats",
+        "0.5 %",
+        "25.0 %",
+        "6.2 %",
+        "not possible",
+    ]
+    assert sum(">possible<" in row for row in rows) == 2  # lua and all corpora
+    assert "50.00 %" in next(row for row in rows if ">model.layers.0<" in row)
+    assert "not measured" in next(row for row in rows if ">lm_head<" in row)
 
 
 def test_figures_that_were_not_measured_are_named_so():

@@ -9,10 +9,12 @@ from pandas.api.typing import NAType
 from saelineage.corpora.counts import few_documents
 from saelineage.lineage.evidence import ALL, GROUPS, IDENTIFIED
 from saelineage.lineage.verdicts import VERDICTS
+from saelineage.plan.graph import POOLED
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.report.tables import (
     AT_CONTROL,
     BELOW,
+    HIDDEN,
     LARGEST_RANDOM,
     LEAST_NO_CHANGE,
     NO_CONTROL,
@@ -23,15 +25,18 @@ from saelineage.report.tables import (
 )
 
 HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
+MANY_TIMES = 10.0
+"""Drift from which it is given as a multiple of the variance, not in percent."""
 NOT_MEASURED = "not measured"
 SPACE = "\u00a0"
 """Keeps a number and its unit on one line."""
 READINGS = {
-    BELOW: "below the no-change control: features are lost",
-    AT_CONTROL: "at the no-change control: no loss beyond the instrument's own",
+    BELOW: "below the no-change control",
+    AT_CONTROL: "at the no-change control",
     NO_RATIO: "not comparable: its ratio to the no-change control has no interval",
     NO_CONTROL: "no control was measured: train a second seed",
     NOTHING: "no feature is testable",
+    HIDDEN: "no verdict on losses: the model moved by less than its SAEs leave unexplained",
 }
 CAVEATS = {"anchored": "The child's SAE may keep features that the child no longer needs."}
 """Sentences that follow the description of an instrument."""
@@ -52,8 +57,6 @@ def instrument_check(summary: dict) -> str:
         for row in rows
         if row["groups"][IDENTIFIED] and row["groups"][IDENTIFIED]["no_change_share"] is not None
     ]
-    found = [(largest_random(row["groups"][ALL]["control_shares"]), _arrow(row)) for row in rows]
-    random = [(share, name, edge) for (name, share), edge in found if name]
     sentences = [f"All verdicts are those of the leading instrument, {summary['leading']}."]
     if unchanged:
         share, edge = min(unchanged)
@@ -63,15 +66,30 @@ def instrument_check(summary: dict) -> str:
         )
     else:
         sentences.append("Its no-change control on identified features was not measured.")
+    random = [found for row in rows if (found := _largest_random(row, ALL))]
     if random:
         share, name, edge = max(random)
         sentences.append(
-            f"At most {percent(share)} match in a random control ({name}, {edge}); "
+            f"At most {percent(share)} of all features match in a random control ({name}, {edge}); "
             f"{percent(LARGEST_RANDOM, 0)} are allowed."
         )
     else:
         sentences.append("No random control was computed.")
+    of_identified = [found for row in rows if (found := _largest_random(row, IDENTIFIED))]
+    if of_identified and max(of_identified)[0] > 0:
+        share, name, edge = max(of_identified)
+        sentences.append(
+            f"Of identified features it is up to {percent(share)} ({name}, {edge}): some fire on the same tokens in "
+            "any model."
+        )
     return " ".join(sentences)
+
+
+def _largest_random(comparison: Mapping, group: str) -> tuple[float, str, str] | None:
+    """The largest share of a group of features in a random control, with the control and the edge."""
+    shares = comparison["groups"][group]
+    name, share = largest_random(shares["control_shares"]) if shares else (None, None)
+    return None if name is None or share is None else (share, name, _arrow(comparison))
 
 
 def instrument_warnings(summary: dict) -> list[str]:
@@ -112,6 +130,56 @@ def instrument_warnings(summary: dict) -> list[str]:
 def _keeps(shares: Mapping) -> bool:
     """True unless the instrument is known to lose identified features of an unchanged model."""
     return shares["no_change_share"] is None or shares["no_change_share"] >= LEAST_NO_CHANGE
+
+
+def changes(drift: pd.DataFrame) -> list[str]:
+    """How much changed on each edge, and where that is too little for a verdict on losses.
+
+    Args:
+        drift: from `drift_table`.
+    """
+    return [
+        " ".join([_change(str(parent), str(child), rows), *_no_verdict(rows)])
+        for (parent, child), rows in drift.groupby(["parent", "child"], sort=False)
+    ]
+
+
+def _change(parent: str, child: str, rows: pd.DataFrame) -> str:
+    """The change of an edge on the corpus on which predictions changed most."""
+    if (rows[["kl", "drift"]] == 0).all(axis=None):
+        return (
+            f"From {parent} to {child} nothing changed: the two models predict the same and have the same activations. "
+            "All differences between their features are noise."
+        )
+    of_corpora = rows[rows["corpus"] != POOLED]
+    most = of_corpora.sort_values("kl", ascending=False, kind="stable").iloc[0]
+    start = f"From {parent} to {child} the model changed most on {most['corpus']}: KL {nats(most['kl'])} per token"
+    if pd.isna(most["drift"]):
+        return f"{start}. The activations of the two models cannot be compared."
+    share = percent(most["drift"]) + " of" if most["drift"] < MANY_TIMES else f"{most['drift']:.1f} times"
+    moved = f"{start}; activations moved by {share} their variance there"
+    if pd.isna(most["unexplained"]):
+        return f"{moved}. How much of it the SAEs explain was not measured."
+    return f"{moved}, beside {percent(most['unexplained'])} that the SAEs leave unexplained."
+
+
+def _no_verdict(rows: pd.DataFrame) -> list[str]:
+    """Where the activations moved by less than the SAEs leave unexplained, and what follows."""
+    hidden = rows[rows["visible"].eq(False)]
+    if hidden.empty:
+        return []
+    if len(rows) == 2:  # one corpus, which is also all of them
+        hidden = hidden.head(1)
+    places = [
+        f"{'all corpora together' if row['corpus'] == POOLED else row['corpus']} ({percent(row['drift'])} moved, "
+        f"{percent(row['unexplained'])} unexplained)"
+        for _, row in hidden.iterrows()
+    ]
+    return [
+        f"No verdict on losses is possible on {_listed(places)}: there the model moved by less than its SAEs leave "
+        "unexplained, so features can seem lost that it still has. Only features that are lost for sure can be named "
+        "there."
+    ]
 
 
 def described(instruments: pd.DataFrame) -> dict[str, str]:
@@ -190,6 +258,11 @@ def signed(value: float | int | None, digits: int = 3) -> str:
     return NOT_MEASURED if pd.isna(value) else f"{value:+.{digits}f}"
 
 
+def nats(value: float | None) -> str:
+    """A divergence, with two digits that count, because many are far below 1."""
+    return NOT_MEASURED if pd.isna(value) else f"{value:.2g}{SPACE}nats"
+
+
 def count(value: float | int | NAType | None) -> str:
     """A whole number with commas between thousands."""
     return NOT_MEASURED if pd.isna(value) else f"{value:,.0f}"
@@ -257,7 +330,7 @@ def _are(n: int) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     """A list in words."""
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _leading(summary: dict) -> list[dict]:
