@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saelineage.correlations.bootstrap import Replicates
+from saelineage.correlations.bootstrap import Replicates, widening
 from saelineage.lineage.matching import edge_table
 from saelineage.lineage.trajectories import (
     add_intervals,
@@ -20,7 +20,8 @@ from tests.unit.lineage.test_matching import TOY, correlation
 def replicates(parent: list[list[float]], child: list[list[float]]) -> Replicates:
     """Best r per replicate, of both sides."""
     best = (np.array(parent, dtype=np.float32), np.array(child, dtype=np.float32))
-    return Replicates(("lua.seed0", "stories.seed0"), {"words": 9}, 0, best)
+    documents = np.array([9, 3, 9]), np.array([9, 2, 9])
+    return Replicates(("lua.seed0", "stories.seed0"), {"words": 9}, 0, best, documents)
 
 
 def toy_table() -> pd.DataFrame:
@@ -37,13 +38,17 @@ def toy_table() -> pd.DataFrame:
 
 
 def test_intervals_of_r_by_hand():
-    # Ten replicates, of which 2.5 % and 97.5 % are at the ends; the untestable feature has no interval.
-    rising = [[0.8 + step / 90, 0.5, 0.9] for step in range(10)]
+    # Ten replicates with z rising by 1/90; the parent's third feature is untestable.
+    rising = [[np.tanh(0.8 + step / 90), 0.5, 0.9] for step in range(10)]
     table = add_intervals(edge_table(correlation(TOY), 0.8), replicates(rising, rising))
     parents = table[table["side"] == "parent"]
-    # Linear between order statistics: 0.025 x 9 = 0.225 steps of 1/90 above the least.
-    assert parents["r_low"].tolist() == pytest.approx([0.8 + 0.225 / 90, 0.5, np.nan], abs=1e-6, nan_ok=True)
-    assert parents["r_high"].tolist() == pytest.approx([0.8 + 8.775 / 90, 0.5, np.nan], abs=1e-6, nan_ok=True)
+    # 2.5 % and 97.5 % of ten are 4.275 steps of 1/90 on either side of the median, which is moved to r.
+    z, half, flat = np.arctanh(parents["r"].iloc[0]), 4.275 / 90 * widening(9), parents["r"].iloc[1]
+    assert parents["r_low"].tolist() == pytest.approx([np.tanh(z - half), flat, np.nan], abs=1e-6, nan_ok=True)
+    assert parents["r_high"].tolist() == pytest.approx([np.tanh(z + half), flat, np.nan], abs=1e-6, nan_ok=True)
+    # The child's second feature, of two documents, has no interval.
+    assert table["documents"].tolist() == [9, 3, 9, 9, 2, 9]
+    assert table["r_low"].isna().tolist() == [False, False, True, False, True, False]
 
 
 def test_readouts_are_those_of_both_sides_in_their_order():
