@@ -44,7 +44,7 @@ rule trace_lineage:
         replicates=run.paths.all_correlations(run.paths.replicates),
         token_types=run.paths.all_token_types(),
         readouts=run.paths.all_readouts(),
-        weights=run.paths.leading_weights(),
+        weights=run.paths.traced_weights(),
     output:
         edges=run.paths.over(run.paths.edge_table, edge=run.paths.edges),
         features=run.paths.lineage_features,
@@ -60,15 +60,13 @@ rule trace_lineage:
         mem_mb=memory(run.needs.tracing),
         runtime=runtime(run.needs.tracing),
     params:
-        rules=run.subset(
-            "lineage", "threshold", "drifted_from", "readout_from", "relocated_below", "identified_from"
-        ),
+        rules=run.subset("lineage", "threshold", "drifted_from", "readout_from", "relocated_below", "identified_from"),
         models=run.graph.lineage,
         comparisons=run.comparisons.as_data(),
         sides=list(run.comparisons.partners),
         typed_pairs=list(map(pair_name, run.token_type_pairs)),
         read_out=run.paths.edges if run.config["lineage"]["readouts"] else [],
-        saes=[str(sae) for sae in run.leading_saes],
+        saes=[str(sae) for sae in run.traced_saes],
         code=code_digest("trace_lineage"),
     script:
         "../workflow/scripts/trace_lineage.py"

@@ -156,3 +156,13 @@ def test_drift_holds_two_models_and_runs_both_of_every_edge_on_some_rows(tmp_pat
     assert need == (2 * forward_bytes(MODEL, BATCH_TOKENS), 2 * len(plan.graph.edges) * forward_flop(MODEL, n_tokens))
     save_file({"W_enc": np.zeros((6, 2**16), np.float32)}, weights)
     assert plan.needs.measuring_drift(Wildcards(), inputs).n_bytes == 3 * SaeSize(6, 2**16).n_bytes
+
+
+def test_tracing_holds_the_cosines_of_two_saes_unless_they_are_too_many(tmp_path: Path):
+    tables, needs = [tokens(tmp_path, "a", 300)], Plan(diamond()).needs
+    for d_sae, cosines in ((6, 8 * 6**2), (9_000, 0)):
+        weights = tmp_path / str(d_sae) / "sae_weights.safetensors"
+        weights.parent.mkdir()
+        save_file({"W_enc": np.zeros((2, d_sae), np.float32)}, weights)
+        held = needs.tracing(Wildcards(), InputFiles(a=tables, weights=[str(weights)])).n_bytes
+        assert held == 4 * 600 + 4 * weights.stat().st_size + cosines

@@ -83,7 +83,7 @@ def test_what_was_not_measured_of_a_change_is_said():
 
 def test_an_edge_that_moved_too_little_is_not_read_whatever_its_shares():
     lost = {"persist_share": 0.5, "no_change_share": 0.9, "relative_persistence_interval": [0.4, 0.6]}
-    assert READINGS[reading(lost)] == "below the no-change control: features are lost"
+    assert READINGS[reading(lost)] == "below the no-change control"
     assert reading(lost, visible=True) == reading(lost, visible=None) == reading(lost)
     assert reading(lost, visible=False) == HIDDEN
     assert "no verdict on losses" in READINGS[HIDDEN]

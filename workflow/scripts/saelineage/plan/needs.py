@@ -169,10 +169,12 @@ class Needs:
         return Need(4 * sizes.all_bytes(files(input)))
 
     def tracing(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Reading all tables of comparisons, and the directions of one edge's two SAEs."""
+        """Reading all tables of comparisons, and the directions of two SAEs, which are assigned to each other."""
         weights = set(input.weights)
         tables = [path for path in files(input) if path not in weights]
-        return Need(4 * sizes.all_bytes(tables) + 4 * sizes.most_bytes(input.weights))
+        d_sae = max((sizes.sae_size(os.path.dirname(path)).d_sae for path in weights), default=0)
+        held = 4 * sizes.most_bytes(input.weights) + sizes.assigning_bytes(d_sae)
+        return Need(4 * sizes.all_bytes(tables) + held)
 
     def _training(self, model: sizes.ModelSize, settings: Mapping, tokens: Sequence[str]) -> Need:
         held = sizes.training_bytes(model, self._training_batch(settings))

@@ -358,9 +358,9 @@ class Paths:
         """Feature shards of the SAE of one end of an edge that its verdicts rest on."""
         return lambda wildcards: self.sae_features(self._contents.comparisons.leading_sae(getattr(wildcards, side)))
 
-    def leading_weights(self) -> list[str]:
-        """The weights of the SAEs that verdicts rest on, in the order of `leading_saes`."""
-        return [path for sae in self._contents.leading_saes for path in self.sae(sae) if path.endswith(".safetensors")]
+    def traced_weights(self) -> list[str]:
+        """The weights of `Contents.traced_saes`, in their order."""
+        return [path for sae in self._contents.traced_saes for path in self.sae(sae) if path.endswith(".safetensors")]
 
     def all_readouts(self) -> list[str]:
         """The readouts of all edges, where they are asked for."""

@@ -23,7 +23,8 @@ TABLES = {
         ("summary", "drift"),
         "One row per edge and group (identified features: those that every other seed of their model has; all), under "
         "the leading instrument: the number of features with each verdict, each share with its n and Wilson 95 % "
-        "interval, its controls, and relative persistence with its interval over documents.",
+        "interval, its controls, PW-MCC between seeds of parent and child, and relative persistence with its interval "
+        "over documents.",
     ),
     "instruments": Table(
         "instrument_table",

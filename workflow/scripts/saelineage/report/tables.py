@@ -44,6 +44,13 @@ RULES = ("best", "mutual", "assignment", "token_type")
 GROUP_SHARES = ("persist_share", "inherited_share", "no_change_share")
 """Shares of identified and of all features."""
 SEED_SHARES = ("two_seed_share", "child_two_seed_share")
+SEED_MCCS = {
+    "two_seed_pw_mcc": ("parent", "pw_mcc"),
+    "two_seed_pw_mcc_chance": ("parent", "chance"),
+    "child_two_seed_pw_mcc": ("child", "pw_mcc"),
+    "child_two_seed_pw_mcc_chance": ("child", "chance"),
+}
+"""PW-MCC beside the shares on which two seeds agree, and that of random directions: the model and the key of each."""
 COUNTS = {side: (*verdicts, UNTESTABLE, "headline", "robust") for side, verdicts in zip(SIDES, VERDICTS, strict=True)}
 """The counts of each side: its verdicts, and the features on the lists of lost and new ones (headline, robust)."""
 
@@ -139,11 +146,12 @@ def edge_table(summary: dict, drift: Mapping) -> pd.DataFrame:
                 | {f"{side}_{name}": shares[side][name] for side, names in COUNTS.items() for name in names}
                 | _shares(shares, GROUP_SHARES)
                 | _shares(edge, SEED_SHARES)
+                | seed_mccs(summary, edge)
                 | {"largest_random": control, "largest_random_share": random}
                 | _bounded(shares, "relative_persistence")
                 | {"reading": reading(shares, visible.get((edge["parent"], edge["child"])))}
             )
-    columns = ["parent", "child", "group", *counted, *_columns((*GROUP_SHARES, *SEED_SHARES))]
+    columns = ["parent", "child", "group", *counted, *_columns((*GROUP_SHARES, *SEED_SHARES)), *SEED_MCCS]
     columns += ["largest_random", "largest_random_share", *_with_bounds("relative_persistence"), "reading"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -163,15 +171,22 @@ def instrument_table(summary: dict) -> pd.DataFrame:
     """
     agreements: dict[tuple, dict] = {(*_key(row), row["group"]): row for row in summary["agreements"]}
     rows = [
-        _instrument_row(comparison, group, shares, summary["leading"], agreements)
+        _instrument_row(comparison, group, shares, summary["leading"], agreements) | seed_mccs(summary, comparison)
         for comparison in summary["instruments"]
         for group, shares in measured_groups(comparison)
     ]
     columns = ["parent", "child", "instrument", "group", "leading"]
-    columns += [*_columns((*GROUP_SHARES, *SEED_SHARES, "same_index_rate")), "document_low", "document_high"]
+    columns += [*_columns((*GROUP_SHARES, *SEED_SHARES, "same_index_rate")), *SEED_MCCS]
+    columns += ["document_low", "document_high"]
     columns += [*_with_bounds("relative_persistence"), "auc", "no_change_auc"]
     columns += ["largest_random", "largest_random_share", "fit", "same_verdict_share", "kappa"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def seed_mccs(summary: Mapping, edge: Mapping) -> dict[str, float | None]:
+    """PW-MCC between the seeds of an edge's two models, and by chance; None where it was not computed."""
+    of_models = summary.get("pw_mcc", {})
+    return {name: of_models.get(edge[side], {}).get(key) for name, (side, key) in SEED_MCCS.items()}
 
 
 def largest_random(shares: Mapping[str, float | None]) -> tuple[str | None, float | None]:
