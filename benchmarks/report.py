@@ -72,6 +72,7 @@ SUMMARY_TABLES = {
 NO_TABLES = {
     "curves": lambda: report_tables.curve_table(pd.DataFrame(), {"instruments": []}),
     "sources": lambda: report_tables.source_table({"sources": {}}, {}),
+    "classes": lambda: report_tables.class_table({}, {}),
     "ablations": lambda: report_tables.ablation_table({}),
     "effects": lambda: report_tables.effect_table({}),
     "drift": lambda: report_tables.drift_table({}),
@@ -286,7 +287,7 @@ def write_page(run: SimpleNamespace, path: Path) -> None:
         chosen_t={},
         summary=summary,
         tables=tables_of(summary),
-        examples={"named": [], "persisting": [], "disappearing": [], "n_models": len(LINEAGE)},
+        examples={"named": [], "persisting": [], "gone": [], "n_models": len(LINEAGE)},
         timings=pd.DataFrame(),
         manifests={},
         jobs=[{"id": 0, "rule": "write_report", "name": "", "stage": "report", "needs": []}],
@@ -368,7 +369,7 @@ def sorted_by(page: "Page") -> Iterator[tuple[str, float]]:
 
 def filtered(page: "Page") -> dict:
     """Time from a choice to rows, for every filter."""
-    choices = {"model": "left", "on": "base.left.parent.disappears", "corpus": "lua", "kind": "token", "detail": "gone"}
+    choices = {"model": "left", "on": "base.left.parent.gone", "corpus": "lua", "kind": "token", "detail": "identified"}
     times = {name: page.evaluate(FILTER, [name, value]) for name, value in choices.items()}
     for name in choices:
         page.evaluate(FILTER, [name, ""])

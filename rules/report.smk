@@ -140,6 +140,7 @@ rule write_report:
         labels=run.paths.all_labels(),
         explanations=run.paths.all_explanations(),
         verdicts=run.paths.class_verdicts(),
+        token_rows=run.paths.all_token_sidecars(),
         sources=run.paths.page_sources(workflow.basedir),
     output:
         **{

@@ -50,6 +50,7 @@ def read_inputs(
     labels: Mapping[tuple[str, str], str],
     explanations: Mapping[tuple[str, str], str],
     verdicts: Mapping[str, str],
+    token_rows: Iterable[str],
 ) -> TableInputs:
     """Read everything that tables are made from.
 
@@ -69,6 +70,7 @@ def read_inputs(
         labels: paths `labels/{model}/{sae}.parquet` by (model, SAE).
         explanations: paths `labels/{model}/{sae}.explanations.parquet` by (model, SAE).
         verdicts: paths `lineage/edges/{edge}.parquet` by the edge's name, in runs with conversations.
+        token_rows: paths `tokens/{corpus}/{split}.json`.
     """
     tables_of_labels = {sae: pd.read_parquet(path) for sae, path in labels.items()}
     return TableInputs(
@@ -90,6 +92,7 @@ def read_inputs(
         explanations={sae: pd.read_parquet(path) for sae, path in explanations.items()},
         verdicts={edge: pd.read_parquet(path) for edge, path in verdicts.items()},
         class_labels={model: table[table["kind"] == "class"] for (model, _), table in tables_of_labels.items()},
+        token_rows={(Path(path).parent.name, Path(path).stem): read_json(path) for path in token_rows},
     )
 
 
@@ -155,6 +158,7 @@ if __name__ == "__main__":
             labels=named(snakemake.params.leading, snakemake.input.labels),
             explanations=named(snakemake.params.leading, snakemake.input.explanations),
             verdicts=named(snakemake.params.edges, snakemake.input.verdicts),
+            token_rows=snakemake.input.token_rows,
         )
         page = Path(snakemake.output.page)
         jobs = collect(snakemake.config, running=snakemake.rule)

@@ -175,6 +175,10 @@ class Paths:
         """Token rows of all corpora."""
         return self.fill(self.token_rows, corpus=self.corpora, split=split)
 
+    def all_token_sidecars(self) -> list[str]:
+        """The sidecars of the token rows of all corpora and splits."""
+        return self.fill(self.token_sidecar, corpus=self.corpora, split=SPLITS)
+
     def training_rows(self, wildcards: Wildcards) -> list[str]:
         """Token rows that a model is trained on."""
         corpora = self._contents.graph.training_corpora(wildcards.model)

@@ -26,6 +26,7 @@ from saelineage.report.sentences import (
     changes,
     count,
     described,
+    document_warnings,
     import_warnings,
     instrument_warnings,
     interval,
@@ -112,6 +113,7 @@ def render_page(results: Results, sources: Sources) -> str:
         warnings=[
             *instrument_warnings(results.summary),
             *sae_warnings(results.tables["saes"], results.summary["saes"]),
+            *document_warnings(results.tables["documents"]),
             *results.same_weights,
             *results.vocabularies,
             *import_warnings(results.manifests),

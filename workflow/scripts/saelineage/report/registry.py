@@ -71,8 +71,8 @@ TABLES = {
     "classes": Table(
         "class_table",
         ("verdicts", "class_labels"),
-        "What is specific to the chat template: per edge and verdict, the share of features of which more than half of "
-        "the firings are on tokens of a class (template: control tokens and text in no message; system, user, "
+        "What is specific to the chat template: per edge, side and verdict, the share of features of which more than "
+        "half of the firings are on tokens of a class (template: control tokens and text in no message; system, user, "
         "assistant: the messages), with its n and Wilson 95 % interval. n counts features that fire on at least "
         "labels.min_firings tokens in either half of the documents; firings are counted on the second half.",
     ),
@@ -144,6 +144,13 @@ TABLES = {
         "correlation_table",
         ("histograms",),
         "The number of pairs of a parent's and a child's feature by Pearson r, per edge, by the bin's left edge.",
+    ),
+    "documents": Table(
+        "document_table",
+        ("token_rows",),
+        "One row per corpus and split: the number of documents in its token rows, their tokens, the share of them that "
+        "the largest document holds, and the limit on the tokens of one document (limit). Intervals over documents are "
+        "over those of the probe.",
     ),
     "scores": Table(
         "score_table",

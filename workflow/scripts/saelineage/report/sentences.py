@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.typing import NAType
 
+from saelineage.corpora.counts import few_documents
 from saelineage.lineage.evidence import ALL, GROUPS, IDENTIFIED
 from saelineage.lineage.verdicts import VERDICTS
 from saelineage.plan.graph import POOLED
@@ -204,6 +205,17 @@ def import_warnings(manifests: Mapping[str, Mapping]) -> list[str]:
     return [warning for manifest in manifests.values() for warning in manifest.get("found", {}).get("warnings", [])]
 
 
+def document_warnings(documents: pd.DataFrame) -> list[str]:
+    """Corpora with few documents in the probe, whose intervals over documents rest on these few.
+
+    Args:
+        documents: from `document_table`.
+    """
+    probe = documents[documents["split"] == "probe"].to_dict("records")
+    notes = [few_documents(row["corpus"], {str(key): value for key, value in row.items()}) for row in probe]
+    return [note for note in notes if note]
+
+
 def sae_warnings(saes: pd.DataFrame, leading: Mapping[str, str]) -> list[str]:
     """Warnings about the SAEs that verdicts rest on.
 
@@ -284,13 +296,10 @@ def _edge_sentences(edge: Mapping) -> str:
     of_all = f"of all {count(everything['persist_share_n'])} testable features of {parent}, {_outcomes(everything)}"
     if not identified:
         return f"From {parent} to {child}: {of_all}. Which of them are identified is not known."
-    of_child = identified["child"]
-    n_child = sum(of_child[verdict] for verdict in VERDICTS[1])
     return (
         f"From {parent} to {child}: of {count(identified['persist_share_n'])} identified features of {parent}, "
-        f"{_outcomes(identified)}. Of {count(n_child)} identified features of {child}, "
-        f"{count(of_child['inherited'])} {_are(of_child['inherited'])} inherited, {_drifted(of_child['drifted'])} and "
-        f"{count(of_child['new'])} {_are(of_child['new'])} new. For comparison, {of_all}."
+        f"{_outcomes(identified)}. Of {count(identified['inherited_share_n'])} identified features of {child}, "
+        f"{_origins(identified)}. For comparison, {of_all}."
     )
 
 
@@ -299,13 +308,26 @@ def _outcomes(shares: Mapping) -> str:
     counts = shares["parent"]
     persists = f"{count(counts['persists'])} {'persists' if counts['persists'] == 1 else 'persist'}"
     gone = f"{count(counts['gone'])} {_are(counts['gone'])} gone"
-    left = shares["persist_share_n"] - sum(counts[verdict] for verdict in VERDICTS[0])
-    parts = [persists, _drifted(counts["drifted"]), gone, *([f"{count(left)} cannot be told"] if left else [])]
+    words = _listed([persists, _drifted(counts["drifted"]), gone, *_left(shares["persist_share_n"], counts, 0)])
     if shares["persist_share"] is None:
-        return _listed(parts)
+        return words
     control = shares["no_change_share"]
     beside = "not measured for the unchanged model" if control is None else f"{percent(control)} if nothing changes"
-    return f"{_listed(parts)} ({_share(shares, 'persist_share')} found; {beside})"
+    return f"{words} ({_share(shares, 'persist_share')} found; {beside})"
+
+
+def _origins(shares: Mapping) -> str:
+    """The verdicts on the child's features in words."""
+    counts = shares["child"]
+    inherited = f"{count(counts['inherited'])} {_are(counts['inherited'])} inherited"
+    new = f"{count(counts['new'])} {_are(counts['new'])} new"
+    return _listed([inherited, _drifted(counts["drifted"]), new, *_left(shares["inherited_share_n"], counts, 1)])
+
+
+def _left(n: int, counts: Mapping, side: int) -> list[str]:
+    """The rest of n features, which have no verdict: they are not found, and not readable in their own model either."""
+    left = n - sum(counts[verdict] for verdict in VERDICTS[side])
+    return [f"{count(left)} cannot be told"] if left else []
 
 
 def _drifted(n: int) -> str:

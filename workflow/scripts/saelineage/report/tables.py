@@ -94,6 +94,8 @@ class TableInputs(NamedTuple):
     """`lineage/edges/{edge}.parquet` by the edge's name; none in runs without conversations."""
     class_labels: Mapping[str, pd.DataFrame]
     """The rows of kind `class` of the leading SAE's labels, by model."""
+    token_rows: Mapping[tuple[str, str], dict]
+    """`tokens/{corpus}/{split}.json` by (corpus, split)."""
 
 
 def make_tables(inputs: TableInputs) -> dict[str, pd.DataFrame]:
@@ -303,7 +305,7 @@ def kind_table(summary: dict) -> pd.DataFrame:
 
 
 def class_table(verdicts: Mapping[str, pd.DataFrame], class_labels: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row per edge, verdict and class: the share of features whose firings are mostly on tokens of that class."""
+    """One row per edge, side, verdict and class: the share of features that fire mostly on tokens of that class."""
     rows: list[dict] = []
     for edge, table in verdicts.items():
         parent, child = Edge.parse(edge)
@@ -318,9 +320,9 @@ def class_table(verdicts: Mapping[str, pd.DataFrame], class_labels: Mapping[str,
                 for name in CLASSES:
                     found = share(int((precision.loc[latents, name] > 0.5).sum()), len(latents))
                     low, high = found.interval or (None, None)
-                    key = {"parent": parent, "child": child, "verdict": verdict, "class": name}
+                    key = {"parent": parent, "child": child, "side": side, "verdict": verdict, "class": name}
                     rows.append(key | {"share": found.value, "n": found.n, "low": low, "high": high})
-    return pd.DataFrame(rows, columns=["parent", "child", "verdict", "class", "share", "n", "low", "high"])
+    return pd.DataFrame(rows, columns=["parent", "child", "side", "verdict", "class", "share", "n", "low", "high"])
 
 
 def ablation_table(ablations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -473,6 +475,25 @@ def score_table(
             row = {"model": model, "sae": sae, "source": source, "n": len(scores), "median": scores.median()}
             rows += [row | {"r": float(r), "n_features": int(n)} for r, n in zip(edges, counts, strict=False)]
     return pd.DataFrame(rows, columns=["model", "sae", "source", "n", "median", "r", "n_features"])
+
+
+def document_table(token_rows: Mapping[tuple[str, str], dict]) -> pd.DataFrame:
+    """One row per corpus and split: the documents in its token rows.
+
+    Args:
+        token_rows: the sidecars of the rows, by (corpus, split).
+    """
+    rows = [
+        {
+            "corpus": corpus,
+            "split": split,
+            "limit": info.get("most_of_document"),
+            **{key: info[key] for key in ("n_documents", "n_tokens", "largest_document_share")},
+        }
+        for (corpus, split), info in token_rows.items()
+    ]
+    columns = ["corpus", "split", "n_documents", "n_tokens", "largest_document_share", "limit"]
+    return pd.DataFrame(rows, columns=columns).astype({"limit": "Int64"})
 
 
 def timing_table(jobs: Sequence[Mapping]) -> pd.DataFrame:
