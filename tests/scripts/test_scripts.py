@@ -220,7 +220,7 @@ CONFIG = {
 
 
 COMPARISONS, TRACED = Plan(CONFIG).comparisons, Plan(CONFIG).traced_saes
-RULES = Rules.of(CONFIG["lineage"])
+RULES = Rules(threshold=0.8, drifted_from=0.5, readout_from=0.8, relocated_below=0.5, identified_from=1.0)
 SETTINGS = {"min_firings": 5, "top_matches": 4, "keep_above": 0.3, "n_bins": 20, "block_features": 30}
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from saelineage.saes.resets import reset_latents
 from saelineage.saes.sae import Sae, load_sae, save_sae
+from saelineage.saes.training import SaeTrainer
 from tests.sae_settings import SAE_SETTINGS
 from train_sae import train_and_save
 
 D_IN, D_SAE, K = 8, 32, 6
+PER_LATENT = ("W_enc", "W_dec", "b_enc")
 FROM_START = {"from_start": ["architecture", "k", "target_l0"]}
 
 
@@ -84,3 +87,48 @@ def test_without_an_imported_ancestor_nothing_is_recorded_or_changed(shard, tmp_
     metadata = trained(shard, tmp_path / "lua", [base])
     assert "l0" not in metadata
     assert "kept" not in metadata["saelineage"]
+
+
+def test_a_share_of_the_latents_starts_afresh_and_the_others_where_the_parent_s_are(tmp_path):
+    base = load_sae(start(tmp_path / "base", "topk", K))
+    settings = SAE_SETTINGS | {"k": K, "seed": 5}
+    mean = torch.arange(D_IN) / D_IN
+    kept, reset, fresh = (
+        SaeTrainer(settings | changes, mean, 4, start=parent).weights
+        for changes, parent in (({}, base), ({"reset_share": 0.25}, base), ({"expansion_factor": D_SAE / D_IN}, None))
+    )
+    latents = reset_latents(D_SAE, 0.25, seed=5)
+    others = [latent for latent in range(D_SAE) if latent not in latents]
+    assert len(latents) == 8
+    for name in PER_LATENT:
+        assert torch.equal(reset[name][latents], fresh[name][latents])
+        assert torch.equal(reset[name][others], kept[name][others])
+    assert not torch.isclose(reset["W_dec"][latents], kept["W_dec"][latents]).all(1).any()
+    assert torch.equal(reset["b_dec"], kept["b_dec"])
+    assert torch.equal(fresh["b_dec"], mean)
+
+
+@pytest.mark.parametrize("architecture", ["relu", "jumprelu", "gated", "batchtopk", "matryoshka_batchtopk"])
+def test_latents_of_every_architecture_start_afresh(architecture):
+    settings = SAE_SETTINGS | {"architecture": architecture, "expansion_factor": D_SAE / D_IN}
+    first = SaeTrainer(settings, torch.zeros(D_IN), 4)
+    base = first.objective.trained({name: tensor.detach() for name, tensor in first.weights.items()}, 0.1)
+    reset = SaeTrainer(settings | {"reset_share": 0.5, "seed": 9}, torch.zeros(D_IN), 4, start=base).weights
+    fresh = SaeTrainer(settings | {"seed": 9}, torch.zeros(D_IN), 4).weights
+    latents = reset_latents(D_SAE, 0.5, seed=9)
+    assert reset.keys() == fresh.keys()
+    assert all(torch.equal(reset[name][latents], fresh[name][latents]) for name in reset if name != "b_dec")
+
+
+def test_a_reset_control_is_trained_like_the_no_change_control_and_twice_the_same(shard, tmp_path, caplog):
+    base = start(tmp_path / "base", "topk", K)
+    with caplog.at_level("INFO"):
+        weights = []
+        for folder in (tmp_path / "one", tmp_path / "two"):
+            trained(shard, folder, [base], k=K, reset_share=0.5)
+            weights.append((folder / "from_base" / "sae_weights.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    assert f"{D_SAE // 2} of {D_SAE} latents start afresh" in caplog.messages
+    metadata = trained(shard, tmp_path / "three", [base], k=K)
+    assert "reset_share" not in metadata["saelineage"]["settings"]
+    assert (tmp_path / "three" / "from_base" / "sae_weights.safetensors").read_bytes() != weights[0]

@@ -97,7 +97,7 @@ def test_a_constant_of_verdicts_concerns_verdicts_and_what_follows(edited: Check
 def test_the_saes_code_retrains_saes_and_no_language_model(edited: Checkout):
     add_code(edited.folder / SCRIPTS / "saes/sae.py")
     jobs = edited.stale_jobs()
-    assert len(names(jobs, "train_sae")) == 16
+    assert len(names(jobs, "train_sae")) == 19
     untouched = {"pretrain_model", "finetune_model", "merge_models", "dump_activations"}
     assert rules(jobs) & untouched == set()
 
@@ -115,6 +115,7 @@ def test_the_parent_s_sae_concerns_those_that_start_from_it(edited: Checkout):
     assert names(edited.stale_jobs(), "train_sae") == {
         *("base.seed0", "base.from_base", "left.from_base", "left.from_left", "right.from_base", "right.from_right"),
         *("merged.from_left+right", "merged.from_left", "merged.from_right"),
+        *("base.reset_base", "left.reset_left", "right.reset_right"),
     }
 
 

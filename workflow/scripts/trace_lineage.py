@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ from saelineage.files.tables import write_parquet
 from saelineage.jobs.job import job
 from saelineage.lineage import evidence
 from saelineage.lineage.directions import decoder_directions, match_cosines
-from saelineage.lineage.evidence import Compared, Load
+from saelineage.lineage.evidence import ALL, IDENTIFIED, Compared, Load, named
 from saelineage.lineage.identified import Recurrence, absent, add_recurrence, recurrence
 from saelineage.lineage.matching import SIDES, edge_table
+from saelineage.lineage.stabilisation import anchoring_agreement, stabilisation
+from saelineage.lineage.stages import add_stages, stage_counts
 from saelineage.lineage.trajectories import (
     add_intervals,
     add_readouts,
@@ -29,10 +32,13 @@ from saelineage.lineage.trajectories import (
 )
 from saelineage.lineage.verdicts import Rules, add_verdicts
 from saelineage.plan.comparisons import names_in_pair
+from saelineage.saes.resets import reset_latents
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
+SECOND_CHAIN = "anchored, from the second seed"
+"""Name in `agreements` of the chain of anchored SAEs that begins with the root's second seed."""
 PAIRS_AT_ONCE = 12
 """Most pairs in memory."""
 
@@ -68,10 +74,14 @@ def trace_lineage(
         readouts = pd.read_parquet(paths_to_readouts[edge]) if edge in paths_to_readouts else None
         weights = [paths_to_weights[name] for name in names_in_pair(comparison["pair"])]
         table = judge(comparison, plan["absence"][edge], load, readouts, weights, rules)
+        table = add_steps(table, plan["stages"].get(edge), load, rules.threshold)
         write_parquet(table, folder / "edges" / f"{edge}.parquet")
         tables[comparison["parent"], comparison["child"]] = table
     write_features(tables, plan, load, models, folder / "features.parquet")
-    weighed = [evidence.weigh(comparison, load, rules) for comparison in comparisons]
+    weighed = [
+        evidence.weigh(comparison, load, rules) | {"reset_control": reset_control(comparison, load, rules)}
+        for comparison in comparisons
+    ]
     write_parquet(concat([evidence.curves(comparison, load) for comparison in comparisons]), folder / "curves.parquet")
     traced = {merge: trace_sources(sources, merge, load, rules) for merge, sources in plan["sources"].items()}
     write_parquet(concat(list(traced.values())), folder / "sources.parquet")
@@ -84,7 +94,13 @@ def trace_lineage(
         "saes": plan["saes"],
         "edges": [edge_summary(tables[entry["parent"], entry["child"]], entry) for entry in edges],
         "instruments": weighed,
-        "agreements": evidence.agreements(plan, load, rules),
+        "agreements": [*evidence.agreements(plan, load, rules), *anchorings(plan, load, rules.threshold)],
+        "stages": [
+            {"parent": parent, "child": child, "group": group} | stage_counts(rows)
+            for (parent, child), table in tables.items()
+            if "moved_by" in table
+            for group, rows in ((IDENTIFIED, table[table["identified"]]), (ALL, table))
+        ],
         "pw_mcc": pw_mcc(comparisons, paths_to_weights),
         "sources": {
             merge: evidence.source_shares(table, plan["sources"][merge]["pairs"]) for merge, table in traced.items()
@@ -130,6 +146,49 @@ def of_seeds(name: str, recurs: list[str], absence: list[str], load: Load, rules
     if not recurs:
         return Recurrence(np.full(len(missing), np.nan), missing)
     return Recurrence(recurrence([load(pair).correlation for pair in recurs], name, rules.threshold), missing)
+
+
+def add_steps(table: pd.DataFrame, lines: Mapping | None, load: Load, threshold: float) -> pd.DataFrame:
+    """Add to an edge's table what moved the parent's features, if it has two-step SAEs."""
+    if lines is None:
+        return table
+    correlations = {order: [load(pair).correlation for pair in pairs] for order, pairs in lines.items()}
+    return add_stages(table, correlations, threshold)
+
+
+def reset_control(comparison: Mapping, load: Load, rules: Rules) -> dict | None:
+    """The shares of kept and reset latents where the model is unchanged, by group; None if there is no such control."""
+    control = comparison["reset"]
+    if control is None:
+        return None
+    correlation, marked = load(control["pair"]).correlation, evidence.identified(comparison, load, rules)
+    reset = reset_latents(len(correlation.testable[1]), control["share"], control["seed"])
+    groups = {IDENTIFIED: marked and marked[0], ALL: np.ones(len(correlation.testable[0]), dtype=bool)}
+    shares = {
+        group: None if among is None else stabilisation(correlation, reset, rules.threshold, among)
+        for group, among in groups.items()
+    }
+    return {
+        group: of_group and {name: named("share", found) for name, found in of_group.items()}
+        for group, of_group in shares.items()
+    }
+
+
+def anchorings(plan: Mapping, load: Load, threshold: float) -> list[dict]:
+    """Per edge, the agreement of the anchored chains from two seeds, as rows of `agreements`."""
+    rows = []
+    for comparison in plan["comparisons"]:
+        second = plan["second_anchor"].get(f"{comparison['parent']}__{comparison['child']}")
+        if second and comparison["instrument"] == plan["leading"]:
+            names = (comparison["pair"], second["edge"], second["parents"])
+            one, other, parents = (load(name).correlation for name in names)
+            edge = {key: comparison[key] for key in ("parent", "child")} | {
+                "instrument": SECOND_CHAIN,
+                "group": "of both seeds",
+            }
+            figures = anchoring_agreement(one, other, parents, threshold)
+            rows.append(edge | {name: None if isnan(value) else value for name, value in figures.items()})
+    return rows
 
 
 def pw_mcc(comparisons: Sequence[Mapping], paths_to_weights: Mapping[str, str]) -> dict[str, PairwiseMcc]:

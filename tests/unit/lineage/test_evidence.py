@@ -113,8 +113,10 @@ def test_shares_of_identified_features_are_those_that_other_seeds_have():
 
 
 def test_without_other_seeds_no_feature_is_known_to_be_identified():
-    for recurs in ({"parent": [], "child": ["lua.b__lua.s"]}, {"parent": ["base.a__base.s"], "child": []}):
-        assert weigh(recurs=recurs)["groups"]["identified"] is None
+    assert weigh(recurs={"parent": [], "child": ["lua.b__lua.s"]})["groups"]["identified"] is None
+    shares = weigh(recurs={"parent": ["base.a__base.s"], "child": []})["groups"]["identified"]
+    assert (shares["persist_share"], shares["persist_share_n"]) == (0.5, 2)
+    assert (shares["inherited_share"], shares["inherited_share_n"]) == (None, 0)
 
 
 def test_a_control_that_is_itself_a_seed_does_not_choose_the_features_that_it_is_read_on():

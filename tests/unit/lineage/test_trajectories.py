@@ -2,9 +2,8 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 
-from saelineage.correlations.bootstrap import Replicates
+from saelineage.correlations.bootstrap import Replicates, feature_intervals
 from saelineage.lineage.matching import edge_table
 from saelineage.lineage.trajectories import (
     add_intervals,
@@ -20,7 +19,8 @@ from tests.unit.lineage.test_matching import TOY, correlation
 def replicates(parent: list[list[float]], child: list[list[float]]) -> Replicates:
     """Best r per replicate, of both sides."""
     best = (np.array(parent, dtype=np.float32), np.array(child, dtype=np.float32))
-    return Replicates(("lua.seed0", "stories.seed0"), {"words": 9}, 0, best)
+    documents = (np.array([9, 7, 1]), np.array([3, 9, 9]))
+    return Replicates(("lua.seed0", "stories.seed0"), {"words": 9}, 0, best, documents)
 
 
 def toy_table() -> pd.DataFrame:
@@ -36,14 +36,18 @@ def toy_table() -> pd.DataFrame:
     )
 
 
-def test_intervals_of_r_by_hand():
-    # Ten replicates, of which 2.5 % and 97.5 % are at the ends; the untestable feature has no interval.
-    rising = [[0.8 + step / 90, 0.5, 0.9] for step in range(10)]
-    table = add_intervals(edge_table(correlation(TOY), 0.8), replicates(rising, rising))
-    parents = table[table["side"] == "parent"]
-    # Linear between order statistics: 0.025 x 9 = 0.225 steps of 1/90 above the least.
-    assert parents["r_low"].tolist() == pytest.approx([0.8 + 0.225 / 90, 0.5, np.nan], abs=1e-6, nan_ok=True)
-    assert parents["r_high"].tolist() == pytest.approx([0.8 + 8.775 / 90, 0.5, np.nan], abs=1e-6, nan_ok=True)
+def test_intervals_of_r_are_those_of_both_sides_with_the_documents_in_which_features_fire():
+    drawn = replicates(
+        [[0.8 + step / 90, 0.5, 0.9] for step in range(10)], [[0.7, 0.9, 0.8 - step / 90] for step in range(10)]
+    )
+    table = add_intervals(edge_table(correlation(TOY), 0.8), drawn)
+    assert table["documents"].tolist() == [9, 7, 1, 3, 9, 9]
+    for side, name in enumerate(("parent", "child")):
+        rows = table[table["side"] == name]
+        low, high = feature_intervals(drawn.best[side], rows["r"].to_numpy(), drawn.documents[side])
+        np.testing.assert_array_equal(rows["r_low"], low)
+        np.testing.assert_array_equal(rows["r_high"], high)
+    assert table["r_low"].isna().tolist() == [False, False, True, False, False, False]  # one is untestable
 
 
 def test_readouts_are_those_of_both_sides_in_their_order():

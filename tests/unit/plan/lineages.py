@@ -35,6 +35,10 @@ def diamond(*instruments: str, **models: dict) -> dict:
             "token_type": False,
             "readouts": True,
             "ablations": True,
+            "reset_control": False,
+            "reset_share": 0.5,
+            "second_anchor": False,
+            "stages": False,
         },
         "labels": {},
         "sweeps": {},
@@ -56,7 +60,15 @@ def deep() -> dict:
         },
         "saes": saes(seeds=[3, 0]),
         "correlations": {"random_controls": []},
-        "lineage": {"controls": {}, "instruments": ["anchored"], "budgets": []},
+        "lineage": {
+            "controls": {},
+            "instruments": ["anchored"],
+            "budgets": [],
+            "reset_control": False,
+            "reset_share": 0.5,
+            "second_anchor": False,
+            "stages": False,
+        },
     }
 
 
@@ -64,10 +76,12 @@ def saes(seeds: list[int]) -> dict:
     """The block `saes`."""
     return {
         "k": 32,
+        "learning_rate": 0.001,
         "corpora": None,
         "seeds": seeds,
         "shuffle_seed": None,
         "anchored": {},
+        "anchored_rate": 0.5,
         "one_pass": False,
         "models": {},
     }

@@ -6,7 +6,7 @@ from saelineage.plan.comparisons import Pair, pair_name
 from saelineage.plan.graph import Edge
 from saelineage.plan.plan import Plan
 from saelineage.plan.sae_names import SaeName
-from tests.unit.plan.lineages import RANDOM, diamond
+from tests.unit.plan.lineages import RANDOM, diamond, stream
 
 LUA = Edge("base", "lua")
 MERGE = Edge("lua", "merged")
@@ -272,3 +272,55 @@ def test_the_shape_of_a_run_depends_on_its_jobs_and_not_on_their_settings():
     assert Plan(config).job_shape() == with_import
     config["lineage"]["instruments"] = ["anchored"]
     assert Plan(config).job_shape() != with_import
+
+
+def test_a_reset_control_is_compared_with_the_parent_s_sae_under_each_anchored_budget():
+    config = diamond("anchored", "independent", "frozen")
+    config["lineage"] |= {"reset_control": True, "budgets": [500]}
+    comparisons = Plan(config).comparisons
+    pairs = [comparisons.reset_pair(name, "lua") for name in comparisons.instruments]
+    assert [pair and pair_name(pair) for pair in pairs] == [
+        "lua.from_base__lua.reset_lua",
+        None,
+        None,
+        "lua.from_base@500__lua.reset_lua@500",
+    ]
+    assert {SaeName("lua", "reset_lua"), SaeName("base", "reset_base@500")} < set(comparisons.saes)
+    assert not {SaeName("merged", "reset_merged")} & set(comparisons.saes)  # merged has no child
+    rows = {(row["parent"], row["instrument"]): row["reset"] for row in comparisons.as_data()["comparisons"]}
+    control = {"pair": "base.seed0__base.reset_base", "share": 0.5, "seed": stream("base", "reset_base")}
+    assert rows["base", "anchored"] == control
+    assert rows["base", "frozen"] is None
+    config["lineage"]["reset_control"] = False
+    assert all(row["reset"] is None for row in Plan(config).comparisons.rows)
+
+
+def test_edges_to_models_with_text_of_their_own_have_two_steps():
+    config = diamond("anchored")
+    config["lineage"]["stages"] = True
+    comparisons = Plan(config).comparisons
+    assert list(map(str, comparisons.staged_edges)) == ["base__lua", "base__stories"]
+    assert comparisons.as_data()["stages"]["base__lua"] == {
+        "data_model": ["base.seed0__base.data_lua", "base.data_lua__lua.data+model_base"],
+        "model_data": ["base.seed0__lua.model_base", "lua.model_base__lua.model+data_base"],
+    }
+    config["lineage"]["stages"] = {"stories": ["lua"]}
+    assert list(map(str, Plan(config).comparisons.staged_edges)) == ["base__stories"]
+    config["lineage"]["stages"] = False
+    assert Plan(config).comparisons.as_data()["stages"] == {}
+
+
+def test_a_second_chain_begins_with_the_root_s_second_seed():
+    config = diamond("anchored")
+    config["lineage"]["second_anchor"] = True
+    plan = Plan(config)
+    data = plan.comparisons.as_data()["second_anchor"]
+    assert data["base__lua"] == {"edge": "base.seed1__lua.second_base", "parents": "base.seed0__base.seed1"}
+    assert data["lua__merged"] == {
+        "edge": "lua.second_base__merged.second_lua+stories",
+        "parents": "lua.from_base__lua.second_base",
+    }
+    starts = [plan.saes.starts(SaeName(*sae)) for sae in (("lua", "second_base"), ("merged", "second_lua+stories"))]
+    assert starts == [[("base", "seed1")], [("lua", "second_base"), ("stories", "second_base")]]
+    config["lineage"]["second_anchor"] = False
+    assert Plan(config).comparisons.as_data()["second_anchor"] == {}

@@ -123,6 +123,7 @@ def test_every_default_is_filled_in():
             "corpora": None,
             "seeds": [0, 1],
             "anchored": {},
+            "anchored_rate": 0.5,
             "one_pass": False,
             "tensorboard": False,
             # Overrides hold what was written and no defaults, which would hide the stage's settings.
@@ -321,6 +322,17 @@ CONTRADICTIONS = {
     "lineage.controls.lua: 'scratch' is not among models": ("lineage/controls", {"lua": ["scratch"]}),
     "lineage.controls: 'base' has no parent": ("lineage/controls", {"base": ["english"]}),
     "lineage.controls.both: a control cannot be 'both' or a model that it": ("lineage/controls", {"both": ["lua"]}),
+    "lineage.second_anchor: the leading instrument must be anchored": (
+        "lineage",
+        {"instruments": ["independent"], "second_anchor": True},
+    ),
+    "lineage.stages: 'luau' is not among models": ("lineage/stages", {"luau": ["lua"]}),
+    "lineage.stages.lua: 'luau' is not among corpora": ("lineage/stages", {"lua": ["luau"]}),
+    "lineage.stages: 'both' must be a lineage model with one parent": ("lineage/stages", {"both": ["lua"]}),
+    "lineage.stages: the leading instrument must be anchored": (
+        "lineage",
+        {"instruments": ["independent"], "stages": True},
+    ),
     "sweeps.both.model: 'neither' is not among models": ("sweeps/both/model", "neither"),
     "sweeps.both.model: must be a merged model, but 'lua' is not": ("sweeps/both/model", "lua"),
 }

@@ -15,7 +15,7 @@ def test_gemma2_yaml_is_a_plan_without_the_hub():
     assert list(map(str, plan.graph.edges)) == ["base__it"]
     assert plan.conversations == ["chat"]
     assert plan.saes.imported == [SaeName("base", "seed0")]
-    assert plan.saes.starts(plan.saes.anchor("it").sae) == [SaeName("base", "seed0")]
+    assert plan.saes.starts(plan.saes.anchor("it")) == [SaeName("base", "seed0")]
     assert plan.saes.settings(*plan.saes.anchor("it"))["from_start"] == ["architecture", "k", "target_l0"]
     assert check_on_disk(plan, lambda path: False) == []
     assert left_for_the_start(plan) == (

@@ -33,7 +33,43 @@ def test_an_sae_starts_from_the_saes_of_the_models_in_its_name_with_the_same_bud
         "from_merged": ["merged.from_lua+stories"],
     }
     saes = Plan(deep()).saes
-    assert {name: [str(start) for start in saes.starts(name)] for name in expected} == expected
+    assert {name: [str(start) for start in saes.starts(SaeName("lua", name))] for name in expected} == expected
+
+
+def test_a_reset_control_starts_where_the_no_change_control_does():
+    config = deep()
+    config["saes"]["anchored"] = {"learning_rate": 0.01}
+    config["lineage"]["reset_share"] = 0.25
+    saes = Plan(config).saes
+    for model, name in (("lua", "reset_lua"), ("base", "reset_base@500")):
+        unchanged = name.replace("reset", "from")
+        assert saes.starts(SaeName(model, name)) == saes.starts(SaeName(model, unchanged))
+        settings = saes.settings(model, name)
+        assert settings.pop("reset_share") == 0.25
+        assert settings | {"seed": 0} == saes.settings(model, unchanged) | {"seed": 0}
+        assert settings["seed"] == stream(model, name)
+    assert "reset_share" not in saes.settings("lua", "from_lua")
+
+
+def test_two_steps_change_the_text_and_the_model_one_at_a_time():
+    config = deep()
+    config["saes"]["anchored"] = {"n_tokens": 500}
+    config["lineage"]["stages"] = True
+    saes = Plan(config).saes
+    steps = [SaeName(*step) for step in (("lua", "data_polished"), ("polished", "data+model_lua"))]
+    steps += [SaeName(*step) for step in (("stories", "model_base"), ("stories", "model+data_base"))]
+    assert [str(start) for step in steps for start in saes.starts(step)] == [
+        "lua.from_base",
+        "lua.data_polished",
+        "base.seed3",
+        "stories.model_base",
+    ]
+    settings = [saes.settings(*step) for step in steps]
+    # The text of polished is english, that of base is english, that of stories is stories and lua.
+    assert [of_sae["corpora"] for of_sae in settings] == [["english"], ["english"], ["english"], ["stories", "lua"]]
+    assert [of_sae["n_tokens"] for of_sae in settings] == [500] * 4
+    config["lineage"]["stages"] = {"polished": ["lua"]}
+    assert Plan(config).saes.settings("polished", "data+model_lua")["corpora"] == ["lua"]
 
 
 def test_settings_of_an_sae_come_before_those_of_its_model_before_those_of_the_stage():
@@ -85,8 +121,28 @@ def test_an_sae_that_starts_from_another_keeps_its_architecture_and_sparsity_unl
     assert saes.settings("merged", "from_lua+stories")["k"] == 6  # along the chain
     assert saes.settings("stories", "from_base")["k"] == 48  # the config's word for that model
     assert saes.settings("lua", "seed0")["k"] == 32
-    assert saes.settings("lua", "from_base")["learning_rate"] == 0.1  # how it is trained is its own affair
+    assert saes.settings("lua", "from_base")["learning_rate"] == 0.05  # how it is trained is its own affair
     assert "from_start" not in saes.settings("lua", "from_base")
+
+
+def test_an_sae_that_starts_from_another_has_a_share_of_the_learning_rate_unless_the_config_gives_one():
+    config = deep()
+    config["saes"] |= {"learning_rate": 0.1, "anchored_rate": 0.25}
+    config["saes"]["models"] = {"lua": {"learning_rate": 0.2, "from_lua": {"learning_rate": 0.3}}}
+
+    def rates() -> list[float]:
+        saes = [
+            ("base", "seed3"),
+            ("stories", "from_base"),
+            ("lua", "from_base"),
+            ("lua", "from_lua"),
+            ("lua", "seed3"),
+        ]
+        return [Plan(config).saes.settings(*sae)["learning_rate"] for sae in saes]
+
+    assert rates() == [0.1, 0.025, 0.05, 0.3, 0.2]
+    config["saes"]["anchored"] = {"learning_rate": 0.01}
+    assert rates() == [0.1, 0.01, 0.01, 0.3, 0.2]
 
 
 def test_what_only_an_imported_sae_s_files_tell_is_left_to_its_training():

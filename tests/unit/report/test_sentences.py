@@ -124,8 +124,8 @@ def test_the_check_gives_the_lowest_no_change_control_and_the_largest_random_one
     found = summary(high, low, other)
     assert plain(instrument_check(found)) == (
         "All verdicts are those of the leading instrument, anchored. Where the model is unchanged, it keeps at least "
-        "95.0 % of identified features (left → merged); 95 % are needed to read losses. At most 4.0 % match in a "
-        "random control (reinitialised (r), base → merged); 5 % are allowed."
+        "95.0 % of identified features (left → merged); 95 % are needed to read losses. At most 4.0 % of all "
+        "features match in a random control (reinitialised (r), base → merged); 5 % are allowed."
     )
     assert instrument_warnings(found) == []
 

@@ -120,15 +120,19 @@ def weigh(comparison: Mapping, load: Load, rules: Rules) -> dict:
 
 
 def identified(comparison: Mapping, load: Load, rules: Rules) -> Marked | None:
-    """Mark the identified features of both SAEs of an edge; None if one of them has no other seeds to compare with."""
-    if not all(comparison["recurs"][side] for side in SIDES):
+    """Mark the identified features of both SAEs of an edge; None if the parent's has no other seeds to compare with.
+
+    If the child's has none, as under other budgets than the leading instrument's, none of its features are marked.
+    """
+    recurs, names = comparison["recurs"], names_in_pair(comparison["pair"])
+    if not recurs[SIDES[0]]:
         return None
-    names = names_in_pair(comparison["pair"])
     parent, child = (
         is_identified(
-            recurrence([load(pair).correlation for pair in comparison["recurs"][side]], name, rules.threshold),
-            rules.identified_from,
+            recurrence([load(pair).correlation for pair in recurs[side]], name, rules.threshold), rules.identified_from
         )
+        if recurs[side]
+        else np.zeros(len(load(comparison["pair"]).correlation.testable[1]), dtype=bool)
         for side, name in zip(SIDES, names, strict=True)
     )
     return parent, child

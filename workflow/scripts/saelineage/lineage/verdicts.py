@@ -55,8 +55,9 @@ def add_verdicts(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
       best match is mutual and close.
     - `gone` or `new`: nothing of this holds.
 
-    `headline` marks features to report as lost or new: gone or new, identified in their own model, and with the upper
-    bound of the interval of r below the threshold. `robust` marks those of them that no SAE of the other model has.
+    `headline` marks features to report as lost or new: gone or new, identified in their own model, and without a match
+    or with the upper bound of the interval of r below the threshold, so not those that fire in too few documents for
+    an interval. `robust` marks those of them that no SAE of the other model has.
 
     Args:
         table: from `matching.edge_table`, with `recurrence`, `identified`, `absent`, `r_high` (NaN where there is no
@@ -77,7 +78,8 @@ def add_verdicts(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
         [UNTESTABLE, yes, drifted, UNTESTABLE],
         no,
     )
-    headline = np.isin(verdict, [GONE, NEW]) & table["identified"] & ~(table["r_high"] >= rules.threshold)
+    far = (table["r_high"] < rules.threshold) | table["r"].isna()
+    headline = np.isin(verdict, [GONE, NEW]) & table["identified"] & far
     return table.assign(
         verdict=verdict,
         change=np.where(relocated & ~untestable, RELOCATED, ""),

@@ -302,7 +302,7 @@ def run_input(plan: Plan, model: str) -> RunInput:
 
 def _trained_beside(plan: Plan) -> Beside | None:
     """The SAEs that are trained from random weights, with the sizes of the first; None if there are none."""
-    trained = [sae for sae in plan.comparisons.trained_saes if not plan.saes.starts(sae.sae)]
+    trained = [sae for sae in plan.comparisons.trained_saes if not plan.saes.starts(sae)]
     if not trained:
         return None
     settings = plan.saes.settings(*trained[0])

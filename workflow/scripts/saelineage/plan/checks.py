@@ -117,6 +117,8 @@ def check_instruments(plan: Plan) -> None:
             raise InputError(
                 f"{key}.{child}: a control cannot be '{child}' or a model that it descends from; name other models"
             )
+    check_second_anchor(plan)
+    check_stages(plan)
     if all(not instrument(name).is_anchored for name in plan.comparisons.instruments):
         return
     for merge in plan.comparisons.merges:
@@ -128,6 +130,42 @@ def check_instruments(plan: Plan) -> None:
                 f"its SAE starts from the average of its parents', but '{merge}' descends from {', '.join(roots)}; "
                 "use independent alone"
             )
+
+
+def check_second_anchor(plan: Plan) -> None:
+    """A second chain of anchored SAEs has a second seed, and a first chain to agree with."""
+    if not plan.config["lineage"]["second_anchor"]:
+        return
+    if plan.comparisons.leading != "anchored" or len(plan.saes.seeds) < 2:
+        raise InputError(
+            "lineage.second_anchor: the leading instrument must be anchored, and there must be two seeds, but they are "
+            f"{plan.comparisons.leading} and {plan.saes.seeds}; change lineage.instruments or saes.seeds, or set it to "
+            "false"
+        )
+
+
+def check_stages(plan: Plan) -> None:
+    """Two-step SAEs have the leading instrument's start, and text."""
+    stages, key = plan.config["lineage"]["stages"], "lineage.stages"
+    if not stages:
+        return
+    if plan.comparisons.leading != "anchored":
+        raise InputError(
+            f"{key}: the leading instrument must be anchored, because both steps start from its SAEs, not "
+            f"{plan.comparisons.leading}; put anchored first in lineage.instruments, or set {key} to false"
+        )
+    staged = [edge.child for edge in plan.comparisons.staged_edges]
+    for child, corpora in stages.items() if isinstance(stages, Mapping) else ():
+        _require_listed(child, plan.config["models"], key, "models")
+        for corpus in corpora:
+            _require_listed(corpus, plan.config["corpora"], f"{key}.{child}", "corpora")
+        if child not in staged:
+            raise InputError(f"{key}: '{child}' must be a lineage model with one parent; name another model")
+    if not staged:
+        raise InputError(
+            f"{key}: no model of the lineage with one parent is trained here, so its text is unknown; name the "
+            f"children and the corpora of each, such as {key}: {{tuned: [my_text]}}"
+        )
 
 
 def check_corpora(plan: Plan) -> None:
@@ -250,7 +288,7 @@ def check_starts(plan: Plan) -> None:
     imported = plan.saes.imported
     for sae in plan.comparisons.saes:
         settings = plan.saes.settings(*sae)
-        for start in plan.saes.starts(sae.sae):
+        for start in plan.saes.starts(sae):
             of_start = plan.saes.settings(*start)
             for key in ("architecture", "expansion_factor"):
                 if start not in imported and settings[key] != of_start[key]:

@@ -32,6 +32,9 @@ class Comparisons:
         self.instruments: list[str] = [*lineage["instruments"], *(f"anchored@{n}" for n in lineage["budgets"])]
         """All instruments, the leading one first."""
         self._random: list[str] = config["correlations"]["random_controls"]
+        self._has_reset_control: bool = lineage["reset_control"]
+        self._has_second_anchor: bool = lineage["second_anchor"]
+        self._stages = lineage["stages"]
         self._graph, self._saes = graph, saes
 
     @property
@@ -67,6 +70,49 @@ class Comparisons:
         if name == "same_init":
             return [(first, SaeName(model, f"{first.sae}_again"))]
         return list(combinations([SaeName(model, f"{chosen.stem}{seed}") for seed in self._saes.seeds], 2))
+
+    def reset_pair(self, name: str, model: str) -> Pair | None:
+        """A model's SAE and the one that starts from it with some latents afresh; None where nothing is trained on."""
+        chosen = instrument(name)
+        if not self._has_reset_control or not chosen.is_anchored or chosen.budget == "@0":
+            return None
+        return self.sae_of(name, model), SaeName(model, f"reset_{model}{chosen.budget}")
+
+    def second_pairs(self, edge: Edge) -> dict[str, Pair]:
+        """The edge in the chain of the root's second seed, and the two SAEs of the parent; none if there is no chain.
+
+        Returns:
+            `edge`, and `parents`, the parent's SAEs of both chains.
+        """
+        if not self._has_second_anchor:
+            return {}
+        parent, child = self._saes.second_anchor(edge.parent), self._saes.second_anchor(edge.child)
+        return {"edge": (parent, child), "parents": (self._saes.anchor(edge.parent), parent)}
+
+    @cached_property
+    def staged_edges(self) -> list[Edge]:
+        """The edges that have two-step SAEs (`lineage.stages`): those to models with text of their own."""
+        named = self._stages if isinstance(self._stages, Mapping) else None
+        children = [model for model in self._graph.lineage if named is None or model in named] if self._stages else []
+        return [
+            edge
+            for edge in self._graph.edges
+            if edge.child in children
+            and len(self._graph.parents(edge.child)) == 1
+            and self._saes.stage_corpora(edge.child)
+        ]
+
+    def stage_pairs(self, edge: Edge) -> dict[str, list[Pair]]:
+        """The pairs that an edge's two steps rest on, by the order of the steps.
+
+        Each is a step: the parent's SAE and the first one's, and the first one's and the second one's.
+        """
+        (parent, child), start = edge, self._saes.anchor(edge.parent)
+        via = {
+            "data_model": [SaeName(parent, f"data_{child}"), SaeName(child, f"data+model_{parent}")],
+            "model_data": [SaeName(child, f"model_{parent}"), SaeName(child, f"model+data_{parent}")],
+        }
+        return {order: [(start, first), (first, second)] for order, (first, second) in via.items()}
 
     def seed_pairs(self, model: str) -> list[Pair]:
         """Every two SAEs of a model that have random streams of their own."""
@@ -164,7 +210,7 @@ class Comparisons:
         saes |= dict.fromkeys(without_control(sae) for pair in self.pairs for sae in pair)
         left = list(saes)
         for sae in left:  # the list grows in the loop, because a start may have starts itself
-            new = [start for start in self._saes.starts(sae.sae) if start not in saes]
+            new = [start for start in self._saes.starts(sae) if start not in saes]
             saes |= dict.fromkeys(new)
             left += new
         order = {model: place for place, model in enumerate(self._graph.models)}
@@ -203,6 +249,13 @@ class Comparisons:
                 merge: {"parents": self._graph.parents(merge), "pairs": self._named(self.source_pairs(merge))}
                 for merge in self.merges
             },
+            "second_anchor": {
+                str(edge): self._named(pairs) for edge in self._graph.edges if (pairs := self.second_pairs(edge))
+            },
+            "stages": {
+                str(edge): {order: self._names(pairs) for order, pairs in self.stage_pairs(edge).items()}
+                for edge in self.staged_edges
+            },
         }
 
     @cached_property
@@ -216,7 +269,7 @@ class Comparisons:
         rows = []
         for edge in self._graph.edges:
             for name in self.instruments:
-                row = {
+                row: dict[str, object] = {
                     "parent": edge.parent,
                     "child": edge.child,
                     "instrument": name,
@@ -226,6 +279,7 @@ class Comparisons:
                     "seeds": {model: self._names(self.seed_pairs(model)) for model in edge},
                     "seeds_of_child": self._correlated(self.sae_of(name, edge.parent), self._saes.of_seeds(edge.child)),
                     "controls": self._named(self.control_pairs(name, edge)),
+                    "reset": self._reset(name, edge.parent),
                 }
                 rows.append(row)
                 if name == "anchored" and (alone := self.anchored_alone(edge)):
@@ -238,6 +292,13 @@ class Comparisons:
     def _correlated_names(self) -> dict[frozenset, str]:
         """The name under which a pair is correlated, by the pair in either direction."""
         return {frozenset(pair): pair_name(pair) for pair in self.pairs}
+
+    def _reset(self, name: str, model: str) -> dict | None:
+        """The reset control of a model: its pair, and the share and seed that say which latents start afresh."""
+        if (pair := self.reset_pair(name, model)) is None:
+            return None
+        settings = self._saes.settings(*pair[1])
+        return {"pair": self._names([pair])[0], "share": settings["reset_share"], "seed": settings["seed"]}
 
     def _recurs(self, pair: Pair) -> dict[str, list[str]]:
         """Per side, the SAE's pairs with the other seeds of its model."""
@@ -273,14 +334,19 @@ class Comparisons:
                 yield self.edge_pair(name, edge)
                 yield from self.no_change_pairs(name, edge.parent)
                 yield from self.control_pairs(name, edge).values()
+                if reset := self.reset_pair(name, edge.parent):
+                    yield reset
             if "anchored" in self.instruments and (alone := self.anchored_alone(edge)):
                 yield alone
+            yield from self.second_pairs(edge).values()
             yield from self.recurrence_pairs(edge)
             yield from (pair for pairs in self.absence_pairs(edge).values() for pair in pairs)
         for model in self._graph.lineage:
             yield from self.seed_pairs(model)
         for merge in self.merges:
             yield from self.source_pairs(merge).values()
+        for edge in self.staged_edges:
+            yield from (pair for pairs in self.stage_pairs(edge).values() for pair in pairs)
 
 
 def pair_name(pair: Pair) -> str:

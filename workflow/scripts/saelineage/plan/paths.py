@@ -254,7 +254,8 @@ class Paths:
 
     def sae_starts(self, wildcards: Wildcards) -> list[str]:
         """The folders of the SAEs that an SAE's training starts from."""
-        return [path for start in self._contents.saes.starts(wildcards.sae) for path in self.sae(start)]
+        starts = self._contents.saes.starts(SaeName(wildcards.model, wildcards.sae))
+        return [path for start in starts for path in self.sae(start)]
 
     def opened_as(self, wildcards: Wildcards) -> dict[str, str]:
         """The `name` by which others open a job's model, and a repository's `revision`: the run's folder if made here.

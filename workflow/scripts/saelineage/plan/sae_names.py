@@ -5,6 +5,15 @@
 - `own{n}`: trained on the corpora of its model and the model's ancestors.
 - `from_{model}`: starts from that model's SAE. `from_{model}+{model}`: starts from the average of two.
 - `from_{model}@{n}`: trained on n tokens instead of `saes.anchored.n_tokens`.
+- `second_{model}`: as `from_{model}`, in a chain that begins with the root's second seed (`lineage.second_anchor`).
+- `reset_{model}`: as `from_{model}`, but a share of the latents starts afresh (`lineage.reset_share`).
+
+Two-step SAEs of an edge (`lineage.stages`) are trained like anchored ones, on one change at a time:
+
+- `data_{child}`, of the parent: starts from the parent's, trained on the child's text. `data+model_{parent}`, of the
+  child: starts from that one, trained on the child's activations of the same text.
+- `model_{parent}`, of the child: starts from the parent's, trained on the parent's text. `model+data_{parent}`, of the
+  child: starts from that one, trained on the child's text.
 """
 
 import hashlib
@@ -15,10 +24,11 @@ from typing import NamedTuple
 
 from saelineage.plan.graph import Graph
 
-ONE_SAE = re.compile(r"(seed|shared|own)[0-9]|from_")
+ONE_SAE = re.compile(r"(seed|shared|own)[0-9]|(from|second|reset|data|model|data\+model|model\+data)_")
 """Beginning of the keys of `saes.models.{model}` that are names of SAEs."""
+STAGE = re.compile(r"(?P<legs>data|model|data\+model|model\+data)_(?P<other>.+)$")
 SHARED = re.compile(r"shared(?P<seed>[0-9]+)(?P<again>_again)?$")
-NOT_OF_ONE_SAE = ("seeds", "one_pass", "tensorboard", "models", "anchored")
+NOT_OF_ONE_SAE = ("seeds", "one_pass", "tensorboard", "models", "anchored", "anchored_rate")
 """Keys of the config's `saes` block that are not settings of a single SAE."""
 SAME_IN_ONE_PASS = ("corpora", "n_tokens", "batch_tokens", "max_norm_ratio", "checkpoint_steps")
 """Settings that decide the batches. All SAEs of one pass see the same batches."""
@@ -55,6 +65,7 @@ class SaeNames:
             graph: its models.
         """
         self._saes: Mapping = config["saes"]
+        self._lineage: Mapping = config["lineage"]
         self._corpora = list(config["corpora"])
         self._graph = graph
 
@@ -90,34 +101,75 @@ class SaeNames:
         line = self._graph.parents(model)
         return SaeName(model, f"from_{'+'.join(line)}{budget}") if line else self.of_seeds(model)[0]
 
-    def starts(self, sae: str) -> list[SaeName]:
+    def second_anchor(self, model: str) -> SaeName:
+        """A model's SAE in the chain that begins with the root's second seed."""
+        line = self._graph.parents(model)
+        return SaeName(model, f"second_{'+'.join(line)}") if line else self.of_seeds(model)[1]
+
+    def starts(self, sae: SaeName) -> list[SaeName]:
         """The SAEs that an SAE starts from (their average), or none if it starts at random."""
-        models, budget = started_from(sae)
+        if stage := STAGE.match(sae.sae):
+            return [self._stage_start(sae.model, stage["legs"], stage["other"])]
+        models, budget = started_from(sae.sae)
+        if sae.sae.startswith("second_"):
+            return [self.second_anchor(model) for model in models]
         return [self.anchor(model, budget) for model in models]
+
+    def _stage_start(self, model: str, legs: str, other: str) -> SaeName:
+        """The SAE that a two-step SAE starts from: the parent's, or that of the first leg."""
+        of_legs = {
+            "data": self.anchor(model),
+            "model": self.anchor(other),
+            "data+model": SaeName(other, f"data_{model}"),
+            "model+data": SaeName(model, f"model_{other}"),
+        }
+        return of_legs[legs]
+
+    def stage_corpora(self, child: str) -> list[str]:
+        """The text of a model in two-step SAEs: what `lineage.stages` says, or what it was trained on if known."""
+        stages = self._lineage["stages"]
+        given = stages.get(child) if isinstance(stages, Mapping) else None
+        return list(given) if given else self._graph.training_corpora(child)
+
+    def _stage_text(self, model: str, legs: str, other: str) -> list[str]:
+        """The corpora that a two-step SAE is trained on: the child's text, or the parent's before the step `data`."""
+        if legs == "model":
+            return self._graph.mixture(other)
+        return self.stage_corpora(other if legs == "data" else model)
 
     def settings(self, model: str, sae: str) -> dict:
         """The settings of one SAE: the stage's, overridden by the model's, then `saes.anchored`, then the SAE's own.
 
-        An SAE that starts from another has the architecture and sparsity of that one in place of the stage's. If that
-        one is imported, only its files tell these: `from_start` then lists the keys that training takes from it.
+        An SAE that starts from another has the architecture and sparsity of that one in place of the stage's, and
+        `anchored_rate` times the learning rate unless it is given one. If the SAE that it starts from is imported, only
+        its files tell architecture and sparsity: `from_start` then lists the keys that training takes from it.
         """
         of_model = self._saes["models"].get(model, {})
-        models, budget = started_from(sae)
+        name, stage = SaeName(model, sae), STAGE.match(sae)
+        budget = started_from(sae)[1]
         overrides = {key: value for key, value in of_model.items() if not ONE_SAE.match(key)}
-        overrides |= (self._saes["anchored"] if models else {}) | of_model.get(sae, {})
+        is_anchored = bool(self.starts(name))
+        own = (self._saes["anchored"] if is_anchored else {}) | of_model.get(sae, {})
+        overrides |= own
         settings = {key: value for key, value in self._saes.items() if key not in NOT_OF_ONE_SAE}
-        settings |= self._kept_by(SaeName(model, sae), overrides) | overrides
+        settings |= self._kept_by(name, overrides) | overrides
+        if is_anchored and "learning_rate" not in own:
+            settings["learning_rate"] *= self._saes["anchored_rate"]
         if not sae.startswith("seed"):
             settings["import"] = None
         if budget:
             settings["n_tokens"] = int(budget.removeprefix("@"))
+        if sae.startswith("reset_"):
+            settings["reset_share"] = self._lineage["reset_share"]
         by_mixture = sae.startswith("own")
         settings["corpora"] = self._graph.mixture(model) if by_mixture else settings["corpora"] or list(self._corpora)
+        if stage:
+            settings["corpora"] = self._stage_text(model, stage["legs"], stage["other"])
         return settings | self._streams(model, sae, settings["shuffle_seed"])
 
     def _kept_by(self, sae: SaeName, overrides: Mapping) -> dict:
         """The settings that an SAE has from the one that it starts from; none if it starts at random."""
-        starts = self.starts(sae.sae)
+        starts = self.starts(sae)
         if not starts:
             return {}
         first = starts[0]
@@ -145,8 +197,9 @@ class SaeNames:
 
 def started_from(sae: str) -> tuple[list[str], str]:
     """The models whose SAEs an SAE starts from, and its budget (`@{n}` or empty), both read off its name."""
-    names, at, n_tokens = sae.removeprefix("from_").partition("@")
-    return (names.split("+"), at + n_tokens) if sae.startswith("from_") else ([], "")
+    kind, _, rest = sae.partition("_")
+    names, at, n_tokens = rest.partition("@")
+    return (names.split("+"), at + n_tokens) if kind in ("from", "second", "reset") else ([], "")
 
 
 def stream_seed(model: str, stream: str) -> int:

@@ -301,6 +301,50 @@ def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
     return _styled(figure, height).update_layout(legend=legend)
 
 
+BUDGET_LINES = {
+    "persist_share": ("persist", "solid"),
+    "no_change_share": ("no change", "dash"),
+    "kept_share": ("no change, latent kept", "dashdot"),
+    "reset_share": ("no change, latent reset", "dot"),
+}
+"""The shares that `budgets_figure` draws, with their name and dash."""
+
+
+def budgets_figure(budgets: pd.DataFrame) -> go.Figure:
+    """Shares against the training budget of anchored SAEs: one colour per edge, one dash per share.
+
+    Lines of all features are hidden until their legend is clicked if there are lines of identified ones.
+
+    Args:
+        budgets: `parent`, `child`, `group`, `n_tokens` and the shares of `BUDGET_LINES`.
+    """
+    figure = go.Figure()
+    edges = list(budgets.groupby(["parent", "child"], sort=False).groups)
+    first = budgets["group"].iloc[0]
+    for (parent, child, group), rows in budgets.groupby(["parent", "child", "group"], sort=False):
+        edge = plain(f"{parent} → {child}, {group}")
+        colour = SERIES[edges.index((parent, child)) % len(SERIES)]
+        for column, (name, dash) in BUDGET_LINES.items():
+            measured = rows[rows[column].notna()]
+            if measured.empty:
+                continue
+            figure.add_scatter(
+                x=measured["n_tokens"],
+                y=measured[column],
+                name=name,
+                mode="lines+markers",
+                line={"color": colour, "width": 1.75, "dash": dash},
+                visible=True if group == first else "legendonly",
+                legendgroup=edge,
+                legendgrouptitle={"text": edge},
+                hovertemplate=f"{edge}, {name}: %{{y:.1%}} at %{{x:,}} tokens<extra></extra>",
+            )
+    figure.update_xaxes(title="tokens that the child's SAE is trained on", rangemode="tozero")
+    figure.update_yaxes(title="share of features with a match", tickformat=".0%", range=[0, 1.02])
+    legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "groupclick": "toggleitem", "tracegroupgap": 6}
+    return _styled(figure, min(max(380, 60 + LEGEND_LINE * len(figure.data)), 1000)).update_layout(legend=legend)
+
+
 class Figure(NamedTuple):
     """How a figure of the page is drawn."""
 
@@ -321,6 +365,12 @@ FIGURES = {
         ("leading_curves", "threshold"),
         "Share of features with a match at every threshold, for each edge and its controls. The file curves.csv has "
         "the curves; instruments.csv has the areas under the curves of edges and no-change controls.",
+    ),
+    "budgets": Figure(
+        budgets_figure,
+        ("budgets",),
+        "Shares under each training budget of anchored SAEs, for each edge and its no-change controls; the file "
+        "budgets.csv has the numbers",
     ),
     "flows": Figure(
         flows_figure,

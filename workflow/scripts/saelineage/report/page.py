@@ -36,6 +36,7 @@ from saelineage.report.sentences import (
     pooled,
     sae_warnings,
     signed,
+    stabilised,
 )
 from saelineage.report.tables import (
     EXPLANATIONS,
@@ -149,6 +150,7 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "ablations": ablations_view(tables["ablations"]),
         "ablated_corpora": list(dict.fromkeys(tables["ablations"]["corpus"])),
         "sources": sources_view(tables["sources"]),
+        "stabilised": stabilised(tables["budgets"]),
         "pooled": pooled(tables["saes"]),
         "merges": merges_view(tables["merges"]),
         "drift": by_edge(tables["drift"]),

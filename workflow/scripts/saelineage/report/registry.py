@@ -56,6 +56,19 @@ TABLES = {
         "One row per edge, other way of comparing and group: the share of the parent's features that get the leading "
         "instrument's verdict, and Cohen's kappa (1 is full agreement, 0 is chance).",
     ),
+    "budgets": Table(
+        "budget_table",
+        ("summary", "training_curves"),
+        "One row per edge, anchored instrument and group of features: the tokens that the child's SAE was trained on; "
+        "the share that persists; the share in the no-change control, and in the reset control those of features whose "
+        "latent was kept and of those whose latent started afresh; and the share on which two seeds agree.",
+    ),
+    "stages": Table(
+        "stage_table",
+        ("summary",),
+        "What moved the parent's features, per edge, group of features and order of the two steps: the text (data), "
+        "the model, both or neither. A feature has moved on a step if its best match there has r below the threshold.",
+    ),
     "sources": Table(
         "source_table",
         ("summary", "merged_models"),

@@ -127,6 +127,29 @@ def instrument_warnings(summary: dict) -> list[str]:
     return warnings
 
 
+def stabilised(budgets: pd.DataFrame) -> list[str]:
+    """Say for each parent which part of the anchored no-change control is stabilisation, under the leading instrument.
+
+    Args:
+        budgets: from `tables.budget_table`.
+    """
+    measured = budgets["kept_share"].notna() & budgets["reset_share"].notna()
+    leading = budgets[budgets["leading"].astype(bool) & measured].drop_duplicates(["parent", "group"])
+    return [_stabilised(row) for row in leading.to_dict("records")]
+
+
+def _stabilised(row: Mapping) -> str:
+    kept, reset = (f"{percent(row[name])} of {count(row[f'{name}_n'])}" for name in ("kept_share", "reset_share"))
+    unchanged, seeds = (percent(row[name]) for name in ("no_change_share", "two_seed_share"))
+    control = "" if pd.isna(row["no_change_share"]) else f" In the no-change control {unchanged} are."
+    agree = "" if pd.isna(row["two_seed_share"]) else f" (two seeds agree on {seeds})"
+    return (
+        f"Of {row['group']} features of {row['parent']}, unchanged, {kept} are found again whose latent was kept, and "
+        f"{reset} whose latent was reset.{control} The share of reset latents is what training finds by itself{agree}; "
+        "what the no-change control has above it is stabilisation."
+    )
+
+
 def _keeps(shares: Mapping) -> bool:
     """True unless the instrument is known to lose identified features of an unchanged model."""
     return shares["no_change_share"] is None or shares["no_change_share"] >= LEAST_NO_CHANGE

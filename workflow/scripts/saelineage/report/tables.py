@@ -13,10 +13,13 @@ from saelineage.corpora.messages import CLASSES
 from saelineage.lineage.evidence import GROUPS, IDENTIFIED
 from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTESTABLE
 from saelineage.lineage.shares import share
+from saelineage.lineage.stabilisation import KEPT, RESET
+from saelineage.lineage.stages import MOVED_BY, STEPS
 from saelineage.lineage.verdicts import VERDICTS
-from saelineage.plan.comparisons import CONTROL
+from saelineage.plan.comparisons import CONTROL, names_in_pair
 from saelineage.plan.graph import POOLED, Edge
-from saelineage.plan.instruments import instrument
+from saelineage.plan.instruments import INSTRUMENTS, instrument
+from saelineage.plan.sae_names import SaeName
 from saelineage.report.registry import TABLES
 
 LEAST_NO_CHANGE = 0.95
@@ -53,6 +56,10 @@ SEED_MCCS = {
 """PW-MCC beside the shares on which two seeds agree, and that of random directions: the model and the key of each."""
 COUNTS = {side: (*verdicts, UNTESTABLE, "headline", "robust") for side, verdicts in zip(SIDES, VERDICTS, strict=True)}
 """The counts of each side: its verdicts, and the features on the lists of lost and new ones (headline, robust)."""
+
+BUDGET_SHARES = ("persist_share", "no_change_share", "kept_share", "reset_share", "two_seed_share")
+NO_SHARE = {"share": None, "share_n": 0, "share_interval": None}
+"""A share that was not measured."""
 
 
 class TableInputs(NamedTuple):
@@ -274,6 +281,55 @@ def agreement_table(summary: dict) -> pd.DataFrame:
     """One row per edge, other way of comparing and group: its agreement with the leading instrument's verdicts."""
     columns = ["parent", "child", "instrument", "group", "n", "share", "kappa"]
     return pd.DataFrame(summary["agreements"], columns=columns)
+
+
+def budget_table(summary: dict, training_curves: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """One row per edge, anchored instrument and group of features: the budget, and shares with and without change.
+
+    Args:
+        summary: `lineage/summary.json`.
+        training_curves: by (model, SAE), for the tokens that the child's SAE was trained on.
+    """
+    rows = []
+    for comparison in summary["instruments"]:
+        name = comparison["instrument"].partition("@")[0]
+        if name in INSTRUMENTS and INSTRUMENTS[name].is_anchored:
+            row = {key: comparison[key] for key in ("parent", "child", "instrument")}
+            row["leading"] = comparison["instrument"] == summary["leading"]
+            row["n_tokens"] = _trained_on(training_curves, SaeName.parse(names_in_pair(comparison["pair"])[1]))
+            rows += [row | _budget_shares(comparison, group) for group in GROUPS if comparison["groups"][group]]
+    columns = ["parent", "child", "instrument", "leading", "n_tokens", "group", *_columns(BUDGET_SHARES)]
+    table = pd.DataFrame(rows, columns=columns)
+    places = table["group"].map(GROUPS.index)
+    order = table.assign(place=places).sort_values(["parent", "child", "place", "n_tokens"], kind="stable").index
+    return table.loc[order]
+
+
+def _budget_shares(comparison: Mapping, group: str) -> dict:
+    """The shares of one group of features in a row of `budget_table`."""
+    of_group, control = comparison["groups"][group], (comparison.get("reset_control") or {}).get(group)
+    kept, reset = (control[name] if control else NO_SHARE for name in (KEPT, RESET))
+    return {
+        "group": group,
+        **_shares(of_group, ("persist_share", "no_change_share")),
+        **_renamed(kept, "kept_share"),
+        **_renamed(reset, "reset_share"),
+        **(_shares(comparison, ("two_seed_share",)) if group != IDENTIFIED else _renamed(NO_SHARE, "two_seed_share")),
+    }
+
+
+def stage_table(summary: dict) -> pd.DataFrame:
+    """One row per edge, group of features and order of the two steps: the number of features that moved on each."""
+    rows = [
+        {key: edge[key] for key in ("parent", "child", "group")}
+        | {"first": STEPS[order][0]}
+        | edge[order]
+        | {"same_in_both_orders": edge["same"], "testable_in_both_orders": edge["n"]}
+        for edge in summary.get("stages", [])
+        for order in STEPS
+    ]
+    columns = ["parent", "child", "group", "first", *MOVED_BY, "same_in_both_orders", "testable_in_both_orders"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -566,6 +622,18 @@ def _shares(row: Mapping, shares: Sequence[str]) -> dict:
     for name in shares:
         columns |= _bounded(row, name) | {f"{name}_n": row[f"{name}_n"]}
     return columns
+
+
+def _renamed(row: Mapping, column: str) -> dict:
+    """The `share` of a part of the summary, with its n and the ends of its interval, as columns of another name."""
+    low, high = row["share_interval"] or (None, None)
+    return {column: row["share"], f"{column}_n": row["share_n"], f"{column}_low": low, f"{column}_high": high}
+
+
+def _trained_on(training_curves: Mapping[tuple[str, str], pd.DataFrame], sae: SaeName) -> int:
+    """Tokens that an SAE was trained on; 0 if it was not."""
+    curve = training_curves.get((sae.model, sae.sae))
+    return 0 if curve is None or curve.empty else int(curve["tokens"].iloc[-1])
 
 
 def _as_share(row: Mapping, name: str) -> dict:

@@ -25,6 +25,7 @@ from saelineage.files.atomic import atomic_path, decode_header, encode_header
 from saelineage.precision import native_bf16
 from saelineage.saes.folding import fold_centring
 from saelineage.saes.objectives import OBJECTIVES, Loss, SomeEntries, TopK, Weights, auxiliary_loss, nonzero_norms
+from saelineage.saes.resets import reset_latents
 from saelineage.saes.sae import Sae, n_latents
 from saelineage.saes.sparse_products import CACHED_ROWS, screen
 
@@ -262,7 +263,7 @@ class SaeTrainer:
             )
         d_sae = start.d_sae if start is not None else n_latents(d_in, settings["expansion_factor"])
         self.objective = OBJECTIVES[settings["architecture"]](settings, d_in, d_sae)
-        weights = self._fresh_weights(mean) if start is None else self.objective.weights_of(start)
+        weights = self._fresh_weights(mean) if start is None else self._weights_from(start, mean)
         self.weights: Weights = {
             name: tensor.to(self.device).requires_grad_() for name, tensor in sorted(weights.items())
         }
@@ -285,6 +286,17 @@ class SaeTrainer:
         directions = initial_directions(*sizes, self.objective.decoder_norm, self.settings["seed"])
         weights = {"W_enc": directions, "W_dec": directions.clone(), "b_dec": mean.clone()}
         return weights | self.objective.own_tensors()
+
+    def _weights_from(self, start: Sae, mean: Tensor) -> Weights:
+        """Make the weights of an SAE to start from, with fresh ones for a share `reset_share` of the latents."""
+        weights = self.objective.weights_of(start)
+        if share := self.settings.get("reset_share"):
+            latents = torch.from_numpy(reset_latents(self.objective.d_sae, share, self.settings["seed"]))
+            fresh = self._fresh_weights(mean)
+            of_latents = [name for name in weights if name != "b_dec"]
+            weights |= {name: weights[name].index_copy(0, latents, fresh[name][latents]) for name in of_latents}
+            logger.info("%d of %d latents start afresh", len(latents), self.objective.d_sae)
+        return weights
 
     def step(self, acts: Float[Tensor, "token d_in"]) -> StepFigures:
         """Make one optimizer step on a batch of scaled activations."""
