@@ -11,6 +11,7 @@ from saelineage.correlations.bootstrap import (
     leading_candidates,
     replicates_group,
 )
+from saelineage.correlations.few_documents import rests_on_tensors
 from saelineage.correlations.matches import SIDES, correlation_group, most_arrays
 from saelineage.correlations.pair_sums import PairSums, ShardSums, load_sums
 from saelineage.correlations.partners import Partner, partners_of
@@ -50,7 +51,7 @@ def correlate_features(
     kept = {name: value for name, value in settings.items() if name != "block_features"}
     with (
         writing_groups(path_to_correlations, len(partners), most_arrays(len(rows))) as correlations,
-        writing_groups(path_to_replicates, len(partners), len(SIDES)) as replicates,
+        writing_groups(path_to_replicates, len(partners), 2 * len(SIDES)) as replicates,
     ):
         for partner in partners:
             sums: list[PairSums] = [saved for path in paths_to_sums for saved in load_sums(path, partner.name)]
@@ -60,7 +61,8 @@ def correlate_features(
             correlation = correlation._replace(combined=combined_r(correlation, partner.shards()))
             correlations.add(partner.name, *correlation_group(correlation))
             by_document = document_sums(partner.shards(), leading_candidates(correlation), documents)
-            replicates.add(partner.name, *replicates_group(bootstrap(by_document, **draws)))
+            header, tensors = replicates_group(bootstrap(by_document, **draws))
+            replicates.add(partner.name, header, tensors | rests_on_tensors(by_document))
 
 
 if __name__ == "__main__":
