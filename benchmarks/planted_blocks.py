@@ -67,14 +67,17 @@ SCARCE = "hierarchy, scarce"
 """The scenario whose SAEs have no more latents per token than features fire on average."""
 
 
-def single(role: str, n: int, densities: tuple[float, float] = (0.005, 0.05), **feature: float) -> Blocks:
+def single(feature: Feature, n: int, densities: tuple[float, float] = (0.005, 0.05)) -> Blocks:
     """Blocks of one feature."""
-    return Blocks(n, (Feature(role, **feature),), densities)  # type: ignore[arg-type]
+    return Blocks(n, (feature,), densities)
 
 
-VANISHES, APPEARS = {"child": 0.0}, {"parent": 0.0}
-CONTROL = (single("persists", 36), single("vanishes", 8, **VANISHES), single("appears", 8, **APPEARS))
-FEW = (single("persists", 12), single("vanishes", 4, **VANISHES), single("appears", 4, **APPEARS))
+def _control(n_persist: int, n_others: int) -> tuple[Blocks, ...]:
+    vanishes, appears = Feature("vanishes", child=0.0), Feature("appears", parent=0.0)
+    return single(Feature("persists"), n_persist), single(vanishes, n_others), single(appears, n_others)
+
+
+CONTROL, FEW = _control(36, 8), _control(12, 4)
 RARE, DENSE = (0.0005, 0.002), (0.2, 0.4)
 
 
@@ -94,14 +97,12 @@ def _hierarchy() -> tuple[Blocks, ...]:
 
 
 def _pairs() -> tuple[Blocks, ...]:
-    fates = {"persists": {}, "vanishes": VANISHES, "appears": APPEARS}
-    return (
-        *FEW,
-        *(
-            Blocks(8, (Feature("general"), Feature(f"specific, {fate}", within=0.35, **changes)), (0.01, 0.05))
-            for fate, changes in fates.items()
-        ),
+    specific = (
+        Feature("specific, persists", within=0.35),
+        Feature("specific, vanishes", child=0.0, within=0.35),
+        Feature("specific, appears", parent=0.0, within=0.35),
     )
+    return (*FEW, *(Blocks(8, (Feature("general"), feature), (0.01, 0.05)) for feature in specific))
 
 
 SCENARIOS: Mapping[str, tuple[Blocks, ...]] = MappingProxyType(
@@ -115,26 +116,26 @@ SCENARIOS: Mapping[str, tuple[Blocks, ...]] = MappingProxyType(
         "heavy tails": tuple(blocks._replace(tail=2.5) for blocks in CONTROL),
         "dense": (
             *CONTROL,
-            single("dense, persists", 4, DENSE),
-            single("dense, vanishes", 3, DENSE, **VANISHES),
-            single("dense, appears", 3, DENSE, **APPEARS),
+            single(Feature("dense, persists"), 4, DENSE),
+            single(Feature("dense, vanishes", child=0.0), 3, DENSE),
+            single(Feature("dense, appears", parent=0.0), 3, DENSE),
         ),
         "rescaled": (
             *CONTROL,
-            *(single(f"rescaled x {factor:g}", 4, child=factor) for factor in (3.0, 2.0, 0.5, 0.25, 0.1)),
+            *(single(Feature(f"rescaled x {factor:g}", child=factor), 4) for factor in (3.0, 2.0, 0.5, 0.25, 0.1)),
         ),
-        "other trigger": (*CONTROL, single("other trigger", 8, other_tokens=True)),
-        "other direction": (*CONTROL, single("other direction", 8, degrees=90.0)),
+        "other trigger": (*CONTROL, single(Feature("other trigger", other_tokens=True), 8)),
+        "other direction": (*CONTROL, single(Feature("other direction", degrees=90.0), 8)),
         "rare": (
             *CONTROL,
-            single("rare, persists", 8, RARE),
-            single("rare, vanishes", 8, RARE, **VANISHES),
-            single("rare, appears", 8, RARE, **APPEARS),
+            single(Feature("rare, persists"), 8, RARE),
+            single(Feature("rare, vanishes", child=0.0), 8, RARE),
+            single(Feature("rare, appears", parent=0.0), 8, RARE),
         ),
         "outlying token": (
             *CONTROL,
-            single("vanishes, outlying token", 8, child=0.0, outlying=True),
-            single("appears, outlying token", 8, parent=0.0, outlying=True),
+            single(Feature("vanishes, outlying token", child=0.0, outlying=True), 8),
+            single(Feature("appears, outlying token", parent=0.0, outlying=True), 8),
         ),
     }
 )
@@ -153,9 +154,9 @@ class PlantedBlocks(NamedTuple):
     """Per side, the unit directions of all features."""
     bias: Float[np.ndarray, " d_in"]
 
-    def has(self, side: int) -> np.ndarray:
-        """Mark the features that a side has."""
-        return (self.features[("parent", "child")[side]] > 0).to_numpy()
+    def rows(self) -> list[Feature]:
+        """The features in order."""
+        return [Feature(*row) for row in self.features[list(Feature._fields)].itertuples(index=False)]
 
 
 def plant_blocks(scenario: tuple[Blocks, ...], seed: int, d_in: int, share: float = 1.0) -> PlantedBlocks:
@@ -168,7 +169,9 @@ def plant_blocks(scenario: tuple[Blocks, ...], seed: int, d_in: int, share: floa
         share: share of the number of blocks of each kind, one at least.
     """
     random = stream(seed, DENSITIES)
-    rows, densities, tails = [], [], []
+    rows: list[dict] = []
+    densities: list[float] = []
+    tails: list[float] = []
     for blocks in scenario:
         for number in range(max(1, round(blocks.n * share))):
             rows += [{"block": len(densities), "number": number, **item._asdict()} for item in blocks.features]

@@ -1,6 +1,6 @@
 """Score verdicts over all latents, in lineages of planted features that make verdicts fail.
 
-    python -m benchmarks.planted_scenarios [--scenarios NAMES] [--small] [--json FILE]
+    python -m benchmarks.planted_scenarios [--scenarios NAMES] [--seeds SEEDS] [--small] [--json FILE]
 
 Each scenario plants features in a parent and its child that read the same tokens. SAEs of both are trained on their
 activations and compared by several instruments. Every testable latent counts: one that follows no planted feature and
@@ -52,7 +52,6 @@ from benchmarks.planted_blocks import (
 from benchmarks.planted_blocks import (
     SCARCE,
     SCENARIOS,
-    Feature,
     block_acts,
     plant_blocks,
     true_strengths,
@@ -101,10 +100,9 @@ class Size(NamedTuple):
     chunk_tokens: int = 10_000
     share: float = 1.0
     """Share of the blocks of each kind."""
-    n_lineages: int = 2
 
 
-FULL, SMALL = Size(), Size(32, 60_000, 2, 30_000, 10_000, 0.5, 1)
+FULL, SMALL = Size(), Size(32, 60_000, 2, 30_000, 10_000, 0.5)
 
 
 class Read(NamedTuple):
@@ -177,19 +175,22 @@ class Lineage:
         return np.where(best >= MIN_R, correlation.pearson.partners[1][:, 0], -1)
 
 
-def scenario_tables(names: Sequence[str] = tuple(SCENARIOS), small: bool = False) -> dict[str, pd.DataFrame]:
+def scenario_tables(
+    names: Sequence[str] = tuple(SCENARIOS), small: bool = False, seeds: Sequence[int] = (0,)
+) -> dict[str, pd.DataFrame]:
     """Run scenarios and score them.
 
     Args:
         names: of `SCENARIOS`.
         small: run smaller ones, for tests.
+        seeds: of the lineages of each scenario.
 
     Returns:
         `scores`, from `list_scores`, by scenario and instrument; `shares`, from `persisting_shares`; `features`, from
         `by_role`; `latents`, one row for each latent of each lineage, from `judged`.
     """
     judged_latents, of_lineages = [], []
-    for name, seed in product(names, range((SMALL if small else FULL).n_lineages)):
+    for name, seed in product(names, seeds):
         latents, planted = run_scenario(name, seed, SMALL if small else FULL)
         judged_latents.append(latents.assign(scenario=name, lineage=seed))
         of_lineages.append(planted.assign(scenario=name, lineage=seed))
@@ -222,9 +223,8 @@ def judged(lineage: Lineage, child: Read) -> pd.DataFrame:
     reads = (parent, child)
     correlation = correlated(parent, child, (0, 1))
     table = edge_table(correlation, RULES.threshold)
-    table = add_recurrence(
-        table, *(recurrence_of(lineage, side, reads[side]) for side in range(2)), RULES.identified_from
-    )
+    of_parent, of_child = (recurrence_of(lineage, side, reads[side]) for side in range(2))
+    table = add_recurrence(table, of_parent, of_child, RULES.identified_from)
     by_document = over_documents(correlation, parent, child)
     columns = [columns_of(lineage, side, reads, table[table["side"] == SIDES[side]]) for side in range(2)]
     table = table.assign(**by_document, **pd.concat(columns, ignore_index=True))
@@ -265,7 +265,7 @@ def columns_of(lineage: Lineage, side: int, reads: tuple[Read, Read], table: pd.
     own, other = reads[side], reads[1 - side]
     match = table["match"].to_numpy()
     followed = lineage.followed(side, own)
-    features = [Feature(**row) for row in lineage.planted.features[list(Feature._fields)].to_dict("records")]
+    features = lineage.planted.rows()
     return pd.DataFrame(
         {
             "readout": readout(lineage.acts[1 - side], own.latents),
@@ -304,9 +304,8 @@ def strength(read: Read) -> Float[np.ndarray, " latent"]:
 def planted_features(lineage: Lineage) -> pd.DataFrame:
     """One row per planted feature and side that has it: `side`, `feature`, `role`, `truth`."""
     rows = []
-    for number, row in enumerate(lineage.planted.features[list(Feature._fields)].to_dict("records")):
-        feature = Feature(**row)
-        has = [side for side in range(2) if row[SIDES[side]]]
+    for number, feature in enumerate(lineage.planted.rows()):
+        has = [side for side, strength_there in enumerate((feature.parent, feature.child)) if strength_there]
         rows += [(SIDES[side], number, feature.role, feature.truth(side)) for side in has]
     return pd.DataFrame(rows, columns=["side", "feature", "role", "truth"])
 
@@ -335,9 +334,9 @@ def list_scores(latents: pd.DataFrame, planted: pd.DataFrame) -> pd.DataFrame:
     testable = latents[latents["study_verdict"] != UNTESTABLE]
     rows = []
     for (scenario, instrument, side), group in testable.groupby(["scenario", "instrument", "side"], sort=False):
-        is_true = group["truth"] == LISTED[side]
+        is_true = group["truth"].eq(LISTED[str(side)])
         of_side = planted[(planted["scenario"] == scenario) & (planted["side"] == side)]
-        n_planted = int((of_side["truth"] == LISTED[side]).sum())
+        n_planted = int(of_side["truth"].eq(LISTED[str(side)]).sum())
         for name, members in membership(group).items():
             right = group[members & is_true]
             counts = {"n_listed": int(members.sum()), "n_right": len(right), "n_true": int(is_true.sum())}
@@ -406,11 +405,12 @@ def by_role(latents: pd.DataFrame, planted: pd.DataFrame) -> pd.DataFrame:
     keys = ["scenario", "instrument", "side", "role"]
     features = pd.concat([testable[[*keys, "lineage", "feature"]], marks], axis=1)
     once = features.groupby([*keys, "lineage", "feature"], sort=False).any().reset_index()
-    counts = once.groupby(keys, sort=False)[list(marks)].sum()
+    names = marks.columns.tolist()
+    counts = once.groupby(keys, sort=False)[names].sum()
     n = planted.groupby(["scenario", "side", "role"], sort=False).size().rename("n")
     table = counts.reset_index().merge(n.reset_index(), on=["scenario", "side", "role"])
-    table[list(marks)] = table[list(marks)].div(table["n"], axis=0)
-    return table[[*keys, "n", *marks]]
+    table[names] = table[names].div(table["n"], axis=0)
+    return table[[*keys, "n", *names]]
 
 
 def show(title: str, table: pd.DataFrame) -> None:
@@ -423,12 +423,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenarios", nargs="*", default=list(SCENARIOS), choices=SCENARIOS, metavar="NAME")
     parser.add_argument("--small", action="store_true", help="smaller scenarios, as in the tests")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0], help="seeds of the lineages of each scenario")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     started = time.perf_counter()
-    tables = scenario_tables(args.scenarios, args.small)
+    tables = scenario_tables(args.scenarios, args.small, args.seeds)
     for side, word in LISTED.items():
         show(f"lists of {word} latents", tables["scores"][tables["scores"]["side"] == side].drop(columns="side"))
     show("shares that persist", tables["shares"])

@@ -69,7 +69,7 @@ def test_specific_features_fire_where_their_general_one_does():
 
 
 def test_densities_follow_zipf_s_law_between_their_bounds():
-    lineage = plant_blocks((single("", 20_000)._replace(densities=(0.01, 0.1), zipf=True),), seed=0, d_in=2)
+    lineage = plant_blocks((single(Feature(""), 20_000)._replace(densities=(0.01, 0.1), zipf=True),), seed=0, d_in=2)
     # With a density of p^-2 the share below p is (1 - 0.01 / p) / 0.9: 0.556 below 0.02, 0.889 below 0.05.
     shares = [(lineage.densities < bound).mean() for bound in (0.01, 0.02, 0.05, 0.1)]
     assert shares == pytest.approx([0, 0.5556, 0.8889, 1], abs=0.012)
