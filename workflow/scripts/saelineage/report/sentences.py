@@ -26,8 +26,8 @@ NOT_MEASURED = "not measured"
 SPACE = "\u00a0"
 """Keeps a number and its unit on one line."""
 READINGS = {
-    BELOW: "below the no-change control: features are lost",
-    AT_CONTROL: "at the no-change control: no loss beyond the instrument's own",
+    BELOW: "below the no-change control",
+    AT_CONTROL: "at the no-change control",
     NO_RATIO: "not comparable: its ratio to the no-change control has no interval",
     NO_CONTROL: "no control was measured: train a second seed",
     NOTHING: "no feature is testable",
@@ -51,8 +51,6 @@ def instrument_check(summary: dict) -> str:
         for row in rows
         if row["groups"][IDENTIFIED] and row["groups"][IDENTIFIED]["no_change_share"] is not None
     ]
-    found = [(largest_random(row["groups"][ALL]["control_shares"]), _arrow(row)) for row in rows]
-    random = [(share, name, edge) for (name, share), edge in found if name]
     sentences = [f"All verdicts are those of the leading instrument, {summary['leading']}."]
     if unchanged:
         share, edge = min(unchanged)
@@ -62,15 +60,30 @@ def instrument_check(summary: dict) -> str:
         )
     else:
         sentences.append("Its no-change control on identified features was not measured.")
+    random = [found for row in rows if (found := _largest_random(row, ALL))]
     if random:
         share, name, edge = max(random)
         sentences.append(
-            f"At most {percent(share)} match in a random control ({name}, {edge}); "
+            f"At most {percent(share)} of all features match in a random control ({name}, {edge}); "
             f"{percent(LARGEST_RANDOM, 0)} are allowed."
         )
     else:
         sentences.append("No random control was computed.")
+    of_identified = [found for row in rows if (found := _largest_random(row, IDENTIFIED))]
+    if of_identified and max(of_identified)[0] > 0:
+        share, name, edge = max(of_identified)
+        sentences.append(
+            f"Of identified features it is up to {percent(share)} ({name}, {edge}): some fire on the same tokens in "
+            "any model."
+        )
     return " ".join(sentences)
+
+
+def _largest_random(comparison: Mapping, group: str) -> tuple[float, str, str] | None:
+    """The largest share of a group of features in a random control, with the control and the edge."""
+    shares = comparison["groups"][group]
+    name, share = largest_random(shares["control_shares"]) if shares else (None, None)
+    return None if name is None or share is None else (share, name, _arrow(comparison))
 
 
 def instrument_warnings(summary: dict) -> list[str]:
@@ -208,27 +221,44 @@ def _edge_sentences(edge: Mapping) -> str:
     identified, everything = (edge["groups"][group] for group in GROUPS)
     if everything["persist_share"] is None:
         return f"From {parent} to {child}, no feature is testable."
-    over_all = f"Of all {count(everything['persist_share_n'])} testable features of {parent}, {_outcomes(everything)}."
+    of_all = f"of all {count(everything['persist_share_n'])} testable features of {parent}, {_outcomes(everything)}"
     if not identified:
-        return f"From {parent} to {child}: {over_all} Which of them are identified is not known."
+        return f"From {parent} to {child}: {of_all}. Which of them are identified is not known."
     of_child = identified["child"]
     n_child = sum(of_child[verdict] for verdict in VERDICTS[1])
     return (
         f"From {parent} to {child}: of {count(identified['persist_share_n'])} identified features of {parent}, "
-        f"{_outcomes(identified)}; of {count(n_child)} of {child}, {count(of_child['inherited'])} are inherited, "
-        f"{count(of_child['drifted'])} have drifted and {count(of_child['new'])} are new. "
-        f"{over_all} Features that other seeds of the same SAE do not find say little."
+        f"{_outcomes(identified)}. Of {count(n_child)} identified features of {child}, "
+        f"{count(of_child['inherited'])} {_are(of_child['inherited'])} inherited, {_drifted(of_child['drifted'])} and "
+        f"{count(of_child['new'])} {_are(of_child['new'])} new. For comparison, {of_all}."
     )
 
 
 def _outcomes(shares: Mapping) -> str:
-    """The verdicts on the parent's features in words, with the control."""
-    counts, control = shares["parent"], shares["no_change_share"]
-    beside = "" if control is None else f" (where the model is unchanged, {percent(control)})"
-    return (
-        f"{_share(shares, 'persist_share')} are found{beside}: {count(counts['persists'])} persist, "
-        f"{count(counts['drifted'])} have drifted and {count(counts['gone'])} are gone"
-    )
+    """The verdicts on the parent's features in words, with the share that is found and its control."""
+    counts = shares["parent"]
+    persists = f"{count(counts['persists'])} {'persists' if counts['persists'] == 1 else 'persist'}"
+    gone = f"{count(counts['gone'])} {_are(counts['gone'])} gone"
+    left = shares["persist_share_n"] - sum(counts[verdict] for verdict in VERDICTS[0])
+    parts = [persists, _drifted(counts["drifted"]), gone, *([f"{count(left)} cannot be told"] if left else [])]
+    if shares["persist_share"] is None:
+        return _listed(parts)
+    control = shares["no_change_share"]
+    beside = "not measured for the unchanged model" if control is None else f"{percent(control)} if nothing changes"
+    return f"{_listed(parts)} ({_share(shares, 'persist_share')} found; {beside})"
+
+
+def _drifted(n: int) -> str:
+    return f"{count(n)} {'has' if n == 1 else 'have'} drifted"
+
+
+def _are(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """A list in words."""
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _leading(summary: dict) -> list[dict]:
