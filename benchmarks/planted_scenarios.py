@@ -424,7 +424,7 @@ def main() -> None:
     parser.add_argument("--scenarios", nargs="*", default=list(SCENARIOS), choices=SCENARIOS, metavar="NAME")
     parser.add_argument("--small", action="store_true", help="smaller scenarios, as in the tests")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0], help="seeds of the lineages of each scenario")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="figures may differ by rounding with more")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
