@@ -61,7 +61,7 @@ from benchmarks.planted_lineage import require_unrelated
 from benchmarks.planted_truth import LEARNING_RATE, SAE_SETTINGS
 from jaxtyping import Float, Int
 
-from saelineage.correlations.bootstrap import bootstrap, document_sums, feature_intervals, leading_candidates
+from saelineage.correlations.bootstrap import DocumentSums, bootstrap, document_sums, leading_candidates
 from saelineage.correlations.few_documents import rests_on
 from saelineage.correlations.matches import Correlation
 from saelineage.correlations.pearson import correlate
@@ -70,6 +70,7 @@ from saelineage.files.atomic import write_json
 from saelineage.lineage.identified import Recurrence, absent, add_recurrence, recurrence
 from saelineage.lineage.matching import MERGED, PERSISTS, SIDES, SPLIT, STUDY_VERDICTS, UNTESTABLE, edge_table
 from saelineage.lineage.readouts import FoldSums, folds, ridge_r2
+from saelineage.lineage.trajectories import add_intervals
 from saelineage.lineage.verdicts import DRIFTED, GONE, NEW, Rules, add_verdicts
 from saelineage.saes.sae import Sae
 from saelineage.saes.training import Dump, initial_directions, train_saes
@@ -225,9 +226,10 @@ def judged(lineage: Lineage, child: Read) -> pd.DataFrame:
     table = edge_table(correlation, RULES.threshold)
     of_parent, of_child = (recurrence_of(lineage, side, reads[side]) for side in range(2))
     table = add_recurrence(table, of_parent, of_child, RULES.identified_from)
-    by_document = over_documents(correlation, parent, child)
+    by_document = sums_by_document(correlation, parent, child)
+    table = add_intervals(table, bootstrap(by_document, N_REPLICATES, seed=0))
     columns = [columns_of(lineage, side, reads, table[table["side"] == SIDES[side]]) for side in range(2)]
-    table = table.assign(**by_document, **pd.concat(columns, ignore_index=True))
+    table = table.assign(rests_on=np.concatenate(rests_on(by_document)), **pd.concat(columns, ignore_index=True))
     return add_verdicts(table, RULES)
 
 
@@ -250,14 +252,11 @@ def recurrence_of(lineage: Lineage, side: int, read: Read) -> Recurrence:
     return Recurrence(recurrence(within, name, RULES.threshold), absent(across, name, RULES.threshold))
 
 
-def over_documents(correlation: Correlation, parent: Read, child: Read) -> dict[str, np.ndarray]:
-    """Of both sides' features, the interval of r and the documents it rests on; one has `DOCUMENT_TOKENS` tokens."""
+def sums_by_document(correlation: Correlation, parent: Read, child: Read) -> DocumentSums:
+    """The sums behind r of both sides' features, by documents of `DOCUMENT_TOKENS` tokens."""
     shards = FeatureShard.of_array(parent.latents, "parent"), FeatureShard.of_array(child.latents, "child")
     documents = np.arange(parent.latents.shape[0]) // DOCUMENT_TOKENS
-    sums = document_sums([shards], leading_candidates(correlation), {shards[0].corpus: documents})
-    best = bootstrap(sums, N_REPLICATES, seed=0).best
-    low, high = (np.concatenate(ends) for ends in zip(*map(feature_intervals, best), strict=True))
-    return {"r_low": low, "r_high": high, "rests_on": np.concatenate(rests_on(sums))}
+    return document_sums([shards], leading_candidates(correlation), {shards[0].corpus: documents})
 
 
 def columns_of(lineage: Lineage, side: int, reads: tuple[Read, Read], table: pd.DataFrame) -> pd.DataFrame:

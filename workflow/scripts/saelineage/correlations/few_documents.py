@@ -17,6 +17,8 @@ from saelineage.correlations.matches import SIDES
 from saelineage.errors import InputError
 from saelineage.files.tensors import read_group
 
+RESTS_ON_ARRAYS = len(SIDES)
+"""Arrays of `rests_on_tensors`."""
 LEAST_DOCUMENTS = 5.0
 """Effective number of documents below which r says little (docs/benchmarks.md)."""
 
