@@ -101,7 +101,7 @@ class SaeNames:
         An SAE that starts from another has the architecture and sparsity of that one in place of the stage's. If that
         one is imported, only its files tell these: `from_start` then lists the keys that training takes from it.
         """
-        of_model = self._saes["models"].get(model, {})
+        of_model = self._of_model(model)
         models, budget = started_from(sae)
         overrides = {key: value for key, value in of_model.items() if not ONE_SAE.match(key)}
         overrides |= (self._saes["anchored"] if models else {}) | of_model.get(sae, {})
@@ -114,6 +114,12 @@ class SaeNames:
         by_mixture = sae.startswith("own")
         settings["corpora"] = self._graph.mixture(model) if by_mixture else settings["corpora"] or list(self._corpora)
         return settings | self._streams(model, sae, settings["shuffle_seed"])
+
+    def _of_model(self, model: str) -> Mapping:
+        """The overrides of a model; a twin has those of the model that it repeats too, apart from imports."""
+        own, of = self._saes["models"].get(model, {}), self._graph.twin_of(model)
+        repeated = self._saes["models"].get(of, {}) if of else {}
+        return _without_import(repeated) | own
 
     def _kept_by(self, sae: SaeName, overrides: Mapping) -> dict:
         """The settings that an SAE has from the one that it starts from; none if it starts at random."""
@@ -141,6 +147,12 @@ class SaeNames:
         if sae in self.seed_names and self._saes["one_pass"] and shuffle_seed is None:
             shuffle_seed = stream_seed(model, self.seed_names[0].removeprefix("seed"))
         return {"seed": stream_seed(model, sae.removeprefix("seed")), "shuffle_seed": shuffle_seed}
+
+
+def _without_import(overrides: Mapping) -> dict:
+    """A model's overrides without `import`, on the model or on one of its SAEs."""
+    inner = {key: _without_import(value) if ONE_SAE.match(key) else value for key, value in overrides.items()}
+    return {key: value for key, value in inner.items() if key != "import"}
 
 
 def started_from(sae: str) -> tuple[list[str], str]:
