@@ -22,15 +22,15 @@ from safetensors.numpy import save_file
 from saelineage.correlations.pearson import correlate
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, encode_header, sha256_json
-from saelineage.lineage.verdicts import (
+from saelineage.lineage.matching import (
     DISAPPEARS,
     EMERGES,
     MERGED,
     ONE_TO_ONE,
     SIDES,
     SPLIT,
+    STUDY_VERDICTS,
     UNTESTABLE,
-    VERDICTS,
 )
 
 FATES = ("persists", "rotated", "split", "merged", "vanishes", "appears", "rare", "dead", "decoy", "straddled")
@@ -273,7 +273,7 @@ def kind_scores(lineage: PlantedLineage, table: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         lineage: the truth.
-        table: from `verdicts.edge_table`, of true activations, perturbed or not.
+        table: from `matching.edge_table`, of true activations, perturbed or not.
 
     Returns:
         `scores` of both sides, in column `side`; classes are `EXPECTED_KINDS`.
@@ -281,7 +281,7 @@ def kind_scores(lineage: PlantedLineage, table: pd.DataFrame) -> pd.DataFrame:
     by_side = []
     for side, name in enumerate(SIDES):
         rows = table[table["side"] == name]
-        kinds = rows["kind"].where(rows["kind"] != "", rows["verdict"])
+        kinds = rows["kind"].where(rows["kind"] != "", rows["study_verdict"])
         by_side.append(scores(_expected_kinds(lineage, side), list(kinds)).assign(side=name))
     return pd.concat(by_side, ignore_index=True)
 
@@ -291,7 +291,7 @@ def verdict_scores(lineage: PlantedLineage, table: pd.DataFrame, represented: Re
 
     Args:
         lineage: the truth.
-        table: from `verdicts.edge_table`, of the latents of a parent's and a child's SAE.
+        table: from `matching.edge_table`, of the latents of a parent's and a child's SAE.
         represented: per side, from `representatives`. A planted feature that no latent represents counts as missed.
 
     Returns:
@@ -328,7 +328,7 @@ def fate_table(lineage: PlantedLineage, table: pd.DataFrame, represented: Repres
 
 def expected_verdicts(lineage: PlantedLineage, side: int) -> list[str]:
     """The right verdict on each planted feature of a side, whatever its kind."""
-    matched = VERDICTS[side][0]
+    matched = STUDY_VERDICTS[side][0]
     return [matched if kind in (ONE_TO_ONE, SPLIT, MERGED) else kind for kind in _expected_kinds(lineage, side)]
 
 
@@ -485,5 +485,5 @@ def _expected_kinds(lineage: PlantedLineage, side: int) -> list[str]:
 
 def _given_verdicts(table: pd.DataFrame, side: int, latents: Int[np.ndarray, " feature"]) -> list[str]:
     """The verdict on the latent that represents each planted feature of a side; `MISSED` where there is none (-1)."""
-    verdict = table.loc[table["side"] == SIDES[side], "verdict"].to_numpy()
+    verdict = table.loc[table["side"] == SIDES[side], "study_verdict"].to_numpy()
     return [str(verdict[latent]) if latent >= 0 else MISSED for latent in latents]

@@ -15,9 +15,9 @@ on latents that represent planted features, by instrument:
     anchored fast  the same at the full rate
     anchored short the same on a tenth of the tokens
 
-Scores come with the shares of latents that persist: on the pair itself; in the floor, the parent as its own child by
-the same instrument, with tokens in another order; and in the null, a child of another lineage that has nothing in
-common with the parent.
+Scores come with the shares of latents that persist: on the pair itself; in the no-change control, the parent as its own
+child by the same instrument, with tokens in another order; and in the random control, a child of another lineage that
+has nothing in common with the parent.
 """
 
 import argparse
@@ -52,16 +52,8 @@ from saelineage.activations import ActivationShard
 from saelineage.correlations.matches import Correlation
 from saelineage.correlations.pearson import correlate
 from saelineage.files.atomic import write_json
-from saelineage.lineage.verdicts import (
-    DISAPPEARS,
-    EMERGES,
-    PERSISTS,
-    absent,
-    add_robust,
-    edge_table,
-    matched_share,
-    recurs,
-)
+from saelineage.lineage.identified import absent, recurrence
+from saelineage.lineage.matching import DISAPPEARS, EMERGES, PERSISTS, edge_table, matched_share
 from saelineage.saes.sae import Sae, n_latents
 from saelineage.saes.training import Dump, initial_directions, train_saes
 
@@ -210,7 +202,7 @@ class Place:
 
 
 def instruments(place: Place, parent: Sae, again: Sae) -> Iterator[tuple[str, dict[str, Sae]]]:
-    """Yield for each instrument the SAEs to compare with the parent's: of the child, for the floor and for the null.
+    """Yield for each instrument the SAEs to compare with the parent's: of the child, and of the two controls' models.
 
     Args:
         place: the models to train on.
@@ -257,17 +249,14 @@ def confirmed(
     child_again: scipy.sparse.csr_array,
 ) -> pd.DataFrame:
     """The edge's table without verdicts on losses and gains that another seed of both models does not confirm."""
-    of_parent = (
-        recurs([correlated(parent, parent_again)], "a.sae", THRESHOLD),
-        absent([edge, correlated(parent, child_again)], "a.sae", THRESHOLD),
-    )
-    of_child = (
-        recurs([correlated(child, child_again)], "a.sae", THRESHOLD),
-        absent([edge, correlated(parent_again, child)], "b.sae", THRESHOLD),
-    )
-    table = add_robust(edge_table(edge, THRESHOLD), of_parent, of_child)
-    doubtful = table["verdict"].isin([DISAPPEARS, EMERGES]) & ~table["robust"]
-    return table.assign(verdict=table["verdict"].where(~doubtful, "not confirmed"))
+    of_parent = recurrence([correlated(parent, parent_again)], "a.sae", THRESHOLD) == 1
+    of_parent &= absent([edge, correlated(parent, child_again)], "a.sae", THRESHOLD)
+    of_child = recurrence([correlated(child, child_again)], "a.sae", THRESHOLD) == 1
+    of_child &= absent([edge, correlated(parent_again, child)], "b.sae", THRESHOLD)
+    table = edge_table(edge, THRESHOLD)
+    verdict = table["study_verdict"]
+    doubtful = verdict.isin([DISAPPEARS, EMERGES]) & ~np.concatenate([of_parent, of_child])
+    return table.assign(study_verdict=verdict.where(~doubtful, "not confirmed"))
 
 
 def false_losses(seeds: Sequence[Correlation]) -> dict[str, float]:
@@ -280,7 +269,7 @@ def false_losses(seeds: Sequence[Correlation]) -> dict[str, float]:
     of_parent, *of_child = seeds
     testable = of_child[0].testable[0]
     lost = absent(of_child[:1], "a.sae", THRESHOLD)
-    robust = recurs([of_parent], "a.sae", THRESHOLD) & absent(of_child, "a.sae", THRESHOLD)
+    robust = (recurrence([of_parent], "a.sae", THRESHOLD) == 1) & absent(of_child, "a.sae", THRESHOLD)
     return {
         "false_disappeared_rate": float(lost[testable].mean()),
         "robust_false_disappeared_rate": float(robust[testable].mean()),
@@ -288,18 +277,18 @@ def false_losses(seeds: Sequence[Correlation]) -> dict[str, float]:
 
 
 def shares_of(pairs: dict[str, Correlation], represented: tuple[np.ndarray, np.ndarray]) -> dict[str, float | None]:
-    """Shares of the parent's latents that persist: in the child, in the floor and in the null.
+    """Shares of the parent's latents that persist: in the child and in both controls.
 
-    `planted_floor` is the floor's share among the latents that represent planted features.
+    `planted_no_change` is the no-change control's share among the latents that represent planted features.
     """
     shares = {
         name: matched_share(pairs[model], 0, THRESHOLD).value
-        for name, model in {"persist": CHILD, "floor": PARENT, "null": STRANGER}.items()
+        for name, model in {"persist": CHILD, "no_change": PARENT, "random": STRANGER}.items()
     }
     table = edge_table(pairs[PARENT], THRESHOLD)
     planted = represented[0][represented[0] >= 0]
-    persists = table.loc[table["side"] == "parent", "verdict"].to_numpy()[planted] == PERSISTS
-    return shares | {"planted_floor": float(persists.mean())}
+    persists = table.loc[table["side"] == "parent", "study_verdict"].to_numpy()[planted] == PERSISTS
+    return shares | {"planted_no_change": float(persists.mean())}
 
 
 def try_places(names: Sequence[str]) -> dict[str, pd.DataFrame]:

@@ -29,7 +29,10 @@ from tests.browser import chromium, open_page, wait_until
 from saelineage.files.atomic import write_text
 from saelineage.labels.annotations import Annotations
 from saelineage.labels.passages import Firings
-from saelineage.lineage.verdicts import DISAPPEARS, EMERGES, INHERITED, PERSISTS, UNTESTABLE
+from saelineage.lineage.evidence import GROUPS
+from saelineage.lineage.matching import SIDES, UNTESTABLE
+from saelineage.lineage.trajectories import counts
+from saelineage.lineage.verdicts import VERDICTS
 from saelineage.report import tables as report_tables
 from saelineage.report.dashboards import (
     FEATURES_PER_CHUNK,
@@ -53,17 +56,17 @@ CORPORA = ("stories", "articles", "python", "lua")
 N_CTX, N_STRINGS, L0, D_IN = 256, 6000, 32, 128
 DENSITY_SIGMA, FOUND_SHARE, UNTESTABLE_SHARE = 1.5, 0.7, 0.1
 N_REPEATS, SCROLLED_ROWS, ROW_HEIGHT, ROWS_A_FRAME = 20, 5000, 38, 20
-COLUMNS = ("feature", "verdicts", "r", "floor", "density", "corpora", "tokens", "label", "score")
+COLUMNS = ("feature", "verdicts", "r", "no_change", "density", "corpora", "tokens", "label", "score")
 LENGTHS = (1, 2, 3, 5, 8)
 """Lengths of the words searched for, in characters."""
 
 SUMMARY_TABLES = {
     "edges": report_tables.edge_table,
     "instruments": report_tables.instrument_table,
-    "nulls": report_tables.null_table,
+    "controls": report_tables.control_table,
     "matchings": report_tables.matching_table,
     "agreements": report_tables.agreement_table,
-    "absences": report_tables.absence_table,
+    "kinds": report_tables.kind_table,
     "flows": report_tables.flow_table,
 }
 NO_TABLES = {
@@ -161,21 +164,23 @@ def draw_firings(n_tokens: int, d_sae: int, random: np.random.Generator) -> Firi
 def draw_side(side: str, d_sae: int, random: np.random.Generator) -> pd.DataFrame:
     """Draw one side of an edge's table."""
     testable, matched = random.random(d_sae) >= UNTESTABLE_SHARE, random.random(d_sae) < FOUND_SHARE
-    yes, no = (PERSISTS, DISAPPEARS) if side == "parent" else (INHERITED, EMERGES)
+    yes, *others = VERDICTS[SIDES.index(side)]
     r = np.where(matched, random.uniform(0.8, 1.0, d_sae), random.uniform(0.1, 0.8, d_sae))
     lost = testable & ~matched
-    absence = random.choice(["gone", "missed", "undecided"], d_sae)
+    other = random.choice(others, d_sae)
     return pd.DataFrame(
         {
             "side": side,
-            "verdict": np.where(testable, np.where(matched, yes, no), UNTESTABLE),
+            "verdict": np.where(testable, np.where(matched, yes, other), UNTESTABLE),
             "match": np.where(testable, random.permutation(d_sae), -1),
             "r": np.where(testable, r, np.nan),
             "r_low": np.where(testable, r - 0.02, np.nan),
             "r_high": np.where(testable, r + 0.02, np.nan),
             "kind": random.choice(["1:1", "split", "merged"], d_sae, p=[0.9, 0.05, 0.05]),
-            "absence": np.where(lost, absence, ""),
-            "robust": lost & (random.random(d_sae) < 0.3),
+            "change": "",
+            "identified": random.random(d_sae) < 0.3,
+            "headline": lost & (random.random(d_sae) < 0.3),
+            "robust": lost & (random.random(d_sae) < 0.1),
         }
     )
 
@@ -222,10 +227,10 @@ def write_model(run: SimpleNamespace, model: str, folder: Path, random: np.rando
     """Write the files of `write_dashboards` for a model."""
     edges, firings = {edge: table for edge, table in run.edges.items() if model in edge}, run.firings[model]
     d_sae = firings.columns.shape[1]
-    floors = random.uniform(0.5, 1.0, d_sae)
+    no_change = random.uniform(0.5, 1.0, d_sae)
     labels, decoder = run.labels[model], random.normal(size=(d_sae, D_IN))
     explained = labels[["latent", "score"]].assign(explanation="fires on " + labels["label"] + " in running text")
-    table = feature_table(model, run.features, edges, firings, run.annotations, labels, explained, floors)
+    table = feature_table(model, run.features, edges, firings, run.annotations, labels, explained, no_change)
     write_text(folder / "table.js", packed(f"{model}/table", table))
     boards = Dashboards(firings, run.annotations, Shown(2, (0.75, 0.25)))
     for related in related_features(model, run.features, edges):
@@ -238,22 +243,25 @@ def write_model(run: SimpleNamespace, model: str, folder: Path, random: np.rando
         write_text(folder / f"{first:06d}.js", packed(f"{model}/{first:06d}", boards.chunk(first, effects)))
 
 
-def counts(edge: pd.DataFrame) -> dict[str, int]:
-    """Count features by verdict, under the names of a summary."""
-    by_verdict = {name: int((edge["verdict"] == name).sum()) for name in (PERSISTS, DISAPPEARS, INHERITED, EMERGES)}
-    untestable = edge.loc[edge["verdict"] == UNTESTABLE, "side"].value_counts()
-    return by_verdict | {f"untestable_{side}": int(untestable.get(side, 0)) for side in ("parent", "child")}
-
-
 def summary_of(run: SimpleNamespace) -> dict:
     """Make a run's summary that holds only the numbers of features."""
-    shares = ("persist_share", "inherited_share", "floor_share", "seed_floor_share", "child_seed_floor_share")
-    names = (*shares, "relative_persistence")
-    unknown: dict[str, object] = {f"{name}{part}": None for name in names for part in ("", "_n", "_interval")}
-    unknown |= {"instrument": "independent", "kinds": {}, "robustly_disappears": 0, "robustly_emerges": 0}
-    edges = [{"parent": a, "child": b, **counts(table), **unknown} for (a, b), table in run.edges.items()]
-    summary = {"run": "benchmark", "threshold": 0.8, "models": list(LINEAGE), "leading": "independent", "edges": edges}
-    return summary | {"saes": dict.fromkeys(LINEAGE, "seed0"), "instruments": [], "agreements": [], "sources": {}}
+    names = ("persist_share", "inherited_share", "no_change_share", "two_seed_share", "child_two_seed_share")
+    unknown: dict[str, object] = {
+        f"{name}{part}": None for name in (*names, "relative_persistence") for part in ("", "_n", "_interval")
+    }
+    edges = []
+    for (parent, child), table in run.edges.items():
+        of_side = {side: table[table["side"] == side] for side in SIDES}
+        groups = {
+            group: unknown | {"control_shares": {}} | counts(of_side, only_identified=group == GROUPS[0])
+            for group in GROUPS
+        }
+        edges.append({"parent": parent, "child": child, "instrument": "independent", "groups": groups, **unknown})
+        edges[-1] |= {"kinds": {}, "relocated": 0, "shares_basis": True}
+        edges[-1]["study"] = dict.fromkeys(("persists", "disappears", "inherited", "emerges"), 0)
+    summary = {"run": "benchmark", "threshold": 0.8, "identified_from": 1.0, "relocated_below": 0.5, "edges": edges}
+    summary |= {"models": list(LINEAGE), "leading": "independent", "saes": dict.fromkeys(LINEAGE, "seed0")}
+    return summary | {"instruments": [], "agreements": [], "sources": {}}
 
 
 def tables_of(summary: dict) -> dict[str, pd.DataFrame]:

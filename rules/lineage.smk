@@ -3,14 +3,15 @@
 
 rule read_out_features:
     """
-    Predict the features of an edge's parent linearly from the child's raw activations, and from the parent's own.
+    Predict the features of both ends of an edge linearly from the other end's raw activations, and from their own.
 
-    Output: held-out R2 of each feature, to tell features that are gone from features that the child's SAE misses.
+    Output: held-out R2 of each feature, to tell features that are gone or new from features that an SAE misses.
     """
     input:
         parent_acts=run.paths.edge_dump("parent"),
         child_acts=run.paths.edge_dump("child"),
-        features=run.paths.edge_features,
+        parent_features=run.paths.edge_features("parent"),
+        child_features=run.paths.edge_features("child"),
     output:
         readouts=run.paths.readouts,
         manifest=run.paths.manifest(run.paths.readouts),
@@ -33,16 +34,17 @@ rule read_out_features:
 
 rule trace_lineage:
     """
-    Give every feature a verdict (persists, disappears, inherited, emerges, untestable), and every share its baselines.
+    Give every feature a verdict (persists, drifted, gone; inherited, new; untestable), and every share its controls.
 
     Output: a table per edge, trajectories through the whole graph, curves over all thresholds, the sources of merges,
-    and the summary with all instruments beside their floors and nulls.
+    and the summary with all instruments beside their controls.
     """
     input:
         correlations=run.paths.all_correlations(run.paths.correlations),
         replicates=run.paths.all_correlations(run.paths.replicates),
         token_types=run.paths.all_token_types(),
         readouts=run.paths.all_readouts(),
+        weights=run.paths.leading_weights(),
     output:
         edges=run.paths.over(run.paths.edge_table, edge=run.paths.edges),
         features=run.paths.lineage_features,
@@ -55,15 +57,18 @@ rule trace_lineage:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=memory(run.needs.reading_all),
-        runtime=runtime(run.needs.reading_all),
+        mem_mb=memory(run.needs.tracing),
+        runtime=runtime(run.needs.tracing),
     params:
-        settings=run.subset("lineage", "threshold", "missed_above"),
+        rules=run.subset(
+            "lineage", "threshold", "drifted_from", "readout_from", "relocated_below", "identified_from"
+        ),
         models=run.graph.lineage,
         comparisons=run.comparisons.as_data(),
         sides=list(run.comparisons.partners),
         typed_pairs=list(map(pair_name, run.token_type_pairs)),
         read_out=run.paths.edges if run.config["lineage"]["readouts"] else [],
+        saes=[str(sae) for sae in run.leading_saes],
         code=code_digest("trace_lineage"),
     script:
         "../workflow/scripts/trace_lineage.py"

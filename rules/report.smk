@@ -5,7 +5,7 @@ from saelineage.report.registry import TABLES
 
 rule collect_examples:
     """
-    Choose features that persist and features that disappear, with text on which they fire.
+    Choose features that persist and features that are gone, with text on which they fire.
 
     Output: a JSON file that the page shows.
     """
@@ -53,7 +53,7 @@ rule write_dashboards:
         annotations=run.paths.annotations,
         labels=run.paths.own_labels,
         explanations=run.paths.own_explanations,
-        floors=run.paths.own_floors,
+        no_change=run.paths.own_no_change,
         model=run.paths.own_model,
         sae=run.paths.own_leading_sae,
     output:
@@ -69,7 +69,7 @@ rule write_dashboards:
     params:
         edges=run.params.edges_of_model,
         saes=[list(sae) for sae in run.leading_saes],
-        floors=run.params.floor_partners,
+        no_change=run.params.no_change_partners,
         hookpoint=run.config["activations"]["hookpoint"],
         report=run.subset("report", "n_top", "quantiles"),
         code=code_digest("write_dashboards"),

@@ -41,7 +41,7 @@ saes:
   batch_tokens: 512
   anchored: {learning_rate: 0.0005}
   models: {left: {n_tokens: 4096}, theirs: {seed0: {import: {folder: sae, format: auto}}}}
-correlations: {min_firings: 10, top_matches: 4, nulls: [shifted, rotated]}
+correlations: {min_firings: 10, top_matches: 4, random_controls: [shifted, rotated]}
 lineage: {threshold: 0.8, instruments: [anchored, independent], budgets: [2048], n_replicates: 20}
 labels: {syntax: {lua: lua}, explanations: {model: words, request: {temperature: 0.5}}}
 sweeps: {merged: {model: merged, t: [0.0, 0.5, 1.0], corpora: [lua]}}

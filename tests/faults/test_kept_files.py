@@ -9,7 +9,7 @@ from tests.faults.kills import CONFIG
 
 MOST = {
     "saes": {"seeds": [0, 1], "one_pass": True},
-    "correlations": {"nulls": ["shifted", "rotated"]},
+    "correlations": {"random_controls": ["shifted", "rotated"]},
     "lineage": {"instruments": ["independent", "same_init"], "token_type": True, "ablations": True, "readouts": True},
     "activations": {"n_shards": 2, "n_probe_shards": 2},
 }

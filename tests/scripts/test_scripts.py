@@ -213,7 +213,7 @@ CONFIG = {
         "merged": {"merge": {"parents": ["lua", "stories"]}},
     },
     "saes": {"seeds": [0, 1], "anchored": {}, "one_pass": False, "models": {}, "shuffle_seed": None},
-    "correlations": {"nulls": ["shifted", "rotated"]},
+    "correlations": {"random_controls": ["shifted", "rotated"]},
     "lineage": {"instruments": ["independent"], "budgets": [], "controls": {}},
 }
 
@@ -529,7 +529,7 @@ def test_the_lineage_has_a_table_per_edge_all_features_and_a_summary(root):
         assert edge["persists"] + edge["disappears"] + edge["untestable_parent"] == edge["n_parent"] == 96
         assert edge["inherited"] + edge["emerges"] + edge["untestable_child"] == edge["n_child"] == 96
         assert int((table["verdict"] == "persists").sum()) == edge["persists"]
-        assert edge["seed_floor_share_n"] > 0
+        assert edge["two_seed_share_n"] > 0
         assert edge["relative_persistence_interval"][0] <= edge["relative_persistence_interval"][1]
         testable = table["verdict"] != "untestable"
         assert (table["r_low"] <= table["r_high"])[testable & table["r_low"].notna()].all()

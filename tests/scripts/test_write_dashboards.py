@@ -92,7 +92,7 @@ def given(tiny, tmp_path_factory) -> dict:
         "annotations": PROBE,
         "labels": labels(3),
         "explanations": None,
-        "floor_correlations": [
+        "no_change_correlations": [
             floor(("a.seed0", "a.seed1"), 0.25, 0.5),
             floor(("a.seed2", "a.seed0"), 0.5, 0.75),
         ],
@@ -180,7 +180,7 @@ def test_a_model_without_labels_floors_relations_and_firings_has_all_its_files(g
     of_b = given["shards"]["b", "seed0"]
     alone = features()[lambda table: table["model"] == "a"].assign(in_b=-1, r_b=np.nan)
     shards = {("a", "seed0"): write_shards(tmp_path / "features/a/seed0", PROBE, [{}] * D_SAE), ("b", "seed0"): of_b}
-    nothing = {"features": alone, "edges": {}, "shards": shards, "labels": labels(), "floor_correlations": []}
+    nothing = {"features": alone, "edges": {}, "shards": shards, "labels": labels(), "no_change_correlations": []}
     explanations = pd.DataFrame({"latent": [7], "explanation": ["names of </script>"], "score": [0.5]})
     write_dashboards(**given | nothing | {"explanations": explanations}, folder=tmp_path / "a")
     table = read(tmp_path / "a/table.js")

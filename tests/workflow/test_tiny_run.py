@@ -85,7 +85,7 @@ def test_the_summary_counts_every_feature_of_every_edge(finished: Checkout):
         assert edge["persists"] + edge["disappears"] + edge["untestable_parent"] == edge["n_parent"] == 128
         assert edge["inherited"] + edge["emerges"] + edge["untestable_child"] == edge["n_child"] == 128
         assert edge["persist_share_n"] == edge["persists"] + edge["disappears"]
-        assert edge["seed_floor_share"] is not None
+        assert edge["two_seed_share"] is not None
 
 
 def test_the_tables_hold_what_the_summary_says(finished: Checkout):

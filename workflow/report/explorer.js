@@ -9,7 +9,7 @@ const saelineage = (() => {
   const { make, visible } = elements;
   const ROW_HEIGHT = 38, ROWS_AROUND = 12, MOSTLY = 0.5, CORPUS_COLOURS = 7;
   const TABLE_COLUMNS = [
-    ["feature", "Feature", ""], ["verdicts", "Verdicts", ""], ["r", "best r", "number"], ["floor", "floor r", "number"],
+    ["feature", "Feature", ""], ["verdicts", "Verdicts", ""], ["r", "best r", "number"], ["no_change", "r unchanged", "number"],
     ["density", "fires on", "number"], ["corpora", "corpora", ""], ["tokens", "top tokens", ""], ["label", "follows", ""],
     ["score", "score", "number"],
   ];
@@ -64,7 +64,7 @@ const saelineage = (() => {
   function joined(tables) {
     const n = tables.reduce((sum, table) => sum + table.n, 0);
     const all = {
-      n, tables, table: new Uint16Array(n), latent: new Int32Array(n), r: new Float64Array(n), floor: new Float64Array(n),
+      n, tables, table: new Uint16Array(n), latent: new Int32Array(n), r: new Float64Array(n), no_change: new Float64Array(n),
       density: new Float64Array(n), score: new Float64Array(n), text: new Array(n),
     };
     let row = 0;
@@ -76,7 +76,7 @@ const saelineage = (() => {
         all.table[row] = index;
         all.latent[row] = latent;
         all.r[row] = bestR(table, latent, null);
-        all.floor[row] = table.floor[latent] ?? NaN;
+        all.no_change[row] = table.no_change[latent] ?? NaN;
         all.density[row] = table.density[latent];
         all.score[row] = table.score[latent] ?? NaN;
         const label = table.label[latent] === null ? "" : table.labels[table.label[latent]];
@@ -222,7 +222,7 @@ const saelineage = (() => {
       make("th", { scope: "row" }, make("a", { href: address(table.model, latent) }, `${table.model} / ${latent}`), make("small", {}, table.sae)),
       make("td", { class: "badges" }, ...table.edges.map((side) => badge(side, latent))),
       make("td", { class: "number" }, number(r)),
-      make("td", { class: "number" }, number(rows.floor[row])),
+      make("td", { class: "number" }, number(rows.no_change[row])),
       make("td", { class: "number" }, percent(rows.density[row], 2)),
       make("td", {}, corpusBar(table, latent)),
       make("td", {}, ...table.tokens[latent].map((token) => make("code", { class: "token" }, table.strings[token]))),
@@ -255,12 +255,12 @@ const saelineage = (() => {
   /** Download all listed features as a CSV file. */
   function csv() {
     const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
-    const lines = [["model", "sae", "latent", "density", "best_r", "floor_r", "label", "score", "verdicts"].join(",")];
+    const lines = [["model", "sae", "latent", "density", "best_r", "no_change_r", "label", "score", "verdicts"].join(",")];
     for (const row of order) {
       const table = rows.tables[rows.table[row]], latent = rows.latent[row];
       const verdicts = table.edges.map((edge) => `${edge.parent}->${edge.child}: ${facts.verdicts[edge.verdict[latent]]}`).join("; ");
       const label = table.label[latent] === null ? "" : table.labels[table.label[latent]];
-      const cells = [table.model, table.sae, latent, rows.density[row], rows.r[row], rows.floor[row], label, rows.score[row], verdicts];
+      const cells = [table.model, table.sae, latent, rows.density[row], rows.r[row], rows.no_change[row], label, rows.score[row], verdicts];
       lines.push(cells.map(quoted).join(","));
     }
     download("features.csv", "text/csv", lines.join("\n") + "\n");
@@ -321,7 +321,7 @@ const saelineage = (() => {
       ["top tokens", make("span", {}, ...table.tokens[latent].map((token) => make("code", { class: "token" }, table.strings[token])))],
       ["by corpus", Object.entries(table.shares).map(([corpus, shares]) => `${corpus} ${percent(shares[latent], 0)}`).join(", ")],
       ["follows", label === null ? "no known token, shape, place or syntax" : `${table.labels[label]}: r ${number(table.score[latent])} with its activations, precision ${percent(table.precision[latent], 0)}, recall ${percent(table.recall[latent], 0)}, on documents that were not used to choose it. ${table.meanings[label]}`],
-      ["floor", table.floor[latent] === null ? "not measured for this model" : `best r ${number(table.floor[latent])} when the model is unchanged`],
+      ["no change", table.no_change[latent] === null ? "not measured for this model" : `best r ${number(table.no_change[latent])} when the model is unchanged`],
     ];
     if (table.published) entries.push(["on Neuronpedia", make("span", {},
       make("a", { href: `${table.published}/${latent}`, target: "_blank", rel: "noopener noreferrer" }, `${table.published.split("/").slice(3).join("/")}/${latent}`),
@@ -474,8 +474,8 @@ const saelineage = (() => {
   function buildControls() {
     const select = (name, words, ...options) => make("label", {}, words, make("select", { name }, option("", "all"), ...options));
     const verdicts = facts.edges.flatMap(([parent, child]) => [
-      make("optgroup", { label: visible(`${parent} → ${child}: features of ${parent}`) }, ...["persists", "disappears", "untestable"].map((verdict) => option(`${parent}.${child}.parent.${verdict}`, verdict))),
-      make("optgroup", { label: visible(`${parent} → ${child}: features of ${child}`) }, ...["inherited", "emerges", "untestable"].map((verdict) => option(`${parent}.${child}.child.${verdict}`, verdict))),
+      make("optgroup", { label: visible(`${parent} → ${child}: features of ${parent}`) }, ...["persists", "drifted", "gone", "untestable"].map((verdict) => option(`${parent}.${child}.parent.${verdict}`, verdict))),
+      make("optgroup", { label: visible(`${parent} → ${child}: features of ${child}`) }, ...["inherited", "drifted", "new", "untestable"].map((verdict) => option(`${parent}.${child}.child.${verdict}`, verdict))),
     ]);
     const kinds = [...new Set(rows.tables.flatMap((table) => table.kinds))].sort();
     const form = document.getElementById("feature-controls");
@@ -485,7 +485,7 @@ const saelineage = (() => {
       select("on", "Verdict", ...verdicts),
       select("corpus", "Fires mostly on", ...facts.corpora.map((corpus) => option(corpus, corpus))),
       select("kind", "Follows a", ...kinds.map((kind) => option(kind, kind))),
-      select("detail", "Known to be", ...["robust", "gone", "missed", "split", "merged"].map((detail) => option(detail, detail))),
+      select("detail", "Known to be", ...["identified", "listed", "robust", "relocated", "split", "merged"].map((detail) => option(detail, detail))),
     );
     form.append(make("input", { type: "hidden", name: "sort" }), make("input", { type: "hidden", name: "down" }));
     form.addEventListener("input", changed);

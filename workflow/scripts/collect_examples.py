@@ -1,4 +1,4 @@
-"""Choose features that persist and features that disappear, and collect text on which they fire."""
+"""Choose features that persist and features that are gone, and collect text on which they fire."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from saelineage.labels.annotations import Annotations, load_annotations
 from saelineage.labels.passages import Firings, read_firings, require_same_tokens
 from saelineage.plan.sae_names import SaeName
 from saelineage.report.dashboards import read_edges, related_features, sae_of_each_model
-from saelineage.report.examples import Choice, describe, disappearing_features, named_features, persisting_features
+from saelineage.report.examples import Choice, describe, gone_features, named_features, persisting_features
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -35,7 +35,7 @@ def collect_examples(
 ) -> None:
     """Write `examples.json`.
 
-    It holds `n_models`; `named` and `persisting`, lists of features; and `disappearing`, with `parent`, `child` and
+    It holds `n_models`; `named` and `persisting`, lists of features; and `gone`, with `parent`, `child` and
     `features` of each edge from a root. A feature has
 
     - `members`: `model`, `sae`, `latent`, `max_activation` on the probe; the text is chosen for the first;
@@ -46,7 +46,7 @@ def collect_examples(
     - if it is named: `concept`; the `part` of the concept that it follows, with `score`, `precision` and `recall`; its
       winning `labels` with their `score` (one or none); and `found`, the models it is found in;
     - if it persists: `n_models`, and `least_r` on the path of matches;
-    - if it disappears: `r_child` and `r_seed` (null without a second seed).
+    - if it is gone: `r_child` and `r_seed` (null without a second seed).
 
     Args:
         features: `lineage/features.parquet`.
@@ -59,14 +59,14 @@ def collect_examples(
         roots: models without parents.
         threshold: r at or above this is a match.
         concepts: names of concepts; for each, the root's feature that follows it best is shown.
-        n_features: number of persisting features, and of disappearing ones per edge.
+        n_features: number of persisting features, and of those that are gone per edge.
         n_examples: number of passages for each.
         path_to_examples: output path.
     """
     saes = sae_of_each_model(features)
     persisting = persisting_features(features, roots, models, n_features)
-    disappearing = {
-        edge: disappearing_features(edge, saes, table, seed_correlations.get(edge[0]), threshold, n_features)
+    gone = {
+        edge: gone_features(edge, saes, table, seed_correlations.get(edge[0]), threshold, n_features)
         for edge, table in edges.items()
     }
     named = [
@@ -81,7 +81,7 @@ def collect_examples(
             features[features["model"] == root].set_index("latent")["density"],
         )
     ]
-    of_edges = (choice for choices in disappearing.values() for choice in choices)
+    of_edges = (choice for choices in gone.values() for choice in choices)
     firings = read_shown([*named, *persisting, *of_edges], shards, annotations)
 
     def described(choices: list[Choice]) -> list[dict]:
@@ -91,9 +91,9 @@ def collect_examples(
         "n_models": len(models),
         "named": described(named),
         "persisting": described(persisting),
-        "disappearing": [
+        "gone": [
             {"parent": parent, "child": child, "features": described(choices)}
-            for (parent, child), choices in disappearing.items()
+            for (parent, child), choices in gone.items()
         ],
     }
     write_json(path_to_examples, examples)

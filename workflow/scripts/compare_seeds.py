@@ -16,7 +16,7 @@ from saelineage.files.atomic import sha256_file, sha256_json, write_json
 from saelineage.jobs.devices import prepare_cpu
 from saelineage.jobs.job import job, package_versions
 from saelineage.lineage.evidence import named
-from saelineage.lineage.verdicts import floor_share
+from saelineage.lineage.matching import agreement_share
 from saelineage.plan.comparisons import names_in_pair
 from saelineage.saes.sae import CONFIG_FILE, WEIGHTS_FILE, Sae, load_sae
 
@@ -63,7 +63,7 @@ def compare_seeds(
         measured[model] = {
             "pw_mcc": sum(cosines) / len(cosines) if len(cosines) == len(rows) else None,
             "n_pairs": len(rows),
-            **named("agreement", floor_share(map(load, names), threshold)),
+            **named("agreement", agreement_share(map(load, names), threshold)),
             "pairs": rows,
         }
     return measured
@@ -78,7 +78,7 @@ def _pair(name: str, load_weights: Callable[[str], Sae], correlation: Correlatio
     except NoSimilarityError as error:
         reason = {"left_out": str(error)}
     mean = {"pw_mcc": float(cosines.mean()) if len(cosines) else None, "pw_mcc_n": len(cosines)}
-    return {"a": a, "b": b} | mean | reason | named("agreement", floor_share([correlation], threshold))
+    return {"a": a, "b": b} | mean | reason | named("agreement", agreement_share([correlation], threshold))
 
 
 def described(folder: Path) -> dict:

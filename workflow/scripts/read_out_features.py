@@ -1,10 +1,13 @@
-"""Measure how well each feature of a parent can be read linearly from a child's activations."""
+"""Measure how well the features of both ends of an edge are read linearly from the activations of the other end."""
 
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.devices import prepare_cpu
 from saelineage.jobs.job import job
+from saelineage.lineage.matching import SIDES
 from saelineage.lineage.readouts import read_out
 
 if TYPE_CHECKING:
@@ -12,24 +15,28 @@ if TYPE_CHECKING:
 
 
 def read_out_features(
-    paths_to_parent_acts: list[str], paths_to_child_acts: list[str], paths_to_features: list[str], path_to_readouts: str
+    paths_to_acts: tuple[list[str], list[str]], paths_to_features: tuple[list[str], list[str]], path_to_readouts: str
 ) -> None:
-    """Write the table of `readouts.read_out`.
+    """Write the tables of `readouts.read_out` of both sides, the parent's first, with a column `side`.
 
     Args:
-        paths_to_parent_acts, paths_to_child_acts: activation shards of the probe.
-        paths_to_features: feature shards of the parent's SAE, in the same order.
+        paths_to_acts: activation shards of the parent and of the child on the probe.
+        paths_to_features: feature shards of the parent's and of the child's SAE, in the same order.
         path_to_readouts: the parquet file to write.
     """
-    write_parquet(read_out(paths_to_parent_acts, paths_to_child_acts, paths_to_features), path_to_readouts)
+    tables = [
+        read_out(paths_to_acts[side], paths_to_acts[1 - side], paths_to_features[side]).assign(side=name)
+        for side, name in enumerate(SIDES)
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    write_parquet(table[["side", *table.columns.drop("side")]], path_to_readouts)
 
 
 if __name__ == "__main__":
     with job(snakemake):
         prepare_cpu(snakemake.threads)
         read_out_features(
-            paths_to_parent_acts=list(snakemake.input.parent_acts),
-            paths_to_child_acts=list(snakemake.input.child_acts),
-            paths_to_features=list(snakemake.input.features),
+            paths_to_acts=(list(snakemake.input.parent_acts), list(snakemake.input.child_acts)),
+            paths_to_features=(list(snakemake.input.parent_features), list(snakemake.input.child_features)),
             path_to_readouts=snakemake.output.readouts,
         )

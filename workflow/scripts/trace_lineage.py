@@ -1,10 +1,11 @@
 """Decide verdicts per edge with the evidence for them, trace features through the graph, and write the summary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from saelineage.correlations.bootstrap import load_replicates
@@ -14,9 +15,18 @@ from saelineage.files.atomic import write_json
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.job import job
 from saelineage.lineage import evidence
+from saelineage.lineage.directions import decoder_directions, match_cosines
 from saelineage.lineage.evidence import Compared, Load
-from saelineage.lineage.trajectories import add_details, edge_summary, feature_statistics, feature_table
-from saelineage.lineage.verdicts import SIDES, absent, add_robust, edge_table, recurs
+from saelineage.lineage.identified import Recurrence, absent, add_recurrence, recurrence
+from saelineage.lineage.matching import SIDES, edge_table
+from saelineage.lineage.trajectories import (
+    add_intervals,
+    add_readouts,
+    edge_summary,
+    feature_statistics,
+    feature_table,
+)
+from saelineage.lineage.verdicts import Rules, add_verdicts
 from saelineage.plan.comparisons import names_in_pair
 
 if TYPE_CHECKING:
@@ -30,9 +40,10 @@ def trace_lineage(
     run: str,
     plan: Mapping,
     load: Load,
-    settings: Mapping,
+    rules: Rules,
     models: list[str],
     paths_to_readouts: Mapping[str, str],
+    paths_to_weights: Mapping[str, str],
     folder: Path,
 ) -> None:
     """Write `edges/*.parquet`, `features.parquet`, `curves.parquet`, `sources.parquet` and `summary.json`.
@@ -41,40 +52,38 @@ def trace_lineage(
         run: the run's name.
         plan: the comparisons, `Comparisons.as_data`.
         load: reads a pair's results by its name, `{model}.{sae}__{model}.{sae}`.
-        settings: `threshold` (r at or above it is a match) and `missed_above`.
+        rules: the bounds of verdicts.
         models: the models, parents before children.
         paths_to_readouts: the readouts of edges that have them, by `{parent}__{child}`.
+        paths_to_weights: the weights of the SAEs that verdicts rest on, by `{model}.{sae}`.
         folder: the folder to write.
     """
-    threshold = settings["threshold"]
     comparisons = plan["comparisons"]
     tables = {}
     for comparison in comparisons:
         if comparison["instrument"] != plan["leading"]:
             continue
         edge = f"{comparison['parent']}__{comparison['child']}"
-        compared = load(comparison["pair"])
-        table = edge_table(compared.correlation, threshold)
-        table = add_recurrence(table, plan["recurrence"][edge], comparison["pair"], load, threshold)
         readouts = pd.read_parquet(paths_to_readouts[edge]) if edge in paths_to_readouts else None
-        table = add_details(table, compared.replicates, readouts, settings["missed_above"])
+        weights = [paths_to_weights[name] for name in names_in_pair(comparison["pair"])]
+        table = judge(comparison, plan["absence"][edge], load, readouts, weights, rules)
         write_parquet(table, folder / "edges" / f"{edge}.parquet")
         tables[comparison["parent"], comparison["child"]] = table
     write_features(tables, plan, load, models, folder / "features.parquet")
-    weighed = [evidence.weigh(comparison, load, threshold) for comparison in comparisons]
+    weighed = [evidence.weigh(comparison, load, rules) for comparison in comparisons]
     write_parquet(concat([evidence.curves(comparison, load) for comparison in comparisons]), folder / "curves.parquet")
-    traced = {merge: trace_sources(sources, merge, load, threshold) for merge, sources in plan["sources"].items()}
+    traced = {merge: trace_sources(sources, merge, load, rules) for merge, sources in plan["sources"].items()}
     write_parquet(concat(list(traced.values())), folder / "sources.parquet")
     edges = [entry for entry in weighed if entry["instrument"] == plan["leading"]]
     summary = {
         "run": run,
-        "threshold": threshold,
+        **rules._asdict(),
         "models": models,
         "leading": plan["leading"],
         "saes": plan["saes"],
         "edges": [edge_summary(tables[entry["parent"], entry["child"]], entry) for entry in edges],
         "instruments": weighed,
-        "agreements": evidence.agreements(plan, load, threshold),
+        "agreements": evidence.agreements(plan, load, rules),
         "sources": {
             merge: evidence.source_shares(table, plan["sources"][merge]["pairs"]) for merge, table in traced.items()
         },
@@ -82,18 +91,43 @@ def trace_lineage(
     write_json(folder / "summary.json", summary)
 
 
-def add_recurrence(
-    table: pd.DataFrame, recurrence: Mapping, edge_pair: str, load: Load, threshold: float
+def judge(
+    comparison: Mapping,
+    absence: Mapping[str, list[str]],
+    load: Load,
+    readouts: pd.DataFrame | None,
+    paths_to_weights: Sequence[str],
+    rules: Rules,
 ) -> pd.DataFrame:
-    """Add a column `robust` to an edge's table if both models have SAEs of other seeds."""
-    if not all(names["recurs"] for names in recurrence.values()):
-        return table
-    sides = []
-    for side, name in zip(SIDES, names_in_pair(edge_pair), strict=True):
-        names = recurrence[side]
-        correlations = {role: [load(pair).correlation for pair in names[role]] for role in ("recurs", "absent")}
-        sides.append((recurs(correlations["recurs"], name, threshold), absent(correlations["absent"], name, threshold)))
-    return add_robust(table, *sides)
+    """Make the table of one edge: the matches of both sides' features, what is known of them, and the verdicts.
+
+    Args:
+        comparison: of the leading instrument.
+        absence: per side, the pairs of its SAE with all SAEs of the other model.
+        load: as for `trace_lineage`.
+        readouts: of the edge, if there are any.
+        paths_to_weights: the weights of the two SAEs.
+        rules: the bounds of verdicts.
+    """
+    compared = load(comparison["pair"])
+    table = add_intervals(edge_table(compared.correlation, rules.threshold), compared.replicates)
+    of_parent, of_child = (
+        of_seeds(name, comparison["recurs"][side], absence[side], load, rules)
+        for side, name in zip(SIDES, names_in_pair(comparison["pair"]), strict=True)
+    )
+    table = add_readouts(add_recurrence(table, of_parent, of_child, rules.identified_from), readouts)
+    parent, child = map(decoder_directions, paths_to_weights)
+    match = [table.loc[table["side"] == side, "match"].to_numpy() for side in SIDES]
+    cosines = [match_cosines(parent, child, match[0]), match_cosines(child, parent, match[1])]
+    return add_verdicts(table.assign(cosine=np.concatenate(cosines)), rules)
+
+
+def of_seeds(name: str, recurs: list[str], absence: list[str], load: Load, rules: Rules) -> Recurrence:
+    """What other seeds say of the features of one SAE; its recurrence is NaN if its model has no other seeds."""
+    missing = absent([load(pair).correlation for pair in absence], name, rules.threshold)
+    if not recurs:
+        return Recurrence(np.full(len(missing), np.nan), missing)
+    return Recurrence(recurrence([load(pair).correlation for pair in recurs], name, rules.threshold), missing)
 
 
 def write_features(
@@ -105,10 +139,10 @@ def write_features(
     write_parquet(feature_table(tables, models, statistics), path)
 
 
-def trace_sources(sources: Mapping, merge: str, load: Load, threshold: float) -> pd.DataFrame:
+def trace_sources(sources: Mapping, merge: str, load: Load, rules: Rules) -> pd.DataFrame:
     """Trace the features of a merged model to its parents."""
     correlations = {name: load(pair).correlation for name, pair in sources["pairs"].items()}
-    return evidence.sources(merge, correlations, sources["parents"], threshold)
+    return evidence.sources(merge, correlations, sources["parents"], rules.threshold)
 
 
 def concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -148,8 +182,9 @@ if __name__ == "__main__":
                 dict(zip(snakemake.params.sides, snakemake.input.replicates, strict=True)),
                 dict(zip(snakemake.params.typed_pairs, snakemake.input.token_types, strict=True)),
             ),
-            settings=snakemake.params.settings,
+            rules=Rules.of(snakemake.params.rules),
             models=snakemake.params.models,
             paths_to_readouts=dict(zip(snakemake.params.read_out, snakemake.input.readouts, strict=True)),
+            paths_to_weights=dict(zip(snakemake.params.saes, snakemake.input.weights, strict=True)),
             folder=Path(snakemake.output.summary).parent,
         )

@@ -45,7 +45,7 @@ def write_dashboards(
     annotations: Annotations,
     labels: pd.DataFrame,
     explanations: pd.DataFrame | None,
-    floor_correlations: Iterable[Correlation],
+    no_change_correlations: Iterable[Correlation],
     model_folder: Path,
     sae_folder: Path,
     hookpoint: str,
@@ -62,7 +62,7 @@ def write_dashboards(
         annotations: of the probe.
         labels: `labels/{model}/{sae}.parquet`.
         explanations: `labels/{model}/{sae}.explanations.parquet`; None if there are none.
-        floor_correlations: the correlations behind the floor of the model's SAE.
+        no_change_correlations: the correlations of the no-change control of the model's SAE.
         model_folder: of the language model.
         sae_folder: of its SAE.
         hookpoint: where activations are read.
@@ -72,9 +72,9 @@ def write_dashboards(
     related = related_features(model, features, edges)
     firings = read_firings(shards[model, sae], annotations)
     boards = Dashboards(firings, annotations, shown)
-    floors = floor_r(f"{model}.{sae}", floor_correlations, len(boards))
+    no_change = no_change_r(f"{model}.{sae}", no_change_correlations, len(boards))
     published = neuronpedia_address(read_json(sae_folder / CONFIG_FILE)["metadata"].get("neuronpedia_id"))
-    table = feature_table(model, features, edges, firings, annotations, labels, explanations, floors, published)
+    table = feature_table(model, features, edges, firings, annotations, labels, explanations, no_change, published)
     write_text(folder / "table.js", packed(f"{model}/table", table))
     add_related(boards, related, shards, annotations, {f"{model}.{sae}": firings})
     effects = effects_on_logits(model_folder, sae_folder, hookpoint)
@@ -98,7 +98,7 @@ def add_related(
         boards.add(other, firings)
 
 
-def floor_r(name: str, correlations: Iterable[Correlation], d_sae: int) -> np.ndarray:
+def no_change_r(name: str, correlations: Iterable[Correlation], d_sae: int) -> np.ndarray:
     """Each feature's best r when the model is unchanged, averaged over correlations; NaN if there are none.
 
     Args:
@@ -142,7 +142,7 @@ if __name__ == "__main__":
             annotations=load_annotations(snakemake.input.annotations),
             labels=labels[labels["wins"]],
             explanations=pd.read_parquet(snakemake.input.explanations[0]) if snakemake.input.explanations else None,
-            floor_correlations=map(load_correlation, snakemake.input.floors, snakemake.params.floors),
+            no_change_correlations=map(load_correlation, snakemake.input.no_change, snakemake.params.no_change),
             model_folder=Path(snakemake.input.model[0]).parent,
             sae_folder=Path(snakemake.input.sae[0]).parent,
             hookpoint=snakemake.params.hookpoint,

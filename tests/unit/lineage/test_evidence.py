@@ -81,10 +81,10 @@ def test_shares_come_with_their_floors_n_interval_and_area():
     assert edge["persist_share_interval"] == list(share(3, 4).interval)
     assert (edge["inherited_share"], edge["inherited_share_n"]) == (0.75, 4)
     # Both directions of the floor: 3 of 3 twice.
-    assert (edge["floor_share"], edge["floor_share_n"]) == (1.0, 6)
-    assert (edge["seed_floor_share"], edge["child_seed_floor_share"]) == (1.0, None)
+    assert (edge["no_change_share"], edge["floor_share_n"]) == (1.0, 6)
+    assert (edge["two_seed_share"], edge["child_two_seed_share"]) == (1.0, None)
     assert edge["auc"] == pytest.approx((0.9 + 0.85 + 0.8 + 0.5) / 4)
-    assert edge["floor_auc"] == pytest.approx((0.95 + 0.9 + 0.9) / 3)
+    assert edge["no_change_auc"] == pytest.approx((0.95 + 0.9 + 0.9) / 3)
 
 
 def test_relative_persistence_is_the_share_over_its_floor_document_by_document():
@@ -97,7 +97,7 @@ def test_relative_persistence_is_the_share_over_its_floor_document_by_document()
 
 def test_without_a_floor_no_share_is_relative():
     edge = weigh(floors=[])
-    assert (edge["floor_share"], edge["floor_auc"]) == (None, None)
+    assert (edge["no_change_share"], edge["no_change_auc"]) == (None, None)
     assert (edge["relative_persistence"], edge["relative_persistence_interval"]) == (None, None)
     assert edge["document_interval"] is not None
 
@@ -109,7 +109,7 @@ def test_each_matching_has_its_own_floor():
         "mutual": 0.75,
         "assignment": 0.75,
     }
-    assert {rule: shares["floor_share"] for rule, shares in matchings.items()} == dict.fromkeys(matchings, 1.0)
+    assert {rule: shares["no_change_share"] for rule, shares in matchings.items()} == dict.fromkeys(matchings, 1.0)
 
 
 def test_the_original_protocol_has_its_own_floor():
@@ -118,7 +118,7 @@ def test_the_original_protocol_has_its_own_floor():
         for name, pair in PAIRS.items()
     }
     shares = evidence.weigh(COMPARISON, pairs.__getitem__, 0.8)["matchings"]["token_type"]
-    assert (shares["persist_share"], shares["floor_share"], shares["floor_share_n"]) == (1.0, 1.0, 8)
+    assert (shares["persist_share"], shares["no_change_share"], shares["floor_share_n"]) == (1.0, 1.0, 8)
     pairs["base.a__base.c"] = PAIRS["base.a__base.c"]
     with pytest.raises(ValueError, match=r"'base\.a', 'base\.c'.*plan token types for both"):
         evidence.weigh(COMPARISON, pairs.__getitem__, 0.8)
@@ -146,10 +146,10 @@ def test_a_seed_floor_that_differs_from_the_instrument_s_floor_has_a_line():
     pairs = PAIRS | {"base.a__base.s": compared(diagonal(0.9, 0.2, 0.2, 0.2), "base.a__base.s")}
     comparison = COMPARISON | {"seeds": {"base": ["base.a__base.s"], "lua": []}}
     table = evidence.curves(comparison, pairs.__getitem__)
-    assert table["name"].unique().tolist() == ["edge", "floor", "seed floor", "shifted"]
+    assert table["name"].unique().tolist() == ["edge", "floor", "two seeds", "shifted"]
     at = table[np.isclose(table["threshold"], 0.8)].set_index("name")["share"]
-    assert (at["floor"], at["seed floor"]) == (1.0, 0.25)
-    assert evidence.weigh(comparison, pairs.__getitem__, 0.8)["seed_floor_auc"] == pytest.approx(1.5 / 4)
+    assert (at["floor"], at["two seeds"]) == (1.0, 0.25)
+    assert evidence.weigh(comparison, pairs.__getitem__, 0.8)["two_seed_auc"] == pytest.approx(1.5 / 4)
 
 
 def test_instruments_agree_on_the_parent_s_features_where_its_sae_is_the_same():

@@ -15,8 +15,8 @@ from saelineage.lineage.verdicts import (
     absent,
     add_robust,
     agreement,
+    agreement_share,
     edge_table,
-    floor_share,
     matched_share,
     matching_shares,
     recurs,
@@ -278,10 +278,10 @@ def test_untestable_features_are_in_no_share():
 def test_the_seed_floor_runs_over_both_directions_and_all_pairs():
     # TOY: 1 of 2 and 2 of 3. The diagonal: 3 of 3 and 3 of 3.
     diagonal = correlation([[0.9, 0, 0], [0, 0.9, 0], [0, 0, 0.9]])
-    floor = floor_share([correlation(TOY), diagonal], 0.8)
+    floor = agreement_share([correlation(TOY), diagonal], 0.8)
     assert (floor.value, floor.n) == (9 / 11, 11)
     assert floor.interval == share(9, 11).interval
-    assert floor_share([], 0.8) == Share(None, 0, None)
+    assert agreement_share([], 0.8) == Share(None, 0, None)
 
 
 def test_shares_by_three_rules():

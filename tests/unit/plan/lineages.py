@@ -27,7 +27,7 @@ def diamond(*instruments: str, **models: dict) -> dict:
             "n_probe_shards": 2,
         },
         "saes": saes(seeds=[0, 1]),
-        "correlations": {"nulls": [], "block_features": 8},
+        "correlations": {"random_controls": [], "block_features": 8},
         "lineage": {
             "instruments": list(instruments) or ["anchored"],
             "budgets": [],
@@ -55,7 +55,7 @@ def deep() -> dict:
             "foreign": {"hub": {"repo": "a/b", "revision": "main", "parents": []}},
         },
         "saes": saes(seeds=[3, 0]),
-        "correlations": {"nulls": []},
+        "correlations": {"random_controls": []},
         "lineage": {"controls": {}, "instruments": ["anchored"], "budgets": []},
     }
 

@@ -39,7 +39,9 @@ def test_a_floor_compares_two_saes_of_one_model():
         "frozen": ["base.seed0__base.from_base@0", "lua.from_base@0__lua.from_lua@0"],
     }
     comparisons = Plan(diamond()).comparisons
-    floors = {name: comparisons.floor_pairs(name, "base") + comparisons.floor_pairs(name, "lua") for name in expected}
+    floors = {
+        name: comparisons.no_change_pairs(name, "base") + comparisons.no_change_pairs(name, "lua") for name in expected
+    }
     assert {name: names(pairs) for name, pairs in floors.items()} == expected
 
 
@@ -47,15 +49,15 @@ def test_every_two_seeds_are_a_floor_and_those_with_the_leading_sae_are_its_own(
     config = diamond("independent")
     config["saes"]["seeds"] = [4, 0, 2]
     comparisons = Plan(config).comparisons
-    assert names(comparisons.floor_pairs("independent", "lua")) == [
+    assert names(comparisons.no_change_pairs("independent", "lua")) == [
         "lua.seed4__lua.seed0",
         "lua.seed4__lua.seed2",
         "lua.seed0__lua.seed2",
     ]
-    assert sorted(names(comparisons.no_change_pairs("lua"))) == ["lua.seed4__lua.seed0", "lua.seed4__lua.seed2"]
+    assert sorted(names(comparisons.leading_no_change_pairs("lua"))) == ["lua.seed4__lua.seed0", "lua.seed4__lua.seed2"]
     config["saes"]["seeds"] = [4]
-    assert Plan(config).comparisons.floor_pairs("independent", "lua") == []
-    assert Plan(config).comparisons.no_change_pairs("lua") == []
+    assert Plan(config).comparisons.no_change_pairs("independent", "lua") == []
+    assert Plan(config).comparisons.leading_no_change_pairs("lua") == []
 
 
 def test_the_floor_of_the_leading_sae_is_among_the_pairs_of_the_run():
@@ -67,24 +69,26 @@ def test_the_floor_of_the_leading_sae_is_among_the_pairs_of_the_run():
     }
     for name, floors in expected.items():
         comparisons = Plan(diamond(name)).comparisons
-        pairs = comparisons.no_change_pairs("base") + comparisons.no_change_pairs("lua")
+        pairs = comparisons.leading_no_change_pairs("base") + comparisons.leading_no_change_pairs("lua")
         assert names(pairs) == floors
         assert set(pairs) <= set(comparisons.pairs)
 
 
 def test_nulls_are_those_of_the_config_and_models_re_initialised_like_an_ancestor():
     config = diamond(random=RANDOM, stranger={"reinitialise": {"like": "stories", "seed": 0}})
-    config["correlations"]["nulls"] = ["shifted", "rotated"]
+    config["correlations"]["random_controls"] = ["shifted", "rotated"]
     comparisons = Plan(config).comparisons
-    nulls = comparisons.null_pairs("anchored", MERGE)
+    nulls = comparisons.control_pairs("anchored", MERGE)
     assert {null: pair_name(pair) for null, pair in nulls.items()} == {
         "shifted": "lua.from_base__merged.from_lua+stories_shifted",
         "rotated": "lua.from_base__merged.from_lua+stories_rotated",
         "reinitialised (random)": "lua.from_base__random.from_lua",
     }
-    assert pair_name(comparisons.null_pairs("independent", LUA)["reinitialised (random)"]) == "base.seed0__random.seed0"
+    assert (
+        pair_name(comparisons.control_pairs("independent", LUA)["reinitialised (random)"]) == "base.seed0__random.seed0"
+    )
     saes = comparisons.saes
-    config["correlations"]["nulls"] = []
+    config["correlations"]["random_controls"] = []
     assert Plan(config).comparisons.saes == saes  # nulls of the child's features need no SAE of their own
 
 
@@ -92,12 +96,12 @@ def test_a_control_is_compared_on_the_edges_to_its_child_only():
     config = diamond(random=RANDOM, scratch={"finetune": {"parent": "random", "corpora": {"lua": 1.0}}})
     config["lineage"]["controls"] = {"lua": ["scratch"]}
     comparisons = Plan(config).comparisons
-    controls = comparisons.null_pairs("frozen", LUA)
+    controls = comparisons.control_pairs("frozen", LUA)
     assert {role: pair_name(pair) for role, pair in controls.items()} == {
         "reinitialised (random)": "base.seed0__random.from_base@0",
         "control (scratch)": "base.seed0__scratch.from_base@0",
     }
-    assert comparisons.null_pairs("frozen", Edge("base", "stories")).keys() == {"reinitialised (random)"}
+    assert comparisons.control_pairs("frozen", Edge("base", "stories")).keys() == {"reinitialised (random)"}
 
 
 def test_the_second_sae_of_a_model_has_another_seed_or_is_the_floor():
@@ -161,7 +165,7 @@ def test_each_pair_is_correlated_in_one_direction_only():
 def test_the_data_for_the_lineage_name_exactly_the_pairs_that_are_correlated():
     config = diamond("anchored", "independent", "same_init", random=RANDOM)
     config["lineage"]["budgets"] = [500]
-    config["correlations"]["nulls"] = ["shifted"]
+    config["correlations"]["random_controls"] = ["shifted"]
     comparisons = Plan(config).comparisons
     data = comparisons.as_data()
     named = {row["pair"] for row in data["comparisons"]}

@@ -42,7 +42,7 @@ def test_every_instrument_and_every_budget_has_a_pair_and_a_floor_for_each_edge(
     assert instrument("anchored@500") == INSTRUMENTS["anchored"]._replace(budget="@500")
     for name in plan.comparisons.instruments:
         pairs = [plan.comparisons.edge_pair(name, edge) for edge in plan.graph.edges]
-        floors = [plan.comparisons.floor_pairs(name, edge.parent)[0] for edge in plan.graph.edges]
+        floors = [plan.comparisons.no_change_pairs(name, edge.parent)[0] for edge in plan.graph.edges]
         assert all(parent.model != child.model for parent, child in pairs)
         assert all(first.model == second.model for first, second in floors)
         assert [floor[0] for floor in floors] == [pair[0] for pair in pairs]

@@ -94,7 +94,7 @@ def test_they_are_outside_the_lineage_and_controls_of_the_edges_to_the_child_or_
 def test_their_saes_are_made_as_the_child_s_and_compared_with_the_parent_s_under_every_instrument():
     comparisons = plan().comparisons
     named = {
-        name: {role: pair_name(pair) for role, pair in comparisons.null_pairs(name, Edge("base", "lua")).items()}
+        name: {role: pair_name(pair) for role, pair in comparisons.control_pairs(name, Edge("base", "lua")).items()}
         for name in comparisons.instruments
     }
     controls = ("twin (lua_again)", "continued (more)")

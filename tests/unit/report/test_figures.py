@@ -150,7 +150,7 @@ def curves(parent: str = "base", names: tuple[str, ...] = ("edge", "floor", "shi
 
 
 def test_each_edge_has_a_colour_and_each_kind_of_curve_a_dash():
-    names = ("edge", "floor", "seed floor", "shifted", "control (twin)")
+    names = ("edge", "floor", "two seeds", "shifted", "control (twin)")
     figure = share_curves_figure(pd.concat([curves("base", names), curves("<b>", names)]), 0.75)
     lines = figure.data
     assert [line.line.dash for line in lines] == ["solid", "dash", "dashdot", "dot", "dot"] * 2

@@ -12,6 +12,7 @@ from saelineage.report.tables import (
     absence_table,
     agreement_table,
     class_table,
+    control_table,
     curve_table,
     density_table,
     edge_table,
@@ -19,10 +20,9 @@ from saelineage.report.tables import (
     flow_table,
     instrument_table,
     is_fit,
-    largest_null,
+    largest_random,
     make_tables,
     matching_table,
-    null_table,
     reading,
     score_table,
     source_table,
@@ -54,13 +54,13 @@ def comparison(
     nulls: dict | None = None,
 ) -> dict:
     """One of the summary's `instruments`."""
-    values = {"persist_share": share, "floor_share": floor, "inherited_share": 0.375, "same_index_rate": 0.125}
-    values |= {"seed_floor_share": seed_floor, "child_seed_floor_share": seed_floor}
+    values = {"persist_share": share, "no_change_share": floor, "inherited_share": 0.375, "same_index_rate": 0.125}
+    values |= {"two_seed_share": seed_floor, "child_two_seed_share": seed_floor}
     found = {"parent": parent, "child": child, "instrument": instrument, "pair": "a__b"}
-    found |= {"auc": 0.5, "floor_auc": 0.75, "seed_floor_auc": 0.375}
+    found |= {"auc": 0.5, "no_change_auc": 0.75, "two_seed_auc": 0.375}
     for name, value in values.items():
         found |= a_share(name, value)
-    rule = a_share("persist_share", share) | a_share("floor_share", floor)
+    rule = a_share("persist_share", share) | a_share("no_change_share", floor)
     return found | {
         "matchings": {"assignment": rule, "best": rule, "mutual": rule},
         "document_interval": [0.2, 0.3],
@@ -106,9 +106,9 @@ def measured_jobs() -> list[dict]:
 
 def test_an_edge_is_read_by_the_interval_of_its_ratio_to_the_floor():
     assert reading(comparison(0.5, 0.6, [0.7, 0.99])) == report_tables.BELOW
-    assert reading(comparison(0.5, 0.6, [0.7, 1.0])) == report_tables.AT_FLOOR
-    assert reading(comparison(0.7, 0.6, [1.1, 1.2])) == report_tables.AT_FLOOR
-    assert reading(comparison(0.9, None)) == report_tables.NO_FLOOR
+    assert reading(comparison(0.5, 0.6, [0.7, 1.0])) == report_tables.AT_CONTROL
+    assert reading(comparison(0.7, 0.6, [1.1, 1.2])) == report_tables.AT_CONTROL
+    assert reading(comparison(0.9, None)) == report_tables.NO_CONTROL
     assert reading(comparison(None, 0.2, [0.7, 0.9])) == report_tables.NOTHING
     assert reading(comparison() | {"relative_persistence_interval": None}) == report_tables.NO_RATIO
 
@@ -117,13 +117,13 @@ def test_an_edge_has_its_counts_both_floors_and_the_ratio():
     row = edge_table(summary(comparison(0.25, 0.5, [0.4, 0.6]))).iloc[0]
     assert row[list(COUNTS)].tolist() == list(COUNTS.values())
     assert row[["persist_share", "persist_share_n", "persist_share_low"]].tolist() == [0.25, 8, 0.15]
-    assert row[["floor_share", "seed_floor_share"]].tolist() == [0.5, 0.375]
+    assert row[["no_change_share", "two_seed_share"]].tolist() == [0.5, 0.375]
     assert row[["relative_persistence", "relative_persistence_low", "relative_persistence_high"]].tolist() == [
         *(0.5, 0.4, 0.6)
     ]
     assert row["reading"] == "below the floor"
     row = edge_table(summary(comparison(0.25, None))).iloc[0]  # without a floor
-    assert row[["floor_share", "floor_share_low", "relative_persistence_high"]].isna().all()
+    assert row[["no_change_share", "floor_share_low", "relative_persistence_high"]].isna().all()
     assert row["floor_share_n"] == 0
 
 
@@ -135,7 +135,7 @@ def test_every_instrument_is_a_row_with_its_agreement_with_the_leading_one():
     assert table["persist_share"].tolist() == [0.25, 0.1]
     assert table.loc["independent", ["same_verdict_share", "kappa"]].tolist() == [0.75, 0.5]
     assert np.isnan(table.loc["anchored", "kappa"])
-    assert table.loc["anchored", ["document_low", "document_high", "auc", "floor_auc"]].tolist() == [
+    assert table.loc["anchored", ["document_low", "document_high", "auc", "no_change_auc"]].tolist() == [
         0.2,
         0.3,
         0.5,
@@ -148,9 +148,9 @@ def test_every_instrument_is_a_row_with_its_agreement_with_the_leading_one():
 
 def test_a_control_is_no_null():
     nulls = {"shifted": a_null(0.01), "reinitialised (r)": a_null(0.03), "control (twin)": a_null(0.4)}
-    assert largest_null(nulls) == ("reinitialised (r)", 0.03)
-    assert largest_null({"control (twin)": a_null(0.4)}) == (None, None)
-    assert largest_null({"shifted": a_null(None)}) == (None, None)
+    assert largest_random(nulls) == ("reinitialised (r)", 0.03)
+    assert largest_random({"control (twin)": a_null(0.4)}) == (None, None)
+    assert largest_random({"shifted": a_null(None)}) == (None, None)
 
 
 def test_an_instrument_is_fit_if_floor_and_null_are_within_bounds():
@@ -168,15 +168,15 @@ def test_an_instrument_is_fit_if_floor_and_null_are_within_bounds():
 
 def test_every_matching_rule_is_a_row_and_the_best_match_comes_first():
     found = comparison(0.25, 0.5)
-    found["matchings"]["mutual"] = a_share("persist_share", 0.125) | a_share("floor_share", 0.375)
+    found["matchings"]["mutual"] = a_share("persist_share", 0.125) | a_share("no_change_share", 0.375)
     table = matching_table(summary(found)).set_index("rule")
     assert table.index.tolist() == ["best", "mutual", "assignment"]
-    assert table.loc["mutual", ["persist_share", "persist_share_n", "floor_share"]].tolist() == [0.125, 8, 0.375]
+    assert table.loc["mutual", ["persist_share", "persist_share_n", "no_change_share"]].tolist() == [0.125, 8, 0.375]
 
 
 def test_every_null_of_every_instrument_is_a_row():
     other = comparison(instrument="independent", nulls={"rotated": a_null(0.2, 0.3)})
-    table = null_table(summary(comparison(), other))
+    table = control_table(summary(comparison(), other))
     assert table[["instrument", "null"]].to_numpy().tolist() == [["anchored", "shifted"], ["independent", "rotated"]]
     expected = [0.2, 8, 0.1, 0.3, 0.3, 0.5, 0.625]
     assert table.iloc[1, 4:].tolist() == pytest.approx(expected)

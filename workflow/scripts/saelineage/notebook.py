@@ -80,7 +80,7 @@ class Run:
 
     @cached_property
     def summary(self) -> dict:
-        """`lineage/summary.json`: counts and shares of every edge, with floors and nulls."""
+        """`lineage/summary.json`: counts and shares of every edge, with their controls."""
         return read_json(self.path(SUMMARY))
 
     @property
@@ -95,7 +95,7 @@ class Run:
 
     @property
     def edges(self) -> pd.DataFrame:
-        """One row per edge, as in the report: how many features persist, disappear and emerge, and the floors."""
+        """One row per edge and group (identified, all), as in the report: the number of features with each verdict."""
         return edge_table(self.summary)
 
     @cached_property
@@ -146,7 +146,7 @@ class Run:
         return load_sae(self.path(f"saes/{sae.model}/{sae.sae}"))
 
     def model(self, model: str) -> "PreTrainedModel":
-        """Load a language model of the run, in evaluation mode and float32; nulls and controls can be loaded too.
+        """Load a language model of the run, in evaluation mode and float32; controls can be loaded too.
 
         Raises:
             InputError: if the run has no such model; the message lists its models.
@@ -160,7 +160,7 @@ class Run:
         """Load the correlation of two SAEs' features; for an edge, name the parent first.
 
         Args:
-            a, b: names; `{model}.{sae}_shifted` and `{model}.{sae}_rotated` are nulls.
+            a, b: names; `{model}.{sae}_shifted` and `{model}.{sae}_rotated` are random controls.
 
         Raises:
             InputError: if the run did not correlate this pair; the message lists the pairs of these models.

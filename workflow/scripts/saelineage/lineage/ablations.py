@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from saelineage.activations import hooked, read_with_logits
 from saelineage.errors import InputError
-from saelineage.lineage.verdicts import PERSISTS, SIDES, UNTESTABLE, VERDICTS
+from saelineage.lineage.matching import PERSISTS, SIDES, UNTESTABLE
+from saelineage.lineage.verdicts import VERDICTS
 from saelineage.models.losses import token_losses
 from saelineage.plan.graph import POOLED
 from saelineage.saes.sae import Sae, SparseLatents
@@ -193,33 +194,42 @@ def edge_groups(edge: pd.DataFrame, side: str, seed: int) -> dict[str, Int[np.nd
     """Group the features of one side of an edge by verdict, and draw for each group a random one of equal density.
 
     Args:
-        edge: the table of `verdicts.edge_table`.
+        edge: an edge's table, after `verdicts.add_verdicts`.
         side: `parent` or `child`.
         seed: of the random groups.
 
     Returns:
-        Latents by `persists` and `disappears`, or `inherited` and `emerges`, and by the same names with `_random`: as
-        many of the other testable features of that side as `matched_random` can match. As there are only two verdicts,
-        the random group of one consists of features of the other.
+        Latents by the side's verdicts, first those of the identified features (`identified_{verdict}`), then of all;
+        and by the same names with `_random`: as many of the other testable features of that side as `matched_random`
+        can match.
     """
     testable = edge[(edge["side"] == side) & (edge["verdict"] != UNTESTABLE)]
     density = np.zeros(int(edge["latent"].max()) + 1)
     pool = testable["latent"].to_numpy(dtype=np.int64)
     density[pool] = testable["density"]
-    groups = {verdict: pool[(testable["verdict"] == verdict).to_numpy()] for verdict in VERDICTS[SIDES.index(side)]}
+    identified = testable["identified"].to_numpy(dtype=bool)
+    of_verdict = {verdict: (testable["verdict"] == verdict).to_numpy() for verdict in VERDICTS[SIDES.index(side)]}
+    groups = {f"identified_{verdict}": pool[rows & identified] for verdict, rows in of_verdict.items()}
+    groups = {name: latents for name, latents in groups.items() if identified.any()}
+    groups |= {verdict: pool[rows] for verdict, rows in of_verdict.items()}
     return groups | {f"{name}_random": matched_random(group, pool, density, seed) for name, group in groups.items()}
 
 
 def top_matches(edge: pd.DataFrame, n_matches: int) -> pd.DataFrame:
-    """Select the parent's persisting features with the largest r, and the child's features that match them.
+    """Select the parent's persisting features, identified ones with the largest r first, and the child's that match.
 
     A feature of the child that is the match of several counts once, with the largest r.
 
     Returns:
-        At most `n_matches` rows, largest r first, on a tie the parent's lower latent: `parent`, `child`, `r`.
+        At most `n_matches` rows, identified features first, then largest r, on a tie the parent's lower latent:
+        `parent`, `child`, `r`.
     """
     persisting = edge[(edge["side"] == SIDES[0]) & (edge["verdict"] == PERSISTS)]
-    ranked = persisting.sort_values(["r", "latent"], ascending=[False, True]).drop_duplicates("match").head(n_matches)
+    ranked = (
+        persisting.sort_values(["identified", "r", "latent"], ascending=[False, False, True])
+        .drop_duplicates("match")
+        .head(n_matches)
+    )
     columns = {"latent": "parent", "match": "child", "r": "r"}
     return ranked[list(columns)].rename(columns=columns).reset_index(drop=True)
 

@@ -1,6 +1,6 @@
 """Curves: the share of features with a match, at every threshold instead of a single one.
 
-The curves of an edge, of its nulls and of seeds, drawn together, show at which thresholds a share is informative.
+The curves of an edge, of its controls and of seeds, drawn together, show at which thresholds a share is informative.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from saelineage.correlations.matches import Correlation
-from saelineage.lineage.verdicts import best_matches
+from saelineage.lineage.matching import best_matches
 
 
 def best_r(correlation: Correlation, side: int) -> Float[np.ndarray, " feature"]:
@@ -43,26 +43,26 @@ def auc(best_r: Float[np.ndarray, " feature"]) -> float:
     return float(np.fmax(best_r, 0.0).mean()) if len(best_r) else nan
 
 
-def false_match_threshold(null_r: Float[np.ndarray, " feature"], rate: float) -> float:
-    """The least threshold in [0, inf) at which at most a share `rate` of a null's features have a match.
+def false_match_threshold(random_r: Float[np.ndarray, " feature"], rate: float) -> float:
+    """The least threshold in [0, inf) at which at most a share `rate` of a control's features have a match.
 
     A match is r at or above the threshold, so the threshold is the next number above the r of the first feature too
     many. Features of equal r drop out together. The threshold is above 1 where none in [0, 1] suffices.
 
     Args:
-        null_r: best r of each feature against a null; NaN (no partner) is no match.
+        random_r: best r of each feature against a random control; NaN (no partner) is no match.
         rate: in [0, 1].
 
     Returns:
         The threshold; 0.0 where the share never exceeds the rate; NaN without any feature.
     """
-    n = len(null_r)
+    n = len(random_r)
     if n == 0:
         return nan
     n_allowed = int((np.arange(1, n + 1) / n <= rate).sum())
     if n_allowed == n:
         return 0.0
-    descending = np.sort(np.where(np.isnan(null_r), -inf, null_r))[::-1]
+    descending = np.sort(np.where(np.isnan(random_r), -inf, random_r))[::-1]
     first_too_many = descending[n_allowed]
     return float(np.nextafter(first_too_many, inf)) if first_too_many >= 0 else 0.0
 

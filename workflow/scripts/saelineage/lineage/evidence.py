@@ -1,8 +1,8 @@
-"""Evidence: the shares of an edge under every instrument, with the baselines that give them a meaning.
+"""Evidence: the shares of an edge under every instrument, with the controls that give them a meaning.
 
-Baselines are floors (no change), nulls and controls in the child's place. With them come matchings by other rules,
-intervals over documents, the share at every threshold, and the agreement between instruments. Plain functions over the
-pairs that `comparisons.plan` names.
+Controls are SAEs of an unchanged model (no change) and of other seeds (two seeds), random controls, and other models in
+the child's place. With them come matchings by other rules, intervals over documents, the share at every threshold, and
+the agreement between instruments. Plain functions over the pairs that `comparisons.plan` names.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from saelineage.correlations.bootstrap import (
     Replicates,
@@ -22,27 +22,33 @@ from saelineage.correlations.bootstrap import (
 )
 from saelineage.correlations.matches import Correlation
 from saelineage.lineage.curves import auc, best_r, curve_table, false_match_threshold
-from saelineage.lineage.verdicts import (
+from saelineage.lineage.identified import is_identified, recurrence
+from saelineage.lineage.matching import (
     DISAPPEARS,
     INHERITED,
     PERSISTS,
     SIDES,
     UNTESTABLE,
-    Share,
     agreement,
+    agreement_share,
+    best_matches,
     edge_table,
-    floor_share,
+    is_found,
     matched_share,
     matching_shares,
-    pooled,
     same_index_rate,
-    share,
 )
+from saelineage.lineage.shares import Share, pooled, share
+from saelineage.lineage.verdicts import Rules
+from saelineage.plan.comparisons import names_in_pair
 
 FALSE_MATCH_RATE = 0.01
-"""Share of a null's features that match at the threshold reported for it."""
+"""Share of a control's features that match at the threshold reported for it."""
 BEST = "best"
-"""The rule of `verdicts.matching_shares` for whose share and floor intervals over documents are computed."""
+"""The rule of `matching.matching_shares` for whose share and control intervals over documents are computed."""
+IDENTIFIED, ALL = "identified", "all"
+GROUPS = (IDENTIFIED, ALL)
+"""Features that shares are given for: those that other seeds of their model have too, first."""
 CURVE_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 
 
@@ -56,6 +62,10 @@ class Compared(NamedTuple):
 
 
 Load = Callable[[str], Compared]
+Marked = tuple[Bool[np.ndarray, " d_sae_a"], Bool[np.ndarray, " d_sae_b"]]
+"""The features of the parent's and of the child's SAE that count."""
+Counted = tuple[Compared, int, Bool[np.ndarray, " d_sae"] | None]
+"""A pair, one of its sides, and the features of that side that count (None for all)."""
 
 
 def named(name: str, named_share: Share) -> dict:
@@ -64,101 +74,197 @@ def named(name: str, named_share: Share) -> dict:
     return {name: named_share.value, f"{name}_n": named_share.n, f"{name}_interval": interval}
 
 
-def weigh(comparison: Mapping, load: Load, threshold: float) -> dict:
-    """Compute the shares of one edge under one instrument, with their baselines.
+def weigh(comparison: Mapping, load: Load, rules: Rules) -> dict:
+    """Compute the shares of one edge under one instrument, with their controls.
 
     Args:
         comparison: one of `comparisons.plan`'s.
         load: gives a pair by its name.
-        threshold: r at or above this is a match.
+        rules: the threshold, and which features are identified.
 
     Returns:
-        - `persist_share` and `inherited_share`, with splits and merges;
-        - `floor_share`, the share matched where nothing changed, `seed_floor_share` and `child_seed_floor_share`, the
-          same between two seeds of parent and child, all three in both directions;
-        - `matchings`, for each rule the parent's share and the floor's;
-        - `relative_persistence`, the best rule's share over its floor, with an interval over documents;
-        - `auc`, `floor_auc` and `seed_floor_auc`, the area under the share over all thresholds;
+        - `groups`, for `identified` and `all` features of each side the shares of `group_shares`; None where the SAE
+          has no other seeds;
+        - `two_seed_share` and `child_two_seed_share`, on which two seeds of the parent and of the child agree, in both
+          directions;
+        - `matchings`, for each rule the parent's share and that of the no-change control;
+        - `auc`, `no_change_auc` and `two_seed_auc`, the area under the share over all thresholds;
         - `same_index_rate`;
-        - `nulls`, for each the share, its `auc`, the threshold at which 1 % match and the edge's share there.
+        - `controls`, for each the share, its `auc`, the threshold at which 1 % match and the edge's share there.
     """
+    threshold = rules.threshold
     compared = load(comparison["pair"])
-    floors = [load(name) for name in comparison["floors"]]
+    unchanged = [load(name) for name in comparison["no_change"]]
     seeds = [[load(name).correlation for name in comparison["seeds"][comparison[side]]] for side in SIDES]
-    matchings = _matchings(compared, floors, threshold)
+    controls = {name: load(pair).correlation for name, pair in sorted(comparison["controls"].items())}
+    marked = identified(comparison, load, rules)
+    everywhere: list[Counted] = [(pair, side, None) for pair in unchanged for side in range(2)]
     return {
         **{key: comparison[key] for key in ("parent", "child", "instrument", "pair")},
-        **named("persist_share", matched_share(compared.correlation, 0, threshold)),
-        **named("inherited_share", matched_share(compared.correlation, 1, threshold)),
-        **named("floor_share", floor_share([floor.correlation for floor in floors], threshold)),
-        **named("seed_floor_share", floor_share(seeds[0], threshold)),
-        **named("child_seed_floor_share", floor_share(seeds[1], threshold)),
-        "matchings": matchings,
-        **_over_documents(compared, floors, matchings[BEST], threshold),
-        "auc": _number(auc(best_r(compared.correlation, 0))),
-        "floor_auc": _number(auc(_floor_r([floor.correlation for floor in floors]))),
-        "seed_floor_auc": _number(auc(_floor_r(seeds[0]))),
-        **named("same_index_rate", same_index_rate(compared.correlation, threshold)),
-        "nulls": {
-            null: _null(load(name).correlation, compared.correlation, threshold)
-            for null, name in sorted(comparison["nulls"].items())
+        "groups": {
+            IDENTIFIED: marked
+            and group_shares(compared, _held_out(comparison, load, rules), controls, marked, threshold),
+            ALL: group_shares(compared, everywhere, controls, None, threshold),
         },
+        **named("two_seed_share", agreement_share(seeds[0], threshold)),
+        **named("child_two_seed_share", agreement_share(seeds[1], threshold)),
+        "matchings": _matchings(compared, unchanged, threshold),
+        "auc": _number(auc(best_r(compared.correlation, 0))),
+        "no_change_auc": _number(auc(_no_change_r([pair.correlation for pair in unchanged]))),
+        "two_seed_auc": _number(auc(_no_change_r(seeds[0]))),
+        **named("same_index_rate", same_index_rate(compared.correlation, threshold)),
+        "controls": {name: _control(control, compared.correlation, threshold) for name, control in controls.items()},
     }
 
 
-def curves(comparison: Mapping, load: Load) -> pd.DataFrame:
-    """Tabulate the share of features with a best match at every threshold: of the edge, its floors and its nulls.
+def identified(comparison: Mapping, load: Load, rules: Rules) -> Marked | None:
+    """Mark the identified features of both SAEs of an edge; None if one of them has no other seeds to compare with."""
+    if not all(comparison["recurs"][side] for side in SIDES):
+        return None
+    names = names_in_pair(comparison["pair"])
+    parent, child = (
+        is_identified(
+            recurrence([load(pair).correlation for pair in comparison["recurs"][side]], name, rules.threshold),
+            rules.identified_from,
+        )
+        for side, name in zip(SIDES, names, strict=True)
+    )
+    return parent, child
+
+
+def group_shares(
+    compared: Compared,
+    unchanged: Sequence[Counted],
+    controls: Mapping[str, Correlation],
+    marked: Marked | None,
+    threshold: float,
+) -> dict:
+    """The shares of some of an edge's features that are found on the other side, with their controls.
+
+    Args:
+        compared: the edge.
+        unchanged: SAEs of the parent that are trained like the edge's, and their features that count.
+        controls: pairs of the parent's SAE with others in the child's place.
+        marked: the features of the edge that count; None for all.
+        threshold: r at or above this is a match.
 
     Returns:
-        Columns `parent`, `child`, `instrument`, `name` (`edge`, `floor`, `seed floor` where that differs from the
-        floor, or a null's), `threshold`, `share`, `n`.
+        - `persist_share` and `inherited_share`, of the parent's and of the child's features, with splits and merges;
+        - `no_change_share`, the same where the model is unchanged;
+        - `control_shares`, by control;
+        - `document_interval` of the parent's share by the best match alone; `relative_persistence`, that share over the
+          no-change control's, with its `_interval`.
+    """
+    of_parent, of_child = marked or (None, None)
+    no_change = [matched_share(pair.correlation, side, threshold, among) for pair, side, among in unchanged]
+    return {
+        **named("persist_share", matched_share(compared.correlation, 0, threshold, of_parent)),
+        **named("inherited_share", matched_share(compared.correlation, 1, threshold, of_child)),
+        **named("no_change_share", pooled(no_change)),
+        "control_shares": {
+            control: matched_share(pair, 0, threshold, of_parent).value for control, pair in controls.items()
+        },
+        **_over_documents((compared, 0, of_parent), unchanged, threshold),
+    }
+
+
+def _held_out(comparison: Mapping, load: Load, rules: Rules) -> list[Counted]:
+    """The no-change control of identified features: the parent's SAE in each pair, with the features that count.
+
+    Where a control's other SAE is itself one of the seeds that identify features, the remaining seeds identify them.
+    With no remaining seed there is no control.
+    """
+    name, recurs = names_in_pair(comparison["pair"])[0], comparison["recurs"][SIDES[0]]
+    sides: list[Counted] = []
+    for pair in comparison["no_change"]:
+        compared, others = load(pair), [load(other).correlation for other in recurs if other != pair]
+        if name in compared.correlation.names and others:
+            found = recurrence(others, name, rules.threshold)
+            side = compared.correlation.names.index(name)
+            sides.append((compared, side, is_identified(found, rules.identified_from)))
+    return sides
+
+
+def curves(comparison: Mapping, load: Load) -> pd.DataFrame:
+    """Tabulate the share of features with a best match at every threshold, of the edge and of its controls.
+
+    Returns:
+        Columns `parent`, `child`, `instrument`, `name` (`edge`, `no change`, `two seeds` where that differs from it, or
+        a control's), `threshold`, `share`, `n`.
     """
     lines = {"edge": best_r(load(comparison["pair"]).correlation, 0)}
     seeds = comparison["seeds"][comparison["parent"]]
-    floors = {"floor": comparison["floors"], "seed floor": seeds if seeds != comparison["floors"] else []}
-    lines |= {name: _floor_r([load(pair).correlation for pair in pairs]) for name, pairs in floors.items() if pairs}
-    lines |= {null: best_r(load(name).correlation, 0) for null, name in sorted(comparison["nulls"].items())}
+    unchanged = {"no change": comparison["no_change"], "two seeds": seeds if seeds != comparison["no_change"] else []}
+    lines |= {
+        name: _no_change_r([load(pair).correlation for pair in pairs]) for name, pairs in unchanged.items() if pairs
+    }
+    lines |= {name: best_r(load(pair).correlation, 0) for name, pair in sorted(comparison["controls"].items())}
     table = curve_table(lines, CURVE_THRESHOLDS)
     keys = ("parent", "child", "instrument")
     return table.assign(**{key: comparison[key] for key in keys})[[*keys, *table.columns]]
 
 
-def agreements(plan: Mapping, load: Load, threshold: float) -> list[dict]:
+def agreements(plan: Mapping, load: Load, rules: Rules) -> list[dict]:
     """Measure, edge by edge, the agreement of other ways of comparing with the leading instrument's verdicts.
 
-    Other ways are the other instruments, where they compare the same SAE of the parent, and the original study's
-    protocol. Verdicts are those of the parent's features.
+    Other ways are the other instruments, where they compare the same SAE of the parent; that SAE with all seeds of the
+    child together (`any seed`); and the original study's protocol. A verdict is whether a feature is found.
 
     Returns:
-        One row per edge and way, with `parent`, `child`, `instrument` (with `, by token types` for the protocol), and
-        `verdicts.agreement`'s figures.
+        One row per edge, way and group (`identified` where it is known, `all`), with `parent`, `child`, `instrument`
+        (with `, by token types` for the protocol), `group`, and `matching.agreement`'s figures.
     """
-    of_leading = [row for row in plan["comparisons"] if row["instrument"] == plan["leading"]]
-    leading_rows = {(row["parent"], row["child"]): row for row in of_leading}
+    of_leading = {
+        (row["parent"], row["child"]): row for row in plan["comparisons"] if row["instrument"] == plan["leading"]
+    }
     rows = []
-    for comparison in plan["comparisons"]:
-        edge, instrument = (comparison["parent"], comparison["child"]), comparison["instrument"]
-        leading, compared = leading_rows[edge], load(comparison["pair"])
-        leading_correlation = load(leading["pair"]).correlation
-        if compared.correlation.names[0] != leading_correlation.names[0]:
-            continue
-        leading_table = edge_table(leading_correlation, threshold)
-        tables = {} if comparison is leading else {instrument: edge_table(compared.correlation, threshold)}
-        if compared.by_types is not None:
-            by_types = _by_best_match(edge_table(compared.by_types, threshold), threshold)
-            tables[f"{instrument}, by token types"] = by_types
-        for way, table in tables.items():
-            row = {"parent": edge[0], "child": edge[1], "instrument": way}
-            figures = agreement(leading_table, table, SIDES[0])
-            rows.append(row | {name: _number(value) for name, value in figures.items()})
+    for edge, leading in of_leading.items():
+        own = load(leading["pair"]).correlation
+        marked = identified(leading, load, rules)
+        groups = ({IDENTIFIED: marked[0]} if marked else {}) | {ALL: None}
+        ways = _ways(edge, leading, plan, load, rules.threshold)
+        for way, verdict in ways.items():
+            for group, among in groups.items():
+                figures = agreement(_verdicts(own, rules.threshold), verdict, among)
+                row = {"parent": edge[0], "child": edge[1], "instrument": way, "group": group}
+                rows.append(row | {name: _number(value) for name, value in figures.items()})
     return rows
 
 
-def _by_best_match(table: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """The parent's side of a table, with verdicts by the best match alone as in the original study."""
-    parents = table[table["side"] == SIDES[0]]
-    by_r = np.where(parents["r"] >= threshold, PERSISTS, DISAPPEARS)
-    return parents.assign(verdict=np.where(parents["verdict"] == UNTESTABLE, UNTESTABLE, by_r))
+def _ways(
+    edge: tuple[str, str], leading: Mapping, plan: Mapping, load: Load, threshold: float
+) -> dict[str, np.ndarray]:
+    """The study's verdicts on the features of the parent's leading SAE, by each other way of comparing."""
+    ways = {}
+    name = names_in_pair(leading["pair"])[0]
+    for row in plan["comparisons"]:
+        compared = load(row["pair"])
+        if (row["parent"], row["child"]) != edge or compared.correlation.names[0] != name:
+            continue
+        if row is not leading:
+            ways[row["instrument"]] = _verdicts(compared.correlation, threshold)
+        if compared.by_types is not None:
+            ways[f"{row['instrument']}, by token types"] = _by_best_match(compared.by_types, threshold)
+    seeds = [load(pair).correlation for pair in leading["seeds_of_child"]]
+    if len(seeds) > 1:
+        verdicts = np.array([_verdicts(pair, threshold, pair.names.index(name)) for pair in seeds])
+        found = np.isin(verdicts, [PERSISTS, INHERITED]).any(axis=0)
+        ways["any seed"] = np.where(
+            (verdicts == UNTESTABLE).all(axis=0), UNTESTABLE, np.where(found, PERSISTS, DISAPPEARS)
+        )
+    return ways
+
+
+def _verdicts(correlation: Correlation, threshold: float, side: int = 0) -> np.ndarray:
+    """The study's verdicts on the features of a side."""
+    found = np.where(is_found(correlation, side, threshold), PERSISTS, DISAPPEARS)
+    return np.where(correlation.testable[side], found, UNTESTABLE)
+
+
+def _by_best_match(correlation: Correlation, threshold: float) -> np.ndarray:
+    """Verdicts on the parent's features by the best match alone, as in the original study."""
+    by_r = np.where(best_matches(correlation, 0)[0] >= threshold, PERSISTS, DISAPPEARS)
+    return np.where(correlation.testable[0], by_r, UNTESTABLE)
 
 
 def sources(merge: str, pairs: Mapping[str, Correlation], parents: Sequence[str], threshold: float) -> pd.DataFrame:
@@ -176,12 +282,12 @@ def sources(merge: str, pairs: Mapping[str, Correlation], parents: Sequence[str]
     """
     tables = {name: edge_table(pair, threshold).query("side == 'child'") for name, pair in pairs.items()}
     first = next(iter(tables.values()))
-    inherited = {name: (table["verdict"] == INHERITED).to_numpy() for name, table in tables.items()}
+    inherited = {name: (table["study_verdict"] == INHERITED).to_numpy() for name, table in tables.items()}
     source = np.full(len(first), "new", dtype=object)
     for name in [name for name in pairs if name not in parents] + list(parents):
         source[inherited[name]] = name
     source[np.all([inherited[name] for name in parents], axis=0)] = "both"
-    source[(first["verdict"] == UNTESTABLE).to_numpy()] = "untestable"
+    source[(first["study_verdict"] == UNTESTABLE).to_numpy()] = "untestable"
     r = {f"r_{name}": table["r"].to_numpy() for name, table in tables.items()}
     return pd.DataFrame({"latent": first["latent"].to_numpy(), "source": source, **r}).assign(model=merge)
 
@@ -193,79 +299,88 @@ def source_shares(table: pd.DataFrame, names: Iterable[str]) -> dict:
     return {name: named("share", share(int(counts.get(name, 0)), n)) for name in [*names, "both", "new"]}
 
 
-def _matchings(compared: Compared, floors: Sequence[Compared], threshold: float) -> dict:
-    """The parent's share and the floor's under each rule."""
-    rules = _by_rule(compared.correlation, [floor.correlation for floor in floors], threshold)
+def _matchings(compared: Compared, unchanged: Sequence[Compared], threshold: float) -> dict:
+    """The parent's share and the no-change control's under each rule."""
+    rules = _by_rule(compared.correlation, [pair.correlation for pair in unchanged], threshold)
     if compared.by_types is not None:
-        by_types = _by_rule(compared.by_types, [_token_types(floor) for floor in floors], threshold)
+        by_types = _by_rule(compared.by_types, [_token_types(pair) for pair in unchanged], threshold)
         rules["token_type"] = by_types[BEST]
     return rules
 
 
-def _token_types(floor: Compared) -> Correlation:
-    if floor.by_types is None:
+def _token_types(unchanged: Compared) -> Correlation:
+    if unchanged.by_types is None:
         raise ValueError(
-            f"floors must be matched by token types where their edge is, but {floor.correlation.names} are not; "
-            "plan token types for both"
+            "no-change controls must be matched by token types where their edge is, but "
+            f"{unchanged.correlation.names} are not; plan token types for both"
         )
-    return floor.by_types
+    return unchanged.by_types
 
 
-def _by_rule(correlation: Correlation, floors: Sequence[Correlation], threshold: float) -> dict:
-    tables = [edge_table(floor, threshold) for floor in floors]
-    floor_shares = [matching_shares(table, threshold, side) for table in tables for side in SIDES]
+def _by_rule(correlation: Correlation, unchanged: Sequence[Correlation], threshold: float) -> dict:
+    tables = [edge_table(pair, threshold) for pair in unchanged]
+    controls = [matching_shares(table, threshold, side) for table in tables for side in SIDES]
     edge_shares = matching_shares(edge_table(correlation, threshold), threshold, SIDES[0])
     return {
-        rule: named("persist_share", edge_share) | named("floor_share", pooled(shares[rule] for shares in floor_shares))
+        rule: named("persist_share", edge_share) | named("no_change_share", pooled(shares[rule] for shares in controls))
         for rule, edge_share in edge_shares.items()
     }
 
 
-def _over_documents(compared: Compared, floors: Sequence[Compared], best: Mapping, threshold: float) -> dict:
-    """Intervals over documents of the best rule's share and of its ratio to the floor.
-
-    Args:
-        compared, floors: of an edge.
-        best: their shares by the best rule, from `_matchings`.
-        threshold: r at or above this is a match.
-    """
-    require_paired([pair.replicates for pair in (compared, *floors)])
-    shares, persist, floor = _replicated([(compared, 0)], threshold), best["persist_share"], best["floor_share"]
-    result = {"document_interval": _listed(percentile_interval(shares))}
-    if not floors:
+def _over_documents(edge: Counted, unchanged: Sequence[Counted], threshold: float) -> dict:
+    """Intervals over documents of the share with a best match, and of its ratio to that of the no-change control."""
+    require_paired([pair.replicates for pair, _, _ in (edge, *unchanged)])
+    result = {"document_interval": _listed(percentile_interval(_replicated([edge], threshold)))}
+    if not unchanged:
         return result | {"relative_persistence": None, "relative_persistence_interval": None}
-    ratios = relative(shares, _replicated([(pair, side) for pair in floors for side in range(2)], threshold))
+    persist, control = (_best_share(sides, threshold) for sides in ([edge], unchanged))
+    ratios = relative(_replicated([edge], threshold), _replicated(unchanged, threshold))
     return result | {
-        "relative_persistence": persist / floor if persist is not None and floor else None,
+        "relative_persistence": persist / control if persist is not None and control else None,
         "relative_persistence_interval": _listed(percentile_interval(ratios)),
     }
 
 
-def _replicated(sides: Sequence[tuple[Compared, int]], threshold: float) -> Float[np.ndarray, " replicate"]:
-    """The share of features matched in each replicate over several sides of pairs, weighted by testable features."""
-    testable = [pair.correlation.testable[side] for pair, side in sides]
+def _best_share(sides: Sequence[Counted], threshold: float) -> float | None:
+    """The share of features over several sides with a best match at or above the threshold."""
+    counted = [_counted(side) for side in sides]
+    matches = [best_matches(pair.correlation, side)[0] >= threshold for pair, side, _ in sides]
+    n = sum(int(of_side.sum()) for of_side in counted)
+    return share(sum(int((of_side & m).sum()) for of_side, m in zip(counted, matches, strict=True)), n).value
+
+
+def _counted(side: Counted) -> Bool[np.ndarray, " d_sae"]:
+    """The testable features that count."""
+    pair, index, among = side
+    testable = pair.correlation.testable[index]
+    return testable if among is None else testable & among
+
+
+def _replicated(sides: Sequence[Counted], threshold: float) -> Float[np.ndarray, " replicate"]:
+    """The share of features matched in each replicate over several sides of pairs, weighted by their numbers."""
+    counted = [_counted(side) for side in sides]
     shares = [
         replicate_shares(pair.replicates.best[side], of_side, threshold)
-        for (pair, side), of_side in zip(sides, testable, strict=True)
+        for (pair, side, _), of_side in zip(sides, counted, strict=True)
     ]
-    counts = np.array([of_side.sum() for of_side in testable])
+    counts = np.array([of_side.sum() for of_side in counted])
     if not counts.sum():
         return np.full(len(shares[0]), np.nan)
     return np.nansum([count * matched for count, matched in zip(counts, shares, strict=True)], axis=0) / counts.sum()
 
 
-def _null(null: Correlation, edge: Correlation, threshold: float) -> dict:
-    null_r, edge_r = best_r(null, 0), best_r(edge, 0)
-    at_rate = false_match_threshold(null_r, FALSE_MATCH_RATE)
+def _control(control: Correlation, edge: Correlation, threshold: float) -> dict:
+    random_r, edge_r = best_r(control, 0), best_r(edge, 0)
+    at_rate = false_match_threshold(random_r, FALSE_MATCH_RATE)
     return {
-        **named("persist_share", matched_share(null, 0, threshold)),
-        "auc": _number(auc(null_r)),
+        **named("persist_share", matched_share(control, 0, threshold)),
+        "auc": _number(auc(random_r)),
         "threshold_at_1_percent": _number(at_rate),
         **named("persist_share_there", share(int((edge_r >= at_rate).sum()), len(edge_r))),
     }
 
 
-def _floor_r(pairs: Sequence[Correlation]) -> Float[np.ndarray, " feature"]:
+def _no_change_r(pairs: Sequence[Correlation]) -> Float[np.ndarray, " feature"]:
     """Best r of all features of both sides of some pairs."""
     return np.concatenate([best_r(pair, side) for pair in pairs for side in range(2)] or [np.empty(0)])
 

@@ -1,8 +1,8 @@
-"""Readouts: linear regressions of a parent's features on a child's activations.
+"""Readouts: linear regressions of the features of one model on the activations of another.
 
-A feature that no latent of the child's SAE follows is either gone from the child or missed by its SAE. Its readout
+A feature that no latent of the other model's SAE follows is either not in that model or missed by its SAE. Its readout
 tells the two apart: a ridge regression (Hoerl & Kennard 1970, Technometrics 12, 55-67) from raw activations to the
-feature's activation on the same tokens. The same regression on the parent's activations gives the most that a linear
+feature's activation on the same tokens. The same regression on its own model's activations gives the most that a linear
 map can reach.
 
 Tokens are divided into three folds: one to fit the weights, one to choose the penalty, one to measure. Of each fold
@@ -115,38 +115,38 @@ def folds(positions: Integer[np.ndarray, " token"], n_ctx: int) -> Int[np.ndarra
 
 
 def read_out(
-    parent_acts: Sequence[Path | str],
-    child_acts: Sequence[Path | str],
+    own_acts: Sequence[Path | str],
+    other_acts: Sequence[Path | str],
     features: Sequence[Path | str],
     min_test_firings: int = MIN_TEST_FIRINGS,
 ) -> pd.DataFrame:
-    """Measure how well each feature of the parent's SAE is read out of the child's and of the parent's activations.
+    """Measure how well each feature of an SAE is read out of another model's and of its own model's activations.
 
     Args:
-        parent_acts, child_acts: activation shards of the two models on the probe.
-        features: feature shards of the parent's SAE, of the same tokens and in the same order. Tokens that are not
-            `compared` there are left out.
+        own_acts, other_acts: activation shards of the SAE's model and of the other one on the probe.
+        features: feature shards of the SAE, of the same tokens and in the same order. Tokens that are not `compared`
+            there are left out.
         min_test_firings: least number of tokens of the test fold on which a feature must fire.
 
     Returns:
         One row per latent, with columns
 
         - `latent`;
-        - `r2_child` and `r2_parent`, R^2 on the test fold: at most 1, below 0 where the mean of that fold is a better
+        - `r2_other` and `r2_own`, R^2 on the test fold: at most 1, below 0 where the mean of that fold is a better
           guess, NaN where a feature does not vary in each fold or fires too seldom;
         - `n_test_firings`;
-        - `penalty_child` and `penalty_parent`, the penalties chosen (see `ridge_r2`), NaN where R^2 is.
+        - `penalty_other` and `penalty_own`, the penalties chosen (see `ridge_r2`), NaN where R^2 is.
 
     Raises:
         InputError: if shards are not of the same tokens, or there are too few token rows for three folds.
     """
     columns = {}
-    for side, paths in {"child": child_acts, "parent": parent_acts}.items():  # in turn, to save memory
+    for of, paths in {"other": other_acts, "own": own_acts}.items():  # in turn, to save memory
         sums = fold_sums(paths, features)
-        columns[f"r2_{side}"], columns[f"penalty_{side}"] = ridge_r2(*sums, min_test_firings=min_test_firings)
+        columns[f"r2_{of}"], columns[f"penalty_{of}"] = ridge_r2(*sums, min_test_firings=min_test_firings)
         columns["n_test_firings"] = sums[TEST].firings.numpy()
-    table = pd.DataFrame({"latent": np.arange(len(columns["r2_child"])), **columns})
-    return table[["latent", "r2_child", "r2_parent", "n_test_firings", "penalty_child", "penalty_parent"]]
+    table = pd.DataFrame({"latent": np.arange(len(columns["r2_other"])), **columns})
+    return table[["latent", "r2_other", "r2_own", "n_test_firings", "penalty_other", "penalty_own"]]
 
 
 def fold_sums(acts: Sequence[Path | str], features: Sequence[Path | str]) -> tuple[FoldSums, FoldSums, FoldSums]:

@@ -1,101 +1,89 @@
-"""Lineage: the summary of each edge, and trajectories of features along the edges."""
+"""Lineage: details and the summary of each edge, and trajectories of features along the edges."""
 
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
 
 from saelineage.correlations.bootstrap import Replicates, feature_intervals
 from saelineage.correlations.matches import Correlation
-from saelineage.lineage.verdicts import (
-    DISAPPEARS,
-    EMERGES,
+from saelineage.lineage.evidence import IDENTIFIED
+from saelineage.lineage.matching import (
     INHERITED,
     MERGED,
     ONE_TO_ONE,
     PERSISTS,
     SIDES,
     SPLIT,
+    STUDY_VERDICTS,
     UNTESTABLE,
 )
+from saelineage.lineage.verdicts import RELOCATED, VERDICTS, shares_basis
 from saelineage.plan.sae_names import SaeName
 
-LEAST_READOUT = 0.1
-"""A feature with a smaller R2 on the parent's activations cannot be read out linearly at all."""
-ABSENCES = ("gone", "missed", "undecided")
+OF_SEEDS = ("recurrence", "identified")
+"""Columns that other seeds of a model's SAE decide."""
 
 
-def add_details(
-    table: pd.DataFrame, replicates: Replicates, readouts: pd.DataFrame | None, missed_above: float
-) -> pd.DataFrame:
-    """Add to an edge's table intervals of r, and for features that disappear a reason: gone, or missed by the SAE.
-
-    Args:
-        table: from `verdicts.edge_table`.
-        replicates: of the same pair.
-        readouts: from `readouts.read_out`, one row per feature of the parent; None where there are none.
-        missed_above: a feature is `missed` where its R2 on the child's activations is at least this share of its R2 on
-            the parent's; otherwise it is `gone`.
-
-    Returns:
-        The table with columns `r_low` and `r_high` (95 % over documents; NaN where there is no interval), and, with
-        readouts, `readout` and `readout_of_parent` (held-out R2, NaN on the child's side) and `absence`: `gone`,
-        `missed`, `undecided` where R2 on the parent's activations is below `LEAST_READOUT`, empty where the feature
-        does not disappear.
-    """
+def add_intervals(table: pd.DataFrame, replicates: Replicates) -> pd.DataFrame:
+    """Add to an edge's table `r_low` and `r_high`: 95 % over documents; NaN where there is no interval."""
     low, high = (np.concatenate(ends) for ends in zip(*map(feature_intervals, replicates.best), strict=True))
     defined = table["r"].notna().to_numpy()
-    table = table.assign(r_low=np.where(defined, low, np.nan), r_high=np.where(defined, high, np.nan))
+    return table.assign(r_low=np.where(defined, low, np.nan), r_high=np.where(defined, high, np.nan))
+
+
+def add_readouts(table: pd.DataFrame, readouts: pd.DataFrame | None) -> pd.DataFrame:
+    """Add to an edge's table `readout` and `readout_of_own`: R2 from the other model's and its own activations.
+
+    Args:
+        table: from `matching.edge_table`.
+        readouts: from `readouts.read_out`, of the parent's and then the child's features; None where there are none,
+            and both columns are NaN.
+    """
     if readouts is None:
-        return table
-    of_parent = (table["side"] == SIDES[0]).to_numpy()
-    child, parent = (_on_rows(of_parent, readouts[name]) for name in ("r2_child", "r2_parent"))
-    readable = parent >= LEAST_READOUT
-    absence = np.select([~readable, child >= missed_above * parent], ["undecided", "missed"], "gone")
-    disappears = (table["verdict"] == DISAPPEARS).to_numpy()
-    return table.assign(readout=child, readout_of_parent=parent, absence=np.where(disappears, absence, ""))
+        return table.assign(readout=np.nan, readout_of_own=np.nan)
+    return table.assign(readout=readouts["r2_other"].to_numpy(), readout_of_own=readouts["r2_own"].to_numpy())
 
 
 def edge_summary(table: pd.DataFrame, weighed: Mapping) -> dict:
-    """Summarise one edge: counts of verdicts, and the shares weighed by `evidence`.
+    """Summarise one edge: counts of verdicts by group, and the shares weighed by `evidence`.
 
     Args:
-        table: of the edge, after `add_details`.
+        table: of the edge, after `verdicts.add_verdicts`.
         weighed: from `evidence.weigh`, of the leading instrument.
     """
-    counts = table.groupby("side")["verdict"].value_counts()
-    parents = table[table["side"] == SIDES[0]]
-
-    def count(side: str, verdict: str) -> int:
-        return int(counts.get((side, verdict), 0))
-
-    robust = table[table["robust"]]["verdict"].value_counts() if "robust" in table else None
+    of_side = {side: table[table["side"] == side] for side in SIDES}
+    groups = {
+        group: shares and shares | counts(of_side, only_identified=group == IDENTIFIED)
+        for group, shares in weighed["groups"].items()
+    }
+    parents = of_side[SIDES[0]]
     summary = {
         "parent": weighed["parent"],
         "child": weighed["child"],
         "n_parent": len(parents),
-        "n_child": len(table) - len(parents),
-        "persists": count("parent", PERSISTS),
-        "disappears": count("parent", DISAPPEARS),
-        "untestable_parent": count("parent", UNTESTABLE),
-        "inherited": count("child", INHERITED),
-        "emerges": count("child", EMERGES),
-        "untestable_child": count("child", UNTESTABLE),
+        "n_child": len(of_side[SIDES[1]]),
+        "groups": groups,
+        "study": {
+            verdict: int((rows["study_verdict"] == verdict).sum())
+            for rows, verdicts in zip(of_side.values(), STUDY_VERDICTS, strict=True)
+            for verdict in verdicts
+        },
         "kinds": {kind: int((parents["kind"] == kind).sum()) for kind in (ONE_TO_ONE, SPLIT, MERGED)},
-        "robustly_disappears": None if robust is None else int(robust.get(DISAPPEARS, 0)),
-        "robustly_emerges": None if robust is None else int(robust.get(EMERGES, 0)),
+        "relocated": int((parents["change"] == RELOCATED).sum()),
+        "shares_basis": shares_basis(table),
     }
-    if "absence" in table:
-        summary["absences"] = {absence: int((parents["absence"] == absence).sum()) for absence in ABSENCES}
     return summary | {key: value for key, value in weighed.items() if key not in summary}
 
 
-def _on_rows(of_parent: Bool[np.ndarray, " row"], values: pd.Series) -> Float[np.ndarray, " row"]:
-    """Place values of the parent's features, in their order, on the rows of its side; NaN on the other rows."""
-    column = np.full(len(of_parent), np.nan)
-    column[of_parent] = values.to_numpy()
-    return column
+def counts(of_side: Mapping[str, pd.DataFrame], *, only_identified: bool) -> dict:
+    """The number of features with each verdict, and of those on the lists of lost and new features, by side."""
+    by_side: dict = {}
+    for side, verdicts in zip(SIDES, VERDICTS, strict=True):
+        rows = of_side[side][of_side[side]["identified"]] if only_identified else of_side[side]
+        by_side[side] = {verdict: int((rows["verdict"] == verdict).sum()) for verdict in (*verdicts, UNTESTABLE)}
+        by_side[side] |= {name: int(rows[name].sum()) for name in ("headline", "robust")}
+    return by_side
 
 
 def feature_statistics(correlations: Iterable[Correlation], models: Iterable[str]) -> dict[str, pd.DataFrame]:
@@ -127,9 +115,10 @@ def feature_table(
         statistics: per model, from `feature_statistics`.
 
     Returns:
-        One row per feature, with columns `model`, `sae`, `latent`, `firings`, `density`; `origin`, the farthest
-        ancestor in which it is found by going from match to match; and per model M `in_M` (the latent there, -1 where
-        it is not found) and `r_M` (the least r on the way).
+        One row per feature, with columns `model`, `sae`, `latent`, `firings`, `density`, `recurrence` and
+        `identified` (the model's own, as in the edges' tables); `origin`, the farthest ancestor in which it is found by
+        going from match to match; and per model M `in_M` (the latent there, -1 where it is not found) and `r_M` (the
+        least r on the way).
     """
     models = [model for model in models if model in statistics]
     tables = {model: statistics[model].assign(model=model) for model in models}
@@ -140,15 +129,23 @@ def feature_table(
         _walk(model, reached, edges, "child", models)
         lines = {name: reached.get(name, (np.full(n, -1), np.full(n, np.nan))) for name in models}
         upwards = [name for name in models if name in _related(model, edges, upwards=True)]
+        of_model = _of_model(model, edges)
+        tables[model] = tables[model].assign(**{name: of_model[name].to_numpy() for name in OF_SEEDS})
         tables[model]["origin"] = _origins(model, upwards, lines)
         for name in models:
             tables[model][f"in_{name}"], tables[model][f"r_{name}"] = lines[name]
-    columns = ["model", "sae", "latent", "firings", "density", "origin"]
+    columns = ["model", "sae", "latent", "firings", "density", *OF_SEEDS, "origin"]
     if not tables:  # a lineage without edges
         return pd.DataFrame(columns=columns)
     return pd.concat(tables.values(), ignore_index=True)[
         columns + [f"{kind}_{name}" for name in models for kind in ("in", "r")]
     ]
+
+
+def _of_model(model: str, edges: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """The rows of a model's features in the first edge that it is part of."""
+    edge, table = next((edge, table) for edge, table in edges.items() if model in edge)
+    return table[table["side"] == SIDES[edge.index(model)]]
 
 
 def _walk(

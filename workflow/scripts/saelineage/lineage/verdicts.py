@@ -1,293 +1,92 @@
-"""Verdicts: which features of a parent persist or disappear in a child, and which of the child's are new.
+"""Verdicts: what became of each feature of a parent, and where each feature of a child comes from.
 
-A feature need not have a single match: it can be split among several features of the other side, or several can be
-merged into one. Every share comes with a floor: the share on which SAEs of one model agree.
+A feature that no latent of the other SAE follows may still be there: other firings of the same thing, or a thing that
+the other SAE spends its latents elsewhere for. So not to be found is not to be gone. A parent's feature *persists*, has
+*drifted*, or is *gone*; a child's is *inherited*, has *drifted*, or is *new*. What cannot be told is *untestable*.
 """
 
-from collections.abc import Iterable
-from math import nan, sqrt
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
 
-from saelineage.correlations.assignments import mutual_best
-from saelineage.correlations.matches import Correlation, Matches
+from saelineage.lineage.matching import INHERITED, ONE_TO_ONE, PERSISTS, SIDES, STUDY_VERDICTS, UNTESTABLE
 
-PERSISTS, DISAPPEARS, INHERITED, EMERGES, UNTESTABLE = "persists", "disappears", "inherited", "emerges", "untestable"
-SIDES = ("parent", "child")
-"""Names in tables of the two sides of an edge's correlation."""
-VERDICTS = ((PERSISTS, DISAPPEARS), (INHERITED, EMERGES))
-"""Per side, the verdict of a feature that is found on the other side and of one that is not."""
-ONE_TO_ONE, SPLIT, MERGED = "1:1", "split", "merged"
-"""Ways in which a feature is found on the other side."""
-SPLIT_GAIN = 0.05
-"""Least gain in r of the parts together over the whole's best match alone."""
-Z_95 = 1.959963984540054
+DRIFTED, GONE, NEW = "drifted", "gone", "new"
+VERDICTS = ((PERSISTS, DRIFTED, GONE), (INHERITED, DRIFTED, NEW))
+"""Per side, the verdicts on testable features: found, changed but still there, in this model alone."""
+RELOCATED = "relocated"
+"""A change: the same firings are written in another direction."""
+LEAST_READOUT = 0.1
+"""A feature with a smaller R2 on its own model's activations cannot be read out linearly at all."""
+SHARED_BASIS = 0.5
+"""Least median cosine of mutual matches at which the directions of two models can be compared.
 
-
-class Share(NamedTuple):
-    """A share of features, their number, and its interval."""
-
-    value: float | None
-    """None where there are no features to take a share of."""
-    n: int
-    interval: tuple[float, float] | None
-    """Wilson's 95 % interval.
-
-    It takes features as independent draws, and does not cover the choice of corpus, model or SAE seed.
-    """
+Two models whose neurons are permuted compute the same and share no direction."""
 
 
-def share(count: int, n: int) -> Share:
-    """count / n with Wilson's score interval (Wilson 1927, JASA 22, 209-212)."""
-    if n == 0:
-        return Share(None, 0, None)
-    p, z2 = count / n, Z_95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 * sqrt(p * (1 - p) / n + z2 / (4 * n**2)) / (1 + z2 / n)
-    return Share(p, n, (max(0.0, centre - half), min(1.0, centre + half)))
+class Rules(NamedTuple):
+    """The bounds of verdicts; keys of the config's `lineage`."""
+
+    threshold: float
+    """A feature is found on the other side if r is at or above this."""
+    drifted_from: float
+    """One that is not found has drifted if its best match is mutual and has r at or above this,"""
+    readout_from: float
+    """or if it is read out from the other model's activations with this share of the R2 from its own model's."""
+    relocated_below: float
+    """One that is found has drifted if the decoder directions of the match have a smaller cosine."""
+    identified_from: float
+    """Least share of the other SAE seeds of a feature's model in which an identified feature is found."""
+
+    @classmethod
+    def of(cls, settings: Mapping) -> "Rules":
+        """The rules in the config's `lineage` block."""
+        return cls(**{key: settings[key] for key in cls._fields})
 
 
-def edge_table(correlation: Correlation, threshold: float) -> pd.DataFrame:
-    """Give verdicts on both sides of an edge, the parent's features first; columns as in `verdicts`."""
-    return pd.concat([verdicts(correlation, side, threshold) for side in range(2)], ignore_index=True)
+def add_verdicts(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
+    """Add to a copy of an edge's table the columns `verdict`, `change`, `robust` and `headline`.
 
+    - `untestable`: the feature fires too seldom, or it is neither found nor readable in its own model's activations.
+    - `persists` or `inherited`: it is found, in the same direction.
+    - `drifted`: it is found in another direction (`change` is `relocated`); or it is not found, but is read out, or its
+      best match is mutual and close.
+    - `gone` or `new`: nothing of this holds.
 
-def verdicts(correlation: Correlation, side: int, threshold: float) -> pd.DataFrame:
-    """Give each feature of a side its verdict, with the matches it rests on.
-
-    A feature is found (a parent's persists, a child's is inherited) where its best r is at or above the threshold, or
-    where it takes part in a split (a parent's feature is divided among several of the child's) or in a merge (the same,
-    read backwards). A feature is divided where R with its parts (`parts.combined_r`) is at or above the threshold and
-    at least `SPLIT_GAIN` above its best r, so that a small companion of a match makes no split. Otherwise a parent's
-    disappears, a child's emerges.
+    `headline` marks features to report as lost or new: gone or new, identified in their own model, and with the upper
+    bound of the interval of r below the threshold. `robust` marks those of them that no SAE of the other model has.
 
     Args:
-        correlation: of a parent's (side 0) and a child's (side 1) features.
-        side: whose features.
-        threshold: r at or above this is a match.
-
-    Returns:
-        One row per feature, with columns `side` (`parent`, `child`); `latent`; `verdict`; `kind` (`1:1`, `split`,
-        `merged`; empty where the feature is not found); `r` and `match`, its best match whatever its r (NaN and -1
-        where there is none); `mutual`, true where that match's best match is this feature; `assigned` and
-        `r_assigned`, its partner in the one-to-one assignment (-1 and NaN where it has none); `firings`; `density`.
+        table: from `matching.edge_table`, with `recurrence`, `identified`, `absent`, `r_high` (NaN where there is no
+            interval), `readout` and `readout_of_own` (R2; NaN where not measured) and `cosine` (of the decoder
+            directions of a feature and its best match; NaN where not measured).
+        rules: the bounds.
     """
-    r, match = best_matches(correlation, side)
-    assigned, mutual = (
-        _seen_from(side, partners, correlation)
-        for partners in (correlation.one_to_one, mutual_best(correlation.pearson))
+    found = table["study_verdict"].isin([yes for yes, _ in STUDY_VERDICTS])
+    relocated = found & (table["kind"] == ONE_TO_ONE) & (table["cosine"] < rules.relocated_below) & shares_basis(table)
+    not_measured, readable = table["readout_of_own"].isna(), table["readout_of_own"] >= LEAST_READOUT
+    read_out = readable & (table["readout"] >= rules.readout_from * table["readout_of_own"])
+    close = table["mutual"] & (table["r"] >= rules.drifted_from)
+    of_child = table["side"] == SIDES[1]
+    yes, drifted, no = (np.where(of_child, *names) for names in zip(*VERDICTS[::-1], strict=True))
+    untestable = table["study_verdict"] == UNTESTABLE
+    verdict = np.select(
+        [untestable, found & ~relocated, relocated | read_out | close, ~readable & ~not_measured],
+        [UNTESTABLE, yes, drifted, UNTESTABLE],
+        no,
     )
-    kind = _kinds(correlation, side, threshold)
-    yes, no = VERDICTS[side]
-    return pd.DataFrame(
-        {
-            "side": SIDES[side],
-            "latent": np.arange(len(r)),
-            "verdict": np.select([~correlation.testable[side], kind != ""], [UNTESTABLE, yes], no),
-            "kind": kind,
-            "r": r,
-            "match": match,
-            "mutual": mutual >= 0,
-            "assigned": assigned,
-            "r_assigned": _kept(correlation.pearson, side, assigned),
-            "firings": correlation.firings[side].sum(axis=0),
-            "density": correlation.density(side),
-        }
+    headline = np.isin(verdict, [GONE, NEW]) & table["identified"] & ~(table["r_high"] >= rules.threshold)
+    return table.assign(
+        verdict=verdict,
+        change=np.where(relocated & ~untestable, RELOCATED, ""),
+        headline=headline,
+        robust=headline & table["absent"],
     )
 
 
-def best_matches(correlation: Correlation, side: int) -> tuple[Float[np.ndarray, " d_sae"], Int[np.ndarray, " d_sae"]]:
-    """The largest r of each feature of a side, and the partner; NaN and -1 where untestable or none is defined."""
-    testable = correlation.testable[side]
-    r, match = correlation.pearson.best[side][:, 0], correlation.pearson.partners[side][:, 0]
-    return np.where(testable, r, np.nan), np.where(testable, match, -1)
-
-
-def matched_share(correlation: Correlation, side: int, threshold: float) -> Share:
-    """The share of a side's testable features that are found on the other side, splits and merges included."""
-    verdict = verdicts(correlation, side, threshold)["verdict"]
-    return share(int((verdict == VERDICTS[side][0]).sum()), int((verdict != UNTESTABLE).sum()))
-
-
-def floor_share(pairs: Iterable[Correlation], threshold: float) -> Share:
-    """The share on which SAEs of one model agree, over all pairs of them and both directions."""
-    return pooled(matched_share(correlation, side, threshold) for correlation in pairs for side in range(2))
-
-
-def pooled(shares: Iterable[Share]) -> Share:
-    """The share among the features of several groups together."""
-    groups = list(shares)
-    return share(round(sum(group.n * (group.value or 0) for group in groups)), sum(group.n for group in groups))
-
-
-def matching_shares(table: pd.DataFrame, threshold: float, side: str) -> dict[str, Share]:
-    """The share of a side's testable features with a partner at or above the threshold, by three rules.
-
-    Splits and merges are left out: a partner is one feature.
-
-    Args:
-        table: from `edge_table`.
-        threshold: r at or above this is a match.
-        side: `parent` or `child`.
-
-    Returns:
-        Under `best`, the best match, which several features may share (Horn and Elliott 2024, arXiv 2410.12391); under
-        `mutual`, the best match where it is mutual; under `assignment`, the partner in the one-to-one assignment.
-    """
-    testable = table[(table["side"] == side) & (table["verdict"] != UNTESTABLE)]
-    matched = {
-        "best": testable["r"] >= threshold,
-        "mutual": testable["mutual"] & (testable["r"] >= threshold),
-        "assignment": testable["r_assigned"] >= threshold,
-    }
-    return {rule: share(int(matches.sum()), len(testable)) for rule, matches in matched.items()}
-
-
-def recurs(correlations: Iterable[Correlation], name: str, threshold: float) -> Bool[np.ndarray, " d_sae"]:
-    """Mark the features of an SAE that are found in every one of several other SAEs, splits and merges included.
-
-    Args:
-        correlations: of the SAE, on either side, with each of the others.
-        name: `{model}.{sae}`.
-        threshold: r at or above this is a match.
-
-    Raises:
-        ValueError: if there is no correlation, or one without this SAE.
-    """
-    return _everywhere(correlations, name, threshold, (PERSISTS, INHERITED))
-
-
-def absent(correlations: Iterable[Correlation], name: str, threshold: float) -> Bool[np.ndarray, " d_sae"]:
-    """Mark the features of an SAE that are testable against every one of several other SAEs and found in none.
-
-    Args:
-        correlations: of the SAE, on either side, with each of the others.
-        name: `{model}.{sae}`.
-        threshold: r at or above this is a match.
-
-    Raises:
-        ValueError: if there is no correlation, or one without this SAE.
-    """
-    return _everywhere(correlations, name, threshold, (DISAPPEARS, EMERGES))
-
-
-def add_robust(
-    table: pd.DataFrame,
-    parent: tuple[Bool[np.ndarray, " d_sae_a"], Bool[np.ndarray, " d_sae_a"]],
-    child: tuple[Bool[np.ndarray, " d_sae_b"], Bool[np.ndarray, " d_sae_b"]],
-) -> pd.DataFrame:
-    """Add to a copy of an edge's table a column `robust`: losses and gains that another SAE seed cannot explain.
-
-    True where a parent's feature disappears, recurs in the parent's other seeds and is absent from all of the child's;
-    and where a child's feature emerges, recurs in the child's other seeds and is absent from all of the parent's.
-
-    Args:
-        table: from `edge_table`.
-        parent, child: for each side, the result of `recurs` within its model and of `absent` against the other model.
-    """
-    robust = pd.Series(False, index=table.index)
-    for (recurring, missing), (_, verdict) in zip((parent, child), VERDICTS, strict=True):
-        rows = table["verdict"] == verdict
-        robust[rows] = (recurring & missing)[table.loc[rows, "latent"]]
-    return table.assign(robust=robust)
-
-
-def agreement(one: pd.DataFrame, other: pd.DataFrame, side: str) -> dict[str, int | float]:
-    """Measure how often two tables give the features of one SAE the same verdict, with Cohen's kappa.
-
-    kappa = (p_o - p_e) / (1 - p_e), where p_o is the share of equal verdicts and p_e what is expected of verdicts drawn
-    independently at each table's rates (Cohen 1960, Educational and Psychological Measurement 20, 37-46). 1 is full
-    agreement, 0 is that of chance.
-
-    Args:
-        one, other: from `edge_table`, with the same SAE on this side.
-        side: `parent` or `child`.
-
-    Returns:
-        `n`, the features testable in both; `share`, those with the same verdict (NaN where there are none); `kappa`
-        (NaN where each table has but one verdict, the same one).
-
-    Raises:
-        ValueError: if the tables have different numbers of features on this side.
-    """
-    first, second = (table.loc[table["side"] == side, "verdict"].to_numpy() for table in (one, other))
-    if len(first) != len(second):
-        raise ValueError(
-            f"both tables must have the same SAE on the {side}'s side, but have {len(first)} and {len(second)} "
-            "features there; give tables of edges that share it"
-        )
-    both = (first != UNTESTABLE) & (second != UNTESTABLE)
-    first, second, n = first[both], second[both], int(both.sum())
-    same = int((first == second).sum())
-    # n^2 p_e is a whole number, so n^2 (1 - p_e) is exactly zero where it should be
-    by_chance = sum(int((first == verdict).sum()) * int((second == verdict).sum()) for verdict in set(first))
-    kappa = (n * same - by_chance) / (n**2 - by_chance) if n**2 > by_chance else nan
-    return {"n": n, "share": same / n if n else nan, "kappa": kappa}
-
-
-def same_index_rate(correlation: Correlation, threshold: float) -> Share:
-    """The share of matches with the same latent index on both sides, a sign of a shared initialisation.
-
-    It is taken over the features of side 0 whose best match is at or above the threshold and whose latent index is
-    testable on both sides. SAEs with unrelated initialisations agree on 1 in d_sae by chance.
-    """
-    r, match = best_matches(correlation, 0)
-    n = min(len(testable) for testable in correlation.testable)
-    counted = correlation.testable[0][:n] & correlation.testable[1][:n] & (r[:n] >= threshold)
-    return share(int((counted & (match[:n] == np.arange(n))).sum()), int(counted.sum()))
-
-
-def _kinds(correlation: Correlation, side: int, threshold: float) -> np.ndarray:
-    """The kind of each feature's match; of a split and a merge the one with the larger R counts, on a tie the split."""
-    split, merged = (_divided(correlation, side, whole, threshold) for whole in range(2))
-    in_split = ~np.isnan(split) & ~(merged > split)
-    single = best_matches(correlation, side)[0] >= threshold
-    return np.select([in_split, ~np.isnan(merged), single], [SPLIT, MERGED, ONE_TO_ONE], "")
-
-
-def _divided(correlation: Correlation, side: int, whole: int, threshold: float) -> Float[np.ndarray, " d_sae"]:
-    """R of each feature of a side that takes part where features of side `whole` are divided (`verdicts`); else NaN."""
-    if correlation.combined is None:
-        return np.full(len(correlation.testable[side]), np.nan)
-    combined, best = correlation.combined.r[whole], best_matches(correlation, whole)[0]
-    divided = (combined >= threshold) & (combined >= best + SPLIT_GAIN)
-    of_wholes = np.where(divided, combined, np.nan)
-    if side == whole:
-        return of_wholes
-    whole_of = correlation.combined.whole_of[side]
-    return np.where(whole_of >= 0, of_wholes[whole_of], np.nan)
-
-
-def _kept(matches: Matches, side: int, partners: Int[np.ndarray, " d_sae"]) -> Float[np.ndarray, " d_sae"]:
-    """The similarity of each feature of a side with its partner; NaN where it has none (-1) or it was not kept."""
-    latents = np.arange(len(partners))
-    similarities = matches.kept[latents, partners] if side == 0 else matches.kept[partners, latents]
-    return np.where((partners >= 0) & (similarities != 0), similarities, np.nan)
-
-
-def _seen_from(side: int, partners: Int[np.ndarray, " d_sae_a"], correlation: Correlation) -> np.ndarray:
-    """Partners of side 0's features, as given, or as partners of side 1's."""
-    if side == 0:
-        return partners
-    inverse = np.full(len(correlation.testable[1]), -1)
-    paired = np.flatnonzero(partners >= 0)
-    inverse[partners[paired]] = paired
-    return inverse
-
-
-def _everywhere(
-    correlations: Iterable[Correlation], name: str, threshold: float, allowed: tuple[str, str]
-) -> Bool[np.ndarray, " d_sae"]:
-    """Mark the features of an SAE that have one of two verdicts in every correlation."""
-    listed = list(correlations)
-    without = [correlation.names for correlation in listed if name not in correlation.names]
-    if not listed or without:
-        raise ValueError(
-            f"there must be correlations, each with '{name}' on one side, but got {without or listed}; "
-            "give correlations of this SAE with others"
-        )
-    tables = [verdicts(correlation, correlation.names.index(name), threshold) for correlation in listed]
-    return np.all([table["verdict"].isin(allowed) for table in tables], axis=0)
+def shares_basis(table: pd.DataFrame) -> bool:
+    """True if directions of the two models can be compared: the median cosine of found mutual matches is high."""
+    pairs = table[(table["side"] == SIDES[0]) & table["mutual"] & (table["kind"] == ONE_TO_ONE)]
+    return bool(pairs["cosine"].median() >= SHARED_BASIS)

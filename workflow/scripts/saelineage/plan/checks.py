@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 from saelineage.errors import InputError
-from saelineage.plan.comparisons import NULLS, pair_name
+from saelineage.plan.comparisons import RANDOM_CONTROLS, pair_name
 from saelineage.plan.graph import CONTINUED, POOLED, TWIN
 from saelineage.plan.instruments import instrument
 from saelineage.plan.plan import Plan
@@ -138,12 +138,14 @@ def check_adapters(plan: Plan) -> None:
 def check_instruments(plan: Plan) -> None:
     """Controls are models outside their child's lineage, and anchored merges have a common root."""
     models, key = plan.config["models"], "lineage.controls"
-    for null in NULLS:
+    for control in RANDOM_CONTROLS:
         for model in models:
-            if model == null:
-                raise InputError(f"models: '{null}' is the name of a null; rename that model")
-            if model.endswith(f"_{null}"):
-                raise InputError(f"models: '{model}' ends in the name of a null (_{null}); rename that model")
+            if model == control:
+                raise InputError(f"models: '{control}' is the name of a random control; rename that model")
+            if model.endswith(f"_{control}"):
+                raise InputError(
+                    f"models: '{model}' ends in the name of a random control (_{control}); rename that model"
+                )
     for child, names in plan.config["lineage"]["controls"].items():
         _require_listed(child, models, key, "models")
         if not plan.graph.parents(child):
@@ -314,7 +316,7 @@ def check_one_pass(plan: Plan) -> None:
 
 
 def check_imports(plan: Plan) -> None:
-    """An imported SAE has one source, and no noise floor compares an SAE with itself."""
+    """An imported SAE has one source, and no two seeds are the same SAE."""
     sources: dict[SaeName, dict] = {}
     for sae in plan.saes.imported:
         settings = plan.saes.settings(*sae)["import"]
@@ -327,7 +329,7 @@ def check_imports(plan: Plan) -> None:
         same = (first for first in sources if first.model == sae.model and sources[first] == source)
         if twin := next(same, None):
             raise InputError(
-                f"saes.import: {twin} and {sae} would be the same SAE, whose agreement with itself is no floor; "
+                f"saes.import: {twin} and {sae} would be the same SAE, whose agreement with itself says nothing; "
                 "import another for one of them, train one (import: null), or leave one seed in saes.seeds"
             )
         sources[sae] = source

@@ -243,8 +243,8 @@ def _saes(text: str | None, hookpoint: str | None) -> tuple[dict, list[str]]:
     saes = {"seeds": [0], "models": {"base": {"seed0": {"import": place}}}}
     return {"saes": saes, "lineage": {"instruments": ["anchored", "frozen"]}}, [
         *(_moving({"sae": place}) if "saelens" not in place else _moving_release(place, text)),
-        "the base's SAE is the given one; those of other models start from it, so there is one seed, and no floor of "
-        "independent SAEs",
+        "the base's SAE is the given one; those of other models start from it, so there is one seed, and nothing "
+        "tells which features are identified",
     ]
 
 

@@ -1,4 +1,4 @@
-"""The pairs of SAEs that a run compares: each edge under each instrument, with floors, nulls and controls."""
+"""The pairs of SAEs that a run compares: each edge under each instrument, with its controls."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -11,10 +11,12 @@ from saelineage.plan.sae_names import SaeName, SaeNames
 Pair = tuple[SaeName, SaeName]
 CONTROL = "control"
 """Role of a model from `lineage.controls`; names of such comparisons begin with it."""
+RANDOM_CONTROLS = ("shifted", "rotated")
+"""Random controls made from the child's features, on other documents or on rotated activations.
+
+Names of their SAEs end in `_{control}`."""
 TRAINED_CONTROLS = (CONTROL, TWIN, CONTINUED)
 """Roles of trained models in the child's place, as names of comparisons begin: `{role} ({model})`."""
-NULLS = ("shifted", "rotated")
-"""Nulls made from the child's features, on other documents or on rotated activations. Names end in `_{null}`."""
 
 
 class Comparisons:
@@ -31,7 +33,7 @@ class Comparisons:
         lineage = config["lineage"]
         self.instruments: list[str] = [*lineage["instruments"], *(f"anchored@{n}" for n in lineage["budgets"])]
         """All instruments, the leading one first."""
-        self._nulls: list[str] = config["correlations"]["nulls"]
+        self._random: list[str] = config["correlations"]["random_controls"]
         self._graph, self._saes = graph, saes
 
     @property
@@ -59,7 +61,7 @@ class Comparisons:
         """The two SAEs that an edge's verdicts rest on under an instrument."""
         return self.sae_of(name, edge.parent), self.sae_of(name, edge.child)
 
-    def floor_pairs(self, name: str, model: str) -> list[Pair]:
+    def no_change_pairs(self, name: str, model: str) -> list[Pair]:
         """Pairs of SAEs of one model that are trained like the two of an edge."""
         chosen, first = instrument(name), self.sae_of(name, model)
         if chosen.is_anchored:
@@ -78,15 +80,15 @@ class Comparisons:
         names = {model: self._names(self.seed_pairs(model)) for model in self._graph.lineage}
         return {model: pairs for model, pairs in names.items() if pairs}
 
-    def null_pairs(self, name: str, edge: Edge) -> dict[str, Pair]:
-        """The SAE of an edge's parent with each null and control, by name.
+    def control_pairs(self, name: str, edge: Edge) -> dict[str, Pair]:
+        """The SAE of an edge's parent with each control in the child's place, by name.
 
-        Nulls are the child's features on other documents (`shifted`) or on rotated activations (`rotated`), and models
-        re-initialised like the parent or one of its ancestors. Controls are models that the config names, the child's
-        twins, and the parent trained on with its own corpora.
+        Random controls are the child's features on other documents (`shifted`) or on rotated activations (`rotated`),
+        and models re-initialised like the parent or one of its ancestors. Others are trained
+        models: those that the config names, the child's twins, and the parent trained on with its own corpora.
         """
         parent, child = self.edge_pair(name, edge)
-        pairs = {null: (parent, SaeName(child.model, f"{child.sae}_{null}")) for null in self._nulls}
+        pairs = {name: (parent, SaeName(child.model, f"{child.sae}_{name}")) for name in self._random}
         for model, role in self._in_place_of_child(edge).items():
             pairs[f"{role} ({model})"] = (parent, self._in_place(name, edge, model))
         return pairs
@@ -99,17 +101,17 @@ class Comparisons:
         return self.sae_of(name, model)
 
     def other_pairs(self, model: str) -> list[Pair]:
-        """A model's leading SAE with those of its other seeds, or with its floor if it is not one of the seeds."""
+        """A model's leading SAE with those of its other seeds, or with its no-change control if it is no seed."""
         first, of_seeds = self.sae_of(self.leading, model), self._saes.of_seeds(model)
         if first in of_seeds:
             return [(first, sae) for sae in of_seeds if sae != first]
-        return self.floor_pairs(self.leading, model)
+        return self.no_change_pairs(self.leading, model)
 
-    def no_change_pairs(self, model: str) -> list[Pair]:
-        """The correlated pairs that are the floor of a model's SAE under the leading instrument."""
+    def leading_no_change_pairs(self, model: str) -> list[Pair]:
+        """The correlated pairs that are the no-change control of a model's SAE under the leading instrument."""
         first = self.sae_of(self.leading, model)
-        floors = {frozenset(pair) for pair in self.floor_pairs(self.leading, model) if first in pair}
-        return [pair for pair in self.pairs if frozenset(pair) in floors]
+        unchanged = {frozenset(pair) for pair in self.no_change_pairs(self.leading, model) if first in pair}
+        return [pair for pair in self.pairs if frozenset(pair) in unchanged]
 
     def anchored_alone(self, edge: Edge) -> Pair | None:
         """For an edge to a merge, the parent's SAE and the merge's SAE that starts from that parent's alone."""
@@ -117,22 +119,21 @@ class Comparisons:
             return None
         return self._saes.anchor(edge.parent), SaeName(edge.child, f"from_{edge.parent}")
 
-    def recurrence_pairs(self, edge: Edge) -> dict[str, dict[str, list[Pair]]]:
-        """The pairs that decide whether a lost or new feature is robust, for each side of an edge.
+    def recurrence_pairs(self, edge: Edge) -> list[Pair]:
+        """The SAE of each side of an edge with the other seeds of its model, which identify its features."""
+        pair = self.edge_pair(self.leading, edge)
+        return [(sae, seed) for sae in pair for seed in self._saes.of_seeds(sae.model) if seed != sae]
 
-        A feature is robustly lost or new if it recurs in its own model's SAEs of other seeds (`recurs`) and is absent
-        from all SAEs of the other model (`absent`).
+    def absence_pairs(self, edge: Edge) -> dict[str, list[Pair]]:
+        """The SAE of each side of an edge with all SAEs of the other model, by side.
+
+        A feature is robustly lost or new only if none of them has it.
         """
         parent, child = self.edge_pair(self.leading, edge)
-        sides = {}
-        for side, sae, opposite in (("parent", parent, child), ("child", child, parent)):
-            same_model = [seed for seed in self._saes.of_seeds(sae.model) if seed != sae]
-            other_model = [opposite, *(seed for seed in self._saes.of_seeds(opposite.model) if seed != opposite)]
-            sides[side] = {
-                "recurs": [(sae, seed) for seed in same_model],
-                "absent": [(sae, seed) for seed in other_model],
-            }
-        return sides
+        return {
+            side: [(sae, opposite), *((sae, seed) for seed in self._saes.of_seeds(opposite.model) if seed != opposite)]
+            for side, sae, opposite in (("parent", parent, child), ("child", child, parent))
+        }
 
     def trained_control_pairs(self, edge: Edge) -> dict[str, dict[str, dict[str, Pair]]]:
         """The pairs of an edge's twins and continued models under the leading instrument, by kind and model.
@@ -181,7 +182,7 @@ class Comparisons:
         """Every SAE of the run, by model: all seeds of lineage models, compared SAEs, and starts of others."""
         lineage_models = [model for model in self._graph.models if model not in self._graph.outside]
         saes = dict.fromkeys(sae for model in lineage_models for sae in self._saes.of_seeds(model))
-        saes |= dict.fromkeys(without_null(sae) for pair in self.pairs for sae in pair)
+        saes |= dict.fromkeys(without_control(sae) for pair in self.pairs for sae in pair)
         left = list(saes)
         for sae in left:  # the list grows in the loop, because a start may have starts itself
             new = [start for start in self._saes.starts(sae.sae) if start not in saes]
@@ -206,7 +207,7 @@ class Comparisons:
 
     @cached_property
     def compared_saes(self) -> list[SaeName]:
-        """The SAEs on either side of a pair, nulls included."""
+        """The SAEs on either side of a pair, controls included."""
         return list(dict.fromkeys(sae for pair in self.pairs for sae in pair))
 
     def as_data(self) -> dict:
@@ -215,11 +216,8 @@ class Comparisons:
             "leading": self.leading,
             "saes": self.leading_saes,
             "comparisons": self.rows,
-            "recurrence": {
-                str(edge): {
-                    side: {role: self._names(pairs) for role, pairs in roles.items()}
-                    for side, roles in self.recurrence_pairs(edge).items()
-                }
+            "absence": {
+                str(edge): {side: self._names(pairs) for side, pairs in self.absence_pairs(edge).items()}
                 for edge in self._graph.edges
             },
             "trained_controls": {
@@ -237,7 +235,12 @@ class Comparisons:
 
     @cached_property
     def rows(self) -> list[dict]:
-        """One row per edge and instrument, with the names of its pair, floors, seed floors, nulls and controls."""
+        """One row per edge and instrument, with the names of its pair and of the pairs that it is read beside.
+
+        These are its controls; `recurs`, per side the SAE with the other seeds of its model; `seeds`, pairs of
+        seeds of each model; and `seeds_of_child`, the parent's SAE with every seed of the child. Those that are not
+        correlated are left out.
+        """
         rows = []
         for edge in self._graph.edges:
             for name in self.instruments:
@@ -246,20 +249,35 @@ class Comparisons:
                     "child": edge.child,
                     "instrument": name,
                     "pair": pair_name(self.edge_pair(name, edge)),
-                    "floors": self._names(self.floor_pairs(name, edge.parent)),
+                    "no_change": self._names(self.no_change_pairs(name, edge.parent)),
+                    "recurs": self._recurs(self.edge_pair(name, edge)),
                     "seeds": {model: self._names(self.seed_pairs(model)) for model in edge},
-                    "nulls": self._named(self.null_pairs(name, edge)),
+                    "seeds_of_child": self._correlated(self.sae_of(name, edge.parent), self._saes.of_seeds(edge.child)),
+                    "controls": self._named(self.control_pairs(name, edge)),
                 }
                 rows.append(row)
                 if name == "anchored" and (alone := self.anchored_alone(edge)):
                     by_parent = f"anchored to {edge.parent} alone"
-                    rows.append(row | {"instrument": by_parent, "pair": pair_name(alone), "nulls": {}})
+                    changed = {"pair": pair_name(alone), "recurs": self._recurs(alone), "controls": {}}
+                    rows.append(row | {"instrument": by_parent} | changed)
         return rows
 
     @cached_property
     def _correlated_names(self) -> dict[frozenset, str]:
         """The name under which a pair is correlated, by the pair in either direction."""
         return {frozenset(pair): pair_name(pair) for pair in self.pairs}
+
+    def _recurs(self, pair: Pair) -> dict[str, list[str]]:
+        """Per side, the SAE's pairs with the other seeds of its model."""
+        parent, child = (
+            self._correlated(sae, [seed for seed in self._saes.of_seeds(sae.model) if seed != sae]) for sae in pair
+        )
+        return {"parent": parent, "child": child}
+
+    def _correlated(self, sae: SaeName, others: Iterable[SaeName]) -> list[str]:
+        """The names of an SAE's pairs with others; none if one of them is not correlated."""
+        names = [self._correlated_names.get(frozenset((sae, other))) for other in others]
+        return [] if None in names else [name for name in names if name]
 
     def _names(self, pairs: Iterable[Pair]) -> list[str]:
         return [self._correlated_names[frozenset(pair)] for pair in pairs]
@@ -282,12 +300,12 @@ class Comparisons:
         for edge in self._graph.edges:
             for name in self.instruments:
                 yield self.edge_pair(name, edge)
-                yield from self.floor_pairs(name, edge.parent)
-                yield from self.null_pairs(name, edge).values()
+                yield from self.no_change_pairs(name, edge.parent)
+                yield from self.control_pairs(name, edge).values()
             if "anchored" in self.instruments and (alone := self.anchored_alone(edge)):
                 yield alone
-            for roles in self.recurrence_pairs(edge).values():
-                yield from (pair for pairs in roles.values() for pair in pairs)
+            yield from self.recurrence_pairs(edge)
+            yield from (pair for pairs in self.absence_pairs(edge).values() for pair in pairs)
             for of_kind in self.trained_control_pairs(edge).values():
                 yield from (pair for pairs in of_kind.values() for pair in pairs.values())
         for model in self._graph.lineage:
@@ -307,9 +325,9 @@ def names_in_pair(name: str) -> tuple[str, str]:
     return a, b
 
 
-def without_null(sae: SaeName) -> SaeName:
-    """The SAE that the features of a null come from; any other SAE itself."""
+def without_control(sae: SaeName) -> SaeName:
+    """The SAE that the features of a random control come from; any other SAE itself."""
     name = sae.sae
-    for null in NULLS:
-        name = name.removesuffix(f"_{null}")
+    for control in RANDOM_CONTROLS:
+        name = name.removesuffix(f"_{control}")
     return SaeName(sae.model, name)

@@ -70,9 +70,9 @@ class Contents:
 
     @cached_property
     def token_type_pairs(self) -> list[Pair]:
-        """The pairs of each comparison and its floor, where the study's protocol is asked for."""
+        """The pairs of each comparison and its no-change control, where the study's protocol is asked for."""
         rows = self.comparisons.rows if self.config["lineage"]["token_type"] else []
-        names = dict.fromkeys(name for row in rows for name in (row["pair"], *row["floors"]))
+        names = dict.fromkeys(name for row in rows for name in (row["pair"], *row["no_change"]))
         pairs = {pair_name(pair): pair for pair in self.comparisons.pairs}
         return [pairs[name] for name in names]
 

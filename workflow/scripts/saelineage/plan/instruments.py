@@ -11,7 +11,7 @@ class Instrument(NamedTuple):
 
     child_sae: str
     """A phrase that completes "the child's SAE ..."."""
-    floor: str
+    no_change: str
     """A phrase for the comparison with an unchanged model."""
     stem: str | None = None
     """Names of SAEs are this and a seed. None if the child's SAE starts from the parent's."""

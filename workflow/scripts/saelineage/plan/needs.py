@@ -134,10 +134,11 @@ class Needs:
         return Need(held, n_partners * sizes.correlation_flop(d_sae, entries, sizes.MANY_ACTIVE))
 
     def reading_out(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Reading features out of a child's activations."""
-        dump, d_sae = sizes.dump_size(input.child_acts), sizes.feature_width(input.features[:1])
+        """Reading the features of both ends of an edge out of both ends' activations, one side at a time."""
+        dump = sizes.dump_size(input.child_acts)
+        d_sae = sizes.feature_width([*input.parent_features[:1], *input.child_features[:1]])
         held = sizes.readout_bytes(dump, d_sae, sizes.most_bytes(input.child_acts))
-        return Need(held, sizes.readout_flop(dump, d_sae))
+        return Need(held, 2 * sizes.readout_flop(dump, d_sae))
 
     def ablating(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Measuring each edge's two models with their SAEs again for each group and feature."""
@@ -158,6 +159,12 @@ class Needs:
     def reading_all(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Reading all inputs into tables several times their size."""
         return Need(4 * sizes.all_bytes(files(input)))
+
+    def tracing(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Reading all tables of comparisons, and the directions of one edge's two SAEs."""
+        weights = set(input.weights)
+        tables = [path for path in files(input) if path not in weights]
+        return Need(4 * sizes.all_bytes(tables) + 4 * sizes.most_bytes(input.weights))
 
     def _training(self, model: sizes.ModelSize, settings: Mapping, tokens: Sequence[str]) -> Need:
         held = sizes.training_bytes(model, self._training_batch(settings))

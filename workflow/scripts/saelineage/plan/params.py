@@ -78,9 +78,9 @@ class Params:
         """The SAEs that an SAE is correlated with, by name; True for nulls of shifted documents."""
         return {str(sae): is_shifted(sae.sae) for sae in self._contents.comparisons.partners[wildcards.a]}
 
-    def floor_partners(self, wildcards: Wildcards) -> list[str]:
-        """The SAEs on side b of the pairs behind `Paths.own_floors`, in the same order."""
-        return partner_names(self._contents.comparisons.no_change_pairs(wildcards.model))
+    def no_change_partners(self, wildcards: Wildcards) -> list[str]:
+        """The SAEs on side b of the pairs behind `Paths.own_no_change`, in the same order."""
+        return partner_names(self._contents.comparisons.leading_no_change_pairs(wildcards.model))
 
     def sweep_coefficients(self, wildcards: Wildcards) -> list[float]:
         """The coefficients of a sweep."""

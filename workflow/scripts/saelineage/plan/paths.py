@@ -7,7 +7,7 @@ from itertools import product
 from typing import Protocol, runtime_checkable
 
 from saelineage.foreign.sae_formats.registry import local_source
-from saelineage.plan.comparisons import NULLS, Pair, names_in_pair
+from saelineage.plan.comparisons import RANDOM_CONTROLS, Pair, names_in_pair
 from saelineage.plan.contents import Contents
 from saelineage.plan.sae_names import SaeName, shard_names
 from saelineage.plan.user_files import find_files
@@ -353,9 +353,13 @@ class Paths:
         """The probe dump of one model of an edge."""
         return lambda wildcards: self.probe_dump(getattr(wildcards, side))
 
-    def edge_features(self, wildcards: Wildcards) -> list[str]:
-        """Feature shards of the parent's SAE that an edge's verdicts rest on."""
-        return self.sae_features(self._contents.comparisons.leading_sae(wildcards.parent))
+    def edge_features(self, side: str) -> InputFunction:
+        """Feature shards of the SAE of one end of an edge that its verdicts rest on."""
+        return lambda wildcards: self.sae_features(self._contents.comparisons.leading_sae(getattr(wildcards, side)))
+
+    def leading_weights(self) -> list[str]:
+        """The weights of the SAEs that verdicts rest on, in the order of `leading_saes`."""
+        return [path for sae in self._contents.leading_saes for path in self.sae(sae) if path.endswith(".safetensors")]
 
     def all_readouts(self) -> list[str]:
         """The readouts of all edges, where they are asked for."""
@@ -441,9 +445,9 @@ class Paths:
         """The correlations of `Contents.root_seed_pairs`."""
         return self.correlations_of(self._contents.root_seed_pairs)
 
-    def own_floors(self, wildcards: Wildcards) -> list[str]:
-        """Correlations of the SAE of the job's model with its floor under the leading instrument."""
-        return self.correlations_of(self._contents.comparisons.no_change_pairs(wildcards.model))
+    def own_no_change(self, wildcards: Wildcards) -> list[str]:
+        """The no-change control of the SAE of the job's model, under the leading instrument."""
+        return self.correlations_of(self._contents.comparisons.leading_no_change_pairs(wildcards.model))
 
     def leading_features(self) -> list[str]:
         """Feature shards of the SAEs that verdicts rest on, all in one order of corpora and shards."""
@@ -555,10 +559,10 @@ def side_sae(wildcards: Wildcards, side: str) -> SaeName:
 
 
 def with_features(sae: SaeName) -> SaeName:
-    """The SAE whose features stand for it: of a null of shifted documents, the SAE that is shifted."""
-    return SaeName(sae.model, sae.sae.removesuffix(f"_{NULLS[0]}"))
+    """The SAE whose features stand for it: of a control of shifted documents, the SAE that is shifted."""
+    return SaeName(sae.model, sae.sae.removesuffix(f"_{RANDOM_CONTROLS[0]}"))
 
 
 def is_shifted(sae: str) -> bool:
-    """True of the name of a null whose documents are shifted: it has no features of its own."""
-    return sae.endswith(f"_{NULLS[0]}")
+    """True of the name of a control whose documents are shifted: it has no features of its own."""
+    return sae.endswith(f"_{RANDOM_CONTROLS[0]}")

@@ -23,7 +23,8 @@ from tokenizers import Tokenizer
 from saelineage.labels.annotations import Annotations, text_of
 from saelineage.labels.labels import describe, sentence
 from saelineage.labels.passages import Firings, Peak, activations_in, choose_peaks, place_of, windows
-from saelineage.lineage.verdicts import DISAPPEARS, EMERGES, INHERITED, PERSISTS, SIDES, UNTESTABLE
+from saelineage.lineage.matching import INHERITED, PERSISTS, SIDES, UNTESTABLE
+from saelineage.lineage.verdicts import DRIFTED, GONE, NEW
 
 FEATURES_PER_CHUNK = 128
 N_BINS = 20
@@ -31,7 +32,7 @@ N_TOP_TOKENS = 4
 N_LOGITS = 8
 PARTIAL = "\ufffd"
 """A decoder's replacement for a part of a character."""
-VERDICTS = (PERSISTS, INHERITED, DISAPPEARS, EMERGES, UNTESTABLE)
+VERDICTS = (PERSISTS, INHERITED, DRIFTED, GONE, NEW, UNTESTABLE)
 EdgeTables = Mapping[tuple[str, str], pd.DataFrame]
 
 
@@ -109,7 +110,7 @@ def feature_table(
     annotations: Annotations,
     labels: pd.DataFrame,
     explanations: pd.DataFrame | None,
-    floors: Float[np.ndarray, " d_sae"],
+    no_change: Float[np.ndarray, " d_sae"],
     published: str | None = None,
 ) -> dict:
     """The page's table of a model's features, column by column, as plain data.
@@ -122,7 +123,7 @@ def feature_table(
         annotations: of the probe.
         labels: a row per labelled feature: `latent`, `kind`, `label`, `score`, `precision`, `recall`.
         explanations: a row per explained feature: `latent`, `explanation`, `score`; None if there are none.
-        floors: each feature's best r when the model is unchanged; NaN if not measured.
+        no_change: each feature's best r when the model is unchanged; NaN if not measured.
         published: where an imported SAE's latents are published, under the same numbers (`neuronpedia_address`).
     """
     features = features[features["model"] == model]
@@ -141,7 +142,7 @@ def feature_table(
         "density": _numbers(features["density"], 3),
         "largest": _numbers(firings.largest, 3),
         "firings": features["firings"].tolist(),
-        "floor": _numbers(floors, 3),
+        "no_change": _numbers(no_change, 3),
         "shares": {corpus: _numbers(share, 2) for corpus, share in shares.items()},
         "strings": strings,
         "tokens": tokens,
@@ -169,9 +170,6 @@ def _edge_columns(model: str, edge: tuple[str, str], table: pd.DataFrame) -> dic
     """An edge's verdicts on the features of one of its models."""
     side = SIDES[edge.index(model)]
     rows = table[table["side"] == side]
-    n = len(rows)
-    absences = rows["absence"] if "absence" in rows else [""] * n
-    robust = rows["robust"] if "robust" in rows else [False] * n
     return {
         "parent": edge[0],
         "child": edge[1],
@@ -179,13 +177,19 @@ def _edge_columns(model: str, edge: tuple[str, str], table: pd.DataFrame) -> dic
         "verdict": [VERDICTS.index(verdict) for verdict in rows["verdict"]],
         "match": rows["match"].tolist(),
         **{name: _numbers(rows[name], 3) for name in ("r", "r_low", "r_high")},
-        "details": [_details(*row) for row in zip(rows["kind"], absences, robust, strict=True)],
+        "details": [
+            _details(*row)
+            for row in zip(
+                *(rows[name] for name in ("kind", "change", "identified", "headline", "robust")), strict=True
+            )
+        ],
     }
 
 
-def _details(kind: str, absence: str, is_robust: bool) -> str:
-    """Details of a verdict: split or merged, gone or missed, robust."""
-    parts = [kind if kind in ("split", "merged") else "", absence, "robust" if is_robust else ""]
+def _details(kind: str, change: str, is_identified: bool, is_listed: bool, is_robust: bool) -> str:
+    """Details of a verdict: split or merged, its change, identified, on the list of lost or new features, robust."""
+    flags = {"identified": is_identified, "listed": is_listed, "robust": is_robust}
+    parts = [kind if kind in ("split", "merged") else "", change, *(name for name, holds in flags.items() if holds)]
     return ", ".join(part for part in parts if part)
 
 

@@ -1,6 +1,6 @@
 """Examples: features shown token by token, with the passages on which they fire and their activations there.
 
-`persisting_features`, `disappearing_features` and `named_features` choose them; `describe` makes a feature's part of
+`persisting_features`, `gone_features` and `named_features` choose them; `describe` makes a feature's part of
 `examples.json`.
 """
 
@@ -16,7 +16,7 @@ from saelineage.correlations.matches import Correlation
 from saelineage.labels.annotations import Annotations, text_of
 from saelineage.labels.labels import describe as describe_label
 from saelineage.labels.passages import Firings, activations_in, place_of, strongest, windows
-from saelineage.lineage.verdicts import DISAPPEARS
+from saelineage.lineage.verdicts import GONE
 from saelineage.plan.sae_names import SaeName
 from saelineage.report.dashboards import Related, sae_of_each_model
 
@@ -75,7 +75,7 @@ def persisting_features(
     return chosen
 
 
-def disappearing_features(
+def gone_features(
     edge: tuple[str, str],
     saes: Mapping[str, str],
     table: pd.DataFrame,
@@ -83,11 +83,12 @@ def disappearing_features(
     threshold: float,
     n_features: int,
 ) -> list[Choice]:
-    """Frequent features of an edge's parent that disappear although another seed's SAE has them.
+    """Frequent features of an edge's parent that are gone although another seed's SAE has them.
 
-    Candidates are the disappearing features that the parent's second SAE has too (r at or above the threshold; all of
-    them if there is no second SAE). The half that fires more often is kept, ordered by the drop in r: r under the other
-    seed minus r in the child, largest first.
+    Candidates are the features on the edge's list of lost features (`headline`). If it is empty, they are the features
+    that are gone and that the parent's second SAE has (r at or above the threshold; all of them if there is no second
+    SAE). The half that fires more often is kept, ordered by the drop in r: r under the other seed minus r in the child,
+    largest first.
 
     Args:
         edge: parent and child.
@@ -98,7 +99,8 @@ def disappearing_features(
         n_features: number of features to choose.
     """
     parent, child = edge
-    rows = table[(table["side"] == "parent") & (table["verdict"] == DISAPPEARS) & (table["match"] >= 0)]
+    rows = table[(table["side"] == "parent") & (table["verdict"] == GONE) & (table["match"] >= 0)]
+    rows = rows[rows["headline"]] if rows["headline"].any() else rows
     name = f"{parent}.{saes[parent]}"
     again, partner = _recurrence(seeds, name, rows["latent"].to_numpy())
     rows = rows.assign(again=again, partner=partner)

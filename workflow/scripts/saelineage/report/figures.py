@@ -23,13 +23,14 @@ BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, GREY = (
 VERDICT_COLOURS = {
     "persists": BLUE,
     "inherited": SKY,
-    "disappears": VERMILLION,
-    "emerges": GREEN,
+    "drifted": ORANGE,
+    "gone": VERMILLION,
+    "new": GREEN,
     "untestable": GREY,
 }
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY, GREY)
 DASHES = ("solid", "dash", "dot", "dashdot")
-CURVE_DASHES = {"edge": "solid", "floor": "dash", "seed floor": "dashdot"}
+CURVE_DASHES = {"edge": "solid", "no change": "dash", "two seeds": "dashdot"}
 # Control characters, zero-width spaces, direction marks, line separators, half surrogates, non-characters.
 UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
@@ -71,7 +72,7 @@ def lineage_svg(models: pd.DataFrame, edges: pd.DataFrame) -> str:
 
     Args:
         models: a row per model and corpus: `model`, `made` (how it was made), `corpus`, `loss`, `accuracy`.
-        edges: a row per edge: `parent`, `child`, and the two lines written on its arrow, `label` and `floor`.
+        edges: a row per edge: `parent`, `child`, and the two lines written on its arrow, `label` and `control`.
     """
     names = list(dict.fromkeys(models["model"]))
     number = {name: index for index, name in enumerate(names)}
@@ -83,7 +84,7 @@ def lineage_svg(models: pd.DataFrame, edges: pd.DataFrame) -> str:
         for place, rank in zip(layout.place, layout.rank, strict=True)
     ]
     parts = []
-    for (first, then), lines in zip(arrows, zip(edges["label"], edges["floor"], strict=True), strict=True):
+    for (first, then), lines in zip(arrows, zip(edges["label"], edges["control"], strict=True), strict=True):
         parts.append(_lineage_arrow(corners[first], corners[then], layout.bends[first, then], height, lines))
     for corner, name in zip(corners, names, strict=True):
         parts.append(_card(corner, height, models[models["model"] == name]))
@@ -267,11 +268,11 @@ def scores_figure(scores: pd.DataFrame) -> go.Figure:
 def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
     """The share of features with a match at every threshold: one colour per edge, one dash per kind of curve.
 
-    The edge is solid, its floor dashed, its seed floor dash-dotted; nulls and controls are dotted. The number behind a
-    name in the legend is the area under that curve.
+    The edge is solid, its no-change control dashed, two seeds of the parent dash-dotted; others are dotted. The number
+    behind a name in the legend is the area under that curve.
 
     Args:
-        curves: `parent`, `child`, `name` (`edge`, `floor`, `seed floor`, or a null's), `threshold`, `share`, `auc`.
+        curves: `parent`, `child`, `name` (`edge`, `no change`, `two seeds`, a control's), `threshold`, `share`, `auc`.
         threshold: r at or above this is a match.
     """
     figure = go.Figure()
@@ -317,8 +318,8 @@ FIGURES = {
     "curves": Figure(
         share_curves_figure,
         ("leading_curves", "threshold"),
-        "Share of features with a match at every threshold, for each edge, its floor and its nulls. The file "
-        "curves.csv has the curves; instruments.csv has the areas under the curves of edges and floors.",
+        "Share of features with a match at every threshold, for each edge and its controls. The file curves.csv has "
+        "the curves; instruments.csv has the areas under the curves of edges and no-change controls.",
     ),
     "flows": Figure(
         flows_figure,
@@ -441,7 +442,7 @@ def _lineage_arrow(
     return (
         f'<path class="edge" d="{path}" marker-end="url(#lineage-tip)"/>'
         f'<text class="share" x="{x:g}" y="{y - 2:g}">{_safe(lines[0])}</text>'
-        f'<text class="floor" x="{x:g}" y="{y + 13:g}">{_safe(lines[1])}</text>'
+        f'<text class="control" x="{x:g}" y="{y + 13:g}">{_safe(lines[1])}</text>'
     )
 
 

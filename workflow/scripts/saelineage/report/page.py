@@ -36,9 +36,8 @@ from saelineage.report.sentences import (
 )
 from saelineage.report.tables import (
     EXPLANATIONS,
-    LARGEST_NULL,
-    LEAST_FLOOR,
-    reading,
+    LARGEST_RANDOM,
+    LEAST_NO_CHANGE,
 )
 
 TRAJECTORY_WIDTH, TRAJECTORY_HEIGHT, TRAJECTORY_CARD, TRAJECTORY_MARGIN = 196.0, 112.0, 70.0, 8.0
@@ -96,13 +95,13 @@ def render_page(results: Results, sources: Sources) -> str:
     }
     page = environment.from_string(sources.template).render(
         run=results.summary["run"],
-        threshold=results.summary["threshold"],
+        **{key: results.summary[key] for key in ("threshold", "identified_from", "relocated_below")},
         models=results.summary["models"],
         leading=results.summary["leading"],
-        edges=[edge | {"reading": READINGS[reading(edge)]} for edge in results.summary["edges"]],
+        edges=by_edge(results.tables["edges"].assign(reading=results.tables["edges"]["reading"].map(READINGS))),
         answer=answer(results.summary),
         assumptions=list(results.assumptions),
-        bounds={"least_floor": LEAST_FLOOR, "largest_null": LARGEST_NULL},
+        bounds={"least_no_change": LEAST_NO_CHANGE, "largest_random": LARGEST_RANDOM},
         corpora=list(results.corpora),
         tables={name: table.to_dict("records") for name, table in results.tables.items()},
         pictures=draw(results),
@@ -195,19 +194,29 @@ def draw(results: Results) -> dict[str, Markup | dict]:
 def figure_views(results: Results) -> dict[str, pd.DataFrame]:
     """The tables that figures draw, where they are not those of the report."""
     tables = results.tables
-    edges, curves, sweeps = tables["edges"], tables["curves"], tables["sweeps"]
-    flow_nodes, flow_links = flows_view(tables["flows"])
+    curves, sweeps = tables["curves"], tables["sweeps"]
+    edges = tables["edges"].drop_duplicates(["parent", "child"])  # identified features, where they are known
+    flow_nodes, flow_links = flows_view(leading_groups(tables["flows"]))
     return {
         "lineage_models": tables["models"][tables["models"]["model"].isin(results.summary["models"])],
         "lineage_edges": edges.assign(
-            label=[f"{percent(share)} persist" for share in edges["persist_share"]],
-            floor=[f"floor {percent(share)}" for share in edges["floor_share"]],
+            label=[
+                f"{percent(share)} of {group}"
+                for share, group in zip(*(edges[key] for key in ("persist_share", "group")), strict=True)
+            ],
+            control=[f"unchanged {percent(share)}" for share in edges["no_change_share"]],
         ),
         "leading_curves": curves[curves["leading"].astype(bool)],
         "flow_nodes": flow_nodes,
         "flow_links": flow_links,
         "chosen_sweeps": sweeps.assign(chosen=[results.chosen_t[sweep] for sweep in sweeps["sweep"]]),
     }
+
+
+def leading_groups(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each edge's first group: its identified features, where they are known."""
+    first = table.groupby(["parent", "child"], sort=False)["group"].transform("first")
+    return table[table["group"] == first].reset_index(drop=True)
 
 
 def by_edge(table: pd.DataFrame) -> list[dict]:
@@ -263,7 +272,7 @@ def flows_view(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     flows = flows.assign(edge=flows["parent"] + " → " + flows["child"])
     middles = flows["edge"] + flows["verdict"].replace({"inherited": "persists"}).map(" {}".format)
-    middles = middles.where(flows["verdict"] != "untestable", middles + " " + flows["side"])
+    middles = middles.where(~flows["verdict"].isin(["untestable", "drifted"]), middles + " " + flows["side"])
     of_parent = flows["side"] == "parent"
     flows = flows.assign(
         source=flows["parent"].where(of_parent, middles), target=middles.where(of_parent, flows["child"])
@@ -311,9 +320,8 @@ def examples_view(examples: dict) -> dict:
     return examples | {
         "named": [_feature_view(feature) for feature in examples["named"]],
         "persisting": [_feature_view(feature) for feature in examples["persisting"]],
-        "disappearing": [
-            edge | {"features": [_feature_view(feature) for feature in edge["features"]]}
-            for edge in examples["disappearing"]
+        "gone": [
+            edge | {"features": [_feature_view(feature) for feature in edge["features"]]} for edge in examples["gone"]
         ],
     }
 

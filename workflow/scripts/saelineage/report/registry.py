@@ -21,37 +21,38 @@ TABLES = {
     "edges": Table(
         "edge_table",
         ("summary",),
-        "One row per edge, under the leading instrument: the number of features with each verdict, each share with its "
-        "n and Wilson 95 % interval, the floors, and relative persistence with its interval over documents.",
+        "One row per edge and group (identified features: those that every other seed of their model has; all), under "
+        "the leading instrument: the number of features with each verdict, each share with its n and Wilson 95 % "
+        "interval, its controls, and relative persistence with its interval over documents.",
     ),
     "instruments": Table(
         "instrument_table",
         ("summary",),
-        "One row per edge and instrument: its shares and floors, relative persistence, the areas under its curves, its "
-        "largest null, whether it is fit, and its agreement with the leading instrument.",
+        "One row per edge, instrument and group: its shares and controls, relative persistence, the areas under its "
+        "curves, its largest random control, whether it is fit, and its agreement with the leading instrument.",
     ),
-    "nulls": Table(
-        "null_table",
+    "controls": Table(
+        "control_table",
         ("summary",),
-        "One row per edge, instrument and null or control: the share that persists there, the area under its curve, "
-        "the threshold from which at most 1 % match, and the edge's own share at that threshold.",
+        "One row per edge, instrument and control in the child's place: the share that persists there, the area under "
+        "its curve, the threshold from which at most 1 % match, and the edge's own share at that threshold.",
     ),
     "matchings": Table(
         "matching_table",
         ("summary",),
-        "One row per edge, instrument and matching rule: the share that persists by that rule, and the floor by the "
-        "same rule. Every rule matches single features, without splits and merges.",
+        "One row per edge, instrument and matching rule: the share that persists by that rule, and the no-change "
+        "control by the same rule. Every rule matches single features, without splits and merges.",
     ),
     "curves": Table(
         "curve_table",
         ("share_curves", "summary"),
-        "The share of features with a match at every threshold of Pearson r, for each edge, its floors, its nulls and "
-        "its controls under every instrument, with the area under the curve (auc).",
+        "The share of features with a match at every threshold of Pearson r, for each edge and its controls under "
+        "every instrument, with the area under the curve (auc).",
     ),
     "agreements": Table(
         "agreement_table",
         ("summary",),
-        "One row per edge and other way of comparing: the share of the parent's features that get the leading "
+        "One row per edge, other way of comparing and group: the share of the parent's features that get the leading "
         "instrument's verdict, and Cohen's kappa (1 is full agreement, 0 is chance).",
     ),
     "sources": Table(
@@ -60,12 +61,11 @@ TABLES = {
         "Where the features of merged models come from: the share found in one parent alone, in both, only in their "
         "common ancestor, or in none of them.",
     ),
-    "absences": Table(
-        "absence_table",
+    "kinds": Table(
+        "kind_table",
         ("summary",),
-        "One row per edge: how persisting features are found (1:1, split, merged); how many features disappear or "
-        "emerge under every SAE seed (robustly_); and how many lost features a linear readout no longer finds in the "
-        "child's activations (gone), still finds there (missed), or does not find even in the parent's (undecided).",
+        "One row per edge: how the parent's found features are found (1:1, split, merged), how many of them are found "
+        "in another direction (relocated), and the original study's verdicts on both sides.",
     ),
     "classes": Table(
         "class_table",
@@ -79,7 +79,7 @@ TABLES = {
         "ablation_table",
         ("ablations",),
         "The change in a model's loss, in nats per token, when a group of features is ablated, per edge, side and "
-        "corpus. Groups that end in _random fire about as often but have the other verdict.",
+        "corpus. Groups that end in _random fire about as often but are not in the group.",
     ),
     "effects": Table(
         "effect_table",
@@ -90,8 +90,8 @@ TABLES = {
     "flows": Table(
         "flow_table",
         ("summary",),
-        "Figure 2 as a table: the number of features per edge, side and verdict. Parents that persist and children "
-        "that are inherited differ in number because several features may share one best match.",
+        "Figure 2 as a table: the number of features per edge, group, side and verdict. Parents that persist and "
+        "children that are inherited differ in number because several features may share one best match.",
     ),
     "models": Table(
         "model_table",

@@ -6,18 +6,19 @@ import numpy as np
 import pandas as pd
 from pandas.api.typing import NAType
 
+from saelineage.lineage.evidence import ALL, GROUPS, IDENTIFIED
+from saelineage.lineage.verdicts import VERDICTS
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.report.tables import (
-    AT_FLOOR,
+    AT_CONTROL,
     BELOW,
-    LARGEST_NULL,
-    LEAST_FLOOR,
-    NO_FLOOR,
+    LARGEST_RANDOM,
+    LEAST_NO_CHANGE,
+    NO_CONTROL,
     NO_RATIO,
     NOTHING,
-    is_fit,
-    largest_null,
-    reading,
+    largest_random,
+    sees_new,
 )
 
 HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
@@ -25,10 +26,10 @@ NOT_MEASURED = "not measured"
 SPACE = "\u00a0"
 """Keeps a number and its unit on one line."""
 READINGS = {
-    BELOW: "below the floor: features are lost",
-    AT_FLOOR: "at the floor: no loss beyond the instrument's own",
-    NO_RATIO: "not comparable: its ratio to the floor has no interval",
-    NO_FLOOR: "no floor was measured: train a second seed",
+    BELOW: "below the no-change control: features are lost",
+    AT_CONTROL: "at the no-change control: no loss beyond the instrument's own",
+    NO_RATIO: "not comparable: its ratio to the no-change control has no interval",
+    NO_CONTROL: "no control was measured: train a second seed",
     NOTHING: "no feature is testable",
 }
 CAVEATS = {"anchored": "The child's SAE may keep features that the child no longer needs."}
@@ -36,52 +37,80 @@ CAVEATS = {"anchored": "The child's SAE may keep features that the child no long
 
 
 def answer(summary: dict) -> list[str]:
-    """The answer: each edge's share with its baselines, a summary of all edges, and the check of the instrument."""
+    """The answer: what became of the features of each edge, identified ones first, and how far that can be read."""
     if not summary["edges"]:
         return ["The lineage has no edge, so there is nothing to compare."]
-    return [
-        f"All shares are those of this run's leading instrument, {summary['leading']}.",
-        *[_edge_sentences(edge) for edge in summary["edges"]],
-        _all_edges([reading(edge) for edge in summary["edges"]]),
-        instrument_check(summary),
-    ]
+    return [*[_edge_sentences(edge) for edge in summary["edges"]], instrument_check(summary)]
 
 
 def instrument_check(summary: dict) -> str:
-    """The check of the leading instrument: its lowest floor and its largest null against their bounds."""
+    """The controls of the leading instrument: the lowest no-change control and the largest random one."""
     rows = _leading(summary)
-    floors = [(row["floor_share"], _arrow(row)) for row in rows if row["floor_share"] is not None]
-    nulls = [(share, null, _arrow(row)) for row in rows for null, share in [largest_null(row["nulls"])] if null]
-    floor, null = "No floor was measured.", "No null was computed."
-    if floors:
-        share, edge = min(floors)
-        floor = f"Its lowest floor is {percent(share)} ({edge}); it must be at least {percent(LEAST_FLOOR, 0)}."
-    if nulls:
-        share, name, edge = max(nulls)
-        null = f"Its largest null is {percent(share)} ({name}, {edge}); it must be at most {percent(LARGEST_NULL, 0)}."
-    checks = [is_fit(row) for row in rows]
-    verdict = "fails its check" if False in checks else "could not be checked" if None in checks else "passes its check"
-    return f"The instrument {verdict}. {floor} {null}"
+    unchanged = [
+        (row["groups"][IDENTIFIED]["no_change_share"], _arrow(row))
+        for row in rows
+        if row["groups"][IDENTIFIED] and row["groups"][IDENTIFIED]["no_change_share"] is not None
+    ]
+    found = [(largest_random(row["groups"][ALL]["control_shares"]), _arrow(row)) for row in rows]
+    random = [(share, name, edge) for (name, share), edge in found if name]
+    sentences = [f"All verdicts are those of the leading instrument, {summary['leading']}."]
+    if unchanged:
+        share, edge = min(unchanged)
+        sentences.append(
+            f"Where the model is unchanged, it keeps at least {percent(share)} of identified features ({edge}); "
+            f"{percent(LEAST_NO_CHANGE, 0)} are needed to read losses."
+        )
+    else:
+        sentences.append("Its no-change control on identified features was not measured.")
+    if random:
+        share, name, edge = max(random)
+        sentences.append(
+            f"At most {percent(share)} match in a random control ({name}, {edge}); "
+            f"{percent(LARGEST_RANDOM, 0)} are allowed."
+        )
+    else:
+        sentences.append("No random control was computed.")
+    return " ".join(sentences)
 
 
 def instrument_warnings(summary: dict) -> list[str]:
-    """Consequences of a leading instrument that fails its check, one warning for each bound."""
-    rows = _leading(summary)
-    low = [row for row in rows if row["floor_share"] is not None and row["floor_share"] < LEAST_FLOOR]
-    high = [row for row in rows if (largest_null(row["nulls"])[1] or 0.0) > LARGEST_NULL]
+    """What cannot be read from this run: too few seeds, or an instrument that loses features or matches by chance."""
+    rows, leading = _leading(summary), summary["leading"]
     warnings = []
+    without = [row for row in rows if not row["groups"][IDENTIFIED]]
+    if without:
+        warnings.append(
+            f"On {len(without)} of {len(rows)} edges it is not known which features are identified, because a model "
+            "has SAEs of too few seeds. Most latents of one SAE are not found by another seed, and a verdict on them "
+            "says what training did, not what the model has. Set saes.seeds to three."
+        )
+    low = [row for row in rows if row["groups"][IDENTIFIED] and not _keeps(row["groups"][IDENTIFIED])]
     if low:
         warnings.append(
-            f"Under {summary['leading']}, the floor is below {percent(LEAST_FLOOR, 0)} on {len(low)} of {len(rows)} "
-            "edges. There the instrument itself loses features, so small losses cannot be seen, and an edge at its "
-            "floor may still have lost features."
+            f"Under {leading}, fewer than {percent(LEAST_NO_CHANGE, 0)} of identified features persist where the model "
+            f"is unchanged, on {len(low)} of {len(rows)} edges. There the instrument itself loses features. Train SAEs "
+            "that start from a parent's on fewer tokens or at a lower rate (saes.anchored)."
         )
+    if not sees_new(leading):
+        warnings.append(f"{leading} cannot see new features: the child's SAE is not trained.")
+    high = [row for row in rows if (largest_random(row["groups"][ALL]["control_shares"])[1] or 0.0) > LARGEST_RANDOM]
     if high:
         warnings.append(
-            f"Under {summary['leading']}, a null is above {percent(LARGEST_NULL, 0)} on {len(high)} of {len(rows)} "
+            f"Under {leading}, a random control is above {percent(LARGEST_RANDOM, 0)} on {len(high)} of {len(rows)} "
             "edges. That many features match without descent, so shares may be too high by as much."
         )
+    warnings += [
+        f"The decoder directions of {_arrow(edge)} are unrelated even where features fire together, so the two models "
+        "do not share a basis (permuted neurons do this). Whether a feature kept its direction was not checked."
+        for edge in summary["edges"]
+        if not edge["shares_basis"] and edge["kinds"]["1:1"]
+    ]
     return warnings
+
+
+def _keeps(shares: Mapping) -> bool:
+    """True unless the instrument is known to lose identified features of an unchanged model."""
+    return shares["no_change_share"] is None or shares["no_change_share"] >= LEAST_NO_CHANGE
 
 
 def described(instruments: pd.DataFrame) -> dict[str, str]:
@@ -174,44 +203,49 @@ def _share(edge: Mapping, name: str) -> str:
 
 
 def _edge_sentences(edge: Mapping) -> str:
-    """The edge's persisting share with its baselines."""
-    start = f"From {edge['parent']} to {edge['child']}"
-    if edge["persist_share"] is None:
-        return f"{start}, no feature is testable."
-    share = f"{start}, {_share(edge, 'persist_share')} of {count(edge['persist_share_n'])} testable features persist."
-    return f"{share} {_baselines(edge)}"
+    """What became of the features of an edge."""
+    parent, child = edge["parent"], edge["child"]
+    identified, everything = (edge["groups"][group] for group in GROUPS)
+    if everything["persist_share"] is None:
+        return f"From {parent} to {child}, no feature is testable."
+    of_all = f"of all {count(everything['persist_share_n'])} testable features of {parent}, {_outcomes(everything)}"
+    if not identified:
+        return f"From {parent} to {child}: {of_all}. Which of them are identified is not known."
+    of_child = identified["child"]
+    n_child = sum(of_child[verdict] for verdict in VERDICTS[1])
+    return (
+        f"From {parent} to {child}: of {count(identified['persist_share_n'])} identified features of {parent}, "
+        f"{_outcomes(identified)}. Of {count(n_child)} identified features of {child}, "
+        f"{count(of_child['inherited'])} {_are(of_child['inherited'])} inherited, {_drifted(of_child['drifted'])} and "
+        f"{count(of_child['new'])} {_are(of_child['new'])} new. For comparison, {of_all}."
+    )
 
 
-def _baselines(edge: Mapping) -> str:
-    """The floors that an edge's share is compared with."""
-    floor, seed_floor, parent = _share(edge, "floor_share"), _share(edge, "seed_floor_share"), edge["parent"]
-    if edge["floor_share"] is None:
-        return f"No floor was measured for {parent}."
-    if edge["instrument"] == "independent":
-        return f"Baseline: {floor} persist between two independent SAEs of {parent} (floor)."
-    unchanged = f"{floor} persist when the model is unchanged (floor)"
-    if edge["seed_floor_share"] is None:
-        return f"Baseline: {unchanged}; {parent} has only one independent SAE, so it has no seed floor."
-    return f"Baselines: {unchanged}; {seed_floor} persist between two independent SAEs of {parent} (seed floor)."
+def _outcomes(shares: Mapping) -> str:
+    """The verdicts on the parent's features in words, with the share that is found and its control."""
+    counts = shares["parent"]
+    persists = f"{count(counts['persists'])} {'persists' if counts['persists'] == 1 else 'persist'}"
+    gone = f"{count(counts['gone'])} {_are(counts['gone'])} gone"
+    left = shares["persist_share_n"] - sum(counts[verdict] for verdict in VERDICTS[0])
+    parts = [persists, _drifted(counts["drifted"]), gone, *([f"{count(left)} cannot be told"] if left else [])]
+    if shares["persist_share"] is None:
+        return _listed(parts)
+    control = shares["no_change_share"]
+    beside = "not measured for the unchanged model" if control is None else f"{percent(control)} if nothing changes"
+    return f"{_listed(parts)} ({_share(shares, 'persist_share')} found; {beside})"
 
 
-def _all_edges(readings: Sequence[str]) -> str:
-    """The number of edges with each reading."""
-    n, below, at_floor = len(readings), readings.count(BELOW), readings.count(AT_FLOOR)
-    if readings.count(NO_FLOOR) == n:
-        return "Without a second SAE seed there is no floor: lost features cannot be told from noise of SAE training."
-    left = n - below - at_floor
-    parts = [
-        f"{below} {_are(below)} below the floor (features are lost)",
-        f"{at_floor} {_are(at_floor)} at the floor (no loss beyond the instrument's own)",
-        f"{left} cannot be compared with a floor",
-    ]
-    shown = [part for part, n_edges in zip(parts, (below, at_floor, left), strict=True) if n_edges]
-    return f"Of {n} {'edge' if n == 1 else 'edges'}, {'; '.join(shown)}."
+def _drifted(n: int) -> str:
+    return f"{count(n)} {'has' if n == 1 else 'have'} drifted"
 
 
 def _are(n: int) -> str:
     return "is" if n == 1 else "are"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """A list in words."""
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _leading(summary: dict) -> list[dict]:
@@ -232,7 +266,7 @@ def _description(name: str) -> str:
         return "As anchored, but the merge's SAE starts from this parent's alone."
     chosen = INSTRUMENTS[name]
     caveat = f" {CAVEATS[name]}" if name in CAVEATS else ""
-    return f"The child's SAE {chosen.child_sae}. Floor: {chosen.floor}.{caveat}"
+    return f"The child's SAE {chosen.child_sae}. No-change control: {chosen.no_change}.{caveat}"
 
 
 def _fvu(row: Mapping) -> float:

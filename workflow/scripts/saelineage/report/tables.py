@@ -10,34 +10,41 @@ import numpy as np
 import pandas as pd
 
 from saelineage.corpora.messages import CLASSES
-from saelineage.lineage.trajectories import ABSENCES
-from saelineage.lineage.verdicts import MERGED, ONE_TO_ONE, SPLIT, share
-from saelineage.plan.comparisons import CONTROL
+from saelineage.lineage.evidence import GROUPS, IDENTIFIED
+from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTESTABLE
+from saelineage.lineage.shares import share
+from saelineage.lineage.verdicts import VERDICTS
+from saelineage.plan.comparisons import TRAINED_CONTROLS
 from saelineage.plan.graph import Edge
+from saelineage.plan.instruments import instrument
 from saelineage.report.registry import TABLES
 
-LEAST_FLOOR = 0.95
-"""An instrument is fit only if its floor is at least this share.
+LEAST_NO_CHANGE = 0.95
+"""An instrument is fit only if at least this share of identified features persists where the model is unchanged.
 
-A lower floor hides losses of its size, because the instrument itself loses that many features."""
-LARGEST_NULL = 0.05
-"""An instrument is fit only if its largest null is at most this share.
+Otherwise it loses so many itself that losses of that size say nothing."""
+LARGEST_RANDOM = 0.05
+"""An instrument is fit only if at most this share persists in every random control.
 
-Controls are not nulls: they are trained models, which may have learnt the same features."""
-BELOW, AT_FLOOR, NO_RATIO, NO_FLOOR, NOTHING = "below the floor", "at the floor", "no ratio", "no floor", "not testable"
-"""Readings of an edge: its persisting share against its floor. `reading` returns one of them."""
-VERDICT_COUNTS = ("persists", "disappears", "untestable_parent", "inherited", "emerges", "untestable_child")
-CLASS_VERDICTS = {"parent": ("persists", "disappears"), "child": ("inherited", "emerges")}
-"""Verdicts on the features of each side of an edge that `class_table` counts."""
+Other controls do not count: they are trained models, which may have learnt the same features."""
+BELOW, AT_CONTROL, NO_RATIO, NO_CONTROL, NOTHING = (
+    "below the control",
+    "at the control",
+    "no ratio",
+    "no control",
+    "not testable",
+)
+"""Readings of an edge: its persisting share against the no-change control. `reading` returns one of them."""
 LABELS, EXPLANATIONS = "labels", "explanations"
 """Sources of descriptions: labels found by counting, and explanations written by a language model."""
 N_SCORE_BINS = 40
 RULES = ("best", "mutual", "assignment", "token_type")
 """Matching rules, named as `evidence.weigh` names them, in the order shown."""
-ROBUST = ("robustly_disappears", "robustly_emerges")
-FLOORS = ("floor_share", "seed_floor_share", "child_seed_floor_share")
-EDGE_SHARES = ("persist_share", "inherited_share", *FLOORS)
-INSTRUMENT_SHARES = (*EDGE_SHARES, "same_index_rate")
+GROUP_SHARES = ("persist_share", "inherited_share", "no_change_share")
+"""Shares of identified and of all features."""
+SEED_SHARES = ("two_seed_share", "child_two_seed_share")
+COUNTS = {side: (*verdicts, UNTESTABLE, "headline", "robust") for side, verdicts in zip(SIDES, VERDICTS, strict=True)}
+"""The counts of each side: its verdicts, and the features on the lists of lost and new ones (headline, robust)."""
 
 
 class TableInputs(NamedTuple):
@@ -87,83 +94,107 @@ def make_tables(inputs: TableInputs) -> dict[str, pd.DataFrame]:
     }
 
 
-def reading(edge: Mapping) -> str:
-    """Compare an edge's persisting share with its floor.
+def reading(shares: Mapping) -> str:
+    """Compare a persisting share with its no-change control.
 
-    `BELOW` if the interval of their ratio (`relative_persistence_interval`, over documents) lies below 1; `AT_FLOOR` if
-    it reaches 1 or lies above; `NO_RATIO` if there is a floor but no interval, as for a floor of zero.
+    `BELOW` if the interval of their ratio (`relative_persistence_interval`, over documents) lies below 1; `AT_CONTROL`
+    if it reaches 1 or lies above; `NO_RATIO` if there is a control but no interval, as for a share of zero.
+
+    Args:
+        shares: `evidence.group_shares` of an edge.
     """
-    if edge["persist_share"] is None:
+    if shares["persist_share"] is None:
         return NOTHING
-    if edge["floor_share"] is None:
-        return NO_FLOOR
-    if edge["relative_persistence_interval"] is None:
+    if shares["no_change_share"] is None:
+        return NO_CONTROL
+    if shares["relative_persistence_interval"] is None:
         return NO_RATIO
-    return BELOW if edge["relative_persistence_interval"][1] < 1 else AT_FLOOR
+    return BELOW if shares["relative_persistence_interval"][1] < 1 else AT_CONTROL
 
 
 def edge_table(summary: dict) -> pd.DataFrame:
-    """One row per edge: the number of features with each verdict, and shares with their n and intervals."""
-    rows = [
-        {key: edge[key] for key in ("parent", "child", *VERDICT_COUNTS)}
-        | _shares(edge, EDGE_SHARES)
-        | _bounded(edge, "relative_persistence")
-        | {"reading": reading(edge)}
-        for edge in summary["edges"]
-    ]
-    relative = _with_bounds("relative_persistence")
-    return pd.DataFrame(
-        rows, columns=["parent", "child", *VERDICT_COUNTS, *_columns(EDGE_SHARES), *relative, "reading"]
-    )
+    """One row per edge and group: the number of features with each verdict, and shares with their n and intervals.
 
-
-def instrument_table(summary: dict) -> pd.DataFrame:
-    """One row per edge and instrument: shares and floors, the largest null, agreement with the leading instrument.
-
-    Returns:
-        The figures of `summary["instruments"]`, and: `leading`; `largest_null` and `largest_null_share`, without
-        controls; `fit`, see `is_fit`; `same_verdict_share` and `kappa`, the agreement with the leading instrument
-        (missing for the leading instrument itself, and for those that compare another SAE of the parent).
+    Groups are `identified`, where a second seed was trained, and `all`. Counts are named `{side}_{verdict}`.
     """
-    agreements = {_key(row): row for row in summary["agreements"]}
-    rows = [_instrument_row(comparison, summary["leading"], agreements) for comparison in summary["instruments"]]
-    columns = [
-        "parent",
-        "child",
-        "instrument",
-        "leading",
-        *_columns(INSTRUMENT_SHARES),
-        "document_low",
-        "document_high",
-    ]
-    columns += [*_with_bounds("relative_persistence"), "auc", "floor_auc"]
-    columns += ["largest_null", "largest_null_share", "fit", "same_verdict_share", "kappa"]
+    counted = [f"{side}_{name}" for side, names in COUNTS.items() for name in names]
+    rows = []
+    for edge in summary["edges"]:
+        for group, shares in measured_groups(edge):
+            control, random = largest_random(shares["control_shares"])
+            rows.append(
+                {"parent": edge["parent"], "child": edge["child"], "group": group}
+                | {f"{side}_{name}": shares[side][name] for side, names in COUNTS.items() for name in names}
+                | _shares(shares, GROUP_SHARES)
+                | _shares(edge, SEED_SHARES)
+                | {"largest_random": control, "largest_random_share": random}
+                | _bounded(shares, "relative_persistence")
+                | {"reading": reading(shares)}
+            )
+    columns = ["parent", "child", "group", *counted, *_columns((*GROUP_SHARES, *SEED_SHARES))]
+    columns += ["largest_random", "largest_random_share", *_with_bounds("relative_persistence"), "reading"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def largest_null(nulls: Mapping[str, Mapping]) -> tuple[str | None, float | None]:
-    """The null with the largest persisting share, and that share; None where no null was measured."""
-    shares = {
-        name: null["persist_share"]
-        for name, null in nulls.items()
-        if not name.startswith(f"{CONTROL} ") and null["persist_share"] is not None
+def measured_groups(comparison: Mapping) -> list[tuple[str, dict]]:
+    """The groups of features that shares were measured for, identified ones first."""
+    return [(group, comparison["groups"][group]) for group in GROUPS if comparison["groups"][group]]
+
+
+def instrument_table(summary: dict) -> pd.DataFrame:
+    """One row per edge, instrument and group: shares and controls, agreement with the leading instrument.
+
+    Returns:
+        The figures of `summary["instruments"]`, and: `leading`; `largest_random` and `largest_random_share`, without
+        controls that are trained; `fit`, see `is_fit`; `same_verdict_share` and `kappa`, the agreement with the leading
+        instrument (missing for the leading instrument itself, and for those that compare another SAE of the parent).
+    """
+    agreements: dict[tuple, dict] = {(*_key(row), row["group"]): row for row in summary["agreements"]}
+    rows = [
+        _instrument_row(comparison, group, shares, summary["leading"], agreements)
+        for comparison in summary["instruments"]
+        for group, shares in measured_groups(comparison)
+    ]
+    columns = ["parent", "child", "instrument", "group", "leading"]
+    columns += [*_columns((*GROUP_SHARES, *SEED_SHARES, "same_index_rate")), "document_low", "document_high"]
+    columns += [*_with_bounds("relative_persistence"), "auc", "no_change_auc"]
+    columns += ["largest_random", "largest_random_share", "fit", "same_verdict_share", "kappa"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def largest_random(shares: Mapping[str, float | None]) -> tuple[str | None, float | None]:
+    """The random control with the largest persisting share, and that share; None where none was measured."""
+    measured = {
+        name: share for name, share in shares.items() if name.split()[0] not in TRAINED_CONTROLS and share is not None
     }
-    return max(shares.items(), key=_second) if shares else (None, None)
+    return max(measured.items(), key=_second) if measured else (None, None)
 
 
 def is_fit(comparison: Mapping) -> bool | None:
-    """True if an instrument's floor on an edge is at least `LEAST_FLOOR` and its largest null at most `LARGEST_NULL`.
+    """Whether an instrument's verdicts on identified features can be read at all on an edge.
 
-    None if one of them was not measured and the other is within its bound.
+    It must see new features, keep at least `LEAST_NO_CHANGE` of the identified ones where the model is unchanged, and
+    keep at most `LARGEST_RANDOM` of all in random controls. None if one of these was not measured and the others hold.
     """
-    floor, null = comparison["floor_share"], largest_null(comparison["nulls"])[1]
-    checks = [None if floor is None else floor >= LEAST_FLOOR, None if null is None else null <= LARGEST_NULL]
+    identified, everything = (comparison["groups"][group] for group in GROUPS)
+    control = identified and identified["no_change_share"]
+    random = largest_random(everything["control_shares"])[1]
+    checks = [
+        sees_new(comparison["instrument"]),
+        None if control is None else control >= LEAST_NO_CHANGE,
+        None if random is None else random <= LARGEST_RANDOM,
+    ]
     return False if False in checks else None if None in checks else True
 
 
+def sees_new(name: str) -> bool:
+    """True unless the instrument's child SAE is not trained, so that nothing can be new."""
+    return name.startswith("anchored to ") or instrument(name).budget != "@0"
+
+
 def matching_table(summary: dict) -> pd.DataFrame:
-    """One row per edge, instrument and matching rule: the persisting share and the floor by that rule."""
-    shares = ("persist_share", "floor_share")
+    """One row per edge, instrument and matching rule: the persisting share and its no-change control by that rule."""
+    shares = ("persist_share", "no_change_share")
     rows = [
         {key: comparison[key] for key in ("parent", "child", "instrument")}
         | {"rule": rule}
@@ -175,20 +206,22 @@ def matching_table(summary: dict) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["parent", "child", "instrument", "rule", *_columns(shares)])
 
 
-def null_table(summary: dict) -> pd.DataFrame:
-    """One row per edge, instrument and null or control: the share that persists without descent.
+def control_table(summary: dict) -> pd.DataFrame:
+    """One row per edge, instrument and control in the child's place: the share that persists there.
 
     Returns:
-        `share` with `n`, `low`, `high`; `auc`; `threshold_at_1_percent`, the threshold from which at most 1 % match;
-        and `persist_share_there`, the edge's own share at that threshold.
+        `share` with `n`, `low`, `high`, of all features; `identified_share`; `auc`; `threshold_at_1_percent`, the
+        threshold from which at most 1 % match; and `persist_share_there`, the edge's own share at that threshold.
     """
     figures = ("auc", "threshold_at_1_percent", "persist_share_there")
     rows = []
     for comparison in summary["instruments"]:
-        for name, null in comparison["nulls"].items():
-            row = {key: comparison[key] for key in ("parent", "child", "instrument")} | {"null": name}
-            rows.append(row | _as_share(null, "persist_share") | {key: null[key] for key in figures})
-    columns = ["parent", "child", "instrument", "null", "share", "n", "low", "high", *figures]
+        identified = comparison["groups"][IDENTIFIED]
+        for name, control in comparison["controls"].items():
+            row = {key: comparison[key] for key in ("parent", "child", "instrument")} | {"control": name}
+            row |= {"identified_share": identified and identified["control_shares"][name]}
+            rows.append(row | _as_share(control, "persist_share") | {key: control[key] for key in figures})
+    columns = ["parent", "child", "instrument", "control", "share", "n", "low", "high", "identified_share", *figures]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -198,9 +231,9 @@ def curve_table(curves: pd.DataFrame, summary: dict) -> pd.DataFrame:
     for comparison in summary["instruments"]:
         key = _key(comparison)
         areas[*key, "edge"] = comparison["auc"]
-        areas[*key, "floor"] = comparison["floor_auc"]
-        areas[*key, "seed floor"] = comparison["seed_floor_auc"]
-        areas |= {(*key, name): null["auc"] for name, null in comparison["nulls"].items()}
+        areas[*key, "no change"] = comparison["no_change_auc"]
+        areas[*key, "two seeds"] = comparison["two_seed_auc"]
+        areas |= {(*key, name): control["auc"] for name, control in comparison["controls"].items()}
     keys = ["parent", "child", "instrument", "name"]
     if curves.empty:
         return pd.DataFrame(columns=[*keys, "threshold", "share", "n", "leading", "auc"])
@@ -209,8 +242,9 @@ def curve_table(curves: pd.DataFrame, summary: dict) -> pd.DataFrame:
 
 
 def agreement_table(summary: dict) -> pd.DataFrame:
-    """One row per edge and other way of comparing: its agreement with the leading instrument's verdicts."""
-    return pd.DataFrame(summary["agreements"], columns=["parent", "child", "instrument", "n", "share", "kappa"])
+    """One row per edge, other way of comparing and group: its agreement with the leading instrument's verdicts."""
+    columns = ["parent", "child", "instrument", "group", "n", "share", "kappa"]
+    return pd.DataFrame(summary["agreements"], columns=columns)
 
 
 def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -229,19 +263,16 @@ def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> p
     return pd.DataFrame(rows, columns=["merge", "source", "share", "n", "low", "high"])
 
 
-def absence_table(summary: dict) -> pd.DataFrame:
-    """One row per edge: kinds of persistence, robust losses and gains, and where the lost features went.
-
-    Returns:
-        Whole numbers; missing where they were not measured.
-    """
-    columns = [ONE_TO_ONE, SPLIT, MERGED, *ROBUST, *ABSENCES]
+def kind_table(summary: dict) -> pd.DataFrame:
+    """One row per edge: how found features are found, those found in another direction, and the study's verdicts."""
+    study = ["persists", "disappears", "inherited", "emerges"]
+    columns = [ONE_TO_ONE, SPLIT, MERGED, "relocated", *(f"study_{verdict}" for verdict in study)]
     rows = [
-        {"parent": edge["parent"], "child": edge["child"], **edge["kinds"], **edge.get("absences", {})}
-        | {key: edge[key] for key in ROBUST}
+        {"parent": edge["parent"], "child": edge["child"], **edge["kinds"], "relocated": edge["relocated"]}
+        | {f"study_{verdict}": edge["study"][verdict] for verdict in study}
         for edge in summary["edges"]
     ]
-    return pd.DataFrame(rows, columns=["parent", "child", *columns]).astype(dict.fromkeys(columns, "Int64"))
+    return pd.DataFrame(rows, columns=["parent", "child", *columns])
 
 
 def class_table(verdicts: Mapping[str, pd.DataFrame], class_labels: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -249,13 +280,13 @@ def class_table(verdicts: Mapping[str, pd.DataFrame], class_labels: Mapping[str,
     rows: list[dict] = []
     for edge, table in verdicts.items():
         parent, child = Edge.parse(edge)
-        for side, model in (("parent", parent), ("child", child)):
+        for side, model in zip(SIDES, (parent, child), strict=True):
             labels = class_labels.get(model)
             if labels is None or labels.empty:
                 continue
             precision = labels.pivot(index="latent", columns="label", values="precision")
             of_side = table[(table["side"] == side) & table["latent"].isin(precision.index)]
-            for verdict in CLASS_VERDICTS[side]:
+            for verdict in VERDICTS[SIDES.index(side)]:
                 latents = of_side.loc[of_side["verdict"] == verdict, "latent"]
                 for name in CLASSES:
                     found = share(int((precision.loc[latents, name] > 0.5).sum()), len(latents))
@@ -289,21 +320,16 @@ def effect_table(agreements: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def flow_table(summary: dict) -> pd.DataFrame:
-    """One row per edge, side and verdict, with the number of features."""
-    kinds = (
-        ("parent", "persists", "persists"),
-        ("parent", "disappears", "disappears"),
-        ("parent", "untestable", "untestable_parent"),
-        ("child", "inherited", "inherited"),
-        ("child", "emerges", "emerges"),
-        ("child", "untestable", "untestable_child"),
-    )
+    """One row per edge, group, side and verdict, with the number of features."""
     rows = [
-        {"parent": edge["parent"], "child": edge["child"], "side": side, "verdict": verdict, "n_features": edge[key]}
+        {"parent": edge["parent"], "child": edge["child"], "group": group, "side": side, "verdict": verdict}
+        | {"n_features": shares[side][verdict]}
         for edge in summary["edges"]
-        for side, verdict, key in kinds
+        for group, shares in measured_groups(edge)
+        for side, verdicts in zip(SIDES, VERDICTS, strict=True)
+        for verdict in (*verdicts, UNTESTABLE)
     ]
-    return pd.DataFrame(rows, columns=["parent", "child", "side", "verdict", "n_features"])
+    return pd.DataFrame(rows, columns=["parent", "child", "group", "side", "verdict", "n_features"])
 
 
 def model_table(made: Mapping[str, str], corpora: Sequence[str], metrics: Sequence[dict]) -> pd.DataFrame:
@@ -421,20 +447,24 @@ def timing_table(jobs: Sequence[Mapping]) -> pd.DataFrame:
     return stages.reset_index(names="stage").astype({"n_jobs": int})[columns]
 
 
-def _instrument_row(comparison: Mapping, leading: str, agreements: Mapping[tuple[str, str, str], Mapping]) -> dict:
+def _instrument_row(
+    comparison: Mapping, group: str, shares: Mapping, leading: str, agreements: Mapping[tuple, Mapping]
+) -> dict:
     """A row of `instrument_table`."""
-    low, high = comparison["document_interval"] or (None, None)
-    null, null_share = largest_null(comparison["nulls"])
-    agreement = agreements.get(_key(comparison), {"share": None, "kappa": None})
+    low, high = shares["document_interval"] or (None, None)
+    control, random = largest_random(shares["control_shares"])
+    agreement = agreements.get((*_key(comparison), group), {"share": None, "kappa": None})
     return {
-        **{key: comparison[key] for key in ("parent", "child", "instrument", "auc", "floor_auc")},
-        **_shares(comparison, INSTRUMENT_SHARES),
-        **_bounded(comparison, "relative_persistence"),
+        **{key: comparison[key] for key in ("parent", "child", "instrument", "auc", "no_change_auc")},
+        "group": group,
+        **_shares(shares, GROUP_SHARES),
+        **_shares(comparison, (*SEED_SHARES, "same_index_rate")),
+        **_bounded(shares, "relative_persistence"),
         "leading": comparison["instrument"] == leading,
         "document_low": low,
         "document_high": high,
-        "largest_null": null,
-        "largest_null_share": null_share,
+        "largest_random": control,
+        "largest_random_share": random,
         "fit": is_fit(comparison),
         "same_verdict_share": agreement["share"],
         "kappa": agreement["kappa"],
