@@ -26,6 +26,7 @@ from saelineage.lineage.trajectories import (
     feature_statistics,
     feature_table,
 )
+from saelineage.lineage.twins import compare, found_in
 from saelineage.lineage.verdicts import Rules, add_verdicts
 from saelineage.plan.comparisons import names_in_pair
 
@@ -81,7 +82,11 @@ def trace_lineage(
         "models": models,
         "leading": plan["leading"],
         "saes": plan["saes"],
-        "edges": [edge_summary(tables[entry["parent"], entry["child"]], entry) for entry in edges],
+        "edges": [
+            edge_summary(tables[entry["parent"], entry["child"]], entry)
+            | beside_trained(tables[entry["parent"], entry["child"]], entry, plan["trained_controls"], load, rules)
+            for entry in edges
+        ],
         "instruments": weighed,
         "agreements": evidence.agreements(plan, load, rules),
         "sources": {
@@ -128,6 +133,34 @@ def of_seeds(name: str, recurs: list[str], absence: list[str], load: Load, rules
     if not recurs:
         return Recurrence(np.full(len(missing), np.nan), missing)
     return Recurrence(recurrence([load(pair).correlation for pair in recurs], name, rules.threshold), missing)
+
+
+def beside_trained(table: pd.DataFrame, entry: Mapping, controls: Mapping, load: Load, rules: Rules) -> dict:
+    """Compare an edge's losses and gains with those of its twins and continued models.
+
+    Args:
+        table: of the edge, with verdicts.
+        entry: the edge, from `evidence.weigh`.
+        controls: the pairs of such models, `Comparisons.trained_control_pairs` of every edge.
+        load, rules: as for `trace_lineage`.
+
+    Returns:
+        Under `twins` and `continued`, the figures of `twins.compare` by model.
+    """
+    names = names_in_pair(entry["pair"])
+    return {
+        kind: {
+            model: compare(
+                table,
+                *(
+                    found_in(load(pairs[side]).correlation, name, rules.threshold)
+                    for side, name in zip(SIDES, names, strict=True)
+                ),
+            )
+            for model, pairs in models.items()
+        }
+        for kind, models in controls[f"{entry['parent']}__{entry['child']}"].items()
+    }
 
 
 def write_features(

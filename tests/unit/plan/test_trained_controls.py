@@ -102,14 +102,17 @@ def test_their_saes_are_made_as_the_child_s_and_compared_with_the_parent_s_under
         "base.seed0__lua_again.from_base",
         "base.seed0__more.from_base",
     ]
-    assert [named["independent"][role] for role in controls] == ["base.seed0__lua_again.seed0", "base.seed0__more.seed0"]
+    assert [named["independent"][role] for role in controls] == [
+        "base.seed0__lua_again.seed0",
+        "base.seed0__more.seed0",
+    ]
     assert {sae.sae for sae in comparisons.saes if sae.model == "lua_again"} == {"from_base", "seed0"}
 
 
 def test_the_child_s_sae_is_compared_with_theirs_under_the_leading_instrument():
     comparisons = plan().comparisons
     assert comparisons.as_data()["trained_controls"]["base__lua"] == {
-        "twin": {
+        "twins": {
             "lua_again": {
                 "parent": "base.seed0__lua_again.from_base",
                 "child": "lua.from_base__lua_again.from_base",
@@ -117,7 +120,7 @@ def test_the_child_s_sae_is_compared_with_theirs_under_the_leading_instrument():
         },
         "continued": {"more": {"parent": "base.seed0__more.from_base", "child": "lua.from_base__more.from_base"}},
     }
-    assert comparisons.as_data()["trained_controls"]["lua__both"] == {"twin": {}, "continued": {}}
+    assert comparisons.as_data()["trained_controls"]["lua__both"] == {"twins": {}, "continued": {}}
     names = set(map(pair_name, comparisons.pairs))
     assert {"lua.from_base__lua_again.from_base", "theirs.from_base__more.from_base"} <= names
     assert "lua.seed0__lua_again.seed0" not in names
@@ -144,7 +147,9 @@ CONTRADICTIONS = {
     "models.again.twin: of: must be made by finetune, because only that can be repeated from a seed, but 'again' is ": {
         "twin": {"of": "again"}
     },
-    "models.again.twin.seed: must differ from that of 'lua', which is 0; give another": {"twin": {"of": "lua", "seed": 0}},
+    "models.again.twin.seed: must differ from that of 'lua', which is 0; give another": {
+        "twin": {"of": "lua", "seed": 0}
+    },
     "models.again.continued: parent: 'bass' is not among models": {"continued": {"parent": "bass", "like": "lua"}},
     "models.again.continued: parent: must be made by pretrain or finetune, because only of these the mixture of corpora "
     "is known, but 'theirs' is made by hub; fine-tune 'theirs' on a corpus like its own, and list": {

@@ -136,16 +136,16 @@ class Comparisons:
         }
 
     def trained_control_pairs(self, edge: Edge) -> dict[str, dict[str, dict[str, Pair]]]:
-        """The pairs of an edge's twins and continued models under the leading instrument, by kind and model.
+        """The pairs of an edge's `twins` and `continued` models under the leading instrument, by model.
 
         Each model's SAE is compared with the parent's (`parent`), to see whether the same features are lost, and with
         the child's (`child`), to see whether the same features are new.
         """
         parent, child = self.edge_pair(self.leading, edge)
-        pairs: dict[str, dict[str, dict[str, Pair]]] = {TWIN: {}, CONTINUED: {}}
+        pairs: dict[str, dict[str, dict[str, Pair]]] = {"twins": {}, "continued": {}}
         for model, kind in self._graph.trained_controls(edge).items():
             sae = self._in_place(self.leading, edge, model)
-            pairs[kind][model] = {"parent": (parent, sae), "child": (child, sae)}
+            pairs["twins" if kind == TWIN else "continued"][model] = {"parent": (parent, sae), "child": (child, sae)}
         return pairs
 
     def source_pairs(self, merge: str) -> dict[str, Pair]:

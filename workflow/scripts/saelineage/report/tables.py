@@ -15,7 +15,7 @@ from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTEST
 from saelineage.lineage.shares import share
 from saelineage.lineage.verdicts import VERDICTS
 from saelineage.plan.comparisons import TRAINED_CONTROLS
-from saelineage.plan.graph import Edge
+from saelineage.plan.graph import CONTINUED, TWIN, Edge
 from saelineage.plan.instruments import instrument
 from saelineage.report.registry import TABLES
 
@@ -42,6 +42,8 @@ RULES = ("best", "mutual", "assignment", "token_type")
 """Matching rules, named as `evidence.weigh` names them, in the order shown."""
 GROUP_SHARES = ("persist_share", "inherited_share", "no_change_share")
 """Shares of identified and of all features."""
+TWIN_SHARES, TWIN_COUNTS = ("persist_share", "lost_too", "new_too"), ("lost_beyond", "new_beyond")
+"""Figures of `lineage.twins.compare`."""
 SEED_SHARES = ("two_seed_share", "child_two_seed_share")
 COUNTS = {side: (*verdicts, UNTESTABLE, "headline", "robust") for side, verdicts in zip(SIDES, VERDICTS, strict=True)}
 """The counts of each side: its verdicts, and the features on the lists of lost and new ones (headline, robust)."""
@@ -133,6 +135,21 @@ def edge_table(summary: dict) -> pd.DataFrame:
             )
     columns = ["parent", "child", "group", *counted, *_columns((*GROUP_SHARES, *SEED_SHARES))]
     columns += ["largest_random", "largest_random_share", *_with_bounds("relative_persistence"), "reading"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def twin_table(summary: dict) -> pd.DataFrame:
+    """One row per edge, twin or continued model, and group of features: the figures of `lineage.twins.compare`."""
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], "control": model, "kind": kind, "group": group}
+        | _shares(figures, TWIN_SHARES)
+        | {count: figures[count] for count in TWIN_COUNTS}
+        for edge in summary["edges"]
+        for key, kind in (("twins", TWIN), ("continued", CONTINUED))
+        for model, groups in edge.get(key, {}).items()
+        for group, figures in groups.items()
+    ]
+    columns = ["parent", "child", "control", "kind", "group", *_columns(TWIN_SHARES), *TWIN_COUNTS]
     return pd.DataFrame(rows, columns=columns)
 
 
