@@ -35,7 +35,7 @@ rule correlate_features:
     """
     Correlate the features of one SAE with those of all partners, and draw the probe's documents again for intervals.
 
-    Output: per partner, best matches on both sides, every similarity above a floor, the histogram of all, and parts;
+    Output: per partner, best matches on both sides, every similarity above a bound, the histogram of all, and parts;
     each feature's best r in every replicate of the documents.
     """
     input:
@@ -137,7 +137,7 @@ rule compare_weights:
     """
     Compare the features of two SAEs by their weights, and by what the models make of those; made only when asked for.
 
-    Output: best matches, every similarity above a floor and the histogram of all, by measure; a summary of the best.
+    Output: best matches, every similarity above a bound and the histogram of all, by measure; a summary of the best.
     """
     input:
         sae_a=run.paths.over(run.paths.side(run.paths.sae_file, "a"), name=SAE_FILES),

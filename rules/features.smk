@@ -32,7 +32,7 @@ rule encode_features:
 
 rule encode_rotated:
     """
-    Encode one shard of the probe with one SAE after rotating the activations at random, for a null.
+    Encode one shard of the probe with one SAE after rotating the activations at random, for a random control.
 
     Output: a shard of sparse rows per corpus.
     """

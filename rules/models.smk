@@ -183,7 +183,7 @@ rule import_model:
 
 rule reinitialise_model:
     """
-    Make a model like another one, with fresh random weights: a null.
+    Make a model like another one, with fresh random weights: a random control.
 
     Output: a Hugging Face folder.
     """

@@ -32,7 +32,7 @@ from benchmarks.planted_lineage import (
 from saelineage.activations import ActivationShard
 from saelineage.correlations.pearson import correlate
 from saelineage.errors import InputError
-from saelineage.lineage.verdicts import edge_table
+from saelineage.lineage.matching import edge_table
 from saelineage.saes.sae import Sae
 from saelineage.saes.training import Dump, initial_directions, train_saes
 
@@ -233,7 +233,7 @@ def test_verdicts_and_kinds_of_moderately_perturbed_features_are_right(changes):
 def test_wrong_kinds_lower_the_scores(lineage, true):
     table = table_of(*true)
     wrong = table["kind"].isin(["split", "merged"]) & (table["side"] == "parent")
-    table.loc[wrong, ["kind", "verdict"]] = ["", "disappears"]
+    table.loc[wrong, ["kind", "study_verdict"]] = ["", "disappears"]
     scored = kind_scores(lineage, table).set_index(["side", "class"])
     # Of the parent's 16 vanish, go rare, are decoys or straddled; 4 split and 8 merged ones are now taken for such.
     assert scored.loc[("parent", "disappears"), ["n", "precision", "recall"]].tolist() == [

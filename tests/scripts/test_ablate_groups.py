@@ -31,11 +31,12 @@ def write_sae(folder: Path, seed: int) -> Path:
 def edge_table() -> pd.DataFrame:
     """The first five features of either side have a match."""
     sides = []
-    for side, yes, no in (("parent", "persists", "disappears"), ("child", "inherited", "emerges")):
+    for side, yes, no in (("parent", "persists", "gone"), ("child", "inherited", "new")):
         columns = {
             "side": side,
             "latent": np.arange(D_SAE),
             "verdict": [yes] * 5 + [no] * (D_SAE - 5),
+            "identified": False,
             "r": np.linspace(0.99, 0.2, D_SAE),
             "match": np.arange(D_SAE)[::-1],
             "density": np.linspace(0.1, 0.5, D_SAE),
@@ -72,15 +73,15 @@ def ablate(tiny, tmp_path):
 
 def test_groups_of_both_sides_are_taken_out_of_their_own_model(ablate, tiny):
     found = pd.read_parquet(ablate("out")[0])
-    names = ["persists", "disappears", "persists_random", "disappears_random"]
-    child_names = ["inherited", "emerges", "inherited_random", "emerges_random"]
-    assert found["side"].tolist() == ["parent"] * 8 + ["child"] * 8
+    names = ["persists", "drifted", "gone", "persists_random", "drifted_random", "gone_random"]
+    child_names = ["inherited", "drifted", "new", "inherited_random", "drifted_random", "new_random"]
+    assert found["side"].tolist() == ["parent"] * 12 + ["child"] * 12
     assert found["group"].tolist() == names * 2 + child_names * 2
-    assert found["corpus"].tolist() == (["sums"] * 4 + ["words"] * 4) * 2
+    assert found["corpus"].tolist() == (["sums"] * 6 + ["words"] * 6) * 2
     # Five features have a match and seven have none, so seven have but five to be compared with.
-    assert found["n_latents"].tolist() == [5, 7, 5, 5] * 4
+    assert found["n_latents"].tolist() == [5, 0, 7, 5, 0, 5] * 4
     rows = read_token_rows({"words": tiny.tokens["words"]["validation"]})
-    for side, name, group in (("parent", "a", "disappears"), ("child", "b", "emerges")):
+    for side, name, group in (("parent", "a", "gone"), ("child", "b", "new")):
         model, sae = load_model(tiny.models[name]), load_sae(ablate.saes[side])
         expected = group_effects(model, sae, HOOKPOINT, rows, {group: np.arange(5, D_SAE)}, 3, max_rows=4)
         own = found[(found["side"] == side) & (found["group"] == group) & (found["corpus"] == "words")]

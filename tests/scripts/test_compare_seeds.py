@@ -12,7 +12,7 @@ from compare_seeds import DEFINITIONS, compare_seeds, described, software
 from saelineage.correlations.match_finder import MatchFinder
 from saelineage.correlations.matches import Correlation
 from saelineage.files.atomic import sha256_file
-from saelineage.lineage.verdicts import share
+from saelineage.lineage.shares import share
 from saelineage.plan.comparisons import names_in_pair
 from saelineage.plan.plan import Plan
 from saelineage.saes.sae import Sae, save_sae

@@ -33,6 +33,7 @@ from saelineage.features.shards import FeatureShard, save_shard, shards_by_sae
 from saelineage.files.tensors import group_names
 from saelineage.foreign.saelens_names import LISTED
 from saelineage.labels.annotations import numbers_of
+from saelineage.lineage.verdicts import Rules
 from saelineage.plan.plan import Plan
 from saelineage.saes.sae import WEIGHTS_FILE, load_sae
 from saelineage.tokens import read_token_rows
@@ -219,6 +220,7 @@ CONFIG = {
 
 
 COMPARISONS = Plan(CONFIG).comparisons
+RULES = Rules.of(CONFIG["lineage"])
 SETTINGS = {"min_firings": 5, "top_matches": 4, "keep_above": 0.3, "n_bins": 20, "block_features": 30}
 
 
@@ -253,9 +255,13 @@ def compare(tiny, root: Path) -> None:
         run="tiny",
         plan=COMPARISONS.as_data(),
         load=loader(correlations, replicates, {}),
-        settings={"threshold": 0.8, "missed_above": 0.8},
+        rules=RULES,
         models=list(MODELS),
         paths_to_readouts={},
+        paths_to_weights={
+            f"{model}.{sae}": str(root / "saes" / model / sae / WEIGHTS_FILE)
+            for model, sae in COMPARISONS.leading_saes.items()
+        },
         folder=root / "lineage",
     )
 
@@ -416,13 +422,15 @@ def test_tokens_too_long_for_the_sae_have_no_latents(root):
     assert np.allclose(found, dense.numpy(), atol=1e-5)
 
 
-def test_every_edge_has_the_share_under_each_null(root):
+def test_every_edge_has_the_share_under_each_random_control(root):
     summary = json.loads((root / "lineage/summary.json").read_text())
     for edge in summary["edges"]:
-        assert edge["nulls"].keys() == {"shifted", "rotated"}
-        for null, found in edge["nulls"].items():
-            assert found["persist_share_n"] == edge["persist_share_n"], null
-        assert edge["nulls"]["shifted"]["persist_share"] < 0.05 < edge["persist_share"]
+        shares = edge["groups"]["all"]
+        assert edge["controls"].keys() == shares["control_shares"].keys() == {"shifted", "rotated"}
+        for control, found in edge["controls"].items():
+            assert found["persist_share_n"] == shares["persist_share_n"], control
+            assert found["persist_share"] == shares["control_shares"][control]
+        assert shares["control_shares"]["shifted"] < 0.05 < shares["persist_share"]
 
 
 def test_the_dense_correlation_is_numpy_s(root, tmp_path):
@@ -526,17 +534,26 @@ def test_the_lineage_has_a_table_per_edge_all_features_and_a_summary(root):
     for edge in summary["edges"]:
         table = pd.read_parquet(root / "lineage/edges" / f"{edge['parent']}__{edge['child']}.parquet")
         assert len(table) == 2 * 96
-        assert edge["persists"] + edge["disappears"] + edge["untestable_parent"] == edge["n_parent"] == 96
-        assert edge["inherited"] + edge["emerges"] + edge["untestable_child"] == edge["n_child"] == 96
-        assert int((table["verdict"] == "persists").sum()) == edge["persists"]
+        for side in ("parent", "child"):
+            counted = edge["groups"]["all"][side]
+            of_side = table[table["side"] == side]
+            verdicts = {name: n for name, n in counted.items() if name not in ("headline", "robust")}
+            assert verdicts == {name: int((of_side["verdict"] == name).sum()) for name in verdicts}
+            assert sum(verdicts.values()) == edge[f"n_{side}"] == 96
+            assert sum(edge["groups"]["identified"][side][name] for name in verdicts) == of_side["identified"].sum()
         assert edge["two_seed_share_n"] > 0
-        assert edge["relative_persistence_interval"][0] <= edge["relative_persistence_interval"][1]
+        low, high = edge["groups"]["all"]["relative_persistence_interval"]
+        assert low <= high
         testable = table["verdict"] != "untestable"
         assert (table["r_low"] <= table["r_high"])[testable & table["r_low"].notna()].all()
-        assert set(table.loc[table["robust"], "verdict"]) <= {"disappears", "emerges"}
+        assert set(table.loc[table["headline"], "verdict"]) <= {"gone", "new"}
+        assert table.loc[table["headline"], "identified"].all()
+        assert table.loc[table["robust"], "headline"].all()
+        assert table["cosine"].between(-1, 1)[table["match"] >= 0].all()
     features = pd.read_parquet(root / "lineage/features.parquet")
     assert features["model"].value_counts().to_dict() == dict.fromkeys(MODELS, 96)
     assert set(features["sae"]) == {"seed0"}
+    assert features["identified"].tolist() == (features["recurrence"] >= 1).tolist()
 
 
 def test_the_summary_weighs_every_instrument_and_every_source_of_a_merge(root):
@@ -548,7 +565,7 @@ def test_the_summary_weighs_every_instrument_and_every_source_of_a_merge(root):
     table = pd.read_parquet(root / "lineage/sources.parquet")
     assert len(table) == 96
     curves = pd.read_parquet(root / "lineage/curves.parquet")
-    assert set(curves["name"]) == {"edge", "floor", "shifted", "rotated"}
+    assert set(curves["name"]) == {"edge", "no change", "shifted", "rotated"}
     assert (curves.groupby(["parent", "child", "name"])["share"].diff().fillna(0) <= 0).all()
 
 
@@ -597,7 +614,7 @@ def examples(tiny, root, tmp_path_factory) -> dict:
 
 def described(examples: dict) -> list[dict]:
     """All features of `examples.json`."""
-    of_edges = (feature for edge in examples["disappearing"] for feature in edge["features"])
+    of_edges = (feature for edge in examples["gone"] for feature in edge["features"])
     return [*examples["named"], *examples["persisting"], *of_edges]
 
 
@@ -612,7 +629,7 @@ def test_examples_name_the_features_that_follow_concepts_best(examples):
 
 def test_examples_are_of_every_edge_from_a_root(examples):
     assert examples["n_models"] == len(MODELS)
-    assert [(edge["parent"], edge["child"]) for edge in examples["disappearing"]] == list(EDGES[:2])
+    assert [(edge["parent"], edge["child"]) for edge in examples["gone"]] == list(EDGES[:2])
     assert len(described(examples)) > len(examples["named"])
 
 

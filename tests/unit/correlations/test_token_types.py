@@ -23,7 +23,7 @@ from saelineage.correlations.token_types import (
 )
 from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard, shifted
-from saelineage.lineage.verdicts import DISAPPEARS, PERSISTS, UNTESTABLE, verdicts
+from saelineage.lineage.matching import DISAPPEARS, PERSISTS, UNTESTABLE, side_table
 from saelineage.tokens import load_tokenizer
 
 SETTINGS = {"top_matches": 2, "keep_above": 0.3, "n_bins": 10}
@@ -271,9 +271,9 @@ def test_verdicts_can_be_drawn_as_from_a_correlation():
     ours = correlate(a, b, **SETTINGS, min_firings=1, progress=False)
     found = of_latents({"a": a, "b": b})
     theirs = as_correlation(found, ours)
-    assert verdicts(ours, 0, 0.8)["verdict"].tolist() == [DISAPPEARS, DISAPPEARS, PERSISTS]
-    table = verdicts(theirs, 0, 0.8)
-    assert table["verdict"].tolist() == [PERSISTS, DISAPPEARS, UNTESTABLE]
+    assert side_table(ours, 0, 0.8)["study_verdict"].tolist() == [DISAPPEARS, DISAPPEARS, PERSISTS]
+    table = side_table(theirs, 0, 0.8)
+    assert table["study_verdict"].tolist() == [PERSISTS, DISAPPEARS, UNTESTABLE]
     assert table["match"].tolist() == [0, 1, -1]
     assert theirs.one_to_one.tolist() == [0, -1, -1]
     assert [testable.tolist() for testable in theirs.testable] == [[True, True, False], [True, True]]

@@ -217,7 +217,8 @@ def edge() -> pd.DataFrame:
     parent = pd.DataFrame(
         {
             "latent": range(5),
-            "verdict": ["persists", "disappears", "untestable", "persists", "persists"],
+            "verdict": ["persists", "gone", "untestable", "persists", "persists"],
+            "identified": [True, True, False, False, False],
             "r": [0.8, 0.1, np.nan, 0.9, 0.95],
             "match": [2, 0, -1, 2, 1],
             "density": [0.2, 0.1, 0.0, 0.11, 0.5],
@@ -226,7 +227,8 @@ def edge() -> pd.DataFrame:
     child = pd.DataFrame(
         {
             "latent": range(4),
-            "verdict": ["emerges", "inherited", "inherited", "emerges"],
+            "verdict": ["new", "inherited", "drifted", "new"],
+            "identified": False,
             "r": [0.1, 0.95, 0.9, 0.2],
             "match": [1, 4, 3, 0],
             "density": [0.1, 0.4, 0.2, 0.35],
@@ -238,23 +240,36 @@ def edge() -> pd.DataFrame:
 def test_groups_of_a_side_are_its_verdicts_and_their_random_matches(edge):
     parent = {name: group.tolist() for name, group in edge_groups(edge, "parent", seed=0).items()}
     assert parent == {
+        "identified_persists": [0],
+        "identified_drifted": [],
+        "identified_gone": [1],
         "persists": [0, 3, 4],
-        "disappears": [1],
+        "drifted": [],
+        "gone": [1],
+        # nearest in density: 0.2 is nearest to 0.11 in its logarithm, 0.1 too
+        "identified_persists_random": [3],
+        "identified_drifted_random": [],
+        "identified_gone_random": [3],
         "persists_random": [1],
-        "disappears_random": [3],
+        "drifted_random": [],
+        "gone_random": [3],
     }
+    # Without identified features there are no groups of them.
     child = {name: group.tolist() for name, group in edge_groups(edge, "child", seed=0).items()}
-    assert child == {
-        "inherited": [1, 2],
-        "emerges": [0, 3],
-        "inherited_random": [0, 3],
-        "emerges_random": [1, 2],
+    assert {name: group for name, group in child.items() if not name.endswith("_random")} == {
+        "inherited": [1],
+        "drifted": [2],
+        "new": [0, 3],
     }
+    assert [child[f"{name}_random"] for name in ("inherited", "drifted", "new")] == [[3], [3], [1, 2]]
     edge["verdict"] = "untestable"
-    assert [len(group) for group in edge_groups(edge, "parent", seed=0).values()] == [0, 0, 0, 0]
+    assert [len(group) for group in edge_groups(edge, "parent", seed=0).values()] == [0] * 6
 
 
-def test_top_matches_have_the_largest_r_and_each_feature_once(edge):
+def test_top_matches_are_identified_or_have_the_largest_r_and_each_feature_counts_once(edge):
+    # Parent features 0 and 3 both match the child's 2; 0 is identified.
+    assert top_matches(edge, 10).to_dict("list") == {"parent": [0, 4], "child": [2, 1], "r": [0.8, 0.95]}
+    edge["identified"] = False
     # Parent features 0 and 3 both match the child's 2; 3 does so better.
     assert top_matches(edge, 10).to_dict("list") == {"parent": [4, 3], "child": [1, 2], "r": [0.95, 0.9]}
     assert top_matches(edge, 1)["parent"].tolist() == [4]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from saelineage.lineage.curves import auc, best_r, curve_table, false_match_threshold, share_curve
-from tests.unit.lineage.test_verdicts import TOY, correlation
+from tests.unit.lineage.test_matching import TOY, correlation
 
 NAN = float("nan")
 R = np.array([0.9, 0.5, NAN, -0.2, 0.5])

@@ -1,4 +1,4 @@
-"""The evidence for a share: floors, nulls, matchings, intervals over documents, agreement, sources."""
+"""The evidence for a share: its controls, matchings, intervals over documents, agreement, sources."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,11 @@ from saelineage.correlations.match_finder import MatchFinder
 from saelineage.correlations.matches import Correlation
 from saelineage.lineage import evidence
 from saelineage.lineage.evidence import Compared
-from saelineage.lineage.verdicts import share
+from saelineage.lineage.shares import share
+from saelineage.lineage.verdicts import Rules
 
 NAN = float("nan")
+RULES = Rules(threshold=0.8, drifted_from=0.5, readout_from=0.8, relocated_below=0.5, identified_from=1.0)
 
 
 def correlation(r: list[list[float]], names: tuple[str, str]) -> Correlation:
@@ -53,56 +55,94 @@ PAIRS = {
     "base.a__lua.b": compared(
         diagonal(0.9, 0.85, 0.8, 0.5), "base.a__lua.b", [[0.9, 0.85, 0.8, 0.5], [0.9, 0.85, 0.7, 0.5]]
     ),
-    # The floor: all testable three match.
+    # The unchanged model: all testable three match.
     "base.a__base.c": compared(
         diagonal(0.95, 0.9, 0.9, NAN), "base.a__base.c", [[0.95, 0.9, 0.9, 0.0], [0.95, 0.9, 0.7, 0.0]]
     ),
-    # A null with one match in four.
+    # A random control with one match in four.
     "base.a__lua.b_shifted": compared(diagonal(0.82, 0.2, 0.2, 0.2), "base.a__lua.b_shifted"),
+    # Other seeds: of the parent's features the first and the last recur, of the child's the first two.
+    "base.a__base.s": compared(diagonal(0.9, 0.7, 0.7, 0.8), "base.a__base.s"),
+    "lua.b__lua.s": compared(diagonal(0.9, 0.9, 0.7, 0.7), "lua.b__lua.s"),
 }
 COMPARISON = {
     "parent": "base",
     "child": "lua",
     "instrument": "anchored",
     "pair": "base.a__lua.b",
-    "floors": ["base.a__base.c"],
+    "no_change": ["base.a__base.c"],
+    "recurs": {"parent": ["base.a__base.s"], "child": ["lua.b__lua.s"]},
     "seeds": {"base": ["base.a__base.c"], "lua": []},
-    "nulls": {"shifted": "base.a__lua.b_shifted"},
+    "seeds_of_child": [],
+    "controls": {"shifted": "base.a__lua.b_shifted"},
 }
 
 
 def weigh(**changes) -> dict:
-    return evidence.weigh(COMPARISON | changes, PAIRS.__getitem__, 0.8)
+    return evidence.weigh(COMPARISON | changes, PAIRS.__getitem__, RULES)
 
 
-def test_shares_come_with_their_floors_n_interval_and_area():
+def test_shares_of_all_features_come_with_their_controls_n_interval_and_area():
     edge = weigh()
-    assert (edge["persist_share"], edge["persist_share_n"]) == (0.75, 4)
-    assert edge["persist_share_interval"] == list(share(3, 4).interval)
-    assert (edge["inherited_share"], edge["inherited_share_n"]) == (0.75, 4)
-    # Both directions of the floor: 3 of 3 twice.
-    assert (edge["no_change_share"], edge["floor_share_n"]) == (1.0, 6)
+    shares = edge["groups"]["all"]
+    assert (shares["persist_share"], shares["persist_share_n"]) == (0.75, 4)
+    assert shares["persist_share_interval"] == list(share(3, 4).interval)
+    assert (shares["inherited_share"], shares["inherited_share_n"]) == (0.75, 4)
+    # Both directions of the unchanged model: 3 of 3 twice.
+    assert (shares["no_change_share"], shares["no_change_share_n"]) == (1.0, 6)
+    assert shares["control_shares"] == {"shifted": 0.25}
     assert (edge["two_seed_share"], edge["child_two_seed_share"]) == (1.0, None)
     assert edge["auc"] == pytest.approx((0.9 + 0.85 + 0.8 + 0.5) / 4)
     assert edge["no_change_auc"] == pytest.approx((0.95 + 0.9 + 0.9) / 3)
 
 
-def test_relative_persistence_is_the_share_over_its_floor_document_by_document():
-    edge = weigh()
-    assert edge["relative_persistence"] == 0.75
+def test_shares_of_identified_features_are_those_that_other_seeds_have():
+    shares = weigh()["groups"]["identified"]
+    # The parent's first (0.9) and last (0.5); the child's first (0.9) and second (0.85).
+    assert (shares["persist_share"], shares["persist_share_n"]) == (0.5, 2)
+    assert (shares["inherited_share"], shares["inherited_share_n"]) == (1.0, 2)
+    # The last is untestable in the unchanged model, which is read on the parent's SAE alone.
+    assert (shares["no_change_share"], shares["no_change_share_n"]) == (1.0, 1)
+    assert shares["control_shares"] == {"shifted": 0.5}
+    assert shares["relative_persistence"] == 0.5
+    assert shares["document_interval"] == pytest.approx([0.5, 0.5])
+
+
+def test_without_other_seeds_no_feature_is_known_to_be_identified():
+    for recurs in ({"parent": [], "child": ["lua.b__lua.s"]}, {"parent": ["base.a__base.s"], "child": []}):
+        assert weigh(recurs=recurs)["groups"]["identified"] is None
+
+
+def test_a_control_that_is_itself_a_seed_does_not_choose_the_features_that_it_is_read_on():
+    # Seeds s and t are the control and identify as well. Read on s, features count that t has (the first two): s has
+    # one of them. Read on t, those that s has (first and last): t has one of them. Together 2 of 4.
+    pairs = PAIRS | {"base.a__base.t": compared(diagonal(0.9, 0.9, 0.1, 0.1), "base.a__base.t")}
+    seeds = ["base.a__base.s", "base.a__base.t"]
+    changes = {"no_change": seeds, "recurs": {"parent": seeds, "child": ["lua.b__lua.s"]}}
+    shares = evidence.weigh(COMPARISON | changes, pairs.__getitem__, RULES)["groups"]["identified"]
+    assert (shares["no_change_share"], shares["no_change_share_n"]) == (0.5, 4)
+    # With one other seed nothing is left to choose them.
+    changes = {"no_change": seeds[:1], "recurs": {"parent": seeds[:1], "child": ["lua.b__lua.s"]}}
+    assert weigh(**changes)["groups"]["identified"]["no_change_share"] is None
+
+
+def test_relative_persistence_is_the_share_over_its_control_document_by_document():
+    shares = weigh()["groups"]["all"]
+    assert shares["relative_persistence"] == 0.75
     # Replicates: 3/4 over 3/3, and 2/4 over 2/3; so shares of 0.75 and 0.5, and ratios of 0.75 twice.
-    assert edge["document_interval"] == pytest.approx([0.5 + 0.025 * 0.25, 0.75 - 0.025 * 0.25])
-    assert edge["relative_persistence_interval"] == pytest.approx([0.75, 0.75])
+    assert shares["document_interval"] == pytest.approx([0.5 + 0.025 * 0.25, 0.75 - 0.025 * 0.25])
+    assert shares["relative_persistence_interval"] == pytest.approx([0.75, 0.75])
 
 
-def test_without_a_floor_no_share_is_relative():
-    edge = weigh(floors=[])
-    assert (edge["no_change_share"], edge["no_change_auc"]) == (None, None)
-    assert (edge["relative_persistence"], edge["relative_persistence_interval"]) == (None, None)
-    assert edge["document_interval"] is not None
+def test_without_a_control_no_share_is_relative():
+    edge = weigh(no_change=[])
+    shares = edge["groups"]["all"]
+    assert (shares["no_change_share"], edge["no_change_auc"]) == (None, None)
+    assert (shares["relative_persistence"], shares["relative_persistence_interval"]) == (None, None)
+    assert shares["document_interval"] is not None
 
 
-def test_each_matching_has_its_own_floor():
+def test_each_matching_has_its_own_control():
     matchings = weigh()["matchings"]
     assert {rule: shares["persist_share"] for rule, shares in matchings.items()} == {
         "best": 0.75,
@@ -112,44 +152,44 @@ def test_each_matching_has_its_own_floor():
     assert {rule: shares["no_change_share"] for rule, shares in matchings.items()} == dict.fromkeys(matchings, 1.0)
 
 
-def test_the_original_protocol_has_its_own_floor():
+def test_the_original_protocol_has_its_own_control():
     pairs = {
         name: pair._replace(by_types=correlation(diagonal(1, 1, 1, 1), pair.correlation.names))
         for name, pair in PAIRS.items()
     }
-    shares = evidence.weigh(COMPARISON, pairs.__getitem__, 0.8)["matchings"]["token_type"]
-    assert (shares["persist_share"], shares["no_change_share"], shares["floor_share_n"]) == (1.0, 1.0, 8)
+    shares = evidence.weigh(COMPARISON, pairs.__getitem__, RULES)["matchings"]["token_type"]
+    assert (shares["persist_share"], shares["no_change_share"], shares["no_change_share_n"]) == (1.0, 1.0, 8)
     pairs["base.a__base.c"] = PAIRS["base.a__base.c"]
     with pytest.raises(ValueError, match=r"'base\.a', 'base\.c'.*plan token types for both"):
-        evidence.weigh(COMPARISON, pairs.__getitem__, 0.8)
+        evidence.weigh(COMPARISON, pairs.__getitem__, RULES)
 
 
-def test_a_null_has_a_threshold_at_which_one_in_a_hundred_matches():
-    null = weigh()["nulls"]["shifted"]
-    assert (null["persist_share"], null["persist_share_n"]) == (0.25, 4)
+def test_a_control_has_a_threshold_at_which_one_in_a_hundred_matches():
+    control = weigh()["controls"]["shifted"]
+    assert (control["persist_share"], control["persist_share_n"]) == (0.25, 4)
     # Of four features none may match: just above the largest, 0.82, where 0.9 and 0.85 of the edge are left.
-    assert null["threshold_at_1_percent"] == pytest.approx(0.82)
-    assert null["threshold_at_1_percent"] > 0.82
-    assert null["persist_share_there"] == 0.5
-    assert null["auc"] == pytest.approx((0.82 + 0.2 + 0.2 + 0.2) / 4)
+    assert control["threshold_at_1_percent"] == pytest.approx(0.82)
+    assert control["threshold_at_1_percent"] > 0.82
+    assert control["persist_share_there"] == 0.5
+    assert control["auc"] == pytest.approx((0.82 + 0.2 + 0.2 + 0.2) / 4)
 
 
-def test_curves_have_a_line_for_the_edge_its_floor_and_each_null():
+def test_curves_have_a_line_for_the_edge_and_each_control():
     table = evidence.curves(COMPARISON, PAIRS.__getitem__)
-    assert table["name"].unique().tolist() == ["edge", "floor", "shifted"]
+    assert table["name"].unique().tolist() == ["edge", "no change", "shifted"]
     at = table[np.isclose(table["threshold"], 0.8)].set_index("name")
-    assert at["share"].to_dict() == {"edge": 0.75, "floor": 1.0, "shifted": 0.25}
-    assert at["n"].to_dict() == {"edge": 4, "floor": 6, "shifted": 4}
+    assert at["share"].to_dict() == {"edge": 0.75, "no change": 1.0, "shifted": 0.25}
+    assert at["n"].to_dict() == {"edge": 4, "no change": 6, "shifted": 4}
 
 
-def test_a_seed_floor_that_differs_from_the_instrument_s_floor_has_a_line():
+def test_two_seeds_that_differ_from_the_no_change_control_have_a_line():
     pairs = PAIRS | {"base.a__base.s": compared(diagonal(0.9, 0.2, 0.2, 0.2), "base.a__base.s")}
     comparison = COMPARISON | {"seeds": {"base": ["base.a__base.s"], "lua": []}}
     table = evidence.curves(comparison, pairs.__getitem__)
-    assert table["name"].unique().tolist() == ["edge", "floor", "two seeds", "shifted"]
+    assert table["name"].unique().tolist() == ["edge", "no change", "two seeds", "shifted"]
     at = table[np.isclose(table["threshold"], 0.8)].set_index("name")["share"]
-    assert (at["floor"], at["two seeds"]) == (1.0, 0.25)
-    assert evidence.weigh(comparison, pairs.__getitem__, 0.8)["two_seed_auc"] == pytest.approx(1.5 / 4)
+    assert (at["no change"], at["two seeds"]) == (1.0, 0.25)
+    assert evidence.weigh(comparison, pairs.__getitem__, RULES)["two_seed_auc"] == pytest.approx(1.5 / 4)
 
 
 def test_instruments_agree_on_the_parent_s_features_where_its_sae_is_the_same():
@@ -163,10 +203,29 @@ def test_instruments_agree_on_the_parent_s_features_where_its_sae_is_the_same():
         COMPARISON | {"instrument": "independent", "pair": "base.a__lua.d"},
         COMPARISON | {"instrument": "same_init", "pair": "base.x__lua.y"},
     ]
-    agreements = evidence.agreements({"leading": "anchored", "comparisons": rows}, pairs.__getitem__, 0.8)
-    assert [row["instrument"] for row in agreements] == ["independent"]
+    agreements = evidence.agreements({"leading": "anchored", "comparisons": rows}, pairs.__getitem__, RULES)
+    assert [(row["instrument"], row["group"]) for row in agreements] == [
+        ("independent", "identified"),
+        ("independent", "all"),
+    ]
     # By chance (3 x 2 + 1 x 2) / 16 = 0.5, so kappa = (0.75 - 0.5) / (1 - 0.5).
-    assert (agreements[0]["n"], agreements[0]["share"], agreements[0]["kappa"]) == (4, 0.75, 0.5)
+    assert (agreements[1]["n"], agreements[1]["share"], agreements[1]["kappa"]) == (4, 0.75, 0.5)
+    # On the first and the last, which are identified, both say the same.
+    assert (agreements[0]["n"], agreements[0]["share"], agreements[0]["kappa"]) == (2, 1.0, 1.0)
+
+
+def test_any_seed_of_the_child_may_have_the_parent_s_feature():
+    pairs = PAIRS | {
+        "base.a__lua.s0": compared(diagonal(0.9, 0.1, 0.1, 0.1), "base.a__lua.s0"),
+        "lua.s1__base.a": compared(diagonal(0.1, 0.9, 0.1, 0.9), "lua.s1__base.a"),
+    }
+    row = COMPARISON | {"seeds_of_child": ["base.a__lua.s0", "lua.s1__base.a"]}
+    agreements = evidence.agreements({"leading": "anchored", "comparisons": [row]}, pairs.__getitem__, RULES)
+    assert [row["instrument"] for row in agreements] == ["any seed"] * 2
+    # The leading has the first three, some seed the first two and the last.
+    assert (agreements[1]["n"], agreements[1]["share"]) == (4, 0.5)
+    one = COMPARISON | {"seeds_of_child": ["base.a__lua.s0"]}
+    assert evidence.agreements({"leading": "anchored", "comparisons": [one]}, pairs.__getitem__, RULES) == []
 
 
 def test_sources_of_a_merge_by_hand():

@@ -138,18 +138,18 @@ def test_a_linear_function_of_the_child_is_read_from_it_and_not_from_an_unrelate
     table = read_out([parent_acts], [child_acts], [features])
     assert table.columns.tolist() == [
         "latent",
-        "r2_child",
-        "r2_parent",
+        "r2_other",
+        "r2_own",
         "n_test_firings",
-        "penalty_child",
-        "penalty_parent",
+        "penalty_other",
+        "penalty_own",
     ]
     assert table["latent"].tolist() == [0, 1]
-    assert table["r2_child"][0] == pytest.approx(1, abs=1e-9)
-    assert table[["r2_child", "r2_parent"]].to_numpy()[[1, 0, 1], [0, 1, 1]] == pytest.approx(0, abs=0.05)
+    assert table["r2_other"][0] == pytest.approx(1, abs=1e-9)
+    assert table[["r2_other", "r2_own"]].to_numpy()[[1, 0, 1], [0, 1, 1]] == pytest.approx(0, abs=0.05)
     assert table["n_test_firings"].tolist() == [1280 // 4] * 2
     # An exact readout takes the least penalty.
-    assert table["penalty_child"][0] == min(readouts.PENALTIES)
+    assert table["penalty_other"][0] == min(readouts.PENALTIES)
 
 
 def test_activations_far_from_zero_are_read_equally_well():
@@ -227,7 +227,7 @@ def test_tokens_that_are_not_compared_are_left_out(write_pair):
     fold = folds(np.arange(len(acts)), N_CTX)
     inside = [np.flatnonzero((fold == number) & compared) for number in (FIT, TUNE, TEST)]
     r2, _ = ridge_r2(*(sums_of(acts[part], latents[part]) for part in inside))
-    assert table["r2_child"].to_numpy() == pytest.approx(r2, rel=1e-9)
+    assert table["r2_other"].to_numpy() == pytest.approx(r2, rel=1e-9)
     assert table["n_test_firings"].tolist() == fires[inside[TEST]].sum(0).tolist()
     assert (table["n_test_firings"] < fires[fold == TEST].sum(0)).all()
 
@@ -241,7 +241,7 @@ def test_tokens_that_the_child_does_not_share_are_left_out_of_its_readout(write_
     fold = folds(np.arange(len(acts)), N_CTX)
     inside = [np.flatnonzero((fold == number) & shared) for number in (FIT, TUNE, TEST)]
     r2, _ = ridge_r2(*(sums_of(acts[part], latents[part]) for part in inside))
-    assert table["r2_child"].to_numpy() == pytest.approx(r2, rel=1e-9)
+    assert table["r2_other"].to_numpy() == pytest.approx(r2, rel=1e-9)
 
 
 def test_activations_and_features_of_different_tokens_are_refused(write_pair, tmp_path):

@@ -5,9 +5,16 @@ import pandas as pd
 import pytest
 
 from saelineage.correlations.bootstrap import Replicates
-from saelineage.lineage.trajectories import add_details, edge_summary, feature_statistics, feature_table
-from saelineage.lineage.verdicts import edge_table
-from tests.unit.lineage.test_verdicts import TOY, correlation
+from saelineage.lineage.matching import edge_table
+from saelineage.lineage.trajectories import (
+    add_intervals,
+    add_readouts,
+    counts,
+    edge_summary,
+    feature_statistics,
+    feature_table,
+)
+from tests.unit.lineage.test_matching import TOY, correlation
 
 
 def replicates(parent: list[list[float]], child: list[list[float]]) -> Replicates:
@@ -17,64 +24,72 @@ def replicates(parent: list[list[float]], child: list[list[float]]) -> Replicate
 
 
 def toy_table() -> pd.DataFrame:
-    """Of the parent one persists, one disappears, one is untestable; of the child two are inherited, one emerges."""
-    return edge_table(correlation(TOY), 0.8).assign(robust=[False, True, False, False, False, False])
+    """Of the parent one persists, one is lost, one is untestable; of the child one drifted and two are inherited."""
+    return edge_table(correlation(TOY), 0.8).assign(
+        verdict=["persists", "gone", "untestable", "drifted", "inherited", "inherited"],
+        change=["", "", "", "relocated", "", ""],
+        cosine=[0.9, 0.1, np.nan, 0.1, 0.9, 0.8],
+        recurrence=[1.0, 1.0, np.nan, 0.5, 1.0, 0.0],
+        identified=[True, True, False, False, True, False],
+        headline=[False, True, False, False, False, False],
+        robust=[False, True, False, False, False, False],
+    )
 
 
-def test_details_of_an_edge_by_hand():
+def test_intervals_of_r_by_hand():
     # Ten replicates, of which 2.5 % and 97.5 % are at the ends; the untestable feature has no interval.
     rising = [[0.8 + step / 90, 0.5, 0.9] for step in range(10)]
-    readouts = pd.DataFrame({"r2_child": [0.9, 0.75, 0.1], "r2_parent": [0.9, 0.9, 0.9]})
-    table = add_details(toy_table(), replicates(rising, rising), readouts, missed_above=0.8)
+    table = add_intervals(edge_table(correlation(TOY), 0.8), replicates(rising, rising))
     parents = table[table["side"] == "parent"]
     # Linear between order statistics: 0.025 x 9 = 0.225 steps of 1/90 above the least.
     assert parents["r_low"].tolist() == pytest.approx([0.8 + 0.225 / 90, 0.5, np.nan], abs=1e-6, nan_ok=True)
     assert parents["r_high"].tolist() == pytest.approx([0.8 + 8.775 / 90, 0.5, np.nan], abs=1e-6, nan_ok=True)
-    assert parents["readout"].tolist() == [0.9, 0.75, 0.1]
-    # 0.75 is at least 0.8 x 0.9 = 0.72; a feature that persists is not absent.
-    assert parents["absence"].tolist() == ["", "missed", ""]
-    children = table[table["side"] == "child"]
-    assert children["readout"].isna().all()
-    assert (children["absence"] == "").all()
 
 
-def test_a_lost_feature_is_missed_where_the_child_s_readout_is_nearly_as_good():
-    flat = replicates([[0.5] * 3], [[0.5] * 3])
-    for child, parent, absence in [
-        (0.73, 0.9, "missed"),
-        (0.71, 0.9, "gone"),
-        (0.09, 0.09, "undecided"),
-        (np.nan, np.nan, "undecided"),
-    ]:
-        readouts = pd.DataFrame({"r2_child": [child] * 3, "r2_parent": [parent] * 3})
-        table = add_details(toy_table(), flat, readouts, missed_above=0.8)
-        assert table["absence"].tolist()[1] == absence
-    assert "absence" not in add_details(toy_table(), flat, None, 0.8)
+def test_readouts_are_those_of_both_sides_in_their_order():
+    table = edge_table(correlation(TOY), 0.8)
+    r2 = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    readouts = pd.DataFrame({"r2_other": r2, "r2_own": [2 * value for value in r2]})
+    with_readouts = add_readouts(table, readouts)
+    assert with_readouts["readout"].tolist() == r2
+    assert with_readouts["readout_of_own"].tolist() == [2 * value for value in r2]
+    assert add_readouts(table, None)[["readout", "readout_of_own"]].isna().all(axis=None)
+
+
+def test_counts_are_those_of_all_features_or_of_identified_ones():
+    table = toy_table()
+    of_side = {side: table[table["side"] == side] for side in ("parent", "child")}
+    assert counts(of_side, only_identified=False) == {
+        "parent": {"persists": 1, "drifted": 0, "gone": 1, "untestable": 1, "headline": 1, "robust": 1},
+        "child": {"inherited": 2, "drifted": 1, "new": 0, "untestable": 0, "headline": 0, "robust": 0},
+    }
+    assert counts(of_side, only_identified=True) == {
+        "parent": {"persists": 1, "drifted": 0, "gone": 1, "untestable": 0, "headline": 1, "robust": 1},
+        "child": {"inherited": 1, "drifted": 0, "new": 0, "untestable": 0, "headline": 0, "robust": 0},
+    }
 
 
 def test_the_summary_of_an_edge_by_hand():
-    weighed = {"parent": "lua", "child": "stories", "instrument": "anchored", "persist_share": 0.5}
-    table = toy_table().assign(absence=["", "missed", "", "", "", ""])
-    assert edge_summary(table, weighed) == {
+    groups = {"identified": {"persist_share": 0.5}, "all": {"persist_share": 0.5}}
+    weighed = {"parent": "lua", "child": "stories", "instrument": "anchored", "groups": groups, "auc": 0.7}
+    summary = edge_summary(toy_table(), weighed)
+    of_groups = summary.pop("groups")
+    assert of_groups["all"]["persist_share"] == 0.5
+    assert (of_groups["all"]["child"]["inherited"], of_groups["identified"]["child"]["inherited"]) == (2, 1)
+    assert summary == {
         "parent": "lua",
         "child": "stories",
         "n_parent": 3,
         "n_child": 3,
-        "persists": 1,
-        "disappears": 1,
-        "untestable_parent": 1,
-        "inherited": 2,
-        "emerges": 1,
-        "untestable_child": 0,
+        "study": {"persists": 1, "disappears": 1, "inherited": 2, "emerges": 1},
         "kinds": {"1:1": 1, "split": 0, "merged": 0},
-        "robustly_disappears": 1,
-        "robustly_emerges": 0,
-        "absences": {"gone": 0, "missed": 1, "undecided": 0},
+        "relocated": 0,
+        "shares_basis": True,
         "instrument": "anchored",
-        "persist_share": 0.5,
+        "auc": 0.7,
     }
-    without_seeds = edge_summary(table.drop(columns="robust"), weighed)
-    assert (without_seeds["robustly_disappears"], without_seeds["robustly_emerges"]) == (None, None)
+    without_seeds = edge_summary(toy_table(), weighed | {"groups": groups | {"identified": None}})
+    assert without_seeds["groups"]["identified"] is None
 
 
 def test_statistics_are_those_of_each_model_s_first_sae():
@@ -106,7 +121,10 @@ def diamond() -> pd.DataFrame:
         r = np.full((4, 4), weak)
         for pair, value in matches.items():
             r[pair] = value
-        return edge_table(correlation(r.tolist(), (f"{parent}.seed0", f"{child}.seed0"), ([50] * 4, [50] * 4)), 0.8)
+        names = (f"{parent}.seed0", f"{child}.seed0")
+        table = edge_table(correlation(r.tolist(), names, ([50] * 4, [50] * 4)), 0.8)
+        recurrence = np.tile([1.0, 0.5, 0.0, np.nan], 2)
+        return table.assign(verdict=table["study_verdict"], recurrence=recurrence, identified=recurrence == 1)
 
     matches = {
         ("base", "lua"): {(0, 1): 0.9, (3, 3): 0.82},
@@ -169,20 +187,18 @@ def test_the_table_has_a_row_for_every_feature_and_two_columns_for_every_model()
     table = diamond()
     assert len(table) == 16
     assert table.columns.tolist() == [
-        *("model", "sae", "latent", "firings", "density", "origin"),
+        *("model", "sae", "latent", "firings", "density", "recurrence", "identified", "origin"),
         *("in_base", "r_base", "in_lua", "r_lua", "in_stories", "r_stories", "in_merged", "r_merged"),
     ]
     absent = table["in_merged"] == -1
     assert table.loc[absent, "r_merged"].isna().all()
     assert table.loc[~absent, "r_merged"].notna().all()
     assert absent.sum() == 5
+    np.testing.assert_array_equal(table["recurrence"], [1, 0.5, 0, np.nan] * 4)
+    assert table["identified"].tolist() == [True, False, False, False] * 4
 
 
-def test_models_without_a_correlation_and_lineages_without_edges_have_no_features():
-    table = feature_table(
-        {}, ["base", "other"], {"base": pd.DataFrame({"sae": ["s"], "latent": [0], "firings": [1], "density": [0.1]})}
-    )
-    assert table["model"].tolist() == ["base"]
-    assert (table["origin"].tolist(), table["in_base"].tolist()) == (["base"], [0])
+def test_a_lineage_without_edges_has_no_features():
+    columns = ["model", "sae", "latent", "firings", "density", "recurrence", "identified", "origin"]
     table = feature_table({}, ["base"], {})
-    assert (len(table), list(table.columns)) == (0, ["model", "sae", "latent", "firings", "density", "origin"])
+    assert (len(table), list(table.columns)) == (0, columns)

@@ -9,17 +9,16 @@ from saelineage.lineage.shares import share
 from saelineage.lineage.twins import Found, compare, found_in
 
 NAN = float("nan")
-P, D, I, E, U = "persists", "disappears", "inherited", "emerges", "untestable"
+VERDICTS = {"P": "persists", "D": "disappears", "I": "inherited", "E": "emerges", "U": "untestable"}
 
 
 def edge(parent: str, child: str, identified: list[int], headline: list[int]) -> pd.DataFrame:
     """An edge's table: a letter for the study's verdict on each feature, and rows that are identified or headlines."""
-    verdicts = {"P": P, "D": D, "I": I, "E": E, "U": U}
     n = len(parent) + len(child)
     return pd.DataFrame(
         {
             "side": ["parent"] * len(parent) + ["child"] * len(child),
-            "study_verdict": [verdicts[letter] for letter in parent + child],
+            "study_verdict": [VERDICTS[letter] for letter in parent + child],
             "identified": np.isin(np.arange(n), identified),
             "headline": np.isin(np.arange(n), headline),
         }

@@ -1,4 +1,4 @@
-"""The pairs of SAEs that are compared: instruments, floors, nulls, controls, and the SAEs that a run makes for them."""
+"""The pairs of SAEs that are compared: instruments, seeds, controls, and the SAEs that a run makes for them."""
 
 from collections.abc import Iterable
 
@@ -74,12 +74,12 @@ def test_the_floor_of_the_leading_sae_is_among_the_pairs_of_the_run():
         assert set(pairs) <= set(comparisons.pairs)
 
 
-def test_nulls_are_those_of_the_config_and_models_re_initialised_like_an_ancestor():
+def test_random_controls_are_those_of_the_config_and_models_re_initialised_like_an_ancestor():
     config = diamond(random=RANDOM, stranger={"reinitialise": {"like": "stories", "seed": 0}})
     config["correlations"]["random_controls"] = ["shifted", "rotated"]
     comparisons = Plan(config).comparisons
-    nulls = comparisons.control_pairs("anchored", MERGE)
-    assert {null: pair_name(pair) for null, pair in nulls.items()} == {
+    controls = comparisons.control_pairs("anchored", MERGE)
+    assert {control: pair_name(pair) for control, pair in controls.items()} == {
         "shifted": "lua.from_base__merged.from_lua+stories_shifted",
         "rotated": "lua.from_base__merged.from_lua+stories_rotated",
         "reinitialised (random)": "lua.from_base__random.from_lua",
@@ -89,7 +89,7 @@ def test_nulls_are_those_of_the_config_and_models_re_initialised_like_an_ancesto
     )
     saes = comparisons.saes
     config["correlations"]["random_controls"] = []
-    assert Plan(config).comparisons.saes == saes  # nulls of the child's features need no SAE of their own
+    assert Plan(config).comparisons.saes == saes  # random controls of the child's features need no SAE of their own
 
 
 def test_a_control_is_compared_on_the_edges_to_its_child_only():
@@ -104,7 +104,7 @@ def test_a_control_is_compared_on_the_edges_to_its_child_only():
     assert comparisons.control_pairs("frozen", Edge("base", "stories")).keys() == {"reinitialised (random)"}
 
 
-def test_the_second_sae_of_a_model_has_another_seed_or_is_the_floor():
+def test_the_second_sae_of_a_model_has_another_seed_or_is_the_no_change_control():
     assert names(Plan(diamond("anchored")).comparisons.other_pairs("base")) == ["base.seed0__base.seed1"]
     assert names(Plan(diamond("same_init")).comparisons.other_pairs("base")) == ["base.shared0__base.shared0_again"]
     config = diamond("independent")
@@ -118,24 +118,43 @@ def test_a_merge_is_also_anchored_to_each_parent_alone():
     assert comparisons.anchored_alone(LUA) is None
 
 
-def test_a_robust_feature_recurs_in_other_seeds_of_its_model_and_is_absent_from_all_saes_of_the_other():
-    def of_edge(config: dict) -> dict:
-        sides = Plan(config).comparisons.recurrence_pairs(LUA)
-        return {side: {role: names(pairs) for role, pairs in roles.items()} for side, roles in sides.items()}
+def test_a_feature_is_identified_by_other_seeds_of_its_model_and_robust_if_no_sae_of_the_other_has_it():
+    independent = Plan(diamond("independent")).comparisons
+    assert names(independent.recurrence_pairs(LUA)) == ["base.seed0__base.seed1", "lua.seed0__lua.seed1"]
+    assert {side: names(pairs) for side, pairs in independent.absence_pairs(LUA).items()} == {
+        "parent": ["base.seed0__lua.seed0", "base.seed0__lua.seed1"],
+        "child": ["lua.seed0__base.seed0", "lua.seed0__base.seed1"],
+    }
+    anchored = Plan(diamond("anchored")).comparisons
+    assert names(anchored.recurrence_pairs(LUA)) == [
+        "base.seed0__base.seed1",
+        "lua.from_base__lua.seed0",
+        "lua.from_base__lua.seed1",
+    ]
+    assert names(anchored.absence_pairs(LUA)["parent"]) == [
+        "base.seed0__lua.from_base",
+        "base.seed0__lua.seed0",
+        "base.seed0__lua.seed1",
+    ]
 
-    assert of_edge(diamond("independent")) == {
-        "parent": {
-            "recurs": ["base.seed0__base.seed1"],
-            "absent": ["base.seed0__lua.seed0", "base.seed0__lua.seed1"],
-        },
-        "child": {"recurs": ["lua.seed0__lua.seed1"], "absent": ["lua.seed0__base.seed0", "lua.seed0__base.seed1"]},
+
+def test_rows_name_the_seeds_that_identify_features_only_where_these_are_correlated():
+    rows = {
+        (row["instrument"], row["child"]): row
+        for row in Plan(diamond("anchored", "independent", "same_init")).comparisons.rows
     }
-    anchored = of_edge(diamond("anchored"))
-    assert anchored["parent"] == {
-        "recurs": ["base.seed0__base.seed1"],
-        "absent": ["base.seed0__lua.from_base", "base.seed0__lua.seed0", "base.seed0__lua.seed1"],
-    }
-    assert anchored["child"]["recurs"] == ["lua.from_base__lua.seed0", "lua.from_base__lua.seed1"]
+    anchored = rows["anchored", "lua"]
+    assert anchored["recurs"]["parent"] == ["base.seed0__base.seed1"]
+    assert anchored["recurs"]["child"] == ["lua.from_base__lua.seed0", "lua.from_base__lua.seed1"]
+    assert anchored["seeds_of_child"] == ["base.seed0__lua.seed0", "base.seed0__lua.seed1"]
+    # A merge's features by those of the merge.
+    assert rows["anchored to lua alone", "merged"]["recurs"]["child"] == []
+    assert rows["independent", "lua"]["recurs"]["child"] == ["lua.seed0__lua.seed1"]
+    # Nothing compares a shared initialisation with seeds of its own.
+    assert rows["same_init", "lua"]["recurs"] == {"parent": [], "child": []}
+    config = diamond("anchored")
+    config["saes"]["seeds"] = [0]
+    assert Plan(config).comparisons.rows[0]["recurs"] == {"parent": [], "child": ["lua.from_base__lua.seed0"]}
 
 
 def test_a_merge_and_its_controls_are_compared_with_their_parents_and_common_ancestor():
@@ -170,9 +189,10 @@ def test_the_data_for_the_lineage_name_exactly_the_pairs_that_are_correlated():
     data = comparisons.as_data()
     named = {row["pair"] for row in data["comparisons"]}
     for row in data["comparisons"]:
-        named |= {*row["floors"], *row["nulls"].values(), *(name for pairs in row["seeds"].values() for name in pairs)}
-    for sides in data["recurrence"].values():
-        named |= {name for roles in sides.values() for pairs in roles.values() for name in pairs}
+        named |= {*row["no_change"], *row["controls"].values(), *row["seeds_of_child"]}
+        named |= {name for pairs in (*row["seeds"].values(), *row["recurs"].values()) for name in pairs}
+    for sides in data["absence"].values():
+        named |= {name for pairs in sides.values() for name in pairs}
     named |= {name for source in data["sources"].values() for name in source["pairs"].values()}
     assert named == set(names(comparisons.pairs))
 
@@ -219,7 +239,7 @@ def test_imported_saes_are_not_trained():
     assert set(comparisons.saes) - set(comparisons.trained_saes) == {SaeName("lua", "seed1")}
 
 
-def test_saes_that_are_only_floors_nulls_or_controls_are_not_measured():
+def test_saes_that_are_only_in_controls_are_not_measured():
     comparisons = Plan(diamond("anchored", "same_init", random=RANDOM)).comparisons
     assert sorted(map(str, set(comparisons.saes) - set(comparisons.measured_saes))) == [
         "base.from_base",

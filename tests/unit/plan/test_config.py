@@ -263,8 +263,11 @@ CONTRADICTIONS = {
     "models.lua.adapter: must name a folder, or a repo with its revision, got ['folder', 'repo']": (
         *("models/lua", {"adapter": ADAPTER | {"repo": "a/b"}}),
     ),
-    "models: 'shifted' is the name of a null": ("models/shifted", {"path": {"folder": "somewhere"}}),
-    "models: 'lua_rotated' ends in the name of a null": ("models/lua_rotated", {"path": {"folder": "somewhere"}}),
+    "models: 'shifted' is the name of a random control": ("models/shifted", {"path": {"folder": "somewhere"}}),
+    "models: 'lua_rotated' ends in the name of a random control": (
+        "models/lua_rotated",
+        {"path": {"folder": "somewhere"}},
+    ),
     # corpora
     "corpora: 'pooled' is the name of all corpora together": ("corpora/pooled", {"source": "stdlib"}),
     "tokenizer.corpora: 'luau' is not among corpora (english, lua)": ("tokenizer/corpora", ["luau"]),

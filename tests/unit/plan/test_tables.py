@@ -29,12 +29,12 @@ def test_the_readme_has_one_row_for_each_instrument():
 
 
 def test_phrases_of_an_instrument_complete_a_sentence():
-    # "The child's SAE {child_sae}. Floor: {floor}."
-    phrases = [phrase for chosen in INSTRUMENTS.values() for phrase in (chosen.child_sae, chosen.floor)]
+    # "The child's SAE {child_sae}. No-change control: {no_change}."
+    phrases = [phrase for chosen in INSTRUMENTS.values() for phrase in (chosen.child_sae, chosen.no_change)]
     assert [phrase for phrase in phrases if not phrase[0].islower() or phrase.endswith(".")] == []
 
 
-def test_every_instrument_and_every_budget_has_a_pair_and_a_floor_for_each_edge():
+def test_every_instrument_and_every_budget_has_a_pair_and_a_control_for_each_edge():
     config = diamond(*INSTRUMENTS)
     config["lineage"]["budgets"] = [500]
     plan = Plan(config)

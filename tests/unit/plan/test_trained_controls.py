@@ -137,27 +137,25 @@ def test_a_twin_s_saes_have_the_settings_of_its_model_s():
     assert saes.settings("small_again", "seed0")["learning_rate"] == 0.001
 
 
+NO_FINE_TUNE = "models.again.twin: of: must be made by finetune, because only that can be repeated from a seed"
+NO_MIXTURE = (
+    "models.again.continued: parent: must be made by pretrain or finetune, because only of these the mixture of "
+    "corpora is known"
+)
 CONTRADICTIONS = {
     "models.again.twin: of: 'luau' is not among models": {"twin": {"of": "luau"}},
-    "models.again.twin: of: must be made by finetune, because only that can be repeated from a seed, but 'both' is made "
-    "by merge; name a fine-tune": {"twin": {"of": "both"}},
-    "models.again.twin: of: must be made by finetune, because only that can be repeated from a seed, but 'theirs' is ": {
-        "twin": {"of": "theirs"}
-    },
-    "models.again.twin: of: must be made by finetune, because only that can be repeated from a seed, but 'again' is ": {
-        "twin": {"of": "again"}
-    },
+    f"{NO_FINE_TUNE}, but 'both' is made by merge; name a fine-tune": {"twin": {"of": "both"}},
+    f"{NO_FINE_TUNE}, but 'theirs' is made by": {"twin": {"of": "theirs"}},
+    f"{NO_FINE_TUNE}, but 'again' is made by": {"twin": {"of": "again"}},
     "models.again.twin.seed: must differ from that of 'lua', which is 0; give another": {
         "twin": {"of": "lua", "seed": 0}
     },
     "models.again.continued: parent: 'bass' is not among models": {"continued": {"parent": "bass", "like": "lua"}},
-    "models.again.continued: parent: must be made by pretrain or finetune, because only of these the mixture of corpora "
-    "is known, but 'theirs' is made by hub; fine-tune 'theirs' on a corpus like its own, and list": {
+    f"{NO_MIXTURE}, but 'theirs' is made by hub; fine-tune 'theirs' on a corpus like its own, and list": {
         "continued": {"parent": "theirs", "like": "lua"}
     },
-    "models.again.continued: parent: must be made by pretrain or finetune, because only of these the mixture of corpora "
-    "is known, but 'both' is made by merge; fine-tune": {"continued": {"parent": "both", "like": "lua"}},
-    "models.again.continued: like: must be made by finetune, because it gives the settings of the training, but 'base' ": {
+    f"{NO_MIXTURE}, but 'both' is made by merge; fine-tune": {"continued": {"parent": "both", "like": "lua"}},
+    "models.again.continued: like: must be made by finetune, because it gives the settings of the training, but 'b": {
         "continued": {"parent": "base", "like": "base"}
     },
     "models.again.continued: like: must name a fine-tune of n_tokens, but 'small' is trained for epochs": {

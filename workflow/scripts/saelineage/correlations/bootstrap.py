@@ -226,13 +226,13 @@ def replicate_shares(
 
 
 def relative(
-    shares: Float[np.ndarray, " replicate"], floors: Float[np.ndarray, " replicate"]
+    shares: Float[np.ndarray, " replicate"], controls: Float[np.ndarray, " replicate"]
 ) -> Float[np.ndarray, " replicate"]:
-    """Shares divided by floors, replicate by replicate. Both must be of the same draws (`require_paired`).
+    """Shares divided by those of a control, replicate by replicate. Both must be of the same draws (`require_paired`).
 
-    NaN where a floor is 0.
+    NaN where a control is 0.
     """
-    return np.divide(shares, floors, out=np.full(len(shares), np.nan), where=floors != 0)
+    return np.divide(shares, controls, out=np.full(len(shares), np.nan), where=controls != 0)
 
 
 def percentile_interval(values: Float[np.ndarray, " replicate"], level: float = 0.95) -> tuple[float, float] | None:
@@ -290,7 +290,7 @@ def load_replicates(path: Path | str, partner: str) -> Replicates:
 
     Args:
         path: `correlations/{a}/replicates.safetensors`.
-        partner: the SAE on side b, `{model}.{sae}`; a null's name includes its suffix.
+        partner: the SAE on side b, `{model}.{sae}`; a random control's name includes its suffix.
 
     Raises:
         InputError: if the file is damaged or does not hold this partner.

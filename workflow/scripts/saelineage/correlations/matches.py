@@ -122,7 +122,7 @@ def load_correlation(path: Path | str, partner: str) -> Correlation:
 
     Args:
         path: `correlations/{a}/correlations.safetensors`.
-        partner: the SAE on side b, `{model}.{sae}`; a null's name includes its suffix.
+        partner: the SAE on side b, `{model}.{sae}`; a random control's name includes its suffix.
 
     Raises:
         InputError: if the file is damaged or does not hold this partner.

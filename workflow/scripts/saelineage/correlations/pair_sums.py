@@ -242,7 +242,7 @@ def load_sums(path: Path | str, partner: str) -> list[SavedSums]:
 
     Args:
         path: the file.
-        partner: the SAE on side b, `{model}.{sae}`; a null's name includes its suffix.
+        partner: the SAE on side b, `{model}.{sae}`; a random control's name includes its suffix.
 
     Raises:
         InputError: if the file is damaged or does not hold this partner.

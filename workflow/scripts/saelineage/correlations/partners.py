@@ -10,9 +10,9 @@ class Partner(NamedTuple):
     """An SAE that the features of side a are correlated with."""
 
     name: str
-    """`{model}.{sae}`; a null's name includes its suffix."""
+    """`{model}.{sae}`; a random control's name includes its suffix."""
     shift: bool
-    """True for the null whose documents are shifted against those of side a."""
+    """True for the random control whose documents are shifted against those of side a."""
     paths: list[tuple[str, str]]
     """Pairs of feature shards of the same tokens, of side a and of this SAE."""
 

@@ -157,7 +157,7 @@ def require_aligned(a: FeatureShard, b: FeatureShard) -> None:
 
 
 def shifted(shard: FeatureShard) -> FeatureShard:
-    """Make a null: each token gets the features of the row half a shard further on, which is of other documents.
+    """Make a random control: each token gets the features of the row half a shard further on, which is of other documents.
 
     Each feature keeps its statistics, also by place in the row, but no feature stays aligned with the tokens. A token
     is not compared if its place is masked out in the other row.
@@ -169,14 +169,14 @@ def shifted(shard: FeatureShard) -> FeatureShard:
     if n_rows < 2:
         raise InputError(
             f"documents can be shifted only if a shard has two token rows or more, but '{shard.path}' has {n_rows}; "
-            "lower activations.n_probe_shards or take 'shifted' out of correlations.nulls"
+            "lower activations.n_probe_shards or take 'shifted' out of correlations.random_controls"
         )
     rows, places = np.divmod(shard.positions, shard.n_ctx)
     shifted_rows = (rows - shard.first_row + n_rows // 2) % n_rows + shard.first_row
     shifted_positions = shifted_rows * shard.n_ctx + places
     tokens = np.searchsorted(shard.positions, shifted_positions).clip(max=len(shard.positions) - 1)
-    null = copy(shard)
-    null.sae = f"{shard.sae}_shifted"
-    null.latents = shard.latents[tokens]
-    null.compared = shard.compared[tokens] & (shard.positions[tokens] == shifted_positions)
-    return null
+    control = copy(shard)
+    control.sae = f"{shard.sae}_shifted"
+    control.latents = shard.latents[tokens]
+    control.compared = shard.compared[tokens] & (shard.positions[tokens] == shifted_positions)
+    return control

@@ -77,6 +77,10 @@ def releases() -> tuple[str, Mapping[str, Release]]:
     return content["saelens"], {name: Release(**release) for name, release in content["releases"].items()}
 
 
+RESOLVED = ("repo", "subfolder", "file", "format", "norm_scaling_factor")
+"""Keys that `resolve` fills in; `revision` may be the user's."""
+
+
 def resolve(block: Mapping, key: str) -> dict:
     """Turn an `import` block that names a release of SAELens into one that names the hub repository.
 
@@ -91,6 +95,8 @@ def resolve(block: Mapping, key: str) -> dict:
     Raises:
         InputError: if there is no such release or SAE, it cannot be imported, or the block also names another source.
     """
+    if "table" in block["saelens"]:  # resolved before, as in the config that a page shows
+        block = {name: value for name, value in block.items() if name not in RESOLVED}
     _require_alone(block, key)
     name, sae_id = block["saelens"]["release"], block["saelens"]["sae_id"]
     version, table = releases()

@@ -104,8 +104,8 @@ def check_trained_controls(plan: Plan) -> None:
         _require_kind(plan, like, f"{key}: like", ("finetune",), "it gives the settings of the training", remedy)
         if block["n_tokens"] is None and plan.graph.block(like)["n_tokens"] is None:
             raise InputError(
-                f"{key}: like: must name a fine-tune of n_tokens, but '{like}' is trained for epochs, which mean another "
-                "number on other corpora; give n_tokens here"
+                f"{key}: like: must name a fine-tune of n_tokens, but '{like}' is trained for epochs, which mean "
+                "another number on other corpora; give n_tokens here"
             )
         _require_other_seed(plan, parent, block["seed"], key)
 

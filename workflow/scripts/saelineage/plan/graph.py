@@ -65,7 +65,7 @@ class Graph:
         return next(iter(self._models[model]))
 
     def settings(self, model: str) -> dict:
-        """The block that says how a model is made; of a twin or a continued model, the `finetune` block that it equals."""
+        """The block that says how a model is made; of a twin or continued model, the `finetune` that it equals."""
         kind, block = self.kind(model), self.block(model)
         if kind == TWIN:
             return self.settings(block["of"]) | {"seed": block["seed"]}

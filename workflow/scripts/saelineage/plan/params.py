@@ -71,7 +71,7 @@ class Params:
         return self._contents.saes.settings(wildcards.model, wildcards.sae)["max_norm_ratio"]
 
     def shift(self, wildcards: Wildcards) -> bool:
-        """True if side b of a pair is a null of shifted documents."""
+        """True if side b of a pair is a random control of shifted documents."""
         return is_shifted(wildcards.b)
 
     def partners(self, wildcards: Wildcards) -> dict[str, bool]:

@@ -13,6 +13,7 @@ from saelineage.corpora.messages import CLASSES
 from saelineage.lineage.evidence import GROUPS, IDENTIFIED
 from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTESTABLE
 from saelineage.lineage.shares import share
+from saelineage.lineage.twins import GROUPS as TWIN_GROUPS
 from saelineage.lineage.verdicts import VERDICTS
 from saelineage.plan.comparisons import TRAINED_CONTROLS
 from saelineage.plan.graph import CONTINUED, TWIN, Edge
@@ -147,7 +148,8 @@ def twin_table(summary: dict) -> pd.DataFrame:
         for edge in summary["edges"]
         for key, kind in (("twins", TWIN), ("continued", CONTINUED))
         for model, groups in edge.get(key, {}).items()
-        for group, figures in groups.items()
+        for group in TWIN_GROUPS
+        if (figures := groups.get(group))
     ]
     columns = ["parent", "child", "control", "kind", "group", *_columns(TWIN_SHARES), *TWIN_COUNTS]
     return pd.DataFrame(rows, columns=columns)

@@ -206,9 +206,9 @@ def average(saes: Sequence[Sae]) -> Sae:
 
 
 def rotated(sae: Sae, seed: int) -> Sae:
-    """Make a null: an SAE whose latents are those of `sae` on activations rotated around its b_dec.
+    """Make a random control: an SAE whose latents are those of `sae` on activations rotated around its b_dec.
 
-    The null is as in Gurnee et al., arXiv 2401.12181, section 3. The rotation is drawn from `seed`, uniformly over the
+    The control is as in Gurnee et al., arXiv 2401.12181, section 3. The rotation is drawn from `seed`, uniformly over the
     orthogonal group (QR of a Gaussian matrix, with signs after Mezzadri 2007, Notices of the AMS 54, 592-604).
     """
     generator = torch.Generator().manual_seed(seed)
@@ -217,11 +217,11 @@ def rotated(sae: Sae, seed: int) -> Sae:
     q, r = torch.linalg.qr(gaussian)
     rotation = (q * r.diagonal().sign()).to(sae.W_enc.dtype)
     shared = {id(weight): weight for weight in (sae.W_enc, sae.W_dec)}  # because copies of wide ones are large
-    null = deepcopy(sae, shared)
+    control = deepcopy(sae, shared)
     with torch.no_grad():
-        null.W_enc = nn.Parameter(rotation @ sae.W_enc)
-        null.W_dec = nn.Parameter(sae.W_dec @ rotation.T)
-    return null
+        control.W_enc = nn.Parameter(rotation @ sae.W_enc)
+        control.W_dec = nn.Parameter(sae.W_dec @ rotation.T)
+    return control
 
 
 def save_sae(sae: Sae, folder: Path | str, metadata: dict) -> None:
