@@ -30,8 +30,8 @@ def encode_features(
 ) -> None:
     """Write one shard of sparse rows for each shard of activations.
 
-    With a `rotation_seed`, activations are first rotated at random around the SAE's b_dec. This random control keeps the SAE and
-    the norms of activations, but not their directions relative to the SAE's.
+    With a `rotation_seed`, activations are first rotated at random around the SAE's b_dec. This random
+    control keeps the SAE and the norms of activations, but not their directions relative to the SAE's.
 
     Args:
         model, sae_name: the names of the model and of its SAE.

@@ -157,7 +157,7 @@ def require_aligned(a: FeatureShard, b: FeatureShard) -> None:
 
 
 def shifted(shard: FeatureShard) -> FeatureShard:
-    """Make a random control: each token gets the features of the row half a shard further on, which is of other documents.
+    """Make a random control: each token gets the features of the row half a shard further on, of other documents.
 
     Each feature keeps its statistics, also by place in the row, but no feature stays aligned with the tokens. A token
     is not compared if its place is masked out in the other row.

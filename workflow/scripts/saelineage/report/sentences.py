@@ -26,8 +26,8 @@ NOT_MEASURED = "not measured"
 SPACE = "\u00a0"
 """Keeps a number and its unit on one line."""
 READINGS = {
-    BELOW: "below the no-change control: features are lost",
-    AT_CONTROL: "at the no-change control: no loss beyond the instrument's own",
+    BELOW: "below the no-change control",
+    AT_CONTROL: "at the no-change control",
     NO_RATIO: "not comparable: its ratio to the no-change control has no interval",
     NO_CONTROL: "no control was measured: train a second seed",
     NOTHING: "no feature is testable",
@@ -51,8 +51,6 @@ def instrument_check(summary: dict) -> str:
         for row in rows
         if row["groups"][IDENTIFIED] and row["groups"][IDENTIFIED]["no_change_share"] is not None
     ]
-    found = [(largest_random(row["groups"][ALL]["control_shares"]), _arrow(row)) for row in rows]
-    random = [(share, name, edge) for (name, share), edge in found if name]
     sentences = [f"All verdicts are those of the leading instrument, {summary['leading']}."]
     if unchanged:
         share, edge = min(unchanged)
@@ -62,15 +60,30 @@ def instrument_check(summary: dict) -> str:
         )
     else:
         sentences.append("Its no-change control on identified features was not measured.")
+    random = [found for row in rows if (found := _largest_random(row, ALL))]
     if random:
         share, name, edge = max(random)
         sentences.append(
-            f"At most {percent(share)} match in a random control ({name}, {edge}); "
+            f"At most {percent(share)} of all features match in a random control ({name}, {edge}); "
             f"{percent(LARGEST_RANDOM, 0)} are allowed."
         )
     else:
         sentences.append("No random control was computed.")
+    of_identified = [found for row in rows if (found := _largest_random(row, IDENTIFIED))]
+    if of_identified and max(of_identified)[0] > 0:
+        share, name, edge = max(of_identified)
+        sentences.append(
+            f"Of identified features it is up to {percent(share)} ({name}, {edge}): some fire on the same tokens in "
+            "any model."
+        )
     return " ".join(sentences)
+
+
+def _largest_random(comparison: Mapping, group: str) -> tuple[float, str, str] | None:
+    """The largest share of a group of features in a random control, with the control and the edge."""
+    shares = comparison["groups"][group]
+    name, share = largest_random(shares["control_shares"]) if shares else (None, None)
+    return None if name is None or share is None else (share, name, _arrow(comparison))
 
 
 def instrument_warnings(summary: dict) -> list[str]:

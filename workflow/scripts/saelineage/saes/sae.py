@@ -208,8 +208,8 @@ def average(saes: Sequence[Sae]) -> Sae:
 def rotated(sae: Sae, seed: int) -> Sae:
     """Make a random control: an SAE whose latents are those of `sae` on activations rotated around its b_dec.
 
-    The control is as in Gurnee et al., arXiv 2401.12181, section 3. The rotation is drawn from `seed`, uniformly over the
-    orthogonal group (QR of a Gaussian matrix, with signs after Mezzadri 2007, Notices of the AMS 54, 592-604).
+    As in Gurnee et al., arXiv 2401.12181, section 3. The rotation is drawn from `seed`, uniformly over the orthogonal
+    group (QR of a Gaussian matrix, with signs after Mezzadri 2007, Notices of the AMS 54, 592-604).
     """
     generator = torch.Generator().manual_seed(seed)
     d_in = len(sae.W_enc)
