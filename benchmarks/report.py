@@ -61,7 +61,7 @@ LENGTHS = (1, 2, 3, 5, 8)
 """Lengths of the words searched for, in characters."""
 
 SUMMARY_TABLES = {
-    "edges": report_tables.edge_table,
+    "edges": lambda summary: report_tables.edge_table(summary, {}),
     "instruments": report_tables.instrument_table,
     "controls": report_tables.control_table,
     "matchings": report_tables.matching_table,
@@ -72,8 +72,11 @@ SUMMARY_TABLES = {
 NO_TABLES = {
     "curves": lambda: report_tables.curve_table(pd.DataFrame(), {"instruments": []}),
     "sources": lambda: report_tables.source_table({"sources": {}}, {}),
+    "classes": lambda: report_tables.class_table({}, {}),
     "ablations": lambda: report_tables.ablation_table({}),
     "effects": lambda: report_tables.effect_table({}),
+    "drift": lambda: report_tables.drift_table({}),
+    "weights": lambda: report_tables.weight_table({}),
     "sweeps": lambda: report_tables.sweep_table({}),
     "saes": lambda: report_tables.sae_table([]),
     "densities": lambda: report_tables.density_table([]),
@@ -284,7 +287,7 @@ def write_page(run: SimpleNamespace, path: Path) -> None:
         chosen_t={},
         summary=summary,
         tables=tables_of(summary),
-        examples={"named": [], "persisting": [], "disappearing": [], "n_models": len(LINEAGE)},
+        examples={"named": [], "persisting": [], "gone": [], "n_models": len(LINEAGE)},
         timings=pd.DataFrame(),
         manifests={},
         jobs=[{"id": 0, "rule": "write_report", "name": "", "stage": "report", "needs": []}],
@@ -366,7 +369,7 @@ def sorted_by(page: "Page") -> Iterator[tuple[str, float]]:
 
 def filtered(page: "Page") -> dict:
     """Time from a choice to rows, for every filter."""
-    choices = {"model": "left", "on": "base.left.parent.disappears", "corpus": "lua", "kind": "token", "detail": "gone"}
+    choices = {"model": "left", "on": "base.left.parent.gone", "corpus": "lua", "kind": "token", "detail": "identified"}
     times = {name: page.evaluate(FILTER, [name, value]) for name, value in choices.items()}
     for name in choices:
         page.evaluate(FILTER, [name, ""])

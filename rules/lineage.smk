@@ -44,7 +44,7 @@ rule trace_lineage:
         replicates=run.paths.all_correlations(run.paths.replicates),
         token_types=run.paths.all_token_types(),
         readouts=run.paths.all_readouts(),
-        weights=run.paths.leading_weights(),
+        weights=run.paths.traced_weights(),
     output:
         edges=run.paths.over(run.paths.edge_table, edge=run.paths.edges),
         features=run.paths.lineage_features,
@@ -60,18 +60,53 @@ rule trace_lineage:
         mem_mb=memory(run.needs.tracing),
         runtime=runtime(run.needs.tracing),
     params:
-        rules=run.subset(
-            "lineage", "threshold", "drifted_from", "readout_from", "relocated_below", "identified_from"
-        ),
+        rules=run.subset("lineage", "threshold", "drifted_from", "readout_from", "relocated_below", "identified_from"),
         models=run.graph.lineage,
         comparisons=run.comparisons.as_data(),
         sides=list(run.comparisons.partners),
         typed_pairs=list(map(pair_name, run.token_type_pairs)),
         read_out=run.paths.edges if run.config["lineage"]["readouts"] else [],
-        saes=[str(sae) for sae in run.leading_saes],
+        saes=[str(sae) for sae in run.traced_saes],
         code=code_digest("trace_lineage"),
     script:
         "../workflow/scripts/trace_lineage.py"
+
+
+rule measure_drift:
+    """
+    Measure how much changed from parent to child on every edge, before any verdict on features.
+
+    One job for all edges, with two models in memory at a time. Output: the divergence of predictions and the drift of
+    activations per corpus, beside the fvu of both SAEs, and the relative change of the weights per layer.
+    """
+    input:
+        models=run.paths.connected_models(),
+        saes=run.paths.connected_saes(),
+        sae_metrics=run.paths.fill(run.paths.sae_metrics, model=run.graph.connected),
+        dumps=run.paths.connected_dumps(),
+        rows=run.paths.rows("validation"),
+    output:
+        drift=run.paths.drift,
+        manifest=run.paths.manifest(run.paths.drift),
+    log:
+        run.paths.log("lineage/drift"),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["features"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.needs.measuring_drift),
+        runtime=runtime(run.needs.measuring_drift),
+    params:
+        edges=[list(edge) for edge in run.graph.edges],
+        models=run.graph.connected,
+        corpora=run.paths.corpora,
+        batch_rows=run.config["batch_rows"],
+        max_rows=run.config["lineage"]["drift_rows"],
+        unshared=run.config["tokens"]["unshared"],
+        code=code_digest("measure_drift"),
+    script:
+        "../workflow/scripts/measure_drift.py"
 
 
 rule ablate_groups:

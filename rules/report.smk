@@ -128,6 +128,7 @@ rule write_report:
         share_curves=run.paths.share_curves,
         ablations=run.paths.all_ablations(),
         effects=run.paths.all_ablations(".agreement"),
+        drift=run.paths.all_drift(),
         examples=run.paths.examples,
         rulegraph=run.paths.rulegraph,
         manifests=[
@@ -139,6 +140,7 @@ rule write_report:
         labels=run.paths.all_labels(),
         explanations=run.paths.all_explanations(),
         verdicts=run.paths.class_verdicts(),
+        token_rows=run.paths.all_token_sidecars(),
         sources=run.paths.page_sources(workflow.basedir),
     output:
         **{

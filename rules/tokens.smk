@@ -53,6 +53,7 @@ rule tokenize_split:
     params:
         n_ctx=run.config["tokens"]["n_ctx"],
         max_tokens=run.params.max_tokens,
+        max_document_share=run.params.max_document_share,
         special=run.config["tokens"]["special"],
         code=code_digest("tokenize_split"),
     script:

@@ -77,7 +77,7 @@ def test_a_corpus_is_dealt_to_three_splits_and_counted(corpus: dict[str, Path]):
     ]
 
 
-def test_files_of_the_user_are_read_in_the_order_given(tmp_path: Path):
+def test_documents_of_all_files_of_the_user_are_mixed(tmp_path: Path):
     names = []
     for name in "ba":
         (tmp_path / f"{name}.txt").write_text("|".join(f"{name} {number}" for number in range(100)))
@@ -85,7 +85,8 @@ def test_files_of_the_user_are_read_in_the_order_given(tmp_path: Path):
     settings = {"source": "files", "path": ".", "text_column": "text", "separator": "|", "max_bytes": None}
     paths = prepared(tmp_path / "out", settings, names)
     train = list(read_split(paths["train"]))
-    assert train == sorted(train, key=lambda text: ("ba".index(text[0]), int(text[2:])))
+    assert train == sorted(train, key=lambda text: hashlib.sha256(text.encode()).digest())
+    assert {text[0] for text in train[:10]} == {"a", "b"}
     assert sum(len(list(read_split(path))) for path in paths.values()) == 200
 
 
@@ -139,6 +140,40 @@ def test_a_split_becomes_rows_that_decode_to_its_documents(corpus: dict[str, Pat
     assert (rows.ids[:, 0] == load_tokenizer(tokenizer).token_to_id(BOS)).all()
     assert rows.info["tokenizer_sha256"] == sha256_file(tokenizer / "tokenizer.json")
     assert sorted(found.name for found in path.parent.iterdir()) == ["probe.json", "probe.npy"]
+
+
+def test_no_document_holds_more_than_its_share_of_a_split(tokenizer: Path, tmp_path: Path):
+    # 60 documents, one of them as long as all others together.
+    texts = [f"local x{number} = {number} -- document number {number} of some" for number in range(60)]
+    texts[7] = " ".join(f"word{number}" for number in range(400))
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "probe.parquet")
+    counts = {
+        share: tokenize_split(
+            str(tmp_path / "probe.parquet"), tokenizer, 32, None, str(tmp_path / "lua" / "probe.npy"), "text", share
+        )
+        for share in (None, 1.0, 0.02)
+    }
+    assert counts[None] == counts[1.0]
+    assert counts[1.0]["largest_document_share"] > 0.4
+    # 2 % of all ids; of those that are left, which are fewer, that is a larger share.
+    assert counts[0.02]["largest_document_share"] < 0.05
+    assert counts[0.02]["n_documents"] >= 58
+    assert read_json(tmp_path / "lua" / "probe.json").items() >= counts[0.02].items()
+
+
+def test_a_probe_of_few_documents_is_warned_of(
+    corpus: dict[str, Path], tokenizer: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    text = "a few words that say nothing in particular, for a row or two " * 4
+    pyarrow.parquet.write_table(pyarrow.table({"text": [f"{n} {text}" for n in range(9)]}), tmp_path / "few.parquet")
+    for split, documents in (("probe", tmp_path / "few.parquet"), ("validation", tmp_path / "few.parquet")):
+        tokenize_split(str(documents), tokenizer, 32, None, str(tmp_path / "lua" / f"{split}.npy"))
+    assert [record.getMessage()[:80] for record in caplog.records if record.levelname == "WARNING"] == [
+        "Intervals over documents rest on 9 documents of 'lua', the largest with 11 % of "
+    ]
+    caplog.clear()
+    tokenize_split(str(corpus["train"]), tokenizer, 32, None, str(tmp_path / "lua" / "probe.npy"))
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_hostile_documents_become_tokens_that_decode_to_them(tokenizer: Path, tmp_path: Path):

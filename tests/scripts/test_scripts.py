@@ -219,7 +219,7 @@ CONFIG = {
 }
 
 
-COMPARISONS = Plan(CONFIG).comparisons
+COMPARISONS, TRACED = Plan(CONFIG).comparisons, Plan(CONFIG).traced_saes
 RULES = Rules.of(CONFIG["lineage"])
 SETTINGS = {"min_firings": 5, "top_matches": 4, "keep_above": 0.3, "n_bins": 20, "block_features": 30}
 
@@ -258,10 +258,7 @@ def compare(tiny, root: Path) -> None:
         rules=RULES,
         models=list(MODELS),
         paths_to_readouts={},
-        paths_to_weights={
-            f"{model}.{sae}": str(root / "saes" / model / sae / WEIGHTS_FILE)
-            for model, sae in COMPARISONS.leading_saes.items()
-        },
+        paths_to_weights={str(sae): str(root / "saes" / sae.model / sae.sae / WEIGHTS_FILE) for sae in TRACED},
         folder=root / "lineage",
     )
 
@@ -531,6 +528,8 @@ def test_the_lineage_has_a_table_per_edge_all_features_and_a_summary(root):
         "models": list(MODELS),
     }
     assert [(edge["parent"], edge["child"]) for edge in summary["edges"]] == list(EDGES)
+    assert set(summary["pw_mcc"]) == set(MODELS)
+    assert all(0 < of_model["pw_mcc"] < 1 for of_model in summary["pw_mcc"].values())
     for edge in summary["edges"]:
         table = pd.read_parquet(root / "lineage/edges" / f"{edge['parent']}__{edge['child']}.parquet")
         assert len(table) == 2 * 96

@@ -41,13 +41,14 @@ def features() -> pd.DataFrame:
 def edge() -> pd.DataFrame:
     """Feature 0 of b is the closest to every feature of a but the first."""
     first = np.arange(D_SAE) == 0
-    parent = {"latent": range(D_SAE), "verdict": np.where(first, "persists", "disappears"), "match": first.astype(int)}
-    child = {"latent": range(2), "verdict": ["emerges", "inherited"], "match": [5, 0]}
+    parent = {"latent": range(D_SAE), "verdict": np.where(first, "persists", "gone"), "match": first.astype(int)}
+    child = {"latent": range(2), "verdict": ["new", "inherited"], "match": [5, 0]}
     tables = [
         pd.DataFrame(parent).assign(side="parent", r=np.where(first, 0.9, 0.25)),
         pd.DataFrame(child).assign(side="child", r=[0.25, 0.9]),
     ]
-    return pd.concat(tables, ignore_index=True).assign(kind="", r_low=np.nan, r_high=np.nan)
+    unknown = {"kind": "", "change": "", "identified": False, "headline": False, "robust": False}
+    return pd.concat(tables, ignore_index=True).assign(**unknown, r_low=np.nan, r_high=np.nan)
 
 
 def labels(*latents: int) -> pd.DataFrame:
@@ -67,7 +68,7 @@ def write_sae(folder: Path) -> Path:
     return folder
 
 
-def floor(names: tuple[str, str], *best: float) -> Correlation:
+def no_change(names: tuple[str, str], *best: float) -> Correlation:
     """A correlation of two SAEs, with one best r for all features of each side."""
     sides = tuple(np.full((D_SAE, 1), r) for r in best)
     partners = (np.zeros((D_SAE, 1), dtype=np.int64),) * 2
@@ -93,8 +94,8 @@ def given(tiny, tmp_path_factory) -> dict:
         "labels": labels(3),
         "explanations": None,
         "no_change_correlations": [
-            floor(("a.seed0", "a.seed1"), 0.25, 0.5),
-            floor(("a.seed2", "a.seed0"), 0.5, 0.75),
+            no_change(("a.seed0", "a.seed1"), 0.25, 0.5),
+            no_change(("a.seed2", "a.seed0"), 0.5, 0.75),
         ],
         "model_folder": tiny.models["a"],
         "sae_folder": write_sae(root / "saes/a/seed0"),
@@ -132,7 +133,7 @@ def test_the_table_has_labels_and_the_mean_best_r_of_the_unchanged_model(folder)
     assert (table["model"], table["sae"], table["n"]) == ("a", "seed0", D_SAE)
     assert [latent for latent, label in enumerate(table["label"]) if label is not None] == [3]
     # The SAE is side a of the first correlation and side b of the second: (0.25 + 0.75) / 2.
-    assert table["floor"] == [0.5] * D_SAE
+    assert table["no_change"] == [0.5] * D_SAE
 
 
 def test_the_child_s_features_are_shown_on_the_same_text(folder):
@@ -176,7 +177,7 @@ def test_without_a_linear_path_to_the_logits_no_effects_are_shown(given, tmp_pat
     assert not any("raised" in feature for feature in features)
 
 
-def test_a_model_without_labels_floors_relations_and_firings_has_all_its_files(given, tmp_path):
+def test_a_model_without_labels_controls_relations_and_firings_has_all_its_files(given, tmp_path):
     of_b = given["shards"]["b", "seed0"]
     alone = features()[lambda table: table["model"] == "a"].assign(in_b=-1, r_b=np.nan)
     shards = {("a", "seed0"): write_shards(tmp_path / "features/a/seed0", PROBE, [{}] * D_SAE), ("b", "seed0"): of_b}
@@ -184,7 +185,7 @@ def test_a_model_without_labels_floors_relations_and_firings_has_all_its_files(g
     explanations = pd.DataFrame({"latent": [7], "explanation": ["names of </script>"], "score": [0.5]})
     write_dashboards(**given | nothing | {"explanations": explanations}, folder=tmp_path / "a")
     table = read(tmp_path / "a/table.js")
-    assert (table["edges"], table["labels"], table["floor"]) == ([], [], [None] * D_SAE)
+    assert (table["edges"], table["labels"], table["no_change"]) == ([], [], [None] * D_SAE)
     assert table["largest"] == [0.0] * D_SAE
     assert table["explained"] == [[7, "names of </script>", 0.5]]
     assert all(feature["others"] == feature["passages"] == [] for feature in read(tmp_path / "a/000128.js")["features"])

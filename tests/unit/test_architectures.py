@@ -14,7 +14,8 @@ from torch.autograd import forward_ad
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, set_seed
 
 from saelineage.activations import hooked, read_activations, require_causal, same_output
-from saelineage.correlations.logit_maps import NoSimilarityError, logit_map
+from saelineage.correlations.decoders import NoSimilarityError
+from saelineage.correlations.logit_maps import logit_map
 from saelineage.errors import InputError
 from saelineage.foreign.models import read_config, residual_stream
 from saelineage.models.loading import load_model, reinitialised

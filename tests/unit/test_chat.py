@@ -153,6 +153,9 @@ def test_a_row_holds_one_conversation_filled_up_with_eos_or_cut(folder: Path, ro
     assert rows.classes[0].tolist() == short.classes.tolist() + [0] * (16 - len(short.ids))
     facts = {"n_rows": 2, "n_cut": 1, "n_filled": 16 - len(short.ids), "n_control_strings": 0}
     assert rows.info.items() >= facts.items()
+    # A conversation is a document, of the ids that fit into its row.
+    share = 16 / (16 + len(short.ids))
+    assert (rows.info["n_documents"], rows.info["largest_document_share"]) == (2, share)
 
 
 def test_turns_that_bos_opens_and_eos_ends_are_read_and_fillings_are_not(folder: Path, rows: TokenRows):

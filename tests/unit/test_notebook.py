@@ -18,7 +18,7 @@ from saelineage.files.atomic import write_json
 from saelineage.files.tensors import writing_groups
 from saelineage.models.training import new_mistral, save_model
 from saelineage.notebook import Run, correlate, open_run
-from saelineage.report.tables import EDGE_SHARES, VERDICT_COUNTS
+from saelineage.report.tables import COUNTS, GROUP_SHARES, SEED_SHARES
 from saelineage.saes.sae import Sae, save_sae
 from saelineage.tokens import save_tokenizer, special_ids, train_tokenizer, write_sidecar
 
@@ -30,9 +30,14 @@ A, DASH, E = 67, 15, 71
 
 
 def write_summary(folder: Path) -> None:
-    shares = {f"{name}{end}": None for name in EDGE_SHARES for end in ("", "_n", "_interval")}
-    edge = dict.fromkeys(VERDICT_COUNTS, 3) | shares | {"parent": "base", "child": "lua"}
-    edge |= {"persist_share": 0.5, "relative_persistence": None, "relative_persistence_interval": None}
+    of_group, edge = (
+        {f"{name}{end}": None for name in names for end in ("", "_n", "_interval")}
+        for names in (GROUP_SHARES, SEED_SHARES)
+    )
+    of_group |= {"relative_persistence": None, "relative_persistence_interval": None, "control_shares": {}}
+    of_group |= {side: dict.fromkeys(names, 3) for side, names in COUNTS.items()}
+    groups = {"identified": of_group | {"persist_share": 0.75}, "all": of_group | {"persist_share": 0.5}}
+    edge |= {"parent": "base", "child": "lua", "groups": groups}
     saes = {"base": "seed0", "lua": "from_base"}
     summary = {"run": "mine", "models": ["base", "lua"], "saes": saes, "edges": [edge]}
     write_json(folder / "lineage/summary.json", summary)
@@ -92,7 +97,7 @@ def write_correlation(folder: Path, a: str, b: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A read-only run of two models, the edge between them, and a null called `random`."""
+    """A read-only run of two models, the edge between them, and a random control called `random`."""
     folder = tmp_path_factory.mktemp("results") / "mine"
     write_summary(folder)
     write_tables(folder)
@@ -119,7 +124,7 @@ def run(folder: Path) -> Run:
 def test_a_run_lists_its_models_and_leading_saes(run: Run):
     assert (run.name, run.models) == ("mine", ["base", "lua"])
     assert run.saes == {"base": "seed0", "lua": "from_base"}
-    assert run.summary["edges"][0]["persists"] == 3
+    assert run.summary["edges"][0]["groups"]["all"]["parent"]["persists"] == 3
 
 
 def test_a_run_is_named_after_its_folder_however_the_path_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -130,9 +135,10 @@ def test_a_run_is_named_after_its_folder_however_the_path_is_written(folder: Pat
 
 
 def test_the_edges_are_the_table_of_the_report(run: Run):
-    (row,) = run.edges.to_dict("records")
-    assert (row["parent"], row["child"], row["emerges"], row["persist_share"]) == ("base", "lua", 3, 0.5)
-    assert row["reading"] == "no floor"
+    identified, everything = run.edges.to_dict("records")
+    names = ("parent", "child", "group", "child_new", "persist_share", "reading")
+    assert [identified[name] for name in names] == ["base", "lua", "identified", 3, 0.75, "no control"]
+    assert [everything[name] for name in names] == ["base", "lua", "all", 3, 0.5, "no control"]
 
 
 def test_tables_are_read_from_their_files(run: Run):

@@ -20,6 +20,8 @@ from saelineage.tokens import (
     EOS,
     PAD,
     TokenRows,
+    excerpt,
+    limit_of_document,
     load_tokenizer,
     read_token_rows,
     save_tokenizer,
@@ -216,6 +218,10 @@ def test_rows_begin_with_bos_and_hold_the_stream_in_order_without_its_tail(tmp_p
         "added_tokens": {},  # BOS and EOS are words of this vocabulary
         "special": "text",
         "n_control_strings": 0,
+        "most_of_document": None,
+        # Ids without EOS: a b c d, e, f g.
+        "n_documents": 3,
+        "largest_document_share": 4 / 7,
     }
 
 
@@ -237,6 +243,52 @@ def test_max_tokens_cuts_after_whole_rows(tmp_path: Path, words: Path):
         np.testing.assert_array_equal(np.load(path), all_rows[:n_rows])
         assert (info["n_rows"], info["n_tokens"]) == (n_rows, 4 * n_rows)
         assert info["ids_sha256"] == hashlib.sha256(np.load(path).tobytes()).hexdigest()
+
+
+def test_documents_are_counted_as_far_as_they_are_in_the_rows(tmp_path: Path, words: Path):
+    # The stream is 3 4 5 6 1 7 1 8 9 1. One row has a b c; two have a b c d and e; EOS alone adds no document.
+    for max_tokens, n_documents, largest in ((4, 1, 1.0), (8, 2, 4 / 5), (12, 3, 4 / 7)):
+        info = written(tmp_path, words, ["a b c d", "e", "f g"], max_tokens=max_tokens)[1]
+        assert (info["n_documents"], info["largest_document_share"]) == (n_documents, largest)
+    # The third document has no id; the fourth begins after the rows end.
+    info = written(tmp_path, words, ["a b", "c d e f", "", "g"])[1]
+    assert (info["n_documents"], info["largest_document_share"]) == (2, 4 / 6)
+
+
+def test_of_a_long_document_the_rows_have_a_part_from_a_place_that_its_hash_decides(tmp_path: Path, words: Path):
+    long = "a b c d e f g a b c d"
+    path = tmp_path / "probe.npy"
+    info = write_rows([long, "g f", long + " e"], words, 9, None, path, most_of_document=4)
+    ids = long.split()
+    start = int.from_bytes(hashlib.sha256(long.encode()).digest()[-8:], "big") % 8  # 11 ids, of which 4 are taken
+    stream = np.load(path)[0, 1:].tolist()
+    assert stream[:5] == [3 + "abcdefg".index(word) for word in ids[start : start + 4]] + [1]
+    assert stream[5:] == [9, 8, 1]
+    assert (info["most_of_document"], info["n_documents"], info["largest_document_share"]) == (4, 2, 4 / 6)
+
+
+def test_parts_of_long_documents_come_from_all_places():
+    starts = [excerpt(f"document {number}", 13, 4).start for number in range(1000)]
+    assert set(starts) == set(range(10))
+    assert abs(np.mean(starts) - 4.5) < 0.4  # the standard error is 2.87 / sqrt(1000) = 0.09
+    assert [excerpt("x", 4, 4), excerpt("x", 4, None), excerpt("x", 0, 4)] == [range(4), range(4), range(0)]
+
+
+def test_a_document_gives_at_most_a_share_of_the_tokens_that_are_taken(words: Path):
+    documents = ["a b c d e f"] * 10
+
+    def limit(documents: list[str], share: float, max_tokens: int | None) -> int:
+        return limit_of_document(documents, len(documents), share, words, max_tokens)
+
+    # 60 ids in all; with 10 documents no limit is below a tenth.
+    assert limit(documents, 0.02, None) == 6
+    assert limit(documents, 0.2, None) == 12
+    assert limit(documents, 0.2, 50) == 10
+    assert limit(documents, 0.2, 1000) == 12
+    assert limit(documents, 1.0, None) == 60
+    # 100 documents of 1 id: 2 % of 100 is 2; of at most 40, 0.8, and a document gives at least one id.
+    assert limit(["a"] * 100, 0.02, None) == 2
+    assert limit(["a"] * 100, 0.02, 40) == 1
 
 
 def test_no_more_documents_are_read_than_max_tokens_needs(tmp_path: Path, words: Path):

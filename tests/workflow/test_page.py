@@ -16,15 +16,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from saelineage.report.dashboards import VERDICTS
 from tests.browser import chromium, open_page, require_chromium, to_uri, wait_until
 from tests.loopback import serving
 from tests.workflow.conftest import Checkout
 from write_report import read_chunks
 
-NUMBERS = {"r": "best_r", "floor": "no_change_r", "density": "density", "score": "score"}
+NUMBERS = {"r": "best_r", "no_change": "no_change_r", "density": "density", "score": "score"}
 """Columns of the table, and their names in its CSV."""
 UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 EDGE = ("base", "left", "parent")
+CHOSEN = """
+(chosen) => Object.entries(chosen).every(
+  ([name, value]) => document.querySelector(`#feature-controls [name=${name}]`)?.value === value)
+"""
 CONTROLS = {"button", "link", "textbox", "searchbox", "combobox", "checkbox", "image", "region"}
 FOCUSED = """
 () => {
@@ -293,8 +298,7 @@ def test_columns_of_text_are_sorted_both_ways_with_missing_ones_last(page, table
 def cell(table: dict, latent: int, column: str) -> str | None:
     """The text that a column is sorted by; None if there is none."""
     if column == "verdicts":
-        names = ("persists", "inherited", "disappears", "emerges", "untestable")
-        return " ".join(names[edge["verdict"][latent]] for edge in table["edges"])
+        return " ".join(VERDICTS[edge["verdict"][latent]] for edge in table["edges"])
     if column == "tokens":
         return " ".join(table["strings"][token] for token in table["tokens"][latent]) or None
     if column == "label":
@@ -326,31 +330,35 @@ def test_each_filter_leaves_the_features_it_asks_for(page, tables, features):
     assert kinds
     for kind in kinds:
         assert left_by("kind", kind) == where(tables, partial(has_kind, kind=kind))
-    for detail in ("robust", "gone", "missed", "split", "merged"):
+    for detail in ("identified", "listed", "robust", "relocated", "split", "merged"):
         assert left_by("detail", detail) == where(tables, partial(has_detail, detail=detail))
 
 
 def test_filters_are_combined(page, tables):
     show_table(page)
     filter_by(page, "model", "base")
-    filter_by(page, "on", "base.left.parent.disappears")
+    filter_by(page, "on", "base.left.parent.gone")
     filter_by(page, "corpus", "lua")
 
     def holds(table: dict, latent: int) -> bool:
         sides = [edge for edge in table["edges"] if (edge["parent"], edge["child"], edge["side"]) == EDGE]
-        return any(edge["verdict"][latent] == 2 for edge in sides) and (table["shares"]["lua"][latent] or 0) >= 0.5
+        return (
+            any(VERDICTS[edge["verdict"][latent]] == "gone" for edge in sides)
+            and (table["shares"]["lua"][latent] or 0) >= 0.5
+        )
 
     assert set(names(listed(page))) == where(tables, holds)
 
 
 def test_every_flow_leads_to_as_many_features_as_it_counts(page, report: Path):
     flows = pd.read_csv(report / "tables" / "flows.csv")
-    assert len(flows) == 24  # 4 edges with 2 sides of 3 verdicts
+    assert len(flows) == 64  # 4 edges with 2 groups of 2 sides of 4 verdicts
     for flow in flows.itertuples():
         on = f"{flow.parent}.{flow.child}.{flow.side}.{flow.verdict}"
-        page.evaluate("on => saelineage.choose({ on })", on)
-        wait_until(page, "on => document.querySelector('#feature-controls [name=on]')?.value === on", on)
-        assert counted(page)[0] == flow.n_features, on
+        chosen = {"on": on, "detail": "" if flow.group == "all" else flow.group}
+        page.evaluate("chosen => saelineage.choose(chosen)", chosen)
+        wait_until(page, CHOSEN, chosen)
+        assert counted(page)[0] == flow.n_features, chosen
 
 
 def test_a_click_on_a_flow_lists_its_features(page):
@@ -359,7 +367,10 @@ def test_a_click_on_a_flow_lists_its_features(page):
     words = link.evaluate("(path) => path.__data__.link.customdata")
     link.dispatch_event("click")
     wait_until(page, "() => document.querySelector('#feature-controls [name=on]')?.value")
-    assert page.locator("#feature-controls [name=on]").input_value() == ".".join(words[1:])
+    *edge, group = words[1:]
+    assert group == "identified"  # the run has two seeds
+    assert page.locator("#feature-controls [name=on]").input_value() == ".".join(edge)
+    assert page.locator("#feature-controls [name=detail]").input_value() == group
     assert counted(page)[0] == link.evaluate("(path) => path.__data__.link.value")
 
 

@@ -20,9 +20,11 @@
     for (const piece of document.querySelectorAll(".figure svg, #js-plotly-tester")) piece.setAttribute("aria-hidden", "true");
   }
 
-  /** Show the features of a flow: its data name the edge, the side and the verdict. */
+  /** Show the features of a flow: its data name the edge, the side, the verdict and the group. */
   function followFlow(point) {
-    if (Array.isArray(point.customdata)) saelineage.choose({ on: point.customdata.slice(1).join(".") });
+    if (!Array.isArray(point.customdata)) return; // a node
+    const [, parent, child, side, verdict, group] = point.customdata;
+    saelineage.choose({ on: [parent, child, side, verdict].join("."), detail: group === "all" ? "" : group });
   }
 
   /** Save a picture of the page as a file, with the styles that the page gives it. */

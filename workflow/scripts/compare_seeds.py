@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saelineage.correlations.cosines import assigned_cosines
-from saelineage.correlations.logit_maps import NoSimilarityError
+from saelineage.correlations.decoders import NoSimilarityError, mean_correlation
 from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.files.atomic import sha256_file, sha256_json, write_json
 from saelineage.jobs.devices import prepare_cpu
@@ -77,7 +77,7 @@ def _pair(name: str, load_weights: Callable[[str], Sae], correlation: Correlatio
         cosines = assigned_cosines(load_weights(a), load_weights(b))
     except NoSimilarityError as error:
         reason = {"left_out": str(error)}
-    mean = {"pw_mcc": float(cosines.mean()) if len(cosines) else None, "pw_mcc_n": len(cosines)}
+    mean = {"pw_mcc": mean_correlation(cosines), "pw_mcc_n": len(cosines)}
     return {"a": a, "b": b} | mean | reason | named("agreement", agreement_share([correlation], threshold))
 
 

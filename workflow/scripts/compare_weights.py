@@ -14,7 +14,8 @@ from saelineage.correlations.cosines import (
     pw_mcc,
     save_similarities,
 )
-from saelineage.correlations.logit_maps import NoSimilarityError, logit_map
+from saelineage.correlations.decoders import NoSimilarityError
+from saelineage.correlations.logit_maps import logit_map
 from saelineage.correlations.matches import Matches
 from saelineage.files.atomic import write_json
 from saelineage.jobs.devices import prepare_cpu

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.correlations.bootstrap import (
+    ARRAYS,
     bootstrap,
     document_sums,
     documents_of,
+    fires_in_enough,
     leading_candidates,
     replicates_group,
 )
-from saelineage.correlations.matches import SIDES, correlation_group, most_arrays
+from saelineage.correlations.matches import correlation_group, most_arrays
 from saelineage.correlations.pair_sums import PairSums, ShardSums, load_sums
 from saelineage.correlations.partners import Partner, partners_of
 from saelineage.correlations.parts import combined_r
@@ -50,7 +52,7 @@ def correlate_features(
     kept = {name: value for name, value in settings.items() if name != "block_features"}
     with (
         writing_groups(path_to_correlations, len(partners), most_arrays(len(rows))) as correlations,
-        writing_groups(path_to_replicates, len(partners), len(SIDES)) as replicates,
+        writing_groups(path_to_replicates, len(partners), ARRAYS) as replicates,
     ):
         for partner in partners:
             sums: list[PairSums] = [saved for path in paths_to_sums for saved in load_sums(path, partner.name)]
@@ -58,8 +60,10 @@ def correlate_features(
                 sums = [ShardSums(a, b, settings["block_features"]) for a, b in partner.shards()]
             correlation = correlate_sums(sums, **kept, threads=threads)
             correlation = correlation._replace(combined=combined_r(correlation, partner.shards()))
-            correlations.add(partner.name, *correlation_group(correlation))
             by_document = document_sums(partner.shards(), leading_candidates(correlation), documents)
+            enough = zip(correlation.testable, fires_in_enough(by_document), strict=True)
+            a, b = (testable & in_documents for testable, in_documents in enough)
+            correlations.add(partner.name, *correlation_group(correlation._replace(testable=(a, b))))
             replicates.add(partner.name, *replicates_group(bootstrap(by_document, **draws)))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from saelineage.correlations.bootstrap import load_replicates
+from saelineage.correlations.decoders import PairwiseMcc, load_decoder, seeds_pw_mcc
 from saelineage.correlations.matches import load_correlation
 from saelineage.correlations.token_types import as_correlation, load_token_type_matches
 from saelineage.files.atomic import write_json
@@ -56,7 +57,7 @@ def trace_lineage(
         rules: the bounds of verdicts.
         models: the models, parents before children.
         paths_to_readouts: the readouts of edges that have them, by `{parent}__{child}`.
-        paths_to_weights: the weights of the SAEs that verdicts rest on, by `{model}.{sae}`.
+        paths_to_weights: the weights of the SAEs that verdicts rest on and of all seeds, by `{model}.{sae}`.
         folder: the folder to write.
     """
     comparisons = plan["comparisons"]
@@ -89,6 +90,7 @@ def trace_lineage(
         ],
         "instruments": weighed,
         "agreements": evidence.agreements(plan, load, rules),
+        "pw_mcc": pw_mcc(comparisons, paths_to_weights),
         "sources": {
             merge: evidence.source_shares(table, plan["sources"][merge]["pairs"]) for merge, table in traced.items()
         },
@@ -161,6 +163,12 @@ def beside_trained(table: pd.DataFrame, entry: Mapping, controls: Mapping, load:
         }
         for kind, models in controls[f"{entry['parent']}__{entry['child']}"].items()
     }
+
+
+def pw_mcc(comparisons: Sequence[Mapping], paths_to_weights: Mapping[str, str]) -> dict[str, PairwiseMcc]:
+    """PW-MCC between the SAEs of several seeds of each model, from their decoders (arXiv 2505.20254)."""
+    pairs = {model: names for comparison in comparisons for model, names in comparison["seeds"].items() if names}
+    return {model: seeds_pw_mcc(pairs[model], lambda name: load_decoder(paths_to_weights[name])) for model in pairs}
 
 
 def write_features(

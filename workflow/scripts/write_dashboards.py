@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from saelineage.correlations.logit_maps import NoSimilarityError, logit_map
+from saelineage.correlations.decoders import NoSimilarityError
+from saelineage.correlations.logit_maps import logit_map
 from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.features.shards import shards_by_sae
 from saelineage.files.atomic import read_json, write_text

@@ -1,6 +1,6 @@
 """Write the page of a run and the tables behind it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,9 +46,11 @@ def read_inputs(
     share_curves: str,
     ablations: Mapping[str, str],
     effects: Mapping[str, str],
+    drift: Sequence[str],
     labels: Mapping[tuple[str, str], str],
     explanations: Mapping[tuple[str, str], str],
     verdicts: Mapping[str, str],
+    token_rows: Iterable[str],
 ) -> TableInputs:
     """Read everything that tables are made from.
 
@@ -64,9 +66,11 @@ def read_inputs(
         share_curves: path `lineage/curves.parquet`.
         ablations: paths `lineage/ablations/{edge}.parquet` by the edge's name.
         effects: paths `lineage/ablations/{edge}.agreement.parquet` by the edge's name.
+        drift: path `lineage/drift.json`; none in runs without edges.
         labels: paths `labels/{model}/{sae}.parquet` by (model, SAE).
         explanations: paths `labels/{model}/{sae}.explanations.parquet` by (model, SAE).
         verdicts: paths `lineage/edges/{edge}.parquet` by the edge's name, in runs with conversations.
+        token_rows: paths `tokens/{corpus}/{split}.json`.
     """
     tables_of_labels = {sae: pd.read_parquet(path) for sae, path in labels.items()}
     return TableInputs(
@@ -83,10 +87,12 @@ def read_inputs(
         histograms={edge: correlation.pearson.histogram for edge, correlation in correlations.items()},
         ablations={edge: pd.read_parquet(path) for edge, path in ablations.items()},
         effects={edge: pd.read_parquet(path) for edge, path in effects.items()},
+        drift=read_json(drift[0]) if drift else {},
         labels={sae: table[table["wins"]] for sae, table in tables_of_labels.items()},
         explanations={sae: pd.read_parquet(path) for sae, path in explanations.items()},
         verdicts={edge: pd.read_parquet(path) for edge, path in verdicts.items()},
         class_labels={model: table[table["kind"] == "class"] for (model, _), table in tables_of_labels.items()},
+        token_rows={(Path(path).parent.name, Path(path).stem): read_json(path) for path in token_rows},
     )
 
 
@@ -148,9 +154,11 @@ if __name__ == "__main__":
             share_curves=snakemake.input.share_curves,
             ablations=named(snakemake.params.edges, snakemake.input.ablations),
             effects=named(snakemake.params.edges, snakemake.input.effects),
+            drift=list(snakemake.input.drift),
             labels=named(snakemake.params.leading, snakemake.input.labels),
             explanations=named(snakemake.params.leading, snakemake.input.explanations),
             verdicts=named(snakemake.params.edges, snakemake.input.verdicts),
+            token_rows=snakemake.input.token_rows,
         )
         page = Path(snakemake.output.page)
         jobs = collect(snakemake.config, running=snakemake.rule)

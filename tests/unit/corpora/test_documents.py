@@ -14,8 +14,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from saelineage.corpora import sorting
 from saelineage.corpora.documents import (
     Null,
+    count_documents,
+    mixed,
     read_documents,
     read_split,
     split_of,
@@ -68,6 +71,11 @@ def splits_in(folder: Path) -> dict[str, list[str]]:
     return {split: list(read_split(path)) for split, path in paths_in(folder).items()}
 
 
+def mixed_up(texts: list[str]) -> list[str]:
+    """Texts in the order of their sha256."""
+    return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
+
+
 def share_of(text: str) -> float:
     """The first 8 bytes of a document's sha256, as a fraction between 0 and 1."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) / 2**64
@@ -100,6 +108,22 @@ def test_the_real_standard_library_is_python_source():
     assert 100_000 <= sum(len(text.encode()) for text in texts) < 200_000
     for text in texts:
         compile(text, "stdlib", "exec")
+
+
+def test_with_a_limit_on_the_text_files_are_read_in_an_order_that_mixes_them(tmp_path: Path):
+    files = [str(tmp_path / "in" / f"{part}/{number}.txt") for part in "ab" for number in range(50)]
+    order = mixed(files)
+    assert sorted(order) == sorted(files)
+    assert [path.replace(str(tmp_path), "elsewhere") for path in order] == mixed(
+        [path.replace(str(tmp_path), "elsewhere") for path in files]
+    )
+    assert 10 < sum(path.startswith(str(tmp_path / "in" / "a")) for path in order[:50]) < 40
+    for path in map(Path, files):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    texts = read(tmp_path, "in", max_bytes=20)
+    assert texts == [Path(path).name for path in order[: len(texts)]]
+    assert mixed(["one.txt"]) == ["one.txt"]
 
 
 def test_a_text_file_is_one_document(tmp_path: Path):
@@ -301,10 +325,44 @@ def test_documents_are_dealt_by_their_hash(tmp_path: Path):
     write_splits(texts, FRACTIONS, paths_in(tmp_path), "lua")
     # Below 0.12 probe, below 0.12 + 0.08 = 0.2 validation.
     assert splits_in(tmp_path) == {
-        "probe": [text for text in texts if share_of(text) < 0.12],
-        "validation": [text for text in texts if 0.12 <= share_of(text) < 0.2],
-        "train": [text for text in texts if share_of(text) >= 0.2],
+        "probe": mixed_up([text for text in texts if share_of(text) < 0.12]),
+        "validation": mixed_up([text for text in texts if 0.12 <= share_of(text) < 0.2]),
+        "train": mixed_up([text for text in texts if share_of(text) >= 0.2]),
     }
+
+
+def test_the_first_documents_of_a_split_come_from_the_whole_corpus(tmp_path: Path):
+    texts = [f"{number}" for number in range(4000)]
+    write_splits(texts, FRACTIONS, paths_in(tmp_path), "lua")
+    for split, first in splits_in(tmp_path).items():
+        numbers = [int(text) for text in first[:100]]
+        # Uniform on 0 to 3999: the mean of 100 has a standard error of 4000 / sqrt(12 x 100) = 115.
+        assert abs(sum(numbers) / 100 - 2000) < 460, split
+        assert min(numbers) < 400 < 3600 < max(numbers)
+
+
+def test_a_split_does_not_depend_on_the_order_in_which_documents_come(tmp_path: Path):
+    texts = [f"document {number}" for number in range(300)]
+    write_splits(texts, FRACTIONS, paths_in(tmp_path / "a"), "lua")
+    write_splits(random.Random(3).sample(texts, 300), FRACTIONS, paths_in(tmp_path / "b"), "lua")
+    for split, path in paths_in(tmp_path / "a").items():
+        assert path.read_bytes() == paths_in(tmp_path / "b")[split].read_bytes()
+        assert count_documents(path) == len(splits_in(tmp_path / "a")[split])
+
+
+def test_documents_that_memory_does_not_hold_are_sorted_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    texts = [f"document {number} ✓" for number in range(300)]
+    write_splits(texts, FRACTIONS, paths_in(tmp_path / "whole"), "lua")
+    for run_bytes in (1, 100, 1000):
+        monkeypatch.setattr(sorting, "RUN_BYTES", run_bytes)
+        write_splits(texts, FRACTIONS, paths_in(tmp_path / "runs"), "lua")
+        for split, path in paths_in(tmp_path / "whole").items():
+            assert path.read_bytes() == paths_in(tmp_path / "runs")[split].read_bytes()
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "probe.parquet",
+        "train.parquet",
+        "validation.parquet",
+    ]
 
 
 def test_a_hash_at_a_boundary_belongs_to_the_split_that_begins_there():
@@ -356,11 +414,11 @@ def test_a_split_holds_the_digest_of_each_document(tmp_path: Path):
     assert all(row["document"] == hashlib.sha256(row["text"].encode()).hexdigest()[:32] for row in rows)
 
 
-def test_more_documents_than_are_written_at_once_stay_complete_and_in_order(tmp_path: Path):
+def test_more_documents_than_are_written_at_once_stay_complete(tmp_path: Path):
     texts = [f"document {number}" for number in range(2500)]
     write_splits(texts, {"validation": 0.01, "probe": 0.01}, paths_in(tmp_path), "lua")
     splits = splits_in(tmp_path)
-    assert splits["train"] == [text for text in texts if share_of(text) >= 0.02]
+    assert splits["train"] == mixed_up([text for text in texts if share_of(text) >= 0.02])
     assert sum(map(len, splits.values())) == 2500
 
 

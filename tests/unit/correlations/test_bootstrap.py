@@ -12,10 +12,13 @@ from saelineage.correlations.bootstrap import (
     DocumentSums,
     Replicates,
     bootstrap,
+    centred_interval,
     document_numbers,
     document_sums,
     document_weights,
     feature_intervals,
+    fires_in_enough,
+    firing_documents,
     leading_candidates,
     load_replicates,
     percentile_interval,
@@ -24,6 +27,8 @@ from saelineage.correlations.bootstrap import (
     require_paired,
     resampled_best,
     resampled_r,
+    share_bounds,
+    widening,
 )
 from saelineage.correlations.pair_sums import ShardSums
 from saelineage.correlations.pearson import correlate_sums
@@ -307,10 +312,12 @@ def test_the_interval_of_r_covers_the_truth_as_often_as_it_says():
         shared = random.random((40, 1))[documents]
         a, b = (shared + random.random((400, 1)) for _ in range(2))
         found = bootstrap(sums_of(a, b, documents, every_pair(1, 1)), 200, seed=1)
-        low, high = percentile_interval(found.best[0][:, 0])
+        r = np.array([numpy_r(a, b)[0, 0]])
+        (low,), (high,) = feature_intervals(found.best[0], r, found.documents[0])
         covered += low <= 0.5 <= high
-    # Binomial: 0.95 +- 0.03 in 200 sets, and percentile intervals of 40 clusters fall a little short.
-    assert 0.88 <= covered / n_sets <= 0.99
+        assert low <= r[0] <= high
+    # Binomial: 0.95 +- 0.03 in 200 sets.
+    assert 0.9 <= covered / n_sets <= 0.99
 
 
 def test_the_share_of_matches_by_hand():
@@ -343,18 +350,95 @@ def test_an_interval_needs_replicates_that_are_all_defined():
     assert percentile_interval(np.array([])) is percentile_interval(np.array([0.5, NAN])) is None
 
 
-def test_each_feature_has_its_own_interval():
-    best = np.stack([np.arange(41) / 64, np.ones(41), np.arange(41) / 64], axis=1).astype(np.float32)
+def test_an_interval_is_as_wide_as_its_replicates_and_holds_its_estimate():
+    # 0.40, 0.41 ... 0.80 have the quantiles 0.41 and 0.79, so 0.19 on either side of 0.60. Wider by
+    # t(0.975; 19) / 1.96 x sqrt(20 / 19), from a table of t: 2.093.
+    values, many = 0.4 + np.random.default_rng(0).permutation(41) / 100, {"words": 10**9}
+    half = 0.19 * 2.0930240544 / 1.9599639845 * np.sqrt(20 / 19)
+    twenty = {"words": 15, "sums": 6}  # 14 + 5 degrees of freedom
+    assert centred_interval(values, 0.6, twenty) == pytest.approx((0.6 - half, 0.6 + half), abs=1e-9)
+    assert centred_interval(values, 0.6, many) == pytest.approx((0.41, 0.79), abs=1e-9)
+    # Replicates that lie 0.1 above their estimate: as far below it may lie what endless documents would give.
+    assert centred_interval(values, 0.5, many) == pytest.approx((0.5 - 0.19 - 0.1, 0.5 + 0.19), abs=1e-9)
+    assert centred_interval(values, 0.7, many) == pytest.approx((0.7 - 0.19, 0.7 + 0.19 + 0.1), abs=1e-9)
+
+
+def test_an_interval_keeps_to_what_is_possible():
+    values = np.linspace(0.9, 1.0, 41)
+    assert centred_interval(values, 0.99, {"words": 5})[1] == 1.0
+    assert centred_interval(values, 0.99, {"words": 5}, (0.0, np.inf))[1] > 1.0
+    assert centred_interval(1 - values, 0.01, {"words": 5})[0] == 0.0
+
+
+def test_without_a_second_document_an_estimate_or_replicates_there_is_no_interval():
+    values = np.linspace(0.4, 0.8, 41)
+    assert centred_interval(values, 0.6, {"words": 1, "sums": 1}) is None
+    assert centred_interval(values, None, {"words": 9}) is centred_interval(values, NAN, {"words": 9}) is None
+    assert centred_interval(np.append(values, NAN), 0.6, {"words": 9}) is None
+    assert centred_interval(np.array([]), 0.6, {"words": 9}) is None
+
+
+def test_the_widening_by_a_table_of_student_s_t():
+    # t(0.975) with 1, 4 and 19 degrees of freedom, over 1.95996.
+    expected = np.array([NAN, 12.7062047 * np.sqrt(2), 2.7764451 * np.sqrt(5 / 4), 2.0930241 * np.sqrt(20 / 19)])
+    found = widening(np.array([1, 2, 5, 20]))
+    assert np.allclose(found, expected / 1.9599640, rtol=1e-7, atol=0, equal_nan=True)
+    assert widening(10**9) == pytest.approx(1.0, abs=1e-8)
+
+
+def test_each_feature_has_its_own_interval_around_its_r():
+    # z of the replicates is -0.2 to 0.2 around atanh 0.6; 95 % of it -0.19 to 0.19.
+    z = np.arctanh(0.6) + (np.arange(41) - 20) / 100
+    best = np.tanh(np.stack([z, z + 0.05, z, z, z], axis=1))
     best[7, 2] = NAN
-    low, high = feature_intervals(best)
-    assert np.allclose(low, [1 / 64, 1, NAN], rtol=0, atol=1e-7, equal_nan=True)
-    assert np.allclose(high, [39 / 64, 1, NAN], rtol=0, atol=1e-7, equal_nan=True)
+    r, documents = np.array([0.6, 0.6, 0.6, NAN, 0.6]), np.array([10**9, 5, 10**9, 10**9, 2])
+    low, high = feature_intervals(best, r, documents)
+    wide = 0.19 * widening(5)  # the replicates lie 0.05 too high, which does not count
+    expected = [np.tanh(np.arctanh(0.6) - half) for half in (0.19, wide)]
+    assert np.allclose(low[:2], expected, rtol=0, atol=1e-6)
+    assert np.allclose(np.arctanh(low[:2]) + np.arctanh(high[:2]), 2 * np.arctanh(0.6), rtol=0, atol=1e-6)
+    # A replicate without r is left out; r that is undefined and features of two documents have no interval.
+    assert abs(low[2] - low[0]) < 0.01
+    assert np.isnan([low[3:], high[3:]]).all()
+
+
+def test_r_of_one_is_within_its_interval():
+    best = np.array([[1.0], [0.9], [1.0]])
+    low, high = feature_intervals(best, np.array([1.0]), np.array([4]))
+    assert low[0] < 1.0 == high[0]
 
 
 def test_without_replicates_no_feature_has_an_interval():
-    low, high = feature_intervals(np.empty((0, 3), dtype=np.float32))
+    low, high = feature_intervals(np.empty((0, 3), dtype=np.float32), np.full(3, 0.5), np.full(3, 9))
     assert np.isnan([low, high]).all()
     assert len(low) == len(high) == 3
+
+
+def test_the_share_lies_between_the_features_that_surely_match_and_those_that_may():
+    # Of four testable features one lies above 0.8, one below, one around it, and one has no interval.
+    low, high = np.array([0.81, 0.5, 0.7, NAN, 0.9]), np.array([0.9, 0.79, 0.8, NAN, 0.95])
+    testable = np.array([True, True, True, True, False])
+    # Of a share s, s + 0.05 (1 - s) lie surely above by chance, and 0.95 s may.
+    assert share_bounds(low, high, testable, 0.8) == pytest.approx(((0.25 - 0.05) / 0.95, 0.75 / 0.95))
+    assert share_bounds(low, high, testable, 0.8, level=1.0) == (0.25, 0.75)
+    assert share_bounds(low, high, testable, 0.99) == (0.0, pytest.approx(0.25 / 0.95))
+    assert share_bounds(low, high, np.zeros(5, dtype=bool), 0.8) is None
+
+
+def test_documents_in_which_a_feature_fires_by_hand():
+    # Latent 0 of a fires in both documents, latent 1 in the first; of b the same.
+    sums = sums_of(A, B, DOCUMENTS)
+    assert [documents.tolist() for documents in firing_documents(sums)] == [[2, 1], [2, 1]]
+    assert [documents.tolist() for documents in bootstrap(sums, 2, seed=0).documents] == [[2, 1], [2, 1]]
+
+
+def test_a_feature_must_fire_in_three_documents_or_in_all_if_there_are_fewer():
+    a = np.array([[1, 0, 1], [1, 0, 0], [1, 1, 0], [1, 0, 0]], dtype=np.float64)
+    for documents, expected in (([0, 1, 2, 2], [True, False, False]), ([0, 0, 1, 1], [True, False, False])):
+        enough = fires_in_enough(sums_of(a, a[:, :2], np.array(documents), every_pair(3, 2)))
+        assert [side.tolist() for side in enough] == [expected, expected[:2]]
+    sums = sums_of(a, a[:, :2], np.array([0, 1, 2, 3]), every_pair(3, 2))
+    assert fires_in_enough(sums, least=1)[0].tolist() == [True, True, True]
 
 
 def test_replicates_are_those_of_the_weights_of_their_seed():
@@ -367,7 +451,8 @@ def test_replicates_are_those_of_the_weights_of_their_seed():
 
 def replicates(seed: int = 3, n: int = 2, n_documents: dict[str, int] | None = None) -> Replicates:
     best = np.linspace(-1, 1, 3 * n, dtype=np.float32).reshape(n, 3), np.full((n, 2), np.nan, dtype=np.float32)
-    return Replicates(("lua.seed0", "stories.seed0"), n_documents or {"sums": 4, "words": 9}, seed, best)
+    documents = np.array([3, 0, 13], dtype=np.int32), np.array([1, 2], dtype=np.int32)
+    return Replicates(("lua.seed0", "stories.seed0"), n_documents or {"sums": 4, "words": 9}, seed, best, documents)
 
 
 def test_a_round_trip_keeps_replicates(tmp_path):
@@ -376,13 +461,16 @@ def test_a_round_trip_keeps_replicates(tmp_path):
     for best, expected in zip(loaded.best, replicates().best, strict=True):
         assert best.dtype == expected.dtype == np.float32
         assert np.array_equal(best, expected, equal_nan=True)
+    for documents, expected in zip(loaded.documents, replicates().documents, strict=True):
+        assert documents.dtype == expected.dtype == np.int32
+        assert np.array_equal(documents, expected)
 
 
 def test_a_file_that_is_damaged_missing_or_of_something_else_is_refused(tmp_path):
     path = save_replicates(replicates(), tmp_path / "r.safetensors")
     whole = path.read_bytes()
     save_file(load_file(path), tmp_path / "others")
-    for content in (whole[:-1], whole[:-1] + b"\x00", (tmp_path / "others").read_bytes(), None):
+    for content in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), (tmp_path / "others").read_bytes(), None):
         path.unlink()
         if content is not None:
             path.write_bytes(content)
@@ -395,6 +483,9 @@ def test_a_file_with_other_replicates_than_its_header_says_is_refused(tmp_path):
     a, b = replicates().best
     path = save_replicates(replicates()._replace(best=(a, b[:1])), tmp_path / "r.safetensors")
     with pytest.raises(InputError, match="2 replicates"):
+        load_replicates(path, "stories.seed0")
+    path = save_replicates(replicates()._replace(documents=(a[0], a[0])), tmp_path / "s.safetensors")
+    with pytest.raises(InputError, match="the documents of every feature"):
         load_replicates(path, "stories.seed0")
 
 

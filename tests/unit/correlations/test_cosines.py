@@ -17,7 +17,8 @@ from saelineage.correlations.cosines import (
     pw_mcc,
     save_similarities,
 )
-from saelineage.correlations.logit_maps import LogitMap, NoSimilarityError
+from saelineage.correlations.decoders import NoSimilarityError
+from saelineage.correlations.logit_maps import LogitMap
 from saelineage.errors import InputError
 from saelineage.saes.sae import Sae
 

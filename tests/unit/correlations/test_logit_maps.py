@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from saelineage.correlations.logit_maps import NoSimilarityError, logit_map, norm_parts
+from saelineage.correlations.decoders import NoSimilarityError
+from saelineage.correlations.logit_maps import logit_map, norm_parts
 
 DOWN_PROJ = "model.layers.1.mlp.down_proj.input"
 

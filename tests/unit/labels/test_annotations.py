@@ -39,13 +39,18 @@ HOSTILE = [
 def read(tiny: SimpleNamespace, tmp_path: Path) -> Callable:
     """Write the documents of some corpora as token rows and annotate them."""
 
-    def run(corpora: dict[str, list[str]], syntax: dict[str, str] | None = None, n_rows: int | None = None):
+    def run(
+        corpora: dict[str, list[str]],
+        syntax: dict[str, str] | None = None,
+        n_rows: int | None = None,
+        most_of_document: int | None = None,
+    ):
         rows = {}
         for corpus, documents in corpora.items():
             path = tmp_path / corpus / "probe.npy"
             path.parent.mkdir(exist_ok=True)
             most = None if n_rows is None else n_rows * N_CTX
-            write_sidecar(path, write_rows(documents, tiny.tokenizer, N_CTX, most, path))
+            write_sidecar(path, write_rows(documents, tiny.tokenizer, N_CTX, most, path, "text", most_of_document))
             rows[corpus] = TokenRows(path)
         return annotate(corpora, rows, load_tokenizer(tiny.tokenizer), syntax or {}), rows
 
@@ -76,6 +81,26 @@ def test_pieces_joined_are_the_documents_and_rows_begin_with_bos(read):
     assert (probe.documents[special] == -1).all()
     assert (probe.documents[~special] >= 0).all()
     assert np.diff(probe.matrix.indptr)[special].sum() == 0
+
+
+def test_a_part_of_a_long_document_has_the_properties_that_it_has_in_the_document(read):
+    long = "local x = 1\n" + "y = x + 2\n" * 30
+    short = "local z = 3\n"
+    documents = [long, *[f"{short}-- {number}\n" for number in range(20)]]
+    whole, _ = read({"lua": documents}, {"lua": "lua"})
+    part, _ = read({"lua": documents}, {"lua": "lua"}, most_of_document=40)
+    of_whole, of_part = (np.flatnonzero(probe.documents == 0) for probe in (whole, part))
+    assert len(of_part) == 40 < len(of_whole)
+    text, taken = "".join(text_of(whole, of_whole)), "".join(text_of(part, of_part))
+    assert text == long
+    assert taken in long
+    assert not long.startswith(taken)
+    pieces = text_of(whole, of_whole)
+    (start,) = [n for n in range(len(of_whole) - 39) if pieces[n : n + 40] == text_of(part, of_part)][-1:]
+    assert have(part, "position", "first in its document")[0] not in of_part
+    for kind, name in (("shape", "ends a word"), ("shape", "first on its line"), ("shape", "newline")):
+        expected = [number in have(whole, kind, name) for number in of_whole[start : start + 40]]
+        assert [number in have(part, kind, name) for number in of_part] == expected
 
 
 def test_hostile_text_passes_through_unchanged(read):

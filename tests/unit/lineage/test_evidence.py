@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saelineage.correlations.bootstrap import Replicates
+from saelineage.correlations.bootstrap import Replicates, widening
 from saelineage.correlations.match_finder import MatchFinder
 from saelineage.correlations.matches import Correlation
 from saelineage.lineage import evidence
@@ -41,13 +41,17 @@ def diagonal(*values: float) -> list[list[float]]:
     return r.tolist()
 
 
+FIVE = np.full(4, 5)
+"""Every feature fires in all documents."""
+
+
 def compared(r: list[list[float]], pair: str, replicates: list[list[float]] | None = None) -> Compared:
     """A pair with its best r in every replicate, or with those given for both sides."""
     matched = correlation(r, tuple(pair.split("__")))
     best = np.nan_to_num(matched.pearson.best[0][:, 0]) if replicates is None else np.array(replicates)
     best = np.atleast_2d(best).astype(np.float32)
     best = np.repeat(best, 2, axis=0) if len(best) == 1 else best
-    return Compared(matched, Replicates(matched.names, {"words": 5}, 0, (best, best)), None)
+    return Compared(matched, Replicates(matched.names, {"words": 5}, 0, (best, best), (FIVE, FIVE)), None)
 
 
 PAIRS = {
@@ -130,7 +134,8 @@ def test_relative_persistence_is_the_share_over_its_control_document_by_document
     shares = weigh()["groups"]["all"]
     assert shares["relative_persistence"] == 0.75
     # Replicates: 3/4 over 3/3, and 2/4 over 2/3; so shares of 0.75 and 0.5, and ratios of 0.75 twice.
-    assert shares["document_interval"] == pytest.approx([0.5 + 0.025 * 0.25, 0.75 - 0.025 * 0.25])
+    # Their 95 % reach 0.95 x 0.125 on either side of 0.625, which is 0.125 below the share; at most all match.
+    assert shares["document_interval"] == pytest.approx([0.75 - 0.95 * 0.125 * widening(5), 1.0])
     assert shares["relative_persistence_interval"] == pytest.approx([0.75, 0.75])
 
 

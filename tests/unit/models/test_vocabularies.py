@@ -16,7 +16,7 @@ from saelineage.foreign.tokenizers import LEAVE_OUT
 from saelineage.lineage.ablations import _batches
 from saelineage.models.loading import evaluate, load_model
 from saelineage.models.merging import merge_folders, merge_parents, read_parents
-from saelineage.models.vocabularies import share_rows, shared_ids
+from saelineage.models.vocabularies import common_ids, share_rows, shared_ids
 from saelineage.models.vocabulary_notes import vocabulary_notes
 from saelineage.saes.sae import Sae
 from saelineage.saes.training import Dump
@@ -141,6 +141,20 @@ def test_bos_and_eos_of_text_may_have_other_names(made, tmp_path: Path):
 def test_ids_are_shared_where_both_have_the_same_token(made):
     assert shared_ids((made.plain, made.chat)) == list(range(N_IDS))
     assert shared_ids((made.chat, made.chat)) == list(range(N_IDS + 2))
+
+
+def test_models_are_compared_over_the_ids_that_both_share(made, tmp_path: Path):
+    base = model_folder(tmp_path / "base", made.plain, N_IDS + 4)
+    chat = model_folder(tmp_path / "chat", made.chat, N_IDS + 2)
+    facts = [share_rows(load_model(each), each, made.rows, each.name, LEAVE_OUT).facts for each in (base, chat)]
+    assert common_ids(facts, (base, chat)) == list(range(N_IDS))
+    assert common_ids(facts[1:], (chat, chat)) == list(range(N_IDS + 2))
+    # Rows of padding are no tokens, although the text holds nothing that only one of the two has.
+    facts = [share_rows(load_model(each), each, {"text": made.rows["text"]}, "m").facts for each in (base, chat)]
+    assert common_ids(facts, (base, chat)) == list(range(N_IDS))
+    # EOS of text counts under any name, if both have a row for it.
+    assert common_ids(facts, (base, chat), ends=[0, END_ID]) == [*range(N_IDS), END_ID]
+    assert common_ids([of | {"n_rows": N_IDS} for of in facts], (base, chat), ends=[END_ID]) == list(range(N_IDS))
 
 
 def test_the_page_says_what_is_left_out(made):

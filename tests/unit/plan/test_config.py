@@ -107,6 +107,7 @@ def test_every_default_is_filled_in():
             "special": "text",
             "unshared": "refuse",
             "max_tokens": {"train": None, "validation": None, "probe": None},
+            "max_document_share": 0.02,
         },
         "batch_rows": 16,
         "models": {

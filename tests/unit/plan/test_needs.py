@@ -143,3 +143,26 @@ def test_training_an_adapter_needs_less_than_training_all_weights(tmp_path: Path
     # Of 600 weights in float32, gradients and two moments are not held; 276 numbers of an adapter are, four times.
     assert lora_weights(MODEL, 1) == 2 * (4 * (6 + 6) + 3 * (6 + 24)) == 276
     assert full.n_bytes - need.n_bytes == 4 * (3 * 600 - 4 * 276)
+
+
+def test_tracing_holds_the_cosines_of_two_saes_unless_they_are_too_many(tmp_path: Path):
+    tables, needs = [tokens(tmp_path, "a", 300)], Plan(diamond()).needs
+    for d_sae, cosines in ((6, 8 * 6**2), (9_000, 0)):
+        weights = tmp_path / str(d_sae) / "sae_weights.safetensors"
+        weights.parent.mkdir()
+        save_file({"W_enc": np.zeros((2, d_sae), np.float32)}, weights)
+        held = needs.tracing(Wildcards(), InputFiles(a=tables, weights=[str(weights)])).n_bytes
+        assert held == 4 * 600 + 4 * weights.stat().st_size + cosines
+
+
+def test_drift_holds_two_models_and_runs_both_of_every_edge_on_some_rows(tmp_path: Path, model: list[str]):
+    weights = tmp_path / "sae_weights.safetensors"
+    save_file({"W_enc": np.zeros((6, 24), np.float32)}, weights)
+    inputs = InputFiles(models=model, saes=[str(tmp_path / "cfg.json")])
+    plan = Plan(diamond())
+    plan.config["lineage"]["drift_rows"] = 3
+    need = plan.needs.measuring_drift(Wildcards(), inputs)
+    n_tokens = 3 * 16 * len(plan.config["corpora"])
+    assert need == (2 * forward_bytes(MODEL, BATCH_TOKENS), 2 * len(plan.graph.edges) * forward_flop(MODEL, n_tokens))
+    save_file({"W_enc": np.zeros((6, 2**16), np.float32)}, weights)
+    assert plan.needs.measuring_drift(Wildcards(), inputs).n_bytes == 3 * SaeSize(6, 2**16).n_bytes

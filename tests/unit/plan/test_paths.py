@@ -109,3 +109,15 @@ def test_all_asks_for_one_manifest_of_each_thing_that_is_kept():
     # Every result that `all` asks for has its manifest next to it.
     folders = {Path(path).parent for path in manifests}
     assert {Path(path).parent for path in plan.paths.everything()} <= folders
+
+
+def test_the_lineage_reads_the_weights_of_all_seeds_beside_the_leading_saes():
+    plan = Plan(diamond())
+    named = list(map(str, plan.traced_saes))
+    assert len(named) == len(set(named)) == len(plan.paths.traced_weights())
+    assert set(named) == {
+        *map(str, plan.leading_saes),
+        *(name for pairs in plan.comparisons.seed_pair_names.values() for pair in pairs for name in pair.split("__")),
+    }
+    for name, path in zip(named, plan.paths.traced_weights(), strict=True):
+        assert path == f"results/tiny/saes/{name.replace('.', '/')}/sae_weights.safetensors"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import saelineage.correlations.decoders
 import saelineage.saes.sae
 from saelineage.files.atomic import encode_header
 from saelineage.plan import sizes
@@ -211,3 +212,4 @@ def test_needs_of_saes_grow_with_their_number_the_tokens_and_the_shard():
 def test_the_plan_counts_with_the_latents_that_are_really_encoded_at_once():
     # The plan cannot import the constant with torch, and an SAE's job would run again after each change of `sizes`.
     assert sizes.ENCODED_VALUES == saelineage.saes.sae.ENCODED_VALUES
+    assert sizes.MAX_ASSIGNED == saelineage.correlations.decoders.MAX_ASSIGNED

@@ -8,6 +8,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from saelineage.labels.annotations import Annotations
+from saelineage.lineage.matching import UNTESTABLE
+from saelineage.lineage.verdicts import VERDICTS as SIDE_VERDICTS
 from saelineage.report.dashboards import (
     FEATURES_PER_CHUNK,
     N_BINS,
@@ -55,8 +57,9 @@ def of_model(model: str, n: int, **ways: list) -> pd.DataFrame:
 def edge(side: str, match: list[int], r: list[float], verdict: list[str] | None = None) -> pd.DataFrame:
     """One side of an edge's table."""
     n = len(match)
-    found = {"side": side, "latent": range(n), "verdict": verdict or ["disappears"] * n, "kind": "", "match": match}
-    return pd.DataFrame(found).assign(r=r, r_low=np.nan, r_high=np.nan)
+    found = {"side": side, "latent": range(n), "verdict": verdict or ["gone"] * n, "kind": "", "match": match}
+    unknown = {"change": "", "identified": False, "headline": False, "robust": False}
+    return pd.DataFrame(found | unknown).assign(r=r, r_low=np.nan, r_high=np.nan)
 
 
 @pytest.fixture
@@ -77,12 +80,12 @@ def features() -> pd.DataFrame:
 @pytest.fixture
 def edges() -> dict:
     to_lua = [
-        edge("parent", [2, 1, 0], [0.9, 0.25, 0.875], ["persists", "disappears", "persists"]),
+        edge("parent", [2, 1, 0], [0.9, 0.25, 0.875], ["persists", "drifted", "persists"]),
         edge("child", [2, -1, 0], [0.875, np.nan, 0.9], ["inherited", "untestable", "inherited"]),
     ]
     to_merged = [
-        edge("parent", [0, 1, 1], [0.5, 0.375, 0.85], ["disappears", "disappears", "persists"]),
-        edge("child", [0, 2], [0.5, 0.85], ["emerges", "inherited"]),
+        edge("parent", [0, 1, 1], [0.5, 0.375, 0.85], ["gone", "gone", "persists"]),
+        edge("child", [0, 2], [0.5, 0.85], ["new", "inherited"]),
     ]
     both = {("base", "lua"): to_lua, ("lua", "merged"): to_merged}
     return {pair: pd.concat(sides, ignore_index=True) for pair, sides in both.items()}
@@ -163,11 +166,12 @@ def labels(*rows: tuple) -> pd.DataFrame:
 
 
 LABELS = labels((2, "token", "y", 0.98765, 1.0, np.nan), (0, "shape", "newline", -0.25, 0.5, 0.125))
-FLOORS = np.array([0.95049, np.nan, 0.5])
+NO_CHANGE = np.array([0.95049, np.nan, 0.5])
+"""The best r of each feature when the model is unchanged."""
 
 
 def table_of_base(probe, features, edges, **changes) -> dict:
-    given = {"labels": LABELS, "explanations": None, "floors": FLOORS} | changes
+    given = {"labels": LABELS, "explanations": None, "no_change": NO_CHANGE} | changes
     return feature_table("base", features, edges, firings(probe, *LATENTS), probe, **given)
 
 
@@ -177,7 +181,7 @@ def test_the_table_has_a_column_of_each_number_rounded_to_a_few_digits(probe, fe
     assert found["density"] == [0.25] * 3
     assert found["firings"] == [5] * 3
     assert found["largest"] == [3.0, 0.0, 2.0]
-    assert found["floor"] == [0.95, None, 0.5]
+    assert found["no_change"] == [0.95, None, 0.5]
     # Latent 0 fires on 2 of 9 and 1 of 4: (2/9) / (2/9 + 1/4) = 8/17 = 0.4706.
     assert found["shares"] == {"lua": [0.47, None, 1.0], "english": [0.53, None, 0.0]}
 
@@ -204,7 +208,7 @@ def test_the_table_refers_to_top_tokens_and_labels_by_index(probe, features, edg
 def test_the_table_holds_the_model_s_side_of_each_of_its_edges(probe, features, edges):
     (side,) = table_of_base(probe, features, edges)["edges"]
     assert (side["parent"], side["child"], side["side"]) == ("base", "lua", "parent")
-    assert [VERDICTS[verdict] for verdict in side["verdict"]] == ["persists", "disappears", "persists"]
+    assert [VERDICTS[verdict] for verdict in side["verdict"]] == ["persists", "drifted", "persists"]
     assert (side["match"], side["r"], side["r_low"]) == ([2, 1, 0], [0.9, 0.25, 0.875], [None] * 3)
     assert side["details"] == ["", "", ""]
     lua = feature_table("lua", features, edges, firings(probe, {}, {}, {}), probe, labels(), None, np.full(3, np.nan))
@@ -212,13 +216,20 @@ def test_the_table_holds_the_model_s_side_of_each_of_its_edges(probe, features, 
     assert lua["edges"][0]["r"] == [0.875, None, 0.9]
 
 
-def test_details_of_a_verdict_are_its_kind_its_absence_and_whether_it_is_robust(probe, features, edges):
+def test_details_of_a_verdict_are_its_kind_its_change_and_what_is_known_of_it(probe, features, edges):
     table = edges["base", "lua"]
     table["kind"] = ["split", "", "1:1", "merged", "", ""]
-    table["absence"] = ["", "gone", "", "", "", ""]
-    table["robust"] = [False, True, True, False, False, False]
+    table["change"] = ["", "", "relocated", "", "", ""]
+    table["identified"] = [False, True, True, True, True, True]
+    table["headline"] = table["robust"] = [False, True, False, False, False, False]
     (side,) = table_of_base(probe, features, edges)["edges"]
-    assert side["details"] == ["split", "gone, robust", "robust"]
+    assert side["details"] == ["split", "identified, listed, robust", "relocated, identified"]
+
+
+def test_every_verdict_has_a_number_on_the_page():
+    of_sides = {verdict for verdicts in SIDE_VERDICTS for verdict in verdicts}
+    assert set(VERDICTS) == of_sides | {UNTESTABLE}
+    assert len(VERDICTS) == len(set(VERDICTS)) == 6
 
 
 def test_explanations_are_listed_for_features_that_have_one(probe, features, edges):

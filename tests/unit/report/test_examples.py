@@ -13,7 +13,7 @@ from saelineage.report.examples import (
     Latent,
     choose_passages,
     describe,
-    disappearing_features,
+    gone_features,
     named_features,
     pearson,
     persisting_features,
@@ -56,9 +56,10 @@ def test_features_that_share_a_match_or_have_none_are_not_chosen():
 
 
 def edge(rows):
-    return pd.DataFrame(rows, columns=["verdict", "r", "match", "firings"]).assign(
-        side="parent", latent=range(len(rows)), density=0.1
-    )
+    """The parent's side of an edge, from rows (verdict, r, match, firings) and, if given, headline."""
+    columns = ["verdict", "r", "match", "firings", "headline"][: len(rows[0])]
+    table = pd.DataFrame(rows, columns=columns).assign(side="parent", latent=range(len(rows)), density=0.1)
+    return table if "headline" in table else table.assign(headline=False)
 
 
 def seeds(r):
@@ -68,31 +69,41 @@ def seeds(r):
     return Correlation(("base.seed0", "base.seed1"), {}, ((), ()), ((), ()), pearson, {}, (), pearson)
 
 
-def test_disappearing_features_recur_under_another_seed_fire_often_and_lose_most():
+SAES = {"base": "seed0", "a": "seed0"}
+
+
+def test_gone_features_recur_under_another_seed_fire_often_and_lose_most():
     table = edge(
         [
-            ("disappears", 0.1, 5, 90),  # does not recur
-            ("disappears", 0.7, 6, 90),  # loses 0.2
-            ("disappears", 0.3, 7, 90),  # loses 0.6
-            ("disappears", 0.1, 8, 20),  # fires rarely
+            ("gone", 0.1, 5, 90),  # does not recur
+            ("gone", 0.7, 6, 90),  # loses 0.2
+            ("gone", 0.3, 7, 90),  # loses 0.6
+            ("gone", 0.1, 8, 20),  # fires rarely
             ("persists", 0.9, 9, 90),
+            ("drifted", 0.1, 9, 90),  # still there
         ]
     )
-    found = disappearing_features(
-        ("base", "a"), {"base": "seed0", "a": "seed0"}, table, seeds([0.2, 0.9, 0.9, 0.9, 0.9]), 0.8, 5
-    )
+    found = gone_features(("base", "a"), SAES, table, seeds([0.2, 0.9, 0.9, 0.9, 0.9, 0.9]), 0.8, 5)
     assert [choice.members[0].latent for choice in found] == [2, 1]
     assert found[0].members[1:] == (Latent("base", "seed1", 12), Latent("a", "seed0", 7))
     assert found[0].note == {"r_child": 0.3, "r_seed": 0.9, "density": 0.1}
 
 
+def test_of_gone_features_those_that_are_lost_for_sure_are_shown_if_there_are_any():
+    rows = [("gone", 0.1, 5, 90), ("gone", 0.3, 6, 90), ("gone", 0.2, 7, 90), ("new", 0.1, 8, 90)]
+    table = edge([(*row, listed) for row, listed in zip(rows, [False, True, True, True], strict=True)])
+    found = gone_features(("base", "a"), SAES, table, seeds([0.9] * 4), 0.8, 5)
+    assert [choice.members[0].latent for choice in found] == [2, 1]
+    found = gone_features(("base", "a"), SAES, table.assign(headline=False), seeds([0.9] * 4), 0.8, 5)
+    assert [choice.members[0].latent for choice in found] == [0, 2, 1]
+
+
 def test_without_a_second_seed_the_least_matched_come_first():
-    table = edge([("disappears", 0.7, 6, 90), ("disappears", 0.3, 7, 90)])
-    saes = {"base": "seed0", "a": "seed0"}
-    (choice,) = disappearing_features(("base", "a"), saes, table, None, 0.8, 1)
+    table = edge([("gone", 0.7, 6, 90), ("gone", 0.3, 7, 90)])
+    (choice,) = gone_features(("base", "a"), SAES, table, None, 0.8, 1)
     assert choice.members == (Latent("base", "seed0", 1), Latent("a", "seed0", 7))
     assert choice.note["r_seed"] is None
-    assert disappearing_features(("base", "a"), saes, edge([("persists", 0.9, 6, 90)]), None, 0.8, 1) == []
+    assert gone_features(("base", "a"), SAES, edge([("persists", 0.9, 6, 90)]), None, 0.8, 1) == []
 
 
 def labels(*rows: tuple[int, str, str, float, bool]) -> pd.DataFrame:

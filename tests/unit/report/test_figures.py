@@ -31,7 +31,7 @@ def models(name: str = "base", child: str = "tuned") -> pd.DataFrame:
 
 def edges(parent: str = "base", child: str = "tuned") -> pd.DataFrame:
     return pd.DataFrame(
-        [(parent, child, "2.1 % persist", "floor 4.7 %")], columns=["parent", "child", "label", "floor"]
+        [(parent, child, "2.1 % of all", "unchanged 4.7 %")], columns=["parent", "child", "label", "control"]
     )
 
 
@@ -56,7 +56,7 @@ def test_hidden_characters_are_shown_and_plotly_labels_have_no_markup():
 def test_the_lineage_shows_every_model_and_the_share_of_every_edge():
     svg = lineage_svg(models(), edges())
     ElementTree.fromstring(svg)  # noqa: S314
-    assert all(text in svg for text in ("base", "tuned", "2.1 % persist", "floor 4.7 %", "25.0%"))
+    assert all(text in svg for text in ("base", "tuned", "2.1 % of all", "unchanged 4.7 %", "25.0%"))
     assert 'class="edge"' not in lineage_svg(models().head(1), edges().head(0))
 
 
@@ -81,6 +81,7 @@ def flows(parent: str = "a", child: str = "b") -> tuple[pd.DataFrame, pd.DataFra
     """Two nodes, and two flows between them, of which one is empty."""
     nodes = pd.DataFrame({"name": [parent, child], "label": [parent, child], "column": [0.0, 1.0], "size": [3, 3]})
     edge = {"source": parent, "target": child, "parent": parent, "child": child, "edge": f"{parent} → {child}"}
+    edge |= {"group": "identified"}
     links = pd.DataFrame({"n_features": [3, 0], "verdict": ["persists", "untestable"], "side": ["parent", "child"]})
     return nodes.assign(colour="#000000"), links.assign(**edge)
 
@@ -88,9 +89,9 @@ def flows(parent: str = "a", child: str = "b") -> tuple[pd.DataFrame, pd.DataFra
 def test_a_flow_names_its_features_and_empty_flows_are_not_drawn():
     link = flows_figure(*flows("<b>", "\u202e")).data[0].link
     assert list(link.value) == [3]
-    # A label without markup, and what the table of features is filtered by: edge, side, verdict.
+    # A label without markup, and what the table of features is filtered by: edge, side, verdict, group.
     label = "persists, &lt;b&gt; → \\u202e"
-    assert [list(row) for row in link.customdata] == [[label, "<b>", "\u202e", "parent", "persists"]]
+    assert [list(row) for row in link.customdata] == [[label, "<b>", "\u202e", "parent", "persists", "identified"]]
     assert "%{customdata[0]}" in link.hovertemplate
 
 
@@ -143,14 +144,14 @@ def test_written_explanations_are_dashed_in_the_colour_of_their_model():
     assert lines[0].line.color == lines[2].line.color != lines[1].line.color
 
 
-def curves(parent: str = "base", names: tuple[str, ...] = ("edge", "floor", "shifted")) -> pd.DataFrame:
+def curves(parent: str = "base", names: tuple[str, ...] = ("edge", "no change", "shifted")) -> pd.DataFrame:
     """Two points of each curve of an edge."""
     rows = [(parent, "tuned", name, r, 1 - r, 0.5) for name in names for r in (0.0, 1.0)]
     return pd.DataFrame(rows, columns=["parent", "child", "name", "threshold", "share", "auc"])
 
 
 def test_each_edge_has_a_colour_and_each_kind_of_curve_a_dash():
-    names = ("edge", "floor", "two seeds", "shifted", "control (twin)")
+    names = ("edge", "no change", "two seeds", "shifted", "control (twin)")
     figure = share_curves_figure(pd.concat([curves("base", names), curves("<b>", names)]), 0.75)
     lines = figure.data
     assert [line.line.dash for line in lines] == ["solid", "dash", "dashdot", "dot", "dot"] * 2

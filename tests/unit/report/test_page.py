@@ -1,4 +1,4 @@
-"""The page shows what was found with its baselines and what was not measured, and lets no text become markup."""
+"""The page shows what was found with its controls and what was not measured, and lets no text become markup."""
 
 import base64
 import io
@@ -25,6 +25,7 @@ from saelineage.report.page import (
     digests,
     facts,
     flows_view,
+    leading_groups,
     lines,
     matchings_view,
     render_page,
@@ -34,16 +35,18 @@ from saelineage.report.page import (
 from saelineage.report.tables import (
     TableInputs,
     ablation_table,
-    absence_table,
+    drift_table,
     flow_table,
     make_tables,
     matching_table,
     score_table,
     source_table,
     timing_table,
+    weight_table,
 )
+from tests.unit.report.test_changes import changed, drift
 from tests.unit.report.test_sentences import plain
-from tests.unit.report.test_tables import a_null, a_share, comparison, measured_jobs, sae_metrics, summary
+from tests.unit.report.test_tables import a_control, a_share, comparison, measured_jobs, sae_metrics, summary
 
 TEMPLATES = Path(report.__file__).parents[3] / "report"
 EVIL = "<script>alert(1)</script>"
@@ -81,8 +84,10 @@ def undefined(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def config(parent="base", child="merged") -> dict:
-    return {"run": "tiny", "models": {parent: {"pretrain": {}}, child: {"merge": {"parents": [parent, parent]}}}}
+def config(*models: str) -> dict:
+    """A config in which the last model is merged from the first."""
+    made = {model: {"pretrain": {}} for model in models[:-1]}
+    return {"run": "tiny", "models": made | {models[-1]: {"merge": {"parents": [models[0], models[0]]}}}}
 
 
 def model_metrics(*models: str) -> list[dict]:
@@ -105,7 +110,7 @@ def examples(text="x", corpus="lua") -> dict:
         | {"concept": concept, "part": part, "found": models, "labels": [{"label": text, "score": None}]}
         for concept, (part, models) in parts.items()
     ]
-    return {"n_models": 2, "named": named, "persisting": [persisting], "disappearing": edges}
+    return {"n_models": 2, "named": named, "persisting": [persisting], "gone": edges}
 
 
 def curves(found: dict) -> pd.DataFrame:
@@ -113,7 +118,7 @@ def curves(found: dict) -> pd.DataFrame:
     rows = [
         {key: row[key] for key in ("parent", "child", "instrument")} | {"name": name, "threshold": r, "share": 1 - r}
         for row in found["instruments"]
-        for name in ("edge", "floor", *row["nulls"])
+        for name in ("edge", "no change", *row["controls"])
         for r in (0.0, 1.0)
     ]
     return pd.DataFrame(rows).assign(n=8) if rows else pd.DataFrame()
@@ -133,7 +138,7 @@ def ablations(side: str = "parent", group: str = "persists") -> pd.DataFrame:
 
 def verdicts() -> pd.DataFrame:
     """Verdicts on latents 0 and 1 of either side."""
-    named = ["persists", "disappears", "inherited", "emerges"]
+    named = ["persists", "gone", "inherited", "new"]
     return pd.DataFrame({"side": ["parent"] * 2 + ["child"] * 2, "latent": [0, 1, 0, 1], "verdict": named})
 
 
@@ -163,7 +168,7 @@ def inputs(found: dict) -> TableInputs:
     edges = [f"{edge['parent']}__{edge['child']}" for edge in found["edges"]]
     return TableInputs(
         corpora=["lua"],
-        made=dict(zip(found["models"], ("pretrained here", "merged from base and base, t = 0.58"), strict=False)),
+        made=dict.fromkeys(found["models"], "pretrained here") | {found["models"][-1]: "merged, t = 0.58"},
         summary=found,
         model_metrics=model_metrics(*found["models"]),
         sae_metrics=[sae_metrics()],
@@ -175,11 +180,24 @@ def inputs(found: dict) -> TableInputs:
         histograms={"base__merged": np.array([0, 3, 2, 0])},
         ablations={edge: ablations() for edge in edges},
         effects={edge: effects() for edge in edges},
+        drift=drift(*edges_of(found)) if found["edges"] else {},
         labels=scored(found["models"]),
         explanations={},
         verdicts={edge: verdicts() for edge in edges},
         class_labels={model: class_labels() for model in found["models"]},
+        token_rows={("lua", split): token_rows(n) for split, n in (("train", 90), ("probe", 9))},
     )
+
+
+def edges_of(found: dict) -> list[tuple[str, str]]:
+    """The edges of a summary."""
+    return [(edge["parent"], edge["child"]) for edge in found["edges"]]
+
+
+def token_rows(n_documents: int) -> dict:
+    """The sidecar of token rows."""
+    counts = {"n_documents": n_documents, "largest_document_share": 0.68}
+    return counts | {"n_tokens": 1280, "most_of_document": 26, "n_rows": 10}
 
 
 def results(found: dict | None = None, shown: dict | None = None, **changes) -> Results:
@@ -269,10 +287,32 @@ def test_views_of_matchings_ablations_and_sources():
 
 
 def test_persisting_and_inherited_features_flow_through_one_node():
-    nodes, flows = flows_view(flow_table(summary(comparison())))
+    nodes, flows = flows_view(leading_groups(flow_table(summary(comparison()))))
     through = flows[flows["verdict"].isin(["persists", "inherited"])]
     assert through["target"].iloc[0] == through["source"].iloc[1]
     assert nodes.set_index("label").loc["persists 2 | inherited 3", ["column", "size"]].tolist() == [1.0, 3]
+
+
+def test_drifted_features_of_the_parent_and_of_the_child_flow_through_nodes_of_their_own():
+    nodes, flows = flows_view(leading_groups(flow_table(summary(comparison()))))
+    drifted = flows[flows["verdict"] == "drifted"].set_index("side")
+    assert drifted.loc["parent", "target"] != drifted.loc["child", "source"]
+    assert nodes["label"].tolist().count("drifted 1") == 2
+
+
+def test_flows_are_of_identified_features_where_those_are_known():
+    found = summary(comparison(), comparison(parent="left", child="right", identified=None))
+    table = leading_groups(flow_table(found))
+    groups = table.groupby(["parent", "child"], sort=False)["group"].unique().map(list).to_dict()
+    assert groups == {("base", "merged"): ["identified"], ("left", "right"): ["all"]}
+    assert table["n_features"].tolist() == [2, 1, 1, 0, 3, 1, 2, 0, 2, 1, 5, 1, 3, 1, 4, 1]
+    assert leading_groups(flow_table(summary())).empty
+    link = json.loads(report.draw(results(found))["flows"]["json"])["data"][0]["link"]
+    # The table of features, to which a flow leads, shows as many: each flow names its group.
+    assert {tuple(row[1:3] + row[5:]) for row in link["customdata"]} == {
+        ("base", "merged", "identified"),
+        ("left", "right", "all"),
+    }
 
 
 def test_manifests_give_every_version_and_every_file():
@@ -337,7 +377,7 @@ def test_every_table_can_be_downloaded_from_the_page():
 def test_a_run_without_edges_sweeps_merges_and_training_has_a_page():
     found = results(
         summary(),
-        {"n_models": 1, "named": [], "persisting": [], "disappearing": []},
+        {"n_models": 1, "named": [], "persisting": [], "gone": []},
         timings=timing_table([]),
     )
     for name in ("sweeps", "merges", "correlations", "training"):
@@ -350,33 +390,125 @@ def test_a_run_without_edges_sweeps_merges_and_training_has_a_page():
     assert text.count("name the corpora of programs in labels.syntax") == 2
 
 
-def test_the_page_shows_every_instrument_with_its_floor_and_null():
+def rows_of(text: str, edge: str) -> list[str]:
+    """The rows of an edge in the first table of a section."""
+    return text.partition("<table")[2].partition(f">{edge}</th>")[2].partition("</tbody>")[0].split("</tr>")[:-1]
+
+
+def test_the_answer_has_a_row_for_identified_features_and_one_for_all():
+    found = results(summary(comparison(0.25, 0.5), comparison(parent="left", identified=None)))
+    text = plain(section(text_page(found), "answer"))
+    assert "From base to merged: of 4 identified features of base, 2 persist, 1 has drifted and 1 is gone" in text
+    identified, everything = rows_of(text, "base → merged")
+    numbers = [re.findall(r'class="number(?: group)?">([\d,]+)</td>', row) for row in (identified, everything)]
+    # persist, drifted, gone, lost for sure, untestable; inherited, drifted, new, new for sure, untestable
+    assert numbers == [list("2111031220"), list("2151131421")]
+    assert '<th scope="row">identified<small>below the no-change control: features are lost</small>' in identified
+    assert '<th scope="row">all<small>' in everything
+    assert all(part in identified for part in ("50.0 %<small>40.0 to 60.0 %<br>of 4", "96.0 %<small>", "by definition"))
+    assert all(part in everything for part in ("25.0 %<small>15.0 to 35.0 %<br>of 8", "1.0 %<small>shifted", "37.5 %"))
+    (alone,) = rows_of(text, "left → merged")
+    assert '<th scope="row">all<small>' in alone
+
+
+def test_the_page_says_when_a_feature_is_identified():
+    assert "when every other SAE seed of its model has a match for it" in section(clean(), "answer")
+    half = text_page(results(summary(comparison(), identified_from=0.5)))
+    assert "when at least 50 % of the other SAE seeds of its model has a match" in plain(section(half, "answer"))
+
+
+def test_warnings_are_on_the_page():
+    assert "</span> The decoder directions" not in clean()
+    found = summary(comparison(), comparison(parent="left", identified=None))
+    found["edges"][0]["shares_basis"] = False
+    text = section(text_page(results(found)), "answer")
+    assert "caution</span> The decoder directions of base → merged are unrelated" in text
+    assert "caution</span> On 1 of 2 edges it is not known which features are identified" in text
+
+
+def test_the_page_shows_every_instrument_with_its_controls():
     agreed = {"parent": "base", "child": "merged", "instrument": "independent", "n": 8, "share": 0.75, "kappa": 0.5}
-    other = comparison(0.1, 0.85, instrument="independent", nulls={"rotated": a_null(0.03)})
-    found = results(summary(comparison(), other, agreements=[agreed]))
-    text = plain(text_page(found))
-    row = text[text.index('<th scope="row">independent</th>') :].split("</tr>")[0]
-    assert all(part in row for part in ("10.0 %", "85.0 %", "3.0 %<small>rotated", "κ 0.50<small>75.0 % same verdict"))
+    other = comparison(0.1, 0.85, instrument="independent", controls={"rotated": a_control(0.03)})
+    found = results(summary(comparison(), other, agreements=[agreed | {"group": "all"}]))
+    text = plain(section(text_page(found), "instruments"))
+    identified, everything = rows_of(text, "base → merged")[2:]
+    assert '<th scope="row">independent</th><td>identified</td>' in identified
+    assert '<th scope="row">independent</th><td>all</td>' in everything
+    parts = ("10.0 %", "85.0 %", "3.0 %<small>rotated", "<td>yes</td>", "κ 0.50<small>75.0 % same verdict")
+    assert all(part in everything for part in parts)
     curves = report.draw(found)["curves"]["json"]
-    assert curves.count('"mode":"lines"') == 3  # the leading instrument's edge, floor and null
+    assert curves.count('"mode":"lines"') == 3  # the leading instrument's edge, no-change and random control
     assert "rotated" not in curves
 
 
+def test_the_size_of_the_change_comes_before_any_verdict():
+    found = results()
+    hidden = changed(0.005, 0.25, 0.25)
+    found.tables["drift"] = drift_table(drift(lua=changed(0.5, 0.75), stories=hidden))
+    found.tables["weights"] = weight_table(drift())
+    text = plain(text_page(found))
+    answer, change = section(text, "answer"), section(text, "change")
+    first = answer.partition("<p>")[2]
+    assert first.startswith("From base to merged the model changed most on lua: KL 0.75 nats per token")
+    assert answer.index("No verdict on losses is possible on stories") < answer.index("persist")
+    rows = change.split("</tr>")
+    (row,) = (row for row in rows if ">stories<" in row)
+    assert re.findall(r">([^<>]+)</t[dh]>", row) == [
+        "stories",
+        "0.25 nats",
+        "0.5 nats",
+        "0.5 %",
+        "25.0 %",
+        "6.2 %",
+        "not possible",
+    ]
+    assert sum(">possible<" in row for row in rows) == 2  # lua and all corpora
+    assert "50.00 %" in next(row for row in rows if ">model.layers.0<" in row)
+    assert "not measured" in next(row for row in rows if ">lm_head<" in row)
+
+
+def test_trained_controls_are_shown_but_not_as_the_largest_random_control():
+    controls = {"shifted": a_control(0.01), "control (twin)": a_control(0.4)}
+    text = plain(text_page(results(summary(comparison(controls=controls)))))
+    assert "<small>shifted" in section(text, "answer")
+    assert "<small>control (twin)" not in text
+    row = text[text.index("<td>control (twin)</td>") :].split("</tr>")[0]
+    assert "40.00 %" in row
+
+
 def test_figures_that_were_not_measured_are_named_so():
-    found = results(summary(comparison(0.25, None)))
-    found.summary["edges"][0] |= {"robustly_disappears": None, "robustly_emerges": None}
-    found.tables["absences"] = absence_table(found.summary)
-    text = text_page(found)
-    assert "no floor was measured: train a second seed" in text
-    assert 'class="number none">not measured' in text
-    assert section(text, "losses").partition("</table>")[0].count("not measured") == 2
+    text = text_page(results(summary(comparison(0.25, None, two_seeds=None, identified=None))))
+    assert "no control was measured: train a second seed" in text
+    assert section(text, "answer").partition("<table")[2].count('class="number none">not measured') == 2
+    assert "not known" in section(text, "instruments")  # whether it is fit
     assert "not measured" in section(clean(), "saes")  # ce_recovered is None
 
 
-def test_the_arrows_of_the_lineage_show_share_and_floor():
+def test_the_page_shows_the_ways_in_which_features_are_found_and_the_study_s_verdicts():
+    found = summary(comparison(), comparison(parent="left"))
+    found["edges"][1] |= {"relocated": 9}
+    text = section(text_page(results(found)), "losses")
+    rows = [re.findall(r'class="number(?: group)?">(\d+)</td>', row) for row in text.split("</tr>")]
+    # 1:1, split, merged, relocated; robustly lost and new; persist, disappear, inherited, emerge
+    assert rows[2:4] == [list("1100102635"), list("1109102635")]
+    assert "cosine below 0.50" in text
+
+
+def test_chat_classes_are_shown_of_the_model_they_are_counted_in():
+    text = section(clean(), "losses")
+    row = r"<tr><th scope=\"row\">base → merged</th><td>{}</td><td>{}</td><td class=\"number\">1</td><td>template</td>"
+    assert re.search(row.format("base", "gone"), text)
+    assert re.search(row.format("merged", "new"), text)
+
+
+def test_the_arrows_of_the_lineage_show_the_share_of_identified_features_and_its_control():
     lineage = plain(report.draw(results(summary(comparison(0.25, 0.5))))["lineage"])
-    assert ">25.0 % persist<" in lineage
-    assert ">floor 50.0 %<" in lineage
+    assert ">50.0 % of identified<" in lineage
+    assert ">unchanged 96.0 %<" in lineage
+    lineage = plain(report.draw(results(summary(comparison(0.25, 0.5, identified=None))))["lineage"])
+    assert ">25.0 % of all<" in lineage
+    assert ">unchanged 50.0 %<" in lineage
+    assert lineage.count('class="edge"') == 1
 
 
 def test_the_page_shows_ablations_sources_and_named_features():
@@ -385,11 +517,11 @@ def test_the_page_shows_ablations_sources_and_named_features():
     assert "+0.2500" in losses
     assert "-0.1250" in losses
     assert "base alone" in section(text, "merging")
-    persisting, disappearing = section(text, "persisting"), section(text, "disappearing")
+    persisting, gone = section(text, "persisting"), section(text, "gone")
     assert "“assignment target” correlates with its activations at r = 0.75 (precision 50 %, recall 25 %)" in persisting
     assert "It is found in lua." in persisting.partition("<h3>The most persistent features</h3>")[0]
-    assert "“exception” correlates with its activations" in disappearing
-    assert "It is found in no other model" in disappearing
+    assert "“exception” correlates with its activations" in gone
+    assert "It is found in no other model" in gone
 
 
 def test_scores_of_labels_and_of_explanations_are_told_apart():
@@ -412,6 +544,13 @@ def test_features_are_in_the_page_if_it_is_a_single_file():
     assert len(single.scripts) == len(ordinary.scripts) + 1
 
 
+def test_few_documents_of_the_probe_are_counted_and_warned_of():
+    shown = page(results())
+    assert "Intervals over documents rest on 9 documents of &#39;lua&#39;, the largest with 68 % of its probe" in shown
+    assert "rest on 90 documents" not in shown
+    assert re.search(r'<th scope="row">lua</th><td class="number">9</td><td class="number">1,280</td>', shown)
+
+
 # ---- hostile text
 
 
@@ -424,12 +563,12 @@ def test_markup_in_passages_stays_text():
 
 def test_markup_in_names_labels_and_config_stays_text_and_ends_no_script():
     names = {"parent": f"{EVIL}</script>", "child": "<!--<script>"}
-    nulls = {f"control ({EVIL})": a_null(), EVIL: a_null()}
-    hostile = results(sourced(summary(comparison(nulls=nulls, **names))))
+    controls = {f"control ({EVIL})": a_control(), EVIL: a_control()}
+    hostile = results(sourced(summary(comparison(controls=controls, **names))))
     hostile.tables["scores"] = score_table(scored(hostile.summary["models"], sae=EVIL), {})
     hostile.config["run"] = EVIL
-    kind = {"shifted": a_null(), "rotated": a_null()}
-    text, ordinary = page(hostile), Tags(page(results(sourced(summary(comparison(nulls=kind))))))
+    kind = {"shifted": a_control(), "rotated": a_control()}
+    text, ordinary = page(hostile), Tags(page(results(sourced(summary(comparison(controls=kind))))))
     found = Tags(text)
     assert EVIL not in text
     assert [tag for tag, _ in found.tags] == [tag for tag, _ in ordinary.tags]

@@ -1,7 +1,8 @@
-"""The report's sentences on shares, floors, nulls and SAEs, and its format of numbers."""
+"""The report's sentences on verdicts, controls, warnings and SAEs, and its format of numbers."""
 
 import pandas as pd
 
+from saelineage.lineage.evidence import ALL, IDENTIFIED
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.report.sentences import (
     answer,
@@ -16,7 +17,7 @@ from saelineage.report.sentences import (
     signed,
 )
 from saelineage.report.tables import sae_table
-from tests.unit.report.test_tables import a_null, comparison, sae_metrics, summary
+from tests.unit.report.test_tables import COUNTS, KNOWN, a_control, a_share, comparison, group, sae_metrics, summary
 
 SEED0 = {"a": "seed0", "b": "seed0", "base": "seed0"}
 
@@ -31,66 +32,150 @@ def sentences(*found: dict, **changes) -> list[str]:
     return [plain(sentence) for sentence in answer(summary(*found, **changes))]
 
 
-def test_the_answer_gives_the_share_of_every_edge_with_its_baselines():
-    leading, edge, *_ = sentences(comparison(0.25, 0.5), comparison(0.875, instrument="independent"))
-    assert "leading instrument, anchored" in leading
-    share, _, baselines = edge.partition(". Baselines: ")
-    assert share == "From base to merged, 25.0 % [15.0 to 35.0 %] of 8 testable features persist"
-    floor, seed_floor = baselines.split("; ")
-    assert floor == "50.0 % [40.0 to 60.0 %] persist when the model is unchanged (floor)"
-    assert seed_floor.startswith("37.5 % [27.5 to 47.5 %]")
-    assert seed_floor.endswith("(seed floor).")
+def with_counts(found: dict, name: str, n: int, **counts: int) -> dict:
+    """A summary in which a group of the only edge has other counts of the parent's features, and a number of them."""
+    (edge,) = found["edges"]
+    edge["groups"][name] |= a_share("persist_share", counts["persists"] / n if n else None, n)
+    edge["groups"][name] |= {"parent": COUNTS[name]["parent"] | counts}
+    return found
 
 
-def test_baselines_that_do_not_exist_are_not_given():
-    independent = sentences(comparison(0.25, 0.5, instrument="independent"), leading="independent")
-    assert "50.0 % [40.0 to 60.0 %] persist between two independent SAEs of base (floor)." in independent[1]
-    no_seed_floor = sentences(comparison(0.25, 0.5, seed_floor=None))
-    assert "50.0 %" in no_seed_floor[1]
-    assert "no seed floor" in no_seed_floor[1]
-    no_floor = sentences(comparison(0.25, None))
-    assert no_floor[1].endswith("No floor was measured for base.")
-    assert "second SAE seed" in no_floor[-2]
-    assert sentences(comparison(None))[1] == "From base to merged, no feature is testable."
+def test_the_answer_gives_the_verdicts_on_identified_features_first_and_then_on_all():
+    edge, _ = sentences(comparison(0.25, 0.5), comparison(0.875, instrument="independent"))
+    of_parent, of_child, of_all = edge.split(". ")
+    assert of_parent == (
+        "From base to merged: of 4 identified features of base, 2 persist, 1 has drifted and 1 is gone "
+        "(50.0 % [40.0 to 60.0 %] found; 96.0 % if nothing changes)"
+    )
+    assert of_child == "Of 6 identified features of merged, 3 are inherited, 1 has drifted and 2 are new"
+    assert of_all == (
+        "For comparison, of all 8 testable features of base, 2 persist, 1 has drifted and 5 are gone "
+        "(25.0 % [15.0 to 35.0 %] found; 50.0 % if nothing changes)."
+    )
+
+
+def test_every_edge_has_its_own_sentences_in_order():
+    first, second, check = sentences(comparison(), comparison(parent="left", child="right"))
+    assert first.startswith("From base to merged: of 4 identified features of base, ")
+    assert second.startswith("From left to right: of 4 identified features of left, ")
+    assert check.startswith("All verdicts are those of the leading instrument, anchored.")
+
+
+def test_without_other_seeds_the_answer_is_of_all_features_and_says_so():
+    edge, _ = sentences(comparison(0.25, 0.5, identified=None))
+    assert edge == (
+        "From base to merged: of all 8 testable features of base, 2 persist, 1 has drifted and 5 are gone "
+        "(25.0 % [15.0 to 35.0 %] found; 50.0 % if nothing changes). Which of them are identified is not known."
+    )
+
+
+def test_what_cannot_be_told_is_counted_and_one_feature_is_singular():
+    one = with_counts(summary(comparison()), IDENTIFIED, 2, persists=1, drifted=0, gone=0)
+    (edge, _) = map(plain, answer(one))
+    assert (
+        "of 2 identified features of base, 1 persists, 0 have drifted, 0 are gone and 1 cannot be told (50.0 %" in edge
+    )
+    many = with_counts(
+        summary(comparison(identified=None)), ALL, 1000 + 200 + 30 + 4, persists=1000, drifted=200, gone=30
+    )
+    (edge, _) = map(plain, answer(many))
+    assert (
+        "of all 1,234 testable features of base, 1,000 persist, 200 have drifted, 30 are gone and 4 cannot be" in edge
+    )
+    of_child = summary(comparison(identified=KNOWN | a_share("inherited_share", 0.25, 9)))
+    (edge, _) = map(plain, answer(of_child))
+    assert (
+        "Of 9 identified features of merged, 3 are inherited, 1 has drifted, 2 are new and 3 cannot be told. " in edge
+    )
+
+
+def test_without_a_feature_there_is_no_share():
+    none = with_counts(summary(comparison()), IDENTIFIED, 0, persists=0, drifted=0, gone=0)
+    (edge, _) = map(plain, answer(none))
+    assert "of 0 identified features of base, 0 persist, 0 have drifted and 0 are gone. Of 6 identified" in edge
+    assert sentences(comparison(None))[0] == "From base to merged, no feature is testable."
     assert answer(summary()) == ["The lineage has no edge, so there is nothing to compare."]
 
 
-def test_the_answer_counts_the_edges_below_at_and_without_a_floor():
-    below, at_floor = comparison(relative=[0.4, 0.6]), comparison(relative=[0.9, 1.1])
-    counts = sentences(below, below, at_floor, comparison(floor=None))[-2]
-    assert counts.startswith("Of 4 edges, ")
-    assert all(part in counts for part in ("2 are below the floor", "1 is at the floor", "1 cannot be compared"))
+def test_controls_that_were_not_measured_are_named_so():
+    unmeasured = group(0.5, None, n=4) | a_share("inherited_share", 0.5, 6)
+    edge, check = sentences(comparison(0.25, None, controls={}, identified=unmeasured))
+    assert "(50.0 % [40.0 to 60.0 %] found; not measured for the unchanged model). Of 6" in edge
+    assert "(25.0 % [15.0 to 35.0 %] found; not measured for the unchanged model)." in edge
+    assert check == (
+        "All verdicts are those of the leading instrument, anchored. Its no-change control on identified features was "
+        "not measured. No random control was computed."
+    )
+    # Of edges without identified features no control of theirs is known, whatever that of all features is.
+    assert "on identified features was not measured" in instrument_check(summary(comparison(identified=None)))
 
 
-def test_the_check_gives_the_lowest_floor_and_the_largest_null():
-    high = comparison(0.5, 0.96, nulls={"shifted": a_null(0.01), "reinitialised (r)": a_null(0.04)})
-    low = comparison(0.5, 0.95, parent="left", nulls={"shifted": a_null(0.02), "control (twin)": a_null(0.5)})
-    other = comparison(0.5, 0.1, instrument="independent")
-    check = plain(instrument_check(summary(high, low, other)))
-    assert check.startswith("The instrument passes its check.")
-    assert "95.0 % (left → merged)" in check
-    assert "4.0 % (reinitialised (r), base → merged)" in check
-    assert instrument_warnings(summary(high, low, other)) == []
-    unmeasured = instrument_check(summary(comparison(0.5, None, nulls={})))
-    assert unmeasured == "The instrument could not be checked. No floor was measured. No null was computed."
+def kept(no_change: float) -> dict:
+    """The shares of identified features, of which that many persist where the model is unchanged."""
+    return KNOWN | a_share("no_change_share", no_change, 4)
 
 
-def test_one_edge_out_of_bounds_fails_the_check_and_is_warned_of():
-    good, poor = comparison(0.5, 0.96), comparison(0.5, 0.94)
-    assert instrument_check(summary(good, poor)).startswith("The instrument fails its check.")
-    (warning,) = instrument_warnings(summary(good, poor))
-    assert plain(warning).startswith("Under anchored, the floor is below 95 % on 1 of 2 edges.")
-    chance = summary(comparison(0.5, 0.96, nulls={"shifted": a_null(0.06)}))
-    assert instrument_check(chance).startswith("The instrument fails its check.")
-    (warning,) = instrument_warnings(chance)
-    assert plain(warning).startswith("Under anchored, a null is above 5 % on 1 of 1 edges.")
+def test_the_check_gives_the_lowest_no_change_control_and_the_largest_random_one():
+    controls = {"shifted": a_control(0.01), "reinitialised (r)": a_control(0.04)}
+    high = comparison(0.5, 0.5, controls=controls, identified=kept(0.96))
+    controls = {"shifted": a_control(0.02), "control (twin)": a_control(0.5)}
+    low = comparison(0.5, 0.5, parent="left", controls=controls, identified=kept(0.95))
+    other = comparison(0.5, 0.1, instrument="independent", identified=kept(0.1))
+    found = summary(high, low, other)
+    assert plain(instrument_check(found)) == (
+        "All verdicts are those of the leading instrument, anchored. Where the model is unchanged, it keeps at least "
+        "95.0 % of identified features (left → merged); 95 % are needed to read losses. At most 4.0 % match in a "
+        "random control (reinitialised (r), base → merged); 5 % are allowed."
+    )
+    assert instrument_warnings(found) == []
+
+
+def warned(*found: dict, **changes) -> list[str]:
+    """The warnings about what cannot be read, with ordinary spaces."""
+    return [plain(warning) for warning in instrument_warnings(summary(*found, **changes))]
+
+
+def test_edges_on_which_nothing_is_known_to_be_identified_are_warned_of():
+    (warning,) = warned(comparison(identified=None), comparison(parent="left"))
+    assert warning.startswith("On 1 of 2 edges it is not known which features are identified")
+    assert warning.endswith("Set saes.seeds to three.")
+
+
+def test_one_edge_on_which_the_instrument_loses_identified_features_is_warned_of():
+    (warning,) = warned(comparison(identified=kept(0.96)), comparison(parent="left", identified=kept(0.94)))
+    assert warning.startswith("Under anchored, fewer than 95 % of identified features persist where the model is")
+    assert "on 1 of 2 edges" in warning
+    assert "saes.anchored" in warning
+    assert warned(comparison(identified=group(0.5, None, n=4))) == []  # not known
+    assert warned(comparison(0.5, 0.1)) == []  # of all features, few persist under any instrument
+
+
+def test_one_edge_with_matches_by_chance_is_warned_of():
+    chance, good = {"shifted": a_control(0.06)}, {"shifted": a_control(0.05), "control (twin)": a_control(0.9)}
+    (warning,) = warned(comparison(controls=chance), comparison(parent="left", controls=good))
+    assert warning.startswith("Under anchored, a random control is above 5 % on 1 of 2 edges.")
+    assert warned(comparison(controls={})) == []
+
+
+def test_an_instrument_that_sees_nothing_new_is_warned_of():
+    (warning,) = warned(comparison(instrument="frozen"), leading="frozen")
+    assert warning == "frozen cannot see new features: the child's SAE is not trained."
+
+
+def test_models_that_share_no_basis_are_warned_of():
+    found = summary(comparison(), comparison(parent="left"))
+    found["edges"][1]["shares_basis"] = False
+    (warning,) = instrument_warnings(found)
+    assert warning.startswith("The decoder directions of left → merged are unrelated")
+    found["edges"][1]["kinds"]["1:1"] = 0  # nothing to compare directions of
+    assert instrument_warnings(found) == []
 
 
 def test_every_instrument_is_described():
     names = [*INSTRUMENTS, "anchored@20480", "anchored to left alone"]
     found = described(pd.DataFrame({"instrument": names}))
     assert list(found) == names
-    assert all(INSTRUMENTS[name].floor in found[name] for name in INSTRUMENTS)
+    assert all(f"No-change control: {INSTRUMENTS[name].no_change}." in found[name] for name in INSTRUMENTS)
     assert "20,480 tokens" in found["anchored@20480"]
 
 

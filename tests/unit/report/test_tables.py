@@ -1,35 +1,49 @@
-"""Tables hold what the summary says, shares with their floors and nulls, and nothing for what was not measured."""
+"""Tables hold what the summary says, shares with their controls, and nothing for what was not measured."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from saelineage.lineage.evidence import ALL, IDENTIFIED
 from saelineage.report import tables as report_tables
 from saelineage.report.registry import TABLES
 from saelineage.report.tables import (
     TableInputs,
     ablation_table,
-    absence_table,
     agreement_table,
     class_table,
     control_table,
     curve_table,
     density_table,
+    document_table,
     edge_table,
     effect_table,
     flow_table,
     instrument_table,
     is_fit,
+    kind_table,
     largest_random,
     make_tables,
     matching_table,
     reading,
     score_table,
+    sees_new,
     source_table,
     timing_table,
 )
 
-COUNTS = {"persists": 2, "disappears": 6, "untestable_parent": 1, "inherited": 3, "emerges": 5, "untestable_child": 1}
+COUNTS = {
+    IDENTIFIED: {
+        "parent": {"persists": 2, "drifted": 1, "gone": 1, "untestable": 0, "headline": 1, "robust": 1},
+        "child": {"inherited": 3, "drifted": 1, "new": 2, "untestable": 0, "headline": 2, "robust": 0},
+    },
+    ALL: {
+        "parent": {"persists": 2, "drifted": 1, "gone": 5, "untestable": 1, "headline": 1, "robust": 1},
+        "child": {"inherited": 3, "drifted": 1, "new": 4, "untestable": 1, "headline": 2, "robust": 0},
+    },
+}
+"""Of an edge: 4 of the parent's 8 testable features and 6 of the child's 8 are identified."""
+N_IDENTIFIED = 4
 
 
 def a_share(name: str, value: float | None, n: int = 8) -> dict:
@@ -38,42 +52,69 @@ def a_share(name: str, value: float | None, n: int = 8) -> dict:
     return {name: value, f"{name}_n": 0 if value is None else n, f"{name}_interval": bounds}
 
 
-def a_null(value: float | None = 0.01, auc: float = 0.2) -> dict:
+def a_control(value: float | None = 0.01, auc: float = 0.2) -> dict:
     found = a_share("persist_share", value) | a_share("persist_share_there", 0.625)
     return found | {"auc": auc, "threshold_at_1_percent": 0.5}
 
 
+def group(
+    share: float | None,
+    no_change: float | None,
+    relative: list[float] | None = None,
+    controls: dict[str, float | None] | None = None,
+    n: int = 8,
+) -> dict:
+    """The shares of a group of features."""
+    values = {"persist_share": share, "no_change_share": no_change, "inherited_share": 0.375}
+    found: dict = {"control_shares": controls or {}, "document_interval": [0.2, 0.3]}
+    for name, value in values.items():
+        found |= a_share(name, value, n)
+    return found | {
+        "relative_persistence": None if no_change is None or share is None else share / no_change,
+        "relative_persistence_interval": None if no_change is None else relative or [0.4, 0.6],
+    }
+
+
+KNOWN = group(0.5, 0.96, controls={"shifted": 0.0}, n=N_IDENTIFIED) | a_share("inherited_share", 0.5, 6)
+"""The shares of identified features."""
+
+
 def comparison(
     share: float | None = 0.25,
-    floor: float | None = 0.5,
+    no_change: float | None = 0.5,
     relative: list[float] | None = None,
     instrument: str = "anchored",
-    seed_floor: float | None = 0.375,
+    two_seeds: float | None = 0.375,
     parent: str = "base",
     child: str = "merged",
-    nulls: dict | None = None,
+    controls: dict | None = None,
+    identified: dict | None = KNOWN,
 ) -> dict:
-    """One of the summary's `instruments`."""
-    values = {"persist_share": share, "no_change_share": floor, "inherited_share": 0.375, "same_index_rate": 0.125}
-    values |= {"two_seed_share": seed_floor, "child_two_seed_share": seed_floor}
+    """One of the summary's `instruments`; shares are of all features, except for those in `identified`."""
+    controls = {"shifted": a_control()} if controls is None else controls
+    of_controls = {name: control["persist_share"] for name, control in controls.items()}
     found = {"parent": parent, "child": child, "instrument": instrument, "pair": "a__b"}
     found |= {"auc": 0.5, "no_change_auc": 0.75, "two_seed_auc": 0.375}
+    values = {"two_seed_share": two_seeds, "child_two_seed_share": two_seeds, "same_index_rate": 0.125}
     for name, value in values.items():
         found |= a_share(name, value)
-    rule = a_share("persist_share", share) | a_share("no_change_share", floor)
+    rule = a_share("persist_share", share) | a_share("no_change_share", no_change)
     return found | {
+        "groups": {
+            IDENTIFIED: identified and identified | {"control_shares": dict.fromkeys(controls, 0.0)},
+            ALL: group(share, no_change, relative, of_controls),
+        },
         "matchings": {"assignment": rule, "best": rule, "mutual": rule},
-        "document_interval": [0.2, 0.3],
-        "relative_persistence": None if floor is None or share is None else share / floor,
-        "relative_persistence_interval": None if floor is None else relative or [0.4, 0.6],
-        "nulls": {"shifted": a_null()} if nulls is None else nulls,
+        "controls": controls,
     }
 
 
 def an_edge(found: dict, **changes) -> dict:
     """One of the summary's `edges`: counts and the leading instrument's row."""
-    kinds = {"kinds": {"1:1": 1, "split": 1, "merged": 0}, "robustly_disappears": 4, "robustly_emerges": 0}
-    return COUNTS | kinds | {"absences": {"gone": 1, "missed": 2, "undecided": 3}} | found | changes
+    groups = {name: shares and shares | COUNTS[name] for name, shares in found["groups"].items()}
+    study = {"persists": 2, "disappears": 6, "inherited": 3, "emerges": 5}
+    of_edge = {"kinds": {"1:1": 1, "split": 1, "merged": 0}, "relocated": 0, "study": study, "shares_basis": True}
+    return found | of_edge | {"groups": groups} | changes
 
 
 def summary(*found: dict, leading: str = "anchored", **changes) -> dict:
@@ -81,8 +122,8 @@ def summary(*found: dict, leading: str = "anchored", **changes) -> dict:
     edges = [an_edge(row) for row in found if row["instrument"] == leading]
     models = list(dict.fromkeys(model for edge in edges for model in (edge["parent"], edge["child"])))
     models = models or ["base", "merged"]
-    made_of = {"run": "tiny", "threshold": 0.8, "models": models, "leading": leading, "edges": edges}
-    made_of["saes"] = dict.fromkeys(models, "seed0")
+    made_of = {"run": "tiny", "threshold": 0.8, "identified_from": 1.0, "relocated_below": 0.5}
+    made_of |= {"models": models, "leading": leading, "edges": edges, "saes": dict.fromkeys(models, "seed0")}
     return made_of | {"instruments": list(found), "agreements": [], "sources": {}} | changes
 
 
@@ -104,56 +145,87 @@ def measured_jobs() -> list[dict]:
     return [dict(zip(("stage", "seconds", "cpu_seconds", "max_rss_mb"), row, strict=True)) for row in rows]
 
 
-def test_an_edge_is_read_by_the_interval_of_its_ratio_to_the_floor():
-    assert reading(comparison(0.5, 0.6, [0.7, 0.99])) == report_tables.BELOW
-    assert reading(comparison(0.5, 0.6, [0.7, 1.0])) == report_tables.AT_CONTROL
-    assert reading(comparison(0.7, 0.6, [1.1, 1.2])) == report_tables.AT_CONTROL
-    assert reading(comparison(0.9, None)) == report_tables.NO_CONTROL
-    assert reading(comparison(None, 0.2, [0.7, 0.9])) == report_tables.NOTHING
-    assert reading(comparison() | {"relative_persistence_interval": None}) == report_tables.NO_RATIO
+def test_a_share_is_read_by_the_interval_of_its_ratio_to_the_no_change_control():
+    assert reading(group(0.5, 0.6, [0.7, 0.99])) == report_tables.BELOW
+    assert reading(group(0.5, 0.6, [0.7, 1.0])) == report_tables.AT_CONTROL
+    assert reading(group(0.7, 0.6, [1.1, 1.2])) == report_tables.AT_CONTROL
+    assert reading(group(0.9, None)) == report_tables.NO_CONTROL
+    assert reading(group(None, 0.2, [0.7, 0.9])) == report_tables.NOTHING
+    assert reading(group(0.5, 0.6) | {"relative_persistence_interval": None}) == report_tables.NO_RATIO
 
 
-def test_an_edge_has_its_counts_both_floors_and_the_ratio():
-    row = edge_table(summary(comparison(0.25, 0.5, [0.4, 0.6]))).iloc[0]
-    assert row[list(COUNTS)].tolist() == list(COUNTS.values())
+def test_an_edge_has_a_row_for_identified_features_and_one_for_all():
+    table = edge_table(summary(comparison(0.25, 0.5, [0.9, 1.1])))
+    assert table[["parent", "child", "group"]].to_numpy().tolist() == [
+        ["base", "merged", "identified"],
+        ["base", "merged", "all"],
+    ]
+    names = [f"{side}_{name}" for side, counts in COUNTS[ALL].items() for name in counts]
+    assert [list(table.loc[row, names]) for row in (0, 1)] == [
+        [n for counts in COUNTS[group].values() for n in counts.values()] for group in (IDENTIFIED, ALL)
+    ]
+    assert table["persist_share"].tolist() == [0.5, 0.25]
+    assert table["persist_share_n"].tolist() == [4, 8]
+    assert table["no_change_share"].tolist() == [0.96, 0.5]
+    assert table["reading"].tolist() == ["below the control", "at the control"]
+    without = edge_table(summary(comparison(identified=None), comparison(parent="left")))
+    assert without[["parent", "group"]].to_numpy().tolist() == [
+        ["base", "all"],
+        ["left", "identified"],
+        ["left", "all"],
+    ]
+
+
+def test_an_edge_has_its_controls_and_the_ratio():
+    controls = {"shifted": a_control(0.02), "control (twin)": a_control(0.4)}
+    row = edge_table(summary(comparison(0.25, 0.5, [0.4, 0.6], controls=controls))).iloc[1]
     assert row[["persist_share", "persist_share_n", "persist_share_low"]].tolist() == [0.25, 8, 0.15]
-    assert row[["no_change_share", "two_seed_share"]].tolist() == [0.5, 0.375]
+    assert row[["no_change_share", "two_seed_share", "child_two_seed_share"]].tolist() == [0.5, 0.375, 0.375]
+    assert row[["largest_random", "largest_random_share"]].tolist() == ["shifted", 0.02]
     assert row[["relative_persistence", "relative_persistence_low", "relative_persistence_high"]].tolist() == [
         *(0.5, 0.4, 0.6)
     ]
-    assert row["reading"] == "below the floor"
-    row = edge_table(summary(comparison(0.25, None))).iloc[0]  # without a floor
-    assert row[["no_change_share", "floor_share_low", "relative_persistence_high"]].isna().all()
-    assert row["floor_share_n"] == 0
+    row = edge_table(summary(comparison(0.25, None, controls={}))).iloc[1]  # without controls
+    missing = ["no_change_share", "no_change_share_low", "relative_persistence_high"]
+    assert row[[*missing, "largest_random", "largest_random_share"]].isna().all()
+    assert row["no_change_share_n"] == 0
 
 
-def test_every_instrument_is_a_row_with_its_agreement_with_the_leading_one():
+def test_every_instrument_and_group_is_a_row_with_its_agreement_with_the_leading_one():
     agreed = {"parent": "base", "child": "merged", "instrument": "independent", "n": 8, "share": 0.75, "kappa": 0.5}
-    found = summary(comparison(), comparison(0.1, instrument="independent"), agreements=[agreed])
-    table = instrument_table(found).set_index("instrument")
-    assert table["leading"].tolist() == [True, False]
-    assert table["persist_share"].tolist() == [0.25, 0.1]
-    assert table.loc["independent", ["same_verdict_share", "kappa"]].tolist() == [0.75, 0.5]
-    assert np.isnan(table.loc["anchored", "kappa"])
-    assert table.loc["anchored", ["document_low", "document_high", "auc", "no_change_auc"]].tolist() == [
-        0.2,
-        0.3,
-        0.5,
-        0.75,
-    ]
-    of_another_edge = [agreed | {"parent": "other"}]
+    agreements = [agreed | {"group": "all"}, agreed | {"group": "identified", "share": 1.0, "kappa": 0.9}]
+    found = summary(comparison(), comparison(0.1, instrument="independent"), agreements=agreements)
+    table = instrument_table(found).set_index(["instrument", "group"])
+    assert table.index.tolist() == [(name, group) for name in ("anchored", "independent") for group in COUNTS]
+    assert table["leading"].tolist() == [True, True, False, False]
+    assert table["persist_share"].tolist() == [0.5, 0.25, 0.5, 0.1]
+    assert table.loc[("independent", "all"), ["same_verdict_share", "kappa"]].tolist() == [0.75, 0.5]
+    assert table.loc[("independent", "identified"), ["same_verdict_share", "kappa"]].tolist() == [1.0, 0.9]
+    assert table.loc["anchored", "kappa"].isna().all()
+    figures = ["document_low", "document_high", "auc", "no_change_auc", "largest_random", "largest_random_share"]
+    assert table.loc[("anchored", "all"), figures].tolist() == [0.2, 0.3, 0.5, 0.75, "shifted", 0.01]
+    of_another_edge = [agreed | {"parent": "other", "group": "all"}]
     found = summary(comparison(), comparison(instrument="independent"), agreements=of_another_edge)
     assert instrument_table(found)["kappa"].isna().all()
 
 
-def test_a_control_is_no_null():
-    nulls = {"shifted": a_null(0.01), "reinitialised (r)": a_null(0.03), "control (twin)": a_null(0.4)}
-    assert largest_random(nulls) == ("reinitialised (r)", 0.03)
-    assert largest_random({"control (twin)": a_null(0.4)}) == (None, None)
-    assert largest_random({"shifted": a_null(None)}) == (None, None)
+def test_a_trained_control_is_no_random_control():
+    assert largest_random({"shifted": 0.01, "reinitialised (r)": 0.03, "control (twin)": 0.4}) == (
+        "reinitialised (r)",
+        0.03,
+    )
+    assert largest_random({"control (twin)": 0.4}) == largest_random({"shifted": None}) == (None, None)
+    assert largest_random({"shifted": None, "rotated": 0.0}) == ("rotated", 0.0)
 
 
-def test_an_instrument_is_fit_if_floor_and_null_are_within_bounds():
+def fitness(no_change: float | None, random: float | None, instrument: str = "anchored") -> bool | None:
+    """Whether an instrument with this control of identified features and this random control is fit."""
+    identified = group(0.5, no_change, n=N_IDENTIFIED)
+    controls = {"shifted": a_control(random), "control (twin)": a_control(0.9)}
+    return is_fit(comparison(0.5, 0.1, instrument=instrument, controls=controls, identified=identified))
+
+
+def test_an_instrument_is_fit_if_its_controls_are_within_bounds():
     expected = {
         (0.95, 0.05): True,  # both bounds included
         (0.94, 0.05): False,
@@ -161,9 +233,20 @@ def test_an_instrument_is_fit_if_floor_and_null_are_within_bounds():
         (0.94, None): False,  # one that fails is enough
         (0.95, None): None,
         (None, 0.05): None,
+        (None, 0.06): False,
     }
-    for (floor, null), is_within in expected.items():
-        assert is_fit(comparison(0.5, floor, nulls={"shifted": a_null(null)})) is is_within, (floor, null)
+    assert {bounds: fitness(*bounds) for bounds in expected} == expected
+    # Where it is not known which features are identified, the control of all features does not stand in for theirs.
+    assert is_fit(comparison(0.5, 0.99, identified=None)) is None
+    assert instrument_table(summary(comparison(identified=None)))["fit"].tolist() == [None]
+
+
+def test_an_instrument_that_trains_no_child_sae_is_never_fit_because_it_sees_nothing_new():
+    names = {"frozen": False, "anchored@0": False, "anchored@20480": True, "anchored to left alone": True}
+    names |= {"anchored": True, "independent": True, "same_init": True, "own_mixture": True}
+    assert {name: sees_new(name) for name in names} == names
+    assert (fitness(1.0, 0.0, "frozen"), fitness(1.0, 0.0, "independent")) == (False, True)
+    assert fitness(None, None, "frozen") is False
 
 
 def test_every_matching_rule_is_a_row_and_the_best_match_comes_first():
@@ -174,32 +257,38 @@ def test_every_matching_rule_is_a_row_and_the_best_match_comes_first():
     assert table.loc["mutual", ["persist_share", "persist_share_n", "no_change_share"]].tolist() == [0.125, 8, 0.375]
 
 
-def test_every_null_of_every_instrument_is_a_row():
-    other = comparison(instrument="independent", nulls={"rotated": a_null(0.2, 0.3)})
-    table = control_table(summary(comparison(), other))
-    assert table[["instrument", "null"]].to_numpy().tolist() == [["anchored", "shifted"], ["independent", "rotated"]]
-    expected = [0.2, 8, 0.1, 0.3, 0.3, 0.5, 0.625]
-    assert table.iloc[1, 4:].tolist() == pytest.approx(expected)
-    assert table.columns[4:].tolist() == [
-        *("share", "n", "low", "high", "auc", "threshold_at_1_percent", "persist_share_there")
+def test_every_control_of_every_instrument_is_a_row():
+    other = comparison(instrument="independent", controls={"rotated": a_control(0.2, 0.3)})
+    other["groups"][IDENTIFIED]["control_shares"] = {"rotated": 0.25}
+    unknown = comparison(instrument="own_mixture", identified=None)
+    table = control_table(summary(comparison(), other, unknown))
+    assert table[["instrument", "control"]].to_numpy().tolist() == [
+        ["anchored", "shifted"],
+        ["independent", "rotated"],
+        ["own_mixture", "shifted"],
     ]
+    assert table.columns[4:].tolist() == [
+        *("share", "n", "low", "high", "identified_share", "auc", "threshold_at_1_percent", "persist_share_there")
+    ]
+    assert table.iloc[1, 4:].tolist() == pytest.approx([0.2, 8, 0.1, 0.3, 0.25, 0.3, 0.5, 0.625])
+    assert table["identified_share"].tolist() == pytest.approx([0.0, 0.25, np.nan], nan_ok=True)
 
 
 def test_curves_have_the_areas_of_their_own_edge_and_instrument():
     keys = {"parent": "base", "child": "merged", "threshold": 0.5, "share": 0.5, "n": 8}
-    names = [("anchored", "edge"), ("anchored", "floor"), ("anchored", "shifted"), ("independent", "edge")]
+    names = [("anchored", name) for name in ("edge", "no change", "two seeds", "shifted")] + [("independent", "edge")]
     curves = pd.DataFrame([keys | {"instrument": instrument, "name": name} for instrument, name in names])
     found = summary(comparison(), comparison(instrument="independent") | {"auc": 0.25})
     table = curve_table(curves, found)
-    assert table["auc"].tolist() == [0.5, 0.75, 0.2, 0.25]
-    assert table["leading"].tolist() == [True, True, True, False]
+    assert table["auc"].tolist() == [0.5, 0.75, 0.375, 0.2, 0.25]
+    assert table["leading"].tolist() == [True, True, True, True, False]
     assert curve_table(curves.head(1), summary(comparison() | {"auc": None}))["auc"].isna().all()
 
 
 def test_agreements_are_listed_as_they_stand():
-    row = {"parent": "base", "child": "merged", "instrument": "anchored, by token types", "n": 8, "share": 0.75}
-    table = agreement_table(summary(agreements=[row | {"kappa": None}]))
-    assert table.iloc[0, :5].tolist() == ["base", "merged", "anchored, by token types", 8, 0.75]
+    row = {"parent": "base", "child": "merged", "instrument": "anchored, by token types", "group": "all"}
+    table = agreement_table(summary(agreements=[row | {"n": 8, "share": 0.75, "kappa": None}]))
+    assert table.iloc[0, :6].tolist() == ["base", "merged", "anchored, by token types", "all", 8, 0.75]
     assert table["kappa"].isna().all()
 
 
@@ -212,14 +301,13 @@ def test_sources_of_a_merge_go_from_its_parents_to_none():
     assert table["low"].iloc[1] == pytest.approx(0.2)
 
 
-def test_kinds_robust_counts_and_absences_are_whole_numbers_or_missing():
-    found = summary(comparison(), comparison(parent="left"), comparison(parent="right"))
-    del found["edges"][1]["absences"]
-    found["edges"][2] |= {"robustly_disappears": None, "robustly_emerges": None}
-    assert absence_table(found).to_csv(index=False).splitlines()[1:] == [
-        "base,merged,1,1,0,4,0,1,2,3",
-        "left,merged,1,1,0,4,0,,,",
-        "right,merged,1,1,0,,,1,2,3",
+def test_an_edge_has_the_ways_in_which_features_are_found_and_the_study_s_verdicts():
+    found = summary(comparison(), comparison(parent="left"))
+    found["edges"][1] |= {"relocated": 3, "kinds": {"1:1": 7, "split": 0, "merged": 2}}
+    assert kind_table(found).to_csv(index=False).splitlines() == [
+        "parent,child,1:1,split,merged,relocated,study_persists,study_disappears,study_inherited,study_emerges",
+        "base,merged,1,1,0,0,2,6,3,5",
+        "left,merged,7,0,2,3,2,6,3,5",
     ]
 
 
@@ -237,14 +325,25 @@ def test_features_are_counted_by_the_class_that_most_of_their_firings_have():
     shares = {"template": [0.5, 1.0, 0.6], "system": [0.0, 0.0, 0.0], "user": [0.5, 0.0, 0.4], "assistant": [0.0] * 3}
     rows = [(latent, name, share[latent]) for name, share in shares.items() for latent in range(3)]
     labels = pd.DataFrame(rows, columns=["latent", "label", "precision"])
-    verdicts = pd.DataFrame({"side": "child", "latent": range(4), "verdict": ["inherited", *["emerges"] * 3]})
-    table = class_table({"base__tuned": verdicts}, {"tuned": labels}).set_index(["verdict", "class"])
-    assert table.loc[("emerges", "template"), ["share", "n"]].tolist() == [1.0, 2]
-    assert table.loc[("emerges", "user"), ["share", "n"]].tolist() == [0.0, 2]
-    assert table.loc[("inherited", "template"), ["share", "n"]].tolist() == [0.0, 1]
+    verdicts = pd.DataFrame({"side": "child", "latent": range(4), "verdict": ["inherited", *["new"] * 3]})
+    table = class_table({"base__tuned": verdicts}, {"tuned": labels}).set_index(["side", "verdict", "class"])
+    assert table.loc[("child", "new", "template"), ["share", "n"]].tolist() == [1.0, 2]
+    assert table.loc[("child", "new", "user"), ["share", "n"]].tolist() == [0.0, 2]
+    assert table.loc[("child", "inherited", "template"), ["share", "n"]].tolist() == [0.0, 1]
+    assert table.loc[("child", "drifted", "template"), "n"] == 0
     # Wilson's interval of 2 of 2: from 1 / (1 + 1.96^2 / 2) = 0.342 to 1.
-    assert table.loc[("emerges", "template"), ["low", "high"]].tolist() == pytest.approx([0.342, 1.0], abs=1e-3)
+    assert table.loc[("child", "new", "template"), ["low", "high"]].tolist() == pytest.approx([0.342, 1.0], abs=1e-3)
     assert class_table({"base__tuned": verdicts}, {}).empty
+
+
+def test_drifted_features_of_the_parent_and_of_the_child_are_told_apart_by_class():
+    labels = pd.DataFrame(
+        {"latent": 0, "label": ["template", "system", "user", "assistant"], "precision": [1, 0, 0, 0]}
+    )
+    verdicts = pd.DataFrame({"side": ["parent", "child"], "latent": 0, "verdict": ["drifted", "new"]})
+    table = class_table({"base__tuned": verdicts}, {"base": labels, "tuned": labels})
+    drifted = table[(table["verdict"] == "drifted") & (table["class"] == "template")].set_index("side")
+    assert drifted["n"].to_dict() == {"parent": 1, "child": 0}
 
 
 def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():
@@ -255,15 +354,29 @@ def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():
     assert all(table.empty and len(table.columns) > 2 for table in tables.values())
 
 
+def test_documents_are_counted_by_corpus_and_split():
+    counts = {"n_documents": 9, "n_tokens": 1280, "largest_document_share": 0.5, "n_rows": 10}
+    table = document_table({("lua", "train"): counts | {"most_of_document": None}, ("chat", "probe"): counts})
+    assert table[["corpus", "split", "n_documents"]].to_numpy().tolist() == [["lua", "train", 9], ["chat", "probe", 9]]
+    assert table["limit"].isna().all()
+
+
 def test_captions_are_labels_for_snakemake():
     # In labels, Snakemake takes names in braces for wildcards.
     assert [name for name, table in TABLES.items() if not table.caption.endswith(".") or "{" in table.caption] == []
 
 
-def test_flows_hold_every_class_of_both_sides():
-    table = flow_table(summary(comparison()))
-    assert table["n_features"].tolist() == [2, 6, 1, 3, 5, 1]
-    assert table["verdict"].tolist() == ["persists", "disappears", "untestable", "inherited", "emerges", "untestable"]
+def test_flows_hold_every_verdict_of_both_sides_and_groups():
+    table = flow_table(summary(comparison(), comparison(parent="left", identified=None)))
+    names = ["persists", "drifted", "gone", "untestable", "inherited", "drifted", "new", "untestable"]
+    assert table["verdict"].tolist() == names * 3
+    assert table["side"].tolist() == (["parent"] * 4 + ["child"] * 4) * 3
+    of_base, of_left = (rows for _, rows in table.groupby("parent"))
+    assert of_base.groupby("group", sort=False)["n_features"].agg(list).to_dict() == {
+        "identified": [2, 1, 1, 0, 3, 1, 2, 0],
+        "all": [2, 1, 5, 1, 3, 1, 4, 1],
+    }
+    assert of_left["group"].unique().tolist() == ["all"]
 
 
 def test_densities_are_cut_to_the_bins_in_use():

@@ -11,6 +11,7 @@ a fixed date, so that equal conversations give equal rows.
 import hashlib
 import re
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from saelineage.corpora.counts import document_counts
 from saelineage.corpora.messages import CLASSES, messages_of
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path
@@ -227,13 +229,14 @@ def write_conversations(
         path: the .npy file of the ids.
 
     Returns:
-        The same as `tokens.write_rows`, and `classes_sha256`; `n_cut`, conversations longer than a row; `n_filled`, ids
-        that fill rows up. `n_control_strings` are those in the messages, which become ids as those of the template do.
+        The same as `tokens.write_rows` (a conversation is a document), and `classes_sha256`; `n_cut`, conversations
+        longer than a row; `n_filled`, ids that fill rows up. `n_control_strings` are those in the messages, which
+        become ids as those of the template do.
     """
     tokenizer, ends = load_tokenizer(tokenizer_folder), special_ids(tokenizer_folder)
     dtype, max_rows = id_type(tokenizer, tokenizer_folder), most_rows(max_tokens, n_ctx, path)
     counter, digests = ControlStrings(tokenizer), (hashlib.sha256(), hashlib.sha256())
-    n_rows, n_cut, n_filled = 0, 0, 0
+    n_cut, n_filled, lengths = 0, 0, array("q")
     folder = Path(path).parent
     with (
         atomic_path(path) as of_ids,
@@ -248,13 +251,16 @@ def write_conversations(
             for row, raw, digest in zip((ids, classes), (raw_ids, raw_classes), digests, strict=True):
                 raw.write(row.tobytes())
                 digest.update(row.tobytes())
-            n_rows, n_cut, n_filled = n_rows + 1, n_cut + (len(conversation.ids) > n_ctx), n_filled + n_ctx - n_ids
+            lengths.append(n_ids)
+            n_cut, n_filled = n_cut + (len(conversation.ids) > n_ctx), n_filled + n_ctx - n_ids
+        n_rows = len(lengths)
         if n_rows == 0:
             raise InputError(f"'{path}': there must be at least one conversation, but there is none; add some")
         for raw, temporary, kind in ((raw_ids, of_ids, dtype), (raw_classes, of_classes, np.uint8)):
             raw.flush()
             copy_to_npy(raw, temporary, kind, (n_rows, n_ctx))
     return rows_info(path, n_rows, n_ctx, tokenizer_folder, digests[0].hexdigest()) | {
+        **document_counts(np.array(lengths, dtype=np.int64)),
         "classes_sha256": digests[1].hexdigest(),
         "n_cut": n_cut,
         "n_filled": n_filled,

@@ -19,7 +19,7 @@ from saelineage.features.shards import FeatureShard
 from saelineage.files.atomic import read_json
 from saelineage.files.tensors import group_names
 from saelineage.plan.sae_names import SaeName, shard_names
-from saelineage.report.tables import edge_table
+from saelineage.report.tables import drift_table, edge_table
 from saelineage.tokens import TokenRows, load_tokenizer
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "correlate", "open_run"]
 
-SUMMARY, FEATURES = "lineage/summary.json", "lineage/features.parquet"
+SUMMARY, FEATURES, DRIFT = "lineage/summary.json", "lineage/features.parquet", "lineage/drift.json"
 STAGES = ("corpora", "tokenizer", "tokens", "models", "activations", "saes", "features", "correlations", "lineage")
 ACTIVATION_COLUMNS = ("latent", "corpus", "row", "place", "token", "activation")
 
@@ -96,7 +96,17 @@ class Run:
     @property
     def edges(self) -> pd.DataFrame:
         """One row per edge and group (identified, all), as in the report: the number of features with each verdict."""
-        return edge_table(self.summary)
+        return edge_table(self.summary, self._drift)
+
+    @property
+    def drift(self) -> pd.DataFrame:
+        """One row per edge and corpus, and over all (`pooled`), as in the report: how much changed at all."""
+        return drift_table(self._drift)
+
+    @cached_property
+    def _drift(self) -> dict:
+        """`lineage/drift.json`, which runs without edges do not have."""
+        return read_json(self.folder / DRIFT) if (self.folder / DRIFT).exists() else {}
 
     @cached_property
     def features(self) -> pd.DataFrame:

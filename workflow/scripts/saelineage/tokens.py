@@ -1,17 +1,20 @@
 """Tokens: a byte-level BPE tokenizer, and rows of n_ctx token ids in memory-mapped arrays.
 
 A row is BOS followed by n_ctx - 1 ids of the stream `document EOS document EOS ...`. The last ids, which do not fill a
-row, are dropped. A conversation has a row to itself (see `chat`).
+row, are dropped. Of a document that is longer than a split allows, the stream has a part (`excerpt`). A conversation
+has a row to itself (see `chat`).
 """
 
 import hashlib
 import json
 import re
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from itertools import islice, pairwise, zip_longest
+from math import ceil
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -19,6 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Integer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from saelineage.corpora.counts import document_counts
 from saelineage.corpora.messages import messages_of
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_files, atomic_path, disk_fault, read_json, sha256_file, write_json
@@ -383,8 +387,11 @@ def write_rows(
     max_tokens: int | None,
     path: Path | str,
     special: str = TEXT,
+    most_of_document: int | None = None,
 ) -> dict:
-    """Tokenize documents into rows and write them as a .npy array [n_rows, n_ctx], in constant memory.
+    """Tokenize documents into rows and write them as a .npy array [n_rows, n_ctx].
+
+    Memory holds a block of documents, and 8 bytes of every document.
 
     Args:
         documents: the texts of one split.
@@ -393,23 +400,23 @@ def write_rows(
         max_tokens: upper limit of the ids written, in whole rows; None writes all.
         path: the .npy file to write.
         special: `TEXT` spells strings of control tokens out; `IDS` makes them ids.
+        most_of_document: upper limit of the ids of one document, of which `excerpt` takes a part; None takes it whole.
 
     Returns:
-        What `rows_info` returns, `special`, and `n_control_strings`, the number of strings of control tokens in the
-        documents that were read.
+        What `rows_info` returns, `special`, `most_of_document`, what `document_counts` returns, and
+        `n_control_strings`, the number of strings of control tokens in the documents that were read.
 
     Raises:
         InputError: if the text or `max_tokens` does not fill one row.
     """
-    tokenizer, ends = load_tokenizer(tokenizer_folder), special_ids(tokenizer_folder)
-    tokenizer.encode_special_tokens = special == TEXT  # so a </s> in the text of a document does not end it
+    tokenizer, ends = _reading(tokenizer_folder, special), special_ids(tokenizer_folder)
     dtype, max_rows = id_type(tokenizer, tokenizer_folder), most_rows(max_tokens, n_ctx, path)
-    counter = ControlStrings(tokenizer)
+    counter, lengths = ControlStrings(tokenizer), array("q")
     digest = hashlib.sha256()
     n_rows = 0
     with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=Path(path).parent) as raw:
-        stream = _id_stream(counter.counted(documents), tokenizer, ends["eos"])
-        for rows in _row_blocks(stream, n_ctx, ends["bos"], dtype):
+        encoded = _encoded(counter.counted(documents), tokenizer, most_of_document)
+        for rows in _row_blocks(_id_stream(encoded, ends["eos"], lengths), n_ctx, ends["bos"], dtype):
             rows = rows if max_rows is None else rows[: max_rows - n_rows]
             raw.write(rows.tobytes())
             digest.update(rows.tobytes())
@@ -423,7 +430,47 @@ def write_rows(
             )
         copy_to_npy(raw, temporary, dtype, (n_rows, n_ctx))
     info = rows_info(path, n_rows, n_ctx, tokenizer_folder, digest.hexdigest())
-    return info | {"special": special, "n_control_strings": counter.n_found}
+    counts = document_counts(np.array(lengths, dtype=np.int64), n_rows * (n_ctx - 1))
+    settings = {"special": special, "most_of_document": most_of_document}
+    return info | settings | counts | {"n_control_strings": counter.n_found}
+
+
+def limit_of_document(
+    documents: Iterable[str],
+    n_documents: int,
+    share: float,
+    tokenizer_folder: Path | str,
+    max_tokens: int | None,
+    special: str = TEXT,
+) -> int:
+    """Ids that one document may give, so that none holds more than a share of the rows.
+
+    The share is of the ids that the documents give without this limit. Where they are fewer than 1 / share, each may
+    give an equal part of these, because a smaller limit would cut rows away and make no document weigh less.
+
+    Args:
+        documents: the texts of one split, which are read until they reach `max_tokens`.
+        n_documents: their number, at least 1.
+        share: in (0, 1].
+        tokenizer_folder, max_tokens, special: as in `write_rows`.
+    """
+    tokenizer, n_ids = _reading(tokenizer_folder, special), 0
+    for ids in _encoded(documents, tokenizer):
+        n_ids += len(ids)
+        if max_tokens is not None and n_ids >= max_tokens:
+            break
+    return max(1, ceil(max(share, 1 / n_documents) * (n_ids if max_tokens is None else min(n_ids, max_tokens))))
+
+
+def excerpt(text: str, n_ids: int, most: int | None) -> range:
+    """The ids of a document that a split takes: all, or `most` in a row from a place that a hash of the text decides.
+
+    Not the first ones, because beginnings of documents (licences, imports, titles) are a kind of text of their own.
+    """
+    if most is None or n_ids <= most:
+        return range(n_ids)
+    start = int.from_bytes(hashlib.sha256(text.encode()).digest()[-8:], "big") % (n_ids - most + 1)
+    return range(start, start + most)
 
 
 def rows_info(path: Path | str, n_rows: int, n_ctx: int, tokenizer_folder: Path | str, ids_sha256: str) -> dict:
@@ -718,14 +765,31 @@ def _token_id(tokenizer: Tokenizer, token: object) -> int | None:
     return tokenizer.token_to_id(content) if isinstance(content, str) else None
 
 
-def _id_stream(documents: Iterable[str], tokenizer: Tokenizer, eos_id: int) -> Iterator[list[int]]:
-    """Yield one list of ids per document, ending in EOS."""
+def _reading(tokenizer_folder: Path | str, special: str) -> Tokenizer:
+    """A tokenizer that reads strings of control tokens as `write_rows` is told to."""
+    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenizer.encode_special_tokens = special == TEXT  # so a </s> in the text of a document does not end it
+    return tokenizer
+
+
+def _encoded(
+    documents: Iterable[str], tokenizer: Tokenizer, most_of_document: int | None = None
+) -> Iterator[list[int]]:
+    """Yield the ids of each document that a split takes."""
     remaining = iter(documents)
     while texts := list(islice(remaining, ENCODE_DOCUMENTS)):
         with tokenizer_errors("tokenizer.json"):
             encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-        for encoding in encodings:
-            yield [*encoding.ids, eos_id]
+        for text, encoding in zip(texts, encodings, strict=True):
+            part = excerpt(text, len(encoding.ids), most_of_document)
+            yield encoding.ids[part.start : part.stop]
+
+
+def _id_stream(encoded: Iterable[list[int]], eos_id: int, lengths: array) -> Iterator[list[int]]:
+    """Yield one list of ids per document, ending in EOS, and note the length of each without EOS."""
+    for ids in encoded:
+        lengths.append(len(ids))
+        yield [*ids, eos_id]
 
 
 def _row_blocks(

@@ -1,13 +1,18 @@
-"""Corpora: documents from four sources, without exact duplicates, dealt to splits by a hash of each document."""
+"""Corpora: documents from four sources, without exact duplicates, dealt to splits by a hash of each document.
+
+The hash also decides the order of a split, so that the first documents of a split are drawn from the whole corpus.
+"""
 
 import hashlib
 import logging
+import os
 import sysconfig
 import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -16,6 +21,7 @@ import pyarrow.parquet
 
 from saelineage.corpora.messages import conversation
 from saelineage.corpora.samples.kinds import sample_documents
+from saelineage.corpora.sorting import DigestSorter
 from saelineage.corpora.tables import MOST_DOCUMENT_BYTES, missing_column, table_cells, too_long, whole_text
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path
@@ -49,6 +55,7 @@ Document = TypeVar("Document", bound=str | Null)
 def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[str | Null]:
     """Read the documents of a corpus in a fixed order, unchanged, until `max_bytes` of text.
 
+    With `max_bytes`, files are read in an order that mixes them (`mixed`), so that those read are not the first.
     Rows of tables whose text is null are yielded as `Null`. A conversation is the JSON of its messages.
 
     Args:
@@ -66,7 +73,8 @@ def read_documents(corpus: str, settings: dict, files: list[str]) -> Iterator[st
     if source == "stdlib":
         documents = stdlib_documents()
     elif source == "files":
-        documents = (text for file in files for text in file_documents(corpus, Path(file), settings))
+        ordered = files if settings["max_bytes"] is None else mixed(files)
+        documents = (text for file in ordered for text in file_documents(corpus, Path(file), settings))
     else:
         documents = hub_documents(corpus, settings)
     return up_to_bytes(documents, settings["max_bytes"])
@@ -76,6 +84,9 @@ def write_splits(
     documents: Iterable[str | Null], fractions: dict, paths: dict[str, Path], corpus: str, column: str = TEXT
 ) -> dict:
     """Write documents to one parquet file per split, dropping nulls, blank ones and exact duplicates.
+
+    The documents of a split are in the order of their digests: a random order that depends on the documents alone, not
+    on the order in which they come. Memory holds a part of the texts (`sorting.DigestSorter`), and every digest.
 
     Lone surrogates are replaced first (`without_lone_surrogates`), so the digest of a document is that of its final
     text.
@@ -103,7 +114,7 @@ def write_splits(
         writers = {
             split: stack.enter_context(pyarrow.parquet.ParquetWriter(temporary[split], schema)) for split in SPLITS
         }
-        unwritten: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
+        sorters = {split: stack.enter_context(DigestSorter(temporary[split].parent)) for split in SPLITS}
         for original in documents:
             if isinstance(original, Null):
                 if not n_nulls:
@@ -121,14 +132,12 @@ def write_splits(
                 continue
             seen.add(digest)
             split = split_of(digest, fractions)
-            unwritten[split].append((digest.hex(), text))
+            sorters[split].add(digest, text)
             splits[split]["documents"] += 1
             splits[split]["bytes"] += len(text.encode())
-            if len(unwritten[split]) == WRITE_DOCUMENTS:
-                _write_rows(writers[split], unwritten[split])
-        for split in SPLITS:
-            _write_rows(writers[split], unwritten[split])
         _require_documents(splits, n_empty, n_nulls, corpus)
+        for split in SPLITS:
+            _write_documents(writers[split], sorters[split])
     dropped = {"duplicates": n_duplicates, "empty": n_empty, "nulls": n_nulls}
     return dropped | {"surrogates": n_surrogates, "splits": splits}
 
@@ -166,6 +175,11 @@ def read_split(path: Path | str) -> Iterator[str]:
             yield from batch.column(column).to_pylist()
 
 
+def count_documents(path: Path | str) -> int:
+    """Number of documents of one split."""
+    return pyarrow.parquet.read_metadata(path).num_rows
+
+
 def holds_conversations(path: Path | str) -> bool:
     """True if the documents of a split are conversations."""
     return MESSAGES in pyarrow.parquet.read_schema(path).names
@@ -179,6 +193,12 @@ def up_to_bytes(documents: Iterable[Document], max_bytes: int | None) -> Iterato
         passed += 0 if isinstance(text, Null) else n_bytes(text)
         if max_bytes is not None and passed >= max_bytes:
             return
+
+
+def mixed(files: list[str]) -> list[str]:
+    """Files in the order of the hashes of their names, from the folder on that they have in common."""
+    folder = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
+    return sorted(files, key=lambda file: hashlib.sha256(os.path.relpath(file, folder or ".").encode()).digest())
 
 
 def stdlib_documents() -> Iterator[str]:
@@ -333,12 +353,12 @@ def _text_of(cell: object, column: str, corpus: str, where: str) -> str | Null:
     return cell
 
 
-def _write_rows(writer: pyarrow.parquet.ParquetWriter, rows: list[tuple[str, str]]) -> None:
-    if rows:
-        writer.write_table(
-            pyarrow.Table.from_arrays([[row[0] for row in rows], [row[1] for row in rows]], schema=writer.schema)
-        )
-        rows.clear()
+def _write_documents(writer: pyarrow.parquet.ParquetWriter, documents: Iterable[tuple[bytes, str]]) -> None:
+    """Write digests and texts, `WRITE_DOCUMENTS` at a time."""
+    remaining = iter(documents)
+    while rows := list(islice(remaining, WRITE_DOCUMENTS)):
+        columns = [[digest.hex() for digest, _ in rows], [text for _, text in rows]]
+        writer.write_table(pyarrow.Table.from_arrays(columns, schema=writer.schema))
 
 
 def _require_documents(splits: dict[str, dict[str, int]], n_empty: int, n_nulls: int, corpus: str) -> None:

@@ -4,11 +4,16 @@ Whole documents are drawn with replacement (Efron 1979, Ann. Statist. 7, 1-26), 
 independent draws (a bootstrap of clusters: Cameron, Gelbach and Miller 2008, Rev. Econ. Stat. 90, 414-427). They are
 drawn within each corpus, so that each corpus keeps its number of documents. r of a pair follows from sums by document,
 weighted by how often each document was drawn, so that tokens are read once. In the order of use: `document_numbers`,
-`document_sums`, `bootstrap`, `replicate_shares`, `percentile_interval`.
+`document_sums`, `bootstrap`, `replicate_shares`, `centred_interval`.
+
+A replicate holds about 63 % of the documents, some of them several times. So r varies more, and of many features just
+below a threshold more reach it than over all documents: the replicates' mean is biased, by about as much as the value
+over all documents already is (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 10). Intervals
+therefore take the spread of the replicates and not their place (`centred_interval`), and hold the value that they are
+of. benchmarks/interval_coverage.py measures how often they hold the truth.
 
 An interval does not cover training (the models, the SAEs and their seeds), nor partners other than a few candidates of
-each feature, which are the best on all documents. A replicate holds about 63 % of the documents, some of them several
-times. So r of a rare feature varies more, and an interval need not be centred on the value over all documents.
+each feature, which are the best on all documents.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
+import scipy.special
 from jaxtyping import Bool, Float, Int, Integer
 from safetensors import SafetensorError
 
@@ -27,9 +33,15 @@ from saelineage.features.shards import FeatureShard, require_aligned
 from saelineage.files.tensors import read_group
 from saelineage.tokens import TokenRows
 
+ARRAYS = 2 * len(SIDES)
+"""Arrays of a group of a file of replicates."""
 NO_DOCUMENT = -1
 ENTRIES_AT_ONCE = 1 << 22
 """Activations of pairs that are multiplied at a time, about 50 MB. A feature may be in thousands of pairs."""
+MIN_DOCUMENTS = 3
+"""Least number of documents in which a feature fires, below which nothing can be said of it over documents."""
+LARGEST_R = 1 - 1e-9
+"""Bound of r in Fisher's z, which is infinite at 1."""
 REPLICATES_AT_ONCE = 32
 """Replicates computed at a time. Each of several arrays takes 25 MB per hundred thousand pairs."""
 
@@ -64,6 +76,8 @@ class Replicates(NamedTuple):
     seed: int
     best: tuple[Float[np.ndarray, "replicate d_sae_a"], Float[np.ndarray, "replicate d_sae_b"]]
     """Per side, each feature's largest r among its candidates, in float32; NaN where none is defined."""
+    documents: tuple[Int[np.ndarray, " d_sae_a"], Int[np.ndarray, " d_sae_b"]]
+    """Per side, the number of documents in which each feature fires."""
 
 
 def documents_of(rows: TokenRows) -> Int[np.ndarray, " position"]:
@@ -176,7 +190,22 @@ def document_weights(
 def bootstrap(sums: DocumentSums, n_replicates: int, seed: int) -> Replicates:
     """Best matches in replicates of the documents (`document_weights`, `resampled_best`)."""
     weights = document_weights(sums.n_documents, n_replicates, seed)
-    return Replicates(sums.names, sums.n_documents, seed, resampled_best(sums, weights))
+    return Replicates(sums.names, sums.n_documents, seed, resampled_best(sums, weights), firing_documents(sums))
+
+
+def firing_documents(sums: DocumentSums) -> tuple[Int[np.ndarray, " d_sae_a"], Int[np.ndarray, " d_sae_b"]]:
+    """Per side, the number of documents with a token, compared on both sides, on which each feature fires."""
+    a, b = (np.asarray((squares > 0).sum(axis=1)).astype(np.int32) for squares in sums.squares)
+    return a, b
+
+
+def fires_in_enough(
+    sums: DocumentSums, least: int = MIN_DOCUMENTS
+) -> tuple[Bool[np.ndarray, " d_sae_a"], Bool[np.ndarray, " d_sae_b"]]:
+    """Per side, mark the features that fire in at least `least` documents; in a probe of fewer, in all documents."""
+    n_needed = min(least, sum(sums.n_documents.values()))
+    a, b = (documents >= n_needed for documents in firing_documents(sums))
+    return a, b
 
 
 def resampled_best(
@@ -238,6 +267,7 @@ def relative(
 def percentile_interval(values: Float[np.ndarray, " replicate"], level: float = 0.95) -> tuple[float, float] | None:
     """The percentile interval (Efron 1979) that holds the middle `level` of the replicates.
 
+    It need not hold the value over all documents, from which replicates are biased away: see `centred_interval`.
     None if there are no replicates or any is NaN, because leaving those out would make the interval too narrow.
     """
     if len(values) == 0 or np.isnan(values).any():
@@ -246,17 +276,119 @@ def percentile_interval(values: Float[np.ndarray, " replicate"], level: float = 
     return float(low), float(high)
 
 
-def feature_intervals(
-    best: Float[np.ndarray, "replicate d_sae"], level: float = 0.95
-) -> tuple[Float[np.ndarray, " d_sae"], Float[np.ndarray, " d_sae"]]:
-    """Lower and upper ends of the percentile interval of each feature's best r; NaN if any replicate has no r.
+def centred_interval(
+    values: Float[np.ndarray, " replicate"],
+    estimate: float | None,
+    n_documents: Mapping[str, int],
+    bounds: tuple[float, float] = (0.0, 1.0),
+    level: float = 0.95,
+) -> tuple[float, float] | None:
+    """An interval around an estimate, as wide as its replicates are spread.
 
-    A feature that fires in few documents is missing from some replicates and so has no interval.
+    Two intervals together. One has the replicates' quantiles, moved so that their median is the estimate; it is for
+    the value that the same number of other documents would give on average. The other lies further away from the
+    replicates by their bias, because the estimate is about as far off what endless documents would give (the
+    bias-corrected, or basic, interval: Davison and Hinkley 1997, Bootstrap Methods and their Application, 5.2). Both
+    are widened for few documents (`widening`).
+
+    Args:
+        values: of the replicates.
+        estimate: the value over all documents; None where it is undefined.
+        n_documents: documents of each corpus (`Replicates.n_documents`).
+        bounds: the least and the largest value that is possible.
+        level: the share of intervals that should hold the truth.
+
+    Returns:
+        Ends with the estimate between them; None where the estimate or any replicate is undefined, there are no
+        replicates, or no corpus has a second document.
     """
-    if len(best) == 0:
-        return np.full(best.shape[1], np.nan), np.full(best.shape[1], np.nan)
-    low, high = np.quantile(best, _tails(level), axis=0).astype(np.float64)
-    return low, high
+    quantiles = percentile_interval(values, level)
+    n_free = 1 + sum(n - 1 for n in n_documents.values())  # each corpus keeps its number of documents
+    if quantiles is None or estimate is None or np.isnan(estimate) or n_free < 2:
+        return None
+    middle, wider = float(np.median(values)), float(widening(n_free, level))
+    bias = middle - estimate
+    below, above = (wider * (end - middle) for end in quantiles)
+    low, high = estimate + below - max(bias, 0.0), estimate + above - min(bias, 0.0)
+    least, largest = min(bounds[0], estimate), max(bounds[1], estimate)
+    return max(low, least), min(high, largest)
+
+
+def widening(n_documents: int | Int[np.ndarray, "*of"], level: float = 0.95) -> Float[np.ndarray, "*of"]:
+    """The factor by which the spread of replicates of n documents is too small; NaN for fewer than 2.
+
+    sqrt(n / (n - 1)), because replicates vary around the mean of the n documents (Efron and Tibshirani 1993, 5.3), and
+    the quantile of Student's t with n - 1 degrees of freedom over that of the normal distribution, because the spread
+    itself is estimated (Cameron, Gelbach and Miller 2008).
+    """
+    upper = _tails(level)[1]
+    n = np.asarray(n_documents, dtype=np.float64)
+    n = np.where(n >= 2, n, np.nan)
+    return np.asarray(scipy.special.stdtrit(n - 1, upper) / scipy.special.ndtri(upper) * np.sqrt(n / (n - 1)))
+
+
+def feature_intervals(
+    best: Float[np.ndarray, "replicate d_sae"],
+    r: Float[np.ndarray, " d_sae"],
+    documents: Int[np.ndarray, " d_sae"],
+    level: float = 0.95,
+) -> tuple[Float[np.ndarray, " d_sae"], Float[np.ndarray, " d_sae"]]:
+    """Lower and upper ends of the interval of each feature's best r, with r between them.
+
+    In Fisher's z (atanh r), where the spread of r depends little on r, the replicates' quantiles are moved so that
+    their median is r, and widened for the number of documents in which the feature fires (`widening`).
+
+    Args:
+        best: of the replicates; those in which a feature has no r, because it fires in none of their documents, are
+            left out, which `widening` more than makes up for.
+        r: over all documents.
+        documents: the number of documents in which each feature fires.
+        level: the share of intervals that should hold the true r.
+
+    Returns:
+        NaN where r is undefined, the feature fires in fewer than `MIN_DOCUMENTS` documents, or it has fewer than two
+        replicates.
+    """
+    z = np.arctanh(np.clip(best.astype(np.float64), -LARGEST_R, LARGEST_R))
+    has_interval = ((~np.isnan(z)).sum(axis=0) >= 2) & (documents >= MIN_DOCUMENTS) & ~np.isnan(r)
+    ends = np.full((2, best.shape[1]), np.nan)
+    if has_interval.any():
+        lower, upper = _tails(level)
+        low, middle, high = (_quantile(z[:, has_interval], share) for share in (lower, 0.5, upper))
+        centre, wider = r[has_interval], widening(documents[has_interval], level)
+        moved = np.arctanh(np.clip(centre, -LARGEST_R, LARGEST_R)) + wider * (np.stack([low, high]) - middle)
+        ends[0, has_interval] = np.minimum(np.tanh(moved[0]), centre)
+        ends[1, has_interval] = np.maximum(np.tanh(moved[1]), centre)
+    return ends[0], ends[1]
+
+
+def share_bounds(
+    low: Float[np.ndarray, " d_sae"],
+    high: Float[np.ndarray, " d_sae"],
+    testable: Bool[np.ndarray, " d_sae"],
+    threshold: float,
+    level: float = 0.95,
+) -> tuple[float, float] | None:
+    """Bounds of the share of testable features whose r over endless documents is at or above a threshold.
+
+    The lower bound counts the features whose interval lies at or above it, the upper one those whose interval reaches
+    it. Of the features on one side, as many as 1 - `level` may have an interval on the other, by chance: of a share s
+    up to s + (1 - level) (1 - s) lie surely above, and at least level x s may lie above. The distance is the share of
+    features of which the documents do not tell on which side they are. A feature without an interval may be on either.
+
+    Args:
+        low, high: of `feature_intervals`.
+        testable: the features that a share is taken over.
+        threshold: r at or above this is a match.
+        level: of the intervals.
+
+    Returns:
+        None where no feature is testable.
+    """
+    if not testable.any():
+        return None
+    surely, surely_not = (low[testable] >= threshold).mean(), (high[testable] < threshold).mean()
+    return max(0.0, float((surely - (1 - level)) / level)), min(1.0, float((1 - surely_not) / level))
 
 
 def require_paired(replicates: Sequence[Replicates]) -> None:
@@ -275,14 +407,20 @@ def require_paired(replicates: Sequence[Replicates]) -> None:
 
 
 def replicates_group(replicates: Replicates) -> tuple[dict, dict[str, np.ndarray]]:
-    """Replicates as the header and arrays (`best_a` and `best_b`, [replicate, d_sae]) of a group of a file."""
+    """Replicates as the header and arrays of a group of a file.
+
+    The arrays are `best_a` and `best_b` [replicate, d_sae], `documents_a` and `documents_b` [d_sae].
+    """
     header = {
         "names": replicates.names,
         "n_replicates": len(replicates.best[0]),
         "seed": replicates.seed,
         "n_documents": replicates.n_documents,
     }
-    return header, {f"best_{side}": best for side, best in zip(SIDES, replicates.best, strict=True)}
+    arrays = {"best": replicates.best, "documents": replicates.documents}
+    return header, {
+        f"{name}_{side}": of_side[nth] for name, of_side in arrays.items() for nth, side in enumerate(SIDES)
+    }
 
 
 def load_replicates(path: Path | str, partner: str) -> Replicates:
@@ -300,8 +438,12 @@ def load_replicates(path: Path | str, partner: str) -> Replicates:
         best_a, best_b = (tensors[f"best_{side}"] for side in SIDES)
         if {len(best_a), len(best_b)} != {header["n_replicates"]}:
             raise ValueError(f"it does not hold {header['n_replicates']} replicates of both sides")
+        documents_a, documents_b = (tensors[f"documents_{side}"] for side in SIDES)
+        if (len(documents_a), len(documents_b)) != (best_a.shape[1], best_b.shape[1]):
+            raise ValueError("it does not hold the documents of every feature")
         a, b = header["names"]
-        return Replicates((a, b), dict(sorted(header["n_documents"].items())), header["seed"], (best_a, best_b))
+        n_documents = dict(sorted(header["n_documents"].items()))
+        return Replicates((a, b), n_documents, header["seed"], (best_a, best_b), (documents_a, documents_b))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"'{path}' must hold the replicates with '{partner}', but is damaged or another file ({error}); "
@@ -427,6 +569,15 @@ def _largest(r: np.ndarray, numbers: np.ndarray) -> Float[np.ndarray, "d_sae rep
         exists = column >= 0
         best[exists] = np.fmax(best[exists], r[column[exists]])
     return best
+
+
+def _quantile(values: Float[np.ndarray, "replicate d_sae"], share: float) -> Float[np.ndarray, " d_sae"]:
+    """Quantile of each column's defined values, linear between them. `np.nanquantile` is a loop over columns."""
+    ascending = np.sort(values, axis=0)  # NaN comes last
+    place = share * ((~np.isnan(values)).sum(axis=0) - 1)
+    ends = np.stack([np.floor(place), np.ceil(place)]).astype(np.int64)
+    below, above = np.take_along_axis(ascending, ends, axis=0)
+    return below + (place % 1.0) * (above - below)
 
 
 def _tails(level: float) -> tuple[float, float]:

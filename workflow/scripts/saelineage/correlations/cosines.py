@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from saelineage.correlations.logit_maps import LogitMap, NoSimilarityError
+from saelineage.correlations import decoders
+from saelineage.correlations.decoders import MAX_ASSIGNED, NoSimilarityError
+from saelineage.correlations.logit_maps import LogitMap
 from saelineage.correlations.match_finder import MatchFinder
 from saelineage.correlations.matches import SIDES, Matches, match_tensors, matches_of_tensors
 from saelineage.errors import InputError
@@ -26,8 +27,6 @@ from saelineage.saes.sae import Sae
 
 QUANTILES = (0.05, 0.5, 0.95)
 VOCABULARY_ROWS = 8_192
-MAX_ASSIGNED = 8_192
-"""Most latents that `pw_mcc` assigns by default. Memory grows with their square, time at most with their cube."""
 
 
 class Settings(TypedDict, total=False):
@@ -161,25 +160,13 @@ def mmcs(matches: Matches) -> tuple[float, float]:
 
 
 def assigned_cosines(a: Sae, b: Sae, max_latents: int = MAX_ASSIGNED) -> Float[np.ndarray, " pair"]:
-    """Decoder cosines of the pairs in the one-to-one assignment of latents with the largest sum of cosines.
-
-    Each latent of the smaller SAE has a partner. Zero rows are left out.
-
-    All cosines are in memory twice, in float64. On one core, 8,192 latents of 512 dimensions took 2 to 8 s and 1.6 GB;
-    16,384 took 18 to 39 s and 4.7 GB. At worst the time of the assignment grows with the cube of d_sae.
+    """Decoder cosines of the pairs in the one-to-one assignment of latents (`decoders.assigned_cosines`).
 
     Raises:
         NoSimilarityError: if an SAE has more than `max_latents`, or their d_in differ.
     """
-    require_one_width(a, b)
-    if max(a.d_sae, b.d_sae) > max_latents:
-        raise NoSimilarityError(
-            f"assigning {a.d_sae} x {b.d_sae} latents takes a lot of memory; call "
-            f"saelineage.correlations.cosines.pw_mcc(a, b, max_latents={max(a.d_sae, b.d_sae)})"
-        )
-    defined = [unit[~unit.isnan().any(dim=1)] for unit in map(unit_rows, (a.W_dec, b.W_dec))]
-    cosine = (defined[0] @ defined[1].T).clamp(-1, 1).double().numpy()
-    return cosine[linear_sum_assignment(cosine, maximize=True)]
+    rows = (sae.W_dec.detach().cpu().numpy() for sae in (a, b))
+    return decoders.assigned_cosines(*rows, max_latents=max_latents)
 
 
 def pw_mcc(a: Sae, b: Sae, max_latents: int = MAX_ASSIGNED) -> float:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saelineage.activations import Hookpoint, hooked
-from saelineage.errors import InputError
+from saelineage.correlations.decoders import NoSimilarityError
 
 N_IDS = 5
 """Tokens of the passes that are made to find a path."""
@@ -22,10 +22,6 @@ LARGE = 1024.0
 SAME, NEAR = 1e-4, 1e-2
 """Relative differences below which vectors count as equal: of one module's numbers, and of a block's."""
 SCALE_ONE = 1e-3
-
-
-class NoSimilarityError(InputError):
-    """A similarity is not defined for two SAEs or their models. Others may be."""
 
 
 @runtime_checkable

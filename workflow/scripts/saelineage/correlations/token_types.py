@@ -148,7 +148,7 @@ def type_means(
     """Average activations per token type: over all compared tokens of the type on which the feature fires.
 
     All corpora are pooled. Sums are float64, added in the order of the shards, which are read one at a time. Shards
-    whose documents are shifted (`shards.shifted`) keep the types of their places, so they are a random control here, too.
+    whose documents are shifted (`shards.shifted`) keep the types of their places, so this is a random control too.
 
     Args:
         shards: the shards of one SAE.

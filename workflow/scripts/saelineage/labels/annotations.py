@@ -22,7 +22,7 @@ from saelineage.chat import Conversation
 from saelineage.corpora.messages import CLASSES
 from saelineage.errors import InputError
 from saelineage.files.tensors import read_tensors, write_tensors
-from saelineage.tokens import TEXT, TokenRows
+from saelineage.tokens import TEXT, TokenRows, excerpt
 
 ENCODE_DOCUMENTS = 64
 MIN_TOKENS = 20
@@ -59,19 +59,29 @@ class Cut:
         text: the document.
         starts, ends: characters [start, end) of each token, without gaps.
         places: place of each token in its row, from 1, because BOS is 0.
+        numbers: number of each token in the document, from 0.
+        n_tokens: tokens of the whole document.
     """
 
-    def __init__(self, text: str, ends: Integer[np.ndarray, " all_tokens"], places: Integer[np.ndarray, " token"]):
+    def __init__(
+        self,
+        text: str,
+        ends: Integer[np.ndarray, " all_tokens"],
+        places: Integer[np.ndarray, " token"],
+        first: int = 0,
+    ):
         """Cut a document.
 
         Args:
             text: the document.
             ends: the character after each token, ascending; the last is the document's length.
-            places: place of each token in its row; fewer than tokens where the rows end within the document.
+            places: place of each token in its row; fewer than tokens where the rows hold a part of the document.
+            first: the number of the first token that the rows hold.
         """
         self.text, self.places, self.n_tokens = text, places, len(ends)
-        self.ends = ends[: len(places)]
-        self.starts = np.concatenate([[0], self.ends])[: len(places)].astype(np.int64)
+        self.numbers = first + np.arange(len(places))
+        self.ends = ends[self.numbers]
+        self.starts = np.concatenate([[0], ends])[self.numbers].astype(np.int64)
 
     def count(self, of: Bool[np.ndarray, " character"]) -> Int[np.ndarray, " token"]:
         """Count the characters of a class in each token."""
@@ -210,13 +220,9 @@ SHAPES = {
     "last on its line": Rule("The token is the last of its line, whitespace left aside.", _is_last_on_line),
 }
 POSITIONS = {
-    "first in its document": Rule("The token is its document's first.", lambda cut: np.arange(len(cut.places)) == 0),
-    "first 4 in its document": Rule(
-        "The token is one of its document's first four.", lambda cut: np.arange(len(cut.places)) < 4
-    ),
-    "last in its document": Rule(
-        "The token is its document's last.", lambda cut: np.arange(len(cut.places)) == cut.n_tokens - 1
-    ),
+    "first in its document": Rule("The token is its document's first.", lambda cut: cut.numbers == 0),
+    "first 4 in its document": Rule("The token is one of its document's first four.", lambda cut: cut.numbers < 4),
+    "last in its document": Rule("The token is its document's last.", lambda cut: cut.numbers == cut.n_tokens - 1),
     "first of its row": Rule("The token is the first that the model reads.", lambda cut: cut.places == 1),
     "first 4 of its row": Rule("The token is one of the first four that the model reads.", lambda cut: cut.places <= 4),
     "first 16 of its row": Rule("The token is one of the first 16 that the model reads.", lambda cut: cut.places <= 16),
@@ -409,7 +415,9 @@ class _Reader:
         """Read the documents of one corpus until its rows are full."""
         stored = np.asarray(rows.ids)[:, 1:].reshape(-1)
         done = 0
-        for text, ids, ends in encoded:
+        for text, all_ids, ends in encoded:
+            part = excerpt(text, len(all_ids), rows.info.get("most_of_document"))
+            ids = all_ids[part.start : part.stop]
             expected = stored[done : done + len(ids) + 1]
             given = np.append(ids, rows.info["eos_id"])[: len(expected)]
             if not np.array_equal(given, expected):
@@ -417,7 +425,9 @@ class _Reader:
             places = np.arange(done, done + min(len(ids), len(expected)))
             done += len(expected)
             row, place = np.divmod(places, self.n_ctx - 1)
-            self._add(corpus, Cut(text, ends, place + 1), self.starts[corpus] + row * self.n_ctx + place + 1)
+            self._add(
+                corpus, Cut(text, ends, place + 1, part.start), self.starts[corpus] + row * self.n_ctx + place + 1
+            )
             if done == len(stored):
                 return
         raise InputError(_other_tokens(rows, f"the documents end after {done} of {len(stored)} ids"))

@@ -6,7 +6,7 @@ the agreement between instruments. Plain functions over the pairs that `comparis
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import isnan
+from math import inf, isnan
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from saelineage.correlations.bootstrap import (
     Replicates,
-    percentile_interval,
+    centred_interval,
     relative,
     replicate_shares,
     require_paired,
@@ -83,6 +83,7 @@ def weigh(comparison: Mapping, load: Load, rules: Rules) -> dict:
         rules: the threshold, and which features are identified.
 
     Returns:
+        - `n_documents` of the probe by corpus, over which intervals over documents are;
         - `groups`, for `identified` and `all` features of each side the shares of `group_shares`; None where the SAE
           has no other seeds;
         - `two_seed_share` and `child_two_seed_share`, on which two seeds of the parent and of the child agree, in both
@@ -101,6 +102,7 @@ def weigh(comparison: Mapping, load: Load, rules: Rules) -> dict:
     everywhere: list[Counted] = [(pair, side, None) for pair in unchanged for side in range(2)]
     return {
         **{key: comparison[key] for key in ("parent", "child", "instrument", "pair")},
+        "n_documents": compared.replicates.n_documents,
         "groups": {
             IDENTIFIED: marked
             and group_shares(compared, _held_out(comparison, load, rules), controls, marked, threshold),
@@ -330,14 +332,17 @@ def _by_rule(correlation: Correlation, unchanged: Sequence[Correlation], thresho
 def _over_documents(edge: Counted, unchanged: Sequence[Counted], threshold: float) -> dict:
     """Intervals over documents of the share with a best match, and of its ratio to that of the no-change control."""
     require_paired([pair.replicates for pair, _, _ in (edge, *unchanged)])
-    result = {"document_interval": _listed(percentile_interval(_replicated([edge], threshold)))}
+    n_documents, persist = edge[0].replicates.n_documents, _best_share([edge], threshold)
+    shares = _replicated([edge], threshold)
+    result = {"document_interval": _listed(centred_interval(shares, persist, n_documents))}
     if not unchanged:
         return result | {"relative_persistence": None, "relative_persistence_interval": None}
-    persist, control = (_best_share(sides, threshold) for sides in ([edge], unchanged))
-    ratios = relative(_replicated([edge], threshold), _replicated(unchanged, threshold))
+    control = _best_share(unchanged, threshold)
+    ratio = persist / control if persist is not None and control else None
+    ratios = relative(shares, _replicated(unchanged, threshold))
     return result | {
-        "relative_persistence": persist / control if persist is not None and control else None,
-        "relative_persistence_interval": _listed(percentile_interval(ratios)),
+        "relative_persistence": ratio,
+        "relative_persistence_interval": _listed(centred_interval(ratios, ratio, n_documents, (0.0, inf))),
     }
 
 

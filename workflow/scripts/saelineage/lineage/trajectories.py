@@ -26,10 +26,14 @@ OF_SEEDS = ("recurrence", "identified")
 
 
 def add_intervals(table: pd.DataFrame, replicates: Replicates) -> pd.DataFrame:
-    """Add to an edge's table `r_low` and `r_high`: 95 % over documents; NaN where there is no interval."""
-    low, high = (np.concatenate(ends) for ends in zip(*map(feature_intervals, replicates.best), strict=True))
-    defined = table["r"].notna().to_numpy()
-    return table.assign(r_low=np.where(defined, low, np.nan), r_high=np.where(defined, high, np.nan))
+    """Add to an edge's table `documents` in which a feature fires, `r_low` and `r_high`: 95 % over documents.
+
+    The ends are NaN where there is no interval (`bootstrap.feature_intervals`).
+    """
+    r_of_side = [table.loc[table["side"] == side, "r"].to_numpy() for side in SIDES]
+    low, high = zip(*map(feature_intervals, replicates.best, r_of_side, replicates.documents), strict=True)
+    ends = {"r_low": np.concatenate(low), "r_high": np.concatenate(high)}
+    return table.assign(documents=np.concatenate(replicates.documents), **ends)
 
 
 def add_readouts(table: pd.DataFrame, readouts: pd.DataFrame | None) -> pd.DataFrame:

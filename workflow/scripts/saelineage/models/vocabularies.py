@@ -11,7 +11,7 @@ of every softmax, so that models with more rows are measured like those with few
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +90,19 @@ def shared_ids(folders: tuple[Path, Path]) -> list[int]:
     """The ids that are the same token to the tokenizers in two model folders."""
     first, second = (load_tokenizer(folder).get_vocab() for folder in folders)
     return sorted(number for token, number in first.items() if second.get(token) == number)
+
+
+def common_ids(facts: Sequence[Mapping], folders: tuple[Path, Path], ends: Iterable[int] = ()) -> list[int]:
+    """The ids that two models share with the run's tokenizer and with each other, in ascending order.
+
+    Args:
+        facts: of each model, as `SharedRows` has them, of the same token rows.
+        folders: the models' folders, with their own tokenizers.
+        ends: ids of BOS and EOS of rows of text, which may have other names in a model's own tokenizer.
+    """
+    n_ids = min(min(of["n_rows"], of["n_ids"]) for of in facts)
+    unshared = {number for of in facts for number in of["unshared"].values()}
+    return sorted(number for number in {*shared_ids(folders), *ends} - unshared if number < n_ids)
 
 
 def _own_tokenizer(folder: Path, rows: Mapping[str, TokenRows]) -> Tokenizer | None:

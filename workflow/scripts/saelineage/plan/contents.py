@@ -59,6 +59,12 @@ class Contents:
         return [self.comparisons.leading_sae(model) for model in self.graph.lineage]
 
     @property
+    def traced_saes(self) -> list[SaeName]:
+        """The SAEs whose directions are compared: the leading ones, and those of models with several seeds."""
+        of_seeds = [sae for model in self.comparisons.seed_pair_names for sae in self.saes.of_seeds(model)]
+        return list(dict.fromkeys([*self.leading_saes, *of_seeds]))
+
+    @property
     def shown_saes(self) -> list[SaeName]:
         """The SAEs that examples are taken from: the leading ones, and a second one of each root."""
         return [*self.leading_saes, *(second for _, second in self.root_seed_pairs)]

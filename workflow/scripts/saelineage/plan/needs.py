@@ -140,6 +140,14 @@ class Needs:
         held = sizes.readout_bytes(dump, d_sae, sizes.most_bytes(input.child_acts))
         return Need(held, 2 * sizes.readout_flop(dump, d_sae))
 
+    def measuring_drift(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Running each edge's two models on some rows, and reading their activations beside their two SAEs."""
+        model, sae = model_of(input.models), sizes.sae_size(os.path.dirname(input.saes[0]))
+        config = self._contents.config
+        tokens = config["lineage"]["drift_rows"] * config["tokens"]["n_ctx"] * len(config["corpora"])
+        flop = 2 * len(self._contents.graph.edges) * sizes.forward_flop(model, tokens)
+        return Need(max(2 * sizes.forward_bytes(model, self._batch_tokens), 3 * sae.n_bytes), flop)
+
     def ablating(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Measuring each edge's two models with their SAEs again for each group and feature."""
         model, sae = model_of(input.models), sizes.sae_size(os.path.dirname(input.saes[0]))
@@ -161,10 +169,12 @@ class Needs:
         return Need(4 * sizes.all_bytes(files(input)))
 
     def tracing(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Reading all tables of comparisons, and the directions of one edge's two SAEs."""
+        """Reading all tables of comparisons, and the directions of two SAEs, which are assigned to each other."""
         weights = set(input.weights)
         tables = [path for path in files(input) if path not in weights]
-        return Need(4 * sizes.all_bytes(tables) + 4 * sizes.most_bytes(input.weights))
+        d_sae = max((sizes.sae_size(os.path.dirname(path)).d_sae for path in weights), default=0)
+        held = 4 * sizes.most_bytes(input.weights) + sizes.assigning_bytes(d_sae)
+        return Need(4 * sizes.all_bytes(tables) + held)
 
     def _training(self, model: sizes.ModelSize, settings: Mapping, tokens: Sequence[str]) -> Need:
         held = sizes.training_bytes(model, self._training_batch(settings))

@@ -27,6 +27,10 @@ class Params:
         """Most tokens of a split; None for all."""
         return self._contents.config["tokens"]["max_tokens"][wildcards.split]
 
+    def max_document_share(self, wildcards: Wildcards) -> float | None:
+        """Most of a split's tokens that one document may give; None for train splits, which take documents whole."""
+        return None if wildcards.split == "train" else self._contents.config["tokens"]["max_document_share"]
+
     def model(self, wildcards: Wildcards) -> dict:
         """The settings by which a model is made."""
         return self._contents.graph.settings(wildcards.model)

@@ -65,6 +65,7 @@ class Paths:
     dense = "results/{run}/correlations/{a}__{b}/dense.npy"
     similarities = "results/{run}/correlations/{model_a}.{sae_a}__{model_b}.{sae_b}/similarities.{ending}"
     readouts = "results/{run}/lineage/readouts/{parent}__{child}.parquet"
+    drift = "results/{run}/lineage/drift.json"
     ablations = "results/{run}/lineage/ablations/{edge}{kind}.parquet"
     ablations_manifest = "results/{run}/lineage/ablations/manifest.json"
     edge_table = "results/{run}/lineage/edges/{edge}.parquet"
@@ -173,6 +174,10 @@ class Paths:
     def rows(self, split: str) -> list[str]:
         """Token rows of all corpora."""
         return self.fill(self.token_rows, corpus=self.corpora, split=split)
+
+    def all_token_sidecars(self) -> list[str]:
+        """The sidecars of the token rows of all corpora and splits."""
+        return self.fill(self.token_sidecar, corpus=self.corpora, split=SPLITS)
 
     def training_rows(self, wildcards: Wildcards) -> list[str]:
         """Token rows that a model is trained on."""
@@ -357,9 +362,9 @@ class Paths:
         """Feature shards of the SAE of one end of an edge that its verdicts rest on."""
         return lambda wildcards: self.sae_features(self._contents.comparisons.leading_sae(getattr(wildcards, side)))
 
-    def leading_weights(self) -> list[str]:
-        """The weights of the SAEs that verdicts rest on, in the order of `leading_saes`."""
-        return [path for sae in self._contents.leading_saes for path in self.sae(sae) if path.endswith(".safetensors")]
+    def traced_weights(self) -> list[str]:
+        """The weights of `Contents.traced_saes`, in their order."""
+        return [path for sae in self._contents.traced_saes for path in self.sae(sae) if path.endswith(".safetensors")]
 
     def all_readouts(self) -> list[str]:
         """The readouts of all edges, where they are asked for."""
@@ -379,6 +384,14 @@ class Paths:
         """The folders of the SAEs of these models that verdicts rest on."""
         saes = map(self._contents.comparisons.leading_sae, self._contents.graph.connected)
         return [path for sae in saes for path in self.sae(sae)]
+
+    def connected_dumps(self) -> list[str]:
+        """The probe dumps of these models, one model after the other."""
+        return [path for model in self._contents.graph.connected for path in self.probe_dump(model)]
+
+    def all_drift(self) -> list[str]:
+        """The drift of all edges, where there are any."""
+        return self.fill(self.drift) if self.edges else []
 
     def edge_correlations(self) -> list[str]:
         """The correlation behind each edge, in the order of `edges`."""
@@ -528,7 +541,7 @@ class Paths:
                 *of_folders(self.all_correlations(self.correlations)),
                 *beside(self.all_token_types()),
             ],
-            "lineage": [*of_folders(self.fill(self.summary)), *beside(readouts), *ablations],
+            "lineage": [*of_folders(self.fill(self.summary)), *beside(readouts), *beside(self.all_drift()), *ablations],
             "labels": [
                 *beside(self.fill(self.annotations)),
                 *beside(self.all_labels()),

@@ -44,6 +44,8 @@ ENCODED_TOKENS = 2048
 """Most tokens encoded at once."""
 ENCODED_VALUES = 1 << 24
 """Most latents x tokens encoded at once (`saes.sae.ENCODED_VALUES`)."""
+MAX_ASSIGNED = 8_192
+"""Most latents that are assigned to each other (`correlations.decoders.MAX_ASSIGNED`)."""
 ENCODING_COPIES = 5
 """Arrays of latents x tokens that encoding holds (JumpReLU: products, pre-activations, ReLU, mask, latents)."""
 
@@ -281,6 +283,11 @@ def importing_bytes(paths: Iterable[Path | str], d_in: int) -> int:
 def correlation_bytes(d_sae: int, block_features: int, feature_bytes: int) -> int:
     """Correlating: a block of sums, r and Jaccard held twice, the results of each feature, and two shards."""
     return 4 * feature_bytes + 64 * block_features * d_sae + 10_000 * d_sae
+
+
+def assigning_bytes(d_sae: int) -> int:
+    """Assigning two SAEs' latents to each other: all cosines in float64; nothing if they are too many."""
+    return 8 * d_sae**2 if d_sae <= MAX_ASSIGNED else 0
 
 
 def readout_bytes(dump: DumpSize, d_sae: int, shard_bytes: int) -> int:

@@ -99,7 +99,8 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
 
     Args:
         nodes: `name`, `label`, `column` (0 is the leftmost), `size` (the number of features in it), `colour`.
-        flows: `source` and `target` (names of nodes), `n_features`, `verdict`, `edge`, `parent`, `child`, `side`.
+        flows: `source` and `target` (names of nodes), `n_features`, `verdict`, `edge`, `parent`, `child`, `side`,
+            `group`.
     """
     number = {name: index for index, name in enumerate(nodes["name"])}
     drawn = flows[flows["n_features"] > 0]
@@ -128,7 +129,7 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
                 for verdict in drawn["verdict"]
             ],
             "customdata": [
-                [plain(f"{row.verdict}, {row.edge}"), row.parent, row.child, row.side, row.verdict]
+                [plain(f"{row.verdict}, {row.edge}"), row.parent, row.child, row.side, row.verdict, row.group]
                 for row in drawn.itertuples()
             ],
             "hovertemplate": "%{customdata[0]}: %{value:,} features<extra></extra>",

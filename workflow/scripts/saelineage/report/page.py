@@ -23,11 +23,14 @@ from saelineage.report.figures import FIGURES, Figure, visible
 from saelineage.report.sentences import (
     READINGS,
     answer,
+    changes,
     count,
     described,
+    document_warnings,
     import_warnings,
     instrument_warnings,
     interval,
+    nats,
     number,
     percent,
     pooled,
@@ -91,6 +94,7 @@ def render_page(results: Results, sources: Sources) -> str:
         "percent": percent,
         "interval": interval,
         "lines": lines,
+        "nats": nats,
         "signed": signed,
     }
     page = environment.from_string(sources.template).render(
@@ -99,6 +103,7 @@ def render_page(results: Results, sources: Sources) -> str:
         models=results.summary["models"],
         leading=results.summary["leading"],
         edges=by_edge(results.tables["edges"].assign(reading=results.tables["edges"]["reading"].map(READINGS))),
+        changes=changes(results.tables["drift"]),
         answer=answer(results.summary),
         assumptions=list(results.assumptions),
         bounds={"least_no_change": LEAST_NO_CHANGE, "largest_random": LARGEST_RANDOM},
@@ -108,6 +113,7 @@ def render_page(results: Results, sources: Sources) -> str:
         warnings=[
             *instrument_warnings(results.summary),
             *sae_warnings(results.tables["saes"], results.summary["saes"]),
+            *document_warnings(results.tables["documents"]),
             *results.same_weights,
             *results.vocabularies,
             *import_warnings(results.manifests),
@@ -145,6 +151,8 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "sources": sources_view(tables["sources"]),
         "pooled": pooled(tables["saes"]),
         "merges": merges_view(tables["merges"]),
+        "drift": by_edge(tables["drift"]),
+        "weights": by_edge(tables["weights"]),
     }
 
 

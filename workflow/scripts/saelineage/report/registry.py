@@ -20,10 +20,11 @@ class Table(NamedTuple):
 TABLES = {
     "edges": Table(
         "edge_table",
-        ("summary",),
+        ("summary", "drift"),
         "One row per edge and group (identified features: those that every other seed of their model has; all), under "
         "the leading instrument: the number of features with each verdict, each share with its n and Wilson 95 % "
-        "interval, its controls, and relative persistence with its interval over documents.",
+        "interval, its controls, PW-MCC between seeds of parent and child, and relative persistence with its interval "
+        "over documents.",
     ),
     "instruments": Table(
         "instrument_table",
@@ -78,8 +79,8 @@ TABLES = {
     "classes": Table(
         "class_table",
         ("verdicts", "class_labels"),
-        "What is specific to the chat template: per edge and verdict, the share of features of which more than half of "
-        "the firings are on tokens of a class (template: control tokens and text in no message; system, user, "
+        "What is specific to the chat template: per edge, side and verdict, the share of features of which more than "
+        "half of the firings are on tokens of a class (template: control tokens and text in no message; system, user, "
         "assistant: the messages), with its n and Wilson 95 % interval. n counts features that fire on at least "
         "labels.min_firings tokens in either half of the documents; firings are counted on the second half.",
     ),
@@ -100,6 +101,20 @@ TABLES = {
         ("summary",),
         "Figure 2 as a table: the number of features per edge, group, side and verdict. Parents that persist and "
         "children that are inherited differ in number because several features may share one best match.",
+    ),
+    "drift": Table(
+        "drift_table",
+        ("drift",),
+        "How much changed from parent to child, per edge and corpus and over all (pooled): the KL divergence of the "
+        "child's predictions from the parent's in nats per token, and the reverse; the drift of the activations as a "
+        "share of the parent's variance; what the SAEs of both leave unexplained (fvu); and whether the drift is "
+        "visible, which it is from the larger of the two on.",
+    ),
+    "weights": Table(
+        "weight_table",
+        ("drift",),
+        "How much the weights changed from parent to child, per edge and layer and over all of them (all): the norm of "
+        "the difference divided by the norm of the parent's weights.",
     ),
     "models": Table(
         "model_table",
@@ -137,6 +152,13 @@ TABLES = {
         "correlation_table",
         ("histograms",),
         "The number of pairs of a parent's and a child's feature by Pearson r, per edge, by the bin's left edge.",
+    ),
+    "documents": Table(
+        "document_table",
+        ("token_rows",),
+        "One row per corpus and split: the number of documents in its token rows, their tokens, the share of them that "
+        "the largest document holds, and the limit on the tokens of one document (limit). Intervals over documents are "
+        "over those of the probe.",
     ),
     "scores": Table(
         "score_table",

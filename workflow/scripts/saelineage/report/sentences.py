@@ -6,12 +6,15 @@ import numpy as np
 import pandas as pd
 from pandas.api.typing import NAType
 
+from saelineage.corpora.counts import few_documents
 from saelineage.lineage.evidence import ALL, GROUPS, IDENTIFIED
 from saelineage.lineage.verdicts import VERDICTS
+from saelineage.plan.graph import POOLED
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.report.tables import (
     AT_CONTROL,
     BELOW,
+    HIDDEN,
     LARGEST_RANDOM,
     LEAST_NO_CHANGE,
     NO_CONTROL,
@@ -22,6 +25,8 @@ from saelineage.report.tables import (
 )
 
 HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
+MANY_TIMES = 10.0
+"""Drift from which it is given as a multiple of the variance, not in percent."""
 NOT_MEASURED = "not measured"
 SPACE = "\u00a0"
 """Keeps a number and its unit on one line."""
@@ -31,6 +36,7 @@ READINGS = {
     NO_RATIO: "not comparable: its ratio to the no-change control has no interval",
     NO_CONTROL: "no control was measured: train a second seed",
     NOTHING: "no feature is testable",
+    HIDDEN: "no verdict on losses: the model moved by less than its SAEs leave unexplained",
 }
 CAVEATS = {"anchored": "The child's SAE may keep features that the child no longer needs."}
 """Sentences that follow the description of an instrument."""
@@ -126,6 +132,56 @@ def _keeps(shares: Mapping) -> bool:
     return shares["no_change_share"] is None or shares["no_change_share"] >= LEAST_NO_CHANGE
 
 
+def changes(drift: pd.DataFrame) -> list[str]:
+    """How much changed on each edge, and where that is too little for a verdict on losses.
+
+    Args:
+        drift: from `drift_table`.
+    """
+    return [
+        " ".join([_change(str(parent), str(child), rows), *_no_verdict(rows)])
+        for (parent, child), rows in drift.groupby(["parent", "child"], sort=False)
+    ]
+
+
+def _change(parent: str, child: str, rows: pd.DataFrame) -> str:
+    """The change of an edge on the corpus on which predictions changed most."""
+    if (rows[["kl", "drift"]] == 0).all(axis=None):
+        return (
+            f"From {parent} to {child} nothing changed: the two models predict the same and have the same activations. "
+            "All differences between their features are noise."
+        )
+    of_corpora = rows[rows["corpus"] != POOLED]
+    most = of_corpora.sort_values("kl", ascending=False, kind="stable").iloc[0]
+    start = f"From {parent} to {child} the model changed most on {most['corpus']}: KL {nats(most['kl'])} per token"
+    if pd.isna(most["drift"]):
+        return f"{start}. The activations of the two models cannot be compared."
+    share = percent(most["drift"]) + " of" if most["drift"] < MANY_TIMES else f"{most['drift']:.1f} times"
+    moved = f"{start}; activations moved by {share} their variance there"
+    if pd.isna(most["unexplained"]):
+        return f"{moved}. How much of it the SAEs explain was not measured."
+    return f"{moved}, beside {percent(most['unexplained'])} that the SAEs leave unexplained."
+
+
+def _no_verdict(rows: pd.DataFrame) -> list[str]:
+    """Where the activations moved by less than the SAEs leave unexplained, and what follows."""
+    hidden = rows[rows["visible"].eq(False)]
+    if hidden.empty:
+        return []
+    if len(rows) == 2:  # one corpus, which is also all of them
+        hidden = hidden.head(1)
+    places = [
+        f"{'all corpora together' if row['corpus'] == POOLED else row['corpus']} ({percent(row['drift'])} moved, "
+        f"{percent(row['unexplained'])} unexplained)"
+        for _, row in hidden.iterrows()
+    ]
+    return [
+        f"No verdict on losses is possible on {_listed(places)}: there the model moved by less than its SAEs leave "
+        "unexplained, so features can seem lost that it still has. Only features that are lost for sure can be named "
+        "there."
+    ]
+
+
 def described(instruments: pd.DataFrame) -> dict[str, str]:
     """A description of each instrument of the run."""
     return {name: _description(name) for name in dict.fromkeys(instruments["instrument"])}
@@ -147,6 +203,17 @@ def pooled(saes: pd.DataFrame) -> list[dict]:
 def import_warnings(manifests: Mapping[str, Mapping]) -> list[str]:
     """What could not be told for sure when models and SAEs were imported, as their manifests record it."""
     return [warning for manifest in manifests.values() for warning in manifest.get("found", {}).get("warnings", [])]
+
+
+def document_warnings(documents: pd.DataFrame) -> list[str]:
+    """Corpora with few documents in the probe, whose intervals over documents rest on these few.
+
+    Args:
+        documents: from `document_table`.
+    """
+    probe = documents[documents["split"] == "probe"].to_dict("records")
+    notes = [few_documents(row["corpus"], {str(key): value for key, value in row.items()}) for row in probe]
+    return [note for note in notes if note]
 
 
 def sae_warnings(saes: pd.DataFrame, leading: Mapping[str, str]) -> list[str]:
@@ -191,6 +258,11 @@ def signed(value: float | int | None, digits: int = 3) -> str:
     return NOT_MEASURED if pd.isna(value) else f"{value:+.{digits}f}"
 
 
+def nats(value: float | None) -> str:
+    """A divergence, with two digits that count, because many are far below 1."""
+    return NOT_MEASURED if pd.isna(value) else f"{value:.2g}{SPACE}nats"
+
+
 def count(value: float | int | NAType | None) -> str:
     """A whole number with commas between thousands."""
     return NOT_MEASURED if pd.isna(value) else f"{value:,.0f}"
@@ -224,13 +296,10 @@ def _edge_sentences(edge: Mapping) -> str:
     of_all = f"of all {count(everything['persist_share_n'])} testable features of {parent}, {_outcomes(everything)}"
     if not identified:
         return f"From {parent} to {child}: {of_all}. Which of them are identified is not known."
-    of_child = identified["child"]
-    n_child = sum(of_child[verdict] for verdict in VERDICTS[1])
     return (
         f"From {parent} to {child}: of {count(identified['persist_share_n'])} identified features of {parent}, "
-        f"{_outcomes(identified)}. Of {count(n_child)} identified features of {child}, "
-        f"{count(of_child['inherited'])} {_are(of_child['inherited'])} inherited, {_drifted(of_child['drifted'])} and "
-        f"{count(of_child['new'])} {_are(of_child['new'])} new. For comparison, {of_all}."
+        f"{_outcomes(identified)}. Of {count(identified['inherited_share_n'])} identified features of {child}, "
+        f"{_origins(identified)}. For comparison, {of_all}."
     )
 
 
@@ -239,13 +308,26 @@ def _outcomes(shares: Mapping) -> str:
     counts = shares["parent"]
     persists = f"{count(counts['persists'])} {'persists' if counts['persists'] == 1 else 'persist'}"
     gone = f"{count(counts['gone'])} {_are(counts['gone'])} gone"
-    left = shares["persist_share_n"] - sum(counts[verdict] for verdict in VERDICTS[0])
-    parts = [persists, _drifted(counts["drifted"]), gone, *([f"{count(left)} cannot be told"] if left else [])]
+    words = _listed([persists, _drifted(counts["drifted"]), gone, *_left(shares["persist_share_n"], counts, 0)])
     if shares["persist_share"] is None:
-        return _listed(parts)
+        return words
     control = shares["no_change_share"]
     beside = "not measured for the unchanged model" if control is None else f"{percent(control)} if nothing changes"
-    return f"{_listed(parts)} ({_share(shares, 'persist_share')} found; {beside})"
+    return f"{words} ({_share(shares, 'persist_share')} found; {beside})"
+
+
+def _origins(shares: Mapping) -> str:
+    """The verdicts on the child's features in words."""
+    counts = shares["child"]
+    inherited = f"{count(counts['inherited'])} {_are(counts['inherited'])} inherited"
+    new = f"{count(counts['new'])} {_are(counts['new'])} new"
+    return _listed([inherited, _drifted(counts["drifted"]), new, *_left(shares["inherited_share_n"], counts, 1)])
+
+
+def _left(n: int, counts: Mapping, side: int) -> list[str]:
+    """The rest of n features, which have no verdict: they are not found, and not readable in their own model either."""
+    left = n - sum(counts[verdict] for verdict in VERDICTS[side])
+    return [f"{count(left)} cannot be told"] if left else []
 
 
 def _drifted(n: int) -> str:
@@ -258,7 +340,7 @@ def _are(n: int) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     """A list in words."""
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _leading(summary: dict) -> list[dict]:

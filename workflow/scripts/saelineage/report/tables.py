@@ -16,7 +16,7 @@ from saelineage.lineage.shares import share
 from saelineage.lineage.twins import GROUPS as TWIN_GROUPS
 from saelineage.lineage.verdicts import VERDICTS
 from saelineage.plan.comparisons import TRAINED_CONTROLS
-from saelineage.plan.graph import CONTINUED, TWIN, Edge
+from saelineage.plan.graph import CONTINUED, POOLED, TWIN, Edge
 from saelineage.plan.instruments import instrument
 from saelineage.report.registry import TABLES
 
@@ -28,12 +28,13 @@ LARGEST_RANDOM = 0.05
 """An instrument is fit only if at most this share persists in every random control.
 
 Other controls do not count: they are trained models, which may have learnt the same features."""
-BELOW, AT_CONTROL, NO_RATIO, NO_CONTROL, NOTHING = (
+BELOW, AT_CONTROL, NO_RATIO, NO_CONTROL, NOTHING, HIDDEN = (
     "below the control",
     "at the control",
     "no ratio",
     "no control",
     "not testable",
+    "no verdict",
 )
 """Readings of an edge: its persisting share against the no-change control. `reading` returns one of them."""
 LABELS, EXPLANATIONS = "labels", "explanations"
@@ -46,6 +47,13 @@ GROUP_SHARES = ("persist_share", "inherited_share", "no_change_share")
 TWIN_SHARES, TWIN_COUNTS = ("persist_share", "lost_too", "new_too"), ("lost_beyond", "new_beyond")
 """Figures of `lineage.twins.compare`."""
 SEED_SHARES = ("two_seed_share", "child_two_seed_share")
+SEED_MCCS = {
+    "two_seed_pw_mcc": ("parent", "pw_mcc"),
+    "two_seed_pw_mcc_chance": ("parent", "chance"),
+    "child_two_seed_pw_mcc": ("child", "pw_mcc"),
+    "child_two_seed_pw_mcc_chance": ("child", "chance"),
+}
+"""PW-MCC beside the shares on which two seeds agree, and that of random directions: the model and the key of each."""
 COUNTS = {side: (*verdicts, UNTESTABLE, "headline", "robust") for side, verdicts in zip(SIDES, VERDICTS, strict=True)}
 """The counts of each side: its verdicts, and the features on the lists of lost and new ones (headline, robust)."""
 
@@ -79,6 +87,8 @@ class TableInputs(NamedTuple):
     """`lineage/ablations/{edge}.parquet` by the edge's name."""
     effects: Mapping[str, pd.DataFrame]
     """`lineage/ablations/{edge}.agreement.parquet` by the edge's name."""
+    drift: Mapping
+    """`lineage/drift.json`; empty in runs without edges."""
     labels: Mapping[tuple[str, str], pd.DataFrame]
     """The winning labels in `labels/{model}/{sae}.parquet` by (model, SAE)."""
     explanations: Mapping[tuple[str, str], pd.DataFrame]
@@ -87,6 +97,8 @@ class TableInputs(NamedTuple):
     """`lineage/edges/{edge}.parquet` by the edge's name; none in runs without conversations."""
     class_labels: Mapping[str, pd.DataFrame]
     """The rows of kind `class` of the leading SAE's labels, by model."""
+    token_rows: Mapping[tuple[str, str], dict]
+    """`tokens/{corpus}/{split}.json` by (corpus, split)."""
 
 
 def make_tables(inputs: TableInputs) -> dict[str, pd.DataFrame]:
@@ -97,17 +109,21 @@ def make_tables(inputs: TableInputs) -> dict[str, pd.DataFrame]:
     }
 
 
-def reading(shares: Mapping) -> str:
+def reading(shares: Mapping, visible: bool | None = None) -> str:
     """Compare a persisting share with its no-change control.
 
     `BELOW` if the interval of their ratio (`relative_persistence_interval`, over documents) lies below 1; `AT_CONTROL`
-    if it reaches 1 or lies above; `NO_RATIO` if there is a control but no interval, as for a share of zero.
+    if it reaches 1 or lies above; `NO_RATIO` if there is a control but no interval, as for a share of zero; `HIDDEN`,
+    whatever the shares, if the model moved by less than its SAEs leave unexplained.
 
     Args:
         shares: `evidence.group_shares` of an edge.
+        visible: `drift.is_visible` of the edge over all corpora.
     """
     if shares["persist_share"] is None:
         return NOTHING
+    if visible is False:
+        return HIDDEN
     if shares["no_change_share"] is None:
         return NO_CONTROL
     if shares["relative_persistence_interval"] is None:
@@ -115,11 +131,16 @@ def reading(shares: Mapping) -> str:
     return BELOW if shares["relative_persistence_interval"][1] < 1 else AT_CONTROL
 
 
-def edge_table(summary: dict) -> pd.DataFrame:
+def edge_table(summary: dict, drift: Mapping) -> pd.DataFrame:
     """One row per edge and group: the number of features with each verdict, and shares with their n and intervals.
 
     Groups are `identified`, where a second seed was trained, and `all`. Counts are named `{side}_{verdict}`.
+
+    Args:
+        summary: `lineage/summary.json`.
+        drift: `lineage/drift.json`.
     """
+    visible = {(edge["parent"], edge["child"]): edge[POOLED]["visible"] for edge in drift.get("edges", [])}
     counted = [f"{side}_{name}" for side, names in COUNTS.items() for name in names]
     rows = []
     for edge in summary["edges"]:
@@ -130,11 +151,12 @@ def edge_table(summary: dict) -> pd.DataFrame:
                 | {f"{side}_{name}": shares[side][name] for side, names in COUNTS.items() for name in names}
                 | _shares(shares, GROUP_SHARES)
                 | _shares(edge, SEED_SHARES)
+                | seed_mccs(summary, edge)
                 | {"largest_random": control, "largest_random_share": random}
                 | _bounded(shares, "relative_persistence")
-                | {"reading": reading(shares)}
+                | {"reading": reading(shares, visible.get((edge["parent"], edge["child"])))}
             )
-    columns = ["parent", "child", "group", *counted, *_columns((*GROUP_SHARES, *SEED_SHARES))]
+    columns = ["parent", "child", "group", *counted, *_columns((*GROUP_SHARES, *SEED_SHARES)), *SEED_MCCS]
     columns += ["largest_random", "largest_random_share", *_with_bounds("relative_persistence"), "reading"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -170,15 +192,22 @@ def instrument_table(summary: dict) -> pd.DataFrame:
     """
     agreements: dict[tuple, dict] = {(*_key(row), row["group"]): row for row in summary["agreements"]}
     rows = [
-        _instrument_row(comparison, group, shares, summary["leading"], agreements)
+        _instrument_row(comparison, group, shares, summary["leading"], agreements) | seed_mccs(summary, comparison)
         for comparison in summary["instruments"]
         for group, shares in measured_groups(comparison)
     ]
     columns = ["parent", "child", "instrument", "group", "leading"]
-    columns += [*_columns((*GROUP_SHARES, *SEED_SHARES, "same_index_rate")), "document_low", "document_high"]
+    columns += [*_columns((*GROUP_SHARES, *SEED_SHARES, "same_index_rate")), *SEED_MCCS]
+    columns += ["document_low", "document_high"]
     columns += [*_with_bounds("relative_persistence"), "auc", "no_change_auc"]
     columns += ["largest_random", "largest_random_share", "fit", "same_verdict_share", "kappa"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def seed_mccs(summary: Mapping, edge: Mapping) -> dict[str, float | None]:
+    """PW-MCC between the seeds of an edge's two models, and by chance; None where it was not computed."""
+    of_models = summary.get("pw_mcc", {})
+    return {name: of_models.get(edge[side], {}).get(key) for name, (side, key) in SEED_MCCS.items()}
 
 
 def largest_random(shares: Mapping[str, float | None]) -> tuple[str | None, float | None]:
@@ -295,7 +324,7 @@ def kind_table(summary: dict) -> pd.DataFrame:
 
 
 def class_table(verdicts: Mapping[str, pd.DataFrame], class_labels: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row per edge, verdict and class: the share of features whose firings are mostly on tokens of that class."""
+    """One row per edge, side, verdict and class: the share of features that fire mostly on tokens of that class."""
     rows: list[dict] = []
     for edge, table in verdicts.items():
         parent, child = Edge.parse(edge)
@@ -310,9 +339,9 @@ def class_table(verdicts: Mapping[str, pd.DataFrame], class_labels: Mapping[str,
                 for name in CLASSES:
                     found = share(int((precision.loc[latents, name] > 0.5).sum()), len(latents))
                     low, high = found.interval or (None, None)
-                    key = {"parent": parent, "child": child, "verdict": verdict, "class": name}
+                    key = {"parent": parent, "child": child, "side": side, "verdict": verdict, "class": name}
                     rows.append(key | {"share": found.value, "n": found.n, "low": low, "high": high})
-    return pd.DataFrame(rows, columns=["parent", "child", "verdict", "class", "share", "n", "low", "high"])
+    return pd.DataFrame(rows, columns=["parent", "child", "side", "verdict", "class", "share", "n", "low", "high"])
 
 
 def ablation_table(ablations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -349,6 +378,28 @@ def flow_table(summary: dict) -> pd.DataFrame:
         for verdict in (*verdicts, UNTESTABLE)
     ]
     return pd.DataFrame(rows, columns=["parent", "child", "group", "side", "verdict", "n_features"])
+
+
+def drift_table(drift: Mapping) -> pd.DataFrame:
+    """One row per edge and corpus, and one over all corpora (`pooled`): how much changed from parent to child."""
+    figures = ["kl", "kl_reverse", "n_predictions", "drift", "fvu_parent", "fvu_child", "unexplained", "visible"]
+    columns = ["parent", "child", "corpus", *figures, "n_tokens", "n_left_out"]
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], "corpus": corpus} | of_corpus
+        for edge in drift.get("edges", [])
+        for corpus, of_corpus in {**edge["corpora"], POOLED: edge[POOLED]}.items()
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def weight_table(drift: Mapping) -> pd.DataFrame:
+    """One row per edge and layer, and one over all weights (`all`): the relative change of the weights."""
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], "layer": layer} | change
+        for edge in drift.get("edges", [])
+        for layer, change in {"all": edge["weights"]["all"], **edge["weights"]["layers"]}.items()
+    ]
+    return pd.DataFrame(rows, columns=["parent", "child", "layer", "relative_change", "n_weights"])
 
 
 def model_table(made: Mapping[str, str], corpora: Sequence[str], metrics: Sequence[dict]) -> pd.DataFrame:
@@ -443,6 +494,25 @@ def score_table(
             row = {"model": model, "sae": sae, "source": source, "n": len(scores), "median": scores.median()}
             rows += [row | {"r": float(r), "n_features": int(n)} for r, n in zip(edges, counts, strict=False)]
     return pd.DataFrame(rows, columns=["model", "sae", "source", "n", "median", "r", "n_features"])
+
+
+def document_table(token_rows: Mapping[tuple[str, str], dict]) -> pd.DataFrame:
+    """One row per corpus and split: the documents in its token rows.
+
+    Args:
+        token_rows: the sidecars of the rows, by (corpus, split).
+    """
+    rows = [
+        {
+            "corpus": corpus,
+            "split": split,
+            "limit": info.get("most_of_document"),
+            **{key: info[key] for key in ("n_documents", "n_tokens", "largest_document_share")},
+        }
+        for (corpus, split), info in token_rows.items()
+    ]
+    columns = ["corpus", "split", "n_documents", "n_tokens", "largest_document_share", "limit"]
+    return pd.DataFrame(rows, columns=columns).astype({"limit": "Int64"})
 
 
 def timing_table(jobs: Sequence[Mapping]) -> pd.DataFrame:
