@@ -30,6 +30,7 @@ from saelineage.lineage.trajectories import (
     feature_statistics,
     feature_table,
 )
+from saelineage.lineage.twins import compare, found_in
 from saelineage.lineage.verdicts import Rules, add_verdicts
 from saelineage.plan.comparisons import names_in_pair
 from saelineage.saes.resets import reset_latents
@@ -92,7 +93,11 @@ def trace_lineage(
         "models": models,
         "leading": plan["leading"],
         "saes": plan["saes"],
-        "edges": [edge_summary(tables[entry["parent"], entry["child"]], entry) for entry in edges],
+        "edges": [
+            edge_summary(tables[entry["parent"], entry["child"]], entry)
+            | beside_trained(tables[entry["parent"], entry["child"]], entry, plan["trained_controls"], load, rules)
+            for entry in edges
+        ],
         "instruments": weighed,
         "agreements": [*evidence.agreements(plan, load, rules), *anchorings(plan, load, rules.threshold)],
         "stages": [
@@ -189,6 +194,34 @@ def anchorings(plan: Mapping, load: Load, threshold: float) -> list[dict]:
             figures = anchoring_agreement(one, other, parents, threshold)
             rows.append(edge | {name: None if isnan(value) else value for name, value in figures.items()})
     return rows
+
+
+def beside_trained(table: pd.DataFrame, entry: Mapping, controls: Mapping, load: Load, rules: Rules) -> dict:
+    """Compare an edge's losses and gains with those of its twins and continued models.
+
+    Args:
+        table: of the edge, with verdicts.
+        entry: the edge, from `evidence.weigh`.
+        controls: the pairs of such models, `Comparisons.trained_control_pairs` of every edge.
+        load, rules: as for `trace_lineage`.
+
+    Returns:
+        Under `twins` and `continued`, the figures of `twins.compare` by model.
+    """
+    names = names_in_pair(entry["pair"])
+    return {
+        kind: {
+            model: compare(
+                table,
+                *(
+                    found_in(load(pairs[side]).correlation, name, rules.threshold)
+                    for side, name in zip(SIDES, names, strict=True)
+                ),
+            )
+            for model, pairs in models.items()
+        }
+        for kind, models in controls[f"{entry['parent']}__{entry['child']}"].items()
+    }
 
 
 def pw_mcc(comparisons: Sequence[Mapping], paths_to_weights: Mapping[str, str]) -> dict[str, PairwiseMcc]:
