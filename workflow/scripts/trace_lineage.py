@@ -11,6 +11,7 @@ import pandas as pd
 
 from saelineage.correlations.bootstrap import load_replicates
 from saelineage.correlations.decoders import PairwiseMcc, load_decoder, seeds_pw_mcc
+from saelineage.correlations.few_documents import load_rests_on
 from saelineage.correlations.matches import load_correlation
 from saelineage.correlations.token_types import as_correlation, load_token_type_matches
 from saelineage.files.atomic import write_json
@@ -142,7 +143,8 @@ def judge(
     parent, child = map(decoder_directions, paths_to_weights)
     match = [table.loc[table["side"] == side, "match"].to_numpy() for side in SIDES]
     cosines = [match_cosines(parent, child, match[0]), match_cosines(child, parent, match[1])]
-    return add_verdicts(table.assign(cosine=np.concatenate(cosines)), rules)
+    table = table.assign(cosine=np.concatenate(cosines), rests_on=np.concatenate(compared.rests_on))
+    return add_verdicts(table, rules)
 
 
 def of_seeds(name: str, recurs: list[str], absence: list[str], load: Load, rules: Rules) -> Recurrence:
@@ -266,6 +268,7 @@ def loader(correlations: Mapping[str, str], replicates: Mapping[str, str], token
         return Compared(
             correlation=correlation,
             replicates=load_replicates(replicates[a], partner),
+            rests_on=load_rests_on(replicates[a], partner),
             by_types=as_correlation(matches, correlation) if matches else None,
         )
 
