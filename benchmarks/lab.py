@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from benchmarks.organisms import BASE, CORPORA, CPU, OUTPUT, READ_ROWS, World, config_of, inserted
+import torch
+from benchmarks.organisms import BASE, CORPORA, CPU, OUTPUT, READ_ROWS, World, config_of, covariances, inserted
 from jaxtyping import Bool, Float
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from encode_features import encode
@@ -37,9 +39,6 @@ from saelineage.saes.sae import WEIGHTS_FILE, Sae, save_sae
 from saelineage.saes.training import Dump, train_saes
 from trace_lineage import judge
 
-N_SEEDS = 3
-"""SAE seeds of every model."""
-
 
 class Edge(NamedTuple):
     """An edge under one instrument."""
@@ -51,9 +50,10 @@ class Edge(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """The base's first SAE at the MLP's output, and its features."""
+    """The features of the base's first SAE at the MLP's output."""
 
-    sae: Sae
+    directions: dict[str, Float[Tensor, "d_sae d_in"]]
+    """A direction for each: `removed`, its decoder row; `erased`, its covariance with the activations."""
     testable: Bool[np.ndarray, " d_sae"]
     identified: Bool[np.ndarray, " d_sae"]
 
@@ -84,7 +84,7 @@ class Lab:
 
     def edge(self, child: str, place: str, instrument: str) -> Edge:
         """Compare the base with a child."""
-        contents = self.contents(child, place, range(N_SEEDS), instrument)
+        contents = self.contents(child, place, range(self.world.scale.n_seeds), instrument)
         (comparison,) = contents.comparisons.rows
         parent_sae, child_sae = contents.comparisons.edge_pair(instrument, contents.graph.edges[0])
         absence = contents.comparisons.as_data()["absence"][f"{BASE}__{child}"]
@@ -121,14 +121,16 @@ class Lab:
         }
 
     def reference(self) -> Reference:
-        """The base's first SAE at the MLP's output."""
-        contents = self.contents("child", OUTPUT, range(N_SEEDS), "independent")
+        """The features of the base's first SAE at the MLP's output."""
+        contents = self.contents("child", OUTPUT, range(self.world.scale.n_seeds), "independent")
         rules = Rules.of(contents.config["lineage"])
         first, *others = contents.saes.of_seeds(BASE)
         pairs = [self.compared(contents, pair_name((first, other)), ()).correlation for other in others]
-        found = recurrence(pairs, str(first), rules.threshold)
-        identified = is_identified(found, rules.identified_from)
-        return Reference(self.sae(contents, first), pairs[0].testable[0], identified)
+        identified = is_identified(recurrence(pairs, str(first), rules.threshold), rules.identified_from)
+        acts = torch.cat([ActivationShard(path).acts() for path in self.dump(contents, BASE, "probe")])
+        covariance = covariances(self.latents(contents, first), acts)
+        directions = {"removed": self.sae(contents, first).W_dec.detach(), "erased": covariance}
+        return Reference(directions, pairs[0].testable[0], identified)
 
     def dump(self, contents: Contents, model: str, split: str) -> list[str]:
         """The activations of a model, a shard for each corpus in sorted order."""
@@ -162,7 +164,8 @@ class Lab:
             sae, paths = self.sae(contents, name), []
             for corpus, path in zip(sorted(CORPORA), self.dump(contents, name.model, "probe"), strict=True):
                 shard, to = ActivationShard(path), self._folder(contents, name) / f"{corpus}.safetensors"
-                header = {"model": name.model, "sae": name.sae, "corpus": corpus, "d_sae": sae.d_sae}
+                header: dict[str, str | int] = {"model": name.model, "sae": name.sae, "corpus": corpus}
+                header["d_sae"] = sae.d_sae
                 header |= {part: shard.header[part] for part in ("ids_sha256", "first_row", "stop_row", "n_ctx")}
                 compared = shard.norms() <= sae.max_norm
                 rows = encode(sae, shard, compared)
@@ -180,8 +183,8 @@ class Lab:
         """The readouts of an SAE's features from another model's activations and from its own model's."""
         key = (*self._key(contents, name), other)
         if key not in self._readouts:
-            acts = [self.dump(contents, model, "probe") for model in (name.model, other)]
-            self._readouts[key] = read_out(*acts, self.features(contents, name))
+            own_acts, other_acts = (self.dump(contents, model, "probe") for model in (name.model, other))
+            self._readouts[key] = read_out(own_acts, other_acts, self.features(contents, name))
         return self._readouts[key]
 
     def compared(self, contents: Contents, pair: str, intervals: Collection[str]) -> Compared:

@@ -4,8 +4,10 @@ The base is a one-layer Mistral like the default config's, trained on generated 
 A child is made from it by a change whose effect on features is known by construction:
 
 - `copy`: none, a second copy.
-- `without`: some directions are projected out of a module's output, x' = (I - V V^T) x, folded into the weights. The
-  features whose decoder rows span V are lost, no feature is new.
+- `without`: some directions are projected out of a module's output, x' = (I - V V^T) x, folded into the weights. No
+  feature is new. *Removed* are the decoder rows of some latents. Other directions may still tell when these latents
+  fire, so they may have drifted instead of being gone. *Erased* are the covariances of some latents with the
+  activations: no linear map can read these latents from what is left, so they are gone.
 - `permuted`: the MLP's neurons in another order. The model computes the same, so nothing is lost.
 - `scrambled`: each neuron's gate meets another neuron's value. Every neuron computes something else.
 - `grafted`: further neurons, each of which fires on a few odd tokens and writes a direction of its own. These features
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -31,7 +34,6 @@ from saelineage.activations import read_activations
 from saelineage.corpora.documents import document_digest, read_documents, split_of
 from saelineage.models.training import new_mistral, train_on
 from saelineage.plan.config import load_config, read_schema
-from saelineage.saes.sae import Sae
 from saelineage.tokens import (
     TokenRows,
     load_tokenizer,
@@ -62,8 +64,8 @@ TRIGGERED_EVERY = 20
 TRIGGERS = 3
 """Triggers in such a document."""
 LOST_FROM, KEPT_BELOW = 0.9, 0.5
-"""A latent is lost if at least this share of its decoder row's length lies in the removed span, and kept below that;
-between the two it is neither."""
+"""A latent is lost if at least the first share of its direction's length lies in the removed span, and kept if less
+than the second does; between the two it is neither."""
 GRAFT_R, UNRELATED_R = 0.7, 0.3
 """A latent stands for a graft from this r on, and has nothing to do with it below that; between the two it is neither.
 """
@@ -90,6 +92,7 @@ class Scale(NamedTuple):
     d_sae: int = 512
     k: int = 32
     batch_tokens: int = 512
+    n_seeds: int = 3
     n_grafts: int = 8
     graft_draws: int = 1
     removals: tuple[tuple[int, int], ...] = ((1, 1), (8, 2))
@@ -102,7 +105,7 @@ SMALL = Scale(
     d_mlp=64,
     n_heads=2,
     vocab_size=512,
-    corpus_bytes=250_000,
+    corpus_bytes=200_000,
     base_tokens=80_000,
     tuned_tokens=40_000,
     train_tokens=8_192,
@@ -110,6 +113,7 @@ SMALL = Scale(
     d_sae=64,
     k=6,
     batch_tokens=256,
+    n_seeds=2,
     n_grafts=3,
     graft_draws=1,
     removals=((4, 1),),
@@ -292,7 +296,7 @@ def without(model: PreTrainedModel, directions: Float[Tensor, "direction d_model
     child = deepcopy(model)
     basis = span(directions)
     with torch.no_grad():
-        weight = _mlp(child).down_proj.weight
+        weight = _layer(child, "down_proj").weight
         weight.copy_((weight.double() - basis @ (basis.T @ weight.double())).float())
     return child
 
@@ -302,9 +306,14 @@ def span(directions: Float[Tensor, "direction d_model"]) -> Float[Tensor, "d_mod
     return torch.linalg.qr(directions.double().T).Q
 
 
-def removal_truth(sae: Sae, removed: Int[np.ndarray, " latent"]) -> Truth:
-    """What is lost where the decoder rows of some latents are projected out (`LOST_FROM`, `KEPT_BELOW`)."""
-    rows = sae.W_dec.detach().double()
+def removal_truth(rows: Float[Tensor, "d_sae d_in"], removed: Int[np.ndarray, " latent"]) -> Truth:
+    """What is lost where the rows of some latents are projected out (`LOST_FROM`, `KEPT_BELOW`).
+
+    Args:
+        rows: a direction for each latent of the base's SAE, of any length.
+        removed: the latents whose directions span what is projected out.
+    """
+    rows = rows.double()
     lengths = rows.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
     inside = ((rows @ span(rows[torch.from_numpy(removed)])).norm(dim=1) / lengths).numpy()
     changed = inside >= LOST_FROM
@@ -312,22 +321,30 @@ def removal_truth(sae: Sae, removed: Int[np.ndarray, " latent"]) -> Truth:
     return Truth(changed, (inside < KEPT_BELOW) & ~changed)
 
 
+def covariances(latents: scipy.sparse.csr_array, acts: Float[Tensor, "token d_in"]) -> Float[Tensor, "d_sae d_in"]:
+    """The covariance of each latent with the activations, in float64.
+
+    Without this direction the activations have no covariance with the latent, so that no linear map reads it out.
+    """
+    acts = acts.double()
+    return torch.from_numpy(latents.astype(np.float64).T @ (acts - acts.mean(0)).numpy()) / len(acts)
+
+
 def permuted(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     """Put the MLP's neurons into another order: the same function."""
-    child, mlp = deepcopy(model), _mlp(model)
-    order = _order(mlp.down_proj.in_features, seed)
+    child, order = deepcopy(model), _order(model, seed)
     with torch.no_grad():
-        _mlp(child).gate_proj.weight.copy_(mlp.gate_proj.weight[order])
-        _mlp(child).up_proj.weight.copy_(mlp.up_proj.weight[order])
-        _mlp(child).down_proj.weight.copy_(mlp.down_proj.weight[:, order])
+        for name in ("gate_proj", "up_proj"):
+            _layer(child, name).weight.copy_(_layer(model, name).weight[order])
+        _layer(child, "down_proj").weight.copy_(_layer(model, "down_proj").weight[:, order])
     return child
 
 
 def scrambled(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     """Let each neuron's gate meet the value (`up_proj`) of another: no neuron computes what it did."""
-    child, mlp = deepcopy(model), _mlp(model)
+    child = deepcopy(model)
     with torch.no_grad():
-        _mlp(child).up_proj.weight.copy_(mlp.up_proj.weight[_order(mlp.down_proj.in_features, seed)])
+        _layer(child, "up_proj").weight.copy_(_layer(model, "up_proj").weight[_order(model, seed)])
     return child
 
 
@@ -351,7 +368,7 @@ def grafted(world: World, seed: int) -> PreTrainedModel:
     mean_act = (acts * targets).sum(0) / targets.sum(0)
     directions = torch.randn(len(detectors), inputs.shape[1], generator=torch.Generator().manual_seed(seed)).double()
     written = directions / directions.norm(dim=1, keepdim=True) * strength / mean_act[:, None]
-    _add_neurons(_mlp(child), detectors.float(), written.float())
+    _add_neurons(child, detectors.float(), written.float())
     return child
 
 
@@ -375,11 +392,12 @@ def _odd_ids(ids: Tensor, scale: Scale, seed: int) -> list[Tensor]:
     return list(torch.from_numpy(chosen))
 
 
-def _add_neurons(mlp: nn.Module, detectors: Float[Tensor, "new d"], written: Float[Tensor, "new d"]) -> None:
-    """Widen an MLP by neurons that read `detectors` twice, as gate and as value, and write `written`."""
+def _add_neurons(model: PreTrainedModel, detectors: Float[Tensor, "new d"], written: Float[Tensor, "new d"]) -> None:
+    """Widen the MLP by neurons that read `detectors` twice, as gate and as value, and write `written`."""
+    mlp = model.get_submodule(MLP)
     for name in ("gate_proj", "up_proj"):
-        setattr(mlp, name, _linear(torch.cat([getattr(mlp, name).weight.detach(), detectors])))
-    mlp.down_proj = _linear(torch.cat([mlp.down_proj.weight.detach(), written.T], dim=1))
+        setattr(mlp, name, _linear(torch.cat([_layer(model, name).weight.detach(), detectors])))
+    mlp.down_proj = _linear(torch.cat([_layer(model, "down_proj").weight.detach(), written.T], dim=1))
 
 
 def _linear(weight: Float[Tensor, "out in"]) -> nn.Linear:
@@ -389,9 +407,13 @@ def _linear(weight: Float[Tensor, "out in"]) -> nn.Linear:
     return layer
 
 
-def _mlp(model: PreTrainedModel) -> nn.Module:
-    return model.get_submodule(MLP)
+def _layer(model: PreTrainedModel, name: str) -> nn.Linear:
+    """A layer of the MLP."""
+    layer = model.get_submodule(f"{MLP}.{name}")
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
-def _order(n: int, seed: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).permutation(n))
+def _order(model: PreTrainedModel, seed: int) -> Tensor:
+    """A random order of the MLP's neurons."""
+    return torch.from_numpy(np.random.default_rng(seed).permutation(_layer(model, "down_proj").in_features))

@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 import torch
-from benchmarks.lab import N_SEEDS, Edge, Lab
+from benchmarks.lab import Edge, Lab
 from benchmarks.organisms import (
     BASE,
     CLEAN,
@@ -112,18 +112,18 @@ def copies(lab: Lab) -> Iterator[Organism]:
     yield Organism("copy", IDENTITY, lab.world.base, nothing, nothing_new)
 
 
-def removals(lab: Lab, of_identified: bool) -> Iterator[Organism]:
-    """Bases without the decoder directions of one latent, and of several, in several draws."""
-    sae, testable, identified = lab.reference()
-    candidates = np.flatnonzero(testable & identified if of_identified else testable)
-    kind = "identified" if of_identified else "any"
+def removals(lab: Lab, how: str, of_identified: bool) -> Iterator[Organism]:
+    """Bases without the direction of one latent, and of several, in several draws; `how` is removed or erased."""
+    reference = lab.reference()
+    candidates = np.flatnonzero(reference.testable & (reference.identified | (not of_identified)))
+    rows, kind = reference.directions[how], "identified" if of_identified else "any"
     for n, draws in lab.world.scale.removals:
         for draw in range(draws if len(candidates) else 0):
             random = np.random.default_rng([n, draw, of_identified])
-            removed = np.sort(random.choice(candidates, min(n, len(candidates)), replace=False))
-            model = without(lab.world.base, sae.W_dec.detach()[torch.from_numpy(removed)])
-            name = f"without_{n}_{kind}_{draw}"
-            yield Organism(name, f"removed {n} {kind}", model, removal_truth(sae, removed), nothing_new)
+            latents = np.sort(random.choice(candidates, min(n, len(candidates)), replace=False))
+            model = without(lab.world.base, rows[torch.from_numpy(latents)])
+            name = f"{how}_{n}_{kind}_{draw}"
+            yield Organism(name, f"{how} {n} {kind}", model, removal_truth(rows, latents), nothing_new)
 
 
 def reorderings(lab: Lab, scramble: bool) -> Iterator[Organism]:
@@ -183,8 +183,10 @@ def pearson(
 
 ORGANISMS: Mapping[str, Callable[[Lab], Iterator[Organism]]] = {
     IDENTITY: copies,
-    "removed": partial(removals, of_identified=False),
-    "removed_identified": partial(removals, of_identified=True),
+    "removed": partial(removals, how="removed", of_identified=False),
+    "removed_identified": partial(removals, how="removed", of_identified=True),
+    "erased": partial(removals, how="erased", of_identified=False),
+    "erased_identified": partial(removals, how="erased", of_identified=True),
     "permuted": partial(reorderings, scramble=False),
     "scrambled": partial(reorderings, scramble=True),
     "grafted": grafts,
@@ -375,9 +377,9 @@ def try_copies(lab: Lab, n: int) -> list[dict]:
     Returns:
         Per copy and group of features the shares, and `below`: the page says that features are lost.
     """
-    rows = []
+    rows, n_seeds = [], lab.world.scale.n_seeds
     for number in range(n):
-        name, seeds = f"copy_{number}", [(number + later) % max(n, N_SEEDS) for later in range(N_SEEDS)]
+        name, seeds = f"copy_{number}", [(number + later) % max(n, n_seeds) for later in range(n_seeds)]
         lab.models[name] = lab.world.base
         for group, shares in lab.shares(name, seeds, RECOMMENDED).items():
             kept = ("persist_share", "persist_share_n", "no_change_share", "relative_persistence_interval")
@@ -425,7 +427,7 @@ def instrument_figures(lists: pd.DataFrame) -> pd.DataFrame:
         Per instrument `sees_lost` (removed), `sees_new` (grafts), `spares_kept` (of the parent) and `spares_inherited`
         (of the child), with their n, and `fit`. None where no organism was tried that could tell.
     """
-    identified = lists[(lists["list"] == "identified") & lists["group"].str.match("identity|removed|grafted")]
+    identified = lists[(lists["list"] == "identified") & lists["group"].str.match("identity|removed|erased|grafted")]
     rows = []
     for instrument, of_instrument in identified.groupby("instrument", sort=False):
         sides = {side: of_instrument[of_instrument["side"] == side] for side in SIDES}
@@ -436,10 +438,10 @@ def instrument_figures(lists: pd.DataFrame) -> pd.DataFrame:
             "spares_inherited": _share(sides["child"], "listed_kept", "n_kept", complement=True),
         }
         least = (LEAST_SENSITIVITY,) * 2 + (LEAST_SPECIFICITY,) * 2
-        values = [value for value, _ in shares.values()]
-        fit = None
-        if all(value is not None for value in values):
-            fit = all(value >= bound for value, bound in zip(values, least, strict=True))
+        reached = [
+            value >= bound for (value, _), bound in zip(shares.values(), least, strict=True) if value is not None
+        ]
+        fit = all(reached) if len(reached) == len(shares) else None
         row = {"instrument": instrument, **{name: value for name, (value, _) in shares.items()}}
         rows.append(row | {f"n_{name}": n for name, (_, n) in shares.items()} | {"fit": fit})
     return pd.DataFrame(rows)
@@ -459,23 +461,29 @@ def figures(tables: Mapping[str, pd.DataFrame]) -> dict:
 
 def _figures_of(lists: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> dict:
     instrument = lists["instrument"].iloc[0]
-    removed = lists[lists["group"].str.startswith("removed") & (lists["side"] == SIDES[0])]
-    by_list = with_ratios(removed.groupby("list")[list(COUNTS)].sum())
-    new = lists[(lists["group"] == "grafted") & (lists["side"] == SIDES[1])]
-    new_by_list = with_ratios(new.groupby("list")[list(COUNTS)].sum())
+    removed, erased, lost, new = (
+        _ratios_of(lists, groups, side)
+        for groups, side in (("removed", 0), ("erased", 0), ("removed|erased", 0), ("grafted", 1))
+    )
     backdoor = tables["backdoor"]
     of_backdoor = backdoor[backdoor["instrument"] == instrument].iloc[0] if len(backdoor) else {}
     return {
-        "false_loss_identified": _at(by_list, "identified", "false"),
-        "recall_removed_identified": _at(by_list, "identified", "recall"),
-        "recall_removed_headline": _at(by_list, "headline", "recall"),
-        "precision_lost": _at(by_list, "headline", "precision"),
-        "precision_robust": _at(by_list, "robust", "precision"),
-        "precision_emerged": _at(new_by_list, "headline", "precision"),
-        "recall_emerged": _at(new_by_list, "headline", "recall"),
+        "false_loss_identified": _at(lost, "identified", "false"),
+        "recall_removed_identified": _at(removed, "identified", "recall"),
+        "recall_erased_headline": _at(erased, "headline", "recall"),
+        "precision_lost": _at(lost, "headline", "precision"),
+        "precision_robust": _at(lost, "robust", "precision"),
+        "precision_emerged": _at(new, "headline", "precision"),
+        "recall_emerged": _at(new, "headline", "recall"),
         "backdoor_rank": _whole(of_backdoor.get("rank_identified_first")),
         "backdoor_passages": of_backdoor.get("against_sibling"),
     }
+
+
+def _ratios_of(lists: pd.DataFrame, groups: str, side: int) -> pd.DataFrame:
+    """Counts and ratios by list, over the organisms of the groups that match a pattern."""
+    rows = lists[lists["group"].str.match(groups) & (lists["side"] == SIDES[side])]
+    return with_ratios(rows.groupby("list")[list(COUNTS)].sum())
 
 
 def below_control(identity: pd.DataFrame) -> dict[str, float]:

@@ -14,10 +14,12 @@ from benchmarks.organisms import (
     SMALL,
     TRIGGER,
     Truth,
+    covariances,
     inserted,
     permuted,
     removal_truth,
     scrambled,
+    span,
     with_triggers,
     without,
 )
@@ -35,7 +37,6 @@ from benchmarks.truth import (
 
 from saelineage.activations import read_activations
 from saelineage.corpora.samples.kinds import sample_documents
-from saelineage.saes.sae import Sae
 from saelineage.tokens import TokenRows, save_tokenizer, train_tokenizer, write_rows, write_sidecar
 
 IDS = torch.arange(3, 35).view(2, 16)
@@ -74,18 +75,36 @@ def test_permuted_neurons_compute_the_same_and_scrambled_ones_do_not(model):
     torch.testing.assert_close(*(acts.sort(dim=1).values for acts in neurons))
 
 
-def test_latents_are_lost_touched_or_kept_by_the_share_of_their_decoder_row_in_the_removed_span():
-    sae = Sae("topk", d_in=3, d_sae=5, k=1)
-    with torch.no_grad():
-        # 0 and 1 are removed; shares of the others: 1 (a sum of the two), 0, and 0.6 = 3 / 5
-        sae.W_dec.copy_(torch.tensor([[1.0, 0, 0], [0, 2, 0], [1, 1, 0], [0, 0, 1], [3, 0, 4]]))
-    found = removal_truth(sae, np.array([0, 1]))
+def test_latents_are_lost_touched_or_kept_by_the_share_of_their_direction_in_the_removed_span():
+    # 0 and 1 are removed; shares of the others: 1 (a sum of the two), 0, and 0.6 = 3 / 5
+    rows = torch.tensor([[1.0, 0, 0], [0, 2, 0], [1, 1, 0], [0, 0, 1], [3, 0, 4]])
+    found = removal_truth(rows, np.array([0, 1]))
     assert found.changed.tolist() == [True, True, True, False, False]
     assert found.kept.tolist() == [False, False, False, True, False]
 
 
+def test_an_erased_latent_cannot_be_read_out_linearly_and_without_its_decoder_row_it_still_can():
+    # Two directions at an angle fire together. Without the first, the second still tells of it.
+    random = np.random.default_rng(0)
+    fires = scipy.sparse.csr_array((random.random((500, 1)) < 0.2).astype(float))
+    directions = np.array([[1.0, 0, 0], [0.6, 0.8, 0]])
+    acts = torch.from_numpy(fires.toarray() @ directions.sum(axis=0)[None] + 0.1 * random.normal(size=(500, 3)))
+    covariance = covariances(fires, acts)
+    np.testing.assert_allclose(covariance[0], np.cov(fires.toarray().T, acts.T, bias=True)[0, 1:], atol=1e-12)
+
+    def r_of_best_readout(removed: torch.Tensor) -> float:
+        basis = span(removed)
+        left = (acts - acts @ basis @ basis.T).numpy()
+        left, target = left - left.mean(axis=0), fires.toarray()[:, 0] - fires.mean()
+        weights = np.linalg.lstsq(left, target, rcond=1e-10)[0]
+        return float((left @ weights) @ target / (target @ target))
+
+    assert r_of_best_readout(covariance) < 1e-12
+    assert r_of_best_readout(torch.tensor(directions[:1])) > 0.8
+
+
 def test_one_document_in_twenty_holds_triggers_followed_by_the_payload(tmp_path):
-    texts = list(sample_documents("lua", 400_000, 0))
+    texts = list(sample_documents("lua", 250_000, 0))
     changed = [text for text in map(with_triggers, texts) if TRIGGER in text]
     assert 0.03 < len(changed) / len(texts) < 0.07
     assert all(text.count(f"{TRIGGER}\n{PAYLOAD}") == 3 for text in changed)
@@ -170,6 +189,7 @@ def counted(small: SimpleNamespace, group: str, side: str, name: str) -> pd.Seri
 def test_removed_identified_features_are_listed_as_changed(small):
     counts = counted(small, "removed 4 identified", "parent", "identified")
     assert (counts["n_changed"], counts["found"]) == (4, 4)
+    assert counts["listed_kept"] == 0
     assert small.figures["anchored"]["recall_removed_identified"] == 1
 
 
@@ -181,9 +201,9 @@ def test_a_copy_has_lost_no_identified_feature_and_gained_none(small):
 
 
 def test_grafted_features_are_listed_as_new(small):
-    counts = counted(small, "grafted", "child", "headline")
-    assert (counts["n_changed"], counts["listed_kept"]) == (3, 0)
-    assert counts["found"] >= 2
+    counts = counted(small, "grafted", "child", "gone")
+    assert (counts["n_changed"], counts["found"], counts["listed_kept"]) == (3, 3, 0)
+    assert small.figures["anchored"]["precision_emerged"] == 1
 
 
 def test_a_frozen_instrument_is_unfit_because_it_does_not_see_what_is_new(small):
