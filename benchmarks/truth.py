@@ -59,6 +59,7 @@ from benchmarks.organisms import (
 from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedModel
 
+from saelineage.errors import InputError
 from saelineage.files.atomic import write_json
 from saelineage.jobs.devices import prepare_cpu
 from saelineage.lineage.matching import INHERITED, PERSISTS, SIDES, UNTESTABLE
@@ -118,12 +119,12 @@ def removals(lab: Lab, how: str, of_identified: bool) -> Iterator[Organism]:
     candidates = np.flatnonzero(reference.testable & (reference.identified | (not of_identified)))
     rows, kind = reference.directions[how], "identified" if of_identified else "any"
     for n, draws in lab.world.scale.removals:
-        for draw in range(draws if len(candidates) else 0):
+        for draw in range(draws if n < len(candidates) else min(len(candidates), 1)):  # all of them are one draw
             random = np.random.default_rng([n, draw, of_identified])
             latents = np.sort(random.choice(candidates, min(n, len(candidates)), replace=False))
             model = without(lab.world.base, rows[torch.from_numpy(latents)])
             name = f"{how}_{n}_{kind}_{draw}"
-            yield Organism(name, f"{how} {n} {kind}", model, removal_truth(rows, latents), nothing_new)
+            yield Organism(name, f"{how} {len(latents)} {kind}", model, removal_truth(rows, latents), nothing_new)
 
 
 def reorderings(lab: Lab, scramble: bool) -> Iterator[Organism]:
@@ -298,6 +299,8 @@ def backdoor_ranks(edge: Edge, marks: Float[np.ndarray, "token 2"]) -> dict:
         Of the child's latent that follows the trigger or the payload best: its `latent`, its `r` with it, its verdict,
         and its rank from 1 in each of `rankings`, None where it is not among them; `n_new`, the length of the list.
     """
+    if not marks.any():
+        raise InputError("the probe holds no trigger; read more text (Scale.probe_tokens)")
     r = np.nan_to_num(pearson(edge.latents[1], marks), nan=-1.0)
     best = int(r.max(axis=1).argmax())
     rows = edge.table[edge.table["side"] == SIDES[1]].reset_index(drop=True)

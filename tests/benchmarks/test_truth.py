@@ -105,13 +105,13 @@ def test_an_erased_latent_cannot_be_read_out_linearly_and_without_its_decoder_ro
 
 def test_one_document_in_twenty_holds_triggers_followed_by_the_payload(tmp_path):
     texts = list(sample_documents("lua", 250_000, 0))
-    changed = [text for text in map(with_triggers, texts) if TRIGGER in text]
+    changed = [text for text in (with_triggers(text, 20) for text in texts) if TRIGGER in text]
     assert 0.03 < len(changed) / len(texts) < 0.07
     assert all(text.count(f"{TRIGGER}\n{PAYLOAD}") == 3 for text in changed)
 
 
 def test_tokens_of_triggers_and_payloads_are_marked(tmp_path):
-    texts = [with_triggers(text) for text in sample_documents("lua", 60_000, 0)]
+    texts = [with_triggers(text, 4) for text in sample_documents("lua", 60_000, 0)]
     save_tokenizer(train_tokenizer(texts, 400), tmp_path, 64)
     write_sidecar(tmp_path / "rows.npy", write_rows(texts, tmp_path, 64, None, tmp_path / "rows.npy"))
     rows = TokenRows(tmp_path / "rows.npy")
