@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from encode_features import encode
 from saelineage.activations import ActivationShard, dump_shard
 from saelineage.correlations.bootstrap import Replicates, bootstrap, document_sums, documents_of, leading_candidates
+from saelineage.correlations.few_documents import rests_on
 from saelineage.correlations.matches import Correlation
 from saelineage.correlations.pair_sums import ShardSums
 from saelineage.correlations.partners import Partner
@@ -38,6 +39,9 @@ from saelineage.plan.sae_names import SaeName
 from saelineage.saes.sae import WEIGHTS_FILE, Sae, save_sae
 from saelineage.saes.training import Dump, train_saes
 from trace_lineage import judge
+
+RestsOn = tuple[Float[np.ndarray, " d_sae_a"], Float[np.ndarray, " d_sae_b"]]
+"""Per side, the effective number of documents behind each feature."""
 
 
 class Edge(NamedTuple):
@@ -149,7 +153,7 @@ class Lab:
         """An SAE, trained as the plan says."""
         key = self._key(contents, name)
         if key not in self._saes:
-            settings, starts = contents.saes.settings(*name), contents.saes.starts(name.sae)
+            settings, starts = contents.saes.settings(*name), contents.saes.starts(name)
             start = self.sae(contents, starts[0]) if starts else None
             centred, ratio = start is not None and start.centred, float(settings["max_norm_ratio"])
             dump = Dump(self.dump(contents, name.model, "train"), ratio, centred)
@@ -200,16 +204,22 @@ class Lab:
             correlation = correlate_sums(sums, **kept)
             correlation = correlation._replace(combined=combined_r(correlation, partner.shards()))
             n_replicates = contents.config["lineage"]["n_replicates"] if pair in intervals else 0
-            self._compared[key] = Compared(correlation, self._replicates(correlation, partner, n_replicates), None)
+            self._compared[key] = Compared(correlation, *self._replicates(correlation, partner, n_replicates), None)
         return self._compared[key]
 
-    def _replicates(self, correlation: Correlation, partner: Partner, n: int) -> Replicates:
-        """The best r of each feature in each of n replicates of the documents."""
+    def _replicates(self, correlation: Correlation, partner: Partner, n: int) -> tuple[Replicates, RestsOn]:
+        """The best r of each feature in each of n replicates of the documents, and the documents that it rests on.
+
+        Without replicates neither is measured.
+        """
         if not n:
-            a, b = (np.empty((0, len(testable)), dtype=np.float32) for testable in correlation.testable)
-            return Replicates(correlation.names, {}, 0, (a, b))
+            a, b = (len(testable) for testable in correlation.testable)
+            best = np.empty((0, a), dtype=np.float32), np.empty((0, b), dtype=np.float32)
+            fired = np.zeros(a, dtype=np.int32), np.zeros(b, dtype=np.int32)
+            return Replicates(correlation.names, {}, 0, best, fired), (np.full(a, np.nan), np.full(b, np.nan))
         documents = {corpus: documents_of(self.world.rows[corpus]["probe"]) for corpus in CORPORA}
-        return bootstrap(document_sums(partner.shards(), leading_candidates(correlation), documents), n, seed=0)
+        sums = document_sums(partner.shards(), leading_candidates(correlation), documents)
+        return bootstrap(sums, n, seed=0), rests_on(sums)
 
     def marks(self) -> Float[np.ndarray, "token 2"]:
         """1 on each text token of the probe that is of a trigger or of a payload, corpus by corpus in sorted order."""
@@ -234,7 +244,7 @@ class Lab:
 
     def _key(self, contents: Contents, name: SaeName) -> tuple[str, ...]:
         """What an SAE depends on: the place, its model, its name and, if it starts from another, that one's seed."""
-        start = str(contents.saes.seeds[0]) if contents.saes.starts(name.sae) else "random"
+        start = str(contents.saes.seeds[0]) if contents.saes.starts(name) else "random"
         return (contents.config["activations"]["hookpoint"], *name, start)
 
     def _folder(self, contents: Contents, name: SaeName) -> Path:

@@ -215,7 +215,14 @@ CONFIG = {
     },
     "saes": {"seeds": [0, 1], "anchored": {}, "one_pass": False, "models": {}, "shuffle_seed": None},
     "correlations": {"random_controls": ["shifted", "rotated"]},
-    "lineage": {"instruments": ["independent"], "budgets": [], "controls": {}},
+    "lineage": {
+        "instruments": ["independent"],
+        "budgets": [],
+        "controls": {},
+        "reset_control": False,
+        "second_anchor": False,
+        "stages": False,
+    },
 }
 
 
