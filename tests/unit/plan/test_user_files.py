@@ -94,6 +94,27 @@ def test_many_markdown_texts_are_not_taken_for_notes_about_a_table(tmp_path: Pat
         names_of(tmp_path, "a.md", "b.md", "index.csv")
 
 
+def test_files_that_are_no_text_are_left_out_beside_texts_and_named(tmp_path: Path):
+    assert names_of(tmp_path, "a.txt", "b.lua", "figure.PNG", "sub/all.tar.gz") == ["a.txt", "b.lua"]
+    assert note(tmp_path) == (
+        f"corpora.web.path: '{tmp_path}' is read as a folder of texts, so 2 of its 4 files are left out (figure.PNG, "
+        "sub/all.tar.gz); to read others, name them with corpora.web.glob"
+    )
+
+
+def test_files_that_are_no_text_are_left_out_beside_tables(tmp_path: Path):
+    assert names_of(tmp_path, "a.parquet", "README.md", "figure.png") == ["a.parquet"]
+
+
+@pytest.mark.parametrize("glob", ["**/*", "*.p*"])
+def test_a_folder_of_images_alone_or_a_glob_of_them_is_refused_before_any_is_read(glob: str, tmp_path: Path):
+    names = ["figure.png"] if glob == "**/*" else ["a.py", "figure.png"]
+    with pytest.raises(
+        InputError, match=r"must hold texts or tables, but 'figure\.png' is neither, by its ending; put"
+    ):
+        names_of(tmp_path, *names, glob=glob)
+
+
 def test_where_nothing_is_left_out_there_is_nothing_to_say(tmp_path: Path):
     names_of(tmp_path, "texts/a.js", "tables/a.csv", "tables/README.md", "mixed/a.csv", path="texts")
     assert note(tmp_path, "texts") is None
