@@ -6,7 +6,7 @@ import pytest
 
 from saelineage.errors import InputError
 from saelineage.plan.text_formats import TextFormat, text_format
-from saelineage.plan.user_files import find_files, left_out
+from saelineage.plan.user_files import find_files, left_out, require_content
 
 
 def names_of(folder: Path, *names: str, path: str = ".", glob: str = "**/*") -> list[str]:
@@ -162,3 +162,17 @@ def test_compressed_parquet_is_refused_before_it_is_opened(tmp_path: Path):
         names_of(tmp_path, "a.parquet.gz", path="a.parquet.gz")
     with pytest.raises(InputError, match=r"b\.parquet\.zst' must be decompressed"):
         names_of(tmp_path, "c/b.parquet.zst", path="c")
+
+
+def test_empty_files_alone_are_refused_before_the_first_job(tmp_path: Path):
+    empty, full = str(tmp_path / "a.txt"), str(tmp_path / "b.txt")
+    Path(empty).touch()
+    Path(full).write_text("text")
+    require_content([empty, full], "corpora.web.path")
+    with pytest.raises(InputError) as raised:
+        require_content([empty], "corpora.web.path")
+    assert str(raised.value) == (
+        f"corpora.web.path: must hold text, but '{empty}' is empty; correct the path, or fetch the text again"
+    )
+    with pytest.raises(InputError, match=r"a\.txt' is empty like all of the 2 files; correct the path"):
+        require_content([empty, empty], "corpora.web.path")

@@ -74,6 +74,20 @@ def left_out(corpus: str, settings: dict, corpora_dir: str) -> str | None:
     )
 
 
+def require_content(files: Iterable[str], key: str) -> None:
+    """Refuse files that are all of zero bytes; whether others hold text is seen when they are read.
+
+    Raises:
+        InputError: with the first of them.
+    """
+    paths = [Path(file) for file in files]
+    if all(path.stat().st_size == 0 for path in paths):
+        others = f" like all of the {len(paths)} files" if len(paths) > 1 else ""
+        raise InputError(
+            f"{key}: must hold text, but '{paths[0]}' is empty{others}; correct the path, or fetch the text again"
+        )
+
+
 def require_no_braces(paths: Iterable[str], key: str) -> None:
     """Refuse paths with braces, which Snakemake reads as wildcards.
 
