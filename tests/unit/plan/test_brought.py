@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from saelineage.errors import InputError
 from saelineage.foreign.tokenizers import read_tokenizer
 from saelineage.plan.brought import check_on_disk as checked_on_disk
-from saelineage.plan.brought import left_for_the_start, run_input
+from saelineage.plan.brought import left_for_the_start, run_input, without_seeds
 from saelineage.plan.config import load_config, read_schema
 from saelineage.plan.plan import Plan
 from tests.hub_server import SCRIPTS, running_hub
@@ -364,3 +364,13 @@ def test_an_embedding_with_too_few_rows_for_the_tokenizer_is_refused():
     message = r"^models\.base: the model must have an embedding row for every token .*, but has 3 rows, too few for 1 "
     with pytest.raises(InputError, match=message):
         check_on_disk(plan({"base": {"path": {"folder": model_folder("base", vocab_size=3)}}}))
+
+
+def test_trained_saes_of_one_seed_are_said_to_identify_nothing():
+    one = plan({"base": in_folder("base")})
+    assert without_seeds(one) == (
+        "saes.seeds is [0], so nothing will tell which features are identified, that is, found again from other seeds, "
+        "and the verdicts will be over all features; give three seeds to know"
+    )
+    imported = plan({"base": in_folder("base")}, base=sae_folder("sae"))
+    assert without_seeds(imported) is None

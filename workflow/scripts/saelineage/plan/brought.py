@@ -147,6 +147,19 @@ def check_on_hub(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     return sentences
 
 
+def without_seeds(plan: Plan) -> str | None:
+    """A sentence on trained SAEs of one seed, which cannot tell which features are identified; None if there are more.
+
+    Where SAEs are imported one seed may be all there is; the page says what follows from it.
+    """
+    if len(plan.saes.seeds) > 1 or plan.saes.imported:
+        return None
+    return (
+        f"saes.seeds is {list(plan.saes.seeds)}, so nothing will tell which features are identified, that is, found "
+        "again from other seeds, and the verdicts will be over all features; give three seeds to know"
+    )
+
+
 def left_for_the_start(plan: Plan) -> str | None:
     """A sentence on what a dry run does not check, because it lies on the hub; None if nothing does."""
     saes = [sae for sae in plan.saes.imported if "folder" not in plan.saes.settings(*sae)["import"]]
