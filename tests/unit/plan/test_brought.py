@@ -259,7 +259,10 @@ def test_a_published_sae_is_recognised_and_its_own_files_are_the_job_s_inputs():
     for layer in range(3):
         (folder / f"layer{layer}.sae.pt").touch()
     run = plan({"base": in_folder(model_folder("base"))}, hookpoint="model.layers.1.output", base=str(folder))
-    with pytest.raises(InputError, match=r"holds 3 SAEs .*; name the file of one with import.file"):
+    with pytest.raises(
+        InputError,
+        match=r"^saes\.import \(for base\.seed0\): .* holds 3 SAEs .*; name the file of one",
+    ):
         check_on_disk(run)
     run.config["saes"]["models"]["base"]["seed0"]["import"]["file"] = "layer0.sae.pt"
     with pytest.raises(InputError, match=r"trained at 'blocks.0.hook_resid_post'.*set it to 'model.layers.0.output'"):

@@ -40,7 +40,7 @@ from saelineage.foreign.places import (
     norm_kind,
     norms_outputs,
 )
-from saelineage.foreign.sae_formats.registry import check_source, local_source
+from saelineage.foreign.sae_formats.registry import SaeSource, check_source, local_source
 from saelineage.foreign.sae_inputs import Beside, RunInput
 from saelineage.foreign.tokenizers import (
     TOKENIZER_SMALL_FILES,
@@ -99,7 +99,7 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     for sae in plan.saes.imported:
         settings = plan.saes.settings(*sae)["import"]
         if "folder" in settings and not is_here(_manifest(plan, plan.paths.sae_file, **sae._asdict())):
-            sentences += check_source(local_source(settings), run_input(plan, sae.model), _sae_key(sae))
+            sentences += check_source(_local_sae(settings, sae), run_input(plan, sae.model), _sae_key(sae))
     return sentences
 
 
@@ -334,6 +334,13 @@ def _manifest(plan: Plan, pattern: str, **names: str) -> str:
     """The manifest of the folder of an imported model or SAE."""
     (path,) = plan.paths.fill(plan.paths.folder_manifest(pattern), **names)
     return path
+
+
+def _local_sae(settings: dict, sae: SaeName) -> SaeSource:
+    try:
+        return local_source(settings)
+    except InputError as error:
+        raise InputError(f"{_sae_key(sae)}: {error}") from error
 
 
 def _sae_key(sae: SaeName) -> str:
