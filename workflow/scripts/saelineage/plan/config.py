@@ -160,6 +160,8 @@ def _sentence(error: ValidationError, root: dict) -> str:
     hint = ""
     if isinstance(instance, str) and error.validator == "type" and _is_number(instance):
         hint = f" (YAML reads {instance} as text; write {_plain(float(instance))!r})"
+    elif isinstance(instance, str) and error.validator == "type" and instance.startswith(("{", "[")):
+        hint = " (it is text, because YAML cannot read it; close every bracket and quote)"
     elif isinstance(instance, float) and instance.is_integer():
         hint = f" (write {int(instance)})"
     description = _description(error, root)
