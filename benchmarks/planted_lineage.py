@@ -140,12 +140,12 @@ def plant(planting: Planting) -> PlantedLineage:
     if not 0 < lowest <= highest <= 0.5:
         raise InputError(f"densities must be 0 < lowest <= highest <= 0.5, got {planting.densities}; choose others")
     fates = [str(fate) for fate in np.repeat(FATES, planting.n_per_fate)]
-    random = _random(planting.seed, DENSITIES)
+    random = stream(planting.seed, DENSITIES)
     densities = np.exp(random.uniform(np.log(lowest), np.log(highest), len(fates)))
     shares = _shares(random, fates, densities, planting)
     densities /= [_own_share(fate, share) for fate, share in zip(fates, shares.tolist(), strict=True)]
-    random = _random(planting.seed, DICTIONARY)
-    axes = _perpendicular_pairs(random, len(fates), planting.d_in)
+    random = stream(planting.seed, DICTIONARY)
+    axes = perpendicular_pairs(random, len(fates), planting.d_in)
     parent, child = (_features(fates, shares, side, planting) for side in range(2))
     return PlantedLineage(
         planting=planting,
@@ -163,7 +163,7 @@ def true_activations(lineage: PlantedLineage, chunk: int) -> tuple[scipy.sparse.
     another log-normal factor of mean 1, so that r of a persisting feature is near exp(-activation_noise^2).
     """
     planting = lineage.planting
-    random = _random(planting.seed, FIRINGS, chunk)
+    random = stream(planting.seed, FIRINGS, chunk)
     happens = random.random((planting.chunk_tokens, len(lineage.densities)), dtype=np.float32) < lineage.densities
     item, token = happens.T.nonzero()
     place = random.random(len(item))
@@ -171,7 +171,7 @@ def true_activations(lineage: PlantedLineage, chunk: int) -> tuple[scipy.sparse.
     starts = np.searchsorted(item, np.arange(len(lineage.densities) + 1))
     sides = []
     for features in lineage.features:
-        strength_there = strength * _factors(random, len(item), planting.activation_noise)
+        strength_there = strength * factors(random, len(item), planting.activation_noise)
         events, feature = _events_of(features, starts, place)
         shape = (planting.chunk_tokens, len(features))
         sides.append(scipy.sparse.csr_array((strength_there[events], (token[events], feature)), shape=shape))
@@ -190,7 +190,7 @@ def planted_acts(lineage: PlantedLineage, side: int, chunk: int) -> Float[np.nda
     """
     planting = lineage.planting
     acts = true_activations(lineage, chunk)[side] @ lineage.dictionaries[side] + lineage.bias
-    noise = _random(planting.seed, NOISE, side, chunk).normal(size=acts.shape)
+    noise = stream(planting.seed, NOISE, side, chunk).normal(size=acts.shape)
     return (acts + planting.acts_noise * noise).astype(np.float32)
 
 
@@ -204,22 +204,33 @@ def write_dump(lineage: PlantedLineage, side: int, chunks: range, folder: Path |
     paths = [Path(folder, f"shard-{chunk:05d}.safetensors") for chunk in chunks]
     for chunk, path in zip(chunks, paths, strict=True):
         acts = planted_acts(lineage, side, chunk)
-        first = chunk * planting.chunk_tokens
-        header = {
-            "hookpoint": "planted.output",
-            "ids_sha256": sha256_json(planting._asdict()),
-            "first_row": first,
-            "stop_row": first + len(acts),
-            "n_ctx": 1,
-        }
-        tensors = {
-            "acts": acts.astype(np.float16),
-            "norms": np.linalg.norm(acts, axis=1),
-            "positions": first + np.arange(len(acts)),
-        }
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata=encode_header(header))
+        write_shard(acts, path, chunk * planting.chunk_tokens, sha256_json(planting._asdict()))
     return paths
+
+
+def write_shard(acts: Float[np.ndarray, "token d_in"], path: Path, first_row: int, ids_sha256: str) -> None:
+    """Write activations as a shard that `activations.ActivationShard` reads, in float16 as dumps are by default.
+
+    Args:
+        acts: the activations of tokens that follow one another, one in a row.
+        path: the file to write.
+        first_row: number of the first token.
+        ids_sha256: a name of all tokens of the dump.
+    """
+    header = {
+        "hookpoint": "planted.output",
+        "ids_sha256": ids_sha256,
+        "first_row": first_row,
+        "stop_row": first_row + len(acts),
+        "n_ctx": 1,
+    }
+    tensors = {
+        "acts": acts.astype(np.float16),
+        "norms": np.linalg.norm(acts, axis=1),
+        "positions": first_row + np.arange(len(acts)),
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=encode_header(header))
 
 
 def perturbed(
@@ -237,14 +248,14 @@ def perturbed(
     Returns:
         [token, feature].
     """
-    random = _random(seed, PERTURBATION)
+    random = stream(seed, PERTURBATION)
     rows = true.tocoo()
     kept = random.random(rows.nnz) >= missed
     drawn = np.flatnonzero(random.random(rows.nnz) < false)
     token = np.concatenate([rows.row[kept], random.integers(0, true.shape[0], len(drawn))])
     feature = np.concatenate([rows.col[kept], rows.col[drawn]])
     values = np.concatenate([rows.data[kept], rows.data[drawn]])
-    values = values * _factors(random, len(values), noise)
+    values = values * factors(random, len(values), noise)
     return scipy.sparse.coo_array((values, (token, feature)), shape=true.shape).tocsr()
 
 
@@ -383,12 +394,12 @@ def require_unrelated(
     return largest
 
 
-def _random(seed: int, *key: int) -> np.random.Generator:
+def stream(seed: int, *key: int) -> np.random.Generator:
     """Make the generator of one stream."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _factors(random: np.random.Generator, n: int, sigma: float) -> Float[np.ndarray, " event"]:
+def factors(random: np.random.Generator, n: int, sigma: float) -> Float[np.ndarray, " event"]:
     """Draw log-normal factors of mean 1."""
     return np.exp(random.normal(-(sigma**2) / 2, sigma, n))
 
@@ -451,7 +462,7 @@ def _own_share(fate: str, share: float) -> float:
     return {"decoy": 1 / (2 - share), "straddled": 1 / (3 - 2 * share)}.get(fate, 1.0)
 
 
-def _perpendicular_pairs(random: np.random.Generator, n: int, d_in: int) -> tuple[np.ndarray, np.ndarray]:
+def perpendicular_pairs(random: np.random.Generator, n: int, d_in: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw two perpendicular unit vectors for each of n items [item, d_in]."""
     first, second = random.normal(size=(2, n, d_in))
     first /= np.linalg.norm(first, axis=1, keepdims=True)

@@ -32,6 +32,8 @@ models:
   theirs: {path: {folder: theirs, parents: [base]}}
   far: {hub: {repo: owner/model, revision: main}}
   random: {reinitialise: {like: base, seed: 3}}
+  again: {twin: {of: left, seed: 1}}
+  more: {continued: {parent: base, like: left}}
 activations: {hookpoint: model.layers.1.mlp.down_proj.input, dtype: float16, max_tokens: 8192, n_shards: 2}
 saes:
   architecture: topk
@@ -76,7 +78,7 @@ NAMES = [
     ),
     *("shifted", "left_shifted", "\x1b[2J", "__proto__", "__use_yte", "nul", "{run}", "*", "null", "true", "1", "1.5"),
 ]
-PARENTS = ["base", "left", "right", "merged", "random", "theirs", "far", "nobody", "", "Base", "base "]
+PARENTS = ["base", "left", "right", "merged", "random", "theirs", "far", "again", "more", "nobody", "", "Base", "base "]
 
 
 class Mutant(NamedTuple):
@@ -206,10 +208,10 @@ def parents(draw: random.Random) -> Mutant:
     """Give two models other parents: unknown ones, themselves, each other."""
     config = good()
     models, changes = config["models"], []
-    for model in draw.sample(["left", "right", "merged", "theirs", "random"], 2):
+    for model in draw.sample(["left", "right", "merged", "theirs", "random", "again", "more"], 2):
         first, second = draw.choice(PARENTS), draw.choice(PARENTS)
         (kind,) = models[model]
-        key = {"finetune": "parent", "reinitialise": "like"}.get(kind, "parents")
+        key = {"finetune": "parent", "reinitialise": "like", "twin": "of", "continued": "parent"}.get(kind, "parents")
         models[model][kind][key] = [first, second] if key == "parents" else first
         changes.append(f"{model} from {models[model][kind][key]}")
     return Mutant("parents", "; ".join(changes), dump(config))

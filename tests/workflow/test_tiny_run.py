@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saelineage.files.atomic import sha256_file
 from saelineage.jobs.manifests import check_run
+from saelineage.lineage.matching import SIDES, UNTESTABLE
+from saelineage.lineage.verdicts import VERDICTS
 from tests.faults.kills import Undisturbed
 from tests.workflow.conftest import Checkout
 
@@ -82,9 +84,11 @@ def test_the_summary_counts_every_feature_of_every_edge(finished: Checkout):
     assert edges == {("base", "left"), ("base", "right"), ("left", "merged"), ("right", "merged")}
     for edge in summary["edges"]:
         # d_mlp 32 x expansion_factor 4 = 128 latents in each model
-        assert edge["persists"] + edge["disappears"] + edge["untestable_parent"] == edge["n_parent"] == 128
-        assert edge["inherited"] + edge["emerges"] + edge["untestable_child"] == edge["n_child"] == 128
-        assert edge["persist_share_n"] == edge["persists"] + edge["disappears"]
+        assert edge["n_parent"] == edge["n_child"] == 128
+        for side, verdicts in zip(SIDES, VERDICTS, strict=True):
+            counts = edge["groups"]["all"][side]
+            assert sum(counts[verdict] for verdict in (*verdicts, UNTESTABLE)) == 128
+        assert edge["study"]["persists"] + edge["study"]["disappears"] == edge["groups"]["all"]["persist_share_n"]
         assert edge["two_seed_share"] is not None
 
 
@@ -93,8 +97,10 @@ def test_the_tables_hold_what_the_summary_says(finished: Checkout):
     summary = json.loads((lineage / "summary.json").read_text())
     for edge in summary["edges"]:
         table = pd.read_parquet(lineage / "edges" / f"{edge['parent']}__{edge['child']}.parquet")
-        assert (table["verdict"] == "persists").sum() == edge["persists"]
-        assert (table["verdict"] == "emerges").sum() == edge["emerges"]
+        for group, rows in (("all", table), ("identified", table[table["identified"]])):
+            assert (rows["verdict"] == "persists").sum() == edge["groups"][group]["parent"]["persists"]
+            assert (rows["verdict"] == "new").sum() == edge["groups"][group]["child"]["new"]
+        assert (table["study_verdict"] == "emerges").sum() == edge["study"]["emerges"]
     features = pd.read_parquet(lineage / "features.parquet")
     assert features.groupby("model").size().to_dict() == {"base": 128, "left": 128, "right": 128, "merged": 128}
 

@@ -13,6 +13,7 @@ from saelineage.correlations.bootstrap import (
     leading_candidates,
     replicates_group,
 )
+from saelineage.correlations.few_documents import RESTS_ON_ARRAYS, rests_on_tensors
 from saelineage.correlations.matches import correlation_group, most_arrays
 from saelineage.correlations.pair_sums import PairSums, ShardSums, load_sums
 from saelineage.correlations.partners import Partner, partners_of
@@ -52,7 +53,7 @@ def correlate_features(
     kept = {name: value for name, value in settings.items() if name != "block_features"}
     with (
         writing_groups(path_to_correlations, len(partners), most_arrays(len(rows))) as correlations,
-        writing_groups(path_to_replicates, len(partners), ARRAYS) as replicates,
+        writing_groups(path_to_replicates, len(partners), ARRAYS + RESTS_ON_ARRAYS) as replicates,
     ):
         for partner in partners:
             sums: list[PairSums] = [saved for path in paths_to_sums for saved in load_sums(path, partner.name)]
@@ -64,7 +65,8 @@ def correlate_features(
             enough = zip(correlation.testable, fires_in_enough(by_document), strict=True)
             a, b = (testable & in_documents for testable, in_documents in enough)
             correlations.add(partner.name, *correlation_group(correlation._replace(testable=(a, b))))
-            replicates.add(partner.name, *replicates_group(bootstrap(by_document, **draws)))
+            header, tensors = replicates_group(bootstrap(by_document, **draws))
+            replicates.add(partner.name, header, tensors | rests_on_tensors(by_document))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pandas as pd
 
 from saelineage.correlations.bootstrap import load_replicates
 from saelineage.correlations.decoders import PairwiseMcc, load_decoder, seeds_pw_mcc
+from saelineage.correlations.few_documents import load_rests_on
 from saelineage.correlations.matches import load_correlation
 from saelineage.correlations.token_types import as_correlation, load_token_type_matches
 from saelineage.files.atomic import write_json
@@ -30,6 +31,7 @@ from saelineage.lineage.trajectories import (
     feature_statistics,
     feature_table,
 )
+from saelineage.lineage.twins import compare, found_in
 from saelineage.lineage.verdicts import Rules, add_verdicts
 from saelineage.plan.comparisons import names_in_pair
 from saelineage.saes.resets import reset_latents
@@ -92,7 +94,11 @@ def trace_lineage(
         "models": models,
         "leading": plan["leading"],
         "saes": plan["saes"],
-        "edges": [edge_summary(tables[entry["parent"], entry["child"]], entry) for entry in edges],
+        "edges": [
+            edge_summary(tables[entry["parent"], entry["child"]], entry)
+            | beside_trained(tables[entry["parent"], entry["child"]], entry, plan["trained_controls"], load, rules)
+            for entry in edges
+        ],
         "instruments": weighed,
         "agreements": [*evidence.agreements(plan, load, rules), *anchorings(plan, load, rules.threshold)],
         "stages": [
@@ -137,7 +143,8 @@ def judge(
     parent, child = map(decoder_directions, paths_to_weights)
     match = [table.loc[table["side"] == side, "match"].to_numpy() for side in SIDES]
     cosines = [match_cosines(parent, child, match[0]), match_cosines(child, parent, match[1])]
-    return add_verdicts(table.assign(cosine=np.concatenate(cosines)), rules)
+    table = table.assign(cosine=np.concatenate(cosines), rests_on=np.concatenate(compared.rests_on))
+    return add_verdicts(table, rules)
 
 
 def of_seeds(name: str, recurs: list[str], absence: list[str], load: Load, rules: Rules) -> Recurrence:
@@ -191,6 +198,34 @@ def anchorings(plan: Mapping, load: Load, threshold: float) -> list[dict]:
     return rows
 
 
+def beside_trained(table: pd.DataFrame, entry: Mapping, controls: Mapping, load: Load, rules: Rules) -> dict:
+    """Compare an edge's losses and gains with those of its twins and continued models.
+
+    Args:
+        table: of the edge, with verdicts.
+        entry: the edge, from `evidence.weigh`.
+        controls: the pairs of such models, `Comparisons.trained_control_pairs` of every edge.
+        load, rules: as for `trace_lineage`.
+
+    Returns:
+        Under `twins` and `continued`, the figures of `twins.compare` by model.
+    """
+    names = names_in_pair(entry["pair"])
+    return {
+        kind: {
+            model: compare(
+                table,
+                *(
+                    found_in(load(pairs[side]).correlation, name, rules.threshold)
+                    for side, name in zip(SIDES, names, strict=True)
+                ),
+            )
+            for model, pairs in models.items()
+        }
+        for kind, models in controls[f"{entry['parent']}__{entry['child']}"].items()
+    }
+
+
 def pw_mcc(comparisons: Sequence[Mapping], paths_to_weights: Mapping[str, str]) -> dict[str, PairwiseMcc]:
     """PW-MCC between the SAEs of several seeds of each model, from their decoders (arXiv 2505.20254)."""
     pairs = {model: names for comparison in comparisons for model, names in comparison["seeds"].items() if names}
@@ -233,6 +268,7 @@ def loader(correlations: Mapping[str, str], replicates: Mapping[str, str], token
         return Compared(
             correlation=correlation,
             replicates=load_replicates(replicates[a], partner),
+            rests_on=load_rests_on(replicates[a], partner),
             by_types=as_correlation(matches, correlation) if matches else None,
         )
 

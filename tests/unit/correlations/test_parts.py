@@ -84,7 +84,7 @@ def test_r_is_that_of_a_least_squares_fit():
     random = np.random.default_rng(0)
     strength = np.exp(random.normal(0, 0.3, (1000, 4))).astype(np.float32).astype(float)
     a = indicators((0, 120)) * strength[:, :1]
-    b = indicators((0, 45), (40, 85), (80, 140)) * strength[:, 1:]
+    b = indicators((0, 45), (40, 85), (80, 130)) * strength[:, 1:]
     found = combined(a, b)
     assert found.r[0][0] == pytest.approx(numpy_r(a[:, 0], b), abs=1e-10)
     assert 0.8 < found.r[0][0] < 0.95
@@ -92,10 +92,10 @@ def test_r_is_that_of_a_least_squares_fit():
 
 
 def test_three_parts_of_which_one_goes_beyond():
-    # The best weights are those of a mean on each part's own tokens: 1, 1 and 30 / 60 on 70-130, 0 elsewhere. The
-    # fit's variance is (70 + 30^2 / 60) / 1000 - 0.1^2 = 0.075; R = sqrt(0.075 / 0.09).
-    found = combined(indicators((0, 100)), indicators((0, 35), (35, 70), (70, 130)))
-    assert found.r[0][0] == pytest.approx(np.sqrt(0.075 / 0.09), abs=1e-12)
+    # The best weights are those of a mean on each part's own tokens: 1, 1 and 30 / 36 on 70-106, 0 elsewhere. The
+    # fit's variance is (70 + 30^2 / 36) / 1000 - 0.1^2 = 0.085; R = sqrt(0.085 / 0.09).
+    found = combined(indicators((0, 100)), indicators((0, 35), (35, 70), (70, 106)))
+    assert found.r[0][0] == pytest.approx(np.sqrt(0.085 / 0.09), abs=1e-12)
 
 
 def test_a_single_part_has_no_r_together():
@@ -152,19 +152,27 @@ def test_a_feature_is_a_part_of_its_best_match_only():
     assert lists(combined(a, b)) == ([[], []], [[-1, -1], [-1, -1]])
 
 
-def test_the_parts_with_the_largest_r_are_used():
-    # Eight of 10 tokens have r = 0.009 / sqrt(0.09 * 0.0099) = 0.3015, that of 12 tokens 0.331. The last of the equal
-    # ones is left out. The fit is 1 on 82 of the whole's 100 tokens: R = 0.9 * 0.082 / sqrt(0.09 * 0.082 * 0.918).
-    spans = [(start, start + 10) for start in range(0, 80, 10)] + [(88, 100)]
-    found = combined(indicators((0, 100)), indicators(*spans))
-    assert found.whole_of[1].tolist() == [0] * 7 + [-1, 0]
-    assert found.r[0][0] == pytest.approx(0.9 * 0.082 / np.sqrt(0.09 * 0.082 * 0.918), abs=1e-12)
+def test_the_parts_with_the_largest_r_are_used(monkeypatch):
+    monkeypatch.setattr(splits, "MAX_PARTS", 2)
+    # Two of 30 tokens have r = 0.027 / sqrt(0.09 * 0.0291) = 0.528, that of 34 tokens 0.563. The last of the equal ones
+    # is left out. The fit is 1 on 64 of the whole's 100 tokens: R = 0.9 * 0.064 / sqrt(0.09 * 0.064 * 0.936).
+    found = combined(indicators((0, 100)), indicators((0, 30), (30, 60), (66, 100)))
+    assert found.whole_of[1].tolist() == [0, -1, 0]
+    assert found.r[0][0] == pytest.approx(0.9 * 0.064 / np.sqrt(0.09 * 0.064 * 0.936), abs=1e-12)
 
 
-def test_features_with_a_small_r_are_no_parts():
-    # r = (0.009 - 0.1 * 0.009) / sqrt(0.09 * 0.009 * 0.991) = 0.286.
-    spans = [(start, start + 9) for start in range(0, 90, 9)]
-    assert lists(combined(indicators((0, 100)), indicators(*spans))) == ([[], []], [[-1], [-1] * 10])
+def test_features_that_explain_less_than_a_sixth_of_the_whole_are_no_parts():
+    # r of 17 of the whole's 100 tokens is (0.017 - 0.1 * 0.017) / sqrt(0.09 * 0.017 * 0.983) = 0.395, of 18 0.406.
+    for n_tokens, parts in ((17, [-1] * 4), (18, [0] * 4)):
+        spans = [(start, start + n_tokens) for start in range(0, 4 * n_tokens, n_tokens)]
+        assert combined(indicators((0, 100)), indicators(*spans)).whole_of[1].tolist() == parts
+
+
+def test_a_rare_specific_feature_that_vanishes_is_no_part_of_its_general_one():
+    # The general feature fires on 100 tokens, its latent in the parent on the 85 where the specific one does not.
+    parent, child = indicators((0, 85), (85, 100)), indicators((0, 100))
+    # r of the specific latent: (0.015 - 0.1 * 0.015) / sqrt(0.09 * 0.015 * 0.985) = 0.370, of the general one 0.914.
+    assert lists(combined(parent, child)) == ([[], []], [[-1, -1], [-1]])
 
 
 def test_r_with_uncorrelated_ones_is_the_root_of_the_sum_of_squares():
@@ -211,7 +219,7 @@ def test_shards_of_any_number_and_order_equal_one_pass():
 
 def test_r_is_over_all_corpora():
     a, b = related(500, 0)
-    b[300:] *= 4  # so that R over both is no mean of theirs
+    b[300:] *= 2  # so that R over both is no mean of theirs
     shards = [shards_of(a[:300], b[:300], "words"), shards_of(a[300:], b[300:], "lua")]
     found = combined_r(correlation(shards), shards)
     np.testing.assert_allclose(found.r[0], [numpy_r(a[:, i], b[:, i::4]) for i in range(4)], atol=1e-12)

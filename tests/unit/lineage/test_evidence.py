@@ -51,7 +51,7 @@ def compared(r: list[list[float]], pair: str, replicates: list[list[float]] | No
     best = np.nan_to_num(matched.pearson.best[0][:, 0]) if replicates is None else np.array(replicates)
     best = np.atleast_2d(best).astype(np.float32)
     best = np.repeat(best, 2, axis=0) if len(best) == 1 else best
-    return Compared(matched, Replicates(matched.names, {"words": 5}, 0, (best, best), (FIVE, FIVE)), None)
+    return Compared(matched, Replicates(matched.names, {"words": 5}, 0, (best, best), (FIVE, FIVE)), (FIVE, FIVE), None)
 
 
 PAIRS = {

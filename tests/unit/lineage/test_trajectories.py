@@ -2,12 +2,9 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
-<<<<<<< HEAD
-from saelineage.correlations.bootstrap import Replicates, feature_intervals
-=======
 from saelineage.correlations.bootstrap import Replicates, widening
->>>>>>> 16e5c42a17bbb64c52bc3bedb8ccac529996552b
 from saelineage.lineage.matching import edge_table
 from saelineage.lineage.trajectories import (
     add_intervals,
@@ -23,11 +20,7 @@ from tests.unit.lineage.test_matching import TOY, correlation
 def replicates(parent: list[list[float]], child: list[list[float]]) -> Replicates:
     """Best r per replicate, of both sides."""
     best = (np.array(parent, dtype=np.float32), np.array(child, dtype=np.float32))
-<<<<<<< HEAD
-    documents = (np.array([9, 7, 1]), np.array([3, 9, 9]))
-=======
     documents = np.array([9, 3, 9]), np.array([9, 2, 9])
->>>>>>> 16e5c42a17bbb64c52bc3bedb8ccac529996552b
     return Replicates(("lua.seed0", "stories.seed0"), {"words": 9}, 0, best, documents)
 
 
@@ -44,20 +37,6 @@ def toy_table() -> pd.DataFrame:
     )
 
 
-<<<<<<< HEAD
-def test_intervals_of_r_are_those_of_both_sides_with_the_documents_in_which_features_fire():
-    drawn = replicates(
-        [[0.8 + step / 90, 0.5, 0.9] for step in range(10)], [[0.7, 0.9, 0.8 - step / 90] for step in range(10)]
-    )
-    table = add_intervals(edge_table(correlation(TOY), 0.8), drawn)
-    assert table["documents"].tolist() == [9, 7, 1, 3, 9, 9]
-    for side, name in enumerate(("parent", "child")):
-        rows = table[table["side"] == name]
-        low, high = feature_intervals(drawn.best[side], rows["r"].to_numpy(), drawn.documents[side])
-        np.testing.assert_array_equal(rows["r_low"], low)
-        np.testing.assert_array_equal(rows["r_high"], high)
-    assert table["r_low"].isna().tolist() == [False, False, True, False, False, False]  # one is untestable
-=======
 def test_intervals_of_r_by_hand():
     # Ten replicates with z rising by 1/90; the parent's third feature is untestable.
     rising = [[np.tanh(0.8 + step / 90), 0.5, 0.9] for step in range(10)]
@@ -70,7 +49,6 @@ def test_intervals_of_r_by_hand():
     # The child's second feature, of two documents, has no interval.
     assert table["documents"].tolist() == [9, 3, 9, 9, 2, 9]
     assert table["r_low"].isna().tolist() == [False, False, True, False, True, False]
->>>>>>> 16e5c42a17bbb64c52bc3bedb8ccac529996552b
 
 
 def test_readouts_are_those_of_both_sides_in_their_order():

@@ -16,7 +16,7 @@ def feature(side: str = "parent", **known) -> dict:
     r = known.get("r", 0.9)
     yes, no = FOUND[side]
     row = {"side": side, "study_verdict": yes if r >= 0.8 else no, "kind": "1:1" if r >= 0.8 else "", "r": r}
-    row |= {"mutual": True, "cosine": 0.9, "readout": 0.9, "readout_of_own": 0.9, "r_high": r + 0.02}
+    row |= {"mutual": True, "cosine": 0.9, "readout": 0.9, "readout_of_own": 0.9, "r_high": r + 0.02, "rests_on": 9.0}
     return row | {"identified": True, "absent": r < 0.8} | known
 
 
@@ -78,12 +78,13 @@ def test_the_list_of_lost_and_new_features_holds_identified_ones_that_are_clearl
         feature(**lost | {"r_high": 0.8}),
         feature(**lost | {"r_high": NAN}),
         feature(**lost, absent=False),
+        feature(**lost, rests_on=4.9),  # nearly all of it lies in fewer than five documents
         feature(r=0.3),  # drifted
         feature(),
     )
     # One that fires in too few documents for an interval is not on the list.
-    assert table["headline"].tolist() == [True, True, False, False, False, True, False, False]
-    assert table["robust"].tolist() == [True, True, False, False, False, False, False, False]
+    assert table["headline"].tolist() == [True, True, False, False, False, True, False, False, False]
+    assert table["robust"].tolist() == [True, True, False, False, False, False, False, False, False]
     without_match = {"r": NAN, "r_high": NAN, "study_verdict": "disappears", "kind": "", "readout": 0.1, "absent": True}
     assert judged(feature(**without_match))["robust"].tolist() == [True]
 

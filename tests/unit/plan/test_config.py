@@ -245,7 +245,10 @@ def test_models_from_elsewhere_can_be_part_of_the_lineage():
             "models/lua/merge",
             {"parents": ["base", "english"]},
             "models.lua",
-            ["exactly one way (pretrain, finetune, merge, adapter, hub, path, reinitialise)", "['finetune', 'merge']"],
+            [
+                "exactly one way (pretrain, finetune, merge, adapter, hub, path, reinitialise, twin, continued)",
+                "got ['finetune', 'merge']",
+            ],
         ),
     ],
 )

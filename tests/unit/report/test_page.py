@@ -189,26 +189,15 @@ def inputs(found: dict) -> TableInputs:
     )
 
 
-<<<<<<< HEAD
 def edges_of(found: dict) -> list[tuple[str, str]]:
     """The edges of a summary."""
     return [(edge["parent"], edge["child"]) for edge in found["edges"]]
 
 
-=======
->>>>>>> 16e5c42a17bbb64c52bc3bedb8ccac529996552b
 def token_rows(n_documents: int) -> dict:
     """The sidecar of token rows."""
     counts = {"n_documents": n_documents, "largest_document_share": 0.68}
     return counts | {"n_tokens": 1280, "most_of_document": 26, "n_rows": 10}
-<<<<<<< HEAD
-=======
-
-
-def edges_of(found: dict) -> list[tuple[str, str]]:
-    """The edges of a summary."""
-    return [(edge["parent"], edge["child"]) for edge in found["edges"]]
->>>>>>> 16e5c42a17bbb64c52bc3bedb8ccac529996552b
 
 
 def results(found: dict | None = None, shown: dict | None = None, **changes) -> Results:

@@ -8,6 +8,7 @@ from saelineage.lineage.evidence import ALL, IDENTIFIED
 from saelineage.report import tables as report_tables
 from saelineage.report.registry import TABLES
 from saelineage.report.tables import (
+    HIDDEN,
     TableInputs,
     ablation_table,
     agreement_table,
@@ -31,6 +32,7 @@ from saelineage.report.tables import (
     source_table,
     timing_table,
 )
+from tests.unit.report.test_changes import changed, drift
 
 COUNTS = {
     IDENTIFIED: {
@@ -185,6 +187,8 @@ def test_an_edge_has_its_controls_and_the_ratio():
     assert row[["relative_persistence", "relative_persistence_low", "relative_persistence_high"]].tolist() == [
         *(0.5, 0.4, 0.6)
     ]
+    moved_little = drift(pooled=changed(0.1, unexplained=0.2))
+    assert set(edge_table(summary(comparison(0.25, 0.5, [0.4, 0.6])), moved_little)["reading"]) == {HIDDEN}
     row = edge_table(summary(comparison(0.25, None, controls={})), {}).iloc[1]  # without controls
     missing = ["no_change_share", "no_change_share_low", "relative_persistence_high"]
     assert row[[*missing, "largest_random", "largest_random_share"]].isna().all()

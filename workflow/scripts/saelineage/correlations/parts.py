@@ -19,8 +19,8 @@ from saelineage.correlations.matches import Combined, Correlation
 from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard, require_aligned
 
-MIN_PART_R = 0.3
-"""Smallest r of a part with its whole."""
+MIN_PART_R = 0.4
+"""Smallest r of a part with its whole, a sixth of the variance (docs/decisions/0012-evidence.md gives the reason)."""
 MAX_PARTS = 8
 """Most candidates for parts of one whole, those with the largest r. A feature in more pieces may count as lost."""
 MAX_BETWEEN = 0.2

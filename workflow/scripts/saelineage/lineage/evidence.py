@@ -57,6 +57,8 @@ class Compared(NamedTuple):
 
     correlation: Correlation
     replicates: Replicates
+    rests_on: tuple[Float[np.ndarray, " d_sae_a"], Float[np.ndarray, " d_sae_b"]]
+    """Per side, the effective number of documents behind each feature (`few_documents.rests_on`)."""
     by_types: Correlation | None
     """The correlation by the original study's protocol (`token_types`), where the config asks for it."""
 

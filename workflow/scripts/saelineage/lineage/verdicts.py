@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from saelineage.correlations.few_documents import rests_on_few
 from saelineage.lineage.matching import INHERITED, ONE_TO_ONE, PERSISTS, SIDES, STUDY_VERDICTS, UNTESTABLE
 
 DRIFTED, GONE, NEW = "drifted", "gone", "new"
@@ -56,13 +57,14 @@ def add_verdicts(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     - `gone` or `new`: nothing of this holds.
 
     `headline` marks features to report as lost or new: gone or new, identified in their own model, and without a match
-    or with the upper bound of the interval of r below the threshold, so not those that fire in too few documents for
-    an interval. `robust` marks those of them that no SAE of the other model has.
+    or with the upper bound of the interval of r below the threshold. Those that fire in too few documents for an
+    interval are left out, and those whose activations come from a handful of documents (`few_documents`). `robust`
+    marks those of them that no SAE of the other model has.
 
     Args:
         table: from `matching.edge_table`, with `recurrence`, `identified`, `absent`, `r_high` (NaN where there is no
-            interval), `readout` and `readout_of_own` (R2; NaN where not measured) and `cosine` (of the decoder
-            directions of a feature and its best match; NaN where not measured).
+            interval), `rests_on` (`few_documents.rests_on`), `readout` and `readout_of_own` (R2; NaN where not
+            measured) and `cosine` (of the decoder directions of a feature and its best match; NaN where not measured).
         rules: the bounds.
     """
     found = table["study_verdict"].isin([yes for yes, _ in STUDY_VERDICTS])
@@ -79,7 +81,7 @@ def add_verdicts(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
         no,
     )
     far = (table["r_high"] < rules.threshold) | table["r"].isna()
-    headline = np.isin(verdict, [GONE, NEW]) & table["identified"] & far
+    headline = np.isin(verdict, [GONE, NEW]) & table["identified"] & far & ~rests_on_few(table["rests_on"].to_numpy())
     return table.assign(
         verdict=verdict,
         change=np.where(relocated & ~untestable, RELOCATED, ""),

@@ -94,6 +94,8 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     for merge in filter(is_left, plan.graph.of_kind("merge")):
         sentences += _compare_parents(plan, merge)
     for model in plan.graph.finetuned(with_lora=True):
+        if plan.graph.twin_of(model):
+            continue  # its layers are those of its model
         warnings = _check_layers(plan, model)  # always, because the settings of a model that is here may have changed
         sentences += warnings if is_left(model) else []
     for sae in plan.saes.imported:
@@ -327,7 +329,7 @@ def _check_layers(plan: Plan, model: str) -> list[str]:
     """Check the `lora` block of a fine-tune, if the layers of its parent are known."""
     layers = known_layers(plan, model)
     lora = plan.graph.settings(model)["lora"]
-    return choose_layers(lora, layers, f"models.{model}.finetune.lora").warnings if layers else []
+    return choose_layers(lora, layers, f"models.{model}.{plan.graph.kind(model)}.lora").warnings if layers else []
 
 
 def _manifest(plan: Plan, pattern: str, **names: str) -> str:

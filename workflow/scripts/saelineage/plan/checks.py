@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from saelineage.errors import InputError
 from saelineage.plan.comparisons import RANDOM_CONTROLS, pair_name
-from saelineage.plan.graph import POOLED
+from saelineage.plan.graph import CONTINUED, POOLED, TWIN
 from saelineage.plan.instruments import instrument
 from saelineage.plan.plan import Plan
 from saelineage.plan.sae_names import ONE_SAE, SAME_IN_ONE_PASS, SaeName
@@ -57,6 +57,7 @@ def check_combinations(plan: Plan) -> None:
 def check_lineage(plan: Plan) -> None:
     """Parents exist, there is no cycle, and merged models have the same shape."""
     models = plan.config["models"]
+    check_trained_controls(plan)
     for model in models:
         for parent in plan.graph.parents(model):
             key = f"models.{model}.{plan.graph.kind(model)}"
@@ -83,6 +84,44 @@ def check_lineage(plan: Plan) -> None:
         shapes[model] = _shape(plan, model, shapes)
         if plan.graph.kind(model) == "merge":
             _require_one_shape(model, plan.graph.parents(model), shapes)
+    check_edges_of_controls(plan)
+
+
+def check_trained_controls(plan: Plan) -> None:
+    """Twins and continued models name trainings of this run that they can repeat, and have seeds of their own."""
+    for model in plan.graph.of_kind(TWIN):
+        key, block = f"models.{model}.{TWIN}", plan.graph.block(model)
+        remedy = "name a fine-tune (of a merge's parents, whose twins can be merged and listed under lineage.controls)"
+        _require_kind(plan, block["of"], f"{key}: of", ("finetune",), "only that can be repeated from a seed", remedy)
+        _require_other_seed(plan, block["of"], block["seed"], key)
+    for model in plan.graph.of_kind(CONTINUED):
+        key, block = f"models.{model}.{CONTINUED}", plan.graph.block(model)
+        parent, like = block["parent"], block["like"]
+        remedy = f"fine-tune '{parent}' on a corpus like its own, and list that model under lineage.controls"
+        kinds = ("pretrain", "finetune")
+        _require_kind(plan, parent, f"{key}: parent", kinds, "only of these the mixture of corpora is known", remedy)
+        remedy = f"name a child of '{parent}'"
+        _require_kind(plan, like, f"{key}: like", ("finetune",), "it gives the settings of the training", remedy)
+        if block["n_tokens"] is None and plan.graph.block(like)["n_tokens"] is None:
+            raise InputError(
+                f"{key}: like: must name a fine-tune of n_tokens, but '{like}' is trained for epochs, which mean "
+                "another number on other corpora; give n_tokens here"
+            )
+        _require_other_seed(plan, parent, block["seed"], key)
+
+
+def check_edges_of_controls(plan: Plan) -> None:
+    """Every twin and every continued model is a control of some edge."""
+    used = {model for edge in plan.graph.edges for model in plan.graph.trained_controls(edge)}
+    for model in plan.graph.of_kind(TWIN, CONTINUED):
+        if model not in used:
+            kind = plan.graph.kind(model)
+            key = {TWIN: "of", CONTINUED: "parent"}[kind]
+            name, role = plan.graph.block(model)[key], {TWIN: "a child", CONTINUED: "a parent"}[kind]
+            raise InputError(
+                f"models.{model}.{kind}: {key}: must be {role} in the lineage, whose edges '{model}' is a control of, "
+                f"but '{name}' is not; name another model or leave '{model}' out"
+            )
 
 
 def check_adapters(plan: Plan) -> None:
@@ -224,7 +263,7 @@ def check_tokens(plan: Plan) -> None:
 def check_training(plan: Plan) -> None:
     """Each training has one length, heads divide the width, and the hookpoint's layer exists."""
     n_ctx = plan.config["tokens"]["n_ctx"]
-    for model in plan.graph.of_kind("pretrain", "finetune"):
+    for model in plan.graph.of_kind("pretrain", "finetune", CONTINUED):
         key = f"models.{model}.{plan.graph.kind(model)}"
         settings = plan.graph.settings(model)
         if (settings["n_tokens"] is None) == (settings["epochs"] is None):
@@ -414,7 +453,7 @@ def _shape(plan: Plan, model: str, shapes: Mapping[str, dict | None]) -> dict | 
     """The sizes of a model as far as the config tells: its own, or its parent's."""
     if plan.graph.kind(model) == "pretrain":
         return {key: plan.config["models"][model]["pretrain"][key] for key in SHAPE_KEYS}
-    if plan.graph.kind(model) in ("finetune", "merge", "adapter"):
+    if plan.graph.kind(model) in ("finetune", "merge", "adapter", TWIN, CONTINUED):
         return shapes[plan.graph.parents(model)[0]]
     return None
 
@@ -434,6 +473,20 @@ def _require_one_shape(model: str, parents: list[str], shapes: Mapping[str, dict
 def _hooked_layer(hookpoint: str) -> int | None:
     """The first number in a hookpoint's dotted name, which is the layer in Hugging Face models."""
     return next((int(part) for part in hookpoint.split(".") if part.isdigit()), None)
+
+
+def _require_kind(plan: Plan, name: str, key: str, kinds: tuple[str, ...], reason: str, remedy: str) -> None:
+    """Require a model that is made in one of some ways, for a reason."""
+    _require_listed(name, plan.config["models"], key, "models")
+    if (kind := plan.graph.kind(name)) not in kinds:
+        raise InputError(
+            f"{key}: must be made by {' or '.join(kinds)}, because {reason}, but '{name}' is made by {kind}; {remedy}"
+        )
+
+
+def _require_other_seed(plan: Plan, name: str, seed: int, key: str) -> None:
+    if plan.graph.block(name)["seed"] == seed:
+        raise InputError(f"{key}.seed: must differ from that of '{name}', which is {seed}; give another seed")
 
 
 def _require_listed(name: str, names: Iterable[str], key: str, where: str) -> None:

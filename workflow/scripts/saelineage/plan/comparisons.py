@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import combinations
 
-from saelineage.plan.graph import Edge, Graph
+from saelineage.plan.graph import CONTINUED, TWIN, Edge, Graph
 from saelineage.plan.instruments import instrument
 from saelineage.plan.sae_names import SaeName, SaeNames
 
@@ -15,6 +15,8 @@ RANDOM_CONTROLS = ("shifted", "rotated")
 """Random controls made from the child's features, on other documents or on rotated activations.
 
 Names of their SAEs end in `_{control}`."""
+TRAINED_CONTROLS = (CONTROL, TWIN, CONTINUED)
+"""Roles of trained models in the child's place, as names of comparisons begin: `{role} ({model})`."""
 
 
 class Comparisons:
@@ -128,15 +130,21 @@ class Comparisons:
         """The SAE of an edge's parent with each control in the child's place, by name.
 
         Random controls are the child's features on other documents (`shifted`) or on rotated activations (`rotated`),
-        and models re-initialised like the parent or one of its ancestors. Others are models that the config names.
+        and models re-initialised like the parent or one of its ancestors. Others are trained
+        models: those that the config names, the child's twins, and the parent trained on with its own corpora.
         """
-        chosen = instrument(name)
         parent, child = self.edge_pair(name, edge)
         pairs = {name: (parent, SaeName(child.model, f"{child.sae}_{name}")) for name in self._random}
         for model, role in self._in_place_of_child(edge).items():
-            anchored = SaeName(model, f"from_{edge.parent}{chosen.budget}")
-            pairs[f"{role} ({model})"] = (parent, anchored if chosen.is_anchored else self.sae_of(name, model))
+            pairs[f"{role} ({model})"] = (parent, self._in_place(name, edge, model))
         return pairs
+
+    def _in_place(self, name: str, edge: Edge, model: str) -> SaeName:
+        """The SAE of a model in the place of an edge's child: made as the child's is under an instrument."""
+        chosen = instrument(name)
+        if chosen.is_anchored:
+            return SaeName(model, f"from_{edge.parent}{chosen.budget}")
+        return self.sae_of(name, model)
 
     def other_pairs(self, model: str) -> list[Pair]:
         """A model's leading SAE with those of its other seeds, or with its no-change control if it is no seed."""
@@ -172,6 +180,19 @@ class Comparisons:
             side: [(sae, opposite), *((sae, seed) for seed in self._saes.of_seeds(opposite.model) if seed != opposite)]
             for side, sae, opposite in (("parent", parent, child), ("child", child, parent))
         }
+
+    def trained_control_pairs(self, edge: Edge) -> dict[str, dict[str, dict[str, Pair]]]:
+        """The pairs of an edge's `twins` and `continued` models under the leading instrument, by model.
+
+        Each model's SAE is compared with the parent's (`parent`), to see whether the same features are lost, and with
+        the child's (`child`), to see whether the same features are new.
+        """
+        parent, child = self.edge_pair(self.leading, edge)
+        pairs: dict[str, dict[str, dict[str, Pair]]] = {"twins": {}, "continued": {}}
+        for model, kind in self._graph.trained_controls(edge).items():
+            sae = self._in_place(self.leading, edge, model)
+            pairs["twins" if kind == TWIN else "continued"][model] = {"parent": (parent, sae), "child": (child, sae)}
+        return pairs
 
     def source_pairs(self, merge: str) -> dict[str, Pair]:
         """A merge's SAE with each parent's, and with that of their common ancestor, if there is one."""
@@ -243,6 +264,13 @@ class Comparisons:
             "comparisons": self.rows,
             "absence": {
                 str(edge): {side: self._names(pairs) for side, pairs in self.absence_pairs(edge).items()}
+                for edge in self._graph.edges
+            },
+            "trained_controls": {
+                str(edge): {
+                    kind: {model: self._named(pairs) for model, pairs in of_kind.items()}
+                    for kind, of_kind in self.trained_control_pairs(edge).items()
+                }
                 for edge in self._graph.edges
             },
             "sources": {
@@ -325,7 +353,8 @@ class Comparisons:
         """The models that a parent is also compared with in place of its child, and their role."""
         line = [edge.parent, *self._graph.ancestors(edge.parent)]
         random = [model for model in self._graph.of_kind("reinitialise") if self._graph.like(model) in line]
-        return dict.fromkeys(random, "reinitialised") | dict.fromkeys(self._graph.controls(edge.child), CONTROL)
+        controls = dict.fromkeys(self._graph.controls(edge.child), CONTROL) | self._graph.trained_controls(edge)
+        return dict.fromkeys(random, "reinitialised") | controls
 
     def _pairs_by_role(self) -> Iterator[Pair]:
         """The pairs of every role. Some occur more than once."""
@@ -341,6 +370,8 @@ class Comparisons:
             yield from self.second_pairs(edge).values()
             yield from self.recurrence_pairs(edge)
             yield from (pair for pairs in self.absence_pairs(edge).values() for pair in pairs)
+            for of_kind in self.trained_control_pairs(edge).values():
+                yield from (pair for pairs in of_kind.values() for pair in pairs.values())
         for model in self._graph.lineage:
             yield from self.seed_pairs(model)
         for merge in self.merges:

@@ -7,6 +7,11 @@ from typing import NamedTuple
 POOLED = "pooled"
 """The name of all corpora together. No corpus can have it."""
 
+TWIN, CONTINUED = "twin", "continued"
+"""Kinds of trained models that are controls of an edge by their kind alone."""
+FINETUNED = ("finetune", TWIN, CONTINUED)
+"""Kinds of models that are trained from another model's weights."""
+
 MODEL_KINDS = {
     "pretrain": "pretrained here",
     "finetune": "fine-tuned from {parents}",
@@ -15,6 +20,8 @@ MODEL_KINDS = {
     "hub": "imported from the hub",
     "path": "imported from a folder",
     "reinitialise": "random weights, like {like}",
+    TWIN: "fine-tuned from {parents} like {of}, from another seed",
+    CONTINUED: "{parents} trained on with its own corpora, like {like}",
 }
 """Every way of making a model: the key of its block under `models`, and what the page says of such a model."""
 
@@ -58,13 +65,25 @@ class Graph:
         return next(iter(self._models[model]))
 
     def settings(self, model: str) -> dict:
-        """The block that says how a model is made."""
+        """The block that says how a model is made; of a twin or continued model, the `finetune` that it equals."""
+        kind, block = self.kind(model), self.block(model)
+        if kind == TWIN:
+            return self.settings(block["of"]) | {"seed": block["seed"]}
+        if kind == CONTINUED:
+            own = {"parent": block["parent"], "corpora": self.settings(block["parent"])["corpora"]}
+            length = {} if block["n_tokens"] is None else {"n_tokens": block["n_tokens"], "epochs": None}
+            return self.settings(block["like"]) | own | length | {"seed": block["seed"]}
+        return block
+
+    def block(self, model: str) -> dict:
+        """The block of a model as it stands in the config."""
         return self._models[model][self.kind(model)]
 
     def made(self, model: str) -> str:
         """How a model was made, in words."""
-        settings, parents = self.settings(model), " and ".join(self.parents(model))
-        words = MODEL_KINDS[self.kind(model)].format(parents=parents, t=settings.get("t"), like=settings.get("like"))
+        block, parents = self.block(model), " and ".join(self.parents(model))
+        named = {key: block.get(key) for key in ("t", "like", "of")}
+        words = MODEL_KINDS[self.kind(model)].format(parents=parents, **named)
         return f"{words} with {_words(lora)}" if (lora := self.lora(model)) else words
 
     def lora(self, model: str) -> dict | None:
@@ -72,8 +91,8 @@ class Graph:
         return self.settings(model).get("lora")
 
     def finetuned(self, *, with_lora: bool) -> list[str]:
-        """Names of the models that are fine-tuned by LoRA, or of those of which all weights are."""
-        return [model for model in self.of_kind("finetune") if bool(self.lora(model)) == with_lora]
+        """Names of the models that are fine-tuned by LoRA, or of those of which all weights are; twins included."""
+        return [model for model in self.of_kind(*FINETUNED) if bool(self.lora(model)) == with_lora]
 
     def known_as(self, model: str) -> list[str]:
         """What others may call a model: its repository or folder, and its name in the run."""
@@ -97,6 +116,16 @@ class Graph:
         """Models that the child's parent is also compared with (`lineage.controls`)."""
         return list(self._controls.get(child, []))
 
+    def twin_of(self, model: str) -> str | None:
+        """The fine-tune that a twin repeats; None for other models."""
+        return self.block(model)["of"] if self.kind(model) == TWIN else None
+
+    def trained_controls(self, edge: Edge) -> dict[str, str]:
+        """The twins of an edge's child and the continued models of its parent, each with its kind."""
+        twins = [model for model in self.of_kind(TWIN) if self.twin_of(model) == edge.child]
+        continued = [model for model in self.of_kind(CONTINUED) if self.parents(model) == [edge.parent]]
+        return dict.fromkeys(twins, TWIN) | dict.fromkeys(continued, CONTINUED)
+
     @cached_property
     def ordered(self) -> list[str]:
         """Models with every parent before its children, otherwise in the config's order.
@@ -116,9 +145,9 @@ class Graph:
 
     @cached_property
     def outside(self) -> list[str]:
-        """Models outside the lineage: re-initialised models, controls, and their descendants."""
+        """Models outside the lineage: re-initialised, twin and continued models, controls, and their descendants."""
         controls = {control for names in self._controls.values() for control in names}
-        sources = controls | set(self.of_kind("reinitialise"))
+        sources = controls | set(self.of_kind("reinitialise", TWIN, CONTINUED))
         return [model for model in self._models if sources & {model, *self.ancestors(model)}]
 
     @cached_property

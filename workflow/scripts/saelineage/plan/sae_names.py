@@ -144,7 +144,7 @@ class SaeNames:
         `anchored_rate` times the learning rate unless it is given one. If the SAE that it starts from is imported, only
         its files tell architecture and sparsity: `from_start` then lists the keys that training takes from it.
         """
-        of_model = self._saes["models"].get(model, {})
+        of_model = self._of_model(model)
         name, stage = SaeName(model, sae), STAGE.match(sae)
         budget = started_from(sae)[1]
         overrides = {key: value for key, value in of_model.items() if not ONE_SAE.match(key)}
@@ -166,6 +166,12 @@ class SaeNames:
         if stage:
             settings["corpora"] = self._stage_text(model, stage["legs"], stage["other"])
         return settings | self._streams(model, sae, settings["shuffle_seed"])
+
+    def _of_model(self, model: str) -> Mapping:
+        """The overrides of a model; a twin has those of the model that it repeats too, apart from imports."""
+        own, of = self._saes["models"].get(model, {}), self._graph.twin_of(model)
+        repeated = self._saes["models"].get(of, {}) if of else {}
+        return _without_import(repeated) | own
 
     def _kept_by(self, sae: SaeName, overrides: Mapping) -> dict:
         """The settings that an SAE has from the one that it starts from; none if it starts at random."""
@@ -193,6 +199,12 @@ class SaeNames:
         if sae in self.seed_names and self._saes["one_pass"] and shuffle_seed is None:
             shuffle_seed = stream_seed(model, self.seed_names[0].removeprefix("seed"))
         return {"seed": stream_seed(model, sae.removeprefix("seed")), "shuffle_seed": shuffle_seed}
+
+
+def _without_import(overrides: Mapping) -> dict:
+    """A model's overrides without `import`, on the model or on one of its SAEs."""
+    inner = {key: _without_import(value) if ONE_SAE.match(key) else value for key, value in overrides.items()}
+    return {key: value for key, value in inner.items() if key != "import"}
 
 
 def started_from(sae: str) -> tuple[list[str], str]:

@@ -38,6 +38,14 @@ TABLES = {
         "One row per edge, instrument and control in the child's place: the share that persists there, the area under "
         "its curve, the threshold from which at most 1 % match, and the edge's own share at that threshold.",
     ),
+    "twins": Table(
+        "twin_table",
+        ("summary",),
+        "One row per edge, trained control (twin: the child's training from another seed; continued: the parent "
+        "trained on with its own corpora) and group of features: the share of the parent's features that is found "
+        "there; of the features lost in the child the share lost there too, and the number lost in the child alone "
+        "(beyond); of the features new in the child the share found there, and the number new in the child alone.",
+    ),
     "matchings": Table(
         "matching_table",
         ("summary",),

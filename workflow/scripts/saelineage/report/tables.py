@@ -15,9 +15,10 @@ from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTEST
 from saelineage.lineage.shares import share
 from saelineage.lineage.stabilisation import KEPT, RESET
 from saelineage.lineage.stages import MOVED_BY, STEPS
+from saelineage.lineage.twins import GROUPS as TWIN_GROUPS
 from saelineage.lineage.verdicts import VERDICTS
-from saelineage.plan.comparisons import CONTROL, names_in_pair
-from saelineage.plan.graph import POOLED, Edge
+from saelineage.plan.comparisons import TRAINED_CONTROLS, names_in_pair
+from saelineage.plan.graph import CONTINUED, POOLED, TWIN, Edge
 from saelineage.plan.instruments import INSTRUMENTS, instrument
 from saelineage.plan.sae_names import SaeName
 from saelineage.report.registry import TABLES
@@ -46,6 +47,8 @@ RULES = ("best", "mutual", "assignment", "token_type")
 """Matching rules, named as `evidence.weigh` names them, in the order shown."""
 GROUP_SHARES = ("persist_share", "inherited_share", "no_change_share")
 """Shares of identified and of all features."""
+TWIN_SHARES, TWIN_COUNTS = ("persist_share", "lost_too", "new_too"), ("lost_beyond", "new_beyond")
+"""Figures of `lineage.twins.compare`."""
 SEED_SHARES = ("two_seed_share", "child_two_seed_share")
 SEED_MCCS = {
     "two_seed_pw_mcc": ("parent", "pw_mcc"),
@@ -165,6 +168,22 @@ def edge_table(summary: dict, drift: Mapping) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def twin_table(summary: dict) -> pd.DataFrame:
+    """One row per edge, twin or continued model, and group of features: the figures of `lineage.twins.compare`."""
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], "control": model, "kind": kind, "group": group}
+        | _shares(figures, TWIN_SHARES)
+        | {count: figures[count] for count in TWIN_COUNTS}
+        for edge in summary["edges"]
+        for key, kind in (("twins", TWIN), ("continued", CONTINUED))
+        for model, groups in edge.get(key, {}).items()
+        for group in TWIN_GROUPS
+        if (figures := groups.get(group))
+    ]
+    columns = ["parent", "child", "control", "kind", "group", *_columns(TWIN_SHARES), *TWIN_COUNTS]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def measured_groups(comparison: Mapping) -> list[tuple[str, dict]]:
     """The groups of features that shares were measured for, identified ones first."""
     return [(group, comparison["groups"][group]) for group in GROUPS if comparison["groups"][group]]
@@ -201,7 +220,7 @@ def seed_mccs(summary: Mapping, edge: Mapping) -> dict[str, float | None]:
 def largest_random(shares: Mapping[str, float | None]) -> tuple[str | None, float | None]:
     """The random control with the largest persisting share, and that share; None where none was measured."""
     measured = {
-        name: share for name, share in shares.items() if not name.startswith(f"{CONTROL} ") and share is not None
+        name: share for name, share in shares.items() if name.split()[0] not in TRAINED_CONTROLS and share is not None
     }
     return max(measured.items(), key=_second) if measured else (None, None)
 
