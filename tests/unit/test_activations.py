@@ -161,7 +161,7 @@ def test_hooks_are_removed_even_after_an_error(model, ids):
 @pytest.mark.parametrize(
     ("hookpoint", "reason"),
     [
-        ("model.layers.0.mlp.downproj.input", r"'model\.layers\.0\.mlp\.downproj'; .*mlp\.down_proj"),
+        ("model.layers.0.mlp.downproj.input", r"'model\.layers\.0\.mlp\.downproj'; .*mlp\.down_proj, .*; correct it"),
         ("zzz.input", r"'zzz'; look at model\.named_modules"),
         ("model.layers.0.mlp", r"\.input or \.output, got 'model\.layers\.0\.mlp'"),
         ("model.embed_tokens.input", r"'model\.embed_tokens\.input' must give .* use the input or output"),

@@ -101,6 +101,8 @@ def test_pickles_and_whole_models_are_refused_with_the_way_round(tmp_path: Path)
     assert "it holds a whole model; name it as `path` or `hub` with its parents" in refused(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     assert "but adapter_model.safetensors is not there" in refused(tmp_path)
+    (tmp_path / ADAPTER_FILE).unlink()
+    assert "but adapter_config.json and adapter_model.safetensors are not there" in refused(tmp_path)
 
 
 def test_a_link_out_of_an_adapter_s_folder_is_refused(tmp_path: Path):

@@ -210,7 +210,10 @@ def test_gguf_is_named_with_the_way_to_convert_it(folder: Path):
             ["adapter_config.json", "adapter_model.safetensors"],
             "but an adapter to another model (adapter_config.json); name that model as its parent",
         ),
-        (["tokenizer.model"], "no weights at all, only config.json, tokenizer.model; name the folder"),
+        (
+            ["tokenizer.model"],
+            "safetensors.index.json, and no weights at all, only config.json, tokenizer.model; name the folder",
+        ),
         (["consolidated.safetensors"], "under other names (consolidated.safetensors)"),
     ],
     ids=["pickles", "adapter", "tokenizer", "names"],

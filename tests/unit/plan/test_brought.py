@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from saelineage.errors import InputError
 from saelineage.foreign.tokenizers import read_tokenizer
 from saelineage.plan.brought import check_on_disk as checked_on_disk
-from saelineage.plan.brought import left_for_the_start, run_input
+from saelineage.plan.brought import left_for_the_start, run_input, without_seeds
 from saelineage.plan.config import load_config, read_schema
 from saelineage.plan.plan import Plan
 from tests.hub_server import SCRIPTS, running_hub
@@ -259,7 +259,10 @@ def test_a_published_sae_is_recognised_and_its_own_files_are_the_job_s_inputs():
     for layer in range(3):
         (folder / f"layer{layer}.sae.pt").touch()
     run = plan({"base": in_folder(model_folder("base"))}, hookpoint="model.layers.1.output", base=str(folder))
-    with pytest.raises(InputError, match=r"holds 3 SAEs .*; name the file of one with import.file"):
+    with pytest.raises(
+        InputError,
+        match=r"^saes\.import \(for base\.seed0\): .* holds 3 SAEs .*; name the file of one",
+    ):
         check_on_disk(run)
     run.config["saes"]["models"]["base"]["seed0"]["import"]["file"] = "layer0.sae.pt"
     with pytest.raises(InputError, match=r"trained at 'blocks.0.hook_resid_post'.*set it to 'model.layers.0.output'"):
@@ -364,3 +367,13 @@ def test_an_embedding_with_too_few_rows_for_the_tokenizer_is_refused():
     message = r"^models\.base: the model must have an embedding row for every token .*, but has 3 rows, too few for 1 "
     with pytest.raises(InputError, match=message):
         check_on_disk(plan({"base": {"path": {"folder": model_folder("base", vocab_size=3)}}}))
+
+
+def test_trained_saes_of_one_seed_are_said_to_identify_nothing():
+    one = plan({"base": in_folder("base")})
+    assert without_seeds(one) == (
+        "saes.seeds is [0], so nothing will tell which features are identified, that is, found again from other seeds, "
+        "and the verdicts will be over all features; give three seeds to know"
+    )
+    imported = plan({"base": in_folder("base")}, base=sae_folder("sae"))
+    assert without_seeds(imported) is None

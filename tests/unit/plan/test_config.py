@@ -211,7 +211,13 @@ def test_models_from_elsewhere_can_be_part_of_the_lineage():
 @pytest.mark.parametrize(
     ("path", "value", "key", "said"),
     [
-        ("saes/kk", 8, "saes", ["unknown key 'kk'", "config/config.schema.yaml"]),
+        ("saes/kk", 8, "saes", ["unknown key 'kk'; did you mean k?", "config/config.schema.yaml"]),
+        ("corpra", {}, "config", ["unknown key 'corpra'; did you mean corpora?"]),
+        ("seeds", [0], "config", ["unknown key 'seeds'; did you mean saes.seeds?"]),
+        ("zzzz", 8, "config", ["unknown key 'zzzz'; config/config.schema.yaml lists every key"]),
+        ("models/lua/finetune/parnet", "base", "models.lua.finetune", ["did you mean parent?"]),
+        ("saes", "{seeds: [0]", "saes", ["not of type 'object' (it is text, because YAML", "close every bracket"]),
+        ("saes/k", -3, "saes.k", ["-3 is less than the minimum of 1; correct it; meaning of the key: Latents kept"]),
         ("models/lua/finetune/parent", ..., "models.lua.finetune", ["'parent' is a required property", "add it"]),
         ("models/base/pretrain/learning_rate", "1e-3", "models.base.pretrain.learning_rate", ["write 0.001"]),
         ("models/base/pretrain/n_tokens", "1e6", "models.base.pretrain.n_tokens", ["write 1000000"]),

@@ -6,7 +6,7 @@ import pytest
 
 from saelineage.errors import InputError
 from saelineage.plan.text_formats import TextFormat, text_format
-from saelineage.plan.user_files import find_files, left_out
+from saelineage.plan.user_files import find_files, left_out, require_content
 
 
 def names_of(folder: Path, *names: str, path: str = ".", glob: str = "**/*") -> list[str]:
@@ -94,6 +94,27 @@ def test_many_markdown_texts_are_not_taken_for_notes_about_a_table(tmp_path: Pat
         names_of(tmp_path, "a.md", "b.md", "index.csv")
 
 
+def test_files_that_are_no_text_are_left_out_beside_texts_and_named(tmp_path: Path):
+    assert names_of(tmp_path, "a.txt", "b.lua", "figure.PNG", "sub/all.tar.gz") == ["a.txt", "b.lua"]
+    assert note(tmp_path) == (
+        f"corpora.web.path: '{tmp_path}' is read as a folder of texts, so 2 of its 4 files are left out (figure.PNG, "
+        "sub/all.tar.gz); to read others, name them with corpora.web.glob"
+    )
+
+
+def test_files_that_are_no_text_are_left_out_beside_tables(tmp_path: Path):
+    assert names_of(tmp_path, "a.parquet", "README.md", "figure.png") == ["a.parquet"]
+
+
+@pytest.mark.parametrize("glob", ["**/*", "*.p*"])
+def test_a_folder_of_images_alone_or_a_glob_of_them_is_refused_before_any_is_read(glob: str, tmp_path: Path):
+    names = ["figure.png"] if glob == "**/*" else ["a.py", "figure.png"]
+    with pytest.raises(
+        InputError, match=r"must hold texts or tables, but 'figure\.png' is neither, by its ending; put"
+    ):
+        names_of(tmp_path, *names, glob=glob)
+
+
 def test_where_nothing_is_left_out_there_is_nothing_to_say(tmp_path: Path):
     names_of(tmp_path, "texts/a.js", "tables/a.csv", "tables/README.md", "mixed/a.csv", path="texts")
     assert note(tmp_path, "texts") is None
@@ -141,3 +162,17 @@ def test_compressed_parquet_is_refused_before_it_is_opened(tmp_path: Path):
         names_of(tmp_path, "a.parquet.gz", path="a.parquet.gz")
     with pytest.raises(InputError, match=r"b\.parquet\.zst' must be decompressed"):
         names_of(tmp_path, "c/b.parquet.zst", path="c")
+
+
+def test_empty_files_alone_are_refused_before_the_first_job(tmp_path: Path):
+    empty, full = str(tmp_path / "a.txt"), str(tmp_path / "b.txt")
+    Path(empty).touch()
+    Path(full).write_text("text")
+    require_content([empty, full], "corpora.web.path")
+    with pytest.raises(InputError) as raised:
+        require_content([empty], "corpora.web.path")
+    assert str(raised.value) == (
+        f"corpora.web.path: must hold text, but '{empty}' is empty; correct the path, or fetch the text again"
+    )
+    with pytest.raises(InputError, match=r"a\.txt' is empty like all of the 2 files; correct the path"):
+        require_content([empty, empty], "corpora.web.path")

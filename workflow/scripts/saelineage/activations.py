@@ -373,4 +373,4 @@ def _nearest(name: str, modules: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(name, [module for module in modules if module], n=3, cutoff=0.5)
-    return f"the nearest names are {', '.join(close)}" if close else "look at model.named_modules()"
+    return f"the nearest names are {', '.join(close)}; correct it" if close else "look at model.named_modules()"

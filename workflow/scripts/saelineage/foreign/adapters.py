@@ -154,7 +154,8 @@ def require_adapter_files(names: Iterable[str], where: str) -> None:
     if held & {WEIGHTS_FILE, INDEX_FILE}:
         raise InputError(f"{start}, but it holds a whole model; name it as `path` or `hub` with its parents")
     missing = sorted({ADAPTER_FILE, ADAPTER_WEIGHTS} - held)
-    raise InputError(f"{start}, but {' and '.join(missing)} is not there; correct the name, or {REMEDY}")
+    are = "are" if len(missing) > 1 else "is"
+    raise InputError(f"{start}, but {' and '.join(missing)} {are} not there; correct the name, or {REMEDY}")
 
 
 def describe(config: Mapping, shapes: Mapping[str, tuple[int, ...]], where: str) -> Adapter:

@@ -371,8 +371,8 @@ def no_safetensors(where: str, names: Sequence[str]) -> str:
             "and save it again with save_pretrained"
         )
     if not any(name.endswith((".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")) for name in names):
-        held = f"no weights at all, only {_listed(names)}" if names else "no files"
-        return f"{start}, but {held}; name the folder, or the repository, of a model's weights"
+        held = f"no weights at all, only {_listed(names)}" if names else "no files at all"
+        return f"{start}, and {held}; name the folder, or the repository, of a model's weights"
     return (
         f"{start} (pickles, as in .bin files, can hold code, and are not read); take a revision that has them, or "
         "convert it where you trust it (AutoModelForCausalLM.from_pretrained, then save_pretrained)"

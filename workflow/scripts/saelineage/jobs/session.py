@@ -14,7 +14,7 @@ from snakemake.io import IOFile
 from saelineage.jobs import commands, launcher, locks
 from saelineage.jobs.gpus import visible_gpus
 from saelineage.jobs.manifests import note_on_records, refuse_damage
-from saelineage.plan.brought import check_on_disk, check_on_hub, left_for_the_start
+from saelineage.plan.brought import check_on_disk, check_on_hub, left_for_the_start, without_seeds
 from saelineage.plan.plan import Plan
 
 DECIDES_RESULTS = False
@@ -45,7 +45,7 @@ def enter(workflow: Any, run: Plan, notes: Iterable[str] = ()) -> None:
     locks.announce(run.name)
     if not workflow.is_main_process:
         return
-    for note in [*notes, *check_on_disk(run, os.path.exists)]:
+    for note in [*notes, without_seeds(run), *check_on_disk(run, os.path.exists)]:
         _say(note)
     stale = locks.remove_stale(run.name)
     _say(stale)

@@ -40,7 +40,7 @@ from saelineage.foreign.places import (
     norm_kind,
     norms_outputs,
 )
-from saelineage.foreign.sae_formats.registry import check_source, local_source
+from saelineage.foreign.sae_formats.registry import SaeSource, check_source, local_source
 from saelineage.foreign.sae_inputs import Beside, RunInput
 from saelineage.foreign.tokenizers import (
     TOKENIZER_SMALL_FILES,
@@ -101,7 +101,7 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     for sae in plan.saes.imported:
         settings = plan.saes.settings(*sae)["import"]
         if "folder" in settings and not is_here(_manifest(plan, plan.paths.sae_file, **sae._asdict())):
-            sentences += check_source(local_source(settings), run_input(plan, sae.model), _sae_key(sae))
+            sentences += check_source(_local_sae(settings, sae), run_input(plan, sae.model), _sae_key(sae))
     return sentences
 
 
@@ -147,6 +147,19 @@ def check_on_hub(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
             raise
         sentences.append(f"what comes from the hub was not checked before the first job, because {error}")
     return sentences
+
+
+def without_seeds(plan: Plan) -> str | None:
+    """A sentence on trained SAEs of one seed, which cannot tell which features are identified; None if there are more.
+
+    Where SAEs are imported one seed may be all there is; the page says what follows from it.
+    """
+    if len(plan.saes.seeds) > 1 or plan.saes.imported:
+        return None
+    return (
+        f"saes.seeds is {list(plan.saes.seeds)}, so nothing will tell which features are identified, that is, found "
+        "again from other seeds, and the verdicts will be over all features; give three seeds to know"
+    )
 
 
 def left_for_the_start(plan: Plan) -> str | None:
@@ -323,6 +336,13 @@ def _manifest(plan: Plan, pattern: str, **names: str) -> str:
     """The manifest of the folder of an imported model or SAE."""
     (path,) = plan.paths.fill(plan.paths.folder_manifest(pattern), **names)
     return path
+
+
+def _local_sae(settings: dict, sae: SaeName) -> SaeSource:
+    try:
+        return local_source(settings)
+    except InputError as error:
+        raise InputError(f"{_sae_key(sae)}: {error}") from error
 
 
 def _sae_key(sae: SaeName) -> str:

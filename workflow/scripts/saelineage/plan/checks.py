@@ -13,7 +13,7 @@ from saelineage.plan.instruments import instrument
 from saelineage.plan.plan import Plan
 from saelineage.plan.sae_names import ONE_SAE, SAME_IN_ONE_PASS, SaeName
 from saelineage.plan.text_formats import MESSAGE_FORMATS, text_format
-from saelineage.plan.user_files import find_files, require_no_braces
+from saelineage.plan.user_files import find_files, require_content, require_no_braces
 
 SUM_TOLERANCE = 1e-6
 SHAPE_KEYS = ("n_layers", "d_model", "d_mlp", "n_heads", "n_kv_heads", "tie_embeddings")
@@ -418,6 +418,7 @@ def check_files(plan: Plan) -> None:
     for corpus, settings in plan.config["corpora"].items():
         if settings["source"] == "files":
             files = find_files(corpus, settings, plan.config["corpora_dir"])
+            require_content(files, f"corpora.{corpus}.path")
             wrong = [path for path in files if text_format(path).kind not in MESSAGE_FORMATS]
             if settings.get("messages_column") and wrong:
                 raise InputError(

@@ -4,8 +4,10 @@ import os
 import re
 from collections.abc import Mapping
 from copy import deepcopy
+from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator, TypeChecker
@@ -29,6 +31,8 @@ def is_number(_checker: TypeChecker, value: object) -> bool:
 
 PATH_KEYS = ("corpora_dir", "folder", "path")
 """Keys whose text is the path of a file or folder, in whatever block."""
+MOST_NEAR = 3
+"""Limit on the known keys that are named for unknown ones."""
 
 StrictValidator = extend(
     Draft202012Validator,
@@ -54,7 +58,7 @@ def load_config(config: Mapping, schema: dict) -> dict:
     filled = plain(config)
     errors = sorted(StrictValidator(schema).iter_errors(filled), key=_relevance)
     if errors:
-        raise InputError(_sentence(errors[0]))
+        raise InputError(_sentence(errors[0], schema))
     fill_defaults(filled, schema, schema)
     expand_homes(filled)
     name_sources(filled)
@@ -130,8 +134,13 @@ def _relevance(error: ValidationError) -> tuple:
     return (error.validator == "unevaluatedProperties", -len(error.absolute_path), str(list(error.absolute_path)))
 
 
-def _sentence(error: ValidationError) -> str:
-    """Describe a schema error in one sentence: the key, the requirement, the value."""
+def _sentence(error: ValidationError, root: dict) -> str:
+    """Describe a schema error in one sentence: the key, the requirement, the value, and what to do.
+
+    Args:
+        error: of the validation.
+        root: the whole schema.
+    """
     key = ".".join(str(part) for part in error.absolute_path) or "config"
     instance: object = error.instance
     schema = error.schema if isinstance(error.schema, dict) else {}
@@ -139,7 +148,9 @@ def _sentence(error: ValidationError) -> str:
     value = value if len(value) < 80 else f"{value[:77]}..."
     if error.validator in ("additionalProperties", "unevaluatedProperties") and isinstance(instance, dict):
         names = [name for name in instance if f"'{name}'" in error.message.split(" were ")[0].split(" was ")[0]]
-        return f"{key}: unknown key {', '.join(map(repr, names))}; config/config.schema.yaml lists every key"
+        near = _near(names, schema, root)
+        meant = f"; did you mean {' or '.join(near)}?" if near else ";"
+        return f"{key}: unknown key {', '.join(map(repr, names))}{meant} config/config.schema.yaml lists every key"
     if error.validator == "required":
         return f"{key}: {error.message}; add it (config/config.schema.yaml says what it means)"
     is_count = error.validator in ("minProperties", "maxProperties")
@@ -149,12 +160,49 @@ def _sentence(error: ValidationError) -> str:
     hint = ""
     if isinstance(instance, str) and error.validator == "type" and _is_number(instance):
         hint = f" (YAML reads {instance} as text; write {_plain(float(instance))!r})"
+    elif isinstance(instance, str) and error.validator == "type" and instance.startswith(("{", "[")):
+        hint = " (it is text, because YAML cannot read it; close every bracket and quote)"
     elif isinstance(instance, float) and instance.is_integer():
         hint = f" (write {int(instance)})"
-    meaning = f"; meaning of the key: {schema['description']}" if "description" in schema else ""
+    description = _description(error, root)
+    meaning = f"; correct it; meaning of the key: {description}" if description else "; correct it"
     if error.validator == "pattern":
         return f"{key}: {value} does not match {error.validator_value}{meaning}"
     return f"{key}: {error.message if len(error.message) < 200 else f'{value} breaks {error.validator}'}{hint}{meaning}"
+
+
+def _description(error: ValidationError, root: dict) -> str | None:
+    """The description of the key that an error is about, on whichever side of a `$ref` it stands."""
+    schema: Any = root
+    description, steps = None, list(error.absolute_schema_path)  # without the steps through `$ref`
+    for before, step in zip([None, *steps], steps, strict=False):
+        while isinstance(schema, dict) and step not in schema and "$ref" in schema:
+            schema = _resolve(schema["$ref"], root)
+        schema = schema[step]
+        if before in ("properties", "patternProperties"):
+            description = None
+        if isinstance(schema, dict):
+            description = schema.get("description", description)
+    return description
+
+
+def _near(names: list[str], schema: Mapping, root: dict) -> list[str]:
+    """The keys that are like unknown ones, or of the same name in a block of this one (`saes.seeds` for `seeds`)."""
+    own = _keys(schema, root)
+    places = {key: [key] for key in sorted(own)}
+    for block, subschema in schema.get("properties", {}).items():
+        for key in sorted(_keys(subschema, root) - own):
+            places.setdefault(key, []).append(f"{block}.{key}")
+    near = [place for name in names for key in get_close_matches(name, places, n=1) for place in places[key]]
+    return list(dict.fromkeys(near))[:MOST_NEAR]
+
+
+def _keys(schema: Mapping, root: dict) -> set[str]:
+    """The names of keys that a block may have."""
+    if "$ref" in schema:
+        return _keys(_resolve(schema["$ref"], root), root) | schema.get("properties", {}).keys()
+    parts = [*schema.get("allOf", []), *(schema[part] for part in ("then", "else") if part in schema)]
+    return set(schema.get("properties", {})).union(*(_keys(part, root) for part in parts))
 
 
 def _is_number(text: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from saelineage.errors import InputError
 from saelineage.files.links import leads_out
-from saelineage.plan.text_formats import ACCEPTED, is_accepted, text_format
+from saelineage.plan.text_formats import ACCEPTED, is_accepted, is_no_text, text_format
 
 EVERY_FILE = "**/*"
 """The default of `glob`."""
@@ -21,15 +21,15 @@ MOST_SHOWN = 3
 def find_files(corpus: str, settings: dict, corpora_dir: str) -> list[str]:
     """List the files of a `files` corpus, sorted: tables, or texts, but not both.
 
-    With the default glob some files are left out, as `left_out` says: beside tables README and LICENSE files and the
-    like, and beside more texts the .json files, such as package.json.
+    With the default glob some files are left out, as `left_out` says: images, archives and others that are no text,
+    beside tables README and LICENSE files and the like, and beside more texts the .json files, such as package.json.
 
     A link in a folder may not lead out of it (see `links`), because the author of the folder could then have any file
     of the reader's shown in a report. A file or folder that the config names itself may be a link.
 
     Raises:
-        InputError: if the file or folder does not exist, the glob matches nothing or both tables and texts, or a file
-            has an unknown ending or is a link that leads out of its folder.
+        InputError: if the file or folder does not exist, the glob matches nothing, no text or both tables and texts,
+            or a file has an unknown ending or is a link that leads out of its folder.
     """
     key = f"corpora.{corpus}.path"
     root = Path(corpora_dir, settings["path"])
@@ -49,6 +49,7 @@ def find_files(corpus: str, settings: dict, corpora_dir: str) -> list[str]:
         _require_inside(files, root, key)
         if settings["glob"] == EVERY_FILE:
             files = _of_the_corpus(files)
+        _require_text(files, root, corpus)
         _require_one_kind(files, root, corpus)
     _require_plain_parquet(files, key)
     require_no_braces(map(str, files), key)
@@ -71,6 +72,20 @@ def left_out(corpus: str, settings: dict, corpora_dir: str) -> str | None:
         f"corpora.{corpus}.path: '{root}' is read as a folder of {kind}, so {len(unread)} of its {len(files)} files "
         f"are left out ({', '.join(unread[:MOST_SHOWN])}{more}); to read others, name them with corpora.{corpus}.glob"
     )
+
+
+def require_content(files: Iterable[str], key: str) -> None:
+    """Refuse files that are all of zero bytes; whether others hold text is seen when they are read.
+
+    Raises:
+        InputError: with the first of them.
+    """
+    paths = [Path(file) for file in files]
+    if all(path.stat().st_size == 0 for path in paths):
+        others = f" like all of the {len(paths)} files" if len(paths) > 1 else ""
+        raise InputError(
+            f"{key}: must hold text, but '{paths[0]}' is empty{others}; correct the path, or fetch the text again"
+        )
 
 
 def require_no_braces(paths: Iterable[str], key: str) -> None:
@@ -99,8 +114,10 @@ def _files_in(root: Path, pattern: str, key: str) -> list[Path]:
 def _of_the_corpus(files: list[Path]) -> list[Path]:
     """Leave out .json files beside more texts; or beside tables the texts about them, as far as names tell.
 
-    Every other ending of a table says that it is one. A .json file may be: a folder of code has its package.json.
+    Every other ending of a table says that it is one. A .json file may be: a folder of code has its package.json. Files
+    that are no text (images, archives) are left out beside others.
     """
+    files = [path for path in files if not is_no_text(path)] or files
     tables, texts = _tables_and_texts(files)
     if not tables:
         return files
@@ -110,6 +127,15 @@ def _of_the_corpus(files: list[Path]) -> list[Path]:
     cards = [path for path in others if path.suffix.lower() == MARKDOWN]
     notes = set(texts) - set(others) | set(cards if len(cards) <= len(tables) else [])
     return [path for path in files if path not in notes]
+
+
+def _require_text(files: list[Path], root: Path, corpus: str) -> None:
+    """Refuse images, archives and the like, where they were asked for or are all there is."""
+    if other := next((path for path in files if is_no_text(path)), None):
+        raise InputError(
+            f"corpora.{corpus}.path: '{root}' must hold texts or tables, but '{other.relative_to(root)}' is neither, "
+            f"by its ending; put texts there, unpacked, or name them with corpora.{corpus}.glob, such as **/*.txt"
+        )
 
 
 def _require_one_kind(files: list[Path], root: Path, corpus: str) -> None:
