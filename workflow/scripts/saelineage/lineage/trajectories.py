@@ -75,7 +75,7 @@ def edge_summary(table: pd.DataFrame, weighed: Mapping) -> dict:
         },
         "kinds": {kind: int((parents["kind"] == kind).sum()) for kind in (ONE_TO_ONE, SPLIT, MERGED)},
         "relocated": int((parents["change"] == RELOCATED).sum()),
-        "shares_basis": shares_basis(table),
+        "shares_basis": shares_basis(table) if table["cosine"].notna().any() else None,
     }
     return summary | {key: value for key, value in weighed.items() if key not in summary}
 

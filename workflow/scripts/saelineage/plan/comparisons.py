@@ -130,11 +130,11 @@ class Comparisons:
         """The SAE of an edge's parent with each control in the child's place, by name.
 
         Random controls are the child's features on other documents (`shifted`) or on rotated activations (`rotated`),
-        and models re-initialised like the parent or one of its ancestors. Others are trained
-        models: those that the config names, the child's twins, and the parent trained on with its own corpora.
+        and models re-initialised like the parent or one of its ancestors. Others are trained models: those that the
+        config names, the child's twins, and the parent trained on with its own corpora.
         """
         parent, child = self.edge_pair(name, edge)
-        pairs = {name: (parent, SaeName(child.model, f"{child.sae}_{name}")) for name in self._random}
+        pairs = {random: (parent, SaeName(child.model, f"{child.sae}_{random}")) for random in self._random}
         for model, role in self._in_place_of_child(edge).items():
             pairs[f"{role} ({model})"] = (parent, self._in_place(name, edge, model))
         return pairs

@@ -122,7 +122,7 @@ def instrument_warnings(summary: dict) -> list[str]:
         f"The decoder directions of {_arrow(edge)} are unrelated even where features fire together, so the two models "
         "do not share a basis (permuted neurons do this). Whether a feature kept its direction was not checked."
         for edge in summary["edges"]
-        if not edge["shares_basis"] and edge["kinds"]["1:1"]
+        if edge["shares_basis"] is False and edge["kinds"]["1:1"]
     ]
     return warnings
 
