@@ -35,19 +35,17 @@ LONG_LINE = "x" * 100_000
 def english_with_hostile_text(max_bytes: int, fractions: dict) -> str:
     """Return the English sample as JSON lines, after hostile documents for probe and train, and before a long line."""
     texts = (TEXTS | SURROGATES).values()
-    first = [in_split(text, split, fractions) for split in ("probe", "train") for text in texts]
-    last = [in_split(LONG_LINE, "probe", fractions)]
+    first = [in_split(text, split, fractions)[0] for split in ("probe", "train") for text in texts]
+    last = [in_split(LONG_LINE, "probe", fractions)[-1]]
     return json_lines([*first, *sample_documents("english", max_bytes, 0), *last])
 
 
-def in_split(text: str, split: str, fractions: dict) -> str:
-    """Append to a text the first number with which it is dealt to a split."""
-    numbered = (f"{text} {number}" for number in range(10_000))
-    return next(
-        candidate
-        for candidate in numbered
-        if split_of(document_digest(without_lone_surrogates(candidate)), fractions) == split
-    )
+def in_split(text: str, split: str, fractions: dict) -> list[str]:
+    """Append numbers to a text with which it is dealt to a split, from the first place in the split to the last."""
+    numbered = {
+        f"{text} {number}": document_digest(without_lone_surrogates(f"{text} {number}")) for number in range(200)
+    }
+    return sorted((text for text in numbered if split_of(numbered[text], fractions) == split), key=numbered.__getitem__)
 
 
 def json_lines(texts: list[str]) -> str:

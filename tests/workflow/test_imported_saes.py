@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from tests.workflow.conftest import TINY, Checkout
 
-SAES = "saes: {expansion_factor: 4, k: 8, batch_tokens: 512}"
+SAES = "saes: {expansion_factor: 4, k: 8, batch_tokens: 512, seeds: [0, 1]}"
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_what_is_no_sae_of_single_tokens_is_refused_with_releases_that_are(relea
 def test_files_that_are_not_read_are_refused_with_the_way_through_saelens(release: str, sae_id: str, reason: str):
     message = refusal(release, sae_id)
     assert reason in message
-    assert f"SAE.from_pretrained('{release}', '{sae_id}'), save it with its save_model(FOLDER), and import " in message
+    assert "SAELens's SAE.from_pretrained, save it with its save_model(FOLDER), and import {folder: FOLDER}" in message
     assert message.endswith("{folder: FOLDER}")
 
 

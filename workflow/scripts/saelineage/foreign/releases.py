@@ -170,8 +170,8 @@ def _readable_format(name: str, sae_id: str, key: str) -> str:
     format_name = LOADERS.get(release.loader)
     if reason := _unread(release, sae_id, format_name):
         raise InputError(
-            f"{key}: '{name}', '{sae_id[:100]}' cannot be imported as it is, because {reason}; open it with SAELens, "
-            f"SAE.from_pretrained({name!r}, {sae_id!r}), save it with its save_model(FOLDER), and import "
+            f"{key}: '{name}', '{sae_id[:100]}' cannot be imported as it is, because {reason}; open it by these two "
+            "names with SAELens's SAE.from_pretrained, save it with its save_model(FOLDER), and import "
             "{folder: FOLDER}"
         )
     assert format_name is not None
