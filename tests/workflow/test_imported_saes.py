@@ -36,7 +36,7 @@ def jobs(tmp_path: Path):
 
 def test_exactly_the_saes_with_an_import_are_imported(jobs):
     planned = jobs(
-        "saes: {k: 8, models: {base: {seed1: {import: {folder: theirs}}}, "
+        "saes: {k: 8, seeds: [0, 1], models: {base: {seed1: {import: {folder: theirs}}}, "
         "left: {import: {repo: a/b, revision: main}, seed0: {import: null}}}}"
     )
     assert {job for rule, job in planned if rule == "import_sae"} == {"base.seed1", "left.seed1"}
