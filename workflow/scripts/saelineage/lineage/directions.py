@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-from safetensors import safe_open
+
+from saelineage.correlations.decoders import load_decoder
 
 
 def decoder_directions(path: Path | str) -> Float[np.ndarray, "d_sae d_in"]:
-    """The rows of W_dec in an SAE's `sae_weights.safetensors`, scaled to length 1; NaN for rows of zeros."""
-    with safe_open(path, framework="np") as file:
-        rows = file.get_tensor("W_dec").astype(np.float32)
+    """The rows of W_dec in an SAE's `sae_weights.safetensors`, scaled to length 1; NaN for rows of zeros.
+
+    Raises:
+        InputError: if the file is damaged or holds no W_dec.
+    """
+    rows = load_decoder(path).astype(np.float32)
     norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     return rows / np.where(norms > 0, norms, np.nan).astype(np.float32)
 
