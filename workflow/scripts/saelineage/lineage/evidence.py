@@ -300,6 +300,18 @@ def sources(merge: str, pairs: Mapping[str, Correlation], parents: Sequence[str]
     return pd.DataFrame({"latent": first["latent"].to_numpy(), "source": source, **r}).assign(model=merge)
 
 
+def trace_sources(named_sources: Mapping, merge: str, load: Load, threshold: float) -> pd.DataFrame:
+    """`sources` of a merged model, from the pairs that the plan names.
+
+    Args:
+        named_sources: the merge's `parents`, and the names of its `pairs` by source.
+        merge, threshold: as for `sources`.
+        load: gives a pair by its name.
+    """
+    correlations = {name: load(pair).correlation for name, pair in named_sources["pairs"].items()}
+    return sources(merge, correlations, named_sources["parents"], threshold)
+
+
 def source_shares(table: pd.DataFrame, names: Iterable[str]) -> dict:
     """The share of a merged model's testable features from each source."""
     counts = table["source"].value_counts()

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from saelineage.correlations.matches import Correlation
+from saelineage.lineage.evidence import ALL, IDENTIFIED
 
 STEPS = {"data_model": ("data", "model"), "model_data": ("model", "data")}
 """The steps of each order. The first order decides `moved_by`."""
@@ -79,6 +80,20 @@ def stage_counts(table: pd.DataFrame) -> dict:
     both = (parents["moved_by"] != UNKNOWN) & (parents["moved_by_reversed"] != UNKNOWN)
     same = int((parents["moved_by"] == parents["moved_by_reversed"])[both].sum())
     return counts | {"n": int(both.sum()), "same": same}
+
+
+def stage_rows(tables: Mapping[tuple[str, str], pd.DataFrame]) -> list[dict]:
+    """`stage_counts` of the edges that have two-step SAEs, for identified features and for all.
+
+    Args:
+        tables: by parent and child.
+    """
+    return [
+        {"parent": parent, "child": child, "group": group} | stage_counts(rows)
+        for (parent, child), table in tables.items()
+        if "moved_by" in table
+        for group, rows in ((IDENTIFIED, table[table["identified"]]), (ALL, table))
+    ]
 
 
 def _best(correlation: Correlation) -> tuple[Float[np.ndarray, " d_sae"], Int[np.ndarray, " d_sae"]]:
