@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from saelineage.correlations.decoders import chance_mcc
-from saelineage.report.tables import seed_mccs
 from saelineage.lineage.controls import pw_mcc
+from saelineage.report.tables import seed_mccs
 
 ROWS = {"seed0": [[1.0, 0.0], [0.0, 1.0]], "seed1": [[0.0, 2.0], [3.0, 4.0]], "seed2": [[-1.0, 0.0], [0.0, -1.0]]}
 """Decoder rows. PW-MCC is (1 + 0.6) / 2 between the first two, and 0 between the first and the last."""

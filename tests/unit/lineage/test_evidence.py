@@ -49,6 +49,7 @@ COMPARISON = {
     "seeds": {"base": ["base.a__base.c"], "lua": []},
     "seeds_of_child": [],
     "controls": {"shifted": "base.a__lua.b_shifted"},
+    "by_seed": [],
 }
 
 
@@ -87,6 +88,17 @@ def test_without_other_seeds_no_feature_is_known_to_be_identified():
     shares = weigh(recurs={"parent": ["base.a__base.s"], "child": []})["groups"]["identified"]
     assert (shares["persist_share"], shares["persist_share_n"]) == (0.5, 2)
     assert (shares["inherited_share"], shares["inherited_share_n"]) == (None, 0)
+
+
+def test_shares_over_seeds_are_of_pairs_that_share_no_sae():
+    # Three of four in a and b, two of four in s and t; identified are the first and last (0.9, 0.5), and in s none.
+    pairs = PAIRS | {"base.s__lua.t": compared(diagonal(0.9, 0.9, 0.1, 0.1), "base.s__lua.t")}
+    known, unknown = ({"parent": recurs, "child": []} for recurs in (["base.a__base.s"], []))
+    by_seed = [{"pair": "base.a__lua.b", "recurs": known}, {"pair": "base.s__lua.t", "recurs": unknown}]
+    shares = evidence.weigh(COMPARISON | {"by_seed": by_seed}, pairs.__getitem__, RULES)["over_seeds"]
+    assert shares["all"] == {"n": 2, "mean": 0.625, "least": 0.5, "largest": 0.75, "interval": None}
+    assert shares["identified"] == {"n": 1, "mean": 0.5, "least": 0.5, "largest": 0.5, "interval": None}
+    assert weigh()["over_seeds"] == {"identified": None, "all": None}
 
 
 def test_a_control_that_is_itself_a_seed_does_not_choose_the_features_that_it_is_read_on():

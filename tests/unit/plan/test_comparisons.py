@@ -191,10 +191,25 @@ def test_the_data_for_the_lineage_name_exactly_the_pairs_that_are_correlated():
     for row in data["comparisons"]:
         named |= {*row["no_change"], *row["controls"].values(), *row["seeds_of_child"]}
         named |= {name for pairs in (*row["seeds"].values(), *row["recurs"].values()) for name in pairs}
+        named |= {of_seed["pair"] for of_seed in row["by_seed"]}
     for sides in data["absence"].values():
         named |= {name for pairs in sides.values() for name in pairs}
     named |= {name for source in data["sources"].values() for name in source["pairs"].values()}
     assert named == set(names(comparisons.pairs))
+
+
+def test_an_edge_of_independent_saes_is_compared_seed_by_seed():
+    rows = {row["instrument"]: row for row in Plan(diamond("anchored", "independent")).comparisons.rows[:2]}
+    assert rows["anchored"]["by_seed"] == []
+    assert rows["independent"]["by_seed"] == [
+        {
+            "pair": f"base.seed{seed}__lua.seed{seed}",
+            "recurs": {"parent": ["base.seed0__base.seed1"], "child": ["lua.seed0__lua.seed1"]},
+        }
+        for seed in (0, 1)
+    ]
+    anchored = Plan(diamond("anchored")).comparisons
+    assert not any("lua.seed1" in name and "base.seed1" in name for name in names(anchored.pairs))
 
 
 def test_the_first_instrument_leads_and_each_edge_has_a_row_for_each_instrument():

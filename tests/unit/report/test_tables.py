@@ -108,6 +108,7 @@ def comparison(
         },
         "matchings": {"assignment": rule, "best": rule, "mutual": rule},
         "controls": controls,
+        "over_seeds": {IDENTIFIED: None, ALL: {"n": 3, "least": 0.25, "largest": 0.5, "interval": [0.1, 0.6]}},
     }
 
 
@@ -206,6 +207,9 @@ def test_every_instrument_and_group_is_a_row_with_its_agreement_with_the_leading
     assert table.loc[("independent", "all"), ["same_verdict_share", "kappa"]].tolist() == [0.75, 0.5]
     assert table.loc[("independent", "identified"), ["same_verdict_share", "kappa"]].tolist() == [1.0, 0.9]
     assert table.loc["anchored", "kappa"].isna().all()
+    over_seeds = ["seeds_n", "seeds_least", "seeds_largest", "seeds_low", "seeds_high"]
+    assert table.loc[("independent", "all"), over_seeds].tolist() == [3, 0.25, 0.5, 0.1, 0.6]
+    assert table.loc[("independent", "identified"), over_seeds].isna().all()
     figures = ["document_low", "document_high", "auc", "no_change_auc", "largest_random", "largest_random_share"]
     assert table.loc[("anchored", "all"), figures].tolist() == [0.2, 0.3, 0.5, 0.75, "shifted", 0.01]
     of_another_edge = [agreed | {"parent": "other", "group": "all"}]

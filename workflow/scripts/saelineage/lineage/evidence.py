@@ -38,6 +38,7 @@ from saelineage.lineage.matching import (
     matching_shares,
     same_index_rate,
 )
+from saelineage.lineage.seeds import over_seeds
 from saelineage.lineage.shares import Share, pooled, share
 from saelineage.lineage.verdicts import Rules
 from saelineage.plan.comparisons import names_in_pair
@@ -88,6 +89,7 @@ def weigh(comparison: Mapping, load: Load, rules: Rules) -> dict:
         - `n_documents` of the probe by corpus, over which intervals over documents are;
         - `groups`, for `identified` and `all` features of each side the shares of `group_shares`; None where the SAE
           has no other seeds;
+        - `over_seeds`, the same two groups' share over SAE seeds (`by_seed`), None for instruments of one seed;
         - `two_seed_share` and `child_two_seed_share`, on which two seeds of the parent and of the child agree, in both
           directions;
         - `matchings`, for each rule the parent's share and that of the no-change control;
@@ -110,6 +112,7 @@ def weigh(comparison: Mapping, load: Load, rules: Rules) -> dict:
             and group_shares(compared, _held_out(comparison, load, rules), controls, marked, threshold),
             ALL: group_shares(compared, everywhere, controls, None, threshold),
         },
+        "over_seeds": by_seed(comparison, load, rules),
         **named("two_seed_share", agreement_share(seeds[0], threshold)),
         **named("child_two_seed_share", agreement_share(seeds[1], threshold)),
         "matchings": _matchings(compared, unchanged, threshold),
@@ -138,6 +141,24 @@ def identified(comparison: Mapping, load: Load, rules: Rules) -> Marked | None:
         for side, name in zip(SIDES, names, strict=True)
     )
     return parent, child
+
+
+def by_seed(comparison: Mapping, load: Load, rules: Rules) -> dict:
+    """The share of the parent's features that is found, over pairs of SAEs that have no SAE in common.
+
+    Args:
+        comparison, load, rules: as for `weigh`; the comparison's `by_seed` names the pairs.
+
+    Returns:
+        `seeds.over_seeds` as a mapping, for `identified` features (None if it is not known which these are) and `all`.
+    """
+    shares: dict[str, list[float | None]] = {group: [] for group in GROUPS}
+    for pair in comparison["by_seed"]:
+        correlation, marked = load(pair["pair"]).correlation, identified(pair, load, rules)
+        shares[ALL].append(matched_share(correlation, 0, rules.threshold).value)
+        if marked:
+            shares[IDENTIFIED].append(matched_share(correlation, 0, rules.threshold, marked[0]).value)
+    return {group: over_seeds(values)._asdict() if values else None for group, values in shares.items()}
 
 
 def group_shares(

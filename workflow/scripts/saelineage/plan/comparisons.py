@@ -165,6 +165,13 @@ class Comparisons:
             return None
         return self._saes.anchor(edge.parent), SaeName(edge.child, f"from_{edge.parent}")
 
+    def pairs_by_seed(self, edge: Edge) -> list[Pair]:
+        """The SAEs of both sides of an edge seed by seed, no SAE in two pairs; none unless they are an instrument's."""
+        if "independent" not in self.instruments:
+            return []
+        parents, children = ({sae.sae: sae for sae in self._saes.of_seeds(model)} for model in edge)
+        return [(parents[seed], children[seed]) for seed in parents if seed in children]
+
     def recurrence_pairs(self, edge: Edge) -> list[Pair]:
         """The SAE of each side of an edge with the other seeds of its model, which identify its features."""
         pair = self.edge_pair(self.leading, edge)
@@ -291,8 +298,8 @@ class Comparisons:
         """One row per edge and instrument, with the names of its pair and of the pairs that it is read beside.
 
         These are its controls; `recurs`, per side the SAE with the other seeds of its model; `seeds`, pairs of
-        seeds of each model; and `seeds_of_child`, the parent's SAE with every seed of the child. Those that are not
-        correlated are left out.
+        seeds of each model; `seeds_of_child`, the parent's SAE with every seed of the child; and `by_seed`, the edge
+        under every seed. Those that are not correlated are left out.
         """
         rows = []
         for edge in self._graph.edges:
@@ -308,6 +315,7 @@ class Comparisons:
                     "seeds_of_child": self._correlated(self.sae_of(name, edge.parent), self._saes.of_seeds(edge.child)),
                     "controls": self._named(self.control_pairs(name, edge)),
                     "reset": self._reset(name, edge.parent),
+                    "by_seed": self._by_seed(edge) if name == "independent" else [],
                 }
                 rows.append(row)
                 if name == "anchored" and (alone := self.anchored_alone(edge)):
@@ -327,6 +335,10 @@ class Comparisons:
             return None
         settings = self._saes.settings(*pair[1])
         return {"pair": self._names([pair])[0], "share": settings["reset_share"], "seed": settings["seed"]}
+
+    def _by_seed(self, edge: Edge) -> list[dict]:
+        """The pairs of an edge seed by seed, each with what identifies the features of its two SAEs."""
+        return [{"pair": pair_name(pair), "recurs": self._recurs(pair)} for pair in self.pairs_by_seed(edge)]
 
     def _recurs(self, pair: Pair) -> dict[str, list[str]]:
         """Per side, the SAE's pairs with the other seeds of its model."""
@@ -368,6 +380,7 @@ class Comparisons:
             if "anchored" in self.instruments and (alone := self.anchored_alone(edge)):
                 yield alone
             yield from self.second_pairs(edge).values()
+            yield from self.pairs_by_seed(edge)
             yield from self.recurrence_pairs(edge)
             yield from (pair for pairs in self.absence_pairs(edge).values() for pair in pairs)
             for of_kind in self.trained_control_pairs(edge).values():

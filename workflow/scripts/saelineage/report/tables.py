@@ -49,6 +49,8 @@ GROUP_SHARES = ("persist_share", "inherited_share", "no_change_share")
 """Shares of identified and of all features."""
 TWIN_SHARES, TWIN_COUNTS = ("persist_share", "lost_too", "new_too"), ("lost_beyond", "new_beyond")
 """Figures of `lineage.twins.compare`."""
+OVER_SEEDS = ("seeds_n", "seeds_least", "seeds_largest", "seeds_low", "seeds_high")
+"""The persisting share over seeds, of instruments whose SAEs have seeds of their own."""
 SEED_SHARES = ("two_seed_share", "child_two_seed_share")
 SEED_MCCS = {
     "two_seed_pw_mcc": ("parent", "pw_mcc"),
@@ -195,7 +197,8 @@ def instrument_table(summary: dict) -> pd.DataFrame:
     Returns:
         The figures of `summary["instruments"]`, and: `leading`; `largest_random` and `largest_random_share`, without
         controls that are trained; `fit`, see `is_fit`; `same_verdict_share` and `kappa`, the agreement with the leading
-        instrument (missing for the leading instrument itself, and for those that compare another SAE of the parent).
+        instrument (missing for the leading instrument itself, and for those that compare another SAE of the parent);
+        `seeds_n`, `seeds_least` and so on, the persisting share over SAE seeds and the interval of its mean.
     """
     agreements: dict[tuple, dict] = {(*_key(row), row["group"]): row for row in summary["agreements"]}
     rows = [
@@ -207,7 +210,7 @@ def instrument_table(summary: dict) -> pd.DataFrame:
     columns += [*_columns((*GROUP_SHARES, *SEED_SHARES, "same_index_rate")), *SEED_MCCS]
     columns += ["document_low", "document_high"]
     columns += [*_with_bounds("relative_persistence"), "auc", "no_change_auc"]
-    columns += ["largest_random", "largest_random_share", "fit", "same_verdict_share", "kappa"]
+    columns += [*OVER_SEEDS, "largest_random", "largest_random_share", "fit", "same_verdict_share", "kappa"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -608,12 +611,21 @@ def _instrument_row(
         "leading": comparison["instrument"] == leading,
         "document_low": low,
         "document_high": high,
+        **_over_seeds(comparison["over_seeds"][group]),
         "largest_random": control,
         "largest_random_share": random,
         "fit": is_fit(comparison),
         "same_verdict_share": agreement["share"],
         "kappa": agreement["kappa"],
     }
+
+
+def _over_seeds(figures: Mapping | None) -> dict:
+    """The persisting share over SAE seeds: their number, the least and largest share, and the interval of the mean."""
+    if figures is None:
+        return dict.fromkeys(OVER_SEEDS)
+    values = [figures["n"], figures["least"], figures["largest"], *(figures["interval"] or (None, None))]
+    return dict(zip(OVER_SEEDS, values, strict=True))
 
 
 def _key(row: Mapping) -> tuple[str, str, str]:
