@@ -209,7 +209,7 @@ def draw_labels(d_sae: int, strings: list[str], random: np.random.Generator) -> 
     latents = np.flatnonzero(random.random(d_sae) < 0.8)
     words = [f"token '{strings[index]}'" for index in random.integers(0, N_STRINGS, len(latents))]
     scores = {name: random.random(len(latents)) for name in ("score", "precision", "recall")}
-    return pd.DataFrame({"latent": latents, "kind": "token", "label": words, **scores})
+    return pd.DataFrame({"latent": latents, "kind": "token", "label": words, "n_documents": 9, **scores})
 
 
 def draw_run(args: argparse.Namespace) -> SimpleNamespace:

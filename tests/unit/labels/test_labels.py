@@ -61,7 +61,7 @@ def test_score_precision_and_recall_are_those_of_the_odd_documents(write_feature
     )
     # Odd: n = 4, sum a = 4, sum a^2 = 8, sum p = 2, sum ap = 2: r = (8 - 8) / sqrt((32 - 16)(8 - 4)) = 0.
     expected = {"latent": 0, "kind": "token", "label": "def", "score": 0.0, "precision": 0.5, "recall": 0.5}
-    assert table.to_dict("records") == [expected | {"n_firings": 2, "wins": True}]
+    assert table.to_dict("records") == [expected | {"n_firings": 2, "n_documents": 1, "wins": True}]
 
 
 def test_the_score_is_pearson_r_with_zeros(write_features, random):
@@ -74,6 +74,7 @@ def test_the_score_is_pearson_r_with_zeros(write_features, random):
         assert row.precision == pytest.approx((holds & (active > 0)).sum() / (active > 0).sum())
         assert row.recall == pytest.approx((holds & (active > 0)).sum() / holds.sum())
         assert row.n_firings == (active > 0).sum()
+        assert row.n_documents == len(set(np.arange(160)[odd][active > 0] // 4))
     assert set(table["latent"]) == set(range(6))
 
 
@@ -194,7 +195,7 @@ def test_sums_are_taken_in_float64():
     has = drawn.random((1000, 1)) < 0.5
     sums = Sums(1, 1, count_together=False)
     for part in (slice(0, 300), slice(300, 1000)):
-        sums.add(scipy.sparse.csr_array(acts[part]), scipy.sparse.csr_array(has[part]))
+        sums.add(*map(scipy.sparse.csr_array, (acts[part], has[part])), np.arange(1000)[part])
     expected = np.corrcoef(acts[:, 0].astype(np.float64), has[:, 0])[0, 1]
     assert sums.scores()[0, 0] == pytest.approx(expected, abs=1e-8)
 
@@ -219,8 +220,28 @@ def test_rows_are_described_in_words():
         ("corpus", "python", "corpus python"),
         ("concept", "assignment =", "assignment ="),
     ]:
-        assert describe({"kind": kind, "label": name}) == words
-        assert describe(pd.Series({"kind": kind, "label": name, "score": 0.5})) == words
+        row = {"kind": kind, "label": name, "n_documents": 5}
+        assert describe(row) == words
+        assert describe(pd.Series(row | {"score": 0.5})) == words
+
+
+def test_a_label_from_few_documents_says_how_many():
+    row = {"kind": "token", "label": "def"}
+    few = [describe(row | {"n_documents": n}) for n in (1, 4, 5)]
+    assert few == ["token 'def' (1 document)", "token 'def' (4 documents)", "token 'def'"]
+
+
+def test_a_document_that_goes_on_from_shard_to_shard_counts_once():
+    # The first latent fires in documents 0, 1 (in all three calls) and 2; the second in 1 alone, the third in none.
+    has = scipy.sparse.csr_array(np.ones((2, 1), dtype=bool))
+    sums = Sums(1, 3, count_together=False)
+    for documents, acts in (
+        ([0, 1], [[1, 0, 0], [1, 0, 0]]),
+        ([1, 1], [[1, 1, 0], [0, 0, 0]]),
+        ([1, 2], [[1, 1, 0], [1, 0, 0]]),
+    ):
+        sums.add(scipy.sparse.csr_array(np.array(acts, dtype=np.float32)), has, np.array(documents))
+    assert sums.in_documents.tolist() == [3, 1, 0]
 
 
 def test_every_property_has_a_sentence():

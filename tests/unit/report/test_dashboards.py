@@ -162,7 +162,7 @@ LATENTS = [{1: 3.0, 2: 1.0, 13: 1.2345678}, {}, {9: 2.0}]
 def labels(*rows: tuple) -> pd.DataFrame:
     """Winning labels, as `labels` types them."""
     columns = {"latent": np.int64, "kind": str, "label": str, "score": float, "precision": float, "recall": float}
-    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns).assign(n_documents=9)
 
 
 LABELS = labels((2, "token", "y", 0.98765, 1.0, np.nan), (0, "shape", "newline", -0.25, 0.5, 0.125))

@@ -108,7 +108,7 @@ def test_without_a_second_seed_the_least_matched_come_first():
 
 def labels(*rows: tuple[int, str, str, float, bool]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["latent", "kind", "label", "score", "wins"])
-    return table.assign(sae="seed0", precision=0.5, recall=0.25)
+    return table.assign(sae="seed0", precision=0.5, recall=0.25, n_documents=9)
 
 
 def related(model: str, latents: list[int], found: list[bool]) -> Related:

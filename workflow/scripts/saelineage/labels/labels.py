@@ -20,6 +20,8 @@ from saelineage.features.shards import FeatureShard
 from saelineage.labels.annotations import CLASS_SENTENCES, CONCEPTS, KINDS, RULES, Annotations, numbers_of
 
 BLOCK_LATENTS = 4096
+FEW_DOCUMENTS = 5
+"""A label that was scored on firings in fewer documents is shown with their number."""
 ALL_SHOWN = ("concept", "class")
 """Kinds of which a feature has a row for every property, whether it follows it or not."""
 COLUMNS = {
@@ -30,6 +32,7 @@ COLUMNS = {
     "precision": np.float64,
     "recall": np.float64,
     "n_firings": np.int64,
+    "n_documents": np.int64,
     "wins": np.bool_,
 }
 
@@ -42,6 +45,7 @@ class Sums:
         holds: [property] tokens that have the property.
         totals, squares: [latent] sums of activations and of their squares.
         firings: [latent] tokens on which the latent fires.
+        in_documents: [latent] documents in which the latent fires.
         products: [property, latent] sum of activations over the tokens that have the property.
         together: [property, latent] tokens that have the property and on which the latent fires; None if not counted.
     """
@@ -52,11 +56,21 @@ class Sums:
         self.holds = np.zeros(n_properties, dtype=np.int64)
         self.totals, self.squares = np.zeros(n_latents), np.zeros(n_latents)
         self.firings = np.zeros(n_latents, dtype=np.int64)
+        self.in_documents = np.zeros(n_latents, dtype=np.int64)
+        self._last_document, self._in_last = -1, np.zeros(n_latents, dtype=bool)
         self.products = np.zeros((n_properties, n_latents))
         self.together = np.zeros((n_properties, n_latents), dtype=np.int32) if count_together else None
 
-    def add(self, latents: scipy.sparse.csr_array, properties: scipy.sparse.csr_array) -> None:
-        """Add tokens: their activations [token, latent] and their properties [token, property], as 0 or 1."""
+    def add(
+        self,
+        latents: scipy.sparse.csr_array,
+        properties: scipy.sparse.csr_array,
+        documents: Int[np.ndarray, " token"],
+    ) -> None:
+        """Add tokens: their activations [token, latent], their properties [token, property] as 0 or 1, their documents.
+
+        Numbers of documents never fall, in one call and from call to call.
+        """
         acts = latents.astype(np.float64)
         tokens_of = properties.T.tocsr().astype(np.float64)
         self.n_tokens += acts.shape[0]
@@ -64,10 +78,26 @@ class Sums:
         self.totals += np.bincount(acts.indices, acts.data, minlength=len(self.totals))
         self.squares += np.bincount(acts.indices, acts.data**2, minlength=len(self.totals))
         self.firings += np.bincount(acts.indices, minlength=len(self.totals))
+        self._count_documents(latents, documents)
         _add(tokens_of @ acts, self.products)
         if self.together is not None:
             acts.data[:] = 1
             _add(tokens_of @ acts, self.together)
+
+    def _count_documents(self, latents: scipy.sparse.csr_array, documents: Int[np.ndarray, " token"]) -> None:
+        """Count the documents in which each latent fires; one that goes on from the call before counts once."""
+        if not len(documents):
+            return
+        numbers, place = np.unique(documents, return_inverse=True)
+        ones = np.ones(len(documents), dtype=np.int32)
+        of_document = scipy.sparse.csr_array((ones, (place, np.arange(len(documents)))))
+        fires = (of_document @ (latents > 0).astype(np.int32)).astype(bool)
+        self.in_documents += np.bincount(fires.indices, minlength=len(self.in_documents))
+        if numbers[0] == self._last_document:
+            self.in_documents -= self._in_last & fires[[0]].toarray()[0]
+        goes_on = numbers[0] == self._last_document and len(numbers) == 1
+        in_last = fires[[-1]].toarray()[0]
+        self._last_document, self._in_last = numbers[-1], in_last | self._in_last if goes_on else in_last
 
     def scores(self) -> Float[np.ndarray, "property latent"]:
         """Compute Pearson r of every property and latent, in [-1, 1]; NaN where one of the two does not vary."""
@@ -109,7 +139,7 @@ def label(
         - `precision`: share of the tokens on which the feature fires that have the property, on the odd half;
         - `recall`: share of the tokens with the property on which the feature fires, on the odd half; NaN where no
           token has the property;
-        - `n_firings`: tokens of the odd half on which the feature fires;
+        - `n_firings`, `n_documents`: tokens and documents of the odd half on which the feature fires;
         - `wins`: true for the best of all properties on the even half, at most one per feature.
 
     Raises:
@@ -127,8 +157,16 @@ def label(
 
 
 def describe(row: Mapping | pd.Series) -> str:
-    """Describe a row of the table in a few words: "token 'def'", "lua: identifier in variable_list"."""
-    kind, name = row["kind"], row["label"]
+    """Describe a row of the table in a few words: "token 'def'", "lua: identifier in variable_list".
+
+    A label that rests on few documents has their number behind it: "token 'def' (2 documents)".
+    """
+    n, words = int(row["n_documents"]), _words(row["kind"], row["label"])
+    return words if n >= FEW_DOCUMENTS else f"{words} ({n} document{'s' * (n != 1)})"
+
+
+def _words(kind: str, name: str) -> str:
+    """The words for a property."""
     if kind in ("token", "after"):
         return f"{kind} '{name}'"
     if kind == "class":
@@ -165,7 +203,8 @@ def _sums(paths: Sequence[Path | str], annotations: Annotations, latents: range)
         parity = annotations.documents[tokens] % 2
         for half, sums in enumerate((even, odd)):
             inside = shard.compared & (parity == half)
-            sums.add(shard.latents[inside, latents.start : latents.stop], annotations.matrix[tokens[inside]])
+            acts = shard.latents[inside, latents.start : latents.stop]
+            sums.add(acts, annotations.matrix[tokens[inside]], annotations.documents[tokens[inside]])
     return even, odd
 
 
@@ -202,6 +241,7 @@ def _table(
         "precision": together / scored_on.firings[latent],
         "recall": together / np.where(holds > 0, holds, np.nan),
         "n_firings": scored_on.firings[latent],
+        "n_documents": scored_on.in_documents[latent],
         "wins": (number == chosen.argmax(axis=0)[latent]) & (chosen[number, latent] > 0),  # on a tie the first
     }
     return pd.DataFrame(columns).astype(COLUMNS)

@@ -121,7 +121,7 @@ def feature_table(
         edges: the table of each (parent, child).
         firings: of the model's SAE on the probe.
         annotations: of the probe.
-        labels: a row per labelled feature: `latent`, `kind`, `label`, `score`, `precision`, `recall`.
+        labels: a row per labelled feature: `latent`, `kind`, `label`, `score`, `precision`, `recall`, `n_documents`.
         explanations: a row per explained feature: `latent`, `explanation`, `score`; None if there are none.
         no_change: each feature's best r when the model is unchanged; NaN if not measured.
         published: where an imported SAE's latents are published, under the same numbers (`neuronpedia_address`).
