@@ -36,7 +36,7 @@ rule correlate_features:
     Correlate the features of one SAE with those of all partners, and draw the probe's documents again for intervals.
 
     Output: per partner, best matches on both sides, every similarity above a bound, the histogram of all, and parts;
-    each feature's best r in every replicate of the documents.
+    for edges and their no-change controls, each feature's best r in every replicate of the documents.
     """
     input:
         sums=run.paths.all_sums,
@@ -64,6 +64,7 @@ rule correlate_features:
             "correlations",
             *("min_firings", "top_matches", "keep_above", "n_bins", "block_features", "by_corpus", "jaccard"),
         ),
+        resampled=run.params.resampled_partners,
         draws=run.subset("lineage", "n_replicates", "seed"),
         code=code_digest("correlate_features"),
     script:

@@ -24,6 +24,8 @@ from merge_models import merge_models
 from pretrain_model import pretrain_model
 from reinitialise_model import reinitialise_model
 from saelineage.activations import ActivationShard
+from saelineage.correlations.bootstrap import load_replicates
+from saelineage.correlations.few_documents import load_rests_on
 from saelineage.correlations.matches import load_correlation
 from saelineage.correlations.pair_sums import load_sums
 from saelineage.correlations.partners import Partner, partners_of
@@ -253,6 +255,7 @@ def compare(tiny, root: Path) -> None:
             paths_to_sums=sums,
             paths_to_probe={corpus: str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA},
             settings=SETTINGS,
+            resampled=[str(b) for b in COMPARISONS.partners[a] if f"{a}__{b}" in COMPARISONS.resampled],
             draws={"n_replicates": 20, "seed": 0},
             threads=2,
             path_to_correlations=correlations[a],
@@ -455,13 +458,24 @@ def test_saved_sums_and_sums_computed_from_features_give_equal_bytes(tiny, root,
     of_one_shard = partners(root, "lua.seed0", SHARDS[:1])
     sum_products(of_one_shard, SETTINGS["block_features"], threads=2, path_to_sums=str(tmp_path / "sums"))
     probe = {corpus: str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA}
-    arguments = (SETTINGS | {"by_corpus": True, "jaccard": True}, {"n_replicates": 3, "seed": 0}, 2)
+    arguments = (SETTINGS | {"by_corpus": True, "jaccard": True}, ["lua.seed1"], {"n_replicates": 3, "seed": 0}, 2)
     for name, sums in (("saved", [str(tmp_path / "sums")]), ("computed", [])):
         paths = tmp_path / f"{name}.correlations", tmp_path / f"{name}.replicates"
         correlate_features(of_one_shard, sums, probe, *arguments, *paths)
     for kind in ("correlations", "replicates"):
         assert group_names(tmp_path / f"saved.{kind}") == sorted(map(str, COMPARISONS.partners["lua.seed0"]))
         assert (tmp_path / f"saved.{kind}").read_bytes() == (tmp_path / f"computed.{kind}").read_bytes()
+
+
+def test_documents_are_drawn_again_for_edges_and_their_controls_alone(root):
+    for a, partners_of_a in COMPARISONS.partners.items():
+        for b in map(str, partners_of_a):
+            replicates = load_replicates(root / "correlations" / a / "replicates.safetensors", b)
+            assert len(replicates.best[0]) == (20 if f"{a}__{b}" in COMPARISONS.resampled else 0)
+            assert replicates.documents[0].max() > 3  # counted for every pair, as is what r rests on
+            assert np.nanmax(load_rests_on(root / "correlations" / a / "replicates.safetensors", b)[0]) > 3
+    edges = {row["pair"] for row in COMPARISONS.rows}
+    assert edges < set(COMPARISONS.resampled) < {f"{a}__{b}" for a, b in COMPARISONS.pairs}
 
 
 def test_correlations_equal_numpy_s_over_all_shards_and_corpora(root):
@@ -516,6 +530,7 @@ def test_splits_are_over_all_shards_and_the_compared_documents(write_tokens, tmp
         paths_to_sums=[],
         paths_to_probe={"words": str(tmp_path / "words/probe.npy")},
         settings=SETTINGS,
+        resampled=["b.seed0"],
         draws={"n_replicates": 2, "seed": 0},
         threads=1,
         path_to_correlations=tmp_path / "correlations",
@@ -589,7 +604,9 @@ def annotations_of(tiny):
 def write_examples(tiny, root: Path, path: Path, *others: str) -> None:
     """The examples of the diamond, and of other models without parents; the root's features 7 and 4 follow concepts."""
     labels = pd.DataFrame({"latent": [3, 7, 4], "label": ["assignment", "assignment target", "exception"]})
-    labels = labels.assign(kind="concept", score=[0.25, 0.75, 0.5], precision=1.0, recall=0.5, wins=True, sae="seed0")
+    labels = labels.assign(
+        kind="concept", score=[0.25, 0.75, 0.5], precision=1.0, recall=0.5, wins=True, sae="seed0", n_documents=9
+    )
     saes = [f"{model}.seed{seed}" for model in MODELS for seed in range(2)]
     collect_examples(
         features=pd.read_parquet(root / "lineage/features.parquet"),

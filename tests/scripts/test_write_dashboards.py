@@ -53,9 +53,8 @@ def edge() -> pd.DataFrame:
 
 def labels(*latents: int) -> pd.DataFrame:
     columns = {"latent": np.int64, "kind": str, "label": str, "score": float, "precision": float, "recall": float}
-    return pd.DataFrame([(latent, "token", "cat", 0.5, 1.0, 0.25) for latent in latents], columns=columns).astype(
-        columns
-    )
+    rows = [(latent, "token", "cat", 0.5, 1.0, 0.25) for latent in latents]
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns).assign(n_documents=9)
 
 
 def write_sae(folder: Path) -> Path:

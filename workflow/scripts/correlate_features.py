@@ -1,11 +1,12 @@
 """Correlate the features of one SAE with those of all its partners, and bootstrap the documents for intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.correlations.bootstrap import (
     ARRAYS,
+    N_CANDIDATES,
     bootstrap,
     document_sums,
     documents_of,
@@ -32,6 +33,7 @@ def correlate_features(
     paths_to_sums: Sequence[str],
     paths_to_probe: Mapping[str, str],
     settings: Mapping,
+    resampled: Collection[str],
     draws: Mapping,
     threads: int,
     path_to_correlations: Path | str,
@@ -44,7 +46,8 @@ def correlate_features(
         paths_to_sums: raw sums with all partners, one file per shard; none where they are computed here.
         paths_to_probe: the probe's token rows.
         settings: `correlate_sums`'s keywords, and `block_features`.
-        draws: `n_replicates` and `seed`.
+        resampled: the partners with which there are replicates; the others have none of theirs.
+        draws: `n_replicates` and `seed` of the replicates.
         threads: the number of threads.
         path_to_correlations, path_to_replicates: the files to write, a group for each partner.
     """
@@ -61,11 +64,14 @@ def correlate_features(
                 sums = [ShardSums(a, b, settings["block_features"]) for a, b in partner.shards()]
             correlation = correlate_sums(sums, **kept, threads=threads)
             correlation = correlation._replace(combined=combined_r(correlation, partner.shards()))
-            by_document = document_sums(partner.shards(), leading_candidates(correlation), documents)
+            is_drawn = partner.name in resampled
+            candidates = leading_candidates(correlation, N_CANDIDATES if is_drawn else 0)
+            by_document = document_sums(partner.shards(), candidates, documents)
             enough = zip(correlation.testable, fires_in_enough(by_document), strict=True)
             a, b = (testable & in_documents for testable, in_documents in enough)
             correlations.add(partner.name, *correlation_group(correlation._replace(testable=(a, b))))
-            header, tensors = replicates_group(bootstrap(by_document, **draws))
+            n_replicates = draws["n_replicates"] if is_drawn else 0
+            header, tensors = replicates_group(bootstrap(by_document, n_replicates, draws["seed"]))
             replicates.add(partner.name, header, tensors | rests_on_tensors(by_document))
 
 
@@ -76,6 +82,7 @@ if __name__ == "__main__":
             paths_to_sums=list(snakemake.input.sums),
             paths_to_probe=dict(zip(snakemake.params.corpora, snakemake.input.probe, strict=True)),
             settings=snakemake.params.settings,
+            resampled=snakemake.params.resampled,
             draws=snakemake.params.draws,
             threads=snakemake.threads,
             path_to_correlations=snakemake.output.correlations,

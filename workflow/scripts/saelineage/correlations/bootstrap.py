@@ -40,6 +40,8 @@ ENTRIES_AT_ONCE = 1 << 22
 """Activations of pairs that are multiplied at a time, about 50 MB. A feature may be in thousands of pairs."""
 MIN_DOCUMENTS = 3
 """Least number of documents in which a feature fires, below which nothing can be said of it over documents."""
+N_CANDIDATES = 3
+"""Partners of each feature among which its best match in a replicate is looked for."""
 LARGEST_R = 1 - 1e-9
 """Bound of r in Fisher's z, which is infinite at 1."""
 REPLICATES_AT_ONCE = 32
@@ -112,7 +114,7 @@ def document_numbers(ids: Integer[np.ndarray, "row n_ctx"], eos_id: int) -> Int[
 
 
 def leading_candidates(
-    correlation: Correlation, n_candidates: int = 3
+    correlation: Correlation, n_candidates: int = N_CANDIDATES
 ) -> tuple[Int[np.ndarray, "d_sae_a rank_a"], Int[np.ndarray, "d_sae_b rank_b"]]:
     """Per side, the partners with which each feature correlates most over all corpora; -1 where there are no more."""
     a, b = (partners[:, :n_candidates] for partners in correlation.pearson.partners)

@@ -231,6 +231,14 @@ class Comparisons:
         return partners
 
     @cached_property
+    def resampled(self) -> list[str]:
+        """The names of pairs whose documents are drawn again: those of edges and of their no-change controls.
+
+        Intervals over documents are of these alone.
+        """
+        return list(dict.fromkeys(name for row in self.rows for name in (row["pair"], *row["no_change"])))
+
+    @cached_property
     def saes(self) -> list[SaeName]:
         """Every SAE of the run, by model: all seeds of lineage models, compared SAEs, and starts of others."""
         lineage_models = [model for model in self._graph.models if model not in self._graph.outside]

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from saelineage.plan.comparisons import Pair
+from saelineage.plan.comparisons import Pair, pair_name
 from saelineage.plan.contents import Contents
 from saelineage.plan.paths import Wildcards, is_shifted
+from saelineage.plan.sae_names import SaeName
 
 
 def partner_names(pairs: Iterable[Pair]) -> list[str]:
@@ -81,6 +82,11 @@ class Params:
     def partners(self, wildcards: Wildcards) -> dict[str, bool]:
         """The SAEs that an SAE is correlated with, by name; True for nulls of shifted documents."""
         return {str(sae): is_shifted(sae.sae) for sae in self._contents.comparisons.partners[wildcards.a]}
+
+    def resampled_partners(self, wildcards: Wildcards) -> list[str]:
+        """Those of an SAE's partners with which there are intervals over documents."""
+        a, comparisons = SaeName.parse(wildcards.a), self._contents.comparisons
+        return [str(b) for b in comparisons.partners[wildcards.a] if pair_name((a, b)) in comparisons.resampled]
 
     def no_change_partners(self, wildcards: Wildcards) -> list[str]:
         """The SAEs on side b of the pairs behind `Paths.own_no_change`, in the same order."""
