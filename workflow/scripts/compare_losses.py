@@ -1,4 +1,4 @@
-"""Find the passages on which each child's loss fell most beside parent and siblings, and the features that fire there."""
+"""Find the passages on which each child's loss fell most beside parent and siblings, and the features that fire."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
