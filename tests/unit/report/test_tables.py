@@ -12,6 +12,7 @@ from saelineage.report.tables import (
     TableInputs,
     ablation_table,
     agreement_table,
+    by_corpus_table,
     class_table,
     control_table,
     curve_table,
@@ -71,6 +72,13 @@ def group(
     found: dict = {"control_shares": controls or {}, "document_interval": [0.2, 0.3]}
     for name, value in values.items():
         found |= a_share(name, value, n)
+    found["corpora"] = {
+        "lua": a_share("persist_share", share, n - 2) | a_share("no_change_share", no_change, n),
+        "stories": a_share("persist_share", 0.0, 2) | a_share("no_change_share", None, 0),
+        "empty": a_share("persist_share", None, 0) | a_share("no_change_share", None, 0),
+    }
+    for figures in found["corpora"].values():
+        figures |= a_share("inherited_share", 0.375, n)
     return found | {
         "relative_persistence": None if no_change is None or share is None else share / no_change,
         "relative_persistence_interval": None if no_change is None else relative or [0.4, 0.6],
@@ -319,6 +327,25 @@ def test_an_edge_has_the_ways_in_which_features_are_found_and_the_study_s_verdic
         "base,merged,1,1,0,0,0,0,2,6,3,5",
         "left,merged,7,0,2,3,0,4,2,6,3,5",
     ]
+
+
+def test_shares_by_corpus_begin_with_the_smallest_and_say_where_no_verdict_is_possible():
+    found = summary(comparison(), comparison(parent="left", identified=None))
+    hidden = changed(0.005, 0.25, 0.25)
+    table = by_corpus_table(found, drift(lua=changed(0.5, 0.75), stories=hidden))
+    assert table[["parent", "group"]].drop_duplicates().to_numpy().tolist() == [
+        ["base", "identified"],
+        ["base", "all"],
+        ["left", "all"],
+    ]
+    of_all = table[(table["parent"] == "base") & (table["group"] == "all")]
+    assert of_all["corpus"].tolist() == ["stories", "lua", "empty"]
+    assert of_all["persist_share_n"].tolist() == [2, 6, 0]
+    assert of_all["visible"].tolist() == [False, True, None]
+    for shares in (group for edge in found["edges"] for group in edge["groups"].values() if group):
+        shares["corpora"] = {"lua": shares["corpora"]["lua"]}  # one corpus is all of them
+    assert by_corpus_table(found, {}).columns.tolist() == table.columns.tolist()
+    assert by_corpus_table(found, {}).empty
 
 
 def test_ablations_of_all_edges_are_one_table():

@@ -32,6 +32,13 @@ TABLES = {
         "One row per edge, instrument and group: its shares and controls, relative persistence, the areas under its "
         "curves, its largest random control, whether it is fit, and its agreement with the leading instrument.",
     ),
+    "by_corpus": Table(
+        "by_corpus_table",
+        ("summary", "drift"),
+        "One row per edge, group and corpus: of the features that fire most on it (on the largest share of the tokens), "
+        "the share that persists, or is inherited, under the leading instrument, each with its n and Wilson 95 % "
+        "interval; the no-change control; and whether the change there is visible.",
+    ),
     "controls": Table(
         "control_table",
         ("summary",),

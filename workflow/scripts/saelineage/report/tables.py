@@ -3,6 +3,7 @@
 `registry.TABLES` lists them. Each table is shown on the page and saved as CSV next to it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -168,6 +169,39 @@ def edge_table(summary: dict, drift: Mapping) -> pd.DataFrame:
     columns = ["parent", "child", "group", *counted, *_columns((*GROUP_SHARES, *SEED_SHARES)), *SEED_MCCS]
     columns += ["largest_random", "largest_random_share", *_with_bounds("relative_persistence"), "reading"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def by_corpus_table(summary: dict, drift: Mapping) -> pd.DataFrame:
+    """One row per edge, group and corpus: the shares of the features that fire most on it; none for a single corpus.
+
+    The corpora on which the smallest share of an edge's group persists come first, those without features last.
+
+    Args:
+        summary: `lineage/summary.json`.
+        drift: `lineage/drift.json`; `visible` is missing where it has none.
+    """
+    visible = {
+        (edge["parent"], edge["child"], corpus): figures["visible"]
+        for edge in drift.get("edges", [])
+        for corpus, figures in edge["corpora"].items()
+    }
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], "group": group, "corpus": corpus}
+        | _shares(figures, GROUP_SHARES)
+        | {"visible": visible.get((edge["parent"], edge["child"], corpus))}
+        for edge in summary["edges"]
+        for group, shares in measured_groups(edge)
+        if len(shares["corpora"]) > 1
+        for corpus, figures in sorted(shares["corpora"].items(), key=_least_share)
+    ]
+    columns = ["parent", "child", "group", "corpus", *_columns(GROUP_SHARES), "visible"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _least_share(of_corpus: tuple[str, Mapping]) -> float:
+    """The share of a corpus that persists; infinite where it was not measured."""
+    found = of_corpus[1]["persist_share"]
+    return math.inf if found is None else found
 
 
 def twin_table(summary: dict) -> pd.DataFrame:
