@@ -11,12 +11,14 @@ is called lost or new is a false call, as on real activations.
     hierarchy          specific features fire only where their general one does; some specific ones vanish or appear
     hierarchy, scarce  one specific feature of each general one, and SAEs with fewer latents per token, so that one
                        latent stands for both and the general one's is silent there (absorption)
+    hierarchy, halves  the same, with specific features that fire on half of the general one's tokens
     zipf               densities between 0.2 % and 10 % of tokens, with a density of p^-2
     heavy tails        strengths with a Pareto tail of index 2.5
     dense              features that fire on 20 to 40 % of tokens
     rescaled           strengths in the child of 3, 2, 1/2, 1/4 and 1/10 of the parent's
     other trigger      the child's feature has the parent's direction, and fires on other tokens: one is lost, one new
     other direction    the child's feature fires on the same tokens, in a direction turned by 90 degrees
+    partial            in one of the two models a feature fires on 3/4, 1/2 or 3/10 of its tokens in the other
     rare               features that fire on 0.05 to 0.2 % of tokens
     outlying token     unrelated features of parent and child fire on one token together, very strongly
 
@@ -47,15 +49,16 @@ import pandas as pd
 import scipy.sparse
 import torch
 from benchmarks.planted_blocks import (
-    PERSISTS as TRULY_PERSISTS,
-)
-from benchmarks.planted_blocks import (
+    HALVES,
     SCARCE,
     SCENARIOS,
     block_acts,
     plant_blocks,
     true_strengths,
     write_blocks,
+)
+from benchmarks.planted_blocks import (
+    PERSISTS as TRULY_PERSISTS,
 )
 from benchmarks.planted_lineage import require_unrelated
 from benchmarks.planted_truth import LEARNING_RATE, SAE_SETTINGS
@@ -67,6 +70,7 @@ from saelineage.correlations.matches import Correlation
 from saelineage.correlations.pearson import correlate
 from saelineage.features.shards import FeatureShard
 from saelineage.files.atomic import write_json
+from saelineage.lineage.directions import add_directions
 from saelineage.lineage.identified import Recurrence, absent, add_recurrence, recurrence
 from saelineage.lineage.matching import MERGED, PERSISTS, SIDES, SPLIT, STUDY_VERDICTS, UNTESTABLE, edge_table
 from saelineage.lineage.readouts import FoldSums, folds, ridge_r2
@@ -131,7 +135,7 @@ class Lineage:
         ]
         l0 = self.truth[0].nnz / self.truth[0].shape[0]
         spread = math.sqrt(l0)  # the standard deviation of a Poisson number
-        self.k = max(1, round(l0)) if scenario == SCARCE else math.ceil(l0 + spread)
+        self.k = max(1, round(l0)) if scenario in (SCARCE, HALVES) else math.ceil(l0 + spread)
         self.own = [
             [self.read(side, f"seed{seed}", self.train(side, seed)) for seed in seeds]
             for side, seeds in enumerate((PARENT_SEEDS, CHILD_SEEDS))
@@ -217,8 +221,8 @@ def judged(lineage: Lineage, child: Read) -> pd.DataFrame:
     """Judge the latents of the parent's first SAE and of an SAE of the child.
 
     Returns:
-        The columns of `verdicts.add_verdicts` and what they rest on; `cosine` and `strength_ratio` of each latent and
-        its best match; and the truth: `feature` (the planted one that it follows, or -1), its `role` and its `truth`.
+        The columns of `verdicts.add_verdicts` and what they rest on; and the truth: `feature` (the planted one that it
+        follows, or -1), its `role` and its `truth`.
     """
     parent = lineage.own[0][0]
     reads = (parent, child)
@@ -228,8 +232,9 @@ def judged(lineage: Lineage, child: Read) -> pd.DataFrame:
     table = add_recurrence(table, of_parent, of_child, RULES.identified_from)
     by_document = sums_by_document(correlation, parent, child)
     table = add_intervals(table, bootstrap(by_document, N_REPLICATES, seed=0))
-    columns = [columns_of(lineage, side, reads, table[table["side"] == SIDES[side]]) for side in range(2)]
+    columns = [columns_of(lineage, side, reads) for side in range(2)]
     table = table.assign(rests_on=np.concatenate(rests_on(by_document)), **pd.concat(columns, ignore_index=True))
+    table = add_directions(table, correlation, [read.sae.W_dec.detach().numpy() for read in reads])
     return add_verdicts(table, RULES)
 
 
@@ -259,18 +264,15 @@ def sums_by_document(correlation: Correlation, parent: Read, child: Read) -> Doc
     return document_sums([shards], leading_candidates(correlation), {shards[0].corpus: documents})
 
 
-def columns_of(lineage: Lineage, side: int, reads: tuple[Read, Read], table: pd.DataFrame) -> pd.DataFrame:
-    """Measure readouts and matches of a side's latents, and look up the truth."""
-    own, other = reads[side], reads[1 - side]
-    match = table["match"].to_numpy()
+def columns_of(lineage: Lineage, side: int, reads: tuple[Read, Read]) -> pd.DataFrame:
+    """Measure readouts of a side's latents, and look up the truth."""
+    own = reads[side]
     followed = lineage.followed(side, own)
     features = lineage.planted.rows()
     return pd.DataFrame(
         {
             "readout": readout(lineage.acts[1 - side], own.latents),
             "readout_of_own": readout(lineage.acts[side], own.latents),
-            "cosine": np.where(match >= 0, cosines(own.sae, other.sae)[np.arange(len(match)), match], np.nan),
-            "strength_ratio": np.where(match >= 0, strength(other)[match] / strength(own), np.nan),
             "feature": followed,
             "role": [features[number].role if number >= 0 else "" for number in followed],
             "truth": [features[number].truth(side) if number >= 0 else "" for number in followed],
@@ -285,19 +287,6 @@ def readout(acts: Float[np.ndarray, "token d_in"], latents: scipy.sparse.csr_arr
     for fold, of_fold in enumerate(sums):
         of_fold.add(torch.from_numpy(acts[fold_of == fold]), latents[fold_of == fold])
     return ridge_r2(sums[0], sums[1], sums[2])[0]
-
-
-def cosines(a: Sae, b: Sae) -> Float[np.ndarray, "latent_a latent_b"]:
-    """Cosines of the decoder directions of two SAEs."""
-    of_a, of_b = (torch.nn.functional.normalize(sae.W_dec.detach().double(), dim=1) for sae in (a, b))
-    return (of_a @ of_b.T).numpy()
-
-
-def strength(read: Read) -> Float[np.ndarray, " latent"]:
-    """Mean activation of each latent where it fires, times its decoder norm; NaN if it never fires."""
-    firings = np.bincount(read.latents.indices, minlength=read.latents.shape[1])
-    totals = read.latents.sum(axis=0) * read.sae.W_dec.detach().double().norm(dim=1).numpy()
-    return np.divide(totals, firings, out=np.full(len(firings), np.nan), where=firings > 0)
 
 
 def planted_features(lineage: Lineage) -> pd.DataFrame:

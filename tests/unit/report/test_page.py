@@ -35,6 +35,7 @@ from saelineage.report.page import (
 from saelineage.report.tables import (
     TableInputs,
     ablation_table,
+    by_corpus_table,
     drift_table,
     flow_table,
     make_tables,
@@ -486,12 +487,25 @@ def test_figures_that_were_not_measured_are_named_so():
 
 def test_the_page_shows_the_ways_in_which_features_are_found_and_the_study_s_verdicts():
     found = summary(comparison(), comparison(parent="left"))
-    found["edges"][1] |= {"relocated": 9}
+    found["edges"][1] |= {"relocated": 9, "rescaled": 8, "partial": 7}
     text = section(text_page(results(found)), "losses")
     rows = [re.findall(r'class="number(?: group)?">(\d+)</td>', row) for row in text.split("</tr>")]
-    # 1:1, split, merged, relocated; robustly lost and new; persist, disappear, inherited, emerge
-    assert rows[2:4] == [list("1100102635"), list("1109102635")]
+    # 1:1, split, merged; relocated, rescaled, partial; robustly lost and new; persist, disappear, inherited, emerge
+    assert rows[2:4] == [list("110000102635"), list("110987102635")]
     assert "cosine below 0.50" in text
+
+
+def test_the_page_shows_shares_by_corpus_where_there_are_several():
+    found = results(summary(comparison(parent="base")))
+    found.tables["by_corpus"] = by_corpus_table(found.summary, drift(lua=changed(), stories=changed(0.005, 0.25, 0.25)))
+    text = section(text_page(found), "losses")
+    rows = [row for row in text[text.index(">By corpus<") :].split("</tr>") if '<th scope="row">' in row]
+    assert [re.findall(r'<th scope="row">([^<]+)</th>', row)[0] for row in rows[:3]] == ["stories", "lua", "empty"]
+    assert "not possible" in rows[0]
+    assert ">possible<" in rows[1]
+    assert rows[2].count("not measured") == 2
+    found.tables["by_corpus"] = found.tables["by_corpus"].iloc[:0]
+    assert ">By corpus<" not in text_page(found)
 
 
 def test_chat_classes_are_shown_of_the_model_they_are_counted_in():

@@ -12,6 +12,7 @@ from saelineage.report.tables import (
     TableInputs,
     ablation_table,
     agreement_table,
+    by_corpus_table,
     class_table,
     control_table,
     curve_table,
@@ -71,6 +72,13 @@ def group(
     found: dict = {"control_shares": controls or {}, "document_interval": [0.2, 0.3]}
     for name, value in values.items():
         found |= a_share(name, value, n)
+    found["corpora"] = {
+        "lua": a_share("persist_share", share, n - 2) | a_share("no_change_share", no_change, n),
+        "stories": a_share("persist_share", 0.0, 2) | a_share("no_change_share", None, 0),
+        "empty": a_share("persist_share", None, 0) | a_share("no_change_share", None, 0),
+    }
+    for figures in found["corpora"].values():
+        figures |= a_share("inherited_share", 0.375, n)
     return found | {
         "relative_persistence": None if no_change is None or share is None else share / no_change,
         "relative_persistence_interval": None if no_change is None else relative or [0.4, 0.6],
@@ -116,7 +124,8 @@ def an_edge(found: dict, **changes) -> dict:
     """One of the summary's `edges`: counts and the leading instrument's row."""
     groups = {name: shares and shares | COUNTS[name] for name, shares in found["groups"].items()}
     study = {"persists": 2, "disappears": 6, "inherited": 3, "emerges": 5}
-    of_edge = {"kinds": {"1:1": 1, "split": 1, "merged": 0}, "relocated": 0, "study": study, "shares_basis": True}
+    of_edge = {"kinds": {"1:1": 1, "split": 1, "merged": 0}, "relocated": 0, "rescaled": 0, "partial": 0}
+    of_edge |= {"study": study, "shares_basis": True, "shares_scale": True}
     return found | of_edge | {"groups": groups} | changes
 
 
@@ -311,12 +320,32 @@ def test_sources_of_a_merge_go_from_its_parents_to_none():
 
 def test_an_edge_has_the_ways_in_which_features_are_found_and_the_study_s_verdicts():
     found = summary(comparison(), comparison(parent="left"))
-    found["edges"][1] |= {"relocated": 3, "kinds": {"1:1": 7, "split": 0, "merged": 2}}
+    found["edges"][1] |= {"relocated": 3, "partial": 4, "kinds": {"1:1": 7, "split": 0, "merged": 2}}
     assert kind_table(found).to_csv(index=False).splitlines() == [
-        "parent,child,1:1,split,merged,relocated,study_persists,study_disappears,study_inherited,study_emerges",
-        "base,merged,1,1,0,0,2,6,3,5",
-        "left,merged,7,0,2,3,2,6,3,5",
+        "parent,child,1:1,split,merged,relocated,rescaled,partial,"
+        "study_persists,study_disappears,study_inherited,study_emerges",
+        "base,merged,1,1,0,0,0,0,2,6,3,5",
+        "left,merged,7,0,2,3,0,4,2,6,3,5",
     ]
+
+
+def test_shares_by_corpus_begin_with_the_smallest_and_say_where_no_verdict_is_possible():
+    found = summary(comparison(), comparison(parent="left", identified=None))
+    hidden = changed(0.005, 0.25, 0.25)
+    table = by_corpus_table(found, drift(lua=changed(0.5, 0.75), stories=hidden))
+    assert table[["parent", "group"]].drop_duplicates().to_numpy().tolist() == [
+        ["base", "identified"],
+        ["base", "all"],
+        ["left", "all"],
+    ]
+    of_all = table[(table["parent"] == "base") & (table["group"] == "all")]
+    assert of_all["corpus"].tolist() == ["stories", "lua", "empty"]
+    assert of_all["persist_share_n"].tolist() == [2, 6, 0]
+    assert of_all["visible"].tolist() == [False, True, None]
+    for shares in (group for edge in found["edges"] for group in edge["groups"].values() if group):
+        shares["corpora"] = {"lua": shares["corpora"]["lua"]}  # one corpus is all of them
+    assert by_corpus_table(found, {}).columns.tolist() == table.columns.tolist()
+    assert by_corpus_table(found, {}).empty
 
 
 def test_ablations_of_all_edges_are_one_table():

@@ -154,6 +154,7 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "pooled": pooled(tables["saes"]),
         "merges": merges_view(tables["merges"]),
         "drift": by_edge(tables["drift"]),
+        "by_corpus": by_edge(tables["by_corpus"]),
         "weights": by_edge(tables["weights"]),
     }
 

@@ -32,6 +32,13 @@ TABLES = {
         "One row per edge, instrument and group: its shares and controls, relative persistence, the areas under its "
         "curves, its largest random control, whether it is fit, and its agreement with the leading instrument.",
     ),
+    "by_corpus": Table(
+        "by_corpus_table",
+        ("summary", "drift"),
+        "One row per edge, group and corpus: of the features that fire most on it (on the largest share of the tokens), "
+        "the share that persists, or is inherited, under the leading instrument, each with its n and Wilson 95 % "
+        "interval; the no-change control; and whether the change there is visible.",
+    ),
     "controls": Table(
         "control_table",
         ("summary",),
@@ -86,8 +93,9 @@ TABLES = {
     "kinds": Table(
         "kind_table",
         ("summary",),
-        "One row per edge: how the parent's found features are found (1:1, split, merged), how many of them are found "
-        "in another direction (relocated), and the original study's verdicts on both sides.",
+        "One row per edge: how the parent's found features are found (1:1, split, merged); how many are found in "
+        "another direction (relocated) or with another strength (rescaled), or have drifted because one of the two "
+        "fires on a part of the other's tokens (partial); and the original study's verdicts on both sides.",
     ),
     "classes": Table(
         "class_table",

@@ -3,6 +3,7 @@
 `registry.TABLES` lists them. Each table is shown on the page and saved as CSV next to it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from saelineage.lineage.shares import share
 from saelineage.lineage.stabilisation import KEPT, RESET
 from saelineage.lineage.stages import MOVED_BY, STEPS
 from saelineage.lineage.twins import GROUPS as TWIN_GROUPS
-from saelineage.lineage.verdicts import VERDICTS
+from saelineage.lineage.verdicts import CHANGES, VERDICTS
 from saelineage.plan.comparisons import TRAINED_CONTROLS, names_in_pair
 from saelineage.plan.graph import CONTINUED, POOLED, TWIN, Edge
 from saelineage.plan.instruments import INSTRUMENTS, instrument
@@ -168,6 +169,39 @@ def edge_table(summary: dict, drift: Mapping) -> pd.DataFrame:
     columns = ["parent", "child", "group", *counted, *_columns((*GROUP_SHARES, *SEED_SHARES)), *SEED_MCCS]
     columns += ["largest_random", "largest_random_share", *_with_bounds("relative_persistence"), "reading"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def by_corpus_table(summary: dict, drift: Mapping) -> pd.DataFrame:
+    """One row per edge, group and corpus: the shares of the features that fire most on it; none for a single corpus.
+
+    The corpora on which the smallest share of an edge's group persists come first, those without features last.
+
+    Args:
+        summary: `lineage/summary.json`.
+        drift: `lineage/drift.json`; `visible` is missing where it has none.
+    """
+    visible = {
+        (edge["parent"], edge["child"], corpus): figures["visible"]
+        for edge in drift.get("edges", [])
+        for corpus, figures in edge["corpora"].items()
+    }
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], "group": group, "corpus": corpus}
+        | _shares(figures, GROUP_SHARES)
+        | {"visible": visible.get((edge["parent"], edge["child"], corpus))}
+        for edge in summary["edges"]
+        for group, shares in measured_groups(edge)
+        if len(shares["corpora"]) > 1
+        for corpus, figures in sorted(shares["corpora"].items(), key=_least_share)
+    ]
+    columns = ["parent", "child", "group", "corpus", *_columns(GROUP_SHARES), "visible"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _least_share(of_corpus: tuple[str, Mapping]) -> float:
+    """The share of a corpus that persists; infinite where it was not measured."""
+    found = of_corpus[1]["persist_share"]
+    return math.inf if found is None else found
 
 
 def twin_table(summary: dict) -> pd.DataFrame:
@@ -371,11 +405,12 @@ def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> p
 
 
 def kind_table(summary: dict) -> pd.DataFrame:
-    """One row per edge: how found features are found, those found in another direction, and the study's verdicts."""
+    """One row per edge: how found features are found, those that changed, and the study's verdicts."""
     study = ["persists", "disappears", "inherited", "emerges"]
-    columns = [ONE_TO_ONE, SPLIT, MERGED, "relocated", *(f"study_{verdict}" for verdict in study)]
+    columns = [ONE_TO_ONE, SPLIT, MERGED, *CHANGES, *(f"study_{verdict}" for verdict in study)]
     rows = [
-        {"parent": edge["parent"], "child": edge["child"], **edge["kinds"], "relocated": edge["relocated"]}
+        {"parent": edge["parent"], "child": edge["child"], **edge["kinds"]}
+        | {change: edge[change] for change in CHANGES}
         | {f"study_{verdict}": edge["study"][verdict] for verdict in study}
         for edge in summary["edges"]
     ]
