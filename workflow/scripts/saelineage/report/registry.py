@@ -35,7 +35,7 @@ TABLES = {
     "by_corpus": Table(
         "by_corpus_table",
         ("summary", "drift"),
-        "One row per edge, group and corpus: of the features that fire most on it (on the largest share of the tokens), "
+        "One row per edge, group and corpus: of the features that fire most on it (on the largest share of the tokens) "
         "the share that persists, or is inherited, under the leading instrument, each with its n and Wilson 95 % "
         "interval; the no-change control; and whether the change there is visible.",
     ),
