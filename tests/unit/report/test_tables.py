@@ -27,6 +27,9 @@ from saelineage.report.tables import (
     largest_random,
     make_tables,
     matching_table,
+    passage_feature_table,
+    passage_table,
+    ranked_table,
     reading,
     score_table,
     sees_new,
@@ -385,7 +388,7 @@ def test_drifted_features_of_the_parent_and_of_the_child_are_told_apart_by_class
 
 def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():
     fields = {"corpora": [], "summary": summary(), "model_metrics": [], "sae_metrics": []}
-    fields |= {"share_curves": pd.DataFrame()}
+    fields |= {"share_curves": pd.DataFrame(), "importance_agreement": None}
     tables = make_tables(TableInputs(**{name: fields.get(name, {}) for name in TableInputs._fields}))
     assert list(tables) == list(TABLES)
     assert all(table.empty and len(table.columns) > 2 for table in tables.values())
@@ -469,3 +472,45 @@ def test_descriptions_without_a_score_are_not_counted():
         [0, 0],
     ]
     assert table.loc[table["model"] == "lua", "median"].isna().all()
+
+
+def test_lost_and_new_features_are_in_reading_order_with_what_they_follow():
+    rows = {
+        "side": ["parent"] * 2 + ["child"] * 3,
+        "latent": [0, 1, 0, 1, 2],
+        "verdict": ["persists", "gone", "new", "new", "new"],
+        "identified": [True, False, False, True, False],
+        "importance": [9.0, 1.0, 2.0, 0.5, 3.0],
+    }
+    shown = {"effect": 1.0, "exact_effect": np.nan, "contrast_corpus": "lua", "density": 0.1, "match_density": 0.1}
+    table = pd.DataFrame(rows).assign(headline=False, r=0.5, match=0, **shown)
+    label = pd.DataFrame({"latent": [2], "kind": ["token"], "label": ["end"], "n_documents": [9]})
+    found = ranked_table({"base__lua": table}, {("lua", "from_base"): label})
+    assert found[["model", "latent", "place", "label"]].to_numpy().tolist() == [
+        ["base", 1, 1, ""],
+        ["lua", 1, 1, ""],
+        ["lua", 2, 2, "token 'end'"],
+        ["lua", 0, 3, ""],
+    ]
+
+
+def test_beside_passages_new_features_come_before_others():
+    rows = {"latent": [4, 5, 6], "verdict": ["inherited", "new", "new"], "log10_p": [-9.0, -5.0, -1.0]}
+    table = pd.DataFrame(rows).assign(identified=False, headline=False, n_there=1, n=2, base=0.1, lift=5.0)
+    found = passage_feature_table({"base__lua": table, "lua__both": table[:0]}, {})
+    assert found[["parent", "child", "latent"]].to_numpy().tolist() == [["base", "lua", n] for n in (5, 6, 4)]
+
+
+def test_passages_name_the_features_that_fire_most_strongly():
+    losses = dict.fromkeys(("loss_parent", "loss_sibling", "loss_child", "gain"), 1.0)
+    words = {
+        "sibling": "s",
+        "before": "a",
+        "text": "b",
+        "after": "c",
+        "latents": [np.arange(9)],
+        "strengths": [np.ones(9)],
+    }
+    table = pd.DataFrame({"corpus": ["lua"], "row": 0, "place": 2, "document": 3, **losses, **words})
+    (row,) = passage_table({"base__lua": table, "lua__both": table[:0]}).to_dict("records")
+    assert (row["parent"], row["child"], row["latents"]) == ("base", "lua", "0 1 2 3 4")
