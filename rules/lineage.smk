@@ -148,6 +148,86 @@ rule ablate_groups:
         "../workflow/scripts/ablate_groups.py"
 
 
+rule rank_features:
+    """
+    Rank the features of every edge by importance: their effect on their model's loss x the share that is its own.
+
+    One job, because each model is loaded once for all its edges. Output: for each edge the importance of every testable
+    feature of both sides, with its effect and density per corpus; and how far estimated and measured effects agree.
+    """
+    input:
+        models=run.paths.connected_models(),
+        saes=run.paths.connected_saes(),
+        edges=run.paths.fill(run.paths.edge_table, edge=run.paths.edges),
+        correlations=run.paths.edge_correlations(),
+        rows=run.paths.rows("validation"),
+    output:
+        importance=run.paths.over(run.paths.importance, edge=run.paths.edges),
+        agreement=run.paths.importance_agreement,
+        manifest=run.paths.folder_manifest(run.paths.importance_agreement),
+    log:
+        run.paths.log("lineage/importance"),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["features"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.needs.ranking),
+        runtime=runtime(run.needs.ranking),
+    params:
+        edges=[list(edge) for edge in run.graph.edges],
+        partners=partner_names(run.edge_pairs),
+        models=run.graph.connected,
+        corpora=run.paths.corpora,
+        hookpoint=run.config["activations"]["hookpoint"],
+        batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
+        settings=run.subset("lineage", "ablated_rows", "exact_features"),
+        code=code_digest("rank_features"),
+    script:
+        "../workflow/scripts/rank_features.py"
+
+
+rule compare_losses:
+    """
+    Find the passages of the probe on which each child's loss fell most beside its parent and its siblings.
+
+    One job with one model in memory at a time. Output: for each edge the passages, with the losses of the models and
+    the child's features that fire there; and how often each feature does so, beside how often it fires elsewhere.
+    """
+    input:
+        models=run.paths.models_with_siblings(),
+        edges=run.paths.fill(run.paths.edge_table, edge=run.paths.edges),
+        features=run.paths.connected_features(),
+        rows=run.paths.rows("probe"),
+        annotations=run.paths.annotations,
+    output:
+        passages=run.paths.over(run.paths.passages, edge=run.paths.edges, kind=[""]),
+        features=run.paths.over(run.paths.passages, edge=run.paths.edges, kind=[".features"]),
+        manifest=run.paths.passages_manifest,
+    log:
+        run.paths.log("lineage/passages"),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["features"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.needs.comparing_losses),
+        runtime=runtime(run.needs.comparing_losses),
+    params:
+        edges=[list(edge) for edge in run.graph.edges],
+        siblings=[run.graph.siblings(edge) for edge in run.graph.edges],
+        models=run.graph.beside_siblings,
+        corpora=run.paths.corpora,
+        saes=[list(run.comparisons.leading_sae(model)) for model in run.graph.connected],
+        batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
+        n_passages=run.config["lineage"]["passages"],
+        code=code_digest("compare_losses"),
+    script:
+        "../workflow/scripts/compare_losses.py"
+
+
 rule compare_seeds:
     """
     Measure how far the SAEs of different seeds of each model agree; made only when asked for.

@@ -98,6 +98,19 @@ def test_inputs_and_outputs_are_read_and_replaced(hookpoint, acts, logits):
     assert model(TOY_IDS).logits[0].tolist() == [[3, 30], [6, 60]]
 
 
+def test_a_forward_pass_ends_where_it_is_read():
+    model, ran = Twice(torch.nn.Linear(4, 4)), []
+    handles = [
+        module.register_forward_hook(lambda module, args, output: ran.append(module))
+        for module in (model.embed, model.between, model.last)
+    ]
+    acts = read_activations(model, "between.input", TOY_IDS)
+    for handle in handles:
+        handle.remove()
+    assert ran == [model.embed]
+    assert torch.equal(acts, model.embed(TOY_IDS))
+
+
 @pytest.mark.parametrize("side", ["input", "output"])
 def test_flattened_activations_are_read_and_replaced_as_rows(side):
     ids, factor = torch.tensor([[1, 2, 3], [4, 5, 6]]), 1 if side == "input" else 2

@@ -188,3 +188,17 @@ def test_a_twin_or_continued_model_without_an_edge_is_refused():
     alone = {"pretrain": CONFIG["models"]["base"]["pretrain"]}
     message = error_of(alone=alone, again={"continued": {"parent": "alone", "like": "lua"}})
     assert message.startswith("models.again.continued: parent: must be a parent in the lineage, whose edges 'again' is")
+
+
+def test_siblings_are_other_models_trained_from_the_same_parent_without_twins_and_merges():
+    graph = plan(third={"merge": {"parents": ["base", "lua"]}}).graph
+    assert {str(edge): graph.siblings(edge) for edge in graph.edges} == {
+        "base__lua": ["small", "theirs", "more"],
+        "base__small": ["lua", "theirs", "more"],
+        "lua__both": [],
+        "small__both": [],
+        "base__theirs": ["lua", "small", "more"],
+        "base__third": ["lua", "small", "theirs", "more"],
+        "lua__third": [],
+    }
+    assert graph.beside_siblings == ["base", "lua", "small", "theirs", "more", "third"]

@@ -20,6 +20,7 @@ from saelineage.report.dashboards import (
     Shown,
     corpus_shares,
     feature_table,
+    largest,
     logit_effects,
     packed,
     related_features,
@@ -343,6 +344,12 @@ def test_effects_are_those_on_the_logits_less_their_mean(path):
             )
     moved = unembedding + np.array([3.0, -1.0, 0.5, 2.0])  # the same for all tokens
     assert logit_effects(decoder, to_norm, moved, VOCABULARY, n=2) == found
+
+
+def test_the_largest_of_many_values_are_those_of_a_stable_sort():
+    drawn = np.random.default_rng(0).integers(0, 50, size=400).astype(np.float32)  # with many ties
+    for n in (1, 10, 399, 400, 500):
+        assert largest(drawn, n).tolist() == np.argsort(-drawn, kind="stable")[:n].tolist()
 
 
 def test_effects_have_three_digits_and_of_equal_ones_the_first_token_ranks_first():

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,10 @@ It is above the rounding that changes when other tokens share a matrix product, 
 MOST_BACKWARD_ROUNDED = 0.1
 """The same for number formats of 16 bits, in which one step of a logit is up to a hundredth of its size, and rounding
 can send a token to another expert. In a trained encoder the effect is larger."""
+
+
+class _ReadError(Exception):
+    """Ends a forward pass whose activations have been read."""
 
 
 class Hookpoint(NamedTuple):
@@ -122,8 +126,23 @@ def hooked(model: nn.Module, hookpoint: str, change: Callable[[Tensor], Tensor |
 def read_activations(
     model: nn.Module, hookpoint: str, ids: Integer[Tensor, "row n_ctx"]
 ) -> Float[Tensor, "row n_ctx d_in"]:
-    """The activations at a hookpoint for a batch of rows."""
-    return read_with_logits(model, hookpoint, ids)[0]
+    """The activations at a hookpoint for a batch of rows.
+
+    The forward pass ends there: later layers and the logits are not computed.
+
+    Raises:
+        InputError: if the model never runs the hookpoint's module.
+    """
+    acts: list[Tensor] = []
+
+    def keep(value: Tensor) -> None:
+        acts.append(value)
+        raise _ReadError
+
+    with hooked(model, hookpoint, keep), suppress(_ReadError):
+        model(input_ids=ids, use_cache=False)
+    _require_read(acts, hookpoint)
+    return acts[0]
 
 
 @torch.inference_mode()
@@ -138,8 +157,7 @@ def read_with_logits(
     acts: list[Tensor] = []
     with hooked(model, hookpoint, acts.append):
         logits = model(input_ids=ids, use_cache=False).logits
-    if not acts:
-        raise InputError(f"activations.hookpoint: the model never runs '{hookpoint}'; use a module inside it")
+    _require_read(acts, hookpoint)
     return acts[0], logits
 
 
@@ -328,6 +346,12 @@ def norm_limit(norms: Float[np.ndarray, " token"], ratio: float) -> float:
     """
     nonzero = norms[norms > 0]
     return ratio * float(np.median(nonzero)) if len(nonzero) else math.inf
+
+
+def _require_read(acts: Sequence[Tensor], hookpoint: str) -> None:
+    """Refuse a hookpoint that gave no activations."""
+    if not acts:
+        raise InputError(f"activations.hookpoint: the model never runs '{hookpoint}'; use a module inside it")
 
 
 def _require_module(point: Hookpoint, modules: Mapping[str, nn.Module]) -> None:

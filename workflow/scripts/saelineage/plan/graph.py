@@ -126,6 +126,21 @@ class Graph:
         continued = [model for model in self.of_kind(CONTINUED) if self.parents(model) == [edge.parent]]
         return dict.fromkeys(twins, TWIN) | dict.fromkeys(continued, CONTINUED)
 
+    def siblings(self, edge: Edge) -> list[str]:
+        """The other models that were trained from an edge's parent: its children, and continued models.
+
+        Twins repeat the child's own training, and merges were not trained, so neither is a sibling.
+        """
+        children = [other.child for other in self.edges if other.parent == edge.parent and other.child != edge.child]
+        trained = [child for child in children if self.kind(child) != "merge"]
+        return [*trained, *(model for model, kind in self.trained_controls(edge).items() if kind == CONTINUED)]
+
+    @property
+    def beside_siblings(self) -> list[str]:
+        """The models of every edge whose child has siblings, with these, in the order of `ordered`."""
+        families = [{*edge, *siblings} for edge in self.edges if (siblings := self.siblings(edge))]
+        return [model for model in self.ordered if any(model in family for family in families)]
+
     @cached_property
     def ordered(self) -> list[str]:
         """Models with every parent before its children, otherwise in the config's order.

@@ -157,6 +157,27 @@ class Needs:
         flop = times * (sizes.forward_flop(model, tokens) + 2 * sizes.encoding_flop(sae, tokens))
         return Need(2 * (sizes.forward_bytes(model, self._batch_tokens) + sizes.encoding_bytes(sae, 0)), flop)
 
+    def ranking(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Reading each model forwards and backwards, and measuring it again for the rows of single features."""
+        model, sae = model_of(input.models), sizes.sae_size(os.path.dirname(input.saes[0]))
+        lineage, config = self._contents.config["lineage"], self._contents.config
+        tokens = lineage["ablated_rows"] * config["tokens"]["n_ctx"] * len(config["corpora"])
+        n_edges = len(self._contents.graph.edges)
+        passes = 4 * len(self._contents.graph.connected) + 2 * n_edges * lineage["exact_features"]
+        held = 3 * sizes.forward_bytes(model, self._batch_tokens) + sizes.encoding_bytes(sae, 0)
+        tables = 4 * sizes.all_bytes([*input.edges, *input.correlations])
+        return Need(held + tables, passes * (sizes.forward_flop(model, tokens) + sizes.encoding_flop(sae, tokens)))
+
+    def comparing_losses(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Measuring models on the probe, one after the other, and reading the features of one SAE and all texts."""
+        tokens = n_tokens(input.rows)
+        folders = list(dict.fromkeys(map(os.path.dirname, input.models)))
+        of_models = sizes.forward_bytes(model_of(input.models), self._batch_tokens) if folders else 0
+        flop = len(folders) * sizes.forward_flop(model_of(input.models), tokens) if folders else 0
+        losses = 8 * tokens * (len(folders) + 4)
+        features = 4 * sizes.all_bytes(input.features) // max(1, len(self._contents.graph.connected))
+        return Need(of_models + losses + features + 4 * sizes.all_bytes([str(input.annotations)]), flop)
+
     def sweeping(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Measuring both parents and their merge once for each coefficient."""
         model = model_of(input.parents)

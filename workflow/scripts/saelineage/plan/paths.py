@@ -68,6 +68,10 @@ class Paths:
     drift = "results/{run}/lineage/drift.json"
     ablations = "results/{run}/lineage/ablations/{edge}{kind}.parquet"
     ablations_manifest = "results/{run}/lineage/ablations/manifest.json"
+    importance = "results/{run}/lineage/importance/{edge}.parquet"
+    importance_agreement = "results/{run}/lineage/importance/agreement.parquet"
+    passages = "results/{run}/lineage/passages/{edge}{kind}.parquet"
+    passages_manifest = "results/{run}/lineage/passages/manifest.json"
     edge_table = "results/{run}/lineage/edges/{edge}.parquet"
     lineage_features = "results/{run}/lineage/features.parquet"
     share_curves = "results/{run}/lineage/curves.parquet"
@@ -394,6 +398,27 @@ class Paths:
         """The drift of all edges, where there are any."""
         return self.fill(self.drift) if self.edges else []
 
+    def all_importance(self) -> list[str]:
+        """The importance of the features of each edge."""
+        return self.fill(self.importance, edge=self.edges)
+
+    def agreement_of_importance(self) -> list[str]:
+        """How far estimated and measured effects agree, where there are edges."""
+        return self.fill(self.importance_agreement) if self.edges else []
+
+    def all_passages(self, kind: str = "") -> list[str]:
+        """A file of the passages of each edge."""
+        return self.fill(self.passages, edge=self.edges, kind=kind)
+
+    def models_with_siblings(self) -> list[str]:
+        """The folders of the models that children are compared with on single tokens, and of these children."""
+        return [path for model in self._contents.graph.beside_siblings for path in self.model(model)]
+
+    def connected_features(self) -> list[str]:
+        """Feature shards of the SAEs of models with a parent or a child that verdicts rest on."""
+        saes = map(self._contents.comparisons.leading_sae, self._contents.graph.connected)
+        return [path for sae in saes for path in self.sae_features(sae)]
+
     def edge_correlations(self) -> list[str]:
         """The correlation behind each edge, in the order of `edges`."""
         return self.correlations_of(self._contents.edge_pairs)
@@ -455,6 +480,14 @@ class Paths:
         """Verdicts of every edge from or to the job's model."""
         return self.fill(self.edge_table, edge=map(str, self._contents.graph.edges_of(wildcards.model)))
 
+    def own_importance(self, wildcards: Wildcards) -> list[str]:
+        """The importance of the features of every edge from or to the job's model."""
+        return self.fill(self.importance, edge=map(str, self._contents.graph.edges_of(wildcards.model)))
+
+    def root_importance(self) -> list[str]:
+        """The importance of the features of every edge that starts at a model without parents."""
+        return self.fill(self.importance, edge=map(str, self._contents.graph.root_edges))
+
     def root_seed_correlations(self) -> list[str]:
         """The correlations of `Contents.root_seed_pairs`."""
         return self.correlations_of(self._contents.root_seed_pairs)
@@ -512,6 +545,7 @@ class Paths:
         )
         readouts = self.all_readouts()
         ablations = self.fill(self.ablations_manifest) if self.all_ablations() else []
+        passages = self.fill(self.passages_manifest) if self.edges else []
         splits = {"corpus": self.corpora, "split": SPLITS}
         dumps = {"corpus": self.sae_corpora, "split": "train", "shard": self.train_shards}
         probes = {"corpus": self.corpora, "split": "probe", "shard": self.probe_shards}
@@ -542,7 +576,14 @@ class Paths:
                 *of_folders(self.all_correlations(self.correlations)),
                 *beside(self.all_token_types()),
             ],
-            "lineage": [*of_folders(self.fill(self.summary)), *beside(readouts), *beside(self.all_drift()), *ablations],
+            "lineage": [
+                *of_folders(self.fill(self.summary)),
+                *beside(readouts),
+                *beside(self.all_drift()),
+                *ablations,
+                *of_folders(self.agreement_of_importance()),
+                *passages,
+            ],
             "labels": [
                 *beside(self.fill(self.annotations)),
                 *beside(self.all_labels()),

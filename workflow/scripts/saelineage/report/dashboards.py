@@ -335,14 +335,27 @@ def logit_effects(
     """
     effects = decoder @ to_norm @ unembedding.T
     effects -= effects.mean(axis=1, keepdims=True)
-    order = np.argsort(-effects, axis=1, kind="stable")
+    last = effects.shape[1] - 1
     return [
         {
             name: [[texts[token], _number(float(logits[token]), 3)] for token in tokens.tolist()]
-            for name, tokens in (("raised", ranks[:n]), ("lowered", ranks[::-1][:n]))
+            for name, tokens in (
+                ("raised", largest(logits, n)),
+                ("lowered", last - largest(-logits[::-1], n)),  # on a tie the other way round
+            )
         }
-        for logits, ranks in zip(effects, order, strict=True)
+        for logits in effects
     ]
+
+
+def largest(values: Float[np.ndarray, " any"], n: int) -> Int[np.ndarray, " place"]:
+    """The places of the n largest values, the largest first, on a tie the lower place first.
+
+    Values are divided at the n-th largest, not sorted: a vocabulary has up to 262,144 tokens.
+    """
+    bound = np.partition(values, max(0, len(values) - n))[max(0, len(values) - n)]
+    (places,) = np.nonzero(values >= bound)
+    return places[np.argsort(-values[places], kind="stable")][:n]
 
 
 def vocabulary_texts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:

@@ -1,0 +1,176 @@
+"""Rank the features of every edge by importance: the effect on their model's loss, and how far they are its own."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+from saelineage.correlations.matches import Correlation, load_correlation
+from saelineage.files.tables import write_parquet
+from saelineage.foreign.tokenizers import REFUSE
+from saelineage.jobs.devices import pick_device, prepare_cpu
+from saelineage.jobs.job import job
+from saelineage.lineage.ablations import agreement, feature_effects
+from saelineage.lineage.attributions import attributed_effects
+from saelineage.lineage.importance import PER_TOKENS, Effects, add_exact, heads, importance_table, per_thousand
+from saelineage.lineage.matching import SIDES
+from saelineage.models.loading import load_model, on_device
+from saelineage.models.vocabularies import share_rows
+from saelineage.plan.graph import POOLED
+from saelineage.saes.sae import Sae, load_sae
+from saelineage.tokens import TokenRows, read_token_rows
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+class Edge(NamedTuple):
+    """One edge and its files."""
+
+    models: dict[str, str]
+    """The names of the `parent` and the `child`."""
+    path_to_verdicts: str
+    correlation: tuple[str, str]
+    """The file of the correlation behind it, and the partner in that file."""
+    path_to_importance: str
+
+
+class Read(NamedTuple):
+    """A model in memory, with what its features are measured on."""
+
+    model: PreTrainedModel
+    sae: Sae
+    hookpoint: str
+    rows: Mapping[str, TokenRows]
+    batch_rows: int
+    max_rows: int
+
+
+def rank_features(
+    edges: Sequence[Edge],
+    model_folders: Mapping[str, Path],
+    sae_folders: Mapping[str, Path],
+    paths_to_rows: Mapping[str, str],
+    hookpoint: str,
+    max_rows: int,
+    n_exact: int,
+    batch_rows: int,
+    path_to_agreement: str,
+    device: torch.device,
+    unshared: str = REFUSE,
+) -> None:
+    """Write the importance of the features of every edge, and how far estimated effects agree with measured ones.
+
+    One model is in memory at a time, and each is loaded once.
+
+    Args:
+        edges: the edges.
+        model_folders, sae_folders: each model's folder, and that of the SAE that verdicts rest on.
+        paths_to_rows: token rows, by corpus.
+        hookpoint: where the SAEs read the models.
+        max_rows: rows to read of each corpus.
+        n_exact: lost features, and new ones, that are also ablated one by one.
+        batch_rows: rows in a pass.
+        path_to_agreement: the table of agreements.
+        device: the device to compute on.
+        unshared: as in the config's `tokens` block.
+    """
+    rows = read_token_rows(paths_to_rows)
+    verdicts = [pd.read_parquet(edge.path_to_verdicts) for edge in edges]
+    correlations = [load_correlation(*edge.correlation) for edge in edges]
+    tables: dict[tuple[int, str], pd.DataFrame] = {}
+    for name, folder in model_folders.items():
+        model, sae = on_device(load_model(folder), device), load_sae(sae_folders[name]).to(device)
+        read = Read(model, sae, hookpoint, share_rows(model, folder, rows, name, unshared).rows, batch_rows, max_rows)
+        attributed = attributed_effects(*read)
+        effects = Effects(attributed.corpora, per_thousand(attributed.sums, attributed.n_tokens), attributed.n_firings)
+        n_tokens = dict(zip(attributed.corpora, attributed.n_tokens.tolist(), strict=True))
+        of_model = {
+            (place, side): importance_table(
+                verdicts[place][verdicts[place]["side"] == side], effects, *densities(correlations[place], side)
+            )
+            for place, side in sides_of(name, edges)
+        }
+        exact = exact_effects(read, heads(of_model.values(), n_exact), n_tokens)
+        tables |= {at: add_exact(table, exact) for at, table in of_model.items()}
+    for place, edge in enumerate(edges):
+        write_parquet(pd.concat([tables[place, side] for side in SIDES], ignore_index=True), edge.path_to_importance)
+    write_parquet(agreements(edges, tables), path_to_agreement)
+
+
+def exact_effects(read: Read, latents: Mapping[str, np.ndarray], n_tokens: Mapping[str, int]) -> dict[int, float]:
+    """The measured effects of latents on the corpora under which they are listed, in nats per `PER_TOKENS` tokens."""
+    exact: dict[int, float] = {}
+    for corpus, of_corpus in latents.items():
+        one_corpus = read._replace(rows={corpus: read.rows[corpus]})
+        measured = feature_effects(
+            *one_corpus[:4], latents=of_corpus, batch_rows=read.batch_rows, max_rows=read.max_rows
+        )
+        sums = measured["loss_change"].fillna(0.0) * measured["n_firings"]
+        exact |= dict(zip(of_corpus.tolist(), (PER_TOKENS * sums / n_tokens[corpus]).tolist(), strict=True))
+    return exact
+
+
+def densities(correlation: Correlation, side: str) -> tuple[np.ndarray, np.ndarray]:
+    """The share of each corpus's tokens on which each feature of a side fires, and each of the other side."""
+    n_tokens = np.array(list(correlation.n_tokens.values()))[:, None]
+    by_side = [firings / np.maximum(n_tokens, 1) for firings in correlation.firings]
+    own = SIDES.index(side)
+    return by_side[own], by_side[1 - own]
+
+
+def sides_of(model: str, edges: Sequence[Edge]) -> list[tuple[int, str]]:
+    """The places of the edges that a model is part of, and its side in each."""
+    return [(place, side) for place, edge in enumerate(edges) for side in SIDES if edge.models[side] == model]
+
+
+def agreements(edges: Sequence[Edge], tables: Mapping[tuple[int, str], pd.DataFrame]) -> pd.DataFrame:
+    """How far estimated and measured effects agree: per edge and side, and over all (`pooled`)."""
+    columns = ["parent", "child", "side", "n", "pearson", "spearman"]
+    rows = [
+        edges[place].models | {"side": side} | _agreement(tables[place, side])
+        for place in range(len(edges))
+        for side in SIDES
+    ]
+    if tables:
+        rows.append({"parent": POOLED, "child": POOLED, "side": POOLED} | _agreement(pd.concat(tables.values())))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _agreement(table: pd.DataFrame) -> dict[str, int | float]:
+    return agreement(table["effect"].to_numpy(dtype=np.float64), table["exact_effect"].to_numpy(dtype=np.float64))
+
+
+def folders_of(paths: Sequence[str]) -> list[Path]:
+    """The folders of files, each once, in order."""
+    return list(dict.fromkeys(Path(path).parent for path in paths))
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        prepare_cpu(snakemake.threads)
+        files, params = snakemake.input, snakemake.params
+        of_edges = zip(
+            params.edges,
+            files.edges,
+            zip(files.correlations, params.partners, strict=True),
+            snakemake.output.importance,
+            strict=True,
+        )
+        rank_features(
+            edges=[Edge(dict(zip(SIDES, names, strict=True)), *of_edge) for names, *of_edge in of_edges],
+            model_folders=dict(zip(params.models, folders_of(files.models), strict=True)),
+            sae_folders=dict(zip(params.models, folders_of(files.saes), strict=True)),
+            paths_to_rows=dict(zip(params.corpora, files.rows, strict=True)),
+            hookpoint=params.hookpoint,
+            max_rows=params.settings["ablated_rows"],
+            n_exact=params.settings["exact_features"],
+            batch_rows=params.batch_rows,
+            path_to_agreement=snakemake.output.agreement,
+            device=pick_device(snakemake.resources.get("gpu", 0)),
+            unshared=params.unshared,
+        )
