@@ -20,10 +20,11 @@ ACTIVATION_NOISE, ACTS_NOISE = 0.15, 0.05
 """Standard deviation of the log of each model's factor on a strength, and of the noise on each dimension."""
 OUTLIER = 1000.0
 """Strength of features on an outlying token; 2 elsewhere on average."""
-DICTIONARY, DENSITIES, FIRINGS, NOISE = range(100, 104)
+DICTIONARY, DENSITIES, FIRINGS, NOISE, KEPT = range(100, 105)
 """Streams of random numbers, as spawn keys of a seed; others than `planted_lineage`'s."""
-PERSISTS, LOST, NEW, TURNED = "persists", "lost", "new", "turned"
-"""The truth about a feature. `turned` is neither kept nor lost: the same tokens, another direction."""
+PERSISTS, LOST, NEW, TURNED, PARTIAL = "persists", "lost", "new", "turned", "partial"
+"""The truth about a feature. Neither kept nor lost are `turned`, the same tokens in another direction, and `partial`, a
+part of the tokens."""
 
 
 class Feature(NamedTuple):
@@ -42,11 +43,16 @@ class Feature(NamedTuple):
     """True if it fires on other tokens in the child."""
     outlying: bool = False
     """True if it fires with a strength of `OUTLIER` on a token of the probe, of the same number as its block."""
+    kept_in_parent: float = 1.0
+    kept_in_child: float = 1.0
+    """Shares of its tokens on which it fires in each model; at least one of them is 1."""
 
     def truth(self, side: int) -> str:
         """The truth about it on a side where it fires."""
         if self.other_tokens or not (self.parent and self.child):
             return (LOST, NEW)[side]
+        if min(self.kept_in_parent, self.kept_in_child) < 1:
+            return PARTIAL
         return TURNED if self.degrees else PERSISTS
 
 
@@ -63,8 +69,8 @@ class Blocks(NamedTuple):
     """Index of the Pareto distribution of strengths; None for 1 + an exponential one."""
 
 
-SCARCE = "hierarchy, scarce"
-"""The scenario whose SAEs have no more latents per token than features fire on average."""
+SCARCE, HALVES = "hierarchy, scarce", "hierarchy, halves"
+"""The scenarios whose SAEs have no more latents per token than features fire on average."""
 
 
 def single(feature: Feature, n: int, densities: tuple[float, float] = (0.005, 0.05)) -> Blocks:
@@ -96,11 +102,11 @@ def _hierarchy() -> tuple[Blocks, ...]:
     return (*FEW, Blocks(8, (general, stays, goes), densities), Blocks(8, (general, stays, comes), densities))
 
 
-def _pairs() -> tuple[Blocks, ...]:
+def _pairs(within: float) -> tuple[Blocks, ...]:
     specific = (
-        Feature("specific, persists", within=0.35),
-        Feature("specific, vanishes", child=0.0, within=0.35),
-        Feature("specific, appears", parent=0.0, within=0.35),
+        Feature("specific, persists", within=within),
+        Feature("specific, vanishes", child=0.0, within=within),
+        Feature("specific, appears", parent=0.0, within=within),
     )
     return (*FEW, *(Blocks(8, (Feature("general"), feature), (0.01, 0.05)) for feature in specific))
 
@@ -111,7 +117,8 @@ SCENARIOS: Mapping[str, tuple[Blocks, ...]] = MappingProxyType(
         "groups .8": _groups(0.8),
         "groups .95": _groups(0.95),
         "hierarchy": _hierarchy(),
-        SCARCE: _pairs(),
+        SCARCE: _pairs(0.35),
+        HALVES: _pairs(0.5),
         "zipf": tuple(blocks._replace(densities=(0.002, 0.1), zipf=True) for blocks in CONTROL),
         "heavy tails": tuple(blocks._replace(tail=2.5) for blocks in CONTROL),
         "dense": (
@@ -126,6 +133,11 @@ SCENARIOS: Mapping[str, tuple[Blocks, ...]] = MappingProxyType(
         ),
         "other trigger": (*CONTROL, single(Feature("other trigger", other_tokens=True), 8)),
         "other direction": (*CONTROL, single(Feature("other direction", degrees=90.0), 8)),
+        "partial": (
+            *CONTROL,
+            *(single(Feature(f"partial, child on {kept:g}", kept_in_child=kept), 4) for kept in (0.75, 0.5, 0.3)),
+            *(single(Feature(f"partial, parent on {kept:g}", kept_in_parent=kept), 4) for kept in (0.75, 0.5, 0.3)),
+        ),
         "rare": (
             *CONTROL,
             single(Feature("rare, persists"), 8, RARE),
@@ -208,8 +220,10 @@ def true_strengths(
     drawn = _strengths(random, lineage.tails[block], chunk_tokens)
     here = happens[:, block] & within
     there = np.where(features["other_tokens"], elsewhere[:, block] & within, here)
+    kept = stream(lineage.seed, KEPT, chunk).random((chunk_tokens, len(features)), dtype=np.float32)
     sides = []
     for name, fires in (("parent", here), ("child", there)):
+        fires = fires & (kept < features[f"kept_in_{name}"].to_numpy())
         strengths = np.where(fires, drawn, 0.0) * factors(random, drawn.size, ACTIVATION_NOISE).reshape(drawn.shape)
         if chunk == 0:
             outlying = np.flatnonzero(features["outlying"])

@@ -9,12 +9,14 @@ is called lost or new is a false call, as on real activations.
     hierarchy          specific features fire only where their general one does; some specific ones vanish or appear
     hierarchy, scarce  one specific feature of each general one, and SAEs with fewer latents per token, so that one
                        latent stands for both and the general one's is silent there (absorption)
+    hierarchy, halves  the same, with specific features that fire on half of the general one's tokens
     zipf               densities between 0.2 % and 10 % of tokens, with a density of p^-2
     heavy tails        strengths with a Pareto tail of index 2.5
     dense              features that fire on 20 to 40 % of tokens
     rescaled           strengths in the child of 3, 2, 1/2, 1/4 and 1/10 of the parent's
     other trigger      the child's feature has the parent's direction, and fires on other tokens: one is lost, one new
     other direction    the child's feature fires on the same tokens, in a direction turned by 90 degrees
+    partial            in one of the two models a feature fires on 3/4, 1/2 or 3/10 of its tokens in the other
     rare               features that fire on 0.05 to 0.2 % of tokens
     outlying token     unrelated features of parent and child fire on one token together, very strongly
 
@@ -22,7 +24,7 @@ An SAE keeps as many latents per token as features fire on average and one stand
 
 A latent follows the planted feature with which its r is largest, if r is at least `MIN_R`. It has changed if that
 feature is in one of the two models alone, and is kept if the feature persists, or if it follows nothing: one that is
-then called lost or new is a false call. Latents of features that are turned are neither.
+then called lost or new is a false call. Latents of features that are turned or partial are neither.
 """
 
 import math
@@ -38,6 +40,7 @@ from benchmarks.lab import bootstrapped
 from benchmarks.organisms import CPU, config_of
 from benchmarks.organisms import SMALL as SMALL_ORGANISMS
 from benchmarks.planted_blocks import (
+    HALVES,
     LOST,
     NEW,
     SCARCE,
@@ -120,7 +123,7 @@ class Lineage:
         ]
         l0 = self.truth[0].nnz / self.truth[0].shape[0]
         spread = math.sqrt(l0)  # the standard deviation of a Poisson number
-        self.k = max(1, round(l0)) if scenario == SCARCE else math.ceil(l0 + spread)
+        self.k = max(1, round(l0)) if scenario in (SCARCE, HALVES) else math.ceil(l0 + spread)
         self.reads: dict[str, Read] = {}
         self._compared: dict[str, Compared] = {}
         self.own = [

@@ -250,9 +250,18 @@ def test_what_is_kept_is_a_sparse_array_in_order(similarities):
 def test_many_corpora_with_every_measure_fit_into_the_file(tmp_path: Path):
     corpora = [f"corpus-{number:02}-" + "x" * 40 for number in range(20)]
     combined = Combined(r=(np.zeros(3), np.zeros(4)), whole_of=(np.zeros(3, dtype=int), np.zeros(4, dtype=int)))
-    written = correlation(*corpora)._replace(names=("a.seed0", "m" * 150 + ".seed0"), combined=combined)
+    sums = dict.fromkeys(("totals", "squares"), (np.zeros(3), np.zeros(4)))
+    written = correlation(*corpora)._replace(names=("a.seed0", "m" * 150 + ".seed0"), combined=combined, **sums)
     header, arrays = correlation_group(written)
     assert len(arrays) == most_arrays(len(corpora))
     with writing_groups(tmp_path / "groups", 1, most_arrays(len(corpora))) as groups:
         groups.add(written.names[1], header, arrays)
-    assert list(load_correlation(tmp_path / "groups", written.names[1]).by_corpus) == corpora
+    loaded = load_correlation(tmp_path / "groups", written.names[1])
+    assert list(loaded.by_corpus) == corpora
+
+
+def test_sums_of_features_are_kept_if_there_are_any(tmp_path: Path):
+    written = correlation("words")._replace(totals=(np.arange(3.0), np.arange(4.0)))
+    loaded = load_correlation(save_correlation(written, tmp_path / "file"), written.names[1])
+    assert [of_side.tolist() for of_side in loaded.totals] == [[0, 1, 2], [0, 1, 2, 3]]
+    assert loaded.squares is None

@@ -225,6 +225,9 @@ def test_details_of_a_verdict_are_its_kind_its_change_and_what_is_known_of_it(pr
     table["headline"] = table["robust"] = [False, True, False, False, False, False]
     (side,) = table_of_base(probe, features, edges)["edges"]
     assert side["details"] == ["split", "identified, listed, robust", "relocated, identified"]
+    table["kind"] = ["1:1", "merged", "1:1", "", "", ""]  # of the second, the verdict is not that of the merge
+    (side,) = table_of_base(probe, features, edges)["edges"]
+    assert side["details"] == ["", "identified, listed, robust", "relocated, identified"]
 
 
 def test_every_verdict_has_a_number_on_the_page():

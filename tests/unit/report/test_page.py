@@ -486,11 +486,11 @@ def test_figures_that_were_not_measured_are_named_so():
 
 def test_the_page_shows_the_ways_in_which_features_are_found_and_the_study_s_verdicts():
     found = summary(comparison(), comparison(parent="left"))
-    found["edges"][1] |= {"relocated": 9}
+    found["edges"][1] |= {"relocated": 9, "rescaled": 8, "partial": 7}
     text = section(text_page(results(found)), "losses")
     rows = [re.findall(r'class="number(?: group)?">(\d+)</td>', row) for row in text.split("</tr>")]
-    # 1:1, split, merged, relocated; robustly lost and new; persist, disappear, inherited, emerge
-    assert rows[2:4] == [list("1100102635"), list("1109102635")]
+    # 1:1, split, merged; relocated, rescaled, partial; robustly lost and new; persist, disappear, inherited, emerge
+    assert rows[2:4] == [list("110000102635"), list("110987102635")]
     assert "cosine below 0.50" in text
 
 

@@ -171,6 +171,14 @@ def test_models_that_share_no_basis_are_warned_of():
     assert instrument_warnings(found) == []
 
 
+def test_models_that_share_no_scale_are_warned_of():
+    found = summary(comparison(), comparison(parent="left"))
+    found["edges"][0]["shares_scale"] = False
+    found["edges"][1]["shares_scale"] = None  # not measured
+    (warning,) = instrument_warnings(found)
+    assert warning.startswith("Features of base → merged that fire together differ in strength altogether")
+
+
 def test_every_instrument_is_described():
     names = [*INSTRUMENTS, "anchored@20480", "anchored to left alone"]
     found = described(pd.DataFrame({"instrument": names}))

@@ -116,7 +116,8 @@ def an_edge(found: dict, **changes) -> dict:
     """One of the summary's `edges`: counts and the leading instrument's row."""
     groups = {name: shares and shares | COUNTS[name] for name, shares in found["groups"].items()}
     study = {"persists": 2, "disappears": 6, "inherited": 3, "emerges": 5}
-    of_edge = {"kinds": {"1:1": 1, "split": 1, "merged": 0}, "relocated": 0, "study": study, "shares_basis": True}
+    of_edge = {"kinds": {"1:1": 1, "split": 1, "merged": 0}, "relocated": 0, "rescaled": 0, "partial": 0}
+    of_edge |= {"study": study, "shares_basis": True, "shares_scale": True}
     return found | of_edge | {"groups": groups} | changes
 
 
@@ -311,11 +312,12 @@ def test_sources_of_a_merge_go_from_its_parents_to_none():
 
 def test_an_edge_has_the_ways_in_which_features_are_found_and_the_study_s_verdicts():
     found = summary(comparison(), comparison(parent="left"))
-    found["edges"][1] |= {"relocated": 3, "kinds": {"1:1": 7, "split": 0, "merged": 2}}
+    found["edges"][1] |= {"relocated": 3, "partial": 4, "kinds": {"1:1": 7, "split": 0, "merged": 2}}
     assert kind_table(found).to_csv(index=False).splitlines() == [
-        "parent,child,1:1,split,merged,relocated,study_persists,study_disappears,study_inherited,study_emerges",
-        "base,merged,1,1,0,0,2,6,3,5",
-        "left,merged,7,0,2,3,2,6,3,5",
+        "parent,child,1:1,split,merged,relocated,rescaled,partial,"
+        "study_persists,study_disappears,study_inherited,study_emerges",
+        "base,merged,1,1,0,0,0,0,2,6,3,5",
+        "left,merged,7,0,2,3,0,4,2,6,3,5",
     ]
 
 

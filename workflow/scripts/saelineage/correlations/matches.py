@@ -14,6 +14,8 @@ from saelineage.files.tensors import read_group
 from saelineage.plan.graph import POOLED
 
 SIDES = ("a", "b")
+SUMS = ("totals", "squares")
+"""Fields of a correlation with sums of single features, which it need not have."""
 MIN_VARIANCE = 1e-9
 """Smallest variance of a feature that varies, as a share of its mean square. The error of r is 1e-14 over the share."""
 
@@ -62,6 +64,10 @@ class Correlation(NamedTuple):
     """Tokens on which both fire / tokens on which either fires, over all corpora, in [0, 1]; None unless asked for."""
     combined: Combined | None = None
     """Features divided into parts on the other side, over all corpora together; None if they were not looked for."""
+    totals: tuple[Float[np.ndarray, " d_sae_a"], Float[np.ndarray, " d_sae_b"]] | None = None
+    """Per side, the sum of each feature's activations over all tokens; None if they were not summed."""
+    squares: tuple[Float[np.ndarray, " d_sae_a"], Float[np.ndarray, " d_sae_b"]] | None = None
+    """Per side, the sum of their squares, as `totals`."""
 
     @property
     def corpora(self) -> list[str]:
@@ -97,7 +103,7 @@ def matches_of_tensors(tensors: Mapping[str, np.ndarray], measure: str) -> Match
 
 def most_arrays(n_corpora: int) -> int:
     """The number of arrays in a `correlation_group` with every measure: r, r by corpus and the Jaccard index."""
-    n_single, n_of_matches = 9, 9
+    n_single, n_of_matches = 13, 9
     return n_single + n_of_matches * (2 + n_corpora)
 
 
@@ -114,6 +120,9 @@ def correlation_group(correlation: Correlation) -> tuple[dict, dict[str, np.ndar
         if correlation.combined is not None:
             r, whole_of = correlation.combined.r[index], correlation.combined.whole_of[index]
             tensors |= {f"combined_{side}": r, f"whole_of_{side}": whole_of}
+        for name in SUMS:
+            of_sides = getattr(correlation, name)
+            tensors |= {} if of_sides is None else {f"{name}_{side}": of_sides[index]}
     return {"names": correlation.names, "n_tokens": correlation.n_tokens}, tensors
 
 
@@ -143,6 +152,7 @@ def load_correlation(path: Path | str, partner: str) -> Correlation:
             one_to_one=tensors["one_to_one"],
             jaccard=matches_of_tensors(tensors, "jaccard") if has_jaccard else None,
             combined=_combined(tensors),
+            **{name: _both_sides(tensors, name) for name in SUMS if f"{name}_a" in tensors},
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

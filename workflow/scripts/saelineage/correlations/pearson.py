@@ -130,6 +130,8 @@ def correlate_sums(
         by_corpus={corpus: matches[corpus] for corpus in singles},
         one_to_one=one_to_one(matches[POOLED].kept),
         jaccard=matches.get(JACCARD),
+        totals=pooled.totals,
+        squares=pooled.squares,
     )
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from saelineage.lineage.directions import decoder_directions, match_cosines
+from saelineage.correlations.decoders import load_decoder
+from saelineage.lineage.directions import add_directions
 from saelineage.lineage.evidence import Load
 from saelineage.lineage.identified import Recurrence, absent, add_recurrence, recurrence
 from saelineage.lineage.matching import SIDES, edge_table
@@ -40,11 +41,8 @@ def judge(
         for side, name in zip(SIDES, names_in_pair(comparison["pair"]), strict=True)
     )
     table = add_readouts(add_recurrence(table, of_parent, of_child, rules.identified_from), readouts)
-    parent, child = map(decoder_directions, paths_to_weights)
-    match = [table.loc[table["side"] == side, "match"].to_numpy() for side in SIDES]
-    cosines = [match_cosines(parent, child, match[0]), match_cosines(child, parent, match[1])]
-    table = table.assign(cosine=np.concatenate(cosines), rests_on=np.concatenate(compared.rests_on))
-    return add_verdicts(table, rules)
+    table = add_directions(table, compared.correlation, [load_decoder(path) for path in paths_to_weights])
+    return add_verdicts(table.assign(rests_on=np.concatenate(compared.rests_on)), rules)
 
 
 def _of_seeds(name: str, recurs: list[str], absence: list[str], load: Load, rules: Rules) -> Recurrence:

@@ -18,7 +18,7 @@ from saelineage.lineage.matching import (
     STUDY_VERDICTS,
     UNTESTABLE,
 )
-from saelineage.lineage.verdicts import RELOCATED, VERDICTS, shares_basis
+from saelineage.lineage.verdicts import CHANGES, VERDICTS, in_other_parts, shares_basis, shares_scale
 from saelineage.plan.sae_names import SaeName
 
 OF_SEEDS = ("recurrence", "identified")
@@ -74,8 +74,10 @@ def edge_summary(table: pd.DataFrame, weighed: Mapping) -> dict:
             for verdict in verdicts
         },
         "kinds": {kind: int((parents["kind"] == kind).sum()) for kind in (ONE_TO_ONE, SPLIT, MERGED)},
-        "relocated": int((parents["change"] == RELOCATED).sum()),
+        **{change: int((parents["change"] == change).sum()) for change in CHANGES},
+        "in_other_parts": int(in_other_parts(table)[table["side"] == SIDES[0]].sum()),
         "shares_basis": shares_basis(table) if table["cosine"].notna().any() else None,
+        "shares_scale": shares_scale(table) if table["strength_ratio"].notna().any() else None,
     }
     return summary | {key: value for key, value in weighed.items() if key not in summary}
 

@@ -180,7 +180,9 @@ def _edge_columns(model: str, edge: tuple[str, str], table: pd.DataFrame) -> dic
         "details": [
             _details(*row)
             for row in zip(
-                *(rows[name] for name in ("kind", "change", "identified", "headline", "robust")), strict=True
+                rows["kind"].where(rows["verdict"].isin([PERSISTS, INHERITED]), ""),
+                *(rows[name] for name in ("change", "identified", "headline", "robust")),
+                strict=True,
             )
         ],
     }

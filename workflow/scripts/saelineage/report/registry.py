@@ -86,8 +86,9 @@ TABLES = {
     "kinds": Table(
         "kind_table",
         ("summary",),
-        "One row per edge: how the parent's found features are found (1:1, split, merged), how many of them are found "
-        "in another direction (relocated), and the original study's verdicts on both sides.",
+        "One row per edge: how the parent's found features are found (1:1, split, merged); how many are found in "
+        "another direction (relocated) or with another strength (rescaled), or have drifted because one of the two "
+        "fires on a part of the other's tokens (partial); and the original study's verdicts on both sides.",
     ),
     "classes": Table(
         "class_table",

@@ -124,6 +124,12 @@ def instrument_warnings(summary: dict) -> list[str]:
         for edge in summary["edges"]
         if edge["shares_basis"] is False and edge["kinds"]["1:1"]
     ]
+    warnings += [
+        f"Features of {_arrow(edge)} that fire together differ in strength altogether, so the activations of the two "
+        "models have no common scale. Which features are rescaled or partial was not checked."
+        for edge in summary["edges"]
+        if edge["shares_scale"] is False and edge["kinds"]["1:1"]
+    ]
     return warnings
 
 

@@ -16,7 +16,7 @@ from saelineage.lineage.shares import share
 from saelineage.lineage.stabilisation import KEPT, RESET
 from saelineage.lineage.stages import MOVED_BY, STEPS
 from saelineage.lineage.twins import GROUPS as TWIN_GROUPS
-from saelineage.lineage.verdicts import VERDICTS
+from saelineage.lineage.verdicts import CHANGES, VERDICTS
 from saelineage.plan.comparisons import TRAINED_CONTROLS, names_in_pair
 from saelineage.plan.graph import CONTINUED, POOLED, TWIN, Edge
 from saelineage.plan.instruments import INSTRUMENTS, instrument
@@ -371,11 +371,12 @@ def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> p
 
 
 def kind_table(summary: dict) -> pd.DataFrame:
-    """One row per edge: how found features are found, those found in another direction, and the study's verdicts."""
+    """One row per edge: how found features are found, those that changed, and the study's verdicts."""
     study = ["persists", "disappears", "inherited", "emerges"]
-    columns = [ONE_TO_ONE, SPLIT, MERGED, "relocated", *(f"study_{verdict}" for verdict in study)]
+    columns = [ONE_TO_ONE, SPLIT, MERGED, *CHANGES, *(f"study_{verdict}" for verdict in study)]
     rows = [
-        {"parent": edge["parent"], "child": edge["child"], **edge["kinds"], "relocated": edge["relocated"]}
+        {"parent": edge["parent"], "child": edge["child"], **edge["kinds"]}
+        | {change: edge[change] for change in CHANGES}
         | {f"study_{verdict}": edge["study"][verdict] for verdict in study}
         for edge in summary["edges"]
     ]
