@@ -51,6 +51,8 @@ class Edge(NamedTuple):
     """The matches and verdicts of both sides."""
     latents: tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]
     """Activations on the probe of the parent's and of the child's latents."""
+    child_sae: Sae
+    correlation: Correlation
 
 
 class Reference(NamedTuple):
@@ -97,7 +99,8 @@ class Lab:
         readouts = [self.readouts(contents, parent_sae, child), self.readouts(contents, child_sae, BASE)]
         weights = [str(self._folder(contents, sae) / WEIGHTS_FILE) for sae in (parent_sae, child_sae)]
         table = judge(comparison, absence, load, pd.concat(readouts), weights, rules)
-        return Edge(table, (self.latents(contents, parent_sae), self.latents(contents, child_sae)))
+        latents = (self.latents(contents, parent_sae), self.latents(contents, child_sae))
+        return Edge(table, latents, self.sae(contents, child_sae), load(comparison["pair"]).correlation)
 
     def shares(self, child: str, seeds: Sequence[int], instrument: str) -> dict[str, dict]:
         """The shares of the base's features that persist in a child beside the no-change control, by group.

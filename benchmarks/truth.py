@@ -20,22 +20,22 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from benchmarks import planted_scenarios
-from benchmarks.backdoor import backdoor_ranks, passages
+from benchmarks.backdoor import read_backdoor
 from benchmarks.children import BACKDOOR, IDENTITY, ORGANISMS, Organism
 from benchmarks.lab import Lab
 from benchmarks.organisms import BASE, FULL, SMALL, Scale, World
 from benchmarks.planted_blocks import SCENARIOS
 from benchmarks.planted_scenarios import Lineage, Size, by_role, judged, true_share, truth_of
 from benchmarks.scores import Truth, classes, detection, identifiable, persisting, score
-from benchmarks.truth_tables import RECOMMENDED, figures, show
+from benchmarks.truth_tables import RECOMMENDED, figures, records, show
 
 from saelineage.files.atomic import write_json
 from saelineage.jobs.devices import prepare_cpu
@@ -69,10 +69,7 @@ def try_organism(lab: Lab, organism: Organism, instruments: Sequence[str] = INST
             at = {"part": "organisms", "name": organism.name, "group": organism.group}
             add_scores(tables, at | {"instrument": instrument, "side": side}, rows, truth, own)
         if organism.group == BACKDOOR:
-            tables["backdoor"].append({"instrument": instrument} | backdoor_ranks(edge, lab.marks()))
-    if organism.group == BACKDOOR:
-        shares = passages(lab, organism.model, np.any(lab.inserted(), axis=0))
-        tables["backdoor"] = [row | shares for row in tables["backdoor"]]
+            tables["backdoor"].append({"instrument": instrument} | read_backdoor(lab, organism.model, edge))
     lab.forget(organism.name)
     return tables
 
@@ -112,18 +109,20 @@ def try_copies(lab: Lab, n: int) -> list[dict]:
 
 def try_organisms(
     scale: Scale, folder: Path, names: Sequence[str], n_copies: int, instruments: Sequence[str] = INSTRUMENTS
-) -> Rows:
-    """Make the base, and try organisms."""
+) -> Iterator[Rows]:
+    """Make the base, and yield the rows of each kind of organism."""
     tables: Rows = {name: [] for name in TABLES}
     with timed(tables, BASE):
         lab = Lab(World(scale, folder))
+    yield tables
     for name in names:
+        tables = {table: [] for table in TABLES}
         with timed(tables, name):
             for organism in ORGANISMS[name](lab):
                 add(tables, try_organism(lab, organism, instruments))
             if name == IDENTITY:
                 tables["identity"] += try_copies(lab, n_copies)
-    return tables
+        yield tables
 
 
 # Scenarios.
@@ -153,13 +152,13 @@ def try_scenario(name: str, seed: int, size: Size) -> Rows:
     return tables
 
 
-def try_scenarios(size: Size, names: Sequence[str], seeds: Sequence[int]) -> Rows:
-    """Try scenarios, each with a lineage for every seed."""
-    tables: Rows = {name: [] for name in TABLES}
+def try_scenarios(size: Size, names: Sequence[str], seeds: Sequence[int]) -> Iterator[Rows]:
+    """Yield the rows of each scenario and seed of its lineages."""
     for name, seed in product(names, seeds):
+        tables: Rows = {table: [] for table in TABLES}
         with timed(tables, name):
             add(tables, try_scenario(name, seed, size))
-    return tables
+        yield tables
 
 
 # The command.
@@ -201,19 +200,22 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     prepare_cpu(args.threads)
     rows: Rows = {name: [] for name in TABLES}
-    if args.organisms:
-        with tempfile.TemporaryDirectory() as temporary:
-            scale, folder = SMALL if args.small else FULL, args.folder or Path(temporary)
-            add(rows, try_organisms(scale, folder, args.organisms, args.seeds))
-    size = planted_scenarios.SMALL if args.small else planted_scenarios.FULL
-    add(rows, try_scenarios(size, args.scenarios, args.lineages))
+    with tempfile.TemporaryDirectory() as temporary:
+        scale, folder = SMALL if args.small else FULL, args.folder or Path(temporary)
+        size = planted_scenarios.SMALL if args.small else planted_scenarios.FULL
+        organisms = try_organisms(scale, folder, args.organisms, args.seeds) if args.organisms else iter(())
+        for tried in chain(organisms, try_scenarios(size, args.scenarios, args.lineages)):
+            add(rows, tried)
+            if args.json and rows["lists"]:  # after each, so that nothing is lost of a run that is stopped
+                write_json(args.json, as_json(as_tables(rows)))
     tables = as_tables(rows)
-    result = figures(tables)
     show(tables)
-    print("", json.dumps({key: value for key, value in result.items() if key != "by_list"}, indent=1), sep="\n")
-    if args.json:
-        records = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
-        write_json(args.json, result | {"tables": records})
+    print("", json.dumps(as_json(tables) | {"tables": None, "by_list": None}, indent=1), sep="\n")
+
+
+def as_json(tables: Mapping[str, pd.DataFrame]) -> dict:
+    """The figures with goals, and all tables."""
+    return figures(tables) | {"tables": {name: records(table) for name, table in tables.items()}}
 
 
 if __name__ == "__main__":

@@ -24,31 +24,30 @@ def figures(tables: Mapping[str, pd.DataFrame]) -> dict:
         counts and ratios of each list; `fitness`, by part and instrument; and `identity_below_control`. None stands
         where nothing was tried that could tell.
     """
-    by_instrument = {
-        str(name): figures_of(rows, tables["backdoor"])
-        for name, rows in tables["lists"].groupby("instrument", sort=False)
-    }
-    by = ["part", "group", "side", "instrument", "list"]
-    lists = summed(tables["lists"], by)
+    lists = tables["lists"]
+    by_instrument = of_instruments(lists, tables["backdoor"])
+    parts = lists.groupby("part", sort=False)
     return by_instrument.get(RECOMMENDED, {}) | {
         "instrument": RECOMMENDED,
         "by_instrument": by_instrument,
-        "by_part": {
-            str(part): {str(name): figures_of(rows, None) for name, rows in of_part.groupby("instrument", sort=False)}
-            for part, of_part in tables["lists"].groupby("part", sort=False)
-        },
-        "by_list": records(lists),
+        "by_part": {str(part): of_instruments(rows, tables["backdoor"]) for part, rows in parts},
+        "by_list": records(summed(lists, ["part", "group", "side", "instrument", "list"])),
         "fitness": records(fitnesses(tables["detected"])),
         "identity_below_control": below_control(tables["identity"]),
     }
 
 
-def figures_of(lists: pd.DataFrame, backdoor: pd.DataFrame | None) -> dict:
+def of_instruments(lists: pd.DataFrame, backdoor: pd.DataFrame) -> dict[str, dict]:
+    """The figures of each instrument."""
+    return {str(name): figures_of(rows, backdoor) for name, rows in lists.groupby("instrument", sort=False)}
+
+
+def figures_of(lists: pd.DataFrame, backdoor: pd.DataFrame) -> dict:
     """The figures with goals of one instrument, each with its n.
 
     Args:
         lists: rows of the table `lists` of one instrument.
-        backdoor: the table of that name, if it is to be looked at.
+        backdoor: the table of that name.
     """
     told = lists[can_tell(lists)]
     lost, emerged = (told[told["side"] == side] for side in SIDES)
@@ -66,11 +65,14 @@ def figures_of(lists: pd.DataFrame, backdoor: pd.DataFrame | None) -> dict:
     result: dict = {}
     for name, (value, n) in found.items():
         result |= {name: value, f"{name}_n": n}
-    of_instrument = pd.DataFrame() if backdoor is None or backdoor.empty else backdoor
-    if len(of_instrument):
-        of_instrument = of_instrument[of_instrument["instrument"] == lists["instrument"].iloc[0]]
-    row = json.loads(of_instrument.iloc[0].to_json()) if len(of_instrument) else {}
-    return result | {"backdoor_rank": row.get("rank_identified_first"), "backdoor": row or None}
+    of_backdoor = records(backdoor[backdoor["instrument"] == lists["instrument"].iloc[0]]) if len(backdoor) else []
+    row = of_backdoor[0] if of_backdoor else {}
+    return result | {"backdoor_rank": whole(row.get("rank")), "backdoor_rank_n": whole(row.get("n_new"))}
+
+
+def whole(value: float | None) -> int | None:
+    """A whole number, which a table with gaps holds as a float."""
+    return None if value is None else int(value)
 
 
 def ratio(lists: pd.DataFrame, name: str, count: str, of: str) -> tuple[float | None, int]:

@@ -1,7 +1,7 @@
 """The truth test: organisms are what they are said to be, scores count right, and a small form holds its numbers."""
 
 import json
-from itertools import product
+from itertools import chain, product
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 from benchmarks import planted_scenarios
 from benchmarks.backdoor import backdoor_ranks
 from benchmarks.children import new_by_graft, pearson
-from benchmarks.lab import Edge
 from benchmarks.organisms import (
     INPUT,
     OUTPUT,
@@ -29,7 +28,7 @@ from benchmarks.organisms import (
     without,
 )
 from benchmarks.scores import summed
-from benchmarks.truth import add, as_tables, try_organisms, try_scenarios
+from benchmarks.truth import TABLES, add, as_tables, try_organisms, try_scenarios
 from benchmarks.truth_tables import figures
 
 from saelineage.activations import read_activations
@@ -128,21 +127,23 @@ def test_a_latent_that_follows_a_graft_is_new_and_an_unrelated_one_is_kept():
 
 def test_the_trigger_is_ranked_among_new_features_in_each_order():
     # latent 2 follows the trigger. By r it is the second of the new ones; identified ones first, the first
-    verdicts, identified = ["new", "inherited", "new"], [False, True, True]
-    columns = {"side": "child", "latent": range(3), "verdict": verdicts, "identified": identified}
-    rows = pd.DataFrame(columns | {"r": [0.1, 0.9, 0.5]})
-    marks = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    latents = scipy.sparse.csr_array(np.column_stack([[0.0, 1, 0, 0], [0.0, 0, 1, 0.9], [3.0, 0, 0, 3]]))
-    found = backdoor_ranks(Edge(rows, (latents, latents)), marks)
-    assert (found["latent"], found["rank_by_r"], found["rank_identified_first"]) == (2, 2, 1)
+    columns = {"latent": range(3), "verdict": ["new", "inherited", "new"], "identified": [False, True, True]}
+    rows = pd.DataFrame(columns | {"r": [0.1, 0.9, 0.5]}, index=[3, 4, 5])
+    r = np.array([[0.2, 0.1], [0.3, -1.0], [0.1, 0.8]])
+    found = backdoor_ranks(rows, r, {"by_importance": np.array([0, 2]), "by_passages": np.array([1])})
+    assert (found["latent"], found["r_with_trigger"], found["n_new"]) == (2, 0.8, 2)
+    assert (found["rank_by_r"], found["rank_identified_first"]) == (2, 1)
+    assert (found["rank_by_importance"], found["rank_by_passages"]) == (2, None)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Organisms and one scenario at the small sizes."""
     organisms, instruments = ["identity", "removed_identified", "grafted"], ["anchored", "frozen"]
-    rows = try_organisms(SMALL, tmp_path_factory.mktemp("truth"), organisms, 0, instruments)
-    add(rows, try_scenarios(planted_scenarios.SMALL, ["control"], [0]))
+    rows = {name: [] for name in TABLES}
+    tried = try_organisms(SMALL, tmp_path_factory.mktemp("truth"), organisms, 0, instruments)
+    for part in chain(tried, try_scenarios(planted_scenarios.SMALL, ["control"], [0])):
+        add(rows, part)
     tables = as_tables(rows)
     return SimpleNamespace(tables=tables, figures=figures(tables))
 
