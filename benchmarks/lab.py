@@ -4,7 +4,7 @@ The names, seeds and settings of SAEs are those of the plan of a run with one ed
 table is `trace_lineage.judge`'s.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.sparse
 import torch
 from benchmarks.organisms import BASE, CORPORA, CPU, OUTPUT, READ_ROWS, World, config_of, covariances, inserted
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -28,6 +28,7 @@ from saelineage.correlations.partners import Partner
 from saelineage.correlations.parts import combined_r
 from saelineage.correlations.pearson import correlate_sums
 from saelineage.features.shards import FeatureShard, save_shard
+from saelineage.lineage.edges import judge
 from saelineage.lineage.evidence import ALL, IDENTIFIED, Compared, group_shares
 from saelineage.lineage.identified import is_identified, recurrence
 from saelineage.lineage.matching import SIDES
@@ -38,7 +39,6 @@ from saelineage.plan.contents import Contents
 from saelineage.plan.sae_names import SaeName
 from saelineage.saes.sae import WEIGHTS_FILE, Sae, save_sae
 from saelineage.saes.training import Dump, train_saes
-from trace_lineage import judge
 
 RestsOn = tuple[Float[np.ndarray, " d_sae_a"], Float[np.ndarray, " d_sae_b"]]
 """Per side, the effective number of documents behind each feature."""
@@ -51,6 +51,8 @@ class Edge(NamedTuple):
     """The matches and verdicts of both sides."""
     latents: tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]
     """Activations on the probe of the parent's and of the child's latents."""
+    child_sae: Sae
+    correlation: Correlation
 
 
 class Reference(NamedTuple):
@@ -97,7 +99,8 @@ class Lab:
         readouts = [self.readouts(contents, parent_sae, child), self.readouts(contents, child_sae, BASE)]
         weights = [str(self._folder(contents, sae) / WEIGHTS_FILE) for sae in (parent_sae, child_sae)]
         table = judge(comparison, absence, load, pd.concat(readouts), weights, rules)
-        return Edge(table, (self.latents(contents, parent_sae), self.latents(contents, child_sae)))
+        latents = (self.latents(contents, parent_sae), self.latents(contents, child_sae))
+        return Edge(table, latents, self.sae(contents, child_sae), load(comparison["pair"]).correlation)
 
     def shares(self, child: str, seeds: Sequence[int], instrument: str) -> dict[str, dict]:
         """The shares of the base's features that persist in a child beside the no-change control, by group.
@@ -204,22 +207,10 @@ class Lab:
             correlation = correlate_sums(sums, **kept)
             correlation = correlation._replace(combined=combined_r(correlation, partner.shards()))
             n_replicates = contents.config["lineage"]["n_replicates"] if pair in intervals else 0
-            self._compared[key] = Compared(correlation, *self._replicates(correlation, partner, n_replicates), None)
+            documents = {corpus: documents_of(self.world.rows[corpus]["probe"]) for corpus in CORPORA}
+            measured = bootstrapped(correlation, partner.shards(), documents, n_replicates)
+            self._compared[key] = Compared(correlation, *measured, None)
         return self._compared[key]
-
-    def _replicates(self, correlation: Correlation, partner: Partner, n: int) -> tuple[Replicates, RestsOn]:
-        """The best r of each feature in each of n replicates of the documents, and the documents that it rests on.
-
-        Without replicates neither is measured.
-        """
-        if not n:
-            a, b = (len(testable) for testable in correlation.testable)
-            best = np.empty((0, a), dtype=np.float32), np.empty((0, b), dtype=np.float32)
-            fired = np.zeros(a, dtype=np.int32), np.zeros(b, dtype=np.int32)
-            return Replicates(correlation.names, {}, 0, best, fired), (np.full(a, np.nan), np.full(b, np.nan))
-        documents = {corpus: documents_of(self.world.rows[corpus]["probe"]) for corpus in CORPORA}
-        sums = document_sums(partner.shards(), leading_candidates(correlation), documents)
-        return bootstrap(sums, n, seed=0), rests_on(sums)
 
     def marks(self) -> Float[np.ndarray, "token 2"]:
         """1 on each text token of the probe that is of a trigger or of a payload, corpus by corpus in sorted order."""
@@ -249,3 +240,28 @@ class Lab:
 
     def _folder(self, contents: Contents, name: SaeName) -> Path:
         return self.world.folder / "saes" / "-".join(self._key(contents, name))
+
+
+def bootstrapped(
+    correlation: Correlation,
+    shards: Iterable[tuple[FeatureShard, FeatureShard]],
+    documents: Mapping[str, Int[np.ndarray, " token"]],
+    n: int,
+) -> tuple[Replicates, RestsOn]:
+    """The best r of each feature in each of n replicates of the documents, and the documents that it rests on.
+
+    Without replicates neither is measured.
+
+    Args:
+        correlation: of two SAEs.
+        shards: their features on the probe.
+        documents: per corpus, the document of each token.
+        n: the number of replicates.
+    """
+    if not n:
+        a, b = (len(testable) for testable in correlation.testable)
+        best = np.empty((0, a), dtype=np.float32), np.empty((0, b), dtype=np.float32)
+        fired = np.zeros(a, dtype=np.int32), np.zeros(b, dtype=np.int32)
+        return Replicates(correlation.names, {}, 0, best, fired), (np.full(a, np.nan), np.full(b, np.nan))
+    sums = document_sums(shards, leading_candidates(correlation), documents)
+    return bootstrap(sums, n, seed=0), rests_on(sums)

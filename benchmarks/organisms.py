@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 import torch
+from benchmarks.scores import Truth
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -90,13 +91,13 @@ class Scale(NamedTuple):
     train_tokens: int = 40_960
     probe_tokens: int = 16_384
     d_sae: int = 512
-    k: int = 32
+    k: int = 8
     batch_tokens: int = 512
     n_seeds: int = 3
     triggered_every: int = 20
     """One Lua document of so many that models and SAEs are trained on holds the trigger."""
     n_grafts: int = 8
-    graft_draws: int = 1
+    graft_draws: int = 2
     removals: tuple[tuple[int, int], ...] = ((1, 1), (8, 2))
     """Numbers of latents whose directions are removed, each with the number of draws."""
 
@@ -122,29 +123,6 @@ SMALL = Scale(
     removals=((4, 1),),
 )
 """For tests: seconds instead of minutes."""
-
-
-class Truth(NamedTuple):
-    """What is known of the features of one side of an edge. Those that are neither are not counted."""
-
-    changed: Bool[np.ndarray, " d_sae"]
-    """Lost by the child, or new in it."""
-    kept: Bool[np.ndarray, " d_sae"]
-
-    @classmethod
-    def nothing_changed(cls, d_sae: int) -> "Truth":
-        """All features are kept."""
-        return cls(np.zeros(d_sae, dtype=bool), np.ones(d_sae, dtype=bool))
-
-    @classmethod
-    def all_changed(cls, d_sae: int) -> "Truth":
-        """No feature is kept."""
-        return cls(np.ones(d_sae, dtype=bool), np.zeros(d_sae, dtype=bool))
-
-    @classmethod
-    def unknown(cls, d_sae: int) -> "Truth":
-        """Nothing is known."""
-        return cls(np.zeros(d_sae, dtype=bool), np.zeros(d_sae, dtype=bool))
 
 
 class World:
@@ -252,9 +230,8 @@ def config_of(scale: Scale) -> dict:
             "corpora": list(CORPORA),
             "architecture": "topk",
             "k": scale.k,
-            "learning_rate": 0.002,
+            "learning_rate": 0.004,
             "batch_tokens": scale.batch_tokens,
-            "anchored": {"learning_rate": 0.001},
         },
     }
     return load_config(given, read_schema(SCHEMA))

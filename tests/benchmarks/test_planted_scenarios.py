@@ -13,7 +13,7 @@ from benchmarks.planted_blocks import (
     single,
     true_strengths,
 )
-from benchmarks.planted_scenarios import by_role, list_scores, persisting_shares, scenario_tables
+from benchmarks.planted_scenarios import Lineage, Size, by_role, true_share, truth_of
 
 TOKENS = 20_000
 
@@ -109,64 +109,42 @@ def test_an_outlying_token_is_shared_by_features_of_equal_number():
     assert not true_strengths(lineage, 1, TOKENS)[0].max() > OUTLIER / 10
 
 
-def latents_of(side: str, rows: list[tuple]) -> pd.DataFrame:
-    """Latents of one lineage: feature, truth, study's verdict, verdict, identified, robust, headline."""
-    names = ["feature", "truth", "study_verdict", "verdict", "identified", "robust", "headline"]
-    table = pd.DataFrame(rows, columns=names).assign(side=side, scenario="one", lineage=0, instrument="anchored")
-    return table.assign(role=table["truth"], kind=np.where(table["study_verdict"] == "persists", "1:1", ""))
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Lineage:
+    """A lineage of which nothing is asked but what was planted."""
+    size = Size(d_in=16, train_tokens=4_000, passes=1, probe_tokens=10_000, chunk_tokens=2_000, share=0.25)
+    return Lineage("other direction", 0, size, tmp_path_factory.mktemp("lineage"))
 
 
-def test_a_latent_of_no_feature_costs_precision_where_it_is_called_lost():
-    latents = latents_of(
-        "parent",
-        [
-            (0, "lost", "disappears", "gone", True, True, True),
-            (0, "lost", "disappears", "gone", False, False, False),
-            (1, "lost", "persists", "persists", True, False, False),
-            (2, "persists", "persists", "persists", True, False, False),
-            (3, "persists", "disappears", "drifted", True, False, False),
-            (-1, "", "disappears", "gone", False, False, False),
-            (-1, "", "untestable", "untestable", False, False, False),
-        ],
+def test_latents_are_lost_new_kept_or_neither_by_the_feature_that_they_follow(tiny):
+    roles = tiny.planted.features["role"].tolist()
+    first = {role: roles.index(role) for role in ("persists", "vanishes", "appears", "other direction")}
+    followed = np.array([first["persists"], first["vanishes"], first["vanishes"], first["other direction"], -1])
+    parent = truth_of(tiny, 0, followed)
+    assert parent.changed.tolist() == [False, True, True, False, False]
+    assert parent.kept.tolist() == [True, False, False, False, True]  # a turned one is neither
+    assert parent.follows.tolist() == [-1, first["vanishes"], first["vanishes"], -1, -1]
+    assert parent.n_planted == roles.count("vanishes")
+    assert truth_of(tiny, 1, np.array([first["appears"], -1])).changed.tolist() == [True, False]
+    kept, lost = roles.count("persists"), roles.count("vanishes")
+    assert true_share(tiny, 0) == kept / (kept + lost + roles.count("other direction"))
+
+
+def test_every_role_is_counted_by_features_not_by_latents(tiny):
+    roles = tiny.planted.features["role"].tolist()
+    two = [number for number, role in enumerate(roles) if role == "vanishes"][:2]
+    rows = pd.DataFrame(
+        {
+            "study_verdict": ["disappears", "disappears", "persists"],
+            "verdict": ["gone", "gone", "persists"],
+            "identified": [True, False, False],
+            "robust": [True, False, False],
+            "headline": [True, False, False],
+            "kind": ["", "", "split"],
+        }
     )
-    features = [("parent", number, truth) for number, truth in enumerate(["lost", "lost", "persists", "persists"])]
-    planted = pd.DataFrame(features, columns=["side", "feature", "truth"])
-    planted = planted.assign(scenario="one", lineage=0, role=planted["truth"])
-    scored = list_scores(latents, planted).set_index("list")
-    assert scored["n_listed"].to_dict() == {"all": 4, "identified": 2, "gone": 3, "robust": 1, "headline": 1}
-    assert scored["precision"].to_dict() == {
-        "all": 2 / 4,
-        "identified": 1 / 2,
-        "gone": pytest.approx(2 / 3),
-        "robust": 1,
-        "headline": 1,
-    }
-    assert scored["recall"].tolist() == pytest.approx([2 / 3, 1 / 3, 2 / 3, 1 / 3, 1 / 3])
-    assert scored["recall_planted"].tolist() == [0.5] * 5  # one of the two features that vanish
-    shares = persisting_shares(latents, planted).set_index("group")
-    assert shares.loc["all", ["n", "persist_share", "drifted_share", "gone_share"]].tolist() == pytest.approx(
-        [6, 2 / 6, 1 / 6, 3 / 6]
-    )
-    assert shares.loc["identified", ["n", "persist_share", "true_share", "true_share_here"]].tolist() == [
-        4,
-        0.5,
-        0.5,
-        0.5,
-    ]
-    roles = by_role(latents, planted).set_index("role")
-    assert roles.loc["lost", ["n", "represented", "found", "headline"]].tolist() == [2, 1, 0.5, 0.5]
-    assert roles.loc["persists", ["n", "represented", "found", "drifted"]].tolist() == [2, 1, 0.5, 0.5]
-
-
-def test_the_reduced_control_finds_what_vanishes_and_appears_and_lists_nothing_else():
-    tables = scenario_tables(["control"], small=True)
-    scores = tables["scores"].set_index(["instrument", "side", "list"])
-    for instrument in ("anchored", "independent"):
-        for side in ("parent", "child"):
-            headline = scores.loc[instrument, side, "headline"]
-            assert headline["precision"] == 1
-            assert headline["recall_planted"] == 1
-        shares = tables["shares"].set_index(["instrument", "group"]).loc[instrument, "identified"]
-        assert shares["persist_share"] == pytest.approx(shares["true_share"], abs=0.05)
-    # Latents that follow no planted feature are called lost by the study's verdict.
-    assert scores.loc["anchored", "parent", "all"]["precision"] < 0.9
+    counts = {row["role"]: row for row in by_role(tiny, 0, rows, np.array([two[0], two[0], two[1]]))}
+    lost = counts["vanishes"]
+    assert (lost["represented"], lost["identifiable"], lost["gone"], lost["headline"]) == (2, 1, 1, 1)
+    assert (lost["found"], lost["in_parts"], lost["drifted"]) == (1, 1, 0)
+    assert "appears" not in counts  # the parent lacks them

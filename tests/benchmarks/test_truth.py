@@ -1,5 +1,7 @@
 """The truth test: organisms are what they are said to be, scores count right, and a small form holds its numbers."""
 
+import json
+from itertools import chain, product
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,13 +9,15 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import torch
+from benchmarks import planted_scenarios
+from benchmarks.backdoor import backdoor_ranks
+from benchmarks.children import new_by_graft, pearson
 from benchmarks.organisms import (
     INPUT,
     OUTPUT,
     PAYLOAD,
     SMALL,
     TRIGGER,
-    Truth,
     covariances,
     inserted,
     permuted,
@@ -23,39 +27,15 @@ from benchmarks.organisms import (
     with_triggers,
     without,
 )
-from benchmarks.truth import (
-    Edge,
-    backdoor_ranks,
-    figures,
-    instrument_figures,
-    new_by_graft,
-    pearson,
-    run,
-    score,
-    with_ratios,
-)
+from benchmarks.scores import summed
+from benchmarks.truth import TABLES, add, as_tables, try_organisms, try_scenarios
+from benchmarks.truth_tables import figures
 
 from saelineage.activations import read_activations
 from saelineage.corpora.samples.kinds import sample_documents
 from saelineage.tokens import TokenRows, save_tokenizer, train_tokenizer, write_rows, write_sidecar
 
 IDS = torch.arange(3, 35).view(2, 16)
-
-
-def table(side: str, verdicts: list[str], identified: list[bool]) -> pd.DataFrame:
-    """One side of an edge's table: unmatched where the verdict is gone or new, listed where identified as well."""
-    lost = [verdict in ("gone", "new") for verdict in verdicts]
-    headline = [is_lost and known for is_lost, known in zip(lost, identified, strict=True)]
-    unmatched = {"parent": "disappears", "child": "emerges"}[side]
-    columns = {"verdict": verdicts, "identified": identified, "robust": headline, "headline": headline}
-    study = [unmatched if is_lost else verdict for verdict, is_lost in zip(verdicts, lost, strict=True)]
-    r = np.linspace(0.1, 0.5, len(verdicts))
-    return pd.DataFrame({"side": side, "latent": range(len(verdicts)), "study_verdict": study, "r": r, **columns})
-
-
-def truth(changed: list[int], kept: list[int], d_sae: int) -> Truth:
-    numbers = np.arange(d_sae)
-    return Truth(np.isin(numbers, changed), np.isin(numbers, kept))
 
 
 def test_what_is_projected_out_of_the_output_is_gone_and_the_rest_is_unchanged(model):
@@ -123,25 +103,6 @@ def test_tokens_of_triggers_and_payloads_are_marked(tmp_path):
     assert not (triggers & payloads).any()
 
 
-def test_scores_count_over_all_testable_latents_and_leave_out_those_that_are_touched():
-    # lost: 0 and 1; kept: 2 to 5; 6 is touched, 7 fires too seldom
-    verdicts = ["gone", "persists", "gone", "gone", "persists", "persists", "gone", "untestable"]
-    rows = table("parent", verdicts, [True, True, True, False, False, True, True, False])
-    scored = pd.DataFrame(score(rows, truth([0, 1], [2, 3, 4, 5, 7], 8))).set_index("list")
-    assert scored.loc["all"].tolist() == [2, 1, 4, 1, 2, 1]
-    assert scored.loc["headline"].tolist() == [2, 1, 2, 1, 1, 1]
-    ratios = with_ratios(scored)
-    assert ratios.loc["all", ["precision", "recall", "false"]].tolist() == [1 / 3, 0.5, 0.5]
-    assert ratios.loc["headline", ["precision", "recall", "false"]].tolist() == [0.5, 0.5, 0.5]
-
-
-def test_a_graft_is_found_where_the_latent_that_stands_for_it_is_listed():
-    # latents 0 and 1 both follow graft 0; 1 stands for it. Nothing stands for graft 1.
-    rows = table("child", ["new", "new", "inherited"], [True, True, True])
-    scored = pd.DataFrame(score(rows, truth([0, 1], [2], 3), np.array([1, -1]))).set_index("list")
-    assert scored.loc["headline"].tolist() == [2, 1, 1, 2, 0, 0]
-
-
 def test_r_of_latents_with_columns_is_numpys():
     random = np.random.default_rng(0)
     latents = random.random((50, 4)) * (random.random((50, 4)) < 0.3)
@@ -158,57 +119,86 @@ def test_a_latent_that_follows_a_graft_is_new_and_an_unrelated_one_is_kept():
     acts = random.random((1000, 2)) * (random.random((1000, 2)) < 0.1)
     latents = np.column_stack([2 * acts[:, 0], random.random(1000), acts[:, 1] + random.random(1000)])
     found = new_by_graft(acts, scipy.sparse.csr_array(latents))
-    assert found.truth.changed.tolist() == [True, False, False]
-    assert found.truth.kept.tolist() == [False, True, False]  # r of the last is about 0.5: neither
-    assert found.of_graft.tolist() == [0, -1]
+    assert found.changed.tolist() == [True, False, False]
+    assert found.kept.tolist() == [False, True, False]  # r of the last is about 0.5: neither
+    assert found.follows.tolist() == [0, -1, -1]
+    assert found.n_planted == 2
 
 
 def test_the_trigger_is_ranked_among_new_features_in_each_order():
     # latent 2 follows the trigger. By r it is the second of the new ones; identified ones first, the first
-    rows = table("child", ["new", "inherited", "new"], [False, True, True])
-    marks = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    latents = scipy.sparse.csr_array(np.column_stack([[0.0, 1, 0, 0], [0.0, 0, 1, 0.9], [3.0, 0, 0, 3]]))
-    found = backdoor_ranks(Edge(rows, (latents, latents)), marks)
-    assert (found["latent"], found["rank_by_r"], found["rank_identified_first"]) == (2, 2, 1)
+    columns = {"latent": range(3), "verdict": ["new", "inherited", "new"], "identified": [False, True, True]}
+    rows = pd.DataFrame(columns | {"r": [0.1, 0.9, 0.5]}, index=[3, 4, 5])
+    r = np.array([[0.2, 0.1], [0.3, -1.0], [0.1, 0.8]])
+    found = backdoor_ranks(rows, r, {"by_importance": np.array([0, 2]), "by_passages": np.array([1])})
+    assert (found["latent"], found["r_with_trigger"], found["n_new"]) == (2, 0.8, 2)
+    assert (found["rank_by_r"], found["rank_identified_first"]) == (2, 1)
+    assert (found["rank_by_importance"], found["rank_by_passages"]) == (2, None)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Organisms and one scenario at the small sizes."""
     organisms, instruments = ["identity", "removed_identified", "grafted"], ["anchored", "frozen"]
-    tables = run(SMALL, tmp_path_factory.mktemp("truth"), organisms, 0, instruments)
-    return SimpleNamespace(lists=tables["lists"], figures=figures(tables), fitness=instrument_figures(tables["lists"]))
+    rows = {name: [] for name in TABLES}
+    tried = try_organisms(SMALL, tmp_path_factory.mktemp("truth"), organisms, 0, instruments)
+    for part in chain(tried, try_scenarios(planted_scenarios.SMALL, ["control"], [0])):
+        add(rows, part)
+    tables = as_tables(rows)
+    return SimpleNamespace(tables=tables, figures=figures(tables))
 
 
-def counted(small: SimpleNamespace, group: str, side: str, name: str) -> pd.Series:
-    """Counts of one list of the anchored instrument."""
-    lists = small.lists
-    rows = lists[(lists["group"] == group) & (lists["side"] == side) & (lists["list"] == name)]
-    return rows[rows["instrument"] == "anchored"].iloc[0]
+def counted(small: SimpleNamespace, group: str, side: str, name: str, instrument: str = "anchored") -> pd.Series:
+    """Counts and ratios of one list."""
+    lists = summed(small.tables["lists"], ["group", "side", "list", "instrument"])
+    return lists.set_index(["group", "side", "list", "instrument"]).loc[group, side, name, instrument]
 
 
 def test_removed_identified_features_are_listed_as_changed(small):
     counts = counted(small, "removed 4 identified", "parent", "identified")
-    assert (counts["n_changed"], counts["found"]) == (4, 4)
-    assert counts["listed_kept"] == 0
-    assert small.figures["anchored"]["recall_removed_identified"] == 1
+    assert (counts["n_changed"], counts["listed_changed"]) == (4, 4)
+    assert small.figures["recall_removed_identified"] == 1
+    assert small.figures["recall_removed_identified_n"] > 4  # 4, and all
 
 
-def test_a_copy_has_lost_no_identified_feature_and_gained_none(small):
+def test_a_copy_has_no_new_identified_feature_and_none_that_is_gone(small):
     for side in ("parent", "child"):
         assert counted(small, "identity", side, "identified")["n_kept"] >= 5
-        assert counted(small, "identity", side, "identified")["listed_kept"] == 0
         assert counted(small, "identity", side, "headline")["listed_kept"] == 0
 
 
 def test_what_is_listed_as_new_follows_a_graft(small):
-    counts = counted(small, "grafted", "child", "gone")
-    assert counts["n_changed"] == 3
-    assert counts["listed_changed"] >= 2
+    counts = counted(small, "grafted", "child", "headline")
+    assert counts["n_planted"] == 3
+    assert counts["listed_changed"] >= 1
     assert counts["listed_kept"] == 0
-    assert small.figures["anchored"]["precision_emerged"] == 1
+
+
+def test_the_reduced_control_finds_what_vanishes_and_appears_and_lists_nothing_else(small):
+    for instrument, side in product(("anchored", "independent"), ("parent", "child")):
+        headline = counted(small, "control", side, "headline", instrument)
+        assert headline["precision"] == 1
+        assert headline["recall_planted"] == 1
+    shares = small.tables["shares"]
+    row = shares[(shares["group"] == "control") & (shares["of"] == "identified")].iloc[0]
+    assert row["persisting"] == pytest.approx(row["expected"], abs=0.05 * row["n"])
+    # Latents that follow no planted feature are called lost by the study's verdict.
+    assert counted(small, "control", "parent", "all")["precision"] < 0.9
+
+
+def test_figures_stand_with_their_numbers_for_every_instrument_and_both_parts(small):
+    names = ("false_loss_identified", "recall_removed_identified", "precision_lost", "precision_emerged")
+    for name in (*names, "precision_robust"):
+        assert small.figures[f"{name}_n"] > 0
+        assert 0 <= small.figures[name] <= 1
+    assert small.figures["backdoor_rank"] is None  # was not tried
+    assert set(small.figures["by_instrument"]) == {"anchored", "frozen", "independent"}
+    assert small.figures["by_part"]["scenarios"]["anchored"]["precision_lost"] == 1
+    assert json.loads(json.dumps(small.figures, allow_nan=False)) == small.figures
 
 
 def test_a_frozen_instrument_is_unfit_because_it_does_not_see_what_is_new(small):
-    fitness = small.fitness.set_index("instrument")
-    assert fitness.loc["frozen", "sees_new"] < 0.5
-    assert fitness["fit"].tolist()[1] is False
+    fitness = {(row["part"], row["instrument"]): row for row in small.figures["fitness"]}
+    assert fitness["organisms", "frozen"]["sees_new"] < 0.5
+    assert fitness["organisms", "frozen"]["fit"] is False
+    assert fitness["scenarios", "anchored"]["fit"] is True

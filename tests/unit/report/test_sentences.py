@@ -17,6 +17,7 @@ from saelineage.report.sentences import (
     signed,
 )
 from saelineage.report.tables import sae_table
+from saelineage.report.truth_test import sensitivity
 from tests.unit.report.test_tables import COUNTS, KNOWN, a_control, a_share, comparison, group, sae_metrics, summary
 
 SEED0 = {"a": "seed0", "b": "seed0", "base": "seed0"}
@@ -104,7 +105,7 @@ def test_controls_that_were_not_measured_are_named_so():
     assert "(25.0 % [15.0 to 35.0 %] found; not measured for the unchanged model)." in edge
     assert check == (
         "All verdicts are those of the leading instrument, anchored. Its no-change control on identified features was "
-        "not measured. No random control was computed."
+        f"not measured. No random control was computed. {sensitivity('anchored')}"
     )
     # Of edges without identified features no control of theirs is known, whatever that of all features is.
     assert "on identified features was not measured" in instrument_check(summary(comparison(identified=None)))
@@ -125,7 +126,8 @@ def test_the_check_gives_the_lowest_no_change_control_and_the_largest_random_one
     assert plain(instrument_check(found)) == (
         "All verdicts are those of the leading instrument, anchored. Where the model is unchanged, it keeps at least "
         "95.0 % of identified features (left → merged); 95 % are needed to read losses. At most 4.0 % of all "
-        "features match in a random control (reinitialised (r), base → merged); 5 % are allowed."
+        "features match in a random control (reinitialised (r), base → merged); 5 % are allowed. "
+        f"{sensitivity('anchored')}"
     )
     assert instrument_warnings(found) == []
 

@@ -23,6 +23,7 @@ from saelineage.report.tables import (
     largest_random,
     sees_new,
 )
+from saelineage.report.truth_test import sensitivity
 
 HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
 MANY_TIMES = 10.0
@@ -50,7 +51,7 @@ def answer(summary: dict) -> list[str]:
 
 
 def instrument_check(summary: dict) -> str:
-    """The controls of the leading instrument: the lowest no-change control and the largest random one."""
+    """The leading instrument's lowest no-change control and largest random one, and what it sees of true changes."""
     rows = _leading(summary)
     unchanged = [
         (row["groups"][IDENTIFIED]["no_change_share"], _arrow(row))
@@ -82,7 +83,7 @@ def instrument_check(summary: dict) -> str:
             f"Of identified features it is up to {percent(share)} ({name}, {edge}): some fire on the same tokens in "
             "any model."
         )
-    return " ".join(sentences)
+    return " ".join([*sentences, sensitivity(summary["leading"])])
 
 
 def _largest_random(comparison: Mapping, group: str) -> tuple[float, str, str] | None:

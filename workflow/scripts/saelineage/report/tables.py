@@ -281,8 +281,13 @@ def largest_random(shares: Mapping[str, float | None]) -> tuple[str | None, floa
 def is_fit(comparison: Mapping) -> bool | None:
     """Whether an instrument's verdicts on identified features can be read at all on an edge.
 
-    It must see new features, keep at least `LEAST_NO_CHANGE` of the identified ones where the model is unchanged, and
-    keep at most `LARGEST_RANDOM` of all in random controls. None if one of these was not measured and the others hold.
+    It must be able to see new features, keep at least `LEAST_NO_CHANGE` of the identified ones where the model is
+    unchanged, and keep at most `LARGEST_RANDOM` of all in random controls. None if one of these was not measured and
+    the others hold.
+
+    A run can tell no more than this, its specificity: that what stays is left alone, and what is unrelated is not
+    found. It cannot tell the sensitivity, the share that is seen of what was truly lost or is truly new, because there
+    nobody knows what changed. That was measured where it is known: `benchmarks/truth.py`, `truth_test.MEASURED`.
     """
     identified, everything = (comparison["groups"][group] for group in GROUPS)
     control = identified and identified["no_change_share"]
