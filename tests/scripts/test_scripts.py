@@ -614,7 +614,10 @@ def write_examples(tiny, root: Path, path: Path, *others: str) -> None:
     saes = [f"{model}.seed{seed}" for model in MODELS for seed in range(2)]
     collect_examples(
         features=pd.read_parquet(root / "lineage/features.parquet"),
-        edges={edge: pd.read_parquet(root / f"lineage/edges/{edge[0]}__{edge[1]}.parquet") for edge in EDGES[:2]},
+        edges={
+            edge: pd.read_parquet(root / f"lineage/edges/{edge[0]}__{edge[1]}.parquet").assign(importance=1.0)
+            for edge in EDGES[:2]
+        },
         seed_correlations={"base": load_correlation(correlations_of(root, "base.seed0"), "base.seed1")},
         shards=shards_by_sae(
             [path for sae in saes for shard in SHARDS for path in feature_paths(root, sae, shard)],
