@@ -22,7 +22,13 @@ from tests.loopback import serving
 from tests.workflow.conftest import Checkout
 from write_report import read_chunks
 
-NUMBERS = {"r": "best_r", "no_change": "no_change_r", "density": "density", "score": "score", "importance": "importance"}
+NUMBERS = {
+    "r": "best_r",
+    "no_change": "no_change_r",
+    "density": "density",
+    "score": "score",
+    "importance": "importance",
+}
 """Columns of the table, and their names in its CSV."""
 UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 EDGE = ("base", "left", "parent")
