@@ -21,6 +21,7 @@ AGAIN = (
         "correlations/base.seed0__left.from_base/token_types.safetensors",
         "labels/merged/from_left+right.parquet",
         "lineage/ablations/base__left.parquet",
+        "lineage/passages/base__left.parquet",
         "lineage/readouts/base__left.parquet",
         "lineage/summary.json",
         "report/data/merged.manifest.json",

@@ -136,8 +136,10 @@ def agreements(edges: Sequence[Edge], tables: Mapping[tuple[int, str], pd.DataFr
         for place in range(len(edges))
         for side in SIDES
     ]
-    if tables:
-        rows.append({"parent": POOLED, "child": POOLED, "side": POOLED} | _agreement(pd.concat(tables.values())))
+    of_models = [table.assign(model=edges[place].models[side]) for (place, side), table in tables.items()]
+    if of_models:  # a feature of several edges counts once
+        every = pd.concat(of_models).drop_duplicates(["model", "latent"])
+        rows.append({"parent": POOLED, "child": POOLED, "side": POOLED} | _agreement(every))
     return pd.DataFrame(rows, columns=columns)
 
 
