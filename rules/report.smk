@@ -12,6 +12,7 @@ rule collect_examples:
     input:
         features=run.paths.lineage_features,
         edges=run.paths.root_edges(),
+        importance=run.paths.root_importance(),
         seed_correlations=run.paths.root_seed_correlations(),
         shards=run.paths.shown_features(),
         labels=run.paths.root_labels(),
@@ -49,6 +50,7 @@ rule write_dashboards:
     input:
         features=run.paths.lineage_features,
         edges=run.paths.own_edges,
+        importance=run.paths.own_importance,
         shards=run.paths.leading_features(),
         annotations=run.paths.annotations,
         labels=run.paths.own_labels,
@@ -129,6 +131,10 @@ rule write_report:
         ablations=run.paths.all_ablations(),
         effects=run.paths.all_ablations(".agreement"),
         drift=run.paths.all_drift(),
+        importance=run.paths.all_importance(),
+        importance_agreement=run.paths.agreement_of_importance(),
+        passages=run.paths.all_passages(),
+        passage_features=run.paths.all_passages(".features"),
         examples=run.paths.examples,
         rulegraph=run.paths.rulegraph,
         manifests=[

@@ -571,6 +571,10 @@ def test_the_lineage_has_a_table_per_edge_all_features_and_a_summary(root):
         assert table.loc[table["headline"], "identified"].all()
         assert table.loc[table["robust"], "headline"].all()
         assert table["cosine"].between(-1, 1)[table["match"] >= 0].all()
+        assert (table[["strength_ratio", "spread_ratio"]] > 0).all(axis=1)[table["match"] >= 0].all()
+        by_corpus = edge["groups"]["all"]["corpora"].values()
+        for share in ("persist_share_n", "inherited_share_n", "no_change_share_n"):
+            assert sum(of_corpus[share] for of_corpus in by_corpus) == edge["groups"]["all"][share]
     features = pd.read_parquet(root / "lineage/features.parquet")
     assert features["model"].value_counts().to_dict() == dict.fromkeys(MODELS, 96)
     assert set(features["sae"]) == {"seed0"}

@@ -48,7 +48,7 @@ def edge() -> pd.DataFrame:
         pd.DataFrame(child).assign(side="child", r=[0.25, 0.9]),
     ]
     unknown = {"kind": "", "change": "", "identified": False, "headline": False, "robust": False}
-    return pd.concat(tables, ignore_index=True).assign(**unknown, r_low=np.nan, r_high=np.nan)
+    return pd.concat(tables, ignore_index=True).assign(**unknown, r_low=np.nan, r_high=np.nan, importance=0.5)
 
 
 def labels(*latents: int) -> pd.DataFrame:

@@ -80,8 +80,18 @@ def tables(report: Path, chunks: dict) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def features(tables: list[dict]) -> list[tuple[str, int]]:
-    """Every feature, in the order of the unsorted table."""
-    return [(table["model"], latent) for table in tables for latent in range(table["n"])]
+    """Every feature, the most important on any edge first, which is the table's order."""
+    every = [(table["model"], latent) for table in tables for latent in range(table["n"])]
+    importance = [
+        max(
+            (edge["importance"][latent] for edge in table["edges"] if edge["importance"][latent] is not None),
+            default=None,
+        )
+        for table in tables
+        for latent in range(table["n"])
+    ]
+    order = sorted(range(len(every)), key=lambda row: (importance[row] is None, -(importance[row] or 0.0)))
+    return [every[row] for row in order]
 
 
 def show_table(page) -> None:

@@ -9,10 +9,11 @@ const saelineage = (() => {
   const { make, visible } = elements;
   const ROW_HEIGHT = 38, ROWS_AROUND = 12, MOSTLY = 0.5, CORPUS_COLOURS = 7;
   const TABLE_COLUMNS = [
-    ["feature", "Feature", ""], ["verdicts", "Verdicts", ""], ["r", "best r", "number"], ["no_change", "r unchanged", "number"],
+    ["feature", "Feature", ""], ["verdicts", "Verdicts", ""], ["importance", "importance", "number"], ["r", "best r", "number"], ["no_change", "r unchanged", "number"],
     ["density", "fires on", "number"], ["corpora", "corpora", ""], ["tokens", "top tokens", ""], ["label", "follows", ""],
     ["score", "score", "number"],
   ];
+  const OF_EDGES = ["r", "importance"], FIRST = { sort: "importance", down: "1" };
   const chunks = new Map(), requests = new Map(), orders = new Map();
   let facts = null, rows = null, order = [], state = null, leftAt = null;
 
@@ -64,7 +65,7 @@ const saelineage = (() => {
   function joined(tables) {
     const n = tables.reduce((sum, table) => sum + table.n, 0);
     const all = {
-      n, tables, table: new Uint16Array(n), latent: new Int32Array(n), r: new Float64Array(n), no_change: new Float64Array(n),
+      n, tables, table: new Uint16Array(n), latent: new Int32Array(n), r: new Float64Array(n), importance: new Float64Array(n), no_change: new Float64Array(n),
       density: new Float64Array(n), score: new Float64Array(n), text: new Array(n),
     };
     let row = 0;
@@ -75,7 +76,7 @@ const saelineage = (() => {
       for (let latent = 0; latent < table.n; latent++, row++) {
         all.table[row] = index;
         all.latent[row] = latent;
-        all.r[row] = bestR(table, latent, null);
+        for (const column of OF_EDGES) all[column][row] = largest(table, latent, null, column);
         all.no_change[row] = table.no_change[latent] ?? NaN;
         all.density[row] = table.density[latent];
         all.score[row] = table.score[latent] ?? NaN;
@@ -87,13 +88,13 @@ const saelineage = (() => {
     return all;
   }
 
-  /** A feature's best r: on one edge, or the largest over all edges of its model. */
-  function bestR(table, latent, edge) {
+  /** A feature's number in a column of its edges: on one edge, or the largest over all edges of its model. */
+  function largest(table, latent, edge, column) {
     let best = NaN;
     for (const side of table.edges) {
       if (edge !== null && (side.parent !== edge.parent || side.child !== edge.child)) continue;
-      const r = side.r[latent];
-      if (r !== null && !(r <= best)) best = r;
+      const value = side[column][latent];
+      if (value !== null && !(value <= best)) best = value;
     }
     return best;
   }
@@ -101,7 +102,7 @@ const saelineage = (() => {
   // ---- filters and order
 
   function emptyState() {
-    return { q: "", model: "", on: "", corpus: "", kind: "", detail: "", sort: "feature", down: "" };
+    return { q: "", model: "", on: "", corpus: "", kind: "", detail: "", ...FIRST };
   }
 
   function chosenEdge() {
@@ -144,9 +145,9 @@ const saelineage = (() => {
   }
 
   function wholeOrder() {
-    const edge = state.sort === "r" ? chosenEdge() : null;
+    const edge = OF_EDGES.includes(state.sort) ? chosenEdge() : null;
     const name = [state.sort, state.down, edge?.parent, edge?.child].join("/");
-    if (!orders.has(name)) orders.set(name, byNumber(edge ? rOnEdge(edge) : rows[state.sort] ?? ranks(state.sort), state.down ? -1 : 1));
+    if (!orders.has(name)) orders.set(name, byNumber(edge ? onEdge(edge, state.sort) : rows[state.sort] ?? ranks(state.sort), state.down ? -1 : 1));
     return orders.get(name);
   }
 
@@ -156,7 +157,7 @@ const saelineage = (() => {
     return Uint32Array.from(keys.keys()).sort((a, b) => keys[a] - keys[b] || a - b);
   }
 
-  const rOnEdge = (edge) => Float64Array.from(rows.latent, (latent, row) => bestR(rows.tables[rows.table[row]], latent, edge));
+  const onEdge = (edge, column) => Float64Array.from(rows.latent, (latent, row) => largest(rows.tables[rows.table[row]], latent, edge, column));
 
   /** Each row's rank among the texts of a column; NaN if it has no text. */
   function ranks(column) {
@@ -217,10 +218,11 @@ const saelineage = (() => {
   function tableRow(row, index) {
     const table = rows.tables[rows.table[row]], latent = rows.latent[row], edge = chosenEdge();
     const label = table.label[latent] === null ? "" : table.labels[table.label[latent]];
-    const r = edge ? bestR(table, latent, edge) : rows.r[row];
+    const [r, importance] = OF_EDGES.map((column) => (edge ? largest(table, latent, edge, column) : rows[column][row]));
     const cells = [
       make("th", { scope: "row" }, make("a", { href: address(table.model, latent) }, `${table.model} / ${latent}`), make("small", {}, table.sae)),
       make("td", { class: "badges" }, ...table.edges.map((side) => badge(side, latent))),
+      make("td", { class: "number" }, number(importance)),
       make("td", { class: "number" }, number(r)),
       make("td", { class: "number" }, number(rows.no_change[row])),
       make("td", { class: "number" }, percent(rows.density[row], 2)),
@@ -255,12 +257,12 @@ const saelineage = (() => {
   /** Download all listed features as a CSV file. */
   function csv() {
     const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
-    const lines = [["model", "sae", "latent", "density", "best_r", "no_change_r", "label", "score", "verdicts"].join(",")];
+    const lines = [["model", "sae", "latent", "density", "importance", "best_r", "no_change_r", "label", "score", "verdicts"].join(",")];
     for (const row of order) {
       const table = rows.tables[rows.table[row]], latent = rows.latent[row];
       const verdicts = table.edges.map((edge) => `${edge.parent}->${edge.child}: ${facts.verdicts[edge.verdict[latent]]}`).join("; ");
       const label = table.label[latent] === null ? "" : table.labels[table.label[latent]];
-      const cells = [table.model, table.sae, latent, rows.density[row], rows.r[row], rows.no_change[row], label, rows.score[row], verdicts];
+      const cells = [table.model, table.sae, latent, rows.density[row], rows.importance[row], rows.r[row], rows.no_change[row], label, rows.score[row], verdicts];
       lines.push(cells.map(quoted).join(","));
     }
     download("features.csv", "text/csv", lines.join("\n") + "\n");
@@ -421,7 +423,8 @@ const saelineage = (() => {
   // ---- addresses
 
   function listAddress(change = {}) {
-    const filters = Object.entries({ ...state, ...change }).filter(([name, value]) => value && !(name === "sort" && value === "feature"));
+    const wanted = { ...state, ...change }, isFirst = wanted.sort === FIRST.sort && wanted.down === FIRST.down;
+    const filters = Object.entries(wanted).filter(([name, value]) => value && !(isFirst && name in FIRST));
     return "#/features" + (filters.length ? "?" + new URLSearchParams(filters) : "");
   }
 
@@ -434,8 +437,9 @@ const saelineage = (() => {
     const feature = hash.match(/^#\/feature\/([^/]+)\/(\d+)$/);
     if (feature) return showFeature(feature[1], Number(feature[2]));
     if (hash.startsWith("#/feature/")) return showList(`There is no feature ${hash.slice("#/feature/".length)} in this run.`);
-    state = { ...emptyState(), ...Object.fromEntries(new URLSearchParams(hash.split("?")[1] ?? "")) };
-    if (!TABLE_COLUMNS.some(([column]) => column === state.sort)) state.sort = "feature";
+    const given = Object.fromEntries(new URLSearchParams(hash.split("?")[1] ?? ""));
+    state = { ...emptyState(), ...(given.sort ? { down: "" } : {}), ...given };
+    if (!TABLE_COLUMNS.some(([column]) => column === state.sort)) state = { ...state, ...FIRST };
     fillControls();
     showList();
   }

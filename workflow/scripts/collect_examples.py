@@ -11,7 +11,7 @@ from saelineage.jobs.job import job
 from saelineage.labels.annotations import Annotations, load_annotations
 from saelineage.labels.passages import Firings, read_firings, require_same_tokens
 from saelineage.plan.sae_names import SaeName
-from saelineage.report.dashboards import read_edges, related_features, sae_of_each_model
+from saelineage.report.dashboards import read_edges, related_features, sae_of_each_model, with_importance
 from saelineage.report.examples import Choice, describe, gone_features, named_features, persisting_features
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def collect_examples(
     - if it is named: `concept`; the `part` of the concept that it follows, with `score`, `precision` and `recall`; its
       winning `labels` with their `score` (one or none); and `found`, the models it is found in;
     - if it persists: `n_models`, and `least_r` on the path of matches;
-    - if it is gone: `r_child` and `r_seed` (null without a second seed).
+    - if it is gone: `importance`, `r_child` and `r_seed` (null without a second seed).
 
     Args:
         features: `lineage/features.parquet`.
-        edges: verdicts of each (parent, child) whose parent is a root.
+        edges: verdicts of each (parent, child) whose parent is a root, `with_importance`.
         seed_correlations: per root, the correlation of its first SAE with its second, where it has two.
         shards: feature shards of each (model, SAE).
         annotations: of the probe.
@@ -119,7 +119,12 @@ if __name__ == "__main__":
         seed_correlations = [load_correlation(path, partner) for path, partner in files]
         collect_examples(
             features=pd.read_parquet(snakemake.input.features),
-            edges=read_edges(snakemake.input.edges, snakemake.params.edges),
+            edges=with_importance(
+                *(
+                    read_edges(paths, snakemake.params.edges)
+                    for paths in (snakemake.input.edges, snakemake.input.importance)
+                )
+            ),
             seed_correlations={SaeName.parse(pair.names[0]).model: pair for pair in seed_correlations},
             shards=shards_by_sae(snakemake.input.shards, list(map(tuple, snakemake.params.saes))),
             annotations=load_annotations(snakemake.input.annotations),

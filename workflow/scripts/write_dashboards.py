@@ -29,6 +29,7 @@ from saelineage.report.dashboards import (
     read_edges,
     related_features,
     vocabulary_texts,
+    with_importance,
 )
 from saelineage.saes.sae import CONFIG_FILE, load_sae
 from saelineage.tokens import load_tokenizer
@@ -58,7 +59,7 @@ def write_dashboards(
     Args:
         model, sae: the model, and the name of the SAE that verdicts rest on.
         features: `lineage/features.parquet`.
-        edges: the table of each (parent, child).
+        edges: the table of each (parent, child), `with_importance`.
         shards: feature shards of each (model, SAE) of the lineage.
         annotations: of the probe.
         labels: `labels/{model}/{sae}.parquet`.
@@ -138,7 +139,12 @@ if __name__ == "__main__":
             model=snakemake.wildcards.model,
             sae=dict(snakemake.params.saes)[snakemake.wildcards.model],
             features=pd.read_parquet(snakemake.input.features),
-            edges=read_edges(snakemake.input.edges, snakemake.params.edges),
+            edges=with_importance(
+                *(
+                    read_edges(paths, snakemake.params.edges)
+                    for paths in (snakemake.input.edges, snakemake.input.importance)
+                )
+            ),
             shards=shards_by_sae(snakemake.input.shards, list(map(tuple, snakemake.params.saes))),
             annotations=load_annotations(snakemake.input.annotations),
             labels=labels[labels["wins"]],

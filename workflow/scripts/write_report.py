@@ -47,6 +47,10 @@ def read_inputs(
     ablations: Mapping[str, str],
     effects: Mapping[str, str],
     drift: Sequence[str],
+    importance: Mapping[str, str],
+    importance_agreement: Sequence[str],
+    passages: Mapping[str, str],
+    passage_features: Mapping[str, str],
     labels: Mapping[tuple[str, str], str],
     explanations: Mapping[tuple[str, str], str],
     verdicts: Mapping[str, str],
@@ -67,6 +71,10 @@ def read_inputs(
         ablations: paths `lineage/ablations/{edge}.parquet` by the edge's name.
         effects: paths `lineage/ablations/{edge}.agreement.parquet` by the edge's name.
         drift: path `lineage/drift.json`; none in runs without edges.
+        importance: paths `lineage/importance/{edge}.parquet` by the edge's name.
+        importance_agreement: path `lineage/importance/agreement.parquet`; none in runs without edges.
+        passages, passage_features: paths `lineage/passages/{edge}.parquet` and `{edge}.features.parquet` by the edge's
+            name.
         labels: paths `labels/{model}/{sae}.parquet` by (model, SAE).
         explanations: paths `labels/{model}/{sae}.explanations.parquet` by (model, SAE).
         verdicts: paths `lineage/edges/{edge}.parquet` by the edge's name, in runs with conversations.
@@ -88,6 +96,10 @@ def read_inputs(
         ablations={edge: pd.read_parquet(path) for edge, path in ablations.items()},
         effects={edge: pd.read_parquet(path) for edge, path in effects.items()},
         drift=read_json(drift[0]) if drift else {},
+        importance={edge: pd.read_parquet(path) for edge, path in importance.items()},
+        importance_agreement=pd.read_parquet(importance_agreement[0]) if importance_agreement else None,
+        passages={edge: pd.read_parquet(path) for edge, path in passages.items()},
+        passage_features={edge: pd.read_parquet(path) for edge, path in passage_features.items()},
         labels={sae: table[table["wins"]] for sae, table in tables_of_labels.items()},
         explanations={sae: pd.read_parquet(path) for sae, path in explanations.items()},
         verdicts={edge: pd.read_parquet(path) for edge, path in verdicts.items()},
@@ -155,6 +167,10 @@ if __name__ == "__main__":
             ablations=named(snakemake.params.edges, snakemake.input.ablations),
             effects=named(snakemake.params.edges, snakemake.input.effects),
             drift=list(snakemake.input.drift),
+            importance=named(snakemake.params.edges, snakemake.input.importance),
+            importance_agreement=list(snakemake.input.importance_agreement),
+            passages=named(snakemake.params.edges, snakemake.input.passages),
+            passage_features=named(snakemake.params.edges, snakemake.input.passage_features),
             labels=named(snakemake.params.leading, snakemake.input.labels),
             explanations=named(snakemake.params.leading, snakemake.input.explanations),
             verdicts=named(snakemake.params.edges, snakemake.input.verdicts),

@@ -66,6 +66,10 @@ def test_shares_of_all_features_come_with_their_controls_n_interval_and_area():
     # Both directions of the unchanged model: 3 of 3 twice.
     assert (shares["no_change_share"], shares["no_change_share_n"]) == (1.0, 6)
     assert shares["control_shares"] == {"shifted": 0.25}
+    # The only corpus has the shares of all.
+    (of_corpus,) = shares["corpora"].values()
+    assert of_corpus == {name: value for name, value in shares.items() if name in of_corpus}
+    assert len(of_corpus) == 9
     assert (edge["two_seed_share"], edge["child_two_seed_share"]) == (1.0, None)
     assert edge["auc"] == pytest.approx((0.9 + 0.85 + 0.8 + 0.5) / 4)
     assert edge["no_change_auc"] == pytest.approx((0.95 + 0.9 + 0.9) / 3)

@@ -26,6 +26,7 @@ from saelineage.report.dashboards import (
     related_features,
     top_tokens,
     vocabulary_texts,
+    with_importance,
 )
 from saelineage.tokens import train_tokenizer
 from tests.annotated import annotated, dense, firings, unpacked
@@ -60,7 +61,7 @@ def edge(side: str, match: list[int], r: list[float], verdict: list[str] | None 
     n = len(match)
     found = {"side": side, "latent": range(n), "verdict": verdict or ["gone"] * n, "kind": "", "match": match}
     unknown = {"change": "", "identified": False, "headline": False, "robust": False}
-    return pd.DataFrame(found | unknown).assign(r=r, r_low=np.nan, r_high=np.nan)
+    return pd.DataFrame(found | unknown).assign(r=r, r_low=np.nan, r_high=np.nan, importance=np.arange(n) / 8)
 
 
 @pytest.fixture
@@ -212,9 +213,18 @@ def test_the_table_holds_the_model_s_side_of_each_of_its_edges(probe, features, 
     assert [VERDICTS[verdict] for verdict in side["verdict"]] == ["persists", "drifted", "persists"]
     assert (side["match"], side["r"], side["r_low"]) == ([2, 1, 0], [0.9, 0.25, 0.875], [None] * 3)
     assert side["details"] == ["", "", ""]
+    assert side["importance"] == [0.0, 0.125, 0.25]
     lua = feature_table("lua", features, edges, firings(probe, {}, {}, {}), probe, labels(), None, np.full(3, np.nan))
     assert [(side["parent"], side["side"]) for side in lua["edges"]] == [("base", "child"), ("lua", "parent")]
     assert lua["edges"][0]["r"] == [0.875, None, 0.9]
+
+
+def test_importance_is_joined_by_side_and_latent_and_untestable_features_have_none(edges):
+    table = edges["base", "lua"].drop(columns="importance")
+    importance = pd.DataFrame({"side": ["child", "parent"], "latent": [1, 2], "importance": [0.5, -1.0]})
+    joined = with_importance({("base", "lua"): table}, {("base", "lua"): importance})["base", "lua"]
+    assert joined[table.columns].equals(table.reset_index(drop=True))
+    np.testing.assert_array_equal(joined["importance"], [np.nan, np.nan, -1.0, np.nan, 0.5, np.nan])
 
 
 def test_details_of_a_verdict_are_its_kind_its_change_and_what_is_known_of_it(probe, features, edges):

@@ -59,6 +59,7 @@ def edge(rows):
     """The parent's side of an edge, from rows (verdict, r, match, firings) and, if given, headline."""
     columns = ["verdict", "r", "match", "firings", "headline"][: len(rows[0])]
     table = pd.DataFrame(rows, columns=columns).assign(side="parent", latent=range(len(rows)), density=0.1)
+    table["importance"] = 1.0 - table["r"]
     return table if "headline" in table else table.assign(headline=False)
 
 
@@ -72,21 +73,22 @@ def seeds(r):
 SAES = {"base": "seed0", "a": "seed0"}
 
 
-def test_gone_features_recur_under_another_seed_fire_often_and_lose_most():
+def test_gone_features_recur_under_another_seed_and_the_most_important_come_first():
     table = edge(
         [
             ("gone", 0.1, 5, 90),  # does not recur
-            ("gone", 0.7, 6, 90),  # loses 0.2
-            ("gone", 0.3, 7, 90),  # loses 0.6
-            ("gone", 0.1, 8, 20),  # fires rarely
+            ("gone", 0.7, 6, 90),  # importance 0.3
+            ("gone", 0.3, 7, 90),  # importance 0.7
+            ("gone", 0.1, 8, 20),  # importance -2, below
             ("persists", 0.9, 9, 90),
             ("drifted", 0.1, 9, 90),  # still there
         ]
     )
+    table.loc[3, "importance"] = -2.0
     found = gone_features(("base", "a"), SAES, table, seeds([0.2, 0.9, 0.9, 0.9, 0.9, 0.9]), 0.8, 5)
-    assert [choice.members[0].latent for choice in found] == [2, 1]
+    assert [choice.members[0].latent for choice in found] == [2, 1, 3]
     assert found[0].members[1:] == (Latent("base", "seed1", 12), Latent("a", "seed0", 7))
-    assert found[0].note == {"r_child": 0.3, "r_seed": 0.9, "density": 0.1}
+    assert found[0].note == {"importance": 0.7, "r_child": 0.3, "r_seed": 0.9, "density": 0.1}
 
 
 def test_of_gone_features_those_that_are_lost_for_sure_are_shown_if_there_are_any():
@@ -98,7 +100,7 @@ def test_of_gone_features_those_that_are_lost_for_sure_are_shown_if_there_are_an
     assert [choice.members[0].latent for choice in found] == [0, 2, 1]
 
 
-def test_without_a_second_seed_the_least_matched_come_first():
+def test_without_a_second_seed_all_that_are_gone_are_candidates():
     table = edge([("gone", 0.7, 6, 90), ("gone", 0.3, 7, 90)])
     (choice,) = gone_features(("base", "a"), SAES, table, None, 0.8, 1)
     assert choice.members == (Latent("base", "seed0", 1), Latent("a", "seed0", 7))

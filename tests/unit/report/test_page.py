@@ -35,6 +35,7 @@ from saelineage.report.page import (
 from saelineage.report.tables import (
     TableInputs,
     ablation_table,
+    by_corpus_table,
     drift_table,
     flow_table,
     make_tables,
@@ -100,7 +101,7 @@ def examples(text="x", corpus="lua") -> dict:
     passage = {"corpus": corpus, "row": 0, "first": 1, "tokens": [text, "y"], "activations": [[4.0, 0.0], [2.0, 0.0]]}
     feature = {"members": members, "r": [[1.0, None], [None, 1.0]], "density": 0.1, "passages": [passage]}
     persisting = feature | {"n_models": 2, "least_r": 0.9}
-    lost = feature | {"r_child": 0.3, "r_seed": None}
+    lost = feature | {"importance": 1.5, "r_child": 0.3, "r_seed": None}
     edges = [{"parent": "base", "child": "merged", "features": [lost]}]
     scores = {"score": 0.75, "precision": 0.5, "recall": 0.25}
     parts = {"assignment": (f"assignment {text}", [corpus]), "exception": ("exception", [])}
@@ -158,7 +159,32 @@ def sourced(found: dict) -> dict:
 
 def scored(models: list[str], sae: str = "seed0") -> dict[tuple[str, str], pd.DataFrame]:
     """Two scores of each model."""
-    return {(model, sae): pd.DataFrame({"score": [0.5, 0.25]}) for model in models}
+    label = {"latent": [0, 1], "kind": "token", "label": ["cat", "<b>"], "n_documents": 9, "score": [0.5, 0.25]}
+    return {(model, sae): pd.DataFrame(label) for model in models}
+
+
+def importance() -> pd.DataFrame:
+    """Latent 1 of the parent is gone, and latent 1 of the child new."""
+    measured = {"effect": 2.5, "exact_effect": [np.nan, 2.25] * 2, "contrast_corpus": "lua", "density": 0.125}
+    known = {"identified": False, "headline": False, "r": 0.5, "match": 0, "match_density": 0.25}
+    return verdicts().assign(**known, **measured, importance=1.875)
+
+
+def agreements() -> pd.DataFrame:
+    rows = {"parent": ["base", "pooled"], "child": ["merged", "pooled"], "side": ["child", "pooled"]}
+    return pd.DataFrame({**rows, "n": [1, 12], "pearson": [np.nan, 0.5], "spearman": [np.nan, 0.75]})
+
+
+def passages(text: str = "end") -> pd.DataFrame:
+    losses = {"loss_parent": 9.0, "loss_child": 1.0, "loss_sibling": 8.0, "sibling": "other", "gain": 7.0}
+    place = {"corpus": "lua", "row": 3, "place": 4, "document": 5}
+    words = {"before": f"{text} if ", "text": text, "after": f" then {text}", "latents": [np.array([1, 0])]}
+    return pd.DataFrame(place | losses | words | {"strengths": [np.array([1.0, 0.5])]})
+
+
+def passage_features() -> pd.DataFrame:
+    known = {"latent": [0, 1], "verdict": ["inherited", "new"], "identified": False, "headline": False}
+    return pd.DataFrame(known | {"n_there": 1, "n": 1, "base": 0.25, "lift": 4.0, "log10_p": -0.6})
 
 
 def inputs(found: dict) -> TableInputs:
@@ -181,6 +207,10 @@ def inputs(found: dict) -> TableInputs:
         ablations={edge: ablations() for edge in edges},
         effects={edge: effects() for edge in edges},
         drift=drift(*edges_of(found)) if found["edges"] else {},
+        importance={edge: importance() for edge in edges},
+        importance_agreement=agreements() if edges else None,
+        passages={edge: passages() for edge in edges},
+        passage_features={edge: passage_features() for edge in edges},
         labels=scored(found["models"]),
         explanations={},
         verdicts={edge: verdicts() for edge in edges},
@@ -349,6 +379,9 @@ def test_the_page_loads_nothing_and_its_links_lead_to_ids_that_are_used_once():
     addresses = [attrs.get("href", attrs.get("src")) for _, attrs in tags.tags]
     outward = [address for address in addresses if address and not address.startswith(("#", "data:"))]
     inward = {address[1:] for address in addresses if address and address.startswith("#")}
+    of_features = {address for address in inward if address.startswith("/feature/")}  # the explorer opens these
+    assert of_features == {"/feature/base/1", "/feature/merged/0", "/feature/merged/1"}
+    inward -= of_features
     assert outward == []
     assert inward <= set(tags.ids)
     assert len(tags.ids) == len(set(tags.ids))
@@ -494,6 +527,19 @@ def test_the_page_shows_the_ways_in_which_features_are_found_and_the_study_s_ver
     assert "cosine below 0.50" in text
 
 
+def test_the_page_shows_shares_by_corpus_where_there_are_several():
+    found = results(summary(comparison(parent="base")))
+    found.tables["by_corpus"] = by_corpus_table(found.summary, drift(lua=changed(), stories=changed(0.005, 0.25, 0.25)))
+    text = section(text_page(found), "losses")
+    rows = [row for row in text[text.index(">By corpus<") :].split("</tr>") if '<th scope="row">' in row]
+    assert [re.findall(r'<th scope="row">([^<]+)</th>', row)[0] for row in rows[:3]] == ["stories", "lua", "empty"]
+    assert "not possible" in rows[0]
+    assert ">possible<" in rows[1]
+    assert rows[2].count("not measured") == 2
+    found.tables["by_corpus"] = found.tables["by_corpus"].iloc[:0]
+    assert ">By corpus<" not in text_page(found)
+
+
 def test_chat_classes_are_shown_of_the_model_they_are_counted_in():
     text = section(clean(), "losses")
     row = r"<tr><th scope=\"row\">base → merged</th><td>{}</td><td>{}</td><td class=\"number\">1</td><td>template</td>"
@@ -610,3 +656,31 @@ def test_the_page_s_scripts_make_the_same_characters_visible():
     unseen = re.compile(re.search(r"UNSEEN = /(\[.+\])/gu;", script)[1])
     characters = [chr(code) for code in range(0x11000)]
     assert [char for char in characters if unseen.match(char)] == [char for char in characters if UNSEEN.match(char)]
+
+
+def test_lost_and_new_features_are_listed_with_their_importance_and_the_agreement_of_estimates():
+    words = text_page(results())
+    assert "New features: the first 1" in words
+    assert "rank correlation of 0.75 (n = 12)" in words
+    assert "+1.875" in words
+
+
+def test_passages_show_the_token_in_its_text_with_the_features_that_fire_there_and_escape_it():
+    found = inputs(summary(comparison()))
+    (edge,) = found.passages
+    hostile = "</td><script>alert(1)</script>\u202e"
+    tables = make_tables(found._replace(passages={edge: passages(hostile)}))
+    words = text_page(results(tables=tables))
+    assert "<script>alert(1)" not in words
+    assert "\u202e" not in words
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in words
+    assert "Passages: 1" in words
+    assert "1 of 1" in words
+
+
+def test_an_edge_without_passages_says_so():
+    found = inputs(summary(comparison()))
+    (edge,) = found.passages
+    none = {"passages": {edge: passages()[:0]}, "passage_features": {edge: passage_features()[:0]}}
+    words = text_page(results(tables=make_tables(found._replace(**none))))
+    assert "No passages: no other model was trained from the same parent" in words

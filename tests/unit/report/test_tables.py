@@ -12,6 +12,7 @@ from saelineage.report.tables import (
     TableInputs,
     ablation_table,
     agreement_table,
+    by_corpus_table,
     class_table,
     control_table,
     curve_table,
@@ -26,6 +27,9 @@ from saelineage.report.tables import (
     largest_random,
     make_tables,
     matching_table,
+    passage_feature_table,
+    passage_table,
+    ranked_table,
     reading,
     score_table,
     sees_new,
@@ -71,6 +75,13 @@ def group(
     found: dict = {"control_shares": controls or {}, "document_interval": [0.2, 0.3]}
     for name, value in values.items():
         found |= a_share(name, value, n)
+    found["corpora"] = {
+        "lua": a_share("persist_share", share, n - 2) | a_share("no_change_share", no_change, n),
+        "stories": a_share("persist_share", 0.0, 2) | a_share("no_change_share", None, 0),
+        "empty": a_share("persist_share", None, 0) | a_share("no_change_share", None, 0),
+    }
+    for figures in found["corpora"].values():
+        figures |= a_share("inherited_share", 0.375, n)
     return found | {
         "relative_persistence": None if no_change is None or share is None else share / no_change,
         "relative_persistence_interval": None if no_change is None else relative or [0.4, 0.6],
@@ -321,6 +332,25 @@ def test_an_edge_has_the_ways_in_which_features_are_found_and_the_study_s_verdic
     ]
 
 
+def test_shares_by_corpus_begin_with_the_smallest_and_say_where_no_verdict_is_possible():
+    found = summary(comparison(), comparison(parent="left", identified=None))
+    hidden = changed(0.005, 0.25, 0.25)
+    table = by_corpus_table(found, drift(lua=changed(0.5, 0.75), stories=hidden))
+    assert table[["parent", "group"]].drop_duplicates().to_numpy().tolist() == [
+        ["base", "identified"],
+        ["base", "all"],
+        ["left", "all"],
+    ]
+    of_all = table[(table["parent"] == "base") & (table["group"] == "all")]
+    assert of_all["corpus"].tolist() == ["stories", "lua", "empty"]
+    assert of_all["persist_share_n"].tolist() == [2, 6, 0]
+    assert of_all["visible"].tolist() == [False, True, None]
+    for shares in (group for edge in found["edges"] for group in edge["groups"].values() if group):
+        shares["corpora"] = {"lua": shares["corpora"]["lua"]}  # one corpus is all of them
+    assert by_corpus_table(found, {}).columns.tolist() == table.columns.tolist()
+    assert by_corpus_table(found, {}).empty
+
+
 def test_ablations_of_all_edges_are_one_table():
     groups = pd.DataFrame({"side": ["parent"], "group": ["persists"], "corpus": ["lua"], "n_latents": [2]})
     groups = groups.assign(loss=3.0, loss_change=0.1, loss_change_per_firing=0.01, n_firings=9, n_tokens=99)
@@ -358,7 +388,7 @@ def test_drifted_features_of_the_parent_and_of_the_child_are_told_apart_by_class
 
 def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():
     fields = {"corpora": [], "summary": summary(), "model_metrics": [], "sae_metrics": []}
-    fields |= {"share_curves": pd.DataFrame()}
+    fields |= {"share_curves": pd.DataFrame(), "importance_agreement": None}
     tables = make_tables(TableInputs(**{name: fields.get(name, {}) for name in TableInputs._fields}))
     assert list(tables) == list(TABLES)
     assert all(table.empty and len(table.columns) > 2 for table in tables.values())
@@ -442,3 +472,45 @@ def test_descriptions_without_a_score_are_not_counted():
         [0, 0],
     ]
     assert table.loc[table["model"] == "lua", "median"].isna().all()
+
+
+def test_lost_and_new_features_are_in_reading_order_with_what_they_follow():
+    rows = {
+        "side": ["parent"] * 2 + ["child"] * 3,
+        "latent": [0, 1, 0, 1, 2],
+        "verdict": ["persists", "gone", "new", "new", "new"],
+        "identified": [True, False, False, True, False],
+        "importance": [9.0, 1.0, 2.0, 0.5, 3.0],
+    }
+    shown = {"effect": 1.0, "exact_effect": np.nan, "contrast_corpus": "lua", "density": 0.1, "match_density": 0.1}
+    table = pd.DataFrame(rows).assign(headline=False, r=0.5, match=0, **shown)
+    label = pd.DataFrame({"latent": [2], "kind": ["token"], "label": ["end"], "n_documents": [9]})
+    found = ranked_table({"base__lua": table}, {("lua", "from_base"): label})
+    assert found[["model", "latent", "place", "label"]].to_numpy().tolist() == [
+        ["base", 1, 1, ""],
+        ["lua", 1, 1, ""],
+        ["lua", 2, 2, "token 'end'"],
+        ["lua", 0, 3, ""],
+    ]
+
+
+def test_beside_passages_new_features_come_before_others():
+    rows = {"latent": [4, 5, 6], "verdict": ["inherited", "new", "new"], "log10_p": [-9.0, -5.0, -1.0]}
+    table = pd.DataFrame(rows).assign(identified=False, headline=False, n_there=1, n=2, base=0.1, lift=5.0)
+    found = passage_feature_table({"base__lua": table, "lua__both": table[:0]}, {})
+    assert found[["parent", "child", "latent"]].to_numpy().tolist() == [["base", "lua", n] for n in (5, 6, 4)]
+
+
+def test_passages_name_the_features_that_fire_most_strongly():
+    losses = dict.fromkeys(("loss_parent", "loss_sibling", "loss_child", "gain"), 1.0)
+    words = {
+        "sibling": "s",
+        "before": "a",
+        "text": "b",
+        "after": "c",
+        "latents": [np.arange(9)],
+        "strengths": [np.ones(9)],
+    }
+    table = pd.DataFrame({"corpus": ["lua"], "row": 0, "place": 2, "document": 3, **losses, **words})
+    (row,) = passage_table({"base__lua": table, "lua__both": table[:0]}).to_dict("records")
+    assert (row["parent"], row["child"], row["latents"]) == ("base", "lua", "0 1 2 3 4")

@@ -21,6 +21,7 @@ from saelineage.correlations.bootstrap import (
     require_paired,
 )
 from saelineage.correlations.matches import Correlation
+from saelineage.lineage.by_corpus import shares_by_corpus
 from saelineage.lineage.curves import auc, best_r, curve_table, false_match_threshold
 from saelineage.lineage.identified import is_identified, recurrence
 from saelineage.lineage.matching import (
@@ -182,7 +183,8 @@ def group_shares(
         - `no_change_share`, the same where the model is unchanged;
         - `control_shares`, by control;
         - `document_interval` of the parent's share by the best match alone; `relative_persistence`, that share over the
-          no-change control's, with its `_interval`.
+          no-change control's, with its `_interval`;
+        - `corpora`, the first three shares by corpus (`by_corpus.shares_by_corpus`).
     """
     of_parent, of_child = marked or (None, None)
     no_change = [matched_share(pair.correlation, side, threshold, among) for pair, side, among in unchanged]
@@ -194,6 +196,24 @@ def group_shares(
             control: matched_share(pair, 0, threshold, of_parent).value for control, pair in controls.items()
         },
         **_over_documents((compared, 0, of_parent), unchanged, threshold),
+        "corpora": _by_corpus(compared.correlation, unchanged, (of_parent, of_child), threshold),
+    }
+
+
+def _by_corpus(
+    edge: Correlation,
+    unchanged: Sequence[Counted],
+    marked: tuple[Bool[np.ndarray, " d_sae_a"] | None, Bool[np.ndarray, " d_sae_b"] | None],
+    threshold: float,
+) -> dict[str, dict]:
+    """By corpus, the shares of features that fire most on it: of the parent, of the child, and without a change."""
+    persist, inherited = (shares_by_corpus([(edge, side, marked[side])], threshold) for side in range(2))
+    no_change = shares_by_corpus([(pair.correlation, side, among) for pair, side, among in unchanged], threshold)
+    return {
+        corpus: named("persist_share", persist[corpus])
+        | named("inherited_share", inherited[corpus])
+        | named("no_change_share", no_change.get(corpus, share(0, 0)))
+        for corpus in edge.corpora
     }
 
 

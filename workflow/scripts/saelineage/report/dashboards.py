@@ -63,6 +63,19 @@ def read_edges(paths: Iterable[Path | str], edges: Iterable[Sequence[str]]) -> d
     return {(parent, child): pd.read_parquet(path) for path, (parent, child) in zip(paths, edges, strict=True)}
 
 
+def with_importance(edges: EdgeTables, importance: EdgeTables) -> dict[tuple[str, str], pd.DataFrame]:
+    """Tables of edges with a column `importance`, NaN for untestable features.
+
+    Args:
+        edges: the table of each (parent, child).
+        importance: `lineage/importance/{edge}.parquet` of the same edges.
+    """
+    keys = ["side", "latent"]
+    return {
+        edge: table.merge(importance[edge][[*keys, "importance"]], on=keys, how="left") for edge, table in edges.items()
+    }
+
+
 def related_features(model: str, features: pd.DataFrame, edges: EdgeTables) -> list[Related]:
     """Choose, for every feature of a model, its related feature in each other model.
 
@@ -118,7 +131,7 @@ def feature_table(
     Args:
         model: the model.
         features: `lineage/features.parquet`.
-        edges: the table of each (parent, child).
+        edges: the table of each (parent, child), `with_importance`.
         firings: of the model's SAE on the probe.
         annotations: of the probe.
         labels: a row per labelled feature: `latent`, `kind`, `label`, `score`, `precision`, `recall`, `n_documents`.
@@ -176,7 +189,7 @@ def _edge_columns(model: str, edge: tuple[str, str], table: pd.DataFrame) -> dic
         "side": side,
         "verdict": [VERDICTS.index(verdict) for verdict in rows["verdict"]],
         "match": rows["match"].tolist(),
-        **{name: _numbers(rows[name], 3) for name in ("r", "r_low", "r_high")},
+        **{name: _numbers(rows[name], 3) for name in ("r", "r_low", "r_high", "importance")},
         "details": [
             _details(*row)
             for row in zip(

@@ -83,17 +83,16 @@ def gone_features(
     threshold: float,
     n_features: int,
 ) -> list[Choice]:
-    """Frequent features of an edge's parent that are gone although another seed's SAE has them.
+    """The most important features of an edge's parent that are gone although another seed's SAE has them.
 
     Candidates are the features on the edge's list of lost features (`headline`). If it is empty, they are the features
     that are gone and that the parent's second SAE has (r at or above the threshold; all of them if there is no second
-    SAE). The half that fires more often is kept, ordered by the drop in r: r under the other seed minus r in the child,
-    largest first.
+    SAE).
 
     Args:
         edge: parent and child.
         saes: the SAE of each model that verdicts rest on.
-        table: the edge's verdicts.
+        table: the edge's verdicts, with `importance`.
         seeds: the correlation of the parent's SAE with another of its seeds.
         threshold: r at or above this is a match.
         n_features: number of features to choose.
@@ -106,9 +105,7 @@ def gone_features(
     rows = rows.assign(again=again, partner=partner)
     if seeds is not None:
         rows = rows[rows["again"] >= threshold]
-    rows = rows[rows["firings"] >= rows["firings"].median()]
-    drop = rows["again"].fillna(1.0) - rows["r"]
-    rows = rows.assign(drop=drop).sort_values(["drop", "latent"], ascending=[False, True], kind="stable")
+    rows = rows.sort_values(["importance", "latent"], ascending=[False, True], kind="stable")
     chosen = []
     for row in rows.head(n_features).to_dict("records"):
         members = [Latent(parent, saes[parent], int(row["latent"]))]
@@ -117,6 +114,7 @@ def gone_features(
             members.append(Latent(model, sae, int(row["partner"])))
         members.append(Latent(child, saes[child], int(row["match"])))
         note = {
+            "importance": float(row["importance"]),
             "r_child": float(row["r"]),
             "r_seed": None if seeds is None else float(row["again"]),
             "density": float(row["density"]),

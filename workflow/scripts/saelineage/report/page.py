@@ -16,6 +16,8 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from saelineage.files.atomic import sha256_json
+from saelineage.lineage.matching import SIDES
+from saelineage.plan.graph import POOLED
 from saelineage.report import figures
 from saelineage.report.dashboards import FEATURES_PER_CHUNK, VERDICTS
 from saelineage.report.drawing import Graph, arrange, jobs_svg
@@ -154,7 +156,11 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "pooled": pooled(tables["saes"]),
         "merges": merges_view(tables["merges"]),
         "drift": by_edge(tables["drift"]),
+        "by_corpus": by_edge(tables["by_corpus"]),
         "weights": by_edge(tables["weights"]),
+        "important": important_view(tables["important"]),
+        "estimates": estimates_view(tables["estimates"]),
+        "learnt": learnt_view(tables["edges"], tables["passages"], tables["passage_features"]),
     }
 
 
@@ -269,6 +275,37 @@ def sources_view(sources: pd.DataFrame) -> list[dict]:
         words = {name: f"{name} alone" if name in parents else f"{name}, but neither parent" for name in names}
         words |= {"both": "both parents", "new": "none of these"}
         view.append({"merge": merge, "rows": rows.assign(words=[words[name] for name in names]).to_dict("records")})
+    return view
+
+
+def estimates_view(estimates: pd.DataFrame) -> dict | None:
+    """The row over all edges and sides, if there is any."""
+    return next(iter(estimates[estimates["side"] == POOLED].to_dict("records")), None)
+
+
+def important_view(important: pd.DataFrame) -> list[dict]:
+    """Per edge, the rows of its new features and of its lost ones."""
+    view = []
+    for edge in by_edge(important):
+        rows = {side: [row for row in edge["rows"] if row["side"] == side] for side in SIDES}
+        lists = [("new", rows[SIDES[1]]), ("lost", rows[SIDES[0]])]
+        view.append(edge | {"lists": [(words, of_side) for words, of_side in lists if of_side]})
+    return view
+
+
+def learnt_view(edges: pd.DataFrame, passages: pd.DataFrame, features: pd.DataFrame) -> list[dict]:
+    """Per edge, its passages with the latents that fire there and their verdicts, and the rows of these features."""
+    view = []
+    for parent, child in edges[["parent", "child"]].drop_duplicates().itertuples(index=False):
+        own_passages, own = (
+            table[(table["parent"] == parent) & (table["child"] == child)] for table in (passages, features)
+        )
+        rows = [
+            row | {"latents": [int(latent) for latent in row["latents"].split()]}
+            for row in own_passages.to_dict("records")
+        ]
+        name = {"edge": f"{parent} → {child}", "child": child, "passages": rows, "features": own.to_dict("records")}
+        view.append(name)
     return view
 
 

@@ -32,6 +32,13 @@ TABLES = {
         "One row per edge, instrument and group: its shares and controls, relative persistence, the areas under its "
         "curves, its largest random control, whether it is fit, and its agreement with the leading instrument.",
     ),
+    "by_corpus": Table(
+        "by_corpus_table",
+        ("summary", "drift"),
+        "One row per edge, group and corpus: of the features that fire most on it (on the largest share of the tokens) "
+        "the share that persists, or is inherited, under the leading instrument, each with its n and Wilson 95 % "
+        "interval; the no-change control; and whether the change there is visible.",
+    ),
     "controls": Table(
         "control_table",
         ("summary",),
@@ -115,6 +122,35 @@ TABLES = {
         ("summary",),
         "Figure 2 as a table: the number of features per edge, group, side and verdict. Parents that persist and "
         "children that are inherited differ in number because several features may share one best match.",
+    ),
+    "important": Table(
+        "ranked_table",
+        ("importance", "labels"),
+        "The first 20 lost features (of the parent) and new ones (of the child) of each edge, in the order in which to "
+        "read them: lost or new for sure (headline), identified, others; each by importance, which is the effect on "
+        "the own model's loss without the feature (estimated; exact_effect: measured; nats per 1,000 tokens of the "
+        "contrast corpus, on which it fires most) times 1 - r^2 of its best match. Densities of both are on that "
+        "corpus.",
+    ),
+    "estimates": Table(
+        "estimate_table",
+        ("importance_agreement",),
+        "How far estimated effects of single features on the loss agree with measured ones, per edge and side and over "
+        "all (pooled): the correlations over the n features that were ablated one by one.",
+    ),
+    "passages": Table(
+        "passage_table",
+        ("passages",),
+        "The tokens of the probe (text, with the text around it) on which each edge's child has the lowest loss beside "
+        "its parent and the best of its siblings (other models trained from the same parent), in nats, and the latents "
+        "of the child that fire most strongly where it is predicted.",
+    ),
+    "passage_features": Table(
+        "passage_feature_table",
+        ("passage_features", "labels"),
+        "The child's features that fire where these tokens are predicted, new ones first: on n_there of n passages, "
+        "expected by their corpora on the share base; lift is the share there divided by base; log10_p the chance of "
+        "so many or more, not corrected for the number of features.",
     ),
     "drift": Table(
         "drift_table",

@@ -3,6 +3,7 @@
 `registry.TABLES` lists them. Each table is shown on the page and saved as CSV next to it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,13 +11,15 @@ import numpy as np
 import pandas as pd
 
 from saelineage.corpora.messages import CLASSES
+from saelineage.labels.labels import describe
 from saelineage.lineage.evidence import GROUPS, IDENTIFIED
+from saelineage.lineage.importance import reading_order
 from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTESTABLE
 from saelineage.lineage.shares import share
 from saelineage.lineage.stabilisation import KEPT, RESET
 from saelineage.lineage.stages import MOVED_BY, STEPS
 from saelineage.lineage.twins import GROUPS as TWIN_GROUPS
-from saelineage.lineage.verdicts import CHANGES, VERDICTS
+from saelineage.lineage.verdicts import CHANGES, NEW, VERDICTS
 from saelineage.plan.comparisons import TRAINED_CONTROLS, names_in_pair
 from saelineage.plan.graph import CONTINUED, POOLED, TWIN, Edge
 from saelineage.plan.instruments import INSTRUMENTS, instrument
@@ -63,6 +66,12 @@ COUNTS = {side: (*verdicts, UNTESTABLE, "headline", "robust") for side, verdicts
 """The counts of each side: its verdicts, and the features on the lists of lost and new ones (headline, robust)."""
 
 BUDGET_SHARES = ("persist_share", "no_change_share", "kept_share", "reset_share", "two_seed_share")
+N_RANKED = 20
+"""Lost features of each edge, and new ones, that are listed."""
+N_THERE = 8
+"""New features of each edge, and others, that are listed beside its passages."""
+N_FIRING = 5
+"""Features that are named with a passage."""
 NO_SHARE = {"share": None, "share_n": 0, "share_interval": None}
 """A share that was not measured."""
 
@@ -98,6 +107,14 @@ class TableInputs(NamedTuple):
     """`lineage/ablations/{edge}.agreement.parquet` by the edge's name."""
     drift: Mapping
     """`lineage/drift.json`; empty in runs without edges."""
+    importance: Mapping[str, pd.DataFrame]
+    """`lineage/importance/{edge}.parquet` by the edge's name."""
+    importance_agreement: pd.DataFrame | None
+    """`lineage/importance/agreement.parquet`; None in runs without edges."""
+    passages: Mapping[str, pd.DataFrame]
+    """`lineage/passages/{edge}.parquet` by the edge's name."""
+    passage_features: Mapping[str, pd.DataFrame]
+    """`lineage/passages/{edge}.features.parquet` by the edge's name."""
     labels: Mapping[tuple[str, str], pd.DataFrame]
     """The winning labels in `labels/{model}/{sae}.parquet` by (model, SAE)."""
     explanations: Mapping[tuple[str, str], pd.DataFrame]
@@ -168,6 +185,39 @@ def edge_table(summary: dict, drift: Mapping) -> pd.DataFrame:
     columns = ["parent", "child", "group", *counted, *_columns((*GROUP_SHARES, *SEED_SHARES)), *SEED_MCCS]
     columns += ["largest_random", "largest_random_share", *_with_bounds("relative_persistence"), "reading"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def by_corpus_table(summary: dict, drift: Mapping) -> pd.DataFrame:
+    """One row per edge, group and corpus: the shares of the features that fire most on it; none for a single corpus.
+
+    The corpora on which the smallest share of an edge's group persists come first, those without features last.
+
+    Args:
+        summary: `lineage/summary.json`.
+        drift: `lineage/drift.json`; `visible` is missing where it has none.
+    """
+    visible = {
+        (edge["parent"], edge["child"], corpus): figures["visible"]
+        for edge in drift.get("edges", [])
+        for corpus, figures in edge["corpora"].items()
+    }
+    rows = [
+        {"parent": edge["parent"], "child": edge["child"], "group": group, "corpus": corpus}
+        | _shares(figures, GROUP_SHARES)
+        | {"visible": visible.get((edge["parent"], edge["child"], corpus))}
+        for edge in summary["edges"]
+        for group, shares in measured_groups(edge)
+        if len(shares["corpora"]) > 1
+        for corpus, figures in sorted(shares["corpora"].items(), key=_least_share)
+    ]
+    columns = ["parent", "child", "group", "corpus", *_columns(GROUP_SHARES), "visible"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _least_share(of_corpus: tuple[str, Mapping]) -> float:
+    """The share of a corpus that persists; infinite where it was not measured."""
+    found = of_corpus[1]["persist_share"]
+    return math.inf if found is None else found
 
 
 def twin_table(summary: dict) -> pd.DataFrame:
@@ -465,6 +515,81 @@ def weight_table(drift: Mapping) -> pd.DataFrame:
         for layer, change in {"all": edge["weights"]["all"], **edge["weights"]["layers"]}.items()
     ]
     return pd.DataFrame(rows, columns=["parent", "child", "layer", "relative_change", "n_weights"])
+
+
+def ranked_table(
+    importance: Mapping[str, pd.DataFrame], labels: Mapping[tuple[str, str], pd.DataFrame]
+) -> pd.DataFrame:
+    """One row per edge, side and lost or new feature, the first `N_RANKED` in `importance.reading_order`.
+
+    Args:
+        importance: of each edge, by its name.
+        labels: the winning label of each feature, by (model, SAE).
+    """
+    figures = ["importance", "effect", "exact_effect", "contrast_corpus", "density", "match_density", "r", "match"]
+    kept = ["latent", "verdict", "identified", "headline", *figures]
+    words = _words_by_model(labels)
+    parts = []
+    for name, table in importance.items():
+        edge = Edge.parse(name)
+        for side, model in zip(SIDES, edge, strict=True):
+            first = reading_order(table[table["side"] == side]).head(N_RANKED)[kept]
+            label = [words.get(model, {}).get(latent, "") for latent in first["latent"]]
+            named = first.assign(**edge._asdict(), side=side, place=range(1, len(first) + 1), model=model, label=label)
+            parts.append(named)
+    columns = ["parent", "child", "side", "place", "model", "latent", "label", *kept[1:]]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def estimate_table(agreement: pd.DataFrame | None) -> pd.DataFrame:
+    """How far estimated effects agree with measured ones: one row per edge and side, and one over all (`pooled`)."""
+    columns = ["parent", "child", "side", "n", "pearson", "spearman"]
+    return pd.DataFrame(columns=columns) if agreement is None else agreement[columns]
+
+
+def passage_table(passages: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per edge and passage on which its child learnt most, with the `N_FIRING` strongest latents there."""
+    losses = ["loss_parent", "loss_sibling", "sibling", "loss_child", "gain"]
+    columns = ["parent", "child", "corpus", "row", "place", "document", *losses, "before", "text", "after", "latents"]
+    parts = [
+        table.assign(
+            **Edge.parse(name)._asdict(),
+            latents=[" ".join(map(str, list(latents)[:N_FIRING])) for latents in table["latents"]],
+        )
+        for name, table in passages.items()
+        if len(table)
+    ]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def passage_feature_table(
+    passage_features: Mapping[str, pd.DataFrame], labels: Mapping[tuple[str, str], pd.DataFrame]
+) -> pd.DataFrame:
+    """One row per edge and feature that fires on its passages: the first `N_THERE` new ones, then as many others.
+
+    Args:
+        passage_features: of each edge, by its name, the least likely by chance first.
+        labels: the winning label of each feature, by (model, SAE).
+    """
+    figures = ["n_there", "n", "base", "lift", "log10_p"]
+    columns = ["parent", "child", "latent", "label", "verdict", "identified", "headline", *figures]
+    words = _words_by_model(labels)
+    parts = []
+    for name, table in passage_features.items():
+        edge, is_new = Edge.parse(name), table["verdict"] == NEW
+        first = pd.concat([table[is_new].head(N_THERE), table[~is_new].head(N_THERE)])
+        label = [words.get(edge.child, {}).get(latent, "") for latent in first["latent"]]
+        if len(first):
+            parts.append(first.assign(**edge._asdict(), label=label))
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _words_by_model(labels: Mapping[tuple[str, str], pd.DataFrame]) -> dict[str, dict[int, str]]:
+    """What each labelled feature follows, by model and latent."""
+    return {
+        model: {int(row["latent"]): describe(row) for row in table.to_dict("records")}
+        for (model, _), table in labels.items()
+    }
 
 
 def model_table(made: Mapping[str, str], corpora: Sequence[str], metrics: Sequence[dict]) -> pd.DataFrame:
