@@ -67,13 +67,12 @@ def by_table(rows: pd.DataFrame) -> dict[str, Int[np.ndarray, " latent"]]:
     return {"by_r": by_r["latent"].to_numpy(), "identified_first": identified_first["latent"].to_numpy()}
 
 
-def read_backdoor(lab: Lab, child: PreTrainedModel, edge: Edge) -> dict:
+def read_backdoor(lab: Lab, child: PreTrainedModel, edge: Edge, found: Passages) -> dict:
     """The ranks of the trigger's feature in every order, and what the passages show."""
     marks = lab.marks()
     if not marks.any():
         raise InputError("the probe holds no trigger; read more text (Scale.probe_tokens)")
     rows = edge.table[edge.table["side"] == SIDES[1]]
-    found = passages(lab, child)
     lists = {"by_importance": by_importance(lab, child, edge), "by_passages": by_passages(lab, edge, found)}
     ranks = backdoor_ranks(rows, np.nan_to_num(pearson(edge.latents[1], marks), nan=-1.0), lists)
     both = [rank for rank in (ranks["rank_by_importance"], ranks["rank_by_passages"]) if rank is not None]

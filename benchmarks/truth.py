@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from benchmarks import planted_scenarios
-from benchmarks.backdoor import read_backdoor
+from benchmarks.backdoor import passages, read_backdoor
 from benchmarks.children import BACKDOOR, IDENTITY, ORGANISMS, Organism
 from benchmarks.lab import Lab
 from benchmarks.organisms import BASE, FULL, SMALL, Scale, World
@@ -58,6 +58,7 @@ def try_organism(lab: Lab, organism: Organism, instruments: Sequence[str] = INST
     """Compare the base with an organism by every instrument; return rows of tables."""
     lab.models[organism.name] = organism.model
     tables: Rows = {name: [] for name in TABLES}
+    found = passages(lab, organism.model) if organism.group == BACKDOOR else None
     own = None
     for instrument in instruments:
         edge = lab.edge(organism.name, organism.place, instrument)
@@ -68,8 +69,8 @@ def try_organism(lab: Lab, organism: Organism, instruments: Sequence[str] = INST
             rows = edge.table[edge.table["side"] == side]
             at = {"part": "organisms", "name": organism.name, "group": organism.group}
             add_scores(tables, at | {"instrument": instrument, "side": side}, rows, truth, own)
-        if organism.group == BACKDOOR:
-            tables["backdoor"].append({"instrument": instrument} | read_backdoor(lab, organism.model, edge))
+        if found is not None:
+            tables["backdoor"].append({"instrument": instrument} | read_backdoor(lab, organism.model, edge, found))
     lab.forget(organism.name)
     return tables
 
