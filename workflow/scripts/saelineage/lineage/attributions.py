@@ -8,7 +8,8 @@ for features that make a prediction all but certain, because there the slope is 
 taken at the activations themselves but where all latents are at `KEPT` of their activations (docs/decisions/0028).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ def attributed_effects(
 ) -> Attributed:
     """Estimate the change in a model's loss when each of its features is ablated alone, by corpus.
 
-    Gradients are taken of the activations at the hookpoint only; the model's weights are left frozen. As in
+    Gradients are taken of the activations at the hookpoint only; meanwhile the model's weights are frozen. As in
     `ablations`, BOS, EOS and outliers are left as they are, and the losses of later tokens of a row count.
 
     Args:
@@ -59,7 +60,6 @@ def attributed_effects(
         batch_rows: rows in a pass.
         max_rows: the first so many rows of each corpus; None takes all.
     """
-    model.requires_grad_(False)
     corpora = tuple(sorted(rows))
     sums = torch.zeros(len(corpora), sae.d_sae, dtype=torch.float64, device=model.device)
     firings = torch.zeros(len(corpora), sae.d_sae, dtype=torch.int64, device=model.device)
@@ -70,11 +70,25 @@ def attributed_effects(
         for numbers, array in of_corpus.batches(batch_rows, range(n_rows)):
             predicted, is_text = of_corpus.predicted(numbers), of_corpus.compared(numbers)
             counts = torch.from_numpy(is_text).to(model.device), torch.from_numpy(predicted).to(model.device)
-            latents, effects = _firing_effects(sae, *_read(model, sae, hookpoint, array, *counts))
+            with _frozen(model):
+                latents, effects = _firing_effects(sae, *_read(model, sae, hookpoint, array, *counts))
             sums[place].index_add_(0, latents, effects)
             firings[place] += torch.bincount(latents, minlength=sae.d_sae)
             n_tokens[place] += int(predicted[:, 1:].sum())
     return Attributed(corpora, sums.cpu().numpy(), firings.cpu().numpy(), n_tokens)
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """While the block runs, no weight asks for a gradient, so that nothing is kept for one."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_()
 
 
 @torch.enable_grad()
