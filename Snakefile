@@ -38,6 +38,7 @@ onstart:
 wildcard_constraints:
     corpus=any_of(run.paths.corpora),
     split="train|validation|probe",
+    hookpoint=any_of(run.hookpoints),
     model=any_of(run.graph.models),
     sae=any_of(sae.sae for sae in run.comparisons.saes),
     a=any_of(run.comparisons.saes),
@@ -63,5 +64,5 @@ include: "rules/checks.smk"
 rule all:
     default_target: True
     input:
-        run.paths.everything(),
+        run.everything(),
         lambda wildcards: session.manifests(workflow, run),

@@ -212,8 +212,8 @@ def show(name: str, sizes: Sizes) -> dict:
 def measured_sizes(run: Path) -> Sizes:
     """The sizes of a finished run of the default config."""
     model = resources.model_size(run / "models" / "baby_python")
-    sae = resources.sae_size(run / "saes" / "baby_python" / "seed0")
-    dumps = run / "activations" / "baby_python"
+    sae = resources.sae_size(run / "saes" / "mlp" / "baby_python" / "seed0")
+    dumps = run / "activations" / "mlp" / "baby_python"
     dumped = resources.dump_size(sorted(dumps.glob("*/train/*.safetensors"))).n_tokens
     probed = resources.dump_size(sorted(dumps.glob("*/probe/*.safetensors"))).n_tokens
     return Sizes(model, sae, 32, 200_000, dumped, probed, 4)

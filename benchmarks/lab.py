@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from encode_features import encode
-from saelineage.activations import ActivationShard, dump_shard
+from saelineage.activations import ActivationShard, dump_shards
 from saelineage.correlations.bootstrap import Replicates, bootstrap, document_sums, documents_of, leading_candidates
 from saelineage.correlations.few_documents import rests_on
 from saelineage.correlations.matches import Correlation
@@ -82,7 +82,7 @@ class Lab:
         scale, config = self.world.scale, config_of(self.world.scale)
         width = scale.d_model if place == OUTPUT else scale.d_mlp
         config["models"] = {BASE: config["models"][BASE], child: config["models"]["tuned"]}
-        config["activations"]["hookpoint"] = place
+        config["activations"]["hookpoints"] = {"place": place}
         config["saes"] |= {"seeds": list(seeds), "expansion_factor": scale.d_sae / width}
         config["correlations"]["random_controls"] = []
         config["lineage"]["instruments"] = [instrument]
@@ -142,13 +142,13 @@ class Lab:
     def dump(self, contents: Contents, model: str, split: str) -> list[str]:
         """The activations of a model, a shard for each corpus in sorted order."""
         settings = contents.config["activations"]
-        key = (settings["hookpoint"], model, split)
+        key = (contents.place, model, split)
         if key not in self._dumps:
             paths = [str(self.world.folder.joinpath(*key, f"{corpus}.safetensors")) for corpus in sorted(CORPORA)]
             for corpus, path in zip(sorted(CORPORA), paths, strict=True):
                 rows = self.world.rows[corpus][split]
                 within = rows.shard(0, 1, settings["max_tokens"] if split == "train" else None)
-                dump_shard(self.models[model], key[0], rows, within, path, READ_ROWS, settings["dtype"])
+                dump_shards(self.models[model], {key[0]: path}, rows, within, READ_ROWS, settings["dtype"])
             self._dumps[key] = paths
         return self._dumps[key]
 
@@ -236,7 +236,7 @@ class Lab:
     def _key(self, contents: Contents, name: SaeName) -> tuple[str, ...]:
         """What an SAE depends on: the place, its model, its name and, if it starts from another, that one's seed."""
         start = str(contents.saes.seeds[0]) if contents.saes.starts(name) else "random"
-        return (contents.config["activations"]["hookpoint"], *name, start)
+        return (contents.place, *name, start)
 
     def _folder(self, contents: Contents, name: SaeName) -> Path:
         return self.world.folder / "saes" / "-".join(self._key(contents, name))

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 ROOT = Path(__file__).parents[1]
+HOOKPOINT = "mlp"
 LINEAGE: dict[str, list[str]] = {"base": [], "left": ["base"], "right": ["base"], "merged": ["left", "right"]}
 EDGES = [(parent, child) for child, parents in LINEAGE.items() for parent in parents]
 CORPORA = ("stories", "articles", "python", "lua")
@@ -234,7 +235,7 @@ def write_model(run: SimpleNamespace, model: str, folder: Path, random: np.rando
     labels, decoder = run.labels[model], random.normal(size=(d_sae, D_IN))
     explained = labels[["latent", "score"]].assign(explanation="fires on " + labels["label"] + " in running text")
     table = feature_table(model, run.features, edges, firings, run.annotations, labels, explained, no_change)
-    write_text(folder / "table.js", packed(f"{model}/table", table))
+    write_text(folder / "table.js", packed(f"{HOOKPOINT}/{model}/table", table))
     boards = Dashboards(firings, run.annotations, Shown(2, (0.75, 0.25)))
     for related in related_features(model, run.features, edges):
         boards.add(related, run.firings[related.model])
@@ -243,7 +244,7 @@ def write_model(run: SimpleNamespace, model: str, folder: Path, random: np.rando
         effects = logit_effects(
             decoder[first : first + FEATURES_PER_CHUNK], to_norm, unembedding, run.annotations.strings
         )
-        write_text(folder / f"{first:06d}.js", packed(f"{model}/{first:06d}", boards.chunk(first, effects)))
+        write_text(folder / f"{first:06d}.js", packed(f"{HOOKPOINT}/{model}/{first:06d}", boards.chunk(first, effects)))
 
 
 def summary_of(run: SimpleNamespace) -> dict:
@@ -283,6 +284,8 @@ def write_page(run: SimpleNamespace, path: Path) -> None:
     summary = summary_of(run)
     results = Results(
         config={"models": {name: {"parents": parents} for name, parents in LINEAGE.items()}},
+        hookpoint=HOOKPOINT,
+        pages={HOOKPOINT: "index.html"},
         corpora=list(CORPORA),
         chosen_t={},
         summary=summary,
@@ -306,7 +309,7 @@ def written(run: SimpleNamespace, folder: Path, seed: int) -> dict:
     memory.start()
     start = time.perf_counter()
     for model in LINEAGE:
-        write_model(run, model, folder / "data" / model, random)
+        write_model(run, model, folder / "data" / HOOKPOINT / model, random)
     ended = time.perf_counter()
     write_page(run, folder / "index.html")
     files = list((folder / "data").rglob("*.js"))

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 # do not use it.
 sys.modules["torchvision"] = None  # type: ignore[assignment]  # None makes imports fail, as Python documents
 
-DUMP = "results/benchmark/activations/base/python/train/shard-00000-of-00001.safetensors"
+DUMP = "results/benchmark/activations/mlp/base/python/train/shard-00000-of-00001.safetensors"
 CONFIG = "benchmarks/sae_training.yaml"
 K, TARGET_L0, DEAD_AFTER_TOKENS = 32, 64, 10_000_000
 EVALUATED_TOKENS, CHUNK_TOKENS = 16_384, 1024

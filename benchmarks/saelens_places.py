@@ -114,7 +114,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = [
-        compare(arguments.run, path.parent, arguments.rows) for path in sorted(arguments.run.glob("saes/*/*/cfg.json"))
+        compare(arguments.run, path.parent, arguments.rows)
+        for path in sorted(arguments.run.glob("saes/*/*/*/cfg.json"))
     ]
     columns = ("tokens", "d acts", "of", "d latents", "of", "same")
     print(f"{'SAE':24} {'model class':22} {'hook name':36}" + "".join(f" {column:>9}" for column in columns))

@@ -11,8 +11,10 @@ rule dump_activations:
         model=run.paths.own_model,
         tokens=run.paths.sae_rows(),
     output:
-        shards=run.paths.over(run.paths.dump, corpus=run.paths.sae_corpora, split=["train"]),
-        manifests=run.paths.over(run.paths.manifest(run.paths.dump), corpus=run.paths.sae_corpora, split=["train"]),
+        shards=run.paths.over(run.paths.dump, hookpoint=run.hookpoints, corpus=run.paths.sae_corpora, split=["train"]),
+        manifests=run.paths.over(
+            run.paths.manifest(run.paths.dump), hookpoint=run.hookpoints, corpus=run.paths.sae_corpora, split=["train"]
+        ),
     log:
         run.paths.log("activations/{model}.train.{shard}"),
     conda:
@@ -25,7 +27,7 @@ rule dump_activations:
             run.needs.dumping(run.config["activations"]["n_shards"], run.config["activations"]["max_tokens"])
         ),
     params:
-        hookpoint=run.config["activations"]["hookpoint"],
+        hookpoints=run.hookpoints,
         dtype=run.config["activations"]["dtype"],
         max_tokens=run.config["activations"]["max_tokens"],
         batch_rows=run.config["batch_rows"],
@@ -45,8 +47,10 @@ rule dump_probe:
         model=run.paths.own_model,
         tokens=run.paths.rows("probe"),
     output:
-        shards=run.paths.over(run.paths.dump, corpus=run.paths.corpora, split=["probe"]),
-        manifests=run.paths.over(run.paths.manifest(run.paths.dump), corpus=run.paths.corpora, split=["probe"]),
+        shards=run.paths.over(run.paths.dump, hookpoint=run.hookpoints, corpus=run.paths.corpora, split=["probe"]),
+        manifests=run.paths.over(
+            run.paths.manifest(run.paths.dump), hookpoint=run.hookpoints, corpus=run.paths.corpora, split=["probe"]
+        ),
     log:
         run.paths.log("activations/{model}.probe.{shard}"),
     conda:
@@ -57,7 +61,7 @@ rule dump_probe:
         mem_mb=memory(run.needs.dumping(run.config["activations"]["n_probe_shards"], None)),
         runtime=runtime(run.needs.dumping(run.config["activations"]["n_probe_shards"], None)),
     params:
-        hookpoint=run.config["activations"]["hookpoint"],
+        hookpoints=run.hookpoints,
         dtype=run.config["activations"]["dtype"],
         max_tokens=None,
         batch_rows=run.config["batch_rows"],

@@ -13,7 +13,7 @@ rule verify:
     threads: 16  # or as many as --cores gives
     params:
         folder=run.paths.folder,
-        kept=run.paths.manifests(),
+        kept=run.manifests(),
     script:
         "../workflow/scripts/verify_run.py"
 

@@ -27,7 +27,7 @@ from saelineage.plan.load import load_plan
 from saelineage.plan.needs import memory, runtime
 from saelineage.plan.params import partner_names
 from saelineage.plan.paths import MODEL_FILES, SAE_FILES
-from saelineage.plan.plan import any_of, models_followed_by
+from saelineage.plan.plan import any_of
 from saelineage.plan.strict_yaml import read_entries, read_yaml
 
 

@@ -14,7 +14,7 @@ rule sum_products:
         sums=temp(run.paths.sums),
         manifest=temp(run.paths.manifest(run.paths.sums)),
     log:
-        run.paths.log("correlations/{a}.{shard}"),
+        run.paths.log("correlations/{hookpoint}.{a}.{shard}"),
     wildcard_constraints:
         a=any_of(run.comparisons.partners),
     conda:
@@ -48,7 +48,7 @@ rule correlate_features:
         replicates=run.paths.replicates,
         manifest=run.paths.folder_manifest(run.paths.correlations),
     log:
-        run.paths.log("correlations/{a}"),
+        run.paths.log("correlations/{hookpoint}.{a}"),
     wildcard_constraints:
         a=any_of(run.comparisons.partners),
     conda:
@@ -86,7 +86,7 @@ rule match_token_types:
         matches=run.paths.token_types,
         manifest=run.paths.manifest(run.paths.token_types),
     log:
-        run.paths.log("correlations/{a}__{b}.token_types"),
+        run.paths.log("correlations/{hookpoint}.{a}__{b}.token_types"),
     wildcard_constraints:
         b=any_of(run.comparisons.saes),
     conda:
@@ -118,7 +118,7 @@ rule write_dense_correlation:
         r=run.paths.dense,
         manifest=run.paths.manifest(run.paths.dense),
     log:
-        run.paths.log("correlations/{a}__{b}.dense"),
+        run.paths.log("correlations/{hookpoint}.{a}__{b}.dense"),
     conda:
         "../envs/analysis.yaml"
     threads: run.config["threads"]["correlations"]
@@ -150,7 +150,7 @@ rule compare_weights:
         summary=run.paths.fix(run.paths.similarities, ending="json"),
         manifest=run.paths.fix(run.paths.similarities, ending="manifest.json"),
     log:
-        run.paths.log("correlations/{model_a}.{sae_a}__{model_b}.{sae_b}.similarities"),
+        run.paths.log("correlations/{hookpoint}.{model_a}.{sae_a}__{model_b}.{sae_b}.similarities"),
     wildcard_constraints:
         model_a=any_of(run.graph.models),
         model_b=any_of(run.graph.models),
@@ -163,7 +163,7 @@ rule compare_weights:
         mem_mb=memory(run.needs.reading_all),
         runtime=runtime(run.needs.reading_all),
     params:
-        hookpoint=run.config["activations"]["hookpoint"],
+        hookpoint=run.params.hookpoint,
         settings=run.subset("correlations", "top_matches", "keep_above", "n_bins", "block_features"),
         code=code_digest("compare_weights"),
     script:

@@ -15,7 +15,7 @@ rule encode_features:
         shards=run.paths.over(run.paths.features, corpus=run.paths.corpora),
         manifests=run.paths.over(run.paths.manifest(run.paths.features), corpus=run.paths.corpora),
     log:
-        run.paths.log("features/{model}.{sae}.{shard}"),
+        run.paths.log("features/{hookpoint}.{model}.{sae}.{shard}"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
@@ -44,7 +44,7 @@ rule encode_rotated:
         shards=run.paths.over(run.paths.rotated_features, corpus=run.paths.corpora),
         manifests=run.paths.over(run.paths.manifest(run.paths.rotated_features), corpus=run.paths.corpora),
     log:
-        run.paths.log("features/{model}.{sae}_rotated.{shard}"),
+        run.paths.log("features/{hookpoint}.{model}.{sae}_rotated.{shard}"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
@@ -73,9 +73,9 @@ rule export_latents:
         config=run.paths.delphi,
         manifest=run.paths.folder_manifest(run.paths.delphi),
     log:
-        run.paths.log("delphi/{model}.{sae}.{module}"),
+        run.paths.log("delphi/{hookpoint}.{model}.{sae}.{module}"),
     wildcard_constraints:
-        module=any_of([run.module]),
+        module=any_of(run.modules),
     conda:
         "../envs/train.yaml"
     resources:

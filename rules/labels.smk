@@ -43,7 +43,7 @@ rule label_features:
         labels=run.paths.labels,
         manifest=run.paths.manifest(run.paths.labels),
     log:
-        run.paths.log("labels/{model}.{sae}"),
+        run.paths.log("labels/{hookpoint}.{model}.{sae}"),
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -70,7 +70,7 @@ rule explain_features:
         explanations=run.paths.explanations,
         manifest=run.paths.manifest(run.paths.explanations),
     log:
-        run.paths.log("labels/explanations.{model}.{sae}"),
+        run.paths.log("labels/{hookpoint}.explanations.{model}.{sae}"),
     wildcard_constraints:
         model=any_of(run.graph.models if run.has_explanations else []),
     localrule: True  # where Snakemake was started there is a network, and the key in the environment

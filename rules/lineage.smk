@@ -16,7 +16,7 @@ rule read_out_features:
         readouts=run.paths.readouts,
         manifest=run.paths.manifest(run.paths.readouts),
     log:
-        run.paths.log("lineage/readouts.{parent}__{child}"),
+        run.paths.log("lineage/{hookpoint}.readouts.{parent}__{child}"),
     wildcard_constraints:
         parent=any_of(run.graph.models),
         child=any_of(run.graph.models),
@@ -53,7 +53,7 @@ rule trace_lineage:
         summary=run.paths.summary,
         manifest=run.paths.folder_manifest(run.paths.summary),
     log:
-        run.paths.log("lineage/lineage"),
+        run.paths.log("lineage/{hookpoint}.lineage"),
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -89,7 +89,7 @@ rule measure_drift:
         drift=run.paths.drift,
         manifest=run.paths.manifest(run.paths.drift),
     log:
-        run.paths.log("lineage/drift"),
+        run.paths.log("lineage/{hookpoint}.drift"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
@@ -127,7 +127,7 @@ rule ablate_groups:
         agreement=run.paths.over(run.paths.ablations, edge=run.paths.edges, kind=[".agreement"]),
         manifest=run.paths.ablations_manifest,
     log:
-        run.paths.log("lineage/ablations"),
+        run.paths.log("lineage/{hookpoint}.ablations"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
@@ -139,7 +139,7 @@ rule ablate_groups:
         edges=[list(edge) for edge in run.graph.edges],
         models=run.graph.connected,
         corpora=run.paths.corpora,
-        hookpoint=run.config["activations"]["hookpoint"],
+        hookpoint=run.params.hookpoint,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
         settings=run.subset("lineage", "ablated_rows", "ablated_features", "seed"),
@@ -166,7 +166,7 @@ rule rank_features:
         agreement=run.paths.importance_agreement,
         manifest=run.paths.folder_manifest(run.paths.importance_agreement),
     log:
-        run.paths.log("lineage/importance"),
+        run.paths.log("lineage/{hookpoint}.importance"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
@@ -179,7 +179,7 @@ rule rank_features:
         partners=partner_names(run.edge_pairs),
         models=run.graph.connected,
         corpora=run.paths.corpora,
-        hookpoint=run.config["activations"]["hookpoint"],
+        hookpoint=run.params.hookpoint,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
         settings=run.subset("lineage", "ablated_rows", "exact_features"),
@@ -206,7 +206,7 @@ rule compare_losses:
         features=run.paths.over(run.paths.passages, edge=run.paths.edges, kind=[".features"]),
         manifest=run.paths.passages_manifest,
     log:
-        run.paths.log("lineage/passages"),
+        run.paths.log("lineage/{hookpoint}.passages"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
@@ -241,7 +241,7 @@ rule compare_seeds:
         seeds=run.paths.seeds,
         manifest=run.paths.manifest(run.paths.seeds),
     log:
-        run.paths.log("lineage/seeds"),
+        run.paths.log("lineage/{hookpoint}.seeds"),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["correlations"]

@@ -21,7 +21,7 @@ rule collect_examples:
         examples=run.paths.examples,
         manifest=run.paths.manifest(run.paths.examples),
     log:
-        run.paths.log("report/examples"),
+        run.paths.log("report/{hookpoint}.examples"),
     conda:
         "../envs/report.yaml"
     resources:
@@ -62,7 +62,7 @@ rule write_dashboards:
         data=directory(run.paths.dashboards),
         manifest=run.paths.dashboards_manifest,
     log:
-        run.paths.log("report/dashboards.{model}"),
+        run.paths.log("report/{hookpoint}.dashboards.{model}"),
     conda:
         "../envs/train.yaml"
     resources:
@@ -72,7 +72,7 @@ rule write_dashboards:
         edges=run.params.edges_of_model,
         saes=[list(sae) for sae in run.leading_saes],
         no_change=run.params.no_change_partners,
-        hookpoint=run.config["activations"]["hookpoint"],
+        hookpoint=run.params.hookpoint,
         report=run.subset("report", "n_top", "quantiles"),
         code=code_digest("write_dashboards"),
     script:
@@ -120,49 +120,27 @@ rule write_report:
     the jobs' data, which the page loads on demand.
     """
     input:
-        summary=run.paths.summary,
-        model_metrics=run.paths.fill(run.paths.model_metrics, model=run.graph.models),
-        sae_metrics=run.paths.fill(run.paths.sae_metrics, model=run.graph.models),
-        curves=run.paths.of_saes(run.paths.sae_curve, run.comparisons.trained_saes),
-        sweeps=run.paths.fill(run.paths.sweep, sweep=run.config["sweeps"]),
-        merges=run.paths.fill(run.paths.merge, model=run.graph.of_kind("merge")),
-        correlations=run.paths.edge_correlations(),
-        share_curves=run.paths.share_curves,
-        ablations=run.paths.all_ablations(),
-        effects=run.paths.all_ablations(".agreement"),
-        drift=run.paths.all_drift(),
-        importance=run.paths.all_importance(),
-        importance_agreement=run.paths.agreement_of_importance(),
-        passages=run.paths.all_passages(),
-        passage_features=run.paths.all_passages(".features"),
-        examples=run.paths.examples,
-        rulegraph=run.paths.rulegraph,
-        manifests=[
-            run.paths.folder_manifest(run.paths.summary),
-            run.paths.fill(run.paths.folder_manifest(run.paths.model_metrics), model=run.graph.models),
-            run.paths.of_saes(run.paths.folder_manifest(run.paths.sae_config), run.comparisons.saes),
-        ],
-        data=run.paths.fill(run.paths.dashboards_manifest, model=run.graph.connected),
-        labels=run.paths.all_labels(),
-        explanations=run.paths.all_explanations(),
-        verdicts=run.paths.class_verdicts(),
-        token_rows=run.paths.all_token_sidecars(),
+        pages=run.page_files(),
         sources=run.paths.page_sources(workflow.basedir),
     output:
-        **{
-            name: report(
-                run.paths.report_table.replace("{table}", name),
+        tables=[
+            report(
+                run.paths.fix(run.paths.report_table, hookpoint=hookpoint, table=name),
                 category="Tables",
-                labels={"table": name, "contents": table.caption},
+                labels={"hookpoint": hookpoint, "table": name, "contents": table.caption},
             )
+            for hookpoint in run.hookpoints
             for name, table in TABLES.items()
-        },
-        page=report(
-            run.paths.page,
-            caption="../workflow/report/index.rst",
-            category="Report",
-            labels={"run": run.name},
-        ),
+        ],
+        pages=[
+            report(
+                page["page"],
+                caption="../workflow/report/index.rst",
+                category="Report",
+                labels={"run": run.name, "hookpoint": hookpoint},
+            )
+            for hookpoint, page in run.pages().items()
+        ],
         jobs=run.paths.job_data,
         manifest=run.paths.folder_manifest(run.paths.page),
     log:
@@ -177,7 +155,7 @@ rule write_report:
         config=run.config,
         described=run.described(),
         assumptions=assumptions,
-        trained=[list(sae) for sae in run.comparisons.trained_saes],
+        pages=run.pages(),
         leading=[list(sae) for sae in run.leading_saes],
         edges=dict(zip(run.paths.edges, partner_names(run.edge_pairs))),
         code=code_digest("write_report", "saelineage.jobs.snakemake_plan"),

@@ -9,7 +9,7 @@ rule train_sae:
     Output: a SAELens folder and the training curve.
     """
     input:
-        shards=run.paths.sae_dump,
+        shards=run.placed(lambda plan: plan.paths.sae_dump),
         starts=run.paths.sae_starts,
     output:
         weights=[run.paths.sae_weights],
@@ -17,18 +17,18 @@ rule train_sae:
         curve=[run.paths.sae_curve],
         manifest=[run.paths.folder_manifest(run.paths.sae_config)],
     log:
-        run.paths.log("saes/{model}.{sae}"),
+        run.paths.log("saes/{hookpoint}.{model}.{sae}"),
     wildcard_constraints:
-        model=run.trained_alone(),
+        hookpoint=run.trained_alone(),
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["saes"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(run.needs.training_saes(run.params.sae)),
-        runtime=runtime(run.needs.training_saes(run.params.sae)),
+        mem_mb=memory(run.placed(lambda plan: plan.needs.training_saes(plan.params.sae))),
+        runtime=runtime(run.placed(lambda plan: plan.needs.training_saes(plan.params.sae))),
     params:
-        saes=run.params.sae,
+        saes=run.placed(lambda plan: plan.params.sae),
         source=run.paths.opened_as,
         code=code_digest("train_sae"),
     script:
@@ -42,14 +42,14 @@ rule train_saes:
     Output: for each a SAELens folder and the training curve.
     """
     input:
-        shards=run.paths.sae_dump,
+        shards=run.placed(lambda plan: plan.paths.sae_dump),
     output:
         weights=run.paths.over(run.paths.sae_weights, sae=run.saes.seed_names),
         config=run.paths.over(run.paths.sae_config, sae=run.saes.seed_names),
         curve=run.paths.over(run.paths.sae_curve, sae=run.saes.seed_names),
         manifest=run.paths.over(run.paths.folder_manifest(run.paths.sae_config), sae=run.saes.seed_names),
     log:
-        run.paths.log("saes/{model}"),
+        run.paths.log("saes/{hookpoint}.{model}"),
     wildcard_constraints:
         model=run.trained_together(),
     conda:
@@ -57,10 +57,10 @@ rule train_saes:
     threads: run.config["threads"]["saes"]
     resources:
         gpu=visible_gpus(),
-        mem_mb=memory(run.needs.training_saes(run.params.saes)),
-        runtime=runtime(run.needs.training_saes(run.params.saes)),
+        mem_mb=memory(run.placed(lambda plan: plan.needs.training_saes(plan.params.saes))),
+        runtime=runtime(run.placed(lambda plan: plan.needs.training_saes(plan.params.saes))),
     params:
-        saes=run.params.saes,
+        saes=run.placed(lambda plan: plan.params.saes),
         source=run.paths.opened_as,
         code=code_digest("train_sae"),
     script:
@@ -74,7 +74,7 @@ rule import_sae:
     Output: the same SAE as a SAELens folder of this run.
     """
     input:
-        files=run.paths.imported_sae,
+        files=run.placed(lambda plan: plan.paths.imported_sae),
         activations=run.paths.own_probe_dump,
         model_config=run.paths.fix(run.paths.model_file, name="config.json"),
     output:
@@ -82,21 +82,21 @@ rule import_sae:
         config=run.paths.sae_config,
         manifest=run.paths.folder_manifest(run.paths.sae_config),
     log:
-        run.paths.log("saes/{model}.{sae}"),
+        run.paths.log("saes/{hookpoint}.{model}.{sae}"),
     wildcard_constraints:
-        model=models_followed_by(run.saes.imported),
+        hookpoint=run.imported(),
     localrule: run.fetches_saes()  # compute nodes often have no network
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["saes"]
     resources:
-        mem_mb=memory(run.needs.importing_sae),
-        runtime=runtime(run.needs.importing_sae),
+        mem_mb=memory(run.placed(lambda plan: plan.needs.importing_sae)),
+        runtime=runtime(run.placed(lambda plan: plan.needs.importing_sae)),
     params:
-        source=run.params.sae_import,
+        source=run.placed(lambda plan: plan.params.sae_import),
         made_from=run.params.model,
         opened_as=run.paths.opened_as,
-        max_norm_ratio=run.params.max_norm_ratio,
+        max_norm_ratio=run.placed(lambda plan: plan.params.max_norm_ratio),
         code=code_digest("import_sae"),
     script:
         "../workflow/scripts/import_sae.py"
@@ -111,13 +111,16 @@ rule measure_model:
     """
     input:
         model=run.paths.own_model,
-        saes=run.paths.measured_saes,
+        saes=run.at_each(lambda plan: plan.paths.measured_saes),
         train=run.paths.rows("train"),
         validation=run.paths.rows("validation"),
     output:
         metrics=run.paths.model_metrics,
-        sae_metrics=run.paths.sae_metrics,
-        manifests=[run.paths.manifest(run.paths.model_metrics), run.paths.manifest(run.paths.sae_metrics)],
+        sae_metrics=run.paths.over(run.paths.sae_metrics, hookpoint=run.hookpoints),
+        manifests=[
+            run.paths.manifest(run.paths.model_metrics),
+            *run.paths.over(run.paths.manifest(run.paths.sae_metrics), hookpoint=run.hookpoints),
+        ],
     log:
         run.paths.log("saes/metrics.{model}"),
     conda:
@@ -128,9 +131,9 @@ rule measure_model:
         mem_mb=memory(run.needs.measuring),
         runtime=runtime(run.needs.measuring),
     params:
-        saes=run.params.measured_saes,
+        saes=run.params.measured_saes,  # at every hookpoint
         corpora=run.paths.corpora,
-        hookpoint=run.config["activations"]["hookpoint"],
+        hookpoints=run.hookpoints,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
         code=code_digest("measure_model"),

@@ -11,6 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+os.environ.setdefault(
+    "GOMP_SPINCOUNT", "1000"
+)  # before torch is loaded: two workers share the cores (jobs.session.SPINS)
+
 import numpy as np
 import pytest
 from xdist.scheduler import LoadScopeScheduling

@@ -120,7 +120,7 @@ def test_every_file_of_a_run_is_in_the_list_of_artifacts():
 def as_listed(name: str) -> str:
     """The name of a file in `Paths`, as the list of artifacts writes it."""
     name = name.replace("{edge}", "{parent}__{child}").replace("{kind}", "").replace(".{ending}", ".json")
-    name = {"{name}": "config.json", "{table}.csv": "tables/*.csv"}.get(name, name)
+    name = {"{name}": "config.json", "{page}.html": "{hookpoint}.html"}.get(name, name)
     return re.sub(r"^(train|validation|probe)\.", "{split}.", name)
 
 

@@ -64,10 +64,10 @@ def test_after_a_kill_the_next_plain_run_ends_with_the_same_bytes(small: Small, 
 def test_damage_is_named_before_any_job_and_by_verify_and_deleting_the_named_files_repairs_the_run(
     small: Small, whole: Undisturbed
 ):
-    os.truncate(small.results / "report/examples.json", 100)
-    flip(small.results / "lineage/features.parquet")
+    os.truncate(small.results / "report/examples/mlp.json", 100)
+    flip(small.results / "lineage/mlp/features.parquet")
     shutil.copy2(small.results / "models/base/metrics.json", small.results / "models/left/metrics.json")
-    names = ["lineage/features.parquet", "models/left/metrics.json", "report/examples.json"]
+    names = ["lineage/mlp/features.parquet", "models/left/metrics.json", "report/examples/mlp.json"]
     status, said = small.run()
     assert status == 1
     assert f"error: files of {RESULTS} are damaged; delete them and run again:" in said
@@ -78,8 +78,8 @@ def test_damage_is_named_before_any_job_and_by_verify_and_deleting_the_named_fil
     status, said = small.run("verify")
     assert status == 1
     assert sorted(named(said)) == sorted([*names, "report/dag.svg"])
-    assert named(said)["lineage/features.parquet"] == "does not have the sha256 of its manifest"
-    assert named(said)["report/examples.json"].startswith("has 100 bytes, its manifest says ")
+    assert named(said)["lineage/mlp/features.parquet"] == "does not have the sha256 of its manifest"
+    assert named(said)["report/examples/mlp.json"].startswith("has 100 bytes, its manifest says ")
     assert named(said)["report/dag.svg"] == "is missing"
     delete(small, said)
     assert small.run()[0] == 0
@@ -103,14 +103,14 @@ def test_two_snakemakes_at_once_on_files_whose_clock_was_set_back(small: Small, 
 
 @pytest.mark.usefixtures("mounting")
 def test_full_and_read_only_disks_are_reported_with_the_file_and_the_remedy(small: Small, whole: Undisturbed):
-    tables = small.results / "report/tables"
+    tables = small.results / "report/tables/mlp"
     (small.results / "report/manifest.json").unlink()
     with mounted(tables, "-t", "tmpfs", "-o", "size=12k", "tmpfs"):
         (tables / "kept").touch()  # Snakemake removes empty folders, which a mounted one does not allow
         status, said = small.run()
     assert status == 1
     assert re.search(
-        rf"^error: '{RESULTS}/report/tables/\w+\.csv': No space left on device; free space on its disk", said, re.M
+        rf"^error: '{RESULTS}/report/tables/mlp/\w+\.csv': No space left on device; free space on its disk", said, re.M
     )
     assert "Traceback" not in said
     with mounted(small.results, "--bind", str(small.results)):

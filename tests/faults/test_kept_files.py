@@ -11,7 +11,11 @@ MOST = {
     "saes": {"seeds": [0, 1], "one_pass": True},
     "correlations": {"random_controls": ["shifted", "rotated"]},
     "lineage": {"instruments": ["independent", "same_init"], "token_type": True, "ablations": True, "readouts": True},
-    "activations": {"n_shards": 2, "n_probe_shards": 2},
+    "activations": {
+        "n_shards": 2,
+        "n_probe_shards": 2,
+        "hookpoints": {"mlp": "model.layers.0.mlp.down_proj.input", "residual": "model.layers.0.output"},
+    },
 }
 """Settings under which most rules have jobs."""
 

@@ -112,7 +112,7 @@ def test_saes_are_named_by_the_digests_of_their_files(tmp_path: Path):
 
 
 def test_every_pair_of_seeds_is_planned_with_its_files():
-    plan = Plan(diamond())
+    plan = Plan(diamond()).places["mlp"]
     pairs = plan.comparisons.seed_pair_names
     assert set(pairs) == set(plan.graph.lineage)
     for model, names in pairs.items():
@@ -120,5 +120,5 @@ def test_every_pair_of_seeds_is_planned_with_its_files():
             {f"{model}.{a}", f"{model}.{b}"} for a, b in pairwise(plan.saes.seed_names)
         ]
         for a, _ in map(names_in_pair, names):
-            assert f"results/tiny/correlations/{a}/correlations.safetensors" in plan.paths.seed_correlations()
-        assert f"results/tiny/saes/{model}/seed0/cfg.json" in plan.paths.seed_saes()
+            assert f"results/tiny/correlations/mlp/{a}/correlations.safetensors" in plan.paths.seed_correlations()
+        assert f"results/tiny/saes/mlp/{model}/seed0/cfg.json" in plan.paths.seed_saes()

@@ -36,7 +36,7 @@ def dumped(folder: Path, name: str, seed: int, tokenizer: Path, tokens: list[str
     set_seed(seed)
     save_model(Gemma2ForCausalLM(Gemma2Config(**SIZES)).float(), tokenizer, folder / name)
     shards = [str(folder / f"{name}_{Path(path).stem}.safetensors") for path in tokens]
-    dump_activations(name, folder / name, tokens, shards, "00000-of-00001", HOOKPOINT, "float32", None, 4, 0)
+    dump_activations(name, folder / name, tokens, shards, "00000-of-00001", [HOOKPOINT], "float32", None, 4, 0)
     return shards
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from measure_drift import Model, by_parent, measure_drift, split_dumps
-from saelineage.activations import ActivationShard, dump_shard
+from saelineage.activations import ActivationShard, dump_shards
 from saelineage.files.atomic import read_json, write_json
 from saelineage.foreign.tokenizers import LEAVE_OUT
 from saelineage.models.loading import load_model
@@ -30,7 +30,7 @@ def made(
     """The files of a model: its dumps of the probe, an SAE, and the SAE's metrics with an fvu by corpus."""
     dumps = {corpus: str(root / f"dumps/{name}.{corpus}.safetensors") for corpus in rows}
     for corpus, of_corpus in rows.items():
-        dump_shard(model, HOOKPOINT, of_corpus, range(len(of_corpus.ids)), dumps[corpus], 8, "float32")
+        dump_shards(model, {HOOKPOINT: dumps[corpus]}, of_corpus, range(len(of_corpus.ids)), 8, "float32")
     save_sae(Sae("relu", ActivationShard(dumps[next(iter(rows))]).d_in, 4), root / "saes" / name / "seed0", {})
     metrics = {"sae": "seed0", "corpora": {key: {"fvu": value} for key, value in fvu.items()}, "pooled": {"fvu": 0.2}}
     write_json(root / f"{name}.json", {"saes": [{"sae": "other"}, metrics]})

@@ -127,13 +127,13 @@ def measure_models(tiny, root: Path) -> None:
         measure_model(
             name=model,
             folder=root / "models" / model,
-            sae_folders={sae: root / "saes" / model / sae for sae in saes},
-            hookpoint=HOOKPOINT,
+            sae_folders={"mlp": {sae: root / "saes" / model / sae for sae in saes}},
+            hookpoints={"mlp": HOOKPOINT},
             paths_to_train=paths["train"],
             paths_to_validation=paths["validation"],
             batch_rows=8,
             path_to_metrics=str(root / "models" / model / "metrics.json"),
-            path_to_sae_metrics=str(root / "saes" / model / "metrics.json"),
+            paths_to_sae_metrics={"mlp": str(root / "saes" / model / "metrics.json")},
             device=torch.device("cpu"),
         )
     sweep_merge(
@@ -157,7 +157,7 @@ def dump(tiny, root: Path, model: str, split: str) -> None:
             paths_to_tokens=[str(tiny.tokens[corpus][split]) for corpus in CORPORA],
             paths_to_shards=[shard_path(root / "activations" / model, corpus, split, shard) for corpus in CORPORA],
             shard=shard,
-            hookpoint=HOOKPOINT,
+            hookpoints=[HOOKPOINT],
             dtype="float16",
             max_tokens=None,
             batch_rows=8,
@@ -215,7 +215,11 @@ CONFIG = {
         "stories": {"finetune": {"parent": "base", "corpora": {}}},
         "merged": {"merge": {"parents": ["lua", "stories"]}},
     },
-    "saes": {"seeds": [0, 1], "anchored": {}, "one_pass": False, "models": {}, "shuffle_seed": None},
+    "activations": {"hookpoints": {"mlp": HOOKPOINT}},
+    "saes": {
+        **{"seeds": [0, 1], "anchored": {}, "one_pass": False, "models": {}, "shuffle_seed": None},
+        "hookpoints": {},
+    },
     "correlations": {"random_controls": ["shifted", "rotated"]},
     "lineage": {
         "instruments": ["independent"],

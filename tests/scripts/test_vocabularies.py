@@ -79,7 +79,7 @@ def test_a_dump_refuses_or_leaves_out_and_records_the_counts(plain: Path, chat: 
     base, rows = model_folder(tmp_path / "base", plain, N_IDS), tmp_path / "rows.npy"
     write_sidecar(rows, write_rows([f"{START}The cat sat.{END}"] * 40, chat, 16, None, rows, "ids"))
     shard = tmp_path / "shard.safetensors"
-    given = ("base", base, [str(rows)], [str(shard)], "00000-of-00001", HOOKPOINT, "float32", None, 4, 0)
+    given = ("base", base, [str(rows)], [str(shard)], "00000-of-00001", [HOOKPOINT], "float32", None, 4, 0)
     with pytest.raises(InputError, match="2 of the run's tokens that the model does not share"):
         dump_activations(*given)
     assert not shard.exists()

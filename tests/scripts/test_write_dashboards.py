@@ -98,7 +98,8 @@ def given(tiny, tmp_path_factory) -> dict:
         ],
         "model_folder": tiny.models["a"],
         "sae_folder": write_sae(root / "saes/a/seed0"),
-        "hookpoint": HOOKPOINT,
+        "hookpoint": "mlp",
+        "place": HOOKPOINT,
         "shown": Shown(1, ()),
     }
 
@@ -114,7 +115,7 @@ def folder(given, tmp_path_factory) -> Path:
 def read(path: Path) -> dict:
     """The value in a file that the page loads; its name must be the file's."""
     name, value = unpacked(path.read_text(encoding="utf-8"))
-    assert name == f"{path.parent.name}/{path.stem}"
+    assert name == f"mlp/{path.parent.name}/{path.stem}"
     return value
 
 
@@ -170,7 +171,7 @@ def test_effects_are_those_of_the_model_s_own_weights(folder, tiny):
 
 
 def test_without_a_linear_path_to_the_logits_no_effects_are_shown(given, tmp_path):
-    write_dashboards(**given | {"hookpoint": "model.layers.0.self_attn.o_proj.input"}, folder=tmp_path / "a")
+    write_dashboards(**given | {"place": "model.layers.0.self_attn.o_proj.input"}, folder=tmp_path / "a")
     features = read(tmp_path / "a/000000.js")["features"]
     assert len(features) == 128
     assert not any("raised" in feature for feature in features)
@@ -204,9 +205,11 @@ def test_equal_inputs_give_equal_bytes(given, folder, tmp_path):
 
 def test_a_page_in_a_single_file_holds_the_same_data(folder):
     chunks = read_chunks([folder])
-    assert sorted(chunks) == ["a/000000", "a/000128", "a/table"]
+    assert sorted(chunks) == ["mlp/a/000000", "mlp/a/000128", "mlp/a/table"]
     for name, data in chunks.items():
-        assert f'saelineage.receive("{name}","{data}")\n' == (folder.parent / f"{name}.js").read_text(encoding="utf-8")
+        assert f'saelineage.receive("{name}","{data}")\n' == (folder / f"{name.removeprefix('mlp/a/')}.js").read_text(
+            encoding="utf-8"
+        )
     assert read_chunks([]) == {}
 
 

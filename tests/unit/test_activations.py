@@ -12,10 +12,11 @@ from torch import nn
 from saelineage.activations import (
     ActivationShard,
     Hookpoint,
-    dump_shard,
+    dump_shards,
     hooked,
     norm_limit,
     read_activations,
+    read_all,
     same_output,
 )
 from saelineage.errors import InputError
@@ -109,6 +110,30 @@ def test_a_forward_pass_ends_where_it_is_read():
         handle.remove()
     assert ran == [model.embed]
     assert torch.equal(acts, model.embed(TOY_IDS))
+
+
+def test_several_places_are_read_off_one_forward_pass_that_ends_at_the_last():
+    model, ran = Twice(torch.nn.Linear(4, 4)), []
+    handle = model.last.register_forward_hook(lambda module, args, output: ran.append(module))
+    between, embedded, again = read_all(model, ["between.output", "embed.output", "between.output"], TOY_IDS)
+    handle.remove()
+    assert ran == []
+    assert torch.equal(embedded, model.embed(TOY_IDS))
+    assert torch.equal(between, model.between(model.embed(TOY_IDS)))
+    assert torch.equal(again, between)
+
+
+class InPlace(torch.nn.Module):
+    """Adds 1 to what it is given, in place."""
+
+    def forward(self, acts: torch.Tensor) -> torch.Tensor:
+        return acts.add_(1)
+
+
+def test_a_place_is_read_as_it_was_even_if_a_later_module_changes_it():
+    model = Twice(InPlace())
+    embedded, changed = read_all(model, ["embed.output", "between.output"], TOY_IDS)
+    assert torch.equal(changed, embedded + 1)
 
 
 @pytest.mark.parametrize("side", ["input", "output"])
@@ -213,7 +238,7 @@ def test_an_input_is_the_output_of_the_last_module_that_ran_before_with_these_va
 
 
 def test_a_shard_holds_text_tokens_only_and_their_positions(model, rows, tmp_path):
-    n_tokens = dump_shard(model, HOOKPOINT, rows, range(2, 7), tmp_path / "shard.safetensors", 2, "float32")
+    n_tokens = dump_shards(model, {HOOKPOINT: tmp_path / "shard.safetensors"}, rows, range(2, 7), 2, "float32")
     shard = ActivationShard(tmp_path / "shard.safetensors")
     expected = [
         (row * 16 + pos, row, pos)
@@ -243,12 +268,12 @@ def test_a_shard_holds_text_tokens_only_and_their_positions(model, rows, tmp_pat
 
 
 def test_shards_one_after_the_other_are_the_one_shard(model, rows, tmp_path):
-    dump_shard(model, HOOKPOINT, rows, range(9), tmp_path / "whole.safetensors", 1, "float32")
+    dump_shards(model, {HOOKPOINT: tmp_path / "whole.safetensors"}, rows, range(9), 1, "float32")
     whole = ActivationShard(tmp_path / "whole.safetensors")
     parts = []
     for within in (range(4), range(4, 7), range(7, 9)):
         path = tmp_path / f"{within.start}.safetensors"
-        dump_shard(model, HOOKPOINT, rows, within, path, 1, "float32")
+        dump_shards(model, {HOOKPOINT: path}, rows, within, 1, "float32")
         parts.append(ActivationShard(path))
     assert torch.equal(torch.cat([part.acts() for part in parts]), whole.acts())
     assert torch.equal(torch.cat([part.positions() for part in parts]), whole.positions())
@@ -256,7 +281,7 @@ def test_shards_one_after_the_other_are_the_one_shard(model, rows, tmp_path):
 
 def test_two_dumps_are_equal_bytes_and_their_chunks_float32(model, rows, tmp_path):
     for name in ("first", "second"):
-        dump_shard(model, HOOKPOINT, rows, range(4), tmp_path / name, 2, "float16")
+        dump_shards(model, {HOOKPOINT: tmp_path / name}, rows, range(4), 2, "float16")
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
     shard = ActivationShard(tmp_path / "first")
     chunks = list(shard.chunks(25))
@@ -270,9 +295,9 @@ def test_activations_too_large_for_float16_are_refused_and_nothing_is_written(mo
     with torch.no_grad():
         loud.model.layers[0].mlp.up_proj.weight.mul_(1e9)
     with pytest.raises(InputError, match=r"for float16; set activations\.dtype to float32"):
-        dump_shard(loud, HOOKPOINT, rows, range(4), tmp_path / "shard.safetensors", 2, "float16")
+        dump_shards(loud, {HOOKPOINT: tmp_path / "shard.safetensors"}, rows, range(4), 2, "float16")
     assert not list(tmp_path.iterdir())
-    dump_shard(loud, HOOKPOINT, rows, range(4), tmp_path / "shard.safetensors", 2, "float32")
+    dump_shards(loud, {HOOKPOINT: tmp_path / "shard.safetensors"}, rows, range(4), 2, "float32")
 
 
 def test_activations_that_are_not_finite_are_refused(model, rows, tmp_path):
@@ -280,7 +305,7 @@ def test_activations_that_are_not_finite_are_refused(model, rows, tmp_path):
     with torch.no_grad():
         broken.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
     with pytest.raises(InputError, match="are not finite"):
-        dump_shard(broken, HOOKPOINT, rows, range(4), tmp_path / "shard.safetensors", 2, "float32")
+        dump_shards(broken, {HOOKPOINT: tmp_path / "shard.safetensors"}, rows, range(4), 2, "float32")
 
 
 def test_damaged_shards_and_other_files_are_refused(write_acts, tmp_path):

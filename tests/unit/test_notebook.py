@@ -29,7 +29,7 @@ A, DASH, E = 67, 15, 71
 """Ids of the bytes a, - and e: 3 special tokens come first, then the printable bytes from ! (33) on."""
 
 
-def write_summary(folder: Path) -> None:
+def write_summary(folder: Path, hookpoint: str = "mlp") -> None:
     of_group, edge = (
         {f"{name}{end}": None for name in names for end in ("", "_n", "_interval")}
         for names in (GROUP_SHARES, SEED_SHARES)
@@ -40,11 +40,12 @@ def write_summary(folder: Path) -> None:
     edge |= {"parent": "base", "child": "lua", "groups": groups}
     saes = {"base": "seed0", "lua": "from_base"}
     summary = {"run": "mine", "models": ["base", "lua"], "saes": saes, "edges": [edge]}
-    write_json(folder / "lineage/summary.json", summary)
+    write_json(folder / "lineage" / hookpoint / "summary.json", summary)
 
 
-def write_tables(folder: Path) -> None:
-    for name in ("lineage/features", "lineage/edges/base__lua", "labels/base/seed0"):
+def write_tables(folder: Path, hookpoint: str = "mlp") -> None:
+    of_lineage = [f"lineage/{hookpoint}/{name}" for name in ("features", "edges/base__lua")]
+    for name in (*of_lineage, f"labels/{hookpoint}/base/seed0"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame({"name": [name], "latent": [0]}).to_parquet(folder / f"{name}.parquet")
 
@@ -70,7 +71,7 @@ def write_features(folder: Path, model: str, sae: str) -> None:
             sparse = scipy.sparse.csr_array(np.array(dense, dtype=np.float32))
             header = {"model": model, "sae": sae, "corpus": corpus, "d_sae": 3, "ids_sha256": f"ids of {corpus}"}
             header |= {"first_row": row, "stop_row": row + 1, "n_ctx": 4}
-            path = folder / "features" / model / sae / corpus / f"shard-{shard}.safetensors"
+            path = folder / "features" / "mlp" / model / sae / corpus / f"shard-{shard}.safetensors"
             positions = 4 * row + np.array([1, 2, 3])  # place 0 is BOS, which has no features
             save_shard(path, sparse.indptr, sparse.indices, sparse.data, positions, np.ones(3, dtype=bool), header)
 
@@ -89,7 +90,7 @@ def write_correlation(folder: Path, a: str, b: str) -> None:
         one_to_one=np.array([0]),
         combined=Combined((r[0], r[0]), (zero[0], zero[0])),
     )
-    path = folder / "correlations" / a / "correlations.safetensors"
+    path = folder / "correlations" / "mlp" / a / "correlations.safetensors"
     path.parent.mkdir(parents=True)
     with writing_groups(path, 1, 64) as groups:
         groups.add(b, *correlation_group(correlation))
@@ -104,8 +105,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tokens(folder)
     sae = Sae("relu", 4, 3)
     for model, name in (("base", "seed0"), ("base", "seed1"), ("lua", "from_base"), ("random", "seed0")):
-        (folder / "saes" / model / name).mkdir(parents=True)
-        save_sae(sae, folder / "saes" / model / name, {"of": f"{model}.{name}"})
+        (folder / "saes" / "mlp" / model / name).mkdir(parents=True)
+        save_sae(sae, folder / "saes" / "mlp" / model / name, {"of": f"{model}.{name}"})
     for model in ("base", "lua", "random"):
         (folder / "models" / model).mkdir(parents=True)
     special = special_ids(folder / "tokenizer")
@@ -142,9 +143,9 @@ def test_the_edges_are_the_table_of_the_report(run: Run):
 
 
 def test_tables_are_read_from_their_files(run: Run):
-    assert run.features["name"].tolist() == ["lineage/features"]
-    assert run.edge("base", "lua")["name"].tolist() == ["lineage/edges/base__lua"]
-    assert run.labels("base")["name"].tolist() == run.labels("base.seed0")["name"].tolist() == ["labels/base/seed0"]
+    assert run.features["name"].tolist() == ["lineage/mlp/features"]
+    assert run.edge("base", "lua")["name"].tolist() == ["lineage/mlp/edges/base__lua"]
+    assert run.labels("base")["name"].tolist() == run.labels("base.seed0")["name"].tolist() == ["labels/mlp/base/seed0"]
 
 
 def test_activations_come_with_place_and_text(run: Run):
@@ -208,18 +209,40 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path):
         open_run(tmp_path / "demo")
 
 
+def test_a_run_with_several_hookpoints_is_opened_at_the_one_that_is_named(tmp_path: Path):
+    folder = tmp_path / "mine"
+    for hookpoint in ("mlp", "residual"):
+        write_summary(folder, hookpoint)
+        write_tables(folder, hookpoint)
+    residual = open_run(folder, "residual")
+    assert residual.features["name"].tolist() == ["lineage/residual/features"]
+    assert residual.edge("base", "lua")["name"].tolist() == ["lineage/residual/edges/base__lua"]
+    with pytest.raises(
+        InputError, match=r"several hookpoints, .* open_run\('.*mine', 'mlp'\); choose one of: mlp, residual$"
+    ):
+        open_run(folder)
+    with pytest.raises(InputError, match=r"no hookpoint 'attention'; choose one of: mlp, residual$"):
+        open_run(folder, "attention")
+
+
+def test_a_run_without_any_lineage_is_unfinished(tmp_path: Path):
+    (tmp_path / "models").mkdir()
+    with pytest.raises(InputError, match=r"is unfinished: .*lineage' holds the lineage of no hookpoint; .*--cores 2$"):
+        open_run(tmp_path)
+
+
 def test_an_unfinished_run_is_refused_with_the_command_that_finishes_it(tmp_path: Path):
-    for missing in ("lineage/summary.json", "lineage/features.parquet", "lineage/edges/base__lua.parquet"):
+    for missing in ("summary.json", "features.parquet", "edges/base__lua.parquet"):
         folder = tmp_path / Path(missing).stem
         write_summary(folder)
         write_tables(folder)
-        (folder / missing).unlink()
-        with pytest.raises(InputError, match=f"run: snakemake --cores 2 results/{folder.name}/{missing}$"):
+        (folder / "lineage/mlp" / missing).unlink()
+        with pytest.raises(InputError, match=f"run: snakemake --cores 2 results/{folder.name}/lineage/mlp/{missing}$"):
             open_run(folder)
 
 
 def test_a_run_without_labels_says_how_to_make_them(run: Run):
-    with pytest.raises(InputError, match=r"snakemake --cores 2 results/mine/labels/lua/from_base.parquet$"):
+    with pytest.raises(InputError, match=r"snakemake --cores 2 results/mine/labels/mlp/lua/from_base.parquet$"):
         run.labels("lua")
 
 
@@ -256,23 +279,23 @@ def damaged(tmp_path: Path) -> Path:
     folder = tmp_path / "mine"
     write_summary(folder)
     write_tokens(folder)
-    for name in ("models/base", "saes/base/seed0"):
+    for name in ("models/base", "saes/mlp/base/seed0"):
         (folder / name).mkdir(parents=True)
     write_features(folder, "base", "seed0")
     return folder
 
 
 def test_a_missing_shard_is_refused_and_not_skipped(damaged: Path):
-    path = f"features/base/seed0/lua/shard-{SHARDS[1]}.safetensors"
+    path = f"features/mlp/base/seed0/lua/shard-{SHARDS[1]}.safetensors"
     (damaged / path).unlink()
     with pytest.raises(InputError, match=f"{path}' is missing"):
-        Run(damaged).activations("base", [0])
+        Run(damaged, "mlp").activations("base", [0])
 
 
 def test_features_of_other_tokens_are_refused(damaged: Path):
     tokens = "tokens/english/probe.npy"
     sidecar = {"n_rows": 2, "n_ctx": 4, "bos_id": 0, "eos_id": 1, "ids_sha256": "others"}
     write_sidecar(damaged / tokens, sidecar)
-    shard = f"features/base/seed0/english/shard-{SHARDS[0]}.safetensors"
+    shard = f"features/mlp/base/seed0/english/shard-{SHARDS[0]}.safetensors"
     with pytest.raises(InputError, match=f"{shard}' .*{tokens}'.* delete it"):
-        Run(damaged).activations("base", [0])
+        Run(damaged, "mlp").activations("base", [0])

@@ -56,7 +56,7 @@ def test_three_keys_run_from_models_to_the_page_which_says_what_was_assumed(
     assert done.stderr.count(f"note: {assumed}") == 1  # not once for every job
     page = (checkout.folder / "results" / "compare" / "report" / "index.html").read_text(encoding="utf-8")
     assert assumed in page
-    summary = json.loads((checkout.folder / "results" / "compare" / "lineage" / "summary.json").read_text())
+    summary = json.loads((checkout.folder / "results" / "compare" / "lineage" / hookpoint / "summary.json").read_text())
     assert [(edge["parent"], edge["child"]) for edge in summary["edges"]] == [("base", "tuned")]
     assert "embeddings have different numbers of rows (&#39;base&#39; 300, &#39;tuned&#39; 320)" in page
     run = checkout.folder / "results" / "compare"

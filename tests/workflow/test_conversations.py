@@ -74,7 +74,7 @@ def run(checkout: Checkout) -> Path:
 
 
 def test_features_of_the_template_are_new_and_nothing_inherited_is_one(run: Path):
-    table = pd.read_csv(run / "report/tables/classes.csv").set_index(["side", "verdict", "class"])
+    table = pd.read_csv(run / "report/tables/mlp/classes.csv").set_index(["side", "verdict", "class"])
     for side, verdict in (("child", "inherited"), ("parent", "persists")):
         assert table.loc[(side, verdict, "template"), "share"] == 0
     new = table.loc[("child", "new")]
@@ -94,7 +94,7 @@ def test_classes_lie_beside_the_ids_and_in_the_manifest(run: Path):
 
 
 def test_features_are_described_by_the_class_of_their_tokens(run: Path):
-    labels = pd.read_parquet(next((run / "labels/tuned").glob("*.parquet")))
+    labels = pd.read_parquet(next((run / "labels/mlp/tuned").glob("*.parquet")))
     of_class = labels[labels["kind"] == "class"]
     assert set(of_class["label"]) == {"template", "system", "user", "assistant"}
     # A token has one class, so the shares of a feature's firings sum to 1.

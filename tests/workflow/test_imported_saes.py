@@ -39,9 +39,16 @@ def test_exactly_the_saes_with_an_import_are_imported(jobs):
         "saes: {k: 8, seeds: [0, 1], models: {base: {seed1: {import: {folder: theirs}}}, "
         "left: {import: {repo: a/b, revision: main}, seed0: {import: null}}}}"
     )
-    assert {job for rule, job in planned if rule == "import_sae"} == {"base.seed1", "left.seed1"}
+    assert {job for rule, job in planned if rule == "import_sae"} == {"mlp.base.seed1", "mlp.left.seed1"}
     assert {job for rule, job in planned if rule == "train_sae"} == {
-        *("base.seed0", "left.seed0", "right.seed0", "right.seed1", "merged.seed0", "merged.seed1")
+        *(
+            "mlp.base.seed0",
+            "mlp.left.seed0",
+            "mlp.right.seed0",
+            "mlp.right.seed1",
+            "mlp.merged.seed0",
+            "mlp.merged.seed1",
+        )
     }
 
 

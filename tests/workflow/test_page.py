@@ -72,9 +72,12 @@ def page(browser, report: Path) -> Iterator:
 
 @pytest.fixture(scope="module")
 def chunks(report: Path) -> dict:
-    """The data next to the page, by chunk."""
-    folders = sorted(path for path in (report / "data").iterdir() if path.is_dir())
-    return {name: json.loads(gzip.decompress(base64.b64decode(data))) for name, data in read_chunks(folders).items()}
+    """The data next to the page, by the chunk's name without the hookpoint."""
+    folders = sorted(path for path in (report / "data" / "mlp").iterdir() if path.is_dir())
+    return {
+        name.removeprefix("mlp/"): json.loads(gzip.decompress(base64.b64decode(data)))
+        for name, data in read_chunks(folders).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -175,14 +178,15 @@ def test_every_figure_is_drawn_and_the_svg_button_gives_a_picture(page, tmp_path
 
 def test_every_csv_link_gives_the_table_next_to_the_page(page, report: Path):
     links = {link.get_attribute("download"): link for link in page.locator("a[download$='.csv']").all()}
-    assert links.keys() == {path.name for path in (report / "tables").glob("*.csv")}
+    tables = {path.name for path in (report / "tables" / "mlp").glob("*.csv")}
+    assert links.keys() == tables - {"hookpoints.csv"}  # has no rows, as there is one hookpoint
     for name, link in links.items():
         data = link.get_attribute("href").removeprefix("data:text/csv;base64,")
-        assert base64.b64decode(data, validate=True) == (report / "tables" / name).read_bytes()
+        assert base64.b64decode(data, validate=True) == (report / "tables" / "mlp" / name).read_bytes()
     with page.expect_download() as waited:
         links["edges.csv"].evaluate("(link) => link.click()")
     assert waited.value.suggested_filename == "edges.csv"
-    assert Path(waited.value.path()).read_bytes() == (report / "tables" / "edges.csv").read_bytes()
+    assert Path(waited.value.path()).read_bytes() == (report / "tables" / "mlp" / "edges.csv").read_bytes()
 
 
 def test_print_unfolds_everything_and_has_no_navigation(page):
@@ -368,7 +372,7 @@ def test_filters_are_combined(page, tables):
 
 
 def test_every_flow_leads_to_as_many_features_as_it_counts(page, report: Path):
-    flows = pd.read_csv(report / "tables" / "flows.csv")
+    flows = pd.read_csv(report / "tables" / "mlp" / "flows.csv")
     assert len(flows) == 64  # 4 edges with 2 groups of 2 sides of 4 verdicts
     for flow in flows.itertuples():
         on = f"{flow.parent}.{flow.child}.{flow.side}.{flow.verdict}"
@@ -541,7 +545,7 @@ def test_a_page_without_its_data_says_what_is_missing_and_shows_the_rest(browser
 
 def test_a_missing_chunk_is_named_instead_of_its_feature(browser, report: Path, tmp_path: Path):
     shutil.copytree(report, tmp_path / "report")
-    (tmp_path / "report/data/left/000000.js").unlink()
+    (tmp_path / "report/data/mlp/left/000000.js").unlink()
     with open_page(browser, to_uri(tmp_path / "report/index.html") + "#/feature/left/3") as page:
         wait_until(page, "() => document.getElementById('feature-count').textContent.includes('left/000000.js')")
         assert page.locator("#feature-list").is_visible()

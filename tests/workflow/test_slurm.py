@@ -26,7 +26,7 @@ GPU_LOGS = {
     "finetune_model": "models/{0}.log",
     "dump_activations": "activations/{0}.train.{1}.log",
     "dump_probe": "activations/{0}.probe.{1}.log",
-    "train_sae": "saes/{0}.{1}.log",
+    "train_sae": "saes/{0}.{1}.{2}.log",
 }
 """Logs of rules with a GPU and without a group, from their wildcards."""
 GPU_SEEN = re.compile(r" computing on the CPU; GPUs asked for: 1, CUDA_VISIBLE_DEVICES: (\S+)\n")
@@ -129,7 +129,7 @@ def test_a_run_through_slurm_gives_the_bytes_of_a_local_run(ran: Run, small_run:
     assert digests.keys() == whole.keys()
     differ = {name for name in digests if digests[name] != whole[name]}
     assert differ <= {"report/dag.manifest.json"}  # holds the digest of the rules, one of which has too little memory
-    assert {"report/dag.svg", "report/data/left/table.js", "lineage/summary.json"} <= digests.keys()
+    assert {"report/dag.svg", "report/data/mlp/left/table.js", "lineage/mlp/summary.json"} <= digests.keys()
     assert ran.small.leftovers() == []
 
 

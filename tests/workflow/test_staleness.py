@@ -16,6 +16,12 @@ PLUMBING = (
     "jobs/manifests",
 )
 
+AFTER_VERDICTS = {
+    *("trace_lineage", "ablate_groups", "rank_features", "compare_losses", "collect_examples", "write_dashboards"),
+    "write_report",
+}
+"""Rules of the jobs that give verdicts or read them."""
+
 
 @pytest.fixture
 def edited(finished: Checkout) -> Iterator[Checkout]:
@@ -34,8 +40,8 @@ def rules(jobs: set[tuple[str, str]]) -> set[str]:
 
 
 def names(jobs: set[tuple[str, str]], *chosen: str) -> set[str]:
-    """The names of the jobs of some rules."""
-    return {name for rule, name in jobs if rule in chosen}
+    """The names of the jobs of some rules, without the run's only hookpoint."""
+    return {name.removeprefix("mlp.") for rule, name in jobs if rule in chosen}
 
 
 def add_code(path: Path) -> None:
@@ -89,9 +95,7 @@ def test_plumbing_comments_moves_and_touches_concern_nothing(edited: Checkout):
 
 def test_a_constant_of_verdicts_concerns_verdicts_and_what_follows(edited: Checkout):
     add_code(edited.folder / SCRIPTS / "lineage/evidence.py")
-    assert rules(edited.stale_jobs()) == {
-        *("trace_lineage", "ablate_groups", "collect_examples", "write_dashboards", "write_report")
-    }
+    assert rules(edited.stale_jobs()) == AFTER_VERDICTS
 
 
 def test_the_saes_code_retrains_saes_and_no_language_model(edited: Checkout):
@@ -122,13 +126,11 @@ def test_the_parent_s_sae_concerns_those_that_start_from_it(edited: Checkout):
 def test_the_threshold_concerns_verdicts_alone(edited: Checkout):
     edited.edit("tiny.yaml", "lineage: {", "lineage: {threshold: 0.7, ")
     # Matches by the original study's protocol are counted against the threshold too.
-    assert rules(edited.stale_jobs()) == {
-        *("match_token_types", "trace_lineage", "ablate_groups", "collect_examples", "write_dashboards", "write_report")
-    }
+    assert rules(edited.stale_jobs()) == AFTER_VERDICTS | {"match_token_types"}
 
 
 def test_one_sae_can_be_asked_for_alone(finished: Checkout):
-    done = finished.snakemake("-n", "--force", "results/tiny/saes/left/seed0/sae_weights.safetensors")
+    done = finished.snakemake("-n", "--force", "results/tiny/saes/mlp/left/seed0/sae_weights.safetensors")
     assert done.returncode == 0
     assert "train_sae" in done.stdout + done.stderr
     assert "pretrain_model" not in done.stdout + done.stderr

@@ -18,20 +18,20 @@ TIMED = ("benchmarks", "logs")  # say how long things took, so they differ betwe
 NAMES_TIMES = ("report/index.html", "report/manifest.json")
 AGAIN = (
     (
-        "correlations/base.seed0__left.from_base/token_types.safetensors",
-        "labels/merged/from_left+right.parquet",
-        "lineage/ablations/base__left.parquet",
-        "lineage/passages/base__left.parquet",
-        "lineage/readouts/base__left.parquet",
-        "lineage/summary.json",
-        "report/data/merged.manifest.json",
+        "correlations/mlp/base.seed0__left.from_base/token_types.safetensors",
+        "labels/mlp/merged/from_left+right.parquet",
+        "lineage/mlp/ablations/base__left.parquet",
+        "lineage/mlp/passages/base__left.parquet",
+        "lineage/mlp/readouts/base__left.parquet",
+        "lineage/mlp/summary.json",
+        "report/data/mlp/merged.manifest.json",
         "sweeps/merged.parquet",
     ),
     (
-        "correlations/base.seed0/correlations.safetensors",
+        "correlations/mlp/base.seed0/correlations.safetensors",
         "models/merged/model.safetensors",
-        "saes/left/from_base/sae_weights.safetensors",
-        "saes/merged/from_left+right/sae_weights.safetensors",
+        "saes/mlp/left/from_base/sae_weights.safetensors",
+        "saes/mlp/merged/from_left+right/sae_weights.safetensors",
     ),
 )
 """One of each kind that the small lineage has none of. That is run from nothing and ends with the same bytes in
@@ -80,7 +80,7 @@ def rules_of(folder: Path) -> set[str]:
 
 
 def test_the_summary_counts_every_feature_of_every_edge(finished: Checkout):
-    summary = json.loads((finished.folder / "results/tiny/lineage/summary.json").read_text())
+    summary = json.loads((finished.folder / "results/tiny/lineage/mlp/summary.json").read_text())
     edges = {(edge["parent"], edge["child"]) for edge in summary["edges"]}
     assert edges == {("base", "left"), ("base", "right"), ("left", "merged"), ("right", "merged")}
     for edge in summary["edges"]:
@@ -94,7 +94,7 @@ def test_the_summary_counts_every_feature_of_every_edge(finished: Checkout):
 
 
 def test_the_tables_hold_what_the_summary_says(finished: Checkout):
-    lineage = finished.folder / "results/tiny/lineage"
+    lineage = finished.folder / "results/tiny/lineage/mlp"
     summary = json.loads((lineage / "summary.json").read_text())
     for edge in summary["edges"]:
         table = pd.read_parquet(lineage / "edges" / f"{edge['parent']}__{edge['child']}.parquet")

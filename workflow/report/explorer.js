@@ -282,7 +282,7 @@ const saelineage = (() => {
     const first = Math.floor(latent / facts.features_per_chunk) * facts.features_per_chunk;
     let chunk = null;
     try {
-      chunk = await load(`${model}/${String(first).padStart(6, "0")}`);
+      chunk = await load(`${facts.hookpoint}/${model}/${String(first).padStart(6, "0")}`);
     } catch (error) {
       return showList(`This feature's data could not be read from ${error.message}, next to the page.`);
     }
@@ -528,7 +528,7 @@ const saelineage = (() => {
     started ??= (async () => {
       if (typeof DecompressionStream === "undefined") return say("This browser cannot read the features; use one from 2023 or later.");
       try {
-        rows = joined(await Promise.all(facts.models.map((model) => load(`${model}/table`))));
+        rows = joined(await Promise.all(facts.models.map((model) => load(`${facts.hookpoint}/${model}/table`))));
       } catch (error) {
         return say(`The features could not be read from ${error.message}, next to this page. Keep the folder report/ together, or set report.single_file.`);
       }

@@ -113,7 +113,7 @@ if __name__ == "__main__":
         content = {
             "version": FORMAT_VERSION,
             "run": snakemake.config["run"],
-            "hookpoint": settings.config["activations"]["hookpoint"],
+            "hookpoint": settings.config["activations"]["hookpoints"][snakemake.wildcards.hookpoint],
             "threshold": settings.threshold,
             "definitions": DEFINITIONS,
             "models": measured,

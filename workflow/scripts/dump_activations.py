@@ -1,9 +1,10 @@
 """Read one shard of a model's activations on one or more corpora."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.activations import dump_shard, same_output
+from saelineage.activations import dump_shards, same_output
 from saelineage.foreign.models import read_config
 from saelineage.foreign.saelens_names import place_keys
 from saelineage.foreign.tokenizers import REFUSE
@@ -23,7 +24,7 @@ def dump_activations(
     paths_to_tokens: list[str],
     paths_to_shards: list[str],
     shard: str,
-    hookpoint: str,
+    hookpoints: Sequence[str],
     dtype: str,
     max_tokens: int | None,
     batch_rows: int,
@@ -36,9 +37,10 @@ def dump_activations(
         name: of the model.
         folder: its folder.
         paths_to_tokens: token arrays.
-        paths_to_shards: a shard for each.
+        paths_to_shards: a shard for each, all of one hookpoint before those of the next.
         shard: the part of the tokens, as `00000-of-00004`.
-        hookpoint, dtype, max_tokens, batch_rows: as in the config's `activations` block.
+        hookpoints: the places in the model.
+        dtype, max_tokens, batch_rows: as in the config's `activations` block.
         gpus: the number of GPUs that the job was given.
         unshared: as in the config's `tokens` block.
 
@@ -49,10 +51,12 @@ def dump_activations(
     rows = {path: TokenRows(path) for path in paths_to_tokens}
     model = on_device(load_model(folder), pick_device(gpus))
     rows, facts = share_rows(model, folder, rows, name, unshared)
-    saelens = place_keys(hookpoint, same_output(model, hookpoint), read_config(folder))
-    for path_to_tokens, path_to_shard in zip(paths_to_tokens, paths_to_shards, strict=True):
-        row_numbers = rows[path_to_tokens].shard(number, n_shards, max_tokens)
-        dump_shard(model, hookpoint, rows[path_to_tokens], row_numbers, path_to_shard, batch_rows, dtype, saelens)
+    config = read_config(folder)
+    saelens = {place: place_keys(place, same_output(model, place), config) for place in hookpoints}
+    for number_of_corpus, path_to_tokens in enumerate(paths_to_tokens):
+        of_corpus, n_corpora = rows[path_to_tokens], len(paths_to_tokens)
+        paths = dict(zip(hookpoints, paths_to_shards[number_of_corpus::n_corpora], strict=True))
+        dump_shards(model, paths, of_corpus, of_corpus.shard(number, n_shards, max_tokens), batch_rows, dtype, saelens)
     return {"vocabulary": facts}
 
 
@@ -65,7 +69,7 @@ if __name__ == "__main__":
             paths_to_tokens=list(snakemake.input.tokens),
             paths_to_shards=list(snakemake.output.shards),
             shard=snakemake.wildcards.shard,
-            hookpoint=snakemake.params.hookpoint,
+            hookpoints=list(snakemake.params.hookpoints.values()),
             dtype=snakemake.params.dtype,
             max_tokens=snakemake.params.max_tokens,
             batch_rows=snakemake.params.batch_rows,

@@ -1,6 +1,6 @@
 """Measure a language model, and its SAEs, on every corpus's validation split."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 def measure_model(
     name: str,
     folder: Path,
-    sae_folders: Mapping[str, Path],
-    hookpoint: str,
+    sae_folders: Mapping[str, Mapping[str, Path]],
+    hookpoints: Mapping[str, str],
     paths_to_train: Mapping[str, str],
     paths_to_validation: Mapping[str, str],
     batch_rows: int,
     path_to_metrics: str,
-    path_to_sae_metrics: str,
+    paths_to_sae_metrics: Mapping[str, str],
     device: torch.device,
     unshared: str = REFUSE,
 ) -> None:
@@ -45,12 +45,13 @@ def measure_model(
     Args:
         name: of the model.
         folder: its folder.
-        sae_folders: its SAEs, by name.
-        hookpoint: where the SAEs read the model.
+        sae_folders: its SAEs at each hookpoint, by name.
+        hookpoints: where these read the model, by the hookpoint's name.
         paths_to_train: token rows of the train splits by corpus, for the unigram model.
         paths_to_validation: token rows of the validation splits by corpus.
         batch_rows: rows in a forward pass.
-        path_to_metrics, path_to_sae_metrics: the files to write.
+        path_to_metrics: the model's file to write.
+        paths_to_sae_metrics: that of its SAEs at each hookpoint.
         device: the device to compute on.
         unshared: as in the config's `tokens` block.
     """
@@ -68,31 +69,43 @@ def measure_model(
     }
     sizes = {"n_parameters": n_parameters(model), "weights_sha256": weights_sha256(model)}
     write_json(path_to_metrics, {"model": name, "corpora": corpora, "vocabulary": vocabulary} | sizes)
-    saes = {name: load_sae(sae_folder).to(device) for name, sae_folder in sae_folders.items()}
-    metrics = measure_corpora(model, saes, hookpoint, validation, batch_rows)
-    entries = [
-        {"model": name, "sae": sae_name, "architecture": sae.architecture, "d_in": sae.d_in}
-        | {"d_sae": sae.d_sae, "k": sae.k}
-        | metrics[sae_name]
-        for sae_name, sae in saes.items()
-    ]
-    write_json(path_to_sae_metrics, {"saes": entries})
+    for hookpoint, place in hookpoints.items():
+        saes = {sae: load_sae(sae_folder).to(device) for sae, sae_folder in sae_folders[hookpoint].items()}
+        metrics = measure_corpora(model, saes, place, validation, batch_rows)
+        entries = [
+            {"model": name, "sae": sae_name, "architecture": sae.architecture, "d_in": sae.d_in}
+            | {"d_sae": sae.d_sae, "k": sae.k}
+            | metrics[sae_name]
+            for sae_name, sae in saes.items()
+        ]
+        write_json(paths_to_sae_metrics[hookpoint], {"saes": entries})
+
+
+def by_hookpoint(
+    hookpoints: Iterable[str], names: Sequence[str], folders: Sequence[Path]
+) -> dict[str, dict[str, Path]]:
+    """Folders of SAEs by hookpoint and name, from those of one hookpoint after the other."""
+    return {
+        hookpoint: dict(zip(names, folders[number * len(names) : (number + 1) * len(names)], strict=True))
+        for number, hookpoint in enumerate(hookpoints)
+    }
 
 
 if __name__ == "__main__":
     with job(snakemake):
         prepare_cpu(snakemake.threads)
-        folders = dict.fromkeys(Path(path).parent for path in snakemake.input.saes)
+        folders = list(dict.fromkeys(Path(path).parent for path in snakemake.input.saes))
+        hookpoints = snakemake.params.hookpoints
         measure_model(
             name=snakemake.wildcards.model,
             folder=Path(snakemake.input.model[0]).parent,
-            sae_folders=dict(zip(snakemake.params.saes, folders, strict=True)),
-            hookpoint=snakemake.params.hookpoint,
+            sae_folders=by_hookpoint(hookpoints, snakemake.params.saes, folders),
+            hookpoints=hookpoints,
             paths_to_train=dict(zip(snakemake.params.corpora, snakemake.input.train, strict=True)),
             paths_to_validation=dict(zip(snakemake.params.corpora, snakemake.input.validation, strict=True)),
             batch_rows=snakemake.params.batch_rows,
             path_to_metrics=snakemake.output.metrics,
-            path_to_sae_metrics=snakemake.output.sae_metrics,
+            paths_to_sae_metrics=dict(zip(hookpoints, snakemake.output.sae_metrics, strict=True)),
             device=pick_device(snakemake.resources.get("gpu", 0)),
             unshared=snakemake.params.unshared,
         )

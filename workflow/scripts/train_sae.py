@@ -101,9 +101,9 @@ def board(stack: ExitStack, folders: list[Path]) -> Callable[[int, dict], None]:
 if __name__ == "__main__":
     with job(snakemake):
         prepare_cpu(snakemake.threads)
-        model = snakemake.wildcards.model
+        hookpoint, model = snakemake.wildcards.hookpoint, snakemake.wildcards.model
         watches = snakemake.config["saes"]["tensorboard"]  # no param, because watching changes no result
-        events = Path(snakemake.log[0]).parents[1] / "tensorboard" / model if watches else None
+        events = Path(snakemake.log[0]).parents[1] / "tensorboard" / hookpoint / model if watches else None
         with checkpoint_folder(snakemake) as checkpoints:
             train_and_save(
                 model=model,

@@ -51,6 +51,7 @@ def write_dashboards(
     model_folder: Path,
     sae_folder: Path,
     hookpoint: str,
+    place: str,
     shown: Shown,
     folder: Path,
 ) -> None:
@@ -67,7 +68,8 @@ def write_dashboards(
         no_change_correlations: the correlations of the no-change control of the model's SAE.
         model_folder: of the language model.
         sae_folder: of its SAE.
-        hookpoint: where activations are read.
+        hookpoint: the name of the hookpoint.
+        place: where activations are read there.
         shown: the number of passages shown of each feature.
         folder: output folder.
     """
@@ -77,12 +79,12 @@ def write_dashboards(
     no_change = no_change_r(f"{model}.{sae}", no_change_correlations, len(boards))
     published = neuronpedia_address(read_json(sae_folder / CONFIG_FILE)["metadata"].get("neuronpedia_id"))
     table = feature_table(model, features, edges, firings, annotations, labels, explanations, no_change, published)
-    write_text(folder / "table.js", packed(f"{model}/table", table))
+    write_text(folder / "table.js", packed(f"{hookpoint}/{model}/table", table))
     add_related(boards, related, shards, annotations, {f"{model}.{sae}": firings})
-    effects = effects_on_logits(model_folder, sae_folder, hookpoint)
+    effects = effects_on_logits(model_folder, sae_folder, place)
     for first in range(0, len(boards), FEATURES_PER_CHUNK):
         chunk = boards.chunk(first, None if effects is None else effects(first))
-        write_text(folder / f"{first:06d}.js", packed(f"{model}/{first:06d}", chunk))
+        write_text(folder / f"{first:06d}.js", packed(f"{hookpoint}/{model}/{first:06d}", chunk))
 
 
 def add_related(
@@ -152,7 +154,8 @@ if __name__ == "__main__":
             no_change_correlations=map(load_correlation, snakemake.input.no_change, snakemake.params.no_change),
             model_folder=Path(snakemake.input.model[0]).parent,
             sae_folder=Path(snakemake.input.sae[0]).parent,
-            hookpoint=snakemake.params.hookpoint,
+            hookpoint=snakemake.wildcards.hookpoint,
+            place=snakemake.params.hookpoint,
             shown=Shown(snakemake.params.report["n_top"], tuple(snakemake.params.report["quantiles"])),
             folder=Path(snakemake.output.data),
         )

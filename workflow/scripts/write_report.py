@@ -37,6 +37,7 @@ def write_report(results: Results, sources: Sources, path_to_page: str, table_fo
 def read_inputs(
     described: Mapping,
     summary: dict,
+    summaries: Mapping[str, dict],
     model_metrics: Iterable[str],
     sae_metrics: Iterable[str],
     curves: Mapping[tuple[str, str], str],
@@ -61,6 +62,7 @@ def read_inputs(
     Args:
         described: `Contents.described`.
         summary: `lineage/summary.json`.
+        summaries: that of every hookpoint, by name.
         model_metrics: paths `models/{model}/metrics.json`.
         sae_metrics: paths `saes/{model}/metrics.json`.
         curves: paths `saes/{model}/{sae}/training.csv` by (model, SAE).
@@ -85,6 +87,7 @@ def read_inputs(
         corpora=described["corpora"],
         made=described["made"],
         summary=summary,
+        summaries=summaries,
         model_metrics=[read_json(path) for path in model_metrics],
         sae_metrics=[entry for path in sae_metrics for entry in read_json(path)["saes"]],
         training_curves={sae: pd.read_csv(path) for sae, path in curves.items()},
@@ -146,66 +149,90 @@ def read_chunks(folders: Iterable[Path]) -> dict[str, str]:
     return chunks
 
 
+def read_page(
+    page: Mapping,
+    described: Mapping,
+    summaries: Mapping[str, dict],
+    hookpoint: str,
+    leading: Sequence,
+    edges: Mapping[str, str],
+) -> TableInputs:
+    """Read what the page of one hookpoint shows.
+
+    Args:
+        page: of `Plan.pages`.
+        described: `Contents.described`.
+        summaries: `lineage/summary.json` of every hookpoint, by name.
+        hookpoint: the one that the page is of.
+        leading: the SAEs that verdicts rest on, (model, SAE).
+        edges: the SAE of the child whose correlation with the parent's is behind each edge, by the edge's name.
+    """
+    files = page["files"]
+    return read_inputs(
+        described=described,
+        summary=summaries[hookpoint],
+        summaries=summaries,
+        model_metrics=files["model_metrics"],
+        sae_metrics=files["sae_metrics"],
+        curves=named(page["trained"], files["curves"]),
+        sweeps=named(described["chosen_t"], files["sweeps"]),
+        merges=named(described["merged_models"], files["merges"]),
+        correlations={
+            edge: load_correlation(path, partner)
+            for path, (edge, partner) in zip(files["correlations"], edges.items(), strict=True)
+        },
+        share_curves=files["share_curves"][0],
+        ablations=named(edges, files["ablations"]),
+        effects=named(edges, files["effects"]),
+        drift=files["drift"],
+        importance=named(edges, files["importance"]),
+        importance_agreement=files["importance_agreement"],
+        passages=named(edges, files["passages"]),
+        passage_features=named(edges, files["passage_features"]),
+        labels=named(leading, files["labels"]),
+        explanations=named(leading, files["explanations"]),
+        verdicts=named(edges, files["verdicts"]),
+        token_rows=files["token_rows"],
+    )
+
+
 if __name__ == "__main__":
     with job(snakemake):
-        described, summary = snakemake.params.described, read_json(snakemake.input.summary)
-        inputs = read_inputs(
-            described=described,
-            summary=summary,
-            model_metrics=snakemake.input.model_metrics,
-            sae_metrics=snakemake.input.sae_metrics,
-            curves=named(snakemake.params.trained, snakemake.input.curves),
-            sweeps=named(described["chosen_t"], snakemake.input.sweeps),
-            merges=named(described["merged_models"], snakemake.input.merges),
-            correlations={
-                edge: load_correlation(path, partner)
-                for path, (edge, partner) in zip(
-                    snakemake.input.correlations, snakemake.params.edges.items(), strict=True
-                )
-            },
-            share_curves=snakemake.input.share_curves,
-            ablations=named(snakemake.params.edges, snakemake.input.ablations),
-            effects=named(snakemake.params.edges, snakemake.input.effects),
-            drift=list(snakemake.input.drift),
-            importance=named(snakemake.params.edges, snakemake.input.importance),
-            importance_agreement=list(snakemake.input.importance_agreement),
-            passages=named(snakemake.params.edges, snakemake.input.passages),
-            passage_features=named(snakemake.params.edges, snakemake.input.passage_features),
-            labels=named(snakemake.params.leading, snakemake.input.labels),
-            explanations=named(snakemake.params.leading, snakemake.input.explanations),
-            verdicts=named(snakemake.params.edges, snakemake.input.verdicts),
-            token_rows=snakemake.input.token_rows,
-        )
-        page = Path(snakemake.output.page)
+        described, config = snakemake.params.described, snakemake.params.config
         jobs = collect(snakemake.config, running=snakemake.rule)
         write_text(snakemake.output.jobs, packed("jobs", jobs))
-        folders = [Path(path.removesuffix(".manifest.json")) for path in snakemake.input.data]
-        results = Results(
-            config=snakemake.params.config,
-            corpora=described["corpora"],
-            chosen_t=described["chosen_t"],
-            summary=summary,
-            tables=make_tables(inputs),
-            examples=read_json(snakemake.input.examples),
-            timings=timing_table(jobs),
-            manifests={folder_in_run(path, page.parents[1]): read_json(path) for path in snakemake.input.manifests},
-            jobs=jobs,
-            same_weights=same_weights(
-                {metrics["model"]: metrics["weights_sha256"] for metrics in inputs.model_metrics},
-                parents_of(summary["edges"]),
-            ),
-            rulegraph_svg=Path(snakemake.input.rulegraph).read_text(encoding="utf-8"),
-            chunks=read_chunks([*folders, page.parent / "data"])
-            if snakemake.params.config["report"]["single_file"]
-            else {},
-            assumptions=snakemake.params.assumptions,
-            vocabularies=vocabulary_notes(
-                {metrics["model"]: metrics["vocabulary"] for metrics in inputs.model_metrics if "vocabulary" in metrics}
-            ),
-        )
-        write_report(
-            results=results,
-            sources=read_sources(snakemake.input.sources),
-            path_to_page=snakemake.output.page,
-            table_folder=page.parent / "tables",
-        )
+        sources = read_sources(snakemake.input.sources)
+        links = {hookpoint: Path(page["page"]).name for hookpoint, page in snakemake.params.pages.items()}
+        summaries = {name: read_json(page["files"]["summary"][0]) for name, page in snakemake.params.pages.items()}
+        for hookpoint, page in snakemake.params.pages.items():
+            inputs = read_page(page, described, summaries, hookpoint, snakemake.params.leading, snakemake.params.edges)
+            folder, files = Path(page["page"]).parent, page["files"]
+            data = [Path(path.removesuffix(".manifest.json")) for path in files["data"]]
+            results = Results(
+                config=config,
+                hookpoint=hookpoint,
+                pages=links,
+                corpora=described["corpora"],
+                chosen_t=described["chosen_t"],
+                summary=summaries[hookpoint],
+                tables=make_tables(inputs),
+                examples=read_json(files["examples"][0]),
+                timings=timing_table(jobs),
+                manifests={folder_in_run(path, folder.parent): read_json(path) for path in files["manifests"]},
+                jobs=jobs,
+                same_weights=same_weights(
+                    {metrics["model"]: metrics["weights_sha256"] for metrics in inputs.model_metrics},
+                    parents_of(summaries[hookpoint]["edges"]),
+                ),
+                rulegraph_svg=Path(files["rulegraph"][0]).read_text(encoding="utf-8"),
+                chunks=read_chunks([*data, folder / "data"]) if config["report"]["single_file"] else {},
+                assumptions=snakemake.params.assumptions,
+                vocabularies=vocabulary_notes(
+                    {
+                        metrics["model"]: metrics["vocabulary"]
+                        for metrics in inputs.model_metrics
+                        if "vocabulary" in metrics
+                    }
+                ),
+            )
+            write_report(results, sources, page["page"], folder / "tables" / hookpoint)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from saelineage.activations import ActivationShard, dump_shard
+from saelineage.activations import ActivationShard, dump_shards
 from saelineage.errors import InputError
 from saelineage.foreign.tokenizers import LEAVE_OUT
 from saelineage.lineage.ablations import _batches
@@ -109,8 +109,8 @@ def test_neither_saes_nor_features_nor_ablations_see_left_out_tokens(made, tmp_p
     rows = share_rows(model, folder, made.rows, "base", LEAVE_OUT).rows["talk"]
     paths = [tmp_path / "base.safetensors", tmp_path / "child.safetensors"]
     every = range(len(talk.ids))
-    dump_shard(model, HOOKPOINT, rows, every, paths[0], 4, "float32")
-    dump_shard(small_model(N_IDS + 2), HOOKPOINT, talk, every, paths[1], 4, "float32")
+    dump_shards(model, {HOOKPOINT: paths[0]}, rows, every, 4, "float32")
+    dump_shards(small_model(N_IDS + 2), {HOOKPOINT: paths[1]}, talk, every, 4, "float32")
     base, child = map(ActivationShard, paths)
     assert torch.equal(base.positions(), child.positions())  # so that the features are aligned
     left_out = np.isin(np.asarray(talk.ids).reshape(-1)[base.positions().numpy()], [START_ID, END_ID])

@@ -21,7 +21,7 @@ def diamond(*instruments: str, **models: dict) -> dict:
             **models,
         },
         "activations": {
-            "hookpoint": "model.layers.0.mlp.down_proj.input",
+            "hookpoints": {"mlp": "model.layers.0.mlp.down_proj.input"},
             "dtype": "float16",
             "n_shards": 1,
             "n_probe_shards": 2,
@@ -58,6 +58,7 @@ def deep() -> dict:
             "base": {"pretrain": {"corpora": {"english": 1.0}}},
             "foreign": {"hub": {"repo": "a/b", "revision": "main", "parents": []}},
         },
+        "activations": {"hookpoints": {"mlp": "model.layers.0.mlp.down_proj.input"}},
         "saes": saes(seeds=[3, 0]),
         "correlations": {"random_controls": []},
         "lineage": {
@@ -84,6 +85,7 @@ def saes(seeds: list[int]) -> dict:
         "anchored_rate": 0.5,
         "one_pass": False,
         "models": {},
+        "hookpoints": {},
     }
 
 

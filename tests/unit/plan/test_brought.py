@@ -67,7 +67,7 @@ def plan(models: dict, n_ctx: int = 32, hookpoint: str = "model.layers.1.output"
         **{"models": models, "activations": {"hookpoint": hookpoint}, "tokens": {"n_ctx": n_ctx}},
         "saes": {"seeds": [0], "models": {name: {"seed0": {"import": {"folder": f}}} for name, f in saes.items()}},
     }
-    return Plan(load_config(given, read_schema(SCHEMA)))
+    return Plan(load_config(given, read_schema(SCHEMA))).places[hookpoint]
 
 
 @pytest.fixture(autouse=True)
@@ -234,7 +234,7 @@ def test_what_is_already_imported_is_not_remarked_on_again():
     wrong = sae_folder("wrong", d_in=16)
     models = {"base": in_folder(model_folder("base", max_position_embeddings=16)), "same": in_folder("base")}
     here = [f"results/mine/models/{name}/manifest.json" for name in models]
-    sae = "results/mine/saes/base/seed0/manifest.json"
+    sae = "results/mine/saes/model.layers.1.output/base/seed0/manifest.json"
     assert check_on_disk(plan(models, base=wrong), *here, sae) == []
     with pytest.raises(InputError, match=r"tokens\.n_ctx must be at most 16"):
         check_on_disk(plan(models, base=wrong), here[0], sae)

@@ -69,7 +69,7 @@ def test_three_keys_become_a_whole_config_that_passes_the_checks():
     }
     assert config["tokenizer"] == {"source": "path", "path": "base"}
     assert config["corpora"]["text"]["path"] == "text.jsonl"
-    assert config["activations"]["hookpoint"] == "model.layers.2.output"  # 5 layers: 5 // 2
+    assert list(config["activations"]["hookpoints"]) == ["model.layers.2.output"]  # 5 layers: 5 // 2
     assert config["tokens"]["n_ctx"] == 64  # of 128, because of the models' positions
     assert [sentence.split(" ")[:3] for sentence in sentences] == [
         ["the", "hookpoint", "is"],
@@ -96,7 +96,7 @@ def test_everything_else_can_be_set_as_in_any_config():
         saes={"seeds": [3], "anchored": {"k": 4}},
         run="mine",
     )
-    assert config["activations"]["hookpoint"] == "model.layers.0.mlp.output"
+    assert list(config["activations"]["hookpoints"]) == ["model.layers.0.mlp.output"]
     assert (config["tokens"]["n_ctx"], config["corpora"]["text"]["text_column"]) == (16, "content")
     assert (config["run"], config["saes"]["seeds"], config["saes"]["anchored"]) == ("mine", [3], {"k": 4})
     assert len(sentences) == 1
@@ -113,7 +113,7 @@ def test_everything_else_can_be_set_as_in_any_config():
 )
 def test_the_middle_layer_has_the_name_that_the_architecture_gives_it(config: dict, hookpoint: str):
     write_model("base", **config)
-    assert expanded()[0]["activations"]["hookpoint"] == hookpoint
+    assert expanded()[0]["activations"]["hookpoints"] == {hookpoint: hookpoint}
 
 
 def test_one_text_is_split_at_blank_lines_and_a_table_is_not():
@@ -245,7 +245,7 @@ def test_a_base_without_a_tokenizer_of_an_unknown_type_or_without_layers_is_refu
     assert refusal().startswith("base: must have its tokenizer beside it, because all models are read with it, but 'ba")
     write_model("base", model_type="novel")
     assert refusal().startswith("hookpoint: must be given for models of type 'novel', whose layers have no name here")
-    assert expanded(hookpoint="layers.3.output")[0]["activations"]["hookpoint"] == "layers.3.output"
+    assert "layers.3.output" in expanded(hookpoint="layers.3.output")[0]["activations"]["hookpoints"]
     write_model("base", num_hidden_layers=None)
     assert refusal().startswith("hookpoint: must be given, because config.json of the base does not say how many")
 

@@ -275,14 +275,14 @@ def test_the_shape_of_a_run_depends_on_its_jobs_and_not_on_their_settings():
     shape = Plan(config).job_shape()
     assert shape["models"]["merged"] == ["merge", None, ["lua", "stories"], ["lua", "english"]]
     assert shape["shards"] == [1, 2]
-    assert shape["imported_saes"] == []
+    assert shape["imported_saes"] == {"mlp": []}
     config["saes"]["k"] = 48
     assert Plan(config).job_shape() == shape
     # An imported SAE has another job than a trained one, whatever its source.
     config["saes"]["models"] = {"lua": {"seed0": {"import": {"folder": "a"}}}}
     with_import = Plan(config).job_shape()
-    assert with_import["imported_saes"] == ["lua.seed0"]
-    assert shape["saes"].keys() - with_import["saes"].keys() == {"lua.seed0"}
+    assert with_import["imported_saes"] == {"mlp": ["lua.seed0"]}
+    assert shape["saes"]["mlp"].keys() - with_import["saes"]["mlp"].keys() == {"lua.seed0"}
     config["saes"]["models"]["lua"]["seed0"]["import"]["folder"] = "b"
     assert Plan(config).job_shape() == with_import
     config["lineage"]["instruments"] = ["anchored"]

@@ -123,6 +123,7 @@ def test_every_default_is_filled_in():
             "corpora": None,
             "seeds": [0, 1],
             "anchored": {},
+            "hookpoints": {},
             "anchored_rate": 0.5,
             "one_pass": False,
             "tensorboard": False,
@@ -287,6 +288,15 @@ CONTRADICTIONS = {
         "models/base/pretrain/corpora",
         {"english": 0.5, "lua": 0.4},
     ),
+    "saes.hookpoints: 'late' is not among activations.hookpoints (mlp)": ("saes/hookpoints", {"late": {"k": 4}}),
+    "activations.hookpoints: each must be another place, but 'a' and 'b' are both": (
+        "activations",
+        {"hookpoints": {"a": "model.layers.0.output", "b": "model.layers.0.output"}},
+    ),
+    "activations: either hookpoint (one place) or hookpoints": (
+        "activations",
+        {"hookpoint": "model.layers.0.output", "hookpoints": {"a": "model.layers.0.output"}},
+    ),
     "splits: the sum of validation and probe must be less than 1": ("splits", {"validation": 0.5, "probe": 0.5}),
     "corpora.talk.messages_column: needs a tokenizer with a chat template": (
         "corpora/talk",
@@ -432,7 +442,8 @@ def test_models_of_different_shapes_cannot_be_merged():
 def test_values_at_the_limit_are_accepted():
     deeper = changed("models/base/pretrain/n_layers", 3)
     deeper["activations"] = {"hookpoint": "model.layers.2.mlp.down_proj.input"}
-    assert load(deeper)["activations"]["hookpoint"] == "model.layers.2.mlp.down_proj.input"
+    place = "model.layers.2.mlp.down_proj.input"
+    assert load(deeper)["activations"]["hookpoints"] == {place: place}
     rounded = changed("models/base/pretrain/corpora", {"english": 0.1 + 0.2, "lua": 0.7})
     assert load(rounded)["models"]["base"]["pretrain"]["corpora"]["english"] == 0.1 + 0.2
 
@@ -504,5 +515,5 @@ def test_too_many_models_seeds_and_budgets_are_refused_before_they_are_enumerate
     tuned = {"finetune": {"parent": "base", "corpora": {"lua": 1.0}, "epochs": 1}}
     models = {"base": config["models"]["base"]} | {f"m{n}": tuned for n in range(99)}
     message = error_of(config | {"models": models, "sweeps": {}})
-    assert message.startswith("saes.seeds: models x seeds x (1 + lineage.budgets) must be at most 5000")
-    assert "100 x 20 x 21 are 42000" in message
+    assert message.startswith("saes.seeds: models x seeds x (1 + lineage.budgets) x hookpoints must be at most 5000")
+    assert "100 x 20 x 21 x 1 are 42000" in message

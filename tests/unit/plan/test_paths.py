@@ -1,5 +1,6 @@
 """Paths: patterns are filled in one order, and input functions name what a job reads."""
 
+import re
 from pathlib import Path
 
 from saelineage.plan.paths import Paths, folder_files
@@ -8,11 +9,11 @@ from saelineage.plan.sae_names import SaeName
 from tests.unit.plan.jobs import Wildcards
 from tests.unit.plan.lineages import RANDOM, diamond
 
-FEATURES = "results/tiny/features"
+FEATURES = "results/tiny/features/mlp"
 
 
 def paths() -> Paths:
-    return Plan(diamond()).paths
+    return Plan(diamond()).places["mlp"].paths
 
 
 def test_the_last_name_varies_fastest_and_text_counts_as_one_value():
@@ -23,7 +24,7 @@ def test_the_last_name_varies_fastest_and_text_counts_as_one_value():
         "y-text/1",
     ]
     assert paths().fill("{a}/{b}", a=["x"], b=[]) == []
-    assert paths().fill(paths().page) == ["results/tiny/report/index.html"]
+    assert paths().own_page == "results/tiny/report/index.html"
 
 
 def test_a_rule_s_output_leaves_wildcards_that_are_not_given():
@@ -80,8 +81,8 @@ def test_a_model_is_made_from_its_parents_or_from_the_model_that_it_is_like():
 def test_an_sae_is_trained_on_its_own_corpora_and_those_of_one_pass_on_those_of_the_first():
     config = diamond("independent")
     config["saes"]["models"] = {"lua": {"seed0": {"corpora": ["lua"]}}}
-    dump = "results/tiny/activations/lua/{}/train/shard-00000-of-00001.safetensors"
-    plan = Plan(config)
+    dump = "results/tiny/activations/mlp/lua/{}/train/shard-00000-of-00001.safetensors"
+    plan = Plan(config).places["mlp"]
     assert plan.paths.sae_dump(Wildcards(model="lua", sae="seed1")) == [dump.format("english"), dump.format("lua")]
     assert plan.paths.sae_dump(Wildcards(model="lua", sae="seed0")) == [dump.format("lua")]
     assert plan.paths.sae_dump(Wildcards(model="lua")) == [dump.format("lua")]
@@ -95,7 +96,7 @@ def test_of_a_user_s_folder_only_files_with_known_endings_are_inputs(tmp_path: P
 
 
 def test_all_asks_for_one_manifest_of_each_thing_that_is_kept():
-    plan = Plan(diamond("independent", random=RANDOM))
+    plan = Plan(diamond("independent", random=RANDOM)).places["mlp"]
     manifests = plan.paths.manifests()
     assert len(set(manifests)) == len(manifests)
     assert [path for path in manifests if not path.endswith("manifest.json")] == []
@@ -104,7 +105,7 @@ def test_all_asks_for_one_manifest_of_each_thing_that_is_kept():
         *("corpora", "tokenizer", "tokens", "models", "activations", "saes", "features", "correlations"),
         *("lineage", "labels", "report"),
     }
-    saes = {f"results/tiny/saes/{sae.model}/{sae.sae}/manifest.json" for sae in plan.comparisons.saes}
+    saes = {f"results/tiny/saes/mlp/{sae.model}/{sae.sae}/manifest.json" for sae in plan.comparisons.saes}
     assert saes <= set(manifests)
     # Every result that `all` asks for has its manifest next to it.
     folders = {Path(path).parent for path in manifests}
@@ -112,7 +113,7 @@ def test_all_asks_for_one_manifest_of_each_thing_that_is_kept():
 
 
 def test_the_lineage_reads_the_weights_of_all_seeds_beside_the_leading_saes():
-    plan = Plan(diamond())
+    plan = Plan(diamond()).places["mlp"]
     named = list(map(str, plan.traced_saes))
     assert len(named) == len(set(named)) == len(plan.paths.traced_weights())
     assert set(named) == {
@@ -120,4 +121,54 @@ def test_the_lineage_reads_the_weights_of_all_seeds_beside_the_leading_saes():
         *(name for pairs in plan.comparisons.seed_pair_names.values() for pair in pairs for name in pair.split("__")),
     }
     for name, path in zip(named, plan.paths.traced_weights(), strict=True):
-        assert path == f"results/tiny/saes/{name.replace('.', '/')}/sae_weights.safetensors"
+        assert path == f"results/tiny/saes/mlp/{name.replace('.', '/')}/sae_weights.safetensors"
+
+
+def two_hookpoints() -> dict:
+    """The diamond at two places, with other settings at the second."""
+    config = diamond("independent")
+    config["activations"]["hookpoints"] = {"mlp": "model.layers.0.mlp.output", "late": "model.layers.1.output"}
+    config["saes"]["models"] = {"lua": {"k": 16, "seed1": {"learning_rate": 0.01}}}
+    config["saes"]["hookpoints"] = {"late": {"k": 8, "models": {"lua": {"seed1": {"k": 4}}}}}
+    return config
+
+
+def test_paths_of_all_hookpoints_leave_theirs_open_and_those_of_one_fill_it_in():
+    plan = Plan(two_hookpoints())
+    assert plan.paths.summary == "results/tiny/lineage/{hookpoint}/summary.json"
+    assert plan.paths.fill(plan.paths.correlations, a="x") == [
+        "results/tiny/correlations/{hookpoint}/x/correlations.safetensors"
+    ]
+    assert plan.places["late"].paths.summary == "results/tiny/lineage/late/summary.json"
+    assert [page["page"] for page in plan.pages().values()] == [
+        "results/tiny/report/index.html",
+        "results/tiny/report/late.html",
+    ]
+    assert {path for path in plan.everything() if "summary" in path} == {
+        f"results/tiny/lineage/{hookpoint}/summary.json" for hookpoint in ("mlp", "late")
+    }
+    assert not [path for path in plan.page_files() if "{" in path]
+
+
+def test_settings_of_a_hookpoint_come_before_those_of_all_and_below_those_of_one_of_its_saes():
+    plan = Plan(two_hookpoints())
+    k = {
+        hookpoint: [place.saes.settings("lua", sae)["k"] for sae in ("seed0", "seed1")]
+        for hookpoint, place in plan.places.items()
+    }
+    assert k == {"mlp": [16, 16], "late": [16, 4]}  # lua's own k is nearer than that of the hookpoint
+    assert plan.places["late"].saes.settings("base", "seed0")["k"] == 8
+    assert plan.places["late"].saes.settings("lua", "seed1")["learning_rate"] == 0.01
+    job = Wildcards(hookpoint="late", model="lua", sae="seed1")
+    assert plan.placed(lambda place: place.params.sae)(job)["seed1"]["k"] == 4
+    assert plan.places["late"].place == "model.layers.1.output"
+
+
+def test_only_saes_of_a_hookpoint_that_are_imported_there_are_imported():
+    config = two_hookpoints()
+    config["saes"]["hookpoints"]["late"]["models"] = {"base": {"seed0": {"import": {"folder": "sae"}}}}
+    plan = Plan(config)
+    assert re.fullmatch(f"({plan.imported()}).*", "late/base/seed0/cfg.json")
+    for path, is_trained in (("late/base/seed0/", False), ("late/base/seed1/", True), ("mlp/base/seed0/", True)):
+        assert bool(re.match(f"({plan.trained_alone()})", path)) == is_trained
+        assert bool(re.match(f"({plan.imported()})", path)) != is_trained

@@ -196,6 +196,7 @@ def inputs(found: dict) -> TableInputs:
         corpora=["lua"],
         made=dict.fromkeys(found["models"], "pretrained here") | {found["models"][-1]: "merged, t = 0.58"},
         summary=found,
+        summaries={"mlp": found, "late": found},
         model_metrics=model_metrics(*found["models"]),
         sae_metrics=[sae_metrics()],
         training_curves={("base", "seed0"): pd.DataFrame(curve)},
@@ -235,6 +236,8 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
     settings = config(*found["models"])
     made_of = {
         "config": settings,
+        "hookpoint": "mlp",
+        "pages": {"mlp": "index.html", "late": "late.html"},
         "corpora": ["lua"],
         "chosen_t": {"merged": 0.58},
         "summary": found,
@@ -382,7 +385,7 @@ def test_the_page_loads_nothing_and_its_links_lead_to_ids_that_are_used_once():
     of_features = {address for address in inward if address.startswith("/feature/")}  # the explorer opens these
     assert of_features == {"/feature/base/1", "/feature/merged/0", "/feature/merged/1"}
     inward -= of_features
-    assert outward == []
+    assert outward == ["late.html"]  # the page of the other hookpoint
     assert inward <= set(tags.ids)
     assert len(tags.ids) == len(set(tags.ids))
 
@@ -407,11 +410,23 @@ def test_every_table_can_be_downloaded_from_the_page():
     pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(base64.b64decode(data, validate=True))), table)
 
 
+def test_the_page_of_one_of_several_hookpoints_links_to_the_others_before_all_else():
+    page = clean()
+    assert '<strong aria-current="page">mlp</strong>' in page
+    assert '<a href="late.html">late</a>' in page
+    assert page.index('id="hookpoints"') < page.index('id="answer"')
+    found = summary(comparison())
+    tables = make_tables(inputs(found)._replace(summaries={"mlp": found}))
+    alone = text_page(results(pages={"mlp": "index.html"}, tables=tables))
+    assert 'id="hookpoints"' not in alone
+
+
 def test_a_run_without_edges_sweeps_merges_and_training_has_a_page():
     found = results(
         summary(),
         {"n_models": 1, "named": [], "persisting": [], "gone": []},
         timings=timing_table([]),
+        pages={"mlp": "index.html"},
     )
     for name in ("sweeps", "merges", "correlations", "training"):
         found.tables[name] = found.tables[name].head(0)

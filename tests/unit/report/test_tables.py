@@ -21,6 +21,7 @@ from saelineage.report.tables import (
     edge_table,
     effect_table,
     flow_table,
+    hookpoint_table,
     instrument_table,
     is_fit,
     kind_table,
@@ -206,6 +207,21 @@ def test_an_edge_has_its_controls_and_the_ratio():
     missing = ["no_change_share", "no_change_share_low", "relative_persistence_high"]
     assert row[[*missing, "largest_random", "largest_random_share"]].isna().all()
     assert row["no_change_share_n"] == 0
+
+
+def test_hookpoints_are_compared_where_there_are_several():
+    one, other = summary(comparison(0.25, 0.5)), summary(comparison(0.75, 1.0, two_seeds=0.5))
+    table = hookpoint_table({"mlp": one, "late": other})
+    assert table[["hookpoint", "group"]].to_numpy().tolist() == [
+        [hookpoint, group] for hookpoint in ("mlp", "late") for group in COUNTS
+    ]
+    of_all = table[table["group"] == "all"]
+    assert of_all[["persist_share", "no_change_share", "two_seed_share"]].to_numpy().tolist() == [
+        [0.25, 0.5, 0.375],
+        [0.75, 1.0, 0.5],
+    ]
+    assert of_all["lost_for_sure"].tolist() == [COUNTS["all"]["parent"]["headline"]] * 2
+    assert hookpoint_table({"mlp": one}).empty
 
 
 def test_every_instrument_and_group_is_a_row_with_its_agreement_with_the_leading_one():

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,23 +126,40 @@ def hooked(model: nn.Module, hookpoint: str, change: Callable[[Tensor], Tensor |
 def read_activations(
     model: nn.Module, hookpoint: str, ids: Integer[Tensor, "row n_ctx"]
 ) -> Float[Tensor, "row n_ctx d_in"]:
-    """The activations at a hookpoint for a batch of rows.
+    """The activations at one hookpoint for a batch of rows; see `read_all`."""
+    return read_all(model, [hookpoint], ids)[0]
 
-    The forward pass ends there: later layers and the logits are not computed.
+
+@torch.inference_mode()
+def read_all(
+    model: nn.Module, hookpoints: Sequence[str], ids: Integer[Tensor, "row n_ctx"]
+) -> list[Float[Tensor, "row n_ctx _d_in"]]:
+    """The activations at several hookpoints for a batch of rows, from one forward pass.
+
+    The pass ends at the last of them: later layers and the logits are not computed.
 
     Raises:
-        InputError: if the model never runs the hookpoint's module.
+        InputError: if the model never runs the module of a hookpoint.
     """
-    acts: list[Tensor] = []
+    read: dict[str, Tensor] = {}
 
-    def keep(value: Tensor) -> None:
-        acts.append(value)
-        raise _ReadError
+    def keep(hookpoint: str) -> Callable[[Tensor], None]:
+        def of_hookpoint(acts: Tensor) -> None:
+            is_last = len({*read, hookpoint}) == len(set(hookpoints))
+            read.setdefault(hookpoint, acts if is_last else acts.clone())  # later modules may change them in place
+            if is_last:
+                raise _ReadError
 
-    with hooked(model, hookpoint, keep), suppress(_ReadError):
-        model(input_ids=ids, use_cache=False)
-    _require_read(acts, hookpoint)
-    return acts[0]
+        return of_hookpoint
+
+    with ExitStack() as stack:
+        for hookpoint in dict.fromkeys(hookpoints):
+            stack.enter_context(hooked(model, hookpoint, keep(hookpoint)))
+        with suppress(_ReadError):
+            model(input_ids=ids, use_cache=False)
+    for hookpoint in hookpoints:
+        _require_read(hookpoint in read, hookpoint)
+    return [read[hookpoint] for hookpoint in hookpoints]
 
 
 @torch.inference_mode()
@@ -157,7 +174,7 @@ def read_with_logits(
     acts: list[Tensor] = []
     with hooked(model, hookpoint, acts.append):
         logits = model(input_ids=ids, use_cache=False).logits
-    _require_read(acts, hookpoint)
+    _require_read(bool(acts), hookpoint)
     return acts[0], logits
 
 
@@ -233,69 +250,66 @@ def same_output(model: nn.Module, hookpoint: str) -> str | None:
     return None
 
 
-def dump_shard(
+def dump_shards(
     model: nn.Module,
-    hookpoint: str,
+    paths: Mapping[str, Path | str],
     rows: TokenRows,
     within: range,
-    path: Path | str,
     batch_rows: int,
     dtype: str,
-    saelens: Mapping | None = None,
+    saelens: Mapping[str, Mapping] | None = None,
 ) -> int:
-    """Write the activations of some rows as one shard.
+    """Write the activations of some rows, a shard for each hookpoint, off one pass of the model over these rows.
 
     Args:
         model: the language model.
-        hookpoint: the place to read.
+        paths: the shards, by hookpoint.
         rows: the token rows of one split.
         within: the rows to read.
-        path: the shard.
         batch_rows: rows in a forward pass.
-        dtype: number format of the file.
-        saelens: the place by SAELens's names (`foreign.saelens_names.place_keys`), for SAEs trained on this.
+        dtype: number format of the files.
+        saelens: each hookpoint by SAELens's names (`foreign.saelens_names.place_keys`), for SAEs trained on this.
 
     Returns:
-        The number of tokens written.
+        The number of tokens written to each shard.
 
     Raises:
-        InputError: if an activation is not finite, or overflows in the file's number format.
+        InputError: if an activation is not finite, or overflows in the files' number format.
     """
-    acts, norms, positions = [], [], []
+    parts: dict[str, list[dict[str, Tensor]]] = {hookpoint: [] for hookpoint in paths}
+    positions = []
     n_ctx, device = rows.info["n_ctx"], next(model.parameters()).device
     for numbers, ids in rows.batches(batch_rows, within):
         mask = rows.text_mask(numbers)
-        row_acts = read_activations(model, hookpoint, torch.from_numpy(ids).to(device))
-        text_acts = row_acts[torch.from_numpy(mask).to(row_acts.device)]
-        stored = text_acts.to(DTYPES[dtype]).cpu()
-        if not bool(torch.isfinite(stored).all()):
-            reason = (
-                f"are too large for {dtype}; set activations.dtype to float32"
-                if bool(torch.isfinite(text_acts).all())
-                else "are not finite; use another model or activations.hookpoint"
-            )
-            raise InputError(f"'{path}': activations at {hookpoint} {reason}")
-        acts.append(stored)
         is_shared = torch.from_numpy(rows.shared(numbers)[mask])
-        norms.append(stored.float().norm(dim=1).masked_fill(~is_shared, torch.nan))
+        for hookpoint, acts in zip(paths, read_all(model, list(paths), torch.from_numpy(ids).to(device)), strict=True):
+            stored = _stored(acts[torch.from_numpy(mask).to(acts.device)], dtype, f"'{paths[hookpoint]}'", hookpoint)
+            norms = stored.float().norm(dim=1).masked_fill(~is_shared, torch.nan)
+            parts[hookpoint].append({"acts": stored, "norms": norms})
         positions.append(np.flatnonzero(mask) + numbers.start * n_ctx)
-    header = {
-        "hookpoint": hookpoint,
-        "ids_sha256": rows.digest,
-        "first_row": within.start,
-        "stop_row": within.stop,
-        "n_ctx": n_ctx,
-        "left_out_ids": rows.left_out_ids,
-        "saelens": dict(saelens or place_keys(hookpoint)),
-    }
-    with atomic_path(path) as temporary:
-        tensors = {
-            "acts": torch.cat(acts),
-            "norms": torch.cat(norms),
-            "positions": torch.from_numpy(np.concatenate(positions)),
-        }
-        save_file(tensors, temporary, metadata=encode_header(header))
-    return len(tensors["positions"])
+    covered = {"ids_sha256": rows.digest, "first_row": within.start, "stop_row": within.stop, "n_ctx": n_ctx}
+    for hookpoint, path in paths.items():
+        header = {"hookpoint": hookpoint, **covered, "left_out_ids": rows.left_out_ids}
+        header["saelens"] = dict(saelens[hookpoint] if saelens else place_keys(hookpoint))
+        tensors = {name: torch.cat([part[name] for part in parts[hookpoint]]) for name in ("acts", "norms")}
+        tensors["positions"] = torch.from_numpy(np.concatenate(positions))
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=encode_header(header))
+        parts[hookpoint].clear()
+    return sum(map(len, positions))
+
+
+def _stored(acts: Float[Tensor, "token d_in"], dtype: str, path: str, hookpoint: str) -> Float[Tensor, "token d_in"]:
+    """Activations in a file's number format, if they fit."""
+    stored = acts.to(DTYPES[dtype]).cpu()
+    if not bool(torch.isfinite(stored).all()):
+        reason = (
+            f"are too large for {dtype}; set activations.dtype to float32"
+            if bool(torch.isfinite(acts).all())
+            else "are not finite; use another model or activations.hookpoint"
+        )
+        raise InputError(f"{path}: activations at {hookpoint} {reason}")
+    return stored
 
 
 class ActivationShard:
@@ -348,9 +362,9 @@ def norm_limit(norms: Float[np.ndarray, " token"], ratio: float) -> float:
     return ratio * float(np.median(nonzero)) if len(nonzero) else math.inf
 
 
-def _require_read(acts: Sequence[Tensor], hookpoint: str) -> None:
+def _require_read(is_read: bool, hookpoint: str) -> None:
     """Refuse a hookpoint that gave no activations."""
-    if not acts:
+    if not is_read:
         raise InputError(f"activations.hookpoint: the model never runs '{hookpoint}'; use a module inside it")
 
 

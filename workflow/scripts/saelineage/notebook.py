@@ -30,27 +30,50 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "correlate", "open_run"]
 
-SUMMARY, FEATURES, DRIFT = "lineage/summary.json", "lineage/features.parquet", "lineage/drift.json"
 STAGES = ("corpora", "tokenizer", "tokens", "models", "activations", "saes", "features", "correlations", "lineage")
 ACTIVATION_COLUMNS = ("latent", "corpus", "row", "place", "token", "activation")
 
 
-def open_run(folder: Path | str) -> "Run":
+def open_run(folder: Path | str, hookpoint: str | None = None) -> "Run":
     """Open the folder of a finished run, such as `results/demo`.
 
+    Args:
+        folder: of the run.
+        hookpoint: the name of the hookpoint whose results are read; None if the run has only one.
+
     Raises:
-        InputError: if the folder holds no run, or its lineage is unfinished.
+        InputError: if the folder holds no run, or no lineage at that hookpoint, or that is unfinished; or if the run
+            has several hookpoints and none is named.
     """
-    run = Run(folder)
-    if not any((run.folder / stage).is_dir() for stage in STAGES):
+    if not any((Path(folder) / stage).is_dir() for stage in STAGES):
         raise InputError(
             f"'{folder}' must be the folder of a run, results/NAME, but holds none of {', '.join(STAGES)}; "
             "correct the path, or make the run: snakemake --cores 2"
         )
-    run.path(FEATURES)
+    run = Run(folder, _chosen_hookpoint(Path(folder), hookpoint))
+    run.path(run.in_lineage("features.parquet"))
     for edge in run.summary["edges"]:
-        run.path(f"lineage/edges/{edge['parent']}__{edge['child']}.parquet")
+        run.path(run.in_lineage(f"edges/{edge['parent']}__{edge['child']}.parquet"))
     return run
+
+
+def _chosen_hookpoint(folder: Path, named: str | None) -> str:
+    """The hookpoint that is named, or the only one that there is a lineage of."""
+    hookpoints, run = _folders(folder / "lineage"), folder.absolute().name
+    if not hookpoints:
+        raise InputError(
+            f"run '{run}' is unfinished: '{folder / 'lineage'}' holds the lineage of no hookpoint; with the run's "
+            "config, run: snakemake --cores 2"
+        )
+    if named is None and len(hookpoints) > 1:
+        raise InputError(
+            f"run '{run}' has several hookpoints, so one must be named, as in open_run('{folder}', '{hookpoints[0]}'); "
+            f"choose one of: {', '.join(hookpoints)}"
+        )
+    chosen = named or hookpoints[0]
+    if chosen not in hookpoints:
+        raise InputError(f"run '{run}' has no hookpoint '{chosen}'; choose one of: {', '.join(hookpoints)}")
+    return chosen
 
 
 def __getattr__(name: str) -> object:
@@ -63,25 +86,26 @@ def __getattr__(name: str) -> object:
 
 
 class Run:
-    """A finished run.
+    """A finished run at one of its hookpoints.
 
     Methods take the name of a model, `lua`, or of one SAE, `lua.seed1`. Where an SAE is needed and a model is named, it
     is the model's leading SAE, which the run's verdicts rest on.
 
     Attributes:
         folder: path of the run.
+        hookpoint: name of the hookpoint whose SAEs and verdicts are read.
         name: the run's name in the config.
     """
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str, hookpoint: str):
         """Remember the folder without reading it; see `open_run`."""
-        self.folder = Path(folder)
+        self.folder, self.hookpoint = Path(folder), hookpoint
         self.name = self.folder.absolute().name
 
     @cached_property
     def summary(self) -> dict:
-        """`lineage/summary.json`: counts and shares of every edge, with their controls."""
-        return read_json(self.path(SUMMARY))
+        """`lineage/{hookpoint}/summary.json`: counts and shares of every edge, with their controls."""
+        return read_json(self.path(self.in_lineage("summary.json")))
 
     @property
     def models(self) -> list[str]:
@@ -105,18 +129,19 @@ class Run:
 
     @cached_property
     def _drift(self) -> dict:
-        """`lineage/drift.json`, which runs without edges do not have."""
-        return read_json(self.folder / DRIFT) if (self.folder / DRIFT).exists() else {}
+        """`lineage/{hookpoint}/drift.json`, which runs without edges do not have."""
+        path = self.folder / self.in_lineage("drift.json")
+        return read_json(path) if path.exists() else {}
 
     @cached_property
     def features(self) -> pd.DataFrame:
-        """`lineage/features.parquet`: one row per feature of every model, with its trajectory through the lineage."""
-        return pd.read_parquet(self.path(FEATURES))
+        """`lineage/{hookpoint}/features.parquet`: one row per feature of every model, with its trajectory."""
+        return pd.read_parquet(self.path(self.in_lineage("features.parquet")))
 
     @cached_property
     def examples(self) -> dict:
-        """`report/examples.json`: features and passages shown in the report."""
-        return read_json(self.path("report/examples.json"))
+        """`report/examples/{hookpoint}.json`: features and passages shown in the report."""
+        return read_json(self.path(f"report/examples/{self.hookpoint}.json"))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -133,16 +158,16 @@ class Run:
         if (parent, child) not in edges:
             listed = ", ".join(f"{parent} -> {child}" for parent, child in edges)
             raise InputError(f"run '{self.name}' has no edge {parent} -> {child}; choose one of: {listed}")
-        return pd.read_parquet(self.path(f"lineage/edges/{parent}__{child}.parquet"))
+        return pd.read_parquet(self.path(self.in_lineage(f"edges/{parent}__{child}.parquet")))
 
     def labels(self, name: str) -> pd.DataFrame:
-        """Labels of an SAE's features: `labels/{model}/{sae}.parquet`.
+        """Labels of an SAE's features: `labels/{hookpoint}/{model}/{sae}.parquet`.
 
         Raises:
             InputError: if the run has no such SAE, or no labels for it.
         """
         sae = self._sae(name)
-        return pd.read_parquet(self.path(f"labels/{sae.model}/{sae.sae}.parquet"))
+        return pd.read_parquet(self.path(f"labels/{self.hookpoint}/{sae.model}/{sae.sae}.parquet"))
 
     def sae(self, name: str) -> "Sae":
         """Load an SAE, with float32 weights.
@@ -153,7 +178,7 @@ class Run:
         from saelineage.saes.sae import load_sae  # here, because tables need no torch
 
         sae = self._sae(name)
-        return load_sae(self.path(f"saes/{sae.model}/{sae.sae}"))
+        return load_sae(self.path(f"saes/{self.hookpoint}/{sae.model}/{sae.sae}"))
 
     def model(self, model: str) -> "PreTrainedModel":
         """Load a language model of the run, in evaluation mode and float32; controls can be loaded too.
@@ -176,7 +201,7 @@ class Run:
             InputError: if the run did not correlate this pair; the message lists the pairs of these models.
         """
         first, partner = (name if "." in name else str(self._sae(name)) for name in (a, b))
-        path = self.folder / "correlations" / first / "correlations.safetensors"
+        path = self.folder / "correlations" / self.hookpoint / first / "correlations.safetensors"
         partners = group_names(path) if path.exists() else []
         if partner not in partners:
             models = {SaeName.parse(name).model for name in (a, b)}
@@ -191,7 +216,7 @@ class Run:
 
     def _correlated_pairs(self) -> list[tuple[str, str]]:
         """The pairs of SAEs that the run correlated, sorted by the first."""
-        paths = sorted(self.folder.glob("correlations/*/correlations.safetensors"))
+        paths = sorted((self.folder / "correlations" / self.hookpoint).glob("*/correlations.safetensors"))
         return [(path.parent.name, partner) for path in paths for partner in group_names(path)]
 
     def activations(self, name: str, latents: Iterable[int | np.integer]) -> pd.DataFrame:
@@ -217,6 +242,10 @@ class Run:
         texts = {token: self.tokenizer.decode([token], skip_special_tokens=False) for token in table["token"].unique()}
         return table.assign(token=table["token"].map(texts).astype(str))
 
+    def in_lineage(self, name: str) -> str:
+        """Path within the run of a file of the lineage at this hookpoint."""
+        return f"lineage/{self.hookpoint}/{name}"
+
     def path(self, relative: str) -> Path:
         """Path of a file or folder of the run, from its path within the run.
 
@@ -240,7 +269,7 @@ class Run:
         """The SAE of this name, or the leading SAE of the model of this name."""
         model, given = SaeName.parse(name)
         self._require_model(model)
-        saes = _folders(self.folder / "saes" / model)
+        saes = _folders(self.folder / "saes" / self.hookpoint / model)
         sae = given or self.saes.get(model, "")
         if sae not in saes:
             problem = f"no SAE '{name}'" if given else f"no verdicts on '{model}', so its SAE must be named"
@@ -252,10 +281,12 @@ class Run:
         """Feature shards of an SAE with the probe's token rows, corpora by name."""
         for corpus in _folders(self.folder / "tokens"):
             rows = TokenRows(self.path(f"tokens/{corpus}/probe.npy"))
-            folder = self.path(f"features/{sae.model}/{sae.sae}/{corpus}")
-            first = min((path.stem for path in folder.glob("shard-*.safetensors")), default="shard-00000-of-00001")
+            folder = f"features/{self.hookpoint}/{sae.model}/{sae.sae}/{corpus}"
+            first = min(
+                (path.stem for path in self.path(folder).glob("shard-*.safetensors")), default="shard-00000-of-00001"
+            )
             for shard in shard_names(int(first.partition("-of-")[2])):
-                yield rows, self.path(f"features/{sae.model}/{sae.sae}/{corpus}/shard-{shard}.safetensors")
+                yield rows, self.path(f"{folder}/shard-{shard}.safetensors")
 
     def _shard_activations(self, path: Path, rows: TokenRows, latents: list[int]) -> pd.DataFrame:
         """`activations` of one shard, with token ids in the column `token`."""

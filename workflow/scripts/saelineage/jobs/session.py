@@ -19,6 +19,10 @@ from saelineage.plan.plan import Plan
 
 DECIDES_RESULTS = False
 
+SPINS = {"GOMP_SPINCOUNT": "1000"}
+"""How often an idle thread of OpenMP looks for work before it sleeps. By default it looks for milliseconds, which on a
+busy machine keeps the threads that have work from their cores (docs/benchmarks.md)."""
+
 
 def default_config(basedir: str) -> str:
     """The config without --configfile: of the working directory, or else of the workflow's (`--snakefile`)."""
@@ -39,13 +43,16 @@ def enter(workflow: Any, run: Plan, notes: Iterable[str] = ()) -> None:
         InputError: if something that the user brings cannot be used.
     """
     settings = workflow.config_settings
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.update(SPINS | os.environ)  # what the user has set stays
     commands.announce_options(workflow.main_snakefile, settings.configfiles, settings.config_args or [])
     if not workflow.deployment_settings.deployment_method:
         commands.require_quotable(sys.executable)
     locks.announce(run.name)
     if not workflow.is_main_process:
         return
-    for note in [*notes, without_seeds(run), *check_on_disk(run, os.path.exists)]:
+    on_disk = [note for plan in run.places.values() for note in check_on_disk(plan, os.path.exists)]
+    for note in dict.fromkeys([*notes, *map(without_seeds, run.places.values()), *on_disk]):
         _say(note)
     stale = locks.remove_stale(run.name)
     _say(stale)
@@ -70,7 +77,8 @@ def begin(workflow: Any, run: Plan) -> str | None:
     if is_claimed:
         locks.claim(run.name, jobs_are_local=workflow.local_exec)
     to_make = {str(file) for job in workflow.dag.needrun_jobs() for file in job.output}
-    for note in check_on_hub(run, lambda path: path not in to_make):
+    on_hub = [note for plan in run.places.values() for note in check_on_hub(plan, lambda path: path not in to_make)]
+    for note in dict.fromkeys(on_hub):
         _say(note)
     socket = locks.launcher_socket(run.name)
     runs_here = workflow.local_exec and not workflow.touch and not workflow.deployment_settings.deployment_method
@@ -88,9 +96,10 @@ def manifests(workflow: Any, run: Plan) -> list[str]:
     Raises:
         SystemExit: naming the damaged files.
     """
-    paths = run.paths.manifests()
+    paths = run.manifests()
     if workflow.is_main_process and workflow.dryrun:
-        _say(left_for_the_start(run))
+        for note in dict.fromkeys(map(left_for_the_start, run.places.values())):
+            _say(note)
     if locks.is_free(run.name):
         refuse_damage(run.paths.folder)
         if workflow.is_main_process:

@@ -203,7 +203,7 @@ def _check_hub_model(plan: Plan, model: str, read_run: Callable[[Path], dict | N
 
 def _require_hookpoint(plan: Plan, model: str, config: dict) -> None:
     """Refuse a hookpoint that a model cannot have."""
-    hookpoint = plan.config["activations"]["hookpoint"]
+    hookpoint = plan.place
     if problem := hookpoint_problem(config, hookpoint):
         raise InputError(
             f"activations.hookpoint: all models of a run are read at one place, '{hookpoint}', which '{model}' does "
@@ -221,7 +221,7 @@ def _require_widths(plan: Plan, is_left: Callable[[str], bool]) -> None:
         if None not in widths and widths[0] != widths[1]:
             raise InputError(
                 f"lineage.instruments: {anchored[0]} starts the SAE of '{edge.child}' from that of '{edge.parent}', so "
-                f"both models must be equally wide at '{plan.config['activations']['hookpoint']}', but have "
+                f"both models must be equally wide at '{plan.place}', but have "
                 f"{widths[1]} and {widths[0]} dimensions; compare a model with its own fine-tune, or set "
                 "lineage.instruments to [independent]"
             )
@@ -299,7 +299,7 @@ def run_input(plan: Plan, model: str) -> RunInput:
     """The activations of a model that an SAE is imported for, as far as they are known before the first job."""
     settings, config = plan.graph.settings(model), model_config(plan, model)
     run = RunInput(
-        plan.config["activations"]["hookpoint"],
+        plan.place,
         plan.config["tokens"]["n_ctx"],
         model,
         tuple(settings[key] for key in ("repo", "folder") if key in settings),

@@ -5,6 +5,7 @@ Every mistake ends in one sentence with the key, the requirement, the value and 
 
 import os
 from collections.abc import Iterable, Mapping
+from math import prod
 
 from saelineage.errors import InputError
 from saelineage.plan.comparisons import RANDOM_CONTROLS, pair_name
@@ -20,7 +21,7 @@ SHAPE_KEYS = ("n_layers", "d_model", "d_mlp", "n_heads", "n_kv_heads", "tie_embe
 MOST_JOBS = 50_000
 """Limit on the jobs that one key asks for. Snakemake plans about 1,000 a second."""
 MOST_COMBINATIONS = 5_000
-"""Limit on models x seeds x budgets. SAEs and comparisons grow with it, and enumerating them takes long."""
+"""Limit on models x seeds x budgets x hookpoints. SAEs and comparisons grow with it, and take long to enumerate."""
 MOST_IN_NAME = 200
 """Limit on the name of a pair of SAEs. File systems allow 255 characters, endings included."""
 
@@ -32,6 +33,7 @@ def check(plan: Plan) -> None:
         InputError: on the first mistake, with the key, the requirement and the value.
     """
     check_combinations(plan)
+    check_hookpoints(plan)
     check_lineage(plan)
     check_adapters(plan)
     check_instruments(plan)
@@ -44,14 +46,28 @@ def check(plan: Plan) -> None:
 
 
 def check_combinations(plan: Plan) -> None:
-    """There are few enough models, seeds and budgets to enumerate their combinations."""
-    models, seeds = len(plan.graph.models), len(plan.saes.seeds)
-    budgets = len(plan.config["lineage"]["budgets"])
-    if models * seeds * (1 + budgets) > MOST_COMBINATIONS:
+    """There are few enough models, seeds, budgets and hookpoints to enumerate their combinations."""
+    factors = [len(plan.graph.models), len(plan.saes.seeds), 1 + len(plan.config["lineage"]["budgets"])]
+    factors.append(len(plan.hookpoints))
+    if prod(factors) > MOST_COMBINATIONS:
         raise InputError(
-            f"saes.seeds: models x seeds x (1 + lineage.budgets) must be at most {MOST_COMBINATIONS}, but "
-            f"{models} x {seeds} x {1 + budgets} are {models * seeds * (1 + budgets)}; leave some out"
+            f"saes.seeds: models x seeds x (1 + lineage.budgets) x hookpoints must be at most {MOST_COMBINATIONS}, but "
+            f"{' x '.join(map(str, factors))} are {prod(factors)}; leave some out"
         )
+
+
+def check_hookpoints(plan: Plan) -> None:
+    """Each hookpoint is a place of its own, and settings are of hookpoints that there are."""
+    names: dict[str, str] = {}
+    for name, place in plan.hookpoints.items():
+        if place in names:
+            raise InputError(
+                f"activations.hookpoints: each must be another place, but '{names[place]}' and '{name}' are both "
+                f"'{place}'; leave one out"
+            )
+        names[place] = name
+    for hookpoint in plan.config["saes"]["hookpoints"]:
+        _require_listed(hookpoint, plan.hookpoints, "saes.hookpoints", "activations.hookpoints")
 
 
 def check_lineage(plan: Plan) -> None:
@@ -285,17 +301,17 @@ def check_training(plan: Plan) -> None:
                 f"{key}: n_heads ({settings['n_heads']}) must be divisible by n_kv_heads ({settings['n_kv_heads']}); "
                 "change one of them"
             )
-        layer = _hooked_layer(plan.config["activations"]["hookpoint"])
+        layer = _hooked_layer(plan.place)
         if layer is not None and layer >= settings["n_layers"]:
             raise InputError(
-                f"activations.hookpoint: '{plan.config['activations']['hookpoint']}' needs layer {layer}, "
+                f"activations.hookpoint: '{plan.place}' needs layer {layer}, "
                 f"but {key} has n_layers {settings['n_layers']}; name a layer from 0 to {settings['n_layers'] - 1}"
             )
 
 
 def check_saes(plan: Plan) -> None:
     """Overrides name models, SAEs and corpora that exist, and settings that the SAE can have."""
-    for model, overrides in plan.config["saes"]["models"].items():
+    for model, overrides in plan.sae_settings["models"].items():
         _require_listed(model, plan.config["models"], "saes.models", "models")
         names = [sae.sae for sae in plan.comparisons.saes if sae.model == model]
         for key in overrides:
@@ -405,7 +421,8 @@ def check_size(plan: Plan) -> None:
 def _scattered_jobs(plan: Plan) -> dict[str, int]:
     """Number of jobs that each key makes by asking for shards."""
     models, saes = len(plan.config["models"]), len(plan.comparisons.saes)
-    of_key = {"n_shards": models, "n_probe_shards": models + saes + len({pair[0] for pair in plan.comparisons.pairs})}
+    of_hookpoint = saes + len({pair[0] for pair in plan.comparisons.pairs})
+    of_key = {"n_shards": models, "n_probe_shards": models + len(plan.hookpoints) * of_hookpoint}
     return {key: n_jobs * plan.config["activations"][key] for key, n_jobs in of_key.items()}
 
 

@@ -59,10 +59,28 @@ def load_config(config: Mapping, schema: dict) -> dict:
     errors = sorted(StrictValidator(schema).iter_errors(filled), key=_relevance)
     if errors:
         raise InputError(_sentence(errors[0], schema))
+    name_hookpoint(filled)
     fill_defaults(filled, schema, schema)
     expand_homes(filled)
     name_sources(filled)
     return filled
+
+
+def name_hookpoint(config: dict) -> None:
+    """Turn `activations.hookpoint` into `activations.hookpoints` with the place as its name, in place.
+
+    Raises:
+        InputError: if both are given.
+    """
+    activations = config.get("activations", {})
+    if "hookpoint" in activations and "hookpoints" in activations:
+        raise InputError(
+            "activations: either hookpoint (one place) or hookpoints (places by name) can be given, not both; "
+            "put the one place into hookpoints"
+        )
+    if "hookpoint" in activations:
+        place = activations.pop("hookpoint")
+        activations["hookpoints"] = {place: place}
 
 
 def fill_defaults(instance: object, schema: dict, root: dict, overrides: bool = False) -> None:

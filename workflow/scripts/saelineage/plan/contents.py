@@ -1,10 +1,11 @@
 """The contents of a run: models, SAEs and the comparisons between them."""
 
+from collections.abc import Mapping
 from functools import cached_property
 
 from saelineage.plan.comparisons import Comparisons, Pair, pair_name
 from saelineage.plan.graph import Graph
-from saelineage.plan.sae_names import SaeName, SaeNames
+from saelineage.plan.sae_names import ONE_SAE, SaeName, SaeNames
 
 
 class Contents:
@@ -13,19 +14,24 @@ class Contents:
     Attributes:
         config: the config with every default filled in. Rules pass blocks of it on.
         graph: the models and their edges.
+        hookpoint: the name of the hookpoint whose SAEs these are.
+        sae_settings: the config's `saes` block with what overrides it there.
         saes: the SAEs and their settings.
         comparisons: the pairs of SAEs that are compared.
     """
 
-    def __init__(self, config: dict):
+    def __init__(self, config: dict, hookpoint: str | None = None):
         """Keep the config; everything else is computed when it is asked for.
 
         Args:
             config: as `config.load_config` gives it.
+            hookpoint: the hookpoint whose SAEs these are; None for the first.
         """
         self.config = config
         self.graph = Graph(config)
-        self.saes = SaeNames(config, self.graph)
+        self.hookpoint = hookpoint or next(iter(self.hookpoints))
+        self.sae_settings = sae_settings_at(config, self.hookpoint)
+        self.saes = SaeNames(config | {"saes": self.sae_settings}, self.graph)
         self.comparisons = Comparisons(config, self.graph, self.saes)
 
     @property
@@ -44,9 +50,19 @@ class Contents:
         return "explanations" in self.config["labels"]
 
     @property
-    def module(self) -> str:
-        """The module of the hookpoint, without `.input` or `.output`."""
-        return self.config["activations"]["hookpoint"].rpartition(".")[0]
+    def hookpoints(self) -> dict[str, str]:
+        """Where activations are read, by the name of the hookpoint, which is part of paths."""
+        return self.config["activations"]["hookpoints"]
+
+    @property
+    def place(self) -> str:
+        """Where activations are read at this hookpoint."""
+        return self.hookpoints[self.hookpoint]
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules of the hookpoints, without `.input` or `.output`."""
+        return [place.rpartition(".")[0] for place in self.hookpoints.values()]
 
     @cached_property
     def root_seed_pairs(self) -> list[Pair]:
@@ -113,3 +129,15 @@ class Contents:
     def swept_model(self, sweep: str) -> str:
         """The merged model of a sweep."""
         return self.config["sweeps"][sweep]["model"]
+
+
+def sae_settings_at(config: Mapping, hookpoint: str) -> dict:
+    """The config's `saes` block at one hookpoint: `saes.hookpoints` overrides its settings and those under `models`."""
+    saes = config["saes"]
+    overrides = saes["hookpoints"].get(hookpoint, {})
+    models = dict(saes["models"])
+    for model, settings in overrides.get("models", {}).items():
+        before = models.get(model, {})
+        of_saes = {name: before.get(name, {}) | own for name, own in settings.items() if ONE_SAE.match(name)}
+        models[model] = before | settings | of_saes
+    return saes | overrides | {"models": models}

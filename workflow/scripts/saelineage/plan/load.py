@@ -23,6 +23,7 @@ def load_plan(given: Mapping, paths: Iterable[Path | str], path_to_schema: Path 
     for path in paths:
         read_yaml(path)
     plan = Plan(load_config(given, read_schema(path_to_schema)))
-    check(plan)
-    check_files(plan)
+    for of_hookpoint in plan.places.values():
+        check(of_hookpoint)
+        check_files(of_hookpoint)
     return plan

@@ -72,7 +72,8 @@ class Needs:
         def of_job(wildcards: Wildcards, input: InputFiles) -> Need:
             model = model_of(input.model)
             read = [min(n_tokens([path]), max_tokens or n_tokens([path])) for path in input.tokens]
-            shard = sizes.DumpSize(max(read, default=0) // n_shards, model.d_in(activations["hookpoint"]))
+            widths = [model.d_in(place) for place in activations["hookpoints"].values()]
+            shard = sizes.DumpSize(max(read, default=0) // n_shards, sum(widths))
             held = sizes.dump_bytes(model, self._batch_tokens, shard, activations["dtype"])
             return Need(held, sizes.forward_flop(model, sum(read) // n_shards))
 

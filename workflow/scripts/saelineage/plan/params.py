@@ -55,6 +55,10 @@ class Params:
         """The seed of a re-initialised model."""
         return self.model(wildcards)["seed"]
 
+    def hookpoint(self, wildcards: Wildcards) -> str:
+        """The place of a hookpoint in the model."""
+        return self._contents.hookpoints[wildcards.hookpoint]
+
     def sae(self, wildcards: Wildcards) -> dict[str, dict]:
         """The settings of one SAE that is trained, by its name."""
         return {wildcards.sae: self._contents.saes.settings(wildcards.model, wildcards.sae)}

@@ -49,55 +49,62 @@ class Paths:
     adapter_config = "results/{run}/models/{model}/adapter/adapter_config.json"
     adapter_weights = "results/{run}/models/{model}/adapter/adapter_model.safetensors"
     model_metrics = "results/{run}/models/{model}/metrics.json"
-    dump = "results/{run}/activations/{model}/{corpus}/{split}/shard-{shard}.safetensors"
-    sae_file = "results/{run}/saes/{model}/{sae}/{name}"
-    sae_weights = "results/{run}/saes/{model}/{sae}/sae_weights.safetensors"
-    sae_config = "results/{run}/saes/{model}/{sae}/cfg.json"
-    sae_curve = "results/{run}/saes/{model}/{sae}/training.csv"
-    sae_metrics = "results/{run}/saes/{model}/metrics.json"
-    features = "results/{run}/features/{model}/{sae}/{corpus}/shard-{shard}.safetensors"
-    rotated_features = "results/{run}/features/{model}/{sae}_rotated/{corpus}/shard-{shard}.safetensors"
-    delphi = "results/{run}/delphi/{model}/{sae}/{module}/config.json"
-    sums = "results/{run}/correlations/{a}/sums-{shard}.safetensors"
-    correlations = "results/{run}/correlations/{a}/correlations.safetensors"
-    replicates = "results/{run}/correlations/{a}/replicates.safetensors"
-    token_types = "results/{run}/correlations/{a}__{b}/token_types.safetensors"
-    dense = "results/{run}/correlations/{a}__{b}/dense.npy"
-    similarities = "results/{run}/correlations/{model_a}.{sae_a}__{model_b}.{sae_b}/similarities.{ending}"
-    readouts = "results/{run}/lineage/readouts/{parent}__{child}.parquet"
-    drift = "results/{run}/lineage/drift.json"
-    ablations = "results/{run}/lineage/ablations/{edge}{kind}.parquet"
-    ablations_manifest = "results/{run}/lineage/ablations/manifest.json"
-    importance = "results/{run}/lineage/importance/{edge}.parquet"
-    importance_agreement = "results/{run}/lineage/importance/agreement.parquet"
-    passages = "results/{run}/lineage/passages/{edge}{kind}.parquet"
-    passages_manifest = "results/{run}/lineage/passages/manifest.json"
-    edge_table = "results/{run}/lineage/edges/{edge}.parquet"
-    lineage_features = "results/{run}/lineage/features.parquet"
-    share_curves = "results/{run}/lineage/curves.parquet"
-    sources = "results/{run}/lineage/sources.parquet"
-    summary = "results/{run}/lineage/summary.json"
-    seeds = "results/{run}/lineage/seeds.json"
+    dump = "results/{run}/activations/{hookpoint}/{model}/{corpus}/{split}/shard-{shard}.safetensors"
+    sae_file = "results/{run}/saes/{hookpoint}/{model}/{sae}/{name}"
+    sae_weights = "results/{run}/saes/{hookpoint}/{model}/{sae}/sae_weights.safetensors"
+    sae_config = "results/{run}/saes/{hookpoint}/{model}/{sae}/cfg.json"
+    sae_curve = "results/{run}/saes/{hookpoint}/{model}/{sae}/training.csv"
+    sae_metrics = "results/{run}/saes/{hookpoint}/{model}/metrics.json"
+    features = "results/{run}/features/{hookpoint}/{model}/{sae}/{corpus}/shard-{shard}.safetensors"
+    rotated_features = "results/{run}/features/{hookpoint}/{model}/{sae}_rotated/{corpus}/shard-{shard}.safetensors"
+    delphi = "results/{run}/delphi/{hookpoint}/{model}/{sae}/{module}/config.json"
+    sums = "results/{run}/correlations/{hookpoint}/{a}/sums-{shard}.safetensors"
+    correlations = "results/{run}/correlations/{hookpoint}/{a}/correlations.safetensors"
+    replicates = "results/{run}/correlations/{hookpoint}/{a}/replicates.safetensors"
+    token_types = "results/{run}/correlations/{hookpoint}/{a}__{b}/token_types.safetensors"
+    dense = "results/{run}/correlations/{hookpoint}/{a}__{b}/dense.npy"
+    similarities = "results/{run}/correlations/{hookpoint}/{model_a}.{sae_a}__{model_b}.{sae_b}/similarities.{ending}"
+    readouts = "results/{run}/lineage/{hookpoint}/readouts/{parent}__{child}.parquet"
+    drift = "results/{run}/lineage/{hookpoint}/drift.json"
+    ablations = "results/{run}/lineage/{hookpoint}/ablations/{edge}{kind}.parquet"
+    ablations_manifest = "results/{run}/lineage/{hookpoint}/ablations/manifest.json"
+    importance = "results/{run}/lineage/{hookpoint}/importance/{edge}.parquet"
+    importance_agreement = "results/{run}/lineage/{hookpoint}/importance/agreement.parquet"
+    passages = "results/{run}/lineage/{hookpoint}/passages/{edge}{kind}.parquet"
+    passages_manifest = "results/{run}/lineage/{hookpoint}/passages/manifest.json"
+    edge_table = "results/{run}/lineage/{hookpoint}/edges/{edge}.parquet"
+    lineage_features = "results/{run}/lineage/{hookpoint}/features.parquet"
+    share_curves = "results/{run}/lineage/{hookpoint}/curves.parquet"
+    sources = "results/{run}/lineage/{hookpoint}/sources.parquet"
+    summary = "results/{run}/lineage/{hookpoint}/summary.json"
+    seeds = "results/{run}/lineage/{hookpoint}/seeds.json"
     annotations = "results/{run}/labels/probe.safetensors"
-    labels = "results/{run}/labels/{model}/{sae}.parquet"
-    explanations = "results/{run}/labels/{model}/{sae}.explanations.parquet"
+    labels = "results/{run}/labels/{hookpoint}/{model}/{sae}.parquet"
+    explanations = "results/{run}/labels/{hookpoint}/{model}/{sae}.explanations.parquet"
     answers = "results/{run}/checkpoints/explanations"
     sweep = "results/{run}/sweeps/{sweep}.parquet"
-    examples = "results/{run}/report/examples.json"
-    dashboards = "results/{run}/report/data/{model}"
-    dashboards_manifest = "results/{run}/report/data/{model}.manifest.json"
+    examples = "results/{run}/report/examples/{hookpoint}.json"
+    dashboards = "results/{run}/report/data/{hookpoint}/{model}"
+    dashboards_manifest = "results/{run}/report/data/{hookpoint}/{model}.manifest.json"
     dag = "results/{run}/report/dag.svg"
     rulegraph = "results/{run}/report/rulegraph.svg"
-    page = "results/{run}/report/index.html"
+    page = "results/{run}/report/{page}.html"
     job_data = "results/{run}/report/data/jobs.js"
-    report_table = "results/{run}/report/tables/{table}.csv"
+    report_table = "results/{run}/report/tables/{hookpoint}/{table}.csv"
 
-    def __init__(self, contents: Contents):
-        """Fill the name of the run in."""
-        self._contents = contents
+    def __init__(self, contents: Contents, hookpoint: str | None = None):
+        """Fill the name of the run in, and that of a hookpoint.
+
+        Args:
+            contents: of the run.
+            hookpoint: the hookpoint whose paths these are; None leaves `{hookpoint}` as it is, in lists as well:
+                Snakemake fills a job's wildcards into its inputs.
+        """
+        self._contents, self._hookpoint = contents, hookpoint
         for name, pattern in vars(type(self)).items():
             if isinstance(pattern, str) and pattern.startswith("results/"):
-                setattr(self, name, pattern.replace("{run}", contents.name))
+                filled = pattern.replace("{run}", contents.name)
+                setattr(self, name, filled.replace("{hookpoint}", hookpoint) if hookpoint else filled)
 
     @property
     def folder(self) -> str:
@@ -111,8 +118,9 @@ class Paths:
 
         Args:
             pattern: one of the patterns here.
-            **values: one value or several for each wildcard.
+            **values: one value or several for each wildcard; without one, `{hookpoint}` stays as it is.
         """
+        values = {"hookpoint": "{hookpoint}"} | values
         lists = [[value] if isinstance(value, str) else list(value) for value in values.values()]
         filled = (dict(zip(values, combination, strict=True)) for combination in product(*lists))
         return [pattern.format(**names) for names in filled]
@@ -508,6 +516,46 @@ class Paths:
         """The folder of the SAE of the job's model that verdicts rest on."""
         return self.sae(self._contents.comparisons.leading_sae(wildcards.model))
 
+    @property
+    def own_page(self) -> str:
+        """The page of the hookpoint whose paths these are: `index.html` for the first one."""
+        is_first = self._hookpoint == next(iter(self._contents.hookpoints))
+        return self.fill(self.page, page="index" if is_first else str(self._hookpoint))[0]
+
+    def page_inputs(self) -> dict[str, list[str]]:
+        """The files that a page shows, by the names under which `write_report` reads them."""
+        contents, comparisons = self._contents, self._contents.comparisons
+        models = contents.graph.models
+        return {
+            "summary": self.fill(self.summary),
+            "model_metrics": self.fill(self.model_metrics, model=models),
+            "sae_metrics": self.fill(self.sae_metrics, model=models),
+            "curves": self.of_saes(self.sae_curve, comparisons.trained_saes),
+            "sweeps": self.fill(self.sweep, sweep=contents.config["sweeps"]),
+            "merges": self.fill(self.merge, model=contents.graph.of_kind("merge")),
+            "correlations": self.edge_correlations(),
+            "share_curves": self.fill(self.share_curves),
+            "ablations": self.all_ablations(),
+            "effects": self.all_ablations(".agreement"),
+            "drift": self.all_drift(),
+            "importance": self.all_importance(),
+            "importance_agreement": self.agreement_of_importance(),
+            "passages": self.all_passages(),
+            "passage_features": self.all_passages(".features"),
+            "examples": self.fill(self.examples),
+            "rulegraph": self.fill(self.rulegraph),
+            "manifests": [
+                *self.fill(self.folder_manifest(self.summary)),
+                *self.fill(self.folder_manifest(self.model_metrics), model=models),
+                *self.of_saes(self.folder_manifest(self.sae_config), comparisons.saes),
+            ],
+            "data": self.fill(self.dashboards_manifest, model=contents.graph.connected),
+            "labels": self.all_labels(),
+            "explanations": self.all_explanations(),
+            "verdicts": self.class_verdicts(),
+            "token_rows": self.all_token_sidecars(),
+        }
+
     def page_sources(self, project: str) -> list[str]:
         """The files that the page is made from, relative to the working directory.
 
@@ -521,7 +569,7 @@ class Paths:
     def everything(self) -> list[str]:
         """What `rule all` asks for beside manifests."""
         return [
-            *self.fill(self.page),
+            self.own_page,
             *self.fill(self.summary),
             *self.fill(self.sweep, sweep=self._contents.config["sweeps"]),
             *self.fill(self.model_metrics, model=self._contents.graph.models),
@@ -593,7 +641,7 @@ class Paths:
             "report": [
                 *beside(self.fill(self.examples)),
                 *beside(self.fill(self.dag)),
-                *of_folders(self.fill(self.page)),
+                self.folder_manifest(self.own_page),
                 *self.fill(self.dashboards_manifest, model=contents.graph.connected),
             ],
         }

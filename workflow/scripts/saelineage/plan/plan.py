@@ -1,18 +1,26 @@
 """The plan of a run: the one object that knows what a run consists of."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import TypeVar
 
 from saelineage.plan.comparisons import pair_name
 from saelineage.plan.contents import Contents
 from saelineage.plan.needs import Needs
 from saelineage.plan.params import Params
-from saelineage.plan.paths import Paths
+from saelineage.plan.paths import InputFunction, Paths, Wildcards
 from saelineage.plan.sae_names import SaeName
+
+T = TypeVar("T")
 
 
 class Plan(Contents):
     """The contents of a run with its paths, params and needs.
+
+    A run has the same models, SAEs and comparisons at every hookpoint, so one plan describes them all, with
+    `{hookpoint}` left open in its paths. What depends on the hookpoint (its place in the model, and the settings and
+    imports of its SAEs) is asked of the plan of that hookpoint (`places`).
 
     Attributes:
         paths: every path.
@@ -20,23 +28,78 @@ class Plan(Contents):
         needs: the memory and time that jobs ask for.
     """
 
-    def __init__(self, config: dict):
+    def __init__(self, config: dict, hookpoint: str | None = None):
         """Keep the config; everything else is computed when it is asked for.
 
         Args:
             config: as `config.load_config` gives it.
+            hookpoint: the hookpoint that this is the plan of; None for all together.
         """
-        super().__init__(config)
-        self.paths = Paths(self)
+        super().__init__(config, hookpoint)
+        self.paths = Paths(self, hookpoint)
         self.params = Params(self)
         self.needs = Needs(self)
+
+    @cached_property
+    def places(self) -> dict[str, "Plan"]:
+        """The plan of each hookpoint."""
+        return {hookpoint: Plan(self.config, hookpoint) for hookpoint in self.hookpoints}
+
+    def placed(self, function: Callable[["Plan"], Callable[..., T]]) -> Callable[..., T]:
+        """A function of a job's wildcards that is asked of the plan of the job's hookpoint.
+
+        Args:
+            function: takes it from a plan, as in `lambda plan: plan.params.sae`.
+        """
+
+        def of_job(wildcards: Wildcards, *arguments: object) -> T:  # Snakemake passes what the signature names
+            return function(self.places[wildcards.hookpoint])(wildcards, *arguments)
+
+        return of_job
+
+    def at_each(self, function: Callable[["Plan"], InputFunction]) -> InputFunction:
+        """An input function that joins those of the plans of all hookpoints, one hookpoint after the other."""
+        return lambda wildcards: [path for plan in self.places.values() for path in function(plan)(wildcards)]
+
+    def everything(self) -> list[str]:
+        """What `rule all` asks for beside manifests."""
+        return list(dict.fromkeys(path for plan in self.places.values() for path in plan.paths.everything()))
+
+    def manifests(self) -> list[str]:
+        """The manifest of everything that a run keeps, at all hookpoints."""
+        return list(dict.fromkeys(path for plan in self.places.values() for path in plan.paths.manifests()))
+
+    def pages(self) -> dict[str, dict]:
+        """For each hookpoint the page, the files that it shows, and the SAEs trained there, as JSON-able data."""
+        return {
+            hookpoint: {
+                "page": plan.paths.own_page,
+                "files": plan.paths.page_inputs(),
+                "trained": [list(sae) for sae in plan.comparisons.trained_saes],
+            }
+            for hookpoint, plan in self.places.items()
+        }
+
+    def page_files(self) -> list[str]:
+        """All files that the pages show."""
+        pages = self.pages().values()
+        return list(dict.fromkeys(path for page in pages for paths in page["files"].values() for path in paths))
 
     # Constraints on wildcards.
 
     def trained_alone(self) -> str:
-        """A constraint on {model} in .../{model}/{sae}/...: SAEs that each have a training job of their own."""
+        """A constraint on {hookpoint} in .../{hookpoint}/{model}/{sae}/...: SAEs that have a training job each."""
         together = self.saes.seed_names if self.config["saes"]["one_pass"] else []
-        return models_followed_by(sae for sae in self.comparisons.trained_saes if sae.sae not in together)
+        return followed_by(
+            {
+                hookpoint: [sae for sae in plan.comparisons.trained_saes if sae.sae not in together]
+                for hookpoint, plan in self.places.items()
+            }
+        )
+
+    def imported(self) -> str:
+        """A constraint on {hookpoint} in .../{hookpoint}/{model}/{sae}/...: SAEs that are imported."""
+        return followed_by({hookpoint: plan.saes.imported for hookpoint, plan in self.places.items()})
 
     def trained_together(self) -> str:
         """A constraint on {model}: models whose SAEs are all trained by one job."""
@@ -62,7 +125,9 @@ class Plan(Contents):
 
     def fetches_saes(self) -> bool:
         """True if any SAE comes from the hub."""
-        return any(needs_hub(self.saes.settings(*sae)["import"]) for sae in self.saes.imported)
+        return any(
+            needs_hub(plan.saes.settings(*sae)["import"]) for plan in self.places.values() for sae in plan.saes.imported
+        )
 
     def job_shape(self) -> dict:
         """Everything that decides which jobs a run has and how they depend on each other, as JSON-able data."""
@@ -74,10 +139,13 @@ class Plan(Contents):
                 model: [graph.kind(model), graph.like(model), graph.parents(model), graph.training_corpora(model)]
                 for model in graph.models
             },
-            "saes": {str(sae): self.saes.settings(*sae)["corpora"] for sae in self.comparisons.trained_saes},
+            "saes": {
+                hookpoint: {str(sae): plan.saes.settings(*sae)["corpora"] for sae in plan.comparisons.trained_saes}
+                for hookpoint, plan in self.places.items()
+            },
             "pairs": [pair_name(pair) for pair in self.comparisons.pairs],
             "one_pass": config["saes"]["one_pass"],
-            "imported_saes": [str(sae) for sae in self.saes.imported],
+            "imported_saes": {hookpoint: list(map(str, plan.saes.imported)) for hookpoint, plan in self.places.items()},
             "shards": [config["activations"]["n_shards"], config["activations"]["n_probe_shards"]],
             "lineage": self.subset("lineage", "token_type", "readouts", "ablations"),
             "sweeps": {name: [sweep["model"], sweep.get("corpora")] for name, sweep in config["sweeps"].items()},
@@ -89,9 +157,16 @@ def any_of(names: Iterable[object]) -> str:
     return "|".join(re.escape(str(name)) for name in names) or "(?!)"
 
 
-def models_followed_by(saes: Iterable[SaeName]) -> str:
-    """A constraint on {model} in .../{model}/{sae}/... that matches exactly these SAEs."""
-    return "|".join(f"{re.escape(model)}(?=/{re.escape(sae)}/)" for model, sae in saes) or "(?!)"
+def followed_by(saes: Mapping[str, Iterable[SaeName]]) -> str:
+    """A constraint on {hookpoint} in .../{hookpoint}/{model}/{sae}/... that matches exactly these SAEs."""
+    return (
+        "|".join(
+            f"{re.escape(hookpoint)}(?=/{re.escape(model)}/{re.escape(sae)}/)"
+            for hookpoint, of_hookpoint in saes.items()
+            for model, sae in of_hookpoint
+        )
+        or "(?!)"
+    )
 
 
 def needs_hub(block: dict) -> bool:

@@ -28,7 +28,7 @@ ONE_SAE = re.compile(r"(seed|shared|own)[0-9]|(from|second|reset|data|model|data
 """Beginning of the keys of `saes.models.{model}` that are names of SAEs."""
 STAGE = re.compile(r"(?P<legs>data|model|data\+model|model\+data)_(?P<other>.+)$")
 SHARED = re.compile(r"shared(?P<seed>[0-9]+)(?P<again>_again)?$")
-NOT_OF_ONE_SAE = ("seeds", "one_pass", "tensorboard", "models", "anchored", "anchored_rate")
+NOT_OF_ONE_SAE = ("seeds", "one_pass", "tensorboard", "models", "hookpoints", "anchored", "anchored_rate")
 """Keys of the config's `saes` block that are not settings of a single SAE."""
 SAME_IN_ONE_PASS = ("corpora", "n_tokens", "batch_tokens", "max_norm_ratio", "checkpoint_steps")
 """Settings that decide the batches. All SAEs of one pass see the same batches."""

@@ -345,6 +345,41 @@ def budgets_figure(budgets: pd.DataFrame) -> go.Figure:
     return _styled(figure, min(max(380, 60 + LEGEND_LINE * len(figure.data)), 1000)).update_layout(legend=legend)
 
 
+HOOKPOINT_LINES = {
+    "persist_share": ("persist", "solid"),
+    "no_change_share": ("no change", "dash"),
+    "largest_random_share": ("random", "dot"),
+}
+"""The shares that `hookpoints_figure` draws, with their name and dash."""
+
+
+def hookpoints_figure(hookpoints: pd.DataFrame) -> go.Figure:
+    """Shares at every hookpoint: one colour per edge, one dash per share, of identified features where they are known.
+
+    Args:
+        hookpoints: `hookpoint`, `parent`, `child`, `group` and the shares of `HOOKPOINT_LINES`.
+    """
+    figure = go.Figure()
+    shown = hookpoints[hookpoints["group"] == hookpoints["group"].iloc[0]]
+    for place, ((parent, child), rows) in enumerate(shown.groupby(["parent", "child"], sort=False)):
+        edge, colour = plain(f"{parent} → {child}"), SERIES[place % len(SERIES)]
+        for column, (name, dash) in HOOKPOINT_LINES.items():
+            figure.add_scatter(
+                x=rows["hookpoint"],
+                y=rows[column],
+                name=name,
+                mode="lines+markers",
+                line={"color": colour, "width": 1.75, "dash": dash},
+                legendgroup=edge,
+                legendgrouptitle={"text": edge},
+                hovertemplate=f"{edge}, {name}: %{{y:.1%}} at %{{x}}<extra></extra>",
+            )
+    figure.update_xaxes(title="hookpoint", type="category")
+    figure.update_yaxes(title="share of features with a match", tickformat=".0%", range=[0, 1.02])
+    legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "groupclick": "toggleitem", "tracegroupgap": 6}
+    return _styled(figure, min(max(320, 60 + LEGEND_LINE * len(figure.data)), 1000)).update_layout(legend=legend)
+
+
 class Figure(NamedTuple):
     """How a figure of the page is drawn."""
 
@@ -359,6 +394,11 @@ class Figure(NamedTuple):
 
 
 FIGURES = {
+    "hookpoints": Figure(
+        hookpoints_figure,
+        ("hookpoints",),
+        "Persisting share at every hookpoint, for each edge beside its controls; hookpoints.csv has the numbers",
+    ),
     "lineage": Figure(lineage_svg, ("lineage_models", "lineage_edges")),
     "curves": Figure(
         share_curves_figure,

@@ -59,6 +59,10 @@ class Results(NamedTuple):
     chosen_t: Mapping[str, float]
     """The coefficient of the merge that each sweep is about."""
     summary: dict
+    hookpoint: str
+    """The hookpoint that the page is of."""
+    pages: Mapping[str, str]
+    """The page of every hookpoint, beside this one."""
     tables: Mapping[str, pd.DataFrame]
     examples: dict
     timings: pd.DataFrame
@@ -102,6 +106,8 @@ def render_page(results: Results, sources: Sources) -> str:
     }
     page = environment.from_string(sources.template).render(
         run=results.summary["run"],
+        hookpoint=results.hookpoint,
+        pages=results.pages,
         **{key: results.summary[key] for key in ("threshold", "identified_from", "relocated_below")},
         models=results.summary["models"],
         leading=results.summary["leading"],
@@ -169,6 +175,7 @@ def facts(results: Results) -> dict:
     edges = [[edge["parent"], edge["child"]] for edge in results.summary["edges"]]
     models = [model for model in results.summary["models"] if any(model in edge for edge in edges)]
     return {
+        "hookpoint": results.hookpoint,
         "models": models,
         "edges": edges,
         "layout": _layout(models, edges),

@@ -26,6 +26,13 @@ TABLES = {
         "interval, its controls, PW-MCC between seeds of parent and child, and relative persistence with its interval "
         "over documents.",
     ),
+    "hookpoints": Table(
+        "hookpoint_table",
+        ("summaries",),
+        "In runs with several hookpoints, one row per hookpoint, edge and group: the persisting share, its no-change "
+        "control, the largest random control, the share on which two seeds agree, and the features that are lost and "
+        "new for sure.",
+    ),
     "instruments": Table(
         "instrument_table",
         ("summary",),

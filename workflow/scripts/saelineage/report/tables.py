@@ -85,6 +85,8 @@ class TableInputs(NamedTuple):
     """How each model was made, in words; parents before children."""
     summary: dict
     """`lineage/summary.json`."""
+    summaries: Mapping[str, dict]
+    """`lineage/summary.json` of every hookpoint, by the hookpoint's name; one of them is `summary`."""
     model_metrics: Sequence[dict]
     """`models/{model}/metrics.json`."""
     sae_metrics: Sequence[dict]
@@ -407,6 +409,30 @@ def stage_table(summary: dict) -> pd.DataFrame:
     ]
     columns = ["parent", "child", "group", "first", *MOVED_BY, "same_in_both_orders", "testable_in_both_orders"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def hookpoint_table(summaries: Mapping[str, dict]) -> pd.DataFrame:
+    """One row per hookpoint, edge and group of features: the persisting share beside its controls; for several alone.
+
+    Args:
+        summaries: `lineage/summary.json` by hookpoint.
+    """
+    columns = ["hookpoint", "parent", "child", "group", *_columns(("persist_share", "no_change_share"))]
+    columns += ["largest_random_share", "two_seed_share", "lost_for_sure", "new_for_sure"]
+    rows = [
+        {"hookpoint": hookpoint, "parent": edge["parent"], "child": edge["child"], "group": group}
+        | _shares(shares, ("persist_share", "no_change_share"))
+        | {
+            "largest_random_share": largest_random(shares["control_shares"])[1],
+            "two_seed_share": edge["two_seed_share"],
+            "lost_for_sure": shares["parent"]["headline"],
+            "new_for_sure": shares["child"]["headline"],
+        }
+        for hookpoint, summary in summaries.items()
+        for edge in summary["edges"]
+        for group, shares in measured_groups(edge)
+    ]
+    return pd.DataFrame(rows if len(summaries) > 1 else [], columns=columns)
 
 
 def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> pd.DataFrame:
