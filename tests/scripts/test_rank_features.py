@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from rank_features import Edge, rank_features
+from saelineage.correlations.decoders import NoSimilarityError
+from saelineage.correlations.logit_maps import logit_map
 from saelineage.correlations.match_finder import MatchFinder
 from saelineage.correlations.matches import Correlation
 from saelineage.lineage.ablations import agreement, feature_effects
@@ -97,6 +99,28 @@ def test_the_first_lost_and_new_features_are_also_ablated_one_by_one(rank, tiny)
     assert found["n"].tolist() == [2, 2, 4]
     pooled = agreement(table["effect"].to_numpy(), table["exact_effect"].to_numpy())
     assert found["spearman"].iloc[-1] == pytest.approx(pooled["spearman"])
+
+
+def test_effects_on_the_logits_are_compared_with_those_of_the_match(rank, tiny):
+    table = pd.read_parquet(rank("out")[0])
+    effects = []
+    for name in "ab":
+        path = logit_map(load_model(tiny.models[name]), HOOKPOINT)
+        logits = load_sae(rank.saes[name]).W_dec.detach() @ path.to_norm @ path.unembedding.T
+        effects.append((logits - logits.mean(1, keepdim=True)).double())
+    for row in table.itertuples():
+        own, other = effects if row.side == "parent" else effects[::-1]
+        expected = np.nan if row.match < 0 else torch.cosine_similarity(own[row.latent], other[row.match], dim=0)
+        assert row.logit_cosine == pytest.approx(float(expected), abs=1e-5, nan_ok=True)
+    assert table["logit_cosine"].notna().any()
+
+
+def test_without_a_linear_path_to_the_logits_none_are_compared(rank, monkeypatch):
+    def no_path(*_arguments: object) -> None:
+        raise NoSimilarityError("no path")
+
+    monkeypatch.setattr("rank_features.logit_map", no_path)
+    assert pd.read_parquet(rank("out")[0])["logit_cosine"].isna().all()
 
 
 def test_without_measured_effects_all_are_estimated(rank):

@@ -1,5 +1,6 @@
 """Rank the features of every edge by importance: the effect on their model's loss, and how far they are its own."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,6 +10,9 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
+from saelineage.correlations.cosines import logit_vectors
+from saelineage.correlations.decoders import NoSimilarityError
+from saelineage.correlations.logit_maps import LogitMap, logit_map
 from saelineage.correlations.matches import Correlation, load_correlation
 from saelineage.files.tables import write_parquet
 from saelineage.foreign.tokenizers import REFUSE
@@ -16,6 +20,7 @@ from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.lineage.ablations import agreement, feature_effects
 from saelineage.lineage.attributions import attributed_effects
+from saelineage.lineage.directions import match_cosines, unit_directions
 from saelineage.lineage.importance import PER_TOKENS, Effects, add_exact, heads, importance_table, per_thousand
 from saelineage.lineage.matching import SIDES
 from saelineage.models.loading import load_model, on_device
@@ -26,6 +31,8 @@ from saelineage.tokens import TokenRows, read_token_rows
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
+
+logger = logging.getLogger(__name__)
 
 
 class Edge(NamedTuple):
@@ -65,7 +72,8 @@ def rank_features(
 ) -> None:
     """Write the importance of the features of every edge, and how far estimated effects agree with measured ones.
 
-    One model is in memory at a time, and each is loaded once.
+    One model is in memory at a time, and each is loaded once. Of each, the unembedding is kept, to compare the effects
+    of features and matches on the logits.
 
     Args:
         edges: the edges.
@@ -81,6 +89,7 @@ def rank_features(
     """
     rows = read_token_rows(paths_to_rows)
     verdicts = [pd.read_parquet(edge.path_to_verdicts) for edge in edges]
+    paths: dict[str, ToLogits | None] = {}
     correlations = [load_correlation(*edge.correlation) for edge in edges]
     tables: dict[tuple[int, str], pd.DataFrame] = {}
     for name, folder in model_folders.items():
@@ -97,9 +106,50 @@ def rank_features(
         }
         exact = exact_effects(read, heads(of_model.values(), n_exact), n_tokens)
         tables |= {at: add_exact(table, exact) for at, table in of_model.items()}
+        paths[name] = to_logits(model, sae, hookpoint)
     for place, edge in enumerate(edges):
-        write_parquet(pd.concat([tables[place, side] for side in SIDES], ignore_index=True), edge.path_to_importance)
+        both = pd.concat([tables[place, side] for side in SIDES], ignore_index=True)
+        parent, child = (paths[edge.models[side]] for side in SIDES)
+        write_parquet(both.assign(logit_cosine=logit_cosines(both, parent, child)), edge.path_to_importance)
     write_parquet(agreements(edges, tables), path_to_agreement)
+
+
+class ToLogits(NamedTuple):
+    """An SAE, and the linear path of what it writes to the logits of its model."""
+
+    sae: Sae
+    path: LogitMap
+
+
+def to_logits(model: PreTrainedModel, sae: Sae, hookpoint: str) -> ToLogits | None:
+    """The path of an SAE's features to the logits; None if no linear one is known."""
+    try:
+        return ToLogits(sae, logit_map(model, hookpoint))
+    except NoSimilarityError as error:
+        logger.info("effects on the logits are not compared: %s", error)
+        return None
+
+
+def logit_cosines(table: pd.DataFrame, parent: ToLogits | None, child: ToLogits | None) -> np.ndarray:
+    """The cosine of each feature's direct effect on the logits and that of its best match; NaN where none is known.
+
+    Logits are those of the tokens that both models have rows for.
+
+    Args:
+        table: importance of both sides, with `side`, `latent` and `match`.
+        parent, child: from `to_logits`.
+    """
+    if parent is None or child is None:
+        return np.full(len(table), np.nan)
+    n_rows = min(len(side.path.unembedding) for side in (parent, child))
+    paths = (side.path._replace(unembedding=side.path.unembedding[:n_rows]) for side in (parent, child))
+    units = [unit_directions(vectors.numpy()) for vectors in logit_vectors(parent.sae, child.sae, *paths)]
+    cosines = np.empty(len(table))
+    for number, side in enumerate(SIDES):
+        rows = (table["side"] == side).to_numpy()
+        latents, match = table["latent"].to_numpy()[rows], table["match"].to_numpy()[rows]
+        cosines[rows] = match_cosines(units[number][latents], units[1 - number], match)
+    return cosines
 
 
 def exact_effects(read: Read, latents: Mapping[str, np.ndarray], n_tokens: Mapping[str, int]) -> dict[int, float]:

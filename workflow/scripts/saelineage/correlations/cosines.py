@@ -80,12 +80,23 @@ def logit_effect_cosine(a: Sae, b: Sae, map_a: LogitMap, map_b: LogitMap, **sett
     Raises:
         NoSimilarityError: if the models' vocabularies differ in size.
     """
+    return cosines(*logit_vectors(a, b, map_a, map_b), **settings)
+
+
+def logit_vectors(
+    a: Sae, b: Sae, map_a: LogitMap, map_b: LogitMap
+) -> tuple[Float[Tensor, "d_sae_a coordinate"], Float[Tensor, "d_sae_b coordinate"]]:
+    """Vectors whose products are those of the features' direct effects on the logits (`logit_effect_cosine`).
+
+    Raises:
+        NoSimilarityError: if the models' vocabularies differ in size.
+    """
     coordinates = logit_coordinates(map_a.unembedding, map_b.unembedding)
-    effects_a, effects_b = (
-        sae.W_dec.detach() @ path.to_norm @ coordinates_of_side.float()
-        for sae, path, coordinates_of_side in zip((a, b), (map_a, map_b), coordinates, strict=True)
+    vectors_a, vectors_b = (
+        sae.W_dec.detach().cpu() @ path.to_norm @ of_side.float()
+        for sae, path, of_side in zip((a, b), (map_a, map_b), coordinates, strict=True)
     )
-    return cosines(effects_a, effects_b, **settings)
+    return vectors_a, vectors_b
 
 
 @torch.no_grad()

@@ -166,6 +166,7 @@ class Needs:
         n_edges = len(self._contents.graph.edges)
         passes = 4 * len(self._contents.graph.connected) + 2 * n_edges * lineage["exact_features"]
         held = 3 * sizes.forward_bytes(model, self._batch_tokens) + sizes.encoding_bytes(sae, 0)
+        held += len(self._contents.graph.connected) * (sae.n_bytes + sizes.unembedding_bytes(model))
         tables = 4 * sizes.all_bytes([*input.edges, *input.correlations])
         return Need(held + tables, passes * (sizes.forward_flop(model, tokens) + sizes.encoding_flop(sae, tokens)))
 

@@ -242,6 +242,11 @@ def forward_bytes(model: ModelSize, batch_tokens: int) -> int:
     return FLOAT * (model.n_weights + batch_tokens * (3 * model.d_vocab + 8 * max(model.d_model, model.d_mlp)))
 
 
+def unembedding_bytes(model: ModelSize) -> int:
+    """The unembedding of a language model in float32."""
+    return FLOAT * model.d_vocab * model.d_model
+
+
 def dump_bytes(model: ModelSize, batch_tokens: int, shard: DumpSize, dtype: str) -> int:
     """Dumping activations: the model, and one shard, which is held twice while its batches are joined."""
     return forward_bytes(model, batch_tokens) + 2 * ITEM_BYTES[dtype] * shard.n_tokens * shard.d_in
