@@ -30,7 +30,7 @@ def test_an_instrument_decides_which_saes_of_an_edge_are_compared():
     assert {name: names(of_edges) for name, of_edges in pairs.items()} == expected
 
 
-def test_a_floor_compares_two_saes_of_one_model():
+def test_a_no_change_control_compares_two_saes_of_one_model():
     expected = {
         "independent": ["base.seed0__base.seed1", "lua.seed0__lua.seed1"],
         "same_init": ["base.shared0__base.shared0_again", "lua.shared0__lua.shared0_again"],
@@ -39,13 +39,13 @@ def test_a_floor_compares_two_saes_of_one_model():
         "frozen": ["base.seed0__base.from_base@0", "lua.from_base@0__lua.from_lua@0"],
     }
     comparisons = Plan(diamond()).comparisons
-    floors = {
+    controls = {
         name: comparisons.no_change_pairs(name, "base") + comparisons.no_change_pairs(name, "lua") for name in expected
     }
-    assert {name: names(pairs) for name, pairs in floors.items()} == expected
+    assert {name: names(pairs) for name, pairs in controls.items()} == expected
 
 
-def test_every_two_seeds_are_a_floor_and_those_with_the_leading_sae_are_its_own():
+def test_every_two_seeds_are_a_control_and_those_with_the_leading_sae_are_its_own():
     config = diamond("independent")
     config["saes"]["seeds"] = [4, 0, 2]
     comparisons = Plan(config).comparisons
@@ -60,17 +60,17 @@ def test_every_two_seeds_are_a_floor_and_those_with_the_leading_sae_are_its_own(
     assert Plan(config).comparisons.leading_no_change_pairs("lua") == []
 
 
-def test_the_floor_of_the_leading_sae_is_among_the_pairs_of_the_run():
+def test_the_no_change_control_of_the_leading_sae_is_among_the_pairs_of_the_run():
     expected = {
         # The leading SAE of lua is from_base. from_lua starts from it.
         "anchored": ["base.seed0__base.from_base", "lua.from_base__lua.from_lua"],
         "independent": ["base.seed0__base.seed1", "lua.seed0__lua.seed1"],
         "same_init": ["base.shared0__base.shared0_again", "lua.shared0__lua.shared0_again"],
     }
-    for name, floors in expected.items():
+    for name, controls in expected.items():
         comparisons = Plan(diamond(name)).comparisons
         pairs = comparisons.leading_no_change_pairs("base") + comparisons.leading_no_change_pairs("lua")
-        assert names(pairs) == floors
+        assert names(pairs) == controls
         assert set(pairs) <= set(comparisons.pairs)
 
 

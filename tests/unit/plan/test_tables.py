@@ -42,10 +42,10 @@ def test_every_instrument_and_every_budget_has_a_pair_and_a_control_for_each_edg
     assert instrument("anchored@500") == INSTRUMENTS["anchored"]._replace(budget="@500")
     for name in plan.comparisons.instruments:
         pairs = [plan.comparisons.edge_pair(name, edge) for edge in plan.graph.edges]
-        floors = [plan.comparisons.no_change_pairs(name, edge.parent)[0] for edge in plan.graph.edges]
+        controls = [plan.comparisons.no_change_pairs(name, edge.parent)[0] for edge in plan.graph.edges]
         assert all(parent.model != child.model for parent, child in pairs)
-        assert all(first.model == second.model for first, second in floors)
-        assert [floor[0] for floor in floors] == [pair[0] for pair in pairs]
+        assert all(first.model == second.model for first, second in controls)
+        assert [control[0] for control in controls] == [pair[0] for pair in pairs]
 
 
 def test_the_schema_has_every_way_of_making_a_model():
