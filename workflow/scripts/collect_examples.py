@@ -49,12 +49,12 @@ def collect_examples(
     - if it is gone: `importance`, `r_child` and `r_seed` (null without a second seed).
 
     Args:
-        features: `lineage/features.parquet`.
+        features: `lineage/{hookpoint}/features.parquet`.
         edges: verdicts of each (parent, child) whose parent is a root, `with_importance`.
         seed_correlations: per root, the correlation of its first SAE with its second, where it has two.
         shards: feature shards of each (model, SAE).
         annotations: of the probe.
-        labels: per root, `labels/{model}/{sae}.parquet` with the column `sae`.
+        labels: per root, `labels/{hookpoint}/{model}/{sae}.parquet` with the column `sae`.
         models: parents before children.
         roots: models without parents.
         threshold: r at or above this is a match.

@@ -59,12 +59,12 @@ def write_dashboards(
 
     Args:
         model, sae: the model, and the name of the SAE that verdicts rest on.
-        features: `lineage/features.parquet`.
+        features: `lineage/{hookpoint}/features.parquet`.
         edges: the table of each (parent, child), `with_importance`.
         shards: feature shards of each (model, SAE) of the lineage.
         annotations: of the probe.
-        labels: `labels/{model}/{sae}.parquet`.
-        explanations: `labels/{model}/{sae}.explanations.parquet`; None if there are none.
+        labels: `labels/{hookpoint}/{model}/{sae}.parquet`.
+        explanations: `labels/{hookpoint}/{model}/{sae}.explanations.parquet`; None if there are none.
         no_change_correlations: the correlations of the no-change control of the model's SAE.
         model_folder: of the language model.
         sae_folder: of its SAE.

@@ -61,25 +61,25 @@ def read_inputs(
 
     Args:
         described: `Contents.described`.
-        summary: `lineage/summary.json`.
+        summary: `lineage/{hookpoint}/summary.json`.
         summaries: that of every hookpoint, by name.
         model_metrics: paths `models/{model}/metrics.json`.
-        sae_metrics: paths `saes/{model}/metrics.json`.
-        curves: paths `saes/{model}/{sae}/training.csv` by (model, SAE).
+        sae_metrics: paths `saes/{hookpoint}/{model}/metrics.json`.
+        curves: paths `saes/{hookpoint}/{model}/{sae}/training.csv` by (model, SAE).
         sweeps: paths `sweeps/{sweep}.parquet` by sweep.
         merges: paths `models/{model}/merge.json` by model.
         correlations: the correlation behind each edge, by the edge's name.
-        share_curves: path `lineage/curves.parquet`.
-        ablations: paths `lineage/ablations/{edge}.parquet` by the edge's name.
-        effects: paths `lineage/ablations/{edge}.agreement.parquet` by the edge's name.
-        drift: path `lineage/drift.json`; none in runs without edges.
-        importance: paths `lineage/importance/{edge}.parquet` by the edge's name.
-        importance_agreement: path `lineage/importance/agreement.parquet`; none in runs without edges.
-        passages, passage_features: paths `lineage/passages/{edge}.parquet` and `{edge}.features.parquet` by the edge's
-            name.
-        labels: paths `labels/{model}/{sae}.parquet` by (model, SAE).
-        explanations: paths `labels/{model}/{sae}.explanations.parquet` by (model, SAE).
-        verdicts: paths `lineage/edges/{edge}.parquet` by the edge's name, in runs with conversations.
+        share_curves: path `lineage/{hookpoint}/curves.parquet`.
+        ablations: paths `lineage/{hookpoint}/ablations/{edge}.parquet` by the edge's name.
+        effects: paths `lineage/{hookpoint}/ablations/{edge}.agreement.parquet` by the edge's name.
+        drift: path `lineage/{hookpoint}/drift.json`; none in runs without edges.
+        importance: paths `lineage/{hookpoint}/importance/{edge}.parquet` by the edge's name.
+        importance_agreement: path `lineage/{hookpoint}/importance/agreement.parquet`; none in runs without edges.
+        passages, passage_features: paths `lineage/{hookpoint}/passages/{edge}.parquet` and `{edge}.features.parquet` by
+            the edge's name.
+        labels: paths `labels/{hookpoint}/{model}/{sae}.parquet` by (model, SAE).
+        explanations: paths `labels/{hookpoint}/{model}/{sae}.explanations.parquet` by (model, SAE).
+        verdicts: paths `lineage/{hookpoint}/edges/{edge}.parquet` by the edge's name, in runs with conversations.
         token_rows: paths `tokens/{corpus}/{split}.json`.
     """
     tables_of_labels = {sae: pd.read_parquet(path) for sae, path in labels.items()}
@@ -162,7 +162,7 @@ def read_page(
     Args:
         page: of `Plan.pages`.
         described: `Contents.described`.
-        summaries: `lineage/summary.json` of every hookpoint, by name.
+        summaries: `lineage/{hookpoint}/summary.json` of every hookpoint, by name.
         hookpoint: the one that the page is of.
         leading: the SAEs that verdicts rest on, (model, SAE).
         edges: the SAE of the child whose correlation with the parent's is behind each edge, by the edge's name.

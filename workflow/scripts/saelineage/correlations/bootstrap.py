@@ -429,7 +429,7 @@ def load_replicates(path: Path | str, partner: str) -> Replicates:
     """Read the replicates of the correlation with one partner.
 
     Args:
-        path: `correlations/{a}/replicates.safetensors`.
+        path: `correlations/{hookpoint}/{a}/replicates.safetensors`.
         partner: the SAE on side b, `{model}.{sae}`; a random control's name includes its suffix.
 
     Raises:

@@ -53,7 +53,7 @@ def load_rests_on(
     """Read `rests_on` of the correlation with one partner.
 
     Args:
-        path: `correlations/{a}/replicates.safetensors`.
+        path: `correlations/{hookpoint}/{a}/replicates.safetensors`.
         partner: the SAE on side b, `{model}.{sae}`.
 
     Raises:

@@ -130,7 +130,7 @@ def load_correlation(path: Path | str, partner: str) -> Correlation:
     """Read the correlation with one partner from the file of an SAE's correlations.
 
     Args:
-        path: `correlations/{a}/correlations.safetensors`.
+        path: `correlations/{hookpoint}/{a}/correlations.safetensors`.
         partner: the SAE on side b, `{model}.{sae}`; a random control's name includes its suffix.
 
     Raises:

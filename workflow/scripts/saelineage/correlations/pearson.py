@@ -59,7 +59,8 @@ def correlate(
 
     Args:
         a, b: latent activations [token, d_sae], all >= 0, dense or sparse; or the folder of an SAE's feature shards,
-            `results/{run}/features/{model}/{sae}`. Raw sums of folders go into a temporary folder (`TMPDIR`).
+            `results/{run}/features/{hookpoint}/{model}/{sae}`. Raw sums of folders go into a temporary folder
+            (`TMPDIR`).
         min_firings, top_matches, keep_above, n_bins, block_features, by_corpus, jaccard: the config's `correlations`
             block.
         threads: the number of threads, which changes no bit of the result.

@@ -84,7 +84,7 @@ class Params:
         return is_shifted(wildcards.b)
 
     def partners(self, wildcards: Wildcards) -> dict[str, bool]:
-        """The SAEs that an SAE is correlated with, by name; True for nulls of shifted documents."""
+        """The SAEs that an SAE is correlated with, by name; True for random controls of shifted documents."""
         return {str(sae): is_shifted(sae.sae) for sae in self._contents.comparisons.partners[wildcards.a]}
 
     def resampled_partners(self, wildcards: Wildcards) -> list[str]:

@@ -68,7 +68,7 @@ def with_importance(edges: EdgeTables, importance: EdgeTables) -> dict[tuple[str
 
     Args:
         edges: the table of each (parent, child).
-        importance: `lineage/importance/{edge}.parquet` of the same edges.
+        importance: `lineage/{hookpoint}/importance/{edge}.parquet` of the same edges.
     """
     keys = ["side", "latent"]
     return {
@@ -84,7 +84,7 @@ def related_features(model: str, features: pd.DataFrame, edges: EdgeTables) -> l
 
     Args:
         model: the model whose features are looked up.
-        features: `lineage/features.parquet`.
+        features: `lineage/{hookpoint}/features.parquet`.
         edges: the table of each (parent, child).
     """
     rows = features[features["model"] == model]
@@ -102,7 +102,7 @@ def related_features(model: str, features: pd.DataFrame, edges: EdgeTables) -> l
 
 
 def sae_of_each_model(features: pd.DataFrame) -> dict[str, str]:
-    """The SAE whose features `lineage/features.parquet` lists, by model."""
+    """The SAE whose features `lineage/{hookpoint}/features.parquet` lists, by model."""
     models = features.drop_duplicates("model")
     return dict(zip(models["model"], models["sae"], strict=True))
 
@@ -130,7 +130,7 @@ def feature_table(
 
     Args:
         model: the model.
-        features: `lineage/features.parquet`.
+        features: `lineage/{hookpoint}/features.parquet`.
         edges: the table of each (parent, child), `with_importance`.
         firings: of the model's SAE on the probe.
         annotations: of the probe.

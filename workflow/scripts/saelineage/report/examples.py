@@ -45,7 +45,7 @@ def persisting_features(
     A feature that shares a match with one already chosen is left out, because it would show the same thing again.
 
     Args:
-        features: `lineage/features.parquet`.
+        features: `lineage/{hookpoint}/features.parquet`.
         roots: models without parents.
         models: all models, parents before children.
         n_features: number of features to choose.
@@ -131,7 +131,7 @@ def named_features(
     Args:
         concepts: names of concepts, such as `assignment`.
         model: the model.
-        labels: `labels/{model}/{sae}.parquet` with the column `sae`.
+        labels: `labels/{hookpoint}/{model}/{sae}.parquet` with the column `sae`.
         related: from `dashboards.related_features`.
         density: of the model's features, by latent.
     """

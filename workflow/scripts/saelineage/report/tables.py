@@ -84,17 +84,17 @@ class TableInputs(NamedTuple):
     made: Mapping[str, str]
     """How each model was made, in words; parents before children."""
     summary: dict
-    """`lineage/summary.json`."""
+    """`lineage/{hookpoint}/summary.json`."""
     summaries: Mapping[str, dict]
-    """`lineage/summary.json` of every hookpoint, by the hookpoint's name; one of them is `summary`."""
+    """`lineage/{hookpoint}/summary.json` of every hookpoint, by the hookpoint's name; one of them is `summary`."""
     model_metrics: Sequence[dict]
     """`models/{model}/metrics.json`."""
     sae_metrics: Sequence[dict]
-    """`saes/{model}/metrics.json`."""
+    """`saes/{hookpoint}/{model}/metrics.json`."""
     training_curves: Mapping[tuple[str, str], pd.DataFrame]
-    """`saes/{model}/{sae}/training.csv` by (model, SAE)."""
+    """`saes/{hookpoint}/{model}/{sae}/training.csv` by (model, SAE)."""
     share_curves: pd.DataFrame
-    """`lineage/curves.parquet`."""
+    """`lineage/{hookpoint}/curves.parquet`."""
     merged_models: Mapping[str, Sequence[str]]
     """The parents of each merged model."""
     merges: Mapping[str, dict]
@@ -104,25 +104,25 @@ class TableInputs(NamedTuple):
     histograms: Mapping[str, np.ndarray]
     """The histogram of all correlations behind each edge, by the edge's name, `{parent}__{child}`."""
     ablations: Mapping[str, pd.DataFrame]
-    """`lineage/ablations/{edge}.parquet` by the edge's name."""
+    """`lineage/{hookpoint}/ablations/{edge}.parquet` by the edge's name."""
     effects: Mapping[str, pd.DataFrame]
-    """`lineage/ablations/{edge}.agreement.parquet` by the edge's name."""
+    """`lineage/{hookpoint}/ablations/{edge}.agreement.parquet` by the edge's name."""
     drift: Mapping
-    """`lineage/drift.json`; empty in runs without edges."""
+    """`lineage/{hookpoint}/drift.json`; empty in runs without edges."""
     importance: Mapping[str, pd.DataFrame]
-    """`lineage/importance/{edge}.parquet` by the edge's name."""
+    """`lineage/{hookpoint}/importance/{edge}.parquet` by the edge's name."""
     importance_agreement: pd.DataFrame | None
-    """`lineage/importance/agreement.parquet`; None in runs without edges."""
+    """`lineage/{hookpoint}/importance/agreement.parquet`; None in runs without edges."""
     passages: Mapping[str, pd.DataFrame]
-    """`lineage/passages/{edge}.parquet` by the edge's name."""
+    """`lineage/{hookpoint}/passages/{edge}.parquet` by the edge's name."""
     passage_features: Mapping[str, pd.DataFrame]
-    """`lineage/passages/{edge}.features.parquet` by the edge's name."""
+    """`lineage/{hookpoint}/passages/{edge}.features.parquet` by the edge's name."""
     labels: Mapping[tuple[str, str], pd.DataFrame]
-    """The winning labels in `labels/{model}/{sae}.parquet` by (model, SAE)."""
+    """The winning labels in `labels/{hookpoint}/{model}/{sae}.parquet` by (model, SAE)."""
     explanations: Mapping[tuple[str, str], pd.DataFrame]
-    """`labels/{model}/{sae}.explanations.parquet` by (model, SAE)."""
+    """`labels/{hookpoint}/{model}/{sae}.explanations.parquet` by (model, SAE)."""
     verdicts: Mapping[str, pd.DataFrame]
-    """`lineage/edges/{edge}.parquet` by the edge's name; none in runs without conversations."""
+    """`lineage/{hookpoint}/edges/{edge}.parquet` by the edge's name; none in runs without conversations."""
     class_labels: Mapping[str, pd.DataFrame]
     """The rows of kind `class` of the leading SAE's labels, by model."""
     token_rows: Mapping[tuple[str, str], dict]
@@ -165,8 +165,8 @@ def edge_table(summary: dict, drift: Mapping) -> pd.DataFrame:
     Groups are `identified`, where a second seed was trained, and `all`. Counts are named `{side}_{verdict}`.
 
     Args:
-        summary: `lineage/summary.json`.
-        drift: `lineage/drift.json`.
+        summary: `lineage/{hookpoint}/summary.json`.
+        drift: `lineage/{hookpoint}/drift.json`.
     """
     visible = {(edge["parent"], edge["child"]): edge[POOLED]["visible"] for edge in drift.get("edges", [])}
     counted = [f"{side}_{name}" for side, names in COUNTS.items() for name in names]
@@ -195,8 +195,8 @@ def by_corpus_table(summary: dict, drift: Mapping) -> pd.DataFrame:
     The corpora on which the smallest share of an edge's group persists come first, those without features last.
 
     Args:
-        summary: `lineage/summary.json`.
-        drift: `lineage/drift.json`; `visible` is missing where it has none.
+        summary: `lineage/{hookpoint}/summary.json`.
+        drift: `lineage/{hookpoint}/drift.json`; `visible` is missing where it has none.
     """
     visible = {
         (edge["parent"], edge["child"], corpus): figures["visible"]
@@ -341,7 +341,7 @@ def control_table(summary: dict) -> pd.DataFrame:
 
 
 def curve_table(curves: pd.DataFrame, summary: dict) -> pd.DataFrame:
-    """`lineage/curves.parquet` with the area under each curve (`auc`) and a mark for the leading instrument."""
+    """`lineage/{hookpoint}/curves.parquet` with the area under each curve (`auc`), and which instrument is leading."""
     areas = {}
     for comparison in summary["instruments"]:
         key = _key(comparison)
@@ -366,7 +366,7 @@ def budget_table(summary: dict, training_curves: Mapping[tuple[str, str], pd.Dat
     """One row per edge, anchored instrument and group of features: the budget, and shares with and without change.
 
     Args:
-        summary: `lineage/summary.json`.
+        summary: `lineage/{hookpoint}/summary.json`.
         training_curves: by (model, SAE), for the tokens that the child's SAE was trained on.
     """
     rows = []
@@ -415,7 +415,7 @@ def hookpoint_table(summaries: Mapping[str, dict]) -> pd.DataFrame:
     """One row per hookpoint, edge and group of features: the persisting share beside its controls; for several alone.
 
     Args:
-        summaries: `lineage/summary.json` by hookpoint.
+        summaries: `lineage/{hookpoint}/summary.json` by hookpoint.
     """
     columns = ["hookpoint", "parent", "child", "group", *_columns(("persist_share", "no_change_share"))]
     columns += ["largest_random_share", "two_seed_share", "lost_for_sure", "new_for_sure"]
@@ -439,7 +439,7 @@ def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> p
     """One row per merged model and source: each parent alone, both, their common ancestor, and none of them.
 
     Args:
-        summary: `lineage/summary.json`.
+        summary: `lineage/{hookpoint}/summary.json`.
         merged_models: the parents of each merged model.
     """
     rows = []
@@ -489,7 +489,7 @@ def ablation_table(ablations: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The ablations of all edges, with the edge's models.
 
     Args:
-        ablations: `lineage/ablations/*.parquet`, by the edge's name, `{parent}__{child}`.
+        ablations: `lineage/{hookpoint}/ablations/*.parquet`, by the edge's name, `{parent}__{child}`.
     """
     tables = [table.assign(**Edge.parse(edge)._asdict()) for edge, table in ablations.items()]
     figures = ["n_latents", "loss", "loss_change", "loss_change_per_firing", "n_firings", "n_tokens"]
@@ -501,7 +501,7 @@ def effect_table(agreements: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per edge and corpus: agreement of the effects of matched features in parent and child.
 
     Args:
-        agreements: `lineage/ablations/*.agreement.parquet`, by the edge's name, `{parent}__{child}`.
+        agreements: `lineage/{hookpoint}/ablations/*.agreement.parquet`, by the edge's name, `{parent}__{child}`.
     """
     columns = ["parent", "child", "corpus", "n", "pearson", "spearman"]
     tables = [table.assign(**Edge.parse(edge)._asdict())[columns] for edge, table in agreements.items()]
