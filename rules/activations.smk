@@ -11,9 +11,9 @@ rule dump_activations:
         model=run.paths.own_model,
         tokens=run.paths.sae_rows(),
     output:
-        shards=run.paths.over(run.paths.dump, hookpoint=run.hookpoints, corpus=run.paths.sae_corpora, split=["train"]),
+        shards=run.paths.over(run.paths.dump, hookpoint=run.hookpoints, corpus=run.trained_corpora, split=["train"]),
         manifests=run.paths.over(
-            run.paths.manifest(run.paths.dump), hookpoint=run.hookpoints, corpus=run.paths.sae_corpora, split=["train"]
+            run.paths.manifest(run.paths.dump), hookpoint=run.hookpoints, corpus=run.trained_corpora, split=["train"]
         ),
     log:
         run.paths.log("activations/{model}.train.{shard}"),

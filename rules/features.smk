@@ -75,6 +75,7 @@ rule export_latents:
     log:
         run.paths.log("delphi/{hookpoint}.{model}.{sae}.{module}"),
     wildcard_constraints:
+        hookpoint=run.exported(),
         module=any_of(run.modules),
     conda:
         "../envs/train.yaml"

@@ -101,6 +101,12 @@ def test_an_edge_without_siblings_has_tables_without_rows(compare):
     assert {"latent", "verdict", "lift"} <= set(features.columns)
 
 
+def test_a_child_that_is_its_sibling_learnt_nothing_beside_it(compare):
+    compare.folders["d"] = compare.folders["b"]
+    passages, features = compare("d")
+    assert (len(passages), len(features)) == (0, 0)
+
+
 def test_annotations_of_other_tokens_are_refused(compare, probe):
     fewer = annotated({"words": [[None, "one"]], "sums": [[None, "two"]]})
     save_annotations(compare.root / "probe.safetensors", fewer, {})

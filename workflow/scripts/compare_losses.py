@@ -115,7 +115,8 @@ def choose(edge: Edge, losses: Mapping[str, np.ndarray], annotations: Annotation
         return pd.DataFrame(columns=list(PASSAGE_COLUMNS))
     gain, sibling, name = edge_gains(edge, losses)
     chosen = largest_gains(gain, annotations.documents, annotations.pieces, n_passages)
-    corpus, row, place = zip(*(place_of(annotations, token) for token in chosen.tolist()), strict=True) or ((), (), ())
+    places = [place_of(annotations, token) for token in chosen.tolist()]
+    corpus, row, place = zip(*places, strict=True) if places else ((), (), ())
     columns = {
         "corpus": corpus,
         "row": row,

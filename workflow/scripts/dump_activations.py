@@ -52,10 +52,10 @@ def dump_activations(
     model = on_device(load_model(folder), pick_device(gpus))
     rows, facts = share_rows(model, folder, rows, name, unshared)
     config = read_config(folder)
-    saelens = {place: place_keys(place, same_output(model, place), config) for place in hookpoints}
-    for number_of_corpus, path_to_tokens in enumerate(paths_to_tokens):
+    saelens = {name: place_keys(name, same_output(model, name), config) for name in hookpoints}
+    for place, path_to_tokens in enumerate(paths_to_tokens):
         of_corpus, n_corpora = rows[path_to_tokens], len(paths_to_tokens)
-        paths = dict(zip(hookpoints, paths_to_shards[number_of_corpus::n_corpora], strict=True))
+        paths = dict(zip(hookpoints, paths_to_shards[place::n_corpora], strict=True))
         dump_shards(model, paths, of_corpus, of_corpus.shard(number, n_shards, max_tokens), batch_rows, dtype, saelens)
     return {"vocabulary": facts}
 

@@ -144,6 +144,24 @@ def test_a_given_sae_is_the_base_s_and_the_only_seed():
     assert any("the base's SAE is the given one" in sentence for sentence in sentences)
 
 
+def test_several_hookpoints_take_the_place_of_the_one_in_the_middle():
+    places = {"early": "model.layers.1.output", "late": "model.layers.3.output"}
+    config, sentences = expanded(activations={"hookpoints": places})
+    assert config["activations"]["hookpoints"] == places
+    assert not any("the hookpoint is" in sentence for sentence in sentences)
+
+
+def test_an_sae_of_one_hookpoint_may_have_saelens_s_names():
+    published = {"import": {"saelens": {"release": "gpt2-small-res-jb", "sae_id": "blocks.8.hook_resid_pre"}}}
+    hookpoints = {"late": {"models": {"base": {"seed0": published}}}}
+    config, _ = expanded(
+        activations={"hookpoints": {"early": "model.layers.1.output", "late": "model.layers.3.output"}},
+        saes={"hookpoints": hookpoints},
+    )
+    block = config["saes"]["hookpoints"]["late"]["models"]["base"]["seed0"]["import"]
+    assert block["repo"] == "jbloom/GPT2-Small-SAEs-Reformatted"
+
+
 def test_an_sae_may_have_saelens_s_names_of_its_release_and_itself():
     sae = "gpt2-small-res-jb:blocks.8.hook_resid_pre"
     config, sentences = expanded(sae=sae, hookpoint="model.layers.1.output")

@@ -508,6 +508,15 @@ def test_a_corpus_under_the_home_folder_is_found(tmp_path: Path, monkeypatch: py
     assert load(changed("corpora/lua", {"source": "files", "path": "a~/b"}))["corpora"]["lua"]["path"] == "a~/b"
 
 
+def test_a_hookpoint_s_name_must_leave_room_for_that_of_a_pair_in_the_name_of_a_log():
+    long, config = "m" * 55, small()
+    child = {"finetune": {"parent": long, "corpora": {"lua": 1.0}, "epochs": 1}}
+    config["models"] = {long: config["models"]["base"], long.replace("m", "n"): child}
+    config["saes"]["models"], config["sweeps"] = {}, {}
+    config["activations"] = {"hookpoints": {"h" * 99: "model.layers.0.output"}}
+    assert error_of(config).startswith("activations.hookpoints: logs would be called")
+
+
 def test_too_many_models_seeds_and_budgets_are_refused_before_they_are_enumerated():
     config = small()
     config["saes"] = {"seeds": list(range(20))}

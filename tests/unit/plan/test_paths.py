@@ -164,6 +164,26 @@ def test_settings_of_a_hookpoint_come_before_those_of_all_and_below_those_of_one
     assert plan.places["late"].place == "model.layers.1.output"
 
 
+def test_a_model_is_dumped_on_the_corpora_of_the_saes_of_all_hookpoints():
+    config = two_hookpoints()
+    config["saes"]["corpora"], config["saes"]["hookpoints"]["late"]["corpora"] = ["lua"], ["english"]
+    plan = Plan(config)
+    assert plan.trained_corpora == [place.trained_corpora for place in plan.places.values()][1] == ["english", "lua"]
+    job = Wildcards(hookpoint="late", model="base", sae="seed0")
+    (dump,) = plan.placed(lambda place: place.paths.sae_dump)(job)
+    assert dump.startswith("results/tiny/activations/late/base/english/")
+
+
+def test_latents_are_exported_under_the_module_of_their_own_hookpoint():
+    exported = Plan(two_hookpoints()).exported()
+    for path, is_own in (
+        ("late/lua/seed0/model.layers.1/config.json", True),
+        ("late/lua/seed0/model.layers.0.mlp/config.json", False),
+        ("mlp/lua/seed0/model.layers.0.mlp/config.json", True),
+    ):
+        assert bool(re.match(f"({exported})", path)) == is_own
+
+
 def test_only_saes_of_a_hookpoint_that_are_imported_there_are_imported():
     config = two_hookpoints()
     config["saes"]["hookpoints"]["late"]["models"] = {"base": {"seed0": {"import": {"folder": "sae"}}}}

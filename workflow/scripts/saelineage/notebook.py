@@ -59,7 +59,9 @@ def open_run(folder: Path | str, hookpoint: str | None = None) -> "Run":
 
 def _chosen_hookpoint(folder: Path, named: str | None) -> str:
     """The hookpoint that is named, or the only one that there is a lineage of."""
-    hookpoints, run = _folders(folder / "lineage"), folder.absolute().name
+    finished = sorted(path.parent.name for path in folder.glob("lineage/*/summary.json"))
+    hookpoints = finished or _folders(folder / "lineage")
+    run = folder.absolute().name
     if not hookpoints:
         raise InputError(
             f"run '{run}' is unfinished: '{folder / 'lineage'}' holds the lineage of no hookpoint; with the run's "

@@ -19,7 +19,7 @@ from saelineage.plan.plan import Plan
 
 DECIDES_RESULTS = False
 
-SPINS = {"GOMP_SPINCOUNT": "1000"}
+SPINS = "1000"
 """How often an idle thread of OpenMP looks for work before it sleeps. By default it looks for milliseconds, which on a
 busy machine keeps the threads that have work from their cores (docs/benchmarks.md)."""
 
@@ -44,7 +44,7 @@ def enter(workflow: Any, run: Plan, notes: Iterable[str] = ()) -> None:
     """
     settings = workflow.config_settings
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.update(SPINS | os.environ)  # what the user has set stays
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     commands.announce_options(workflow.main_snakefile, settings.configfiles, settings.config_args or [])
     if not workflow.deployment_settings.deployment_method:
         commands.require_quotable(sys.executable)

@@ -62,6 +62,7 @@ def edge_summary(table: pd.DataFrame, weighed: Mapping) -> dict:
         for group, shares in weighed["groups"].items()
     }
     parents = of_side[SIDES[0]]
+    found = parents[~in_other_parts(table)[parents.index]]
     summary = {
         "parent": weighed["parent"],
         "child": weighed["child"],
@@ -73,7 +74,7 @@ def edge_summary(table: pd.DataFrame, weighed: Mapping) -> dict:
             for rows, verdicts in zip(of_side.values(), STUDY_VERDICTS, strict=True)
             for verdict in verdicts
         },
-        "kinds": {kind: int((parents["kind"] == kind).sum()) for kind in (ONE_TO_ONE, SPLIT, MERGED)},
+        "kinds": {kind: int((found["kind"] == kind).sum()) for kind in (ONE_TO_ONE, SPLIT, MERGED)},
         **{change: int((parents["change"] == change).sum()) for change in CHANGES},
         "in_other_parts": int(in_other_parts(table)[table["side"] == SIDES[0]].sum()),
         "shares_basis": shares_basis(table) if table["cosine"].notna().any() else None,

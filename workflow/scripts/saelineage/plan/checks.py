@@ -22,8 +22,8 @@ MOST_JOBS = 50_000
 """Limit on the jobs that one key asks for. Snakemake plans about 1,000 a second."""
 MOST_COMBINATIONS = 5_000
 """Limit on models x seeds x budgets x hookpoints. SAEs and comparisons grow with it, and take long to enumerate."""
-MOST_IN_NAME = 200
-"""Limit on the name of a pair of SAEs. File systems allow 255 characters, endings included."""
+MOST_IN_NAME, MOST_IN_LOG = 200, 235
+"""Limits on the name of a pair of SAEs, alone and behind a hookpoint. File systems allow 255 with endings."""
 
 
 def check(plan: Plan) -> None:
@@ -408,6 +408,12 @@ def check_size(plan: Plan) -> None:
         raise InputError(
             f"models: a pair of SAEs would be called '{longest}', which at {len(longest)} characters is too long for a "
             f"file name (at most {MOST_IN_NAME}); give the models shorter names"
+        )
+    name = f"{max(plan.hookpoints, key=len)}.{longest}"
+    if len(name) > MOST_IN_LOG:
+        raise InputError(
+            f"activations.hookpoints: logs would be called '{name}', which at {len(name)} characters is too long for a "
+            f"file name (at most {MOST_IN_LOG}); give hookpoints or models shorter names"
         )
     for key, n_jobs in _scattered_jobs(plan).items():
         if n_jobs > MOST_JOBS:

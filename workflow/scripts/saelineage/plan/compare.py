@@ -79,7 +79,8 @@ def expand(config: Mapping) -> tuple[Mapping, list[str]]:
     if "folder" in base:
         _require_tokenizer(base["folder"])
     rows, row_sentences = _row(configs, given)
-    place, place_sentences = _hookpoint(hookpoint, configs[0])
+    is_given = "hookpoints" in _block(given, "activations")
+    place, place_sentences = ({}, []) if is_given else _hookpoint(hookpoint, configs[0])
     made = {
         "corpora": {"text": corpus},
         "tokenizer": _tokenizer_block(base),

@@ -54,6 +54,21 @@ class Contents:
         """Where activations are read, by the name of the hookpoint, which is part of paths."""
         return self.config["activations"]["hookpoints"]
 
+    @cached_property
+    def trained_corpora(self) -> list[str]:
+        """Corpora that an SAE of any hookpoint is trained on, in the config's order; all where none is trained.
+
+        One job dumps a model's activations at all hookpoints.
+        """
+        plans = [self, *(Contents(self.config, name) for name in self.hookpoints if name != self.hookpoint)]
+        of_saes = {
+            corpus
+            for plan in plans
+            for sae in plan.comparisons.trained_saes
+            for corpus in plan.saes.settings(*sae)["corpora"]
+        }
+        return [corpus for corpus in self.config["corpora"] if corpus in of_saes or not of_saes]
+
     @property
     def place(self) -> str:
         """Where activations are read at this hookpoint."""

@@ -230,16 +230,9 @@ class Paths:
         """Names of the shards of the probe."""
         return shard_names(self._contents.config["activations"]["n_probe_shards"])
 
-    @property
-    def sae_corpora(self) -> list[str]:
-        """Corpora that any SAE is trained on, in the config's order; all where none is trained and none is dumped."""
-        trained = self._contents.comparisons.trained_saes
-        trained_on = {corpus for sae in trained for corpus in self._contents.saes.settings(*sae)["corpora"]}
-        return [corpus for corpus in self.corpora if corpus in trained_on or not trained]
-
     def sae_rows(self) -> list[str]:
         """Token rows of the train splits that SAEs are trained on."""
-        return self.fill(self.token_rows, corpus=self.sae_corpora, split="train")
+        return self.fill(self.token_rows, corpus=self._contents.trained_corpora, split="train")
 
     def sae_dump(self, wildcards: Wildcards) -> list[str]:
         """The dump that an SAE is trained on; without the wildcard `sae`, that of all SAEs of one pass."""
@@ -595,7 +588,7 @@ class Paths:
         ablations = self.fill(self.ablations_manifest) if self.all_ablations() else []
         passages = self.fill(self.passages_manifest) if self.edges else []
         splits = {"corpus": self.corpora, "split": SPLITS}
-        dumps = {"corpus": self.sae_corpora, "split": "train", "shard": self.train_shards}
+        dumps = {"corpus": self._contents.trained_corpora, "split": "train", "shard": self.train_shards}
         probes = {"corpus": self.corpora, "split": "probe", "shard": self.probe_shards}
 
         def beside(paths: Iterable[str]) -> list[str]:

@@ -101,6 +101,11 @@ class Plan(Contents):
         """A constraint on {hookpoint} in .../{hookpoint}/{model}/{sae}/...: SAEs that are imported."""
         return followed_by({hookpoint: plan.saes.imported for hookpoint, plan in self.places.items()})
 
+    def exported(self) -> str:
+        """A constraint on {hookpoint} in .../{hookpoint}/{model}/{sae}/{module}/...: each with its own module."""
+        modules = zip(self.hookpoints, self.modules, strict=True)
+        return "|".join(f"{re.escape(name)}(?=/[^/]+/[^/]+/{re.escape(module)}/)" for name, module in modules)
+
     def trained_together(self) -> str:
         """A constraint on {model}: models whose SAEs are all trained by one job."""
         return any_of(self.graph.models if self.config["saes"]["one_pass"] else [])

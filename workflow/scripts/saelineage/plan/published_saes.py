@@ -23,8 +23,10 @@ def name_sources(config: dict) -> None:
 
 
 def _holders(block: dict, key: str) -> Iterator[tuple[dict, str]]:
-    """Yield the mappings that may hold an `import` block: those of all SAEs, of a model's, and of one SAE."""
+    """Yield the mappings that may hold an `import` block: of all SAEs, a hookpoint's, a model's, and one SAE's."""
     yield block, key
+    for name, of_hookpoint in block.get("hookpoints", {}).items():
+        yield from _holders(of_hookpoint, f"{key}.hookpoints.{name}")
     for name, of_model in block.get("models", {}).items():
         yield of_model, f"{key}.models.{name}"
         for sae, of_sae in of_model.items():

@@ -412,7 +412,7 @@ def stage_table(summary: dict) -> pd.DataFrame:
 
 
 def hookpoint_table(summaries: Mapping[str, dict]) -> pd.DataFrame:
-    """One row per hookpoint, edge and group of features: the persisting share beside its controls; for several alone.
+    """One row per hookpoint, edge and group of features: the persisting share and its controls; none for one hookpoint.
 
     Args:
         summaries: `lineage/{hookpoint}/summary.json` by hookpoint.

@@ -28,9 +28,9 @@ MEASURED: Mapping[str, Seen] = MappingProxyType(
 def sensitivity(instrument: str) -> str:
     """The sentence that says what an instrument sees."""
     if instrument not in MEASURED:
-        return "Controls tell what it leaves alone; what it sees was not measured."
+        return "The controls show what the instrument leaves alone; what it detects was not measured."
     (lost, n_lost), (new, n_new) = MEASURED[instrument]
     return (
-        "Controls tell what it leaves alone. What it sees was measured on models whose change is known: of identified "
-        f"features, {lost} of {n_lost} that were lost and {new} of {n_new} that are new."
+        "The controls show what the instrument leaves alone. What it detects was measured on models whose change is "
+        f"known: of identified features, {lost} of {n_lost} that were lost and {new} of {n_new} that are new."
     )
