@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from saelineage.correlations.decoders import chance_mcc
-from saelineage.lineage.controls import pw_mcc
+from saelineage.lineage.controls import over_trainings, pw_mcc
 from saelineage.report.tables import seed_mccs
 
 ROWS = {"seed0": [[1.0, 0.0], [0.0, 1.0]], "seed1": [[0.0, 2.0], [3.0, 4.0]], "seed2": [[-1.0, 0.0], [0.0, -1.0]]}
@@ -34,3 +34,13 @@ def test_pw_mcc_of_each_model_is_the_mean_over_its_pairs_of_seeds(weights):
         **{"two_seed_pw_mcc": pytest.approx(0.4), "two_seed_pw_mcc_chance": chance},
         **{"child_two_seed_pw_mcc": None, "child_two_seed_pw_mcc_chance": None},
     }
+
+
+def test_shares_over_trainings_are_those_of_the_child_and_its_twins():
+    groups = {"identified": None, "all": {"persist_share": 0.5}}
+    twins = {name: {"all": {"persist_share": share}} for name, share in (("again", 0.4), ("once_more", 0.6))}
+    found = over_trainings(groups, twins)
+    assert found.keys() == {"all"}
+    assert [found["all"][key] for key in ("n", "mean", "least", "largest")] == [3, pytest.approx(0.5), 0.4, 0.6]
+    assert found["all"]["interval"] == pytest.approx((0.5 - 0.2484138, 0.5 + 0.2484138), abs=1e-6)
+    assert over_trainings(groups, {}) == {}

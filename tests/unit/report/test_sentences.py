@@ -12,6 +12,7 @@ from saelineage.report.sentences import (
     instrument_warnings,
     interval,
     number,
+    over_trainings,
     percent,
     sae_warnings,
     signed,
@@ -205,3 +206,16 @@ def test_numbers_are_written_plainly():
     assert interval((float("nan"), float("nan"))) == ""
     assert (signed(0.25, 2), signed(-0.25, 2), signed(float("nan"))) == ("+0.25", "-0.25", "not measured")
     assert count(pd.NA) == "not measured"
+
+
+def test_shares_over_trainings_are_said_of_edges_with_twins():
+    found = {"n": 3, "mean": 0.5, "least": 0.4, "largest": 0.6, "interval": [0.25, 0.75]}
+    edges = [
+        {"parent": "base", "child": "lua", "over_trainings": {"all": found, "identified": found | {"n": 1}}},
+        {"parent": "base", "child": "c", "over_trainings": {"all": found | {"n": 2, "interval": None}}},
+        {"parent": "lua", "child": "merged"},
+    ]
+    three, two = over_trainings({"edges": edges})
+    for figure in ("3 trainings of lua", f"{percent(0.4)} to {percent(0.6)}", f"{percent(0.25)} to {percent(0.75)}"):
+        assert figure in three
+    assert "two are too few" in two

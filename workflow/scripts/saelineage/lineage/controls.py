@@ -10,6 +10,7 @@ from saelineage.correlations.decoders import PairwiseMcc, load_decoder, seeds_pw
 from saelineage.lineage import evidence
 from saelineage.lineage.evidence import ALL, IDENTIFIED, Load, named
 from saelineage.lineage.matching import SIDES
+from saelineage.lineage.seeds import over_seeds
 from saelineage.lineage.stabilisation import anchoring_agreement, stabilisation
 from saelineage.lineage.twins import compare, found_in
 from saelineage.lineage.verdicts import Rules
@@ -66,10 +67,10 @@ def beside_trained(table: pd.DataFrame, entry: Mapping, controls: Mapping, load:
         rules: the threshold, and which features are identified.
 
     Returns:
-        Under `twins` and `continued`, the figures of `twins.compare` by model.
+        Under `twins` and `continued`, the figures of `twins.compare` by model; and `over_trainings`.
     """
     names = names_in_pair(entry["pair"])
-    return {
+    compared = {
         kind: {
             model: compare(
                 table,
@@ -81,6 +82,24 @@ def beside_trained(table: pd.DataFrame, entry: Mapping, controls: Mapping, load:
             for model, pairs in models.items()
         }
         for kind, models in controls[f"{entry['parent']}__{entry['child']}"].items()
+    }
+    return compared | {"over_trainings": over_trainings(entry["groups"], compared["twins"])}
+
+
+def over_trainings(groups: Mapping[str, Mapping | None], twins: Mapping[str, Mapping[str, Mapping]]) -> dict:
+    """The persisting share of an edge over trainings of its child from several seeds: the child's and its twins'.
+
+    Args:
+        groups: shares of the edge, by group of features; None where they were not measured.
+        twins: figures of `twins.compare`, by twin.
+
+    Returns:
+        `seeds.over_seeds` as a mapping by group; empty without twins.
+    """
+    return {
+        group: over_seeds([shares["persist_share"], *(of[group]["persist_share"] for of in twins.values())])._asdict()
+        for group, shares in groups.items()
+        if shares and twins
     }
 
 

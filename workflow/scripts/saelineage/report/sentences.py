@@ -157,6 +157,24 @@ def _stabilised(row: Mapping) -> str:
     )
 
 
+def over_trainings(summary: Mapping) -> list[str]:
+    """Say for each edge with twins how much its persisting share depends on the seed of the child's training."""
+    return [
+        f"Over {count(found['n'])} trainings of {edge['child']} from different seeds, {percent(found['least'])} to "
+        f"{percent(found['largest'])} of {group} features of {edge['parent']} are found{_mean_in(found['interval'])}."
+        for edge in summary["edges"]
+        for group, found in edge.get("over_trainings", {}).items()
+        if found["n"] > 1
+    ]
+
+
+def _mean_in(interval: Sequence[float] | None) -> str:
+    """The interval of a mean, or why there is none."""
+    if interval is None:
+        return "; two are too few for an interval"
+    return f" (95 % interval of the mean: {percent(interval[0])} to {percent(interval[1])})"
+
+
 def _keeps(shares: Mapping) -> bool:
     """True unless the instrument is known to lose identified features of an unchanged model."""
     return shares["no_change_share"] is None or shares["no_change_share"] >= LEAST_NO_CHANGE
