@@ -163,8 +163,8 @@ def over_trainings(summary: Mapping) -> list[str]:
         f"Over {count(found['n'])} trainings of {edge['child']} from different seeds, {percent(found['least'])} to "
         f"{percent(found['largest'])} of {group} features of {edge['parent']} are found{_mean_in(found['interval'])}."
         for edge in summary["edges"]
-        for group, found in edge.get("over_trainings", {}).items()
-        if found["n"] > 1
+        for group in GROUPS
+        if (found := edge.get("over_trainings", {}).get(group)) and found["n"] > 1
     ]
 
 
