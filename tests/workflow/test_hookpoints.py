@@ -58,8 +58,8 @@ def test_each_hookpoint_has_a_page_that_links_to_the_other(run: Path):
     pages = {name: (run / f"report/{name}.html").read_text(encoding="utf-8") for name in ("index", "late")}
     assert '<a href="late.html">late</a>' in pages["index"]
     assert '<a href="index.html">early</a>' in pages["late"]
-    assert "of the hookpoint <strong>early</strong>" in pages["index"]
-    assert "of the hookpoint <strong>late</strong>" in pages["late"]
+    assert '<strong aria-current="page">early</strong>' in pages["index"]
+    assert '<strong aria-current="page">late</strong>' in pages["late"]
     assert all('download="hookpoints.csv"' in page for page in pages.values())
 
 
