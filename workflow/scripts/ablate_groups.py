@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 import torch
 
+from saelineage.files.folders import folders_of
 from saelineage.files.tables import write_parquet
 from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
@@ -19,7 +20,7 @@ from saelineage.lineage.ablations import (
     matched_effects,
     top_matches,
 )
-from saelineage.lineage.verdicts import SIDES
+from saelineage.lineage.matching import SIDES, sides_of
 from saelineage.models.loading import load_model, on_device
 from saelineage.models.vocabularies import share_rows
 from saelineage.saes.sae import load_sae
@@ -81,7 +82,7 @@ def ablate_groups(
         model = on_device(load_model(folder), device)
         sae = load_sae(sae_folders[name]).to(device)
         read = (model, sae, hookpoint, share_rows(model, folder, rows, name, unshared).rows)
-        for place, side in sides_of(name, edges):
+        for place, side in sides_of(name, [edge.models for edge in edges]):
             effects = group_effects(*read, edge_groups(verdicts[place], side, seed), batch_rows, max_rows)
             groups[place, side] = effects.assign(side=side)[["side", *effects.columns]]
             singles[place, side] = feature_effects(*read, pairs[place][side].to_numpy(), batch_rows, max_rows)
@@ -91,16 +92,6 @@ def ablate_groups(
         matched = matched_effects(pairs[place], *(singles[place, side] for side in SIDES))
         write_parquet(matched, edge.path_to_features)
         write_parquet(agreements(matched), edge.path_to_agreement)
-
-
-def sides_of(model: str, edges: Sequence[Edge]) -> list[tuple[int, str]]:
-    """The places of the edges that a model is part of, and its side in each."""
-    return [(place, side) for place, edge in enumerate(edges) for side in SIDES if edge.models[side] == model]
-
-
-def folders_of(paths: Sequence[str]) -> list[Path]:
-    """The folders of files, each once, in order."""
-    return list(dict.fromkeys(Path(path).parent for path in paths))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 
 from saelineage.errors import InputError
 from saelineage.features.shards import shards_by_sae
+from saelineage.files.folders import folders_of
 from saelineage.files.tables import write_parquet
 from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
@@ -155,11 +156,6 @@ def features(
     if edge.siblings:
         candidates &= np.isfinite(edge_gains(edge, losses)[0])
     return firing_there(firings.columns, chosen.index.to_numpy(dtype=np.int64), candidates, corpora)
-
-
-def folders_of(paths: Sequence[str]) -> list[Path]:
-    """The folders of files, each once, in order."""
-    return list(dict.fromkeys(Path(path).parent for path in paths))
 
 
 if __name__ == "__main__":

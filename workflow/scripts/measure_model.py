@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from saelineage.files.atomic import write_json
+from saelineage.files.folders import folders_of
 from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
@@ -94,12 +95,11 @@ def by_hookpoint(
 if __name__ == "__main__":
     with job(snakemake):
         prepare_cpu(snakemake.threads)
-        folders = list(dict.fromkeys(Path(path).parent for path in snakemake.input.saes))
         hookpoints = snakemake.params.hookpoints
         measure_model(
             name=snakemake.wildcards.model,
             folder=Path(snakemake.input.model[0]).parent,
-            sae_folders=by_hookpoint(hookpoints, snakemake.params.saes, folders),
+            sae_folders=by_hookpoint(hookpoints, snakemake.params.saes, folders_of(snakemake.input.saes)),
             hookpoints=hookpoints,
             paths_to_train=dict(zip(snakemake.params.corpora, snakemake.input.train, strict=True)),
             paths_to_validation=dict(zip(snakemake.params.corpora, snakemake.input.validation, strict=True)),

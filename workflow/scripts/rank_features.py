@@ -14,15 +14,17 @@ from saelineage.correlations.cosines import logit_vectors
 from saelineage.correlations.decoders import NoSimilarityError
 from saelineage.correlations.logit_maps import LogitMap, logit_map
 from saelineage.correlations.matches import Correlation, load_correlation
+from saelineage.files.folders import folders_of
 from saelineage.files.tables import write_parquet
 from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.lineage.ablations import agreement, feature_effects
 from saelineage.lineage.attributions import attributed_effects
+from saelineage.lineage.by_corpus import densities_by_corpus
 from saelineage.lineage.directions import match_cosines, unit_directions
 from saelineage.lineage.importance import PER_TOKENS, Effects, add_exact, heads, importance_table, per_thousand
-from saelineage.lineage.matching import SIDES
+from saelineage.lineage.matching import SIDES, sides_of
 from saelineage.models.loading import load_model, on_device
 from saelineage.models.vocabularies import share_rows
 from saelineage.plan.graph import POOLED
@@ -102,7 +104,7 @@ def rank_features(
             (place, side): importance_table(
                 verdicts[place][verdicts[place]["side"] == side], effects, *densities(correlations[place], side)
             )
-            for place, side in sides_of(name, edges)
+            for place, side in sides_of(name, [edge.models for edge in edges])
         }
         exact = exact_effects(read, heads(of_model.values(), n_exact), n_tokens)
         tables |= {at: add_exact(table, exact) for at, table in of_model.items()}
@@ -167,15 +169,8 @@ def exact_effects(read: Read, latents: Mapping[str, np.ndarray], n_tokens: Mappi
 
 def densities(correlation: Correlation, side: str) -> tuple[np.ndarray, np.ndarray]:
     """The share of each corpus's tokens on which each feature of a side fires, and each of the other side."""
-    n_tokens = np.array(list(correlation.n_tokens.values()))[:, None]
-    by_side = [firings / np.maximum(n_tokens, 1) for firings in correlation.firings]
     own = SIDES.index(side)
-    return by_side[own], by_side[1 - own]
-
-
-def sides_of(model: str, edges: Sequence[Edge]) -> list[tuple[int, str]]:
-    """The places of the edges that a model is part of, and its side in each."""
-    return [(place, side) for place, edge in enumerate(edges) for side in SIDES if edge.models[side] == model]
+    return densities_by_corpus(correlation, own), densities_by_corpus(correlation, 1 - own)
 
 
 def agreements(edges: Sequence[Edge], tables: Mapping[tuple[int, str], pd.DataFrame]) -> pd.DataFrame:
@@ -195,11 +190,6 @@ def agreements(edges: Sequence[Edge], tables: Mapping[tuple[int, str], pd.DataFr
 
 def _agreement(table: pd.DataFrame) -> dict[str, int | float]:
     return agreement(table["effect"].to_numpy(dtype=np.float64), table["exact_effect"].to_numpy(dtype=np.float64))
-
-
-def folders_of(paths: Sequence[str]) -> list[Path]:
-    """The folders of files, each once, in order."""
-    return list(dict.fromkeys(Path(path).parent for path in paths))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ merged into one. `study_verdict` is the three-way verdict of Horn and Elliott (2
 with splits and merges; `verdicts` asks further what became of features that are not.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import nan
 
 import numpy as np
@@ -74,6 +74,16 @@ def side_table(correlation: Correlation, side: int, threshold: float) -> pd.Data
             "density": correlation.density(side),
         }
     )
+
+
+def sides_of(model: str, edges: Iterable[Mapping[str, str]]) -> list[tuple[int, str]]:
+    """The places of the edges that a model is part of, and its side in each.
+
+    Args:
+        model: its name.
+        edges: the names of the models of each edge, by side.
+    """
+    return [(place, side) for place, edge in enumerate(edges) for side in SIDES if edge[side] == model]
 
 
 def best_matches(correlation: Correlation, side: int) -> tuple[Float[np.ndarray, " d_sae"], Int[np.ndarray, " d_sae"]]:

@@ -60,12 +60,18 @@ class Contents:
 
         One job dumps a model's activations at all hookpoints.
         """
-        plans = [self, *(Contents(self.config, name) for name in self.hookpoints if name != self.hookpoint)]
+        changed = self.config["saes"]["hookpoints"]
+        unchanged = [name for name in self.hookpoints if name not in changed][:1]  # all of these are alike
+        at_each = [
+            SaeNames(self.config | {"saes": sae_settings_at(self.config, name)}, self.graph)
+            for name in (*unchanged, *changed)
+        ]
         of_saes = {
             corpus
-            for plan in plans
-            for sae in plan.comparisons.trained_saes
-            for corpus in plan.saes.settings(*sae)["corpora"]
+            for saes in at_each
+            for sae in self.comparisons.saes
+            if sae not in saes.imported
+            for corpus in saes.settings(*sae)["corpora"]
         }
         return [corpus for corpus in self.config["corpora"] if corpus in of_saes or not of_saes]
 

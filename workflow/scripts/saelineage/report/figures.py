@@ -340,9 +340,15 @@ def budgets_figure(budgets: pd.DataFrame) -> go.Figure:
                 hovertemplate=f"{edge}, {name}: %{{y:.1%}} at %{{x:,}} tokens<extra></extra>",
             )
     figure.update_xaxes(title="tokens that the child's SAE is trained on", rangemode="tozero")
+    return _of_shares(figure, 380)
+
+
+def _of_shares(figure: go.Figure, least_height: int) -> go.Figure:
+    """A figure of shares with its legend beside it, as high as that needs."""
     figure.update_yaxes(title="share of features with a match", tickformat=".0%", range=[0, 1.02])
     legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "groupclick": "toggleitem", "tracegroupgap": 6}
-    return _styled(figure, min(max(380, 60 + LEGEND_LINE * len(figure.data)), 1000)).update_layout(legend=legend)
+    height = min(max(least_height, 60 + LEGEND_LINE * len(figure.data)), 1000)
+    return _styled(figure, height).update_layout(legend=legend)
 
 
 HOOKPOINT_LINES = {
@@ -375,9 +381,7 @@ def hookpoints_figure(hookpoints: pd.DataFrame) -> go.Figure:
                 hovertemplate=f"{edge}, {name}: %{{y:.1%}} at %{{x}}<extra></extra>",
             )
     figure.update_xaxes(title="hookpoint", type="category")
-    figure.update_yaxes(title="share of features with a match", tickformat=".0%", range=[0, 1.02])
-    legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "groupclick": "toggleitem", "tracegroupgap": 6}
-    return _styled(figure, min(max(320, 60 + LEGEND_LINE * len(figure.data)), 1000)).update_layout(legend=legend)
+    return _of_shares(figure, 320)
 
 
 class Figure(NamedTuple):
