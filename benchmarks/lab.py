@@ -37,8 +37,9 @@ from saelineage.lineage.verdicts import Rules
 from saelineage.plan.comparisons import names_in_pair, pair_name
 from saelineage.plan.contents import Contents
 from saelineage.plan.sae_names import SaeName
+from saelineage.saes.batches import Dump
 from saelineage.saes.sae import WEIGHTS_FILE, Sae, save_sae
-from saelineage.saes.training import Dump, train_saes
+from saelineage.saes.training import train_saes
 
 RestsOn = tuple[Float[np.ndarray, " d_sae_a"], Float[np.ndarray, " d_sae_b"]]
 """Per side, the effective number of documents behind each feature."""

@@ -64,8 +64,10 @@ from saelineage.lineage.matching import INHERITED, MERGED, PERSISTS, SIDES, SPLI
 from saelineage.lineage.readouts import FoldSums, folds, ridge_r2
 from saelineage.lineage.verdicts import DRIFTED, Rules
 from saelineage.plan.comparisons import names_in_pair
+from saelineage.saes.batches import Dump
 from saelineage.saes.sae import WEIGHTS_FILE, Sae, save_sae
-from saelineage.saes.training import Dump, initial_directions, train_saes
+from saelineage.saes.trainer import initial_directions
+from saelineage.saes.training import train_saes
 
 DEFAULTS = config_of(SMALL_ORGANISMS)
 """A config in which `correlations` and the rules of `lineage` are the schema's defaults."""

@@ -54,8 +54,10 @@ from saelineage.correlations.matches import Correlation
 from saelineage.correlations.pearson import correlate
 from saelineage.files.atomic import write_json
 from saelineage.lineage.matching import PERSISTS, edge_table, matched_share
+from saelineage.saes.batches import Dump
 from saelineage.saes.sae import Sae, n_latents
-from saelineage.saes.training import Dump, initial_directions, train_saes
+from saelineage.saes.trainer import initial_directions
+from saelineage.saes.training import train_saes
 
 THRESHOLD, MIN_FIRINGS = 0.8, 20
 EXPANSION_FACTOR, LEARNING_RATE = 4.0, 0.003

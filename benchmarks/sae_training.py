@@ -53,7 +53,7 @@ def ours(architecture: str, precision: str, args: argparse.Namespace, d_in: int,
     """This project's trainer."""
     import torch
 
-    from saelineage.saes.training import SaeTrainer
+    from saelineage.saes.trainer import SaeTrainer
 
     settings = {
         "architecture": architecture,
@@ -163,7 +163,7 @@ def run_contender(name: str, args: argparse.Namespace) -> dict:
     import torch
 
     from saelineage.jobs.devices import prepare_cpu
-    from saelineage.saes.training import SCALE_TOKENS, Dump, measure_scaling, token_batches
+    from saelineage.saes.batches import SCALE_TOKENS, Dump, measure_scaling, token_batches
 
     if name.startswith("ours"):
         prepare_cpu(args.threads)  # as the workflow's jobs do

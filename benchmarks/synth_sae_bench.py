@@ -27,9 +27,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saelineage.correlations.decoders import assigned_cosines, mean_correlation
+from saelineage.saes.batches import SCALE_TOKENS, measure_scaling
 from saelineage.saes.metrics import SaeSums, dead_fraction, fvu, l0, reconstruction_sums
 from saelineage.saes.sae import Sae, load_sae, save_sae
-from saelineage.saes.training import SCALE_TOKENS, THRESHOLD_BATCHES, SaeTrainer, fold_scale, measure_scaling
+from saelineage.saes.trainer import SaeTrainer
+from saelineage.saes.training import THRESHOLD_BATCHES, fold_scale
 
 LIBRARIES, SEEDS, GROUPS = ("SAELens", "ours"), (0, 1), ("identified", "others")
 MODEL_SEED, SCALING_SEED, TRAINING_SEED, THRESHOLD_SEED, EVALUATION_SEED = 42, 1, 2, 3, 4

@@ -33,8 +33,10 @@ from saelineage.activations import ActivationShard
 from saelineage.correlations.pearson import correlate
 from saelineage.errors import InputError
 from saelineage.lineage.matching import edge_table
+from saelineage.saes.batches import Dump
 from saelineage.saes.sae import Sae
-from saelineage.saes.training import Dump, initial_directions, train_saes
+from saelineage.saes.trainer import initial_directions
+from saelineage.saes.training import train_saes
 
 SMALL = Planting(n_per_fate=4, d_in=32, densities=(0.02, 0.05), probe_tokens=20_000, chunk_tokens=10_000)
 

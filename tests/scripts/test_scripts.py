@@ -762,7 +762,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from saelineage.saes.training import SaeTrainer
+from saelineage.saes.trainer import SaeTrainer
 from train_sae import train_and_save
 from write_dense_correlation import write_dense_correlation
 

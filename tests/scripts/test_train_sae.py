@@ -8,7 +8,7 @@ import torch
 
 from saelineage.saes.resets import reset_latents
 from saelineage.saes.sae import Sae, load_sae, save_sae
-from saelineage.saes.training import SaeTrainer
+from saelineage.saes.trainer import SaeTrainer
 from tests.sae_settings import SAE_SETTINGS
 from train_sae import train_and_save
 

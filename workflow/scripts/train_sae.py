@@ -12,8 +12,10 @@ from saelineage.foreign.saelens_names import input_keys
 from saelineage.jobs.checkpoints import checkpoint_folder
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
+from saelineage.saes.batches import Dump
 from saelineage.saes.sae import average, load_sae, recorded_l0, save_sae
-from saelineage.saes.training import Dump, settings_kept, train_saes
+from saelineage.saes.trainer import settings_kept
+from saelineage.saes.training import train_saes
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -18,8 +18,8 @@ from saelineage.models.loading import evaluate, load_model
 from saelineage.models.merging import merge_folders, merge_parents, read_parents
 from saelineage.models.vocabularies import common_ids, share_rows, shared_ids
 from saelineage.models.vocabulary_notes import vocabulary_notes
+from saelineage.saes.batches import Dump
 from saelineage.saes.sae import Sae
-from saelineage.saes.training import Dump
 from saelineage.tokens import TokenRows, write_rows, write_sidecar
 from tests.vocabularies import END, N_IDS, START, model_folder, small_model, tokenizer_folder
 

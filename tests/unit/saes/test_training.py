@@ -10,20 +10,13 @@ import pytest
 import torch
 
 from saelineage.errors import InputError
+from saelineage.saes import trainer as sae_trainer
 from saelineage.saes import training as sae_training
+from saelineage.saes.batches import Dump, measure_scaling, token_batches
 from saelineage.saes.objectives import OBJECTIVES
 from saelineage.saes.sae import PER_LATENT, Sae, save_sae
-from saelineage.saes.training import (
-    Dump,
-    SaeTrainer,
-    Trained,
-    fold_scale,
-    initial_directions,
-    measure_scaling,
-    settings_kept,
-    token_batches,
-    train_saes,
-)
+from saelineage.saes.trainer import SaeTrainer, initial_directions, settings_kept
+from saelineage.saes.training import Trained, fold_scale, train_saes
 
 CPU = torch.device("cpu")
 BATCHTOPK = ("batchtopk", "matryoshka_batchtopk")
@@ -255,7 +248,7 @@ def test_bfloat16_trains_the_same_sae(planted, sae_settings, architecture):
 @pytest.mark.parametrize("architecture", PENALISED)
 def test_chunks_of_tokens_give_the_gradients_of_the_whole_batch(planted, sae_settings, architecture, monkeypatch):
     def stepped(chunk: int) -> tuple:
-        monkeypatch.setattr(sae_training, "DENSE_TOKENS", chunk)
+        monkeypatch.setattr(sae_trainer, "DENSE_TOKENS", chunk)
         trainer = SaeTrainer(sae_settings | {"architecture": architecture}, torch.zeros(D_IN), 10)
         acts = 100 * all_acts(planted)[:250]
         assert trainer.choose(acts)[1] is None, "too few latents fire for the test"

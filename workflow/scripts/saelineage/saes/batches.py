@@ -1,0 +1,120 @@
+"""The tokens that SAEs are trained on: the shards of a dump, batches of them, and their mean and scale."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelineage.activations import ActivationShard, norm_limit
+from saelineage.errors import InputError
+
+SCALE_TOKENS = 16_384
+"""Tokens on which mean and scale are measured."""
+SUMMED_TOKENS = 256
+"""Tokens whose float64 copies are held at once."""
+
+
+class Dump:
+    """The shards of a dump as one memory-mapped array of tokens, read in any order.
+
+    Attributes:
+        d_in: width of the activations.
+        centred: True if the mean over dimensions is subtracted from each token's activations (`Sae.centred`).
+        max_norm: norm above which activations count as outliers. Their tokens are left out, because outliers are few
+            and alike, and would dominate the loss.
+        n_left_out: number of tokens left out.
+    """
+
+    def __init__(self, paths: Sequence[Path | str], max_norm_ratio: float | None = None, centred: bool = False):
+        """Open shards.
+
+        Args:
+            paths: the shards.
+            max_norm_ratio: outlier cut-off, as a multiple of the median norm; None keeps all tokens.
+            centred: subtract the mean over dimensions, for training from an SAE of such activations.
+
+        Raises:
+            InputError: if the shards differ in hookpoint or width, or hold no tokens.
+        """
+        self.shards = [ActivationShard(path) for path in paths]
+        kinds = {(shard.header["hookpoint"], shard.d_in) for shard in self.shards}
+        if len(kinds) != 1:
+            raise InputError(
+                f"activation shards differ in (hookpoint, width): {sorted(kinds)}; delete the dump and run again"
+            )
+        self.d_in, self.centred = self.shards[0].d_in, centred
+        self._starts = np.cumsum([0, *(shard.n_tokens for shard in self.shards)])
+        if not self._starts[-1]:
+            raise InputError("the activations hold no tokens; look at saes.corpora and the train splits")
+        self._acts = [shard.acts() for shard in self.shards]
+        self.max_norm, self._kept, self.n_left_out = math.inf, None, 0
+        norms = np.concatenate([shard.norms().numpy() for shard in self.shards])
+        if max_norm_ratio is not None or np.isnan(norms).any():  # NaN: tokens that the model does not share
+            self.max_norm = math.inf if max_norm_ratio is None else norm_limit(norms, max_norm_ratio)
+            self._kept = np.flatnonzero(norms <= self.max_norm)
+            self.n_left_out = len(norms) - len(self._kept)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1]) - self.n_left_out
+
+    def __getitem__(self, tokens: Int[np.ndarray, " token"]) -> Float[Tensor, "token d_in"]:
+        """float32 activations of the tokens, in the given order."""
+        if self._kept is not None:
+            tokens = self._kept[tokens]
+        acts = torch.empty(len(tokens), self.d_in)
+        shards = np.searchsorted(self._starts, tokens, side="right") - 1
+        for shard in np.unique(shards):
+            places = np.flatnonzero(shards == shard)
+            acts[places] = self._acts[shard][tokens[places] - self._starts[shard]].float()
+        return acts - acts.mean(1, keepdim=True) if self.centred else acts
+
+
+def token_batches(
+    n_tokens: int, n_drawn: int, batch_tokens: int, seed: int, first: int = 0
+) -> Iterator[Int[np.ndarray, " token"]]:
+    """Yield full batches of token numbers from consecutive passes over all tokens, each pass in a new order.
+
+    Args:
+        n_tokens: number of tokens in a pass.
+        n_drawn: number of tokens to yield; those that do not fill a batch are dropped.
+        batch_tokens: tokens in a batch.
+        seed: seed of the orders.
+        first: number of batches to skip.
+    """
+    random = np.random.default_rng(seed)
+    upcoming = np.empty(0, dtype=np.int64)
+    for number in range(n_drawn // batch_tokens):
+        while len(upcoming) < batch_tokens:
+            upcoming = np.concatenate([upcoming, random.permutation(n_tokens)])
+        if number >= first:
+            yield upcoming[:batch_tokens]
+        upcoming = upcoming[batch_tokens:]
+
+
+class Scaling(NamedTuple):
+    """Mean and scale of activations; scaled ones have a variance of 1 per dimension on average."""
+
+    mean: Float[Tensor, " d_in"]
+    scale: float
+    """Factor on acts, so that E|scale x (acts - mean)|^2 = d_in."""
+
+
+def measure_scaling(acts: Float[Tensor, "token d_in"]) -> Scaling:
+    """Measure the mean of activations and the scale that gives deviations from it a mean square of 1.
+
+    Raises:
+        InputError: if the activations do not vary.
+    """
+    chunks = acts.split(SUMMED_TOKENS)  # because float64 copies of all activations could be large
+    mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / len(acts)
+    mean_square = sum(float((chunk.double() - mean).square().sum()) for chunk in chunks) / acts.numel()
+    if mean_square == 0:
+        raise InputError(
+            "the activations at activations.hookpoint do not vary at all; look at the hookpoint and the model"
+        )
+    return Scaling(mean.float(), mean_square**-0.5)
