@@ -16,6 +16,7 @@ from jsonschema.validators import extend
 
 from saelineage.errors import InputError
 from saelineage.plan.published_saes import name_sources
+from saelineage.plan.short_places import write_out_places
 from saelineage.plan.strict_yaml import plain
 
 
@@ -46,7 +47,8 @@ def read_schema(path: Path | str) -> dict:
 
 
 def load_config(config: Mapping, schema: dict) -> dict:
-    """Check a config against the schema, fill in every default, expand `~` in paths, and look up published SAEs.
+    """Check a config against the schema, fill in every default, expand `~` in paths, and look up published SAEs and
+    short names of hookpoints.
 
     Args:
         config: as the user wrote it.
@@ -63,6 +65,7 @@ def load_config(config: Mapping, schema: dict) -> dict:
     fill_defaults(filled, schema, schema)
     expand_homes(filled)
     name_sources(filled)
+    write_out_places(filled)
     return filled
 
 
