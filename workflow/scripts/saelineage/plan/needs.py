@@ -170,15 +170,17 @@ class Needs:
         tables = 4 * sizes.all_bytes([*input.edges, *input.correlations])
         return Need(held + tables, passes * (sizes.forward_flop(model, tokens) + sizes.encoding_flop(sae, tokens)))
 
+    def measuring_losses(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Measuring a language model on the probe."""
+        model, tokens = model_of(input.model), n_tokens(input.rows)
+        held = sizes.forward_bytes(model, self._batch_tokens) + 8 * 4 * tokens
+        return Need(held, sizes.forward_flop(model, tokens))
+
     def comparing_losses(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Measuring models on the probe, one after the other, and reading the features of one SAE and all texts."""
-        tokens = n_tokens(input.rows)
-        folders = list(dict.fromkeys(map(os.path.dirname, input.models)))
-        of_models = sizes.forward_bytes(model_of(input.models), self._batch_tokens) if folders else 0
-        flop = len(folders) * sizes.forward_flop(model_of(input.models), tokens) if folders else 0
-        losses = 8 * tokens * (len(folders) + 4)
+        """Reading several models' losses, all texts, and the features of one SAE at a time."""
         features = 4 * sizes.all_bytes(input.features) // max(1, len(self._contents.graph.connected))
-        return Need(of_models + losses + features + 4 * sizes.all_bytes([str(input.annotations)]), flop)
+        losses = sizes.all_bytes(input.losses) + 4 * sizes.most_bytes(input.losses)
+        return Need(losses + features + 4 * sizes.all_bytes([str(input.annotations)]))
 
     def sweeping(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Measuring both parents and their merge once for each coefficient."""

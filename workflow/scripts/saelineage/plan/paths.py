@@ -49,6 +49,7 @@ class Paths:
     adapter_config = "results/{run}/models/{model}/adapter/adapter_config.json"
     adapter_weights = "results/{run}/models/{model}/adapter/adapter_model.safetensors"
     model_metrics = "results/{run}/models/{model}/metrics.json"
+    token_losses = "results/{run}/models/{model}/losses.safetensors"
     dump = "results/{run}/activations/{hookpoint}/{model}/{corpus}/{split}/shard-{shard}.safetensors"
     sae_file = "results/{run}/saes/{hookpoint}/{model}/{sae}/{name}"
     sae_weights = "results/{run}/saes/{hookpoint}/{model}/{sae}/sae_weights.safetensors"
@@ -411,9 +412,9 @@ class Paths:
         """A file of the passages of each edge."""
         return self.fill(self.passages, edge=self.edges, kind=kind)
 
-    def models_with_siblings(self) -> list[str]:
-        """The folders of the models that children are compared with on single tokens, and of these children."""
-        return [path for model in self._contents.graph.beside_siblings for path in self.model(model)]
+    def losses_with_siblings(self) -> list[str]:
+        """The losses of the models that children are compared with on single tokens, and of these children."""
+        return self.fill(self.token_losses, model=self._contents.graph.beside_siblings)
 
     def connected_features(self) -> list[str]:
         """Feature shards of the SAEs of models with a parent or a child that verdicts rest on."""
@@ -603,6 +604,7 @@ class Paths:
             "models": [
                 *of_folders(self.fill(self.model_metrics, model=contents.graph.models)),
                 *beside(self.fill(self.model_metrics, model=contents.graph.models)),
+                *beside(self.losses_with_siblings()),
             ],
             "activations": [
                 *beside(self.fill(self.dump, model=trained, **dumps)),
