@@ -88,7 +88,10 @@ def test_every_default_is_filled_in():
     sae |= {"n_tokens": None, "batch_tokens": 1024}
     sae |= {"learning_rate": 0.001, "adam_betas": [0.9, 0.999], "warmup_fraction": 0.05, "decay_fraction": 0.2}
     lengths = {"n_tokens": None, "epochs": None}
-    assert {key: filled[key] for key in small() | {"tokens": 0, "batch_rows": 0, "splits": 0, "corpora_dir": 0}} == {
+    assert {
+        key: filled[key]
+        for key in small() | {"tokens": 0, "batch_rows": 0, "model_dtype": 0, "splits": 0, "corpora_dir": 0}
+    } == {
         "run": "tiny",
         "corpora_dir": ".",
         "corpora": {
@@ -110,6 +113,7 @@ def test_every_default_is_filled_in():
             "max_document_share": 0.02,
         },
         "batch_rows": 16,
+        "model_dtype": "auto",
         "models": {
             "base": {
                 "pretrain": training | shape | lengths | {"corpora": {"english": 0.5, "lua": 0.5}, "n_tokens": 100000}

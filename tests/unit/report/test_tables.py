@@ -144,8 +144,8 @@ def summary(*found: dict, leading: str = "anchored", **changes) -> dict:
 
 
 def sae_metrics(model: str = "base", fvu: float | None = 0.2, dead_fraction: float = 0.0) -> dict:
-    numbers = {"fvu": fvu, "l0": 4.0, "dead_fraction": dead_fraction, "ce_recovered": None, "ce_difference": 0.1}
-    numbers |= {"n_tokens": 100}
+    numbers = {"fvu": fvu, "l0": 4.0, "dead_fraction": dead_fraction, "ce_difference": 0.1}
+    numbers |= {"ce_recovered": None, "ce_recovered_from_mean": 0.75, "n_tokens": 100}
     histogram = {"log10_edges": [-4.0, -3.0, -2.0, -1.0, 0.0], "counts": [0, 0, 7, 0]}
     found = {"model": model, "sae": "seed0", "pooled": numbers, "corpora": {"lua": numbers}}
     return found | {"density_histogram": histogram}

@@ -190,7 +190,9 @@ TABLES = {
         ("sae_metrics",),
         "Quality of each SAE on the validation split, per corpus and over all (pooled): fvu, the fraction of variance "
         "unexplained; l0, the mean number of active latents per token; dead_fraction, the share of latents that fire "
-        "on none of the n_tokens tokens; ce_recovered and ce_difference, the effect on the loss of splicing it in.",
+        "on none of the n_tokens tokens; ce_difference, the loss added by splicing it in, in nats per prediction; "
+        "ce_recovered_from_mean and ce_recovered, the share of the loss added by the mean activation of the corpus, or "
+        "by zeros, in place of the activations that it does not add.",
     ),
     "densities": Table(
         "density_table",

@@ -641,7 +641,8 @@ def sweep_table(sweeps: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def sae_table(metrics: Sequence[dict]) -> pd.DataFrame:
     """One row per SAE and corpus, and one over all corpora (`pooled`)."""
-    columns = ["fvu", "l0", "dead_fraction", "ce_recovered", "ce_difference", "n_tokens"]
+    recovered = ["ce_recovered_from_mean", "ce_recovered", "ce_difference"]
+    columns = ["fvu", "l0", "dead_fraction", *recovered, "n_tokens"]
     rows = [
         {"model": entry["model"], "sae": entry["sae"], "corpus": corpus} | {key: figures[key] for key in columns}
         for entry in metrics
