@@ -9,7 +9,7 @@ from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.models.loading import load_model, require_vocabulary, weights_sha256
 from saelineage.models.same_weights import unchanged
-from saelineage.models.training import save_model, train_on
+from saelineage.models.training import save_model, train_on, weights_dtype
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ def finetune_model(
         Facts for the manifest: `same_weights_as`, if training has changed nothing.
     """
     rows = read_token_rows(paths_to_tokens)
-    model = load_model(parent_folder)
+    model = load_model(parent_folder, weights_dtype(settings))
     require_vocabulary(model, rows, settings["parent"])
     weights_before = weights_sha256(model)
-    train_on(model, rows, settings, checkpoints, pick_device(gpus))
+    train_on(model, rows, settings, checkpoints, pick_device(gpus, may_round=True))
     save_model(model, parent_folder, folder)
     return unchanged(weights_before, weights_sha256(model), settings["parent"], "training has changed nothing")
 

@@ -68,6 +68,9 @@ def test_every_default_is_filled_in():
     filled = load(small())
     training = {
         "batch_rows": 16,
+        "accumulate": 1,
+        "gradient_checkpointing": False,
+        "precision": "float32",
         "learning_rate": 0.001,
         "warmup_steps": 0,
         "scheduler": "cosine",
@@ -308,6 +311,7 @@ CONTRADICTIONS = {
     ),
     # tokens: 16 rows of 128 tokens are 2048, 4 shards of one row are 512
     "models.base.pretrain.n_tokens: must be at least batch_rows x": ("models/base/pretrain/n_tokens", 2047),
+    "models.base.pretrain.accumulate: must divide batch_rows (16), but is 3": ("models/base/pretrain/accumulate", 3),
     "tokens.max_tokens.probe: must be at least n_ctx (128)": ("tokens/max_tokens/probe", 127),
     "activations.max_tokens: must be at least n_shards x n_ctx": ("activations", {"max_tokens": 511, "n_shards": 4}),
     # training

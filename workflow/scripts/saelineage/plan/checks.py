@@ -289,6 +289,11 @@ def check_training(plan: Plan) -> None:
                 f"{key}.n_tokens: must be at least batch_rows x n_ctx ({settings['batch_rows']} x {n_ctx}), one "
                 f"optimizer step, not {settings['n_tokens']}; raise it"
             )
+        if settings["batch_rows"] % settings["accumulate"]:
+            raise InputError(
+                f"{key}.accumulate: must divide batch_rows ({settings['batch_rows']}), but is "
+                f"{settings['accumulate']}; take one of its divisors"
+            )
     for model in plan.graph.of_kind("pretrain"):
         settings, key = plan.config["models"][model]["pretrain"], f"models.{model}.pretrain"
         if settings["d_model"] % (2 * settings["n_heads"]):
