@@ -558,6 +558,8 @@ class Paths:
             "labels": self.all_labels(),
             "explanations": self.all_explanations(),
             "verdicts": self.class_verdicts(),
+            "features": self.fill(self.lineage_features) if contents.graph.lines else [],
+            "line_verdicts": self.fill(self.edge_table, edge=map(str, contents.graph.line_edges)),
             "token_rows": self.all_token_sidecars(),
         }
 
