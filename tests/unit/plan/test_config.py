@@ -254,7 +254,7 @@ def test_models_from_elsewhere_can_be_part_of_the_lineage():
             {"parents": ["base", "english"]},
             "models.lua",
             [
-                "exactly one way (pretrain, finetune, merge, adapter, hub, path, reinitialise, twin, continued)",
+                "exactly one way (pretrain, finetune, merge, adapter, hub, path, reinitialise, twin, continued, kept)",
                 "got ['finetune', 'merge']",
             ],
         ),

@@ -403,7 +403,14 @@ def test_drifted_features_of_the_parent_and_of_the_child_are_told_apart_by_class
 
 
 def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():
-    fields = {"corpora": [], "summary": summary(), "model_metrics": [], "sae_metrics": []}
+    fields = {
+        "corpora": [],
+        "lines": [],
+        "features": pd.DataFrame(),
+        "summary": summary(),
+        "model_metrics": [],
+        "sae_metrics": [],
+    }
     fields |= {"share_curves": pd.DataFrame(), "importance_agreement": None}
     tables = make_tables(TableInputs(**{name: fields.get(name, {}) for name in TableInputs._fields}))
     assert list(tables) == list(TABLES)

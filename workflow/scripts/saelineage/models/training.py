@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,12 @@ def weights_dtype(settings: Mapping) -> torch.dtype:
 
 
 def train(
-    model: torch.nn.Module, mixture: Mixture, settings: Mapping, checkpoints: Path, device: torch.device
+    model: torch.nn.Module,
+    mixture: Mixture,
+    settings: Mapping,
+    checkpoints: Path,
+    device: torch.device,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> torch.nn.Module:
     """Train a model on a mixture once, in its order; an interrupted training resumes from its last checkpoint.
 
@@ -141,6 +146,7 @@ def train(
         checkpoints: folder for the Trainer's checkpoints, outside the job's outputs.
         device: device to train on. The Trainer uses every visible GPU, so a CUDA device must be the only one visible
             (`jobs.devices.pick_device`).
+        callbacks: what else is done at its steps.
     """
     n_steps = len(mixture) // settings["batch_rows"]
     is_rounded = settings["precision"] == ROUNDED
@@ -177,7 +183,7 @@ def train(
         args=arguments,
         train_dataset=mixture,
         data_collator=collate,
-        callbacks=[LogToFile()],
+        callbacks=[LogToFile(), *callbacks],
         optimizer_cls_and_kwargs=(MasterAdamW, adamw) if is_rounded else None,
     )
     trainer.remove_callback(PrinterCallback)
@@ -205,12 +211,18 @@ def last_whole_checkpoint(checkpoints: Path) -> Path | None:
 
 
 def train_on(
-    model: torch.nn.Module, rows: Mapping[str, TokenRows], settings: Mapping, checkpoints: Path, device: torch.device
+    model: torch.nn.Module,
+    rows: Mapping[str, TokenRows],
+    settings: Mapping,
+    checkpoints: Path,
+    device: torch.device,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> torch.nn.Module:
     """Train a model on token rows according to its config block (see `Mixture` and `train`)."""
     n_ctx = next(iter(rows.values())).info["n_ctx"]
     n_rows = rows_to_train(settings, rows, n_ctx)
-    return train(model, Mixture(rows, settings["corpora"], n_rows, settings["seed"]), settings, checkpoints, device)
+    mixture = Mixture(rows, settings["corpora"], n_rows, settings["seed"])
+    return train(model, mixture, settings, checkpoints, device, callbacks)
 
 
 def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> None:
