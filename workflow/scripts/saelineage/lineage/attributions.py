@@ -22,7 +22,8 @@ from saelineage.activations import hooked
 from saelineage.errors import InputError
 from saelineage.lineage.ablations import group_part
 from saelineage.models.losses import token_losses
-from saelineage.saes.sae import ENCODED_VALUES, Sae, SparseLatents
+from saelineage.saes.encoding import ENCODED_VALUES
+from saelineage.saes.sae import Sae, SparseLatents
 from saelineage.tokens import TokenRows
 
 KEPT = 0.85
