@@ -24,6 +24,7 @@ rule read_out_features:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
     resources:
+        gpu=visible_gpus(),
         mem_mb=memory(run.needs.reading_out),
         runtime=runtime(run.needs.reading_out),
     params:

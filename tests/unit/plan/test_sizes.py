@@ -198,9 +198,10 @@ def test_estimates_exceed_what_was_measured_on_large_saes_but_not_tenfold():
 
 def test_the_memory_asked_for_wide_saes_is_at_most_twice_what_was_measured():
     # Peaks of encode_features in MiB, by d_in, with 131,072 JumpReLU latents, 8,192 tokens and no Snakemake beside it.
-    for d_in, peak in {64: 896, 512: 1349}.items():
-        shard = 4 * 8192 * d_in
-        assert peak < memory_mb(encoding_bytes(SaeSize(d_in, 131_072), shard)) < 2 * peak
+    # About 60 latents fired on a token.
+    for d_in, peak in {64: 539, 512: 1351}.items():
+        asked = memory_mb(encoding_bytes(SaeSize(d_in, 131_072), 4 * 8192 * d_in))
+        assert peak < asked < memory_mb(0) + 2 * peak
 
 
 def test_the_memory_of_an_import_follows_from_the_shapes_in_the_files(tmp_path: Path):
@@ -218,13 +219,13 @@ def test_needs_of_saes_grow_with_their_number_the_tokens_and_the_shard():
     assert sae_training_bytes(sae, 256, 3) == 3 * sae_training_bytes(sae, 256)
     assert sae_training_flop(sae, 10) == 4 * 64 * 512 * 10
     assert encoding_bytes(sae, 1000) - encoding_bytes(sae, 0) == 2000
-    assert encoding_bytes(sae, 0) == 1.25 * sae.n_bytes + 5 * 4 * 2048 * 512
+    assert encoding_bytes(sae, 0) == 1.75 * sae.n_bytes + 5 * 4 * 2048 * 512
     assert readout_bytes(DumpSize(10, 4), 6, 100) == 8 * (4 * 16 + 4 * 24) + 400
 
 
 def test_the_plan_counts_with_the_latents_that_are_really_encoded_at_once():
     # The plan cannot import the constant with torch, and an SAE's job would run again after each change of `sizes`.
-    assert sizes.ENCODED_VALUES == saelineage.saes.sae.ENCODED_VALUES
+    assert sizes.ENCODED_VALUES == saelineage.saes.encoding.ENCODED_VALUES
     assert sizes.BLOCK_LOGITS == saelineage.models.predictions.BLOCK_LOGITS
     assert sizes.BLOCK_WEIGHTS == saelineage.models.optimizers.BLOCK_WEIGHTS
     assert sizes.MAX_ASSIGNED == saelineage.correlations.decoders.MAX_ASSIGNED

@@ -23,7 +23,8 @@ from saelineage.errors import InputError
 from saelineage.lineage.ablations import group_part
 from saelineage.models.losses import token_losses
 from saelineage.models.predictions import predict
-from saelineage.saes.sae import ENCODED_VALUES, Sae, SparseLatents
+from saelineage.saes.encoding import ENCODED_VALUES
+from saelineage.saes.sae import Sae, SparseLatents
 from saelineage.tokens import TokenRows
 
 KEPT = 0.85

@@ -52,7 +52,8 @@ ENCODED_VALUES = 1 << 24
 MAX_ASSIGNED = 8_192
 """Most latents that are assigned to each other (`correlations.decoders.MAX_ASSIGNED`)."""
 ENCODING_COPIES = 5
-"""Arrays of latents x tokens that encoding holds (JumpReLU: products, pre-activations, ReLU, mask, latents)."""
+"""Arrays of latents x tokens that encoding holds where many latents fire (JumpReLU: products, pre-activations, ReLU,
+mask, latents); where few do, it is one."""
 
 
 class Need(NamedTuple):
@@ -296,13 +297,13 @@ def sae_training_bytes(sae: SaeSize, batch_tokens: int, n_saes: int = 1) -> int:
     return n_saes * (5 * sae.n_bytes + 3 * FLOAT * batch_tokens * sae.d_sae)
 
 
-def encoding_bytes(sae: SaeSize, shard_bytes: int, n_saes: float = 1.25) -> int:
+def encoding_bytes(sae: SaeSize, shard_bytes: int, n_saes: float = 1.75) -> int:
     """Encoding activations: the SAE, all latents of a chunk of tokens, and a shard's activations and latents.
 
     Args:
         sae: the SAE.
         shard_bytes: the activations.
-        n_saes: copies of the SAE that are held.
+        n_saes: copies of the SAE that are held: itself, and the encoder by latent, in float32 and rounded.
     """
     chunk = ENCODING_COPIES * FLOAT * min(ENCODED_VALUES, ENCODED_TOKENS * sae.d_sae)
     return round(n_saes * sae.n_bytes) + chunk + 2 * shard_bytes
