@@ -12,9 +12,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:?"usage: benchmarks/gpu.sh FOLDER [cuda|cpu]"}")
 device=${2:-cuda}
-python=${PYTHON:-python}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
 export PYTHONPATH=$PWD/workflow/scripts
 
+"$python" -c "import torch" 2>/dev/null || { echo "error: $python has no torch; set PYTHON to this project's Python"; exit 2; }
 if [ "$device" = cuda ] && ! "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     echo "not run: no GPU that torch can use"
     exit 0
