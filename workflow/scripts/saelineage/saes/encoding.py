@@ -148,7 +148,7 @@ def fastest_format(W_enc: Float[Tensor, "d_in d_sae"]) -> str:
 
 def _rounded_weights(rows: Float[Tensor, "d_sae d_in"], number_format: str) -> RoundedWeights:
     if number_format == "bfloat16":
-        return Bfloat16Weights(rows)
+        return Bfloat16Weights(rows, whole=rows.is_cuda)
     from saelineage.saes.int16_products import Int16Weights  # numba takes a second to load
 
     return Int16Weights(rows)
