@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # ASSUME one GPU computes 5e13 operations a second, a sixth of the bfloat16 peak of an A100; no GPU was tried. A core
 # with AVX-512 did 9e10 in the float32 product of an encoder of 16,384 latents (README), of which half is assumed.
 GPU_FLOP, CORE_FLOP = 5e13, 4.5e10
-CORRELATION_SECONDS = 48 / (1_048_576 * 32**2 + 16_384**2)
-"""Core seconds for each product and each pair of features: 24 s on two cores at the size in the README."""
+CORRELATION_SECONDS = 19 / (1_048_576 * 32**2 + 16_384**2)
+"""Core seconds for each product and each pair of features, from the size in docs/benchmarks.md."""
 GPU_STAGES = ("models", "activations", "saes")
 BYTES_PER_PAIR_AND_FEATURE = 3_700
 """A pair's correlation and replicates, measured in the default run (200 replicates, 8 matches, pairs above 0.3)."""
@@ -40,8 +40,6 @@ BYTES_PER_DASHBOARD = 1_550
 """A feature on the page, compressed, measured in the default run."""
 BYTES_PER_VERDICT = 220
 """A feature in all tables of an edge, measured in the default run."""
-BYTES_PER_PRODUCT = 14
-"""Two features that fire together: a sum, a count and an index."""
 
 
 class Sizes(NamedTuple):
@@ -112,7 +110,6 @@ def stages(plan: Plan, sizes: Sizes, n_shards: int) -> list[Stage]:
     shard_tokens, shard_bytes = sizes.probe_tokens // n_shards, sizes.probe_tokens // n_shards * entry_bytes
     weights = sizes.stored_weight_bytes * model.n_weights
     dumped = sizes.dumped_tokens * acts
-    products = min(shard_tokens * sizes.k**2, sae.d_sae**2) * BYTES_PER_PRODUCT
     pair = BYTES_PER_PAIR_AND_FEATURE * sae.d_sae
     dump = resources.DumpSize(sizes.probe_tokens, sae.d_in)
     shard = resources.DumpSize(sizes.dumped_tokens // len(config["corpora"]) // n_shards, sae.d_in)
@@ -153,9 +150,9 @@ def stages(plan: Plan, sizes: Sizes, n_shards: int) -> list[Stage]:
             "correlations",
             n_pairs,
             n_pairs * (sizes.probe_tokens * sizes.k**2 + sae.d_sae**2) * CORRELATION_SECONDS * CORE_FLOP,
-            n_pairs * pair + n_pairs / 8 * n_shards * products,
-            products,
-            resources.correlation_bytes(sae.d_sae, block, 2 * shard_bytes),
+            n_pairs * pair,
+            n_pairs * pair / len(compared.partners),
+            resources.correlation_bytes(sae.d_sae, block, 2 * n_shards * shard_bytes, 2 * shard_bytes),
         ),
         Stage(
             "lineage",
@@ -182,7 +179,7 @@ def submissions(jobs: list[dict]) -> tuple[int, int]:
     rules = Counter(job["rule"] for job in jobs)
     components: Counter[str] = Counter()
     for rule, n_jobs in rules.items():
-        if rule not in RUN_BY_SNAKEMAKE and rule != "sum_products":  # sums join the correlation that needs them
+        if rule not in RUN_BY_SNAKEMAKE:
             components[profile["groups"].get(rule, rule)] += n_jobs
     return len(jobs), sum(math.ceil(n / profile["group-components"].get(name, 1)) for name, n in components.items())
 
@@ -229,11 +226,10 @@ def compare(run: Path) -> dict[str, dict]:
     print(f"{run}: MB on disk estimated and measured; largest memory in MB requested and measured; seconds of jobs")
     for stage in stages(plan, sizes, 1):
         folder = run / stage.name if stage.name != "report" else run / "report" / "data"
-        removed = len(plan.comparisons.pairs) / 8 * products_of(sizes) if stage.name == "correlations" else 0
         paths = sorted((run / "benchmarks" / stage.name).glob("*.tsv"))
         jobs = pd.concat([pd.read_csv(path, sep="\t", na_values=["-", "NA"]) for path in paths])
         row = {
-            "disk_mb": (stage.disk - removed) / 1e6,
+            "disk_mb": stage.disk / 1e6,
             "measured_disk_mb": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6,
             "memory_mb": resources.memory_mb(round(stage.memory)),
             "measured_memory_mb": float(jobs["max_rss"].max()),
@@ -245,11 +241,6 @@ def compare(run: Path) -> dict[str, dict]:
         print(f"{row['seconds']:8.0f} s in {row['n_jobs']} jobs")
         compared[stage.name] = row
     return compared
-
-
-def products_of(sizes: Sizes) -> float:
-    """Bytes of the sums of one pair, which are removed after use."""
-    return min(sizes.probe_tokens * sizes.k**2, sizes.sae.d_sae**2) * BYTES_PER_PRODUCT
 
 
 def main() -> None:

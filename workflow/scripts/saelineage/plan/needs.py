@@ -130,13 +130,15 @@ class Needs:
         return Need(held, sizes.encoding_flop(trained, sizes.ENCODED_TOKENS))
 
     def correlating(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Summing products, or correlating the features, of one SAE and each of its partners in turn."""
-        n_shards = len(input.a)
+        """Correlating the features of one SAE with each of its partners in turn."""
+        settings, n_shards = self._contents.config["correlations"], len(input.a)
         d_sae = sizes.feature_width([*input.a[:1], *input.b[::n_shards]])
-        shards, entries = sizes.most_bytes(input.a) + sizes.most_bytes(input.b), sizes.all_bytes(input.a) // 8
-        held = sizes.correlation_bytes(d_sae, self._contents.config["correlations"]["block_features"], shards)
-        n_partners = len(input.b) // n_shards
-        return Need(held, n_partners * sizes.correlation_flop(d_sae, entries, sizes.MANY_ACTIVE))
+        shards, own = sizes.most_bytes(input.a) + sizes.most_bytes(input.b), sizes.all_bytes(input.a)
+        partners = [input.b[start : start + n_shards] for start in range(0, len(input.b), n_shards)]
+        pair = own + max(map(sizes.all_bytes, partners))
+        n_blocks = 2 + (len(self._contents.config["corpora"]) if settings["by_corpus"] else 0)
+        held = sizes.correlation_bytes(d_sae, settings["block_features"], pair, shards, n_blocks)
+        return Need(held, len(partners) * sizes.correlation_flop(d_sae, own // 8, sizes.MANY_ACTIVE))
 
     def reading_out(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Reading the features of both ends of an edge out of both ends' activations, one side at a time."""

@@ -61,7 +61,6 @@ class Paths:
     features = "results/{run}/features/{hookpoint}/{model}/{sae}/{corpus}/shard-{shard}.safetensors"
     rotated_features = "results/{run}/features/{hookpoint}/{model}/{sae}_rotated/{corpus}/shard-{shard}.safetensors"
     delphi = "results/{run}/delphi/{hookpoint}/{model}/{sae}/{module}/config.json"
-    sums = "results/{run}/correlations/{hookpoint}/{a}/sums-{shard}.safetensors"
     correlations = "results/{run}/correlations/{hookpoint}/{a}/correlations.safetensors"
     replicates = "results/{run}/correlations/{hookpoint}/{a}/replicates.safetensors"
     token_types = "results/{run}/correlations/{hookpoint}/{a}__{b}/token_types.safetensors"
@@ -313,26 +312,6 @@ class Paths:
         """All feature shards of all partners of an SAE, one partner after the other."""
         partners = map(with_features, self._contents.comparisons.partners[wildcards.a])
         return [path for sae in partners for path in self.sae_features(sae)]
-
-    def partner_shard(self, wildcards: Wildcards) -> list[str]:
-        """Feature shards of all partners of an SAE, of one shard number."""
-        partners = map(with_features, self._contents.comparisons.partners[wildcards.a])
-        return [path for sae in partners for path in self._shard_of(sae, wildcards.shard)]
-
-    def _shard_of(self, sae: SaeName, shard: str) -> list[str]:
-        return self.fill(self.features, model=sae.model, sae=sae.sae, corpus=self.corpora, shard=shard)
-
-    def own_shard(self, wildcards: Wildcards) -> list[str]:
-        """Feature shards of the SAE on side a, of one shard number."""
-        return self._shard_of(side_sae(wildcards, "a"), wildcards.shard)
-
-    def all_sums(self, wildcards: Wildcards) -> list[str]:
-        """Raw sums of an SAE with all its partners, all shards; none where there is one shard, which is summed anyway.
-
-        An SAE without partners of its own, compared on request, has no sums either.
-        """
-        is_summed = len(self.probe_shards) > 1 and wildcards.a in self._contents.comparisons.partners
-        return self.fill(self.sums, a=wildcards.a, shard=self.probe_shards) if is_summed else []
 
     def of_pairs(self, pattern: str, pairs: Iterable[Pair]) -> list[str]:
         """A file of each of some pairs of SAEs."""

@@ -325,9 +325,17 @@ def importing_bytes(paths: Iterable[Path | str], d_in: int) -> int:
     return encoding_bytes(sae, 0) + (n_read if is_converted else 0)
 
 
-def correlation_bytes(d_sae: int, block_features: int, feature_bytes: int) -> int:
-    """Correlating: a block of sums, r and Jaccard held twice, the results of each feature, and two shards."""
-    return 4 * feature_bytes + 64 * block_features * d_sae + 10_000 * d_sae
+def correlation_bytes(d_sae: int, block_features: int, pair_bytes: int, shard_bytes: int, n_blocks: int = 2) -> int:
+    """Correlating: the features of both sides, a shard of both while it is read, and the results of each feature.
+
+    Args:
+        d_sae: latents of the wider SAE.
+        block_features: features in a block of similarities.
+        pair_bytes: all feature shards of both sides.
+        shard_bytes: the largest shard of both sides.
+        n_blocks: blocks held at once: r, the Jaccard index, and r of each corpus if they are asked for.
+    """
+    return pair_bytes + 4 * shard_bytes + 8 * n_blocks * block_features * d_sae + 10_000 * d_sae
 
 
 def assigning_bytes(d_sae: int) -> int:
@@ -368,10 +376,10 @@ def encoding_flop(sae: SaeSize, n_tokens: int) -> float:
 def correlation_flop(d_sae: int, n_entries: int, l0: int) -> float:
     """Correlating: every two latents that are active on a token, then every pair of features.
 
-    In operations of which a core does `FLOP_PER_THREAD_SECOND`. 16,384 features on 1,048,576 tokens take 48 core
+    In operations of which a core does `FLOP_PER_THREAD_SECOND`. 16,384 features on 1,048,576 tokens take 19 core
     seconds; the estimate is twice that.
     """
-    return 400.0 * (n_entries * l0 + d_sae**2)
+    return 160.0 * (n_entries * l0 + d_sae**2)
 
 
 def readout_flop(dump: DumpSize, d_sae: int) -> float:
