@@ -80,7 +80,7 @@ def read_losses(path: str, name: str, annotations: Annotations) -> np.ndarray:
         losses = read_tensors(path)[1]["losses"]
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"'{path}' must hold a model's losses, but is damaged ({error}); delete it and rerun"
+            f"'{path}' must hold a model's losses, but is damaged ({error}); delete it and run again"
         ) from error
     if len(losses) != len(annotations.pieces):
         raise InputError(

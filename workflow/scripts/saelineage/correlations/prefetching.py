@@ -2,7 +2,7 @@
 
 from typing import no_type_check
 
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
