@@ -206,7 +206,10 @@ def show(name: str, sizes: Sizes) -> dict:
     table = pd.DataFrame(rows).set_index("stage")
     table.loc["all"] = [*table[["GPU h", "core h", "disk GB"]].sum(), *table[["largest file GB", "memory GB"]].max()]
     print(table.to_string(float_format="%.1f"))
-    return {"n_jobs": n_jobs, "n_submitted": n_submitted, "stages": table.to_dict("index")}
+    lean = resources.training_bytes(sizes.model, BATCH_TOKENS // 16, is_rounded=True, is_checkpointed=True) / 1e9
+    print(f"a fine-tune with precision: bfloat16, gradient_checkpointing and accumulate: 16 holds {lean:.1f} GB")
+    figures = {"n_jobs": n_jobs, "n_submitted": n_submitted, "lean_finetune_gb": lean}
+    return figures | {"stages": table.to_dict("index")}
 
 
 def measured_sizes(run: Path) -> Sizes:

@@ -42,6 +42,7 @@ rule dump_activations:
         max_tokens=run.config["activations"]["max_tokens"],
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
         code=code_digest("dump_activations"),
     script:
         "../workflow/scripts/dump_activations.py"
@@ -76,6 +77,7 @@ rule dump_probe:
         max_tokens=None,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
         code=code_digest("dump_activations"),
     script:
         "../workflow/scripts/dump_activations.py"

@@ -24,6 +24,7 @@ rule read_out_features:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
     resources:
+        gpu=visible_gpus(),
         mem_mb=memory(run.needs.reading_out),
         runtime=runtime(run.needs.reading_out),
     params:
@@ -104,6 +105,7 @@ rule measure_drift:
         batch_rows=run.config["batch_rows"],
         max_rows=run.config["lineage"]["drift_rows"],
         unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
         code=code_digest("measure_drift"),
     script:
         "../workflow/scripts/measure_drift.py"
@@ -142,6 +144,7 @@ rule ablate_groups:
         hookpoint=run.params.hookpoint,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
         settings=run.subset("lineage", "ablated_rows", "ablated_features", "seed"),
         code=code_digest("ablate_groups"),
     script:
@@ -182,6 +185,7 @@ rule rank_features:
         hookpoint=run.params.hookpoint,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
         settings=run.subset("lineage", "ablated_rows", "exact_features"),
         code=code_digest("rank_features"),
     script:
@@ -213,6 +217,7 @@ rule measure_losses:
         corpora=run.paths.corpora,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
         code=code_digest("measure_losses"),
     script:
         "../workflow/scripts/measure_losses.py"

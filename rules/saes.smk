@@ -204,6 +204,7 @@ rule measure_model:
         hookpoints=run.hookpoints,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
         code=code_digest("measure_model"),
     script:
         "../workflow/scripts/measure_model.py"

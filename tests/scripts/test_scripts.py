@@ -84,6 +84,9 @@ def make_models(tiny, root: Path) -> None:
         "n_tokens": 30 * 4 * tiny.n_ctx,
         "epochs": None,
         "batch_rows": 4,
+        "accumulate": 1,
+        "gradient_checkpointing": False,
+        "precision": "float32",
         "learning_rate": 0.01,
         "warmup_steps": 0,
         "scheduler": "cosine",
@@ -361,7 +364,7 @@ def test_a_finetune_on_ids_that_its_parent_lacks_is_refused(tiny, root, write_to
     write_tokens([[0, 400] * 8] * 8, "train")
     with pytest.raises(InputError, match=r"'base' knows ids 0 to 299, but the run's tokens hold id 400"):
         finetune_model(
-            settings={"parent": "base"},
+            settings={"parent": "base", "precision": "float32"},
             paths_to_tokens={"words": str(tmp_path / "train.npy")},
             parent_folder=root / "models/base",
             folder=tmp_path / "model",
@@ -400,7 +403,8 @@ def test_every_sae_s_folder_loads_and_its_metrics_have_their_keys(root, model):
         for figures in (metrics["pooled"], *metrics["corpora"].values()):
             assert figures.keys() == {
                 *("fvu", "l0", "dead_fraction", "ce_clean", "ce_spliced", "ce_ablated", "ce_recovered"),
-                *("ce_difference", "n_tokens", "n_left_out", "n_predictions"),
+                *("ce_mean_ablated", "ce_recovered_from_mean", "ce_difference"),
+                *("n_tokens", "n_left_out", "n_predictions"),
             }
         assert metrics["pooled"]["fvu"] < 0.5
         assert metrics["pooled"]["l0"] <= 4

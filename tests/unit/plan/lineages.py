@@ -13,6 +13,7 @@ def diamond(*instruments: str, **models: dict) -> dict:
         "tokenizer": {"source": "train", "vocab_size": 300},
         "tokens": {"n_ctx": 16},
         "batch_rows": 4,
+        "model_dtype": "auto",
         "models": {
             "base": {"pretrain": {"corpora": {"english": 1.0}}},
             "lua": {"finetune": {"parent": "base", "corpora": {"lua": 1.0}}},

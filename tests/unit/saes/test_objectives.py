@@ -283,8 +283,8 @@ def test_the_auxiliary_loss_by_hand():
         "b_enc": torch.zeros(3),
     }
     acts, error = torch.tensor([[0.0, 1.0], [0.0, -1.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
-    assert float(auxiliary_loss(acts, error, torch.tensor([False, True, True]), weights)) == 5.5
-    assert float(auxiliary_loss(acts, error, torch.zeros(3, dtype=torch.bool), weights)) == 0
+    assert float(auxiliary_loss(acts, error, torch.tensor([1, 2]), weights)) == 5.5
+    assert float(auxiliary_loss(acts, error, torch.zeros(0, dtype=torch.int64), weights)) == 0
 
 
 @pytest.mark.parametrize("n_dead", [1, 7, 12])
@@ -297,7 +297,7 @@ def test_the_auxiliary_loss_equals_its_dense_formula(n_dead, settings):
     kept = torch.zeros(pre.shape, dtype=torch.bool).scatter(1, pre.topk(2).indices, True)
     dense = squared(error - (pre.relu() * kept) @ weights["W_dec"])
     names = ("W_enc", "W_dec", "b_enc")
-    loss = auxiliary_loss(acts, error, dead, weights)
+    loss = auxiliary_loss(acts, error, dead.nonzero().flatten(), weights)
     assert torch.allclose(loss, dense, rtol=0, atol=1e-11)
     gradients = [torch.autograd.grad(value, [weights[name] for name in names]) for value in (loss, dense)]
     for name, gradient, expected in zip(names, *gradients, strict=True):
@@ -307,5 +307,5 @@ def test_the_auxiliary_loss_equals_its_dense_formula(n_dead, settings):
 
 def test_the_auxiliary_loss_gives_the_decoder_s_bias_no_gradient(settings):
     weights, acts = random_weights(OBJECTIVES["topk"](settings, D_IN, D_SAE)), random_acts()
-    auxiliary_loss(acts, acts, torch.ones(D_SAE, dtype=torch.bool), weights).backward()
+    auxiliary_loss(acts, acts, torch.arange(D_SAE), weights).backward()
     assert weights["b_dec"].grad is None

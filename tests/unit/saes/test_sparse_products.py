@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from saelineage.saes import sparse_products
 from saelineage.saes.sparse_products import (
     BF16_UNIT,
     AllEntries,
@@ -13,6 +14,7 @@ from saelineage.saes.sparse_products import (
     all_above_zero,
     entries_above,
     group_maxima,
+    row_starts,
     screen,
     top_of_all_tokens,
     top_of_each_token,
@@ -226,6 +228,49 @@ def test_all_above_zero_are_those_of_torch(d_sae, low_precision):
         assert bool((values > 0).all())
 
 
+@SIZES
+@PRECISIONS
+def test_a_fixed_number_of_candidates_gives_the_same_winners_or_counts_the_tokens(d_sae, low_precision):
+    def positive(entries: Entries, values: torch.Tensor) -> tuple[Entries, torch.Tensor]:
+        above = values > 0
+        return Entries(row_starts(entries.tokens[above], 20), entries.latents[above], d_sae), values[above]
+
+    for bias in BIASES:
+        inputs = whole_inputs(20, d_sae, bias, seed=3)
+        exact, screened = dense(*inputs), screen(*inputs, low_precision, fixed_sizes=True)
+        for k in (1, 2, 7, 34):
+            entries, values = top_of_each_token(screened, k)
+            assert_top(entries, values, exact, kept_of_each_token(exact, k))
+            assert not entries.n_unsure or 4 * k < d_sae
+        for n in (1, 20, 61, 690):
+            assert_top_of_all(*positive(*top_of_all_tokens(screened, n)), exact, n)
+    acts, W_enc, b_dec, bias = whole_inputs(20, d_sae, 0.0, seed=3)
+    for share in (0.5, 0.02, 0.0):
+        inputs = [acts, W_enc, b_dec, bias - dense(acts, W_enc, b_dec, bias).quantile(1 - share).round()]
+        entries, values = all_above_zero(screen(*inputs, low_precision, fixed_sizes=True))
+        if share == 0.5:
+            assert isinstance(entries, AllEntries)
+            assert values is None
+        else:
+            assert_top(entries, values, dense(*inputs), dense(*inputs) > 0)
+            assert bool((values > 0).any()) == (share > 0)
+
+
+def test_tokens_whose_winners_bfloat16_may_hide_are_counted():
+    inputs = crowded_inputs(40, 48, seed=0)
+    exact, screened = dense(*inputs), screen(*inputs, low_precision=True, fixed_sizes=True)
+    entries, _ = top_of_each_token(screened, 3)
+    winners = exact.topk(3).indices.sort().values
+    missed = int((entries.latents.view(40, 3).sort().values != winners).any(1).sum())
+    assert missed > 0, "the data are not hard enough"
+    assert entries.n_unsure is not None
+    assert missed <= int(entries.n_unsure) <= 40
+    # The 480 candidates for 120 winners come from ten tokens, far from the others; the 20 for 5 from one.
+    assert [int(top_of_all_tokens(screened, n)[0].n_unsure) for n in (120, 5)] == [0, 40]
+    everything = top_of_each_token(screened, 12)[0]  # 4 candidates for each of 12 winners are all 48 latents
+    assert everything.n_unsure == 0
+
+
 @PRECISIONS
 def test_if_many_latents_fire_all_entries_are_chosen(low_precision):
     inputs = whole_inputs(20, 48, 0.0, seed=0)  # half of all entries fire
@@ -302,8 +347,17 @@ def test_the_screen_fills_the_buffer_it_is_given():
         assert torch.allclose(buffer.float(), dense(*inputs), atol=0.2 if low_precision else 1e-5)
 
 
+def test_entries_of_some_tokens_are_a_part_of_all():
+    entries = Entries(torch.tensor([0, 2, 2, 3, 5]), torch.tensor([2, 0, 2, 1, 3]), 4)
+    some, place = entries.of_tokens(1, 4)
+    assert (some.indptr.tolist(), some.latents.tolist()) == ([0, 0, 1, 3], [2, 1, 3])
+    assert (place.start, place.stop) == (2, 5)
+
+
 @SIZES
-def test_entries_above_a_bound_are_those_of_torch(d_sae):
+@pytest.mark.parametrize("at_once", [7, 512])
+def test_entries_above_a_bound_are_those_of_torch(d_sae, at_once, monkeypatch):
+    monkeypatch.setattr(sparse_products, "SEARCHED_TOKENS", at_once)
     pre_acts, bound = random_tensors((30, d_sae), (30,), dtype=torch.float32)
     bound[0], bound[1] = -torch.inf, torch.inf
     pre_acts[4, 3] = bound[4]  # equal is not above

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from saelineage.errors import InputError
 from saelineage.saes import trainer as sae_trainer
@@ -262,6 +263,110 @@ def test_chunks_of_tokens_give_the_gradients_of_the_whole_batch(planted, sae_set
     assert torch.equal(whole.fired, chunked.fired)
     for name, gradient in whole_gradients.items():
         assert torch.allclose(gradient, chunked_gradients[name], rtol=1e-4, atol=1e-4), name
+
+
+@pytest.mark.parametrize("architecture", ["topk", "matryoshka_batchtopk", "gated"])
+def test_chunks_of_entries_give_the_gradients_of_the_whole_batch(planted, sae_settings, architecture, monkeypatch):
+    def stepped(entries: int) -> tuple:
+        monkeypatch.setattr(sae_trainer, "CHUNK_ENTRIES", entries)
+        trainer = SaeTrainer(sae_settings | {"architecture": architecture}, torch.zeros(D_IN), 10)
+        if architecture == "gated":
+            with torch.no_grad():
+                trainer.weights["b_gate"].fill_(-8.0)
+        acts = 100 * all_acts(planted)[:250]
+        chosen = trainer.choose(acts)[1]
+        assert chosen is not None, "too many latents fire for the test"
+        assert len(chosen) > 200, "too few latents fire for the test"
+        figures = trainer.step(acts)
+        return figures, {name: tensor.grad.clone() for name, tensor in trainer.weights.items()}
+
+    (whole, whole_gradients), (chunked, chunked_gradients) = stepped(10**6), stepped(100)
+    assert float(whole.loss) == pytest.approx(float(chunked.loss), rel=1e-5)
+    assert float(whole.l0) == pytest.approx(float(chunked.l0), rel=1e-5)
+    assert torch.equal(whole.fired, chunked.fired)
+    assert torch.allclose(whole.error, chunked.error, atol=1e-5)
+    for name, gradient in whole_gradients.items():
+        assert torch.allclose(gradient, chunked_gradients[name], rtol=1e-4, atol=1e-4), name
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations that make the host wait for a GPU, because it needs a value or a size that depends on values.
+
+    Left out are copies between devices, which look alike on a CPU.
+    """
+
+    OPS = ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique2", "equal", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        masks = name in ("index", "index_put", "index_put_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        sizes = name == "repeat_interleave" and not (kwargs or {}).get("output_size")
+        if name in self.OPS or masks or sizes:
+            self.waits.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("architecture", OBJECTIVES)
+def test_a_step_on_a_gpu_trains_the_same_sae_and_does_not_wait_for_it(planted, sae_settings, architecture, precision):
+    """The steps that a GPU makes, made by a CPU; with a penalty they wait once, for the number of entries."""
+    settings = sae_settings | {"architecture": architecture, "precision": precision, "target_l0": 4.0}
+    settings |= {"dead_after_tokens": 512, "learning_rate": 0.003}
+    scaling = measure_scaling(all_acts(planted))
+    trainers = [SaeTrainer(settings, scaling.mean * scaling.scale, 30) for _ in range(2)]
+    on_cpu, on_gpu = trainers
+    on_gpu.on_gpu = True
+    batches = [planted[tokens] * scaling.scale for tokens in token_batches(4096, 4 * 256, 256, seed=0)]
+    on_cpu.step(batches[0])
+    on_gpu.step(batches[0])  # dead latents are listed at the first of 16 steps
+    for number, acts in enumerate(batches[1:]):
+        expected = on_cpu.step(acts)
+        with Waits() as mode:
+            figures = on_gpu.step(acts)
+        assert mode.waits == ["_local_scalar_dense"] * (architecture in PENALISED), number
+        assert torch.allclose(figures.error, expected.error, atol=1e-3)
+        assert float(figures.l0) == pytest.approx(float(expected.l0), rel=1e-3)
+    assert on_gpu.unsure_tokens == 0
+    assert on_gpu.coefficient == pytest.approx(on_cpu.coefficient, rel=1e-3)
+    for name, tensor in on_gpu.weights.items():
+        assert torch.allclose(tensor, on_cpu.weights[name], atol=2e-3), name
+    assert torch.equal(on_gpu.silent_tokens, on_cpu.silent_tokens)
+
+
+def test_the_test_of_waiting_sees_a_step_of_a_cpu_wait(planted_acts, sae_settings):
+    trainer = SaeTrainer(sae_settings | {"precision": "bfloat16"}, torch.zeros(D_IN), 30)
+    with Waits() as mode:
+        trainer.step(100 * planted_acts[:256])
+    assert {"nonzero", "_local_scalar_dense"} <= set(mode.waits)
+
+
+def test_a_gpu_lists_dead_latents_now_and_then_and_resumes_with_the_list(planted, sae_settings, monkeypatch):
+    monkeypatch.setattr(sae_trainer, "LIST_DEAD_EVERY", 4)
+    settings = sae_settings | {"dead_after_tokens": 512}
+    trainer, acts = trainer_with_dead_latents(planted, settings, 10)
+    resumed = trainer_with_dead_latents(planted, settings, 10)[0]
+    trainer.on_gpu = resumed.on_gpu = True
+    n_dead = []
+    for number in range(8):
+        trainer.step(acts[256 * number : 256 * (number + 1)])
+        n_dead.append(len(trainer.dead_latents))
+        if number == 5:
+            tensors, rest = trainer.state()
+            resumed.restore({name: tensor.clone() for name, tensor in tensors.items()}, rest)
+        if number > 5:
+            resumed.step(acts[256 * number : 256 * (number + 1)])
+    # Latents are dead after two steps of 256 tokens; the list is made in the first and the fifth step.
+    assert n_dead[:4] == [0] * 4
+    assert n_dead[4] >= 24
+    assert n_dead[5:] == [n_dead[4]] * 3
+    for name, tensor in trainer.weights.items():
+        assert torch.equal(tensor, resumed.weights[name]), name
 
 
 def trainer_with_dead_latents(dump: Dump, settings: dict, n_steps: int) -> tuple[SaeTrainer, torch.Tensor]:

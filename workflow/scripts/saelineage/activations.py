@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, decode_header, encode_header
 from saelineage.foreign.saelens_names import place_keys
+from saelineage.models.predictions import Predictions, predict
 from saelineage.precision import DTYPES
 from saelineage.tokens import TokenRows
 
@@ -163,19 +164,23 @@ def read_all(
 
 
 @torch.inference_mode()
-def read_with_logits(
+def read_with_predictions(
     model: nn.Module, hookpoint: str, ids: Integer[Tensor, "row n_ctx"]
-) -> tuple[Float[Tensor, "row n_ctx d_in"], Float[Tensor, "row n_ctx d_vocab"]]:
-    """The activations at a hookpoint for a batch of rows, and the model's logits.
+) -> tuple[Float[Tensor, "row n_ctx d_in"], Predictions]:
+    """The activations at a hookpoint for a batch of rows, in float32, and the model's predictions.
 
     Raises:
         InputError: if the model never runs the hookpoint's module.
     """
-    acts: list[Tensor] = []
-    with hooked(model, hookpoint, acts.append):
-        logits = model(input_ids=ids, use_cache=False).logits
-    _require_read(bool(acts), hookpoint)
-    return acts[0], logits
+    read: list[Tensor] = []
+
+    def keep(acts: Tensor) -> None:
+        read.append(acts.float())
+
+    with hooked(model, hookpoint, keep):
+        predictions = predict(model, ids)
+    _require_read(bool(read), hookpoint)
+    return read[0], predictions
 
 
 @torch.inference_mode()

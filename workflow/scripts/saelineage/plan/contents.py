@@ -139,7 +139,8 @@ class Contents:
 
         Returns:
             `corpora`; `made`, how each model was made in words, parents before children; `merged_models`, the parents
-            of each merged model; `chosen_t`, the coefficient of the merge that each sweep is about.
+            of each merged model; `chosen_t`, the coefficient of the merge that each sweep is about; `lines`, the chains
+            of models that are shown by step, and `line_edges`, the names of all edges in them.
         """
         swept = {sweep: self.swept_model(sweep) for sweep in self.config["sweeps"]}
         return {
@@ -147,6 +148,8 @@ class Contents:
             "made": {model: self.graph.made(model) for model in self.graph.ordered},
             "merged_models": {model: self.graph.parents(model) for model in self.graph.of_kind("merge")},
             "chosen_t": {sweep: self.graph.settings(model)["t"] for sweep, model in swept.items()},
+            "lines": self.graph.lines,
+            "line_edges": list(map(str, self.graph.line_edges)),
         }
 
     def subset(self, block: str, *keys: str) -> dict:

@@ -46,6 +46,8 @@ class Paths:
     token_sidecar = "results/{run}/tokens/{corpus}/{split}.json"
     model_file = "results/{run}/models/{model}/{name}"
     merge = "results/{run}/models/{model}/merge.json"
+    model_weights = "results/{run}/models/{model}/model.safetensors"
+    kept_steps = "results/{run}/models/{model}/steps.tar"
     adapter_config = "results/{run}/models/{model}/adapter/adapter_config.json"
     adapter_weights = "results/{run}/models/{model}/adapter/adapter_model.safetensors"
     model_metrics = "results/{run}/models/{model}/metrics.json"
@@ -212,7 +214,16 @@ class Paths:
         """The folders of the models that a model is made from: its parents, or the model it is like."""
         graph = self._contents.graph
         like = graph.like(wildcards.model)
-        return [path for name in ([like] if like else graph.parents(wildcards.model)) for path in self.model(name)]
+        return [path for name in ([like] if like else graph.made_from(wildcards.model)) for path in self.model(name)]
+
+    def training_kept_from(self, wildcards: Wildcards) -> list[str]:
+        """The archive of the training that a model is kept from, and its manifest, which is removed with it."""
+        (archive,) = self.fill(self.kept_steps, model=self._contents.graph.block(wildcards.model)["of"])
+        return [archive, self.manifest(archive)]
+
+    def imported_before(self, wildcards: Wildcards) -> list[str]:
+        """The weights of the imported models that an imported model descends from, nearest first."""
+        return self.fill(self.model_weights, model=self._contents.graph.imported_before(wildcards.model))
 
     def imported_model(self, wildcards: Wildcards) -> list[str]:
         """The files of a model taken from a folder."""
@@ -552,6 +563,8 @@ class Paths:
             "labels": self.all_labels(),
             "explanations": self.all_explanations(),
             "verdicts": self.class_verdicts(),
+            "features": self.fill(self.lineage_features) if contents.graph.lines else [],
+            "line_verdicts": self.fill(self.edge_table, edge=map(str, contents.graph.line_edges)),
             "token_rows": self.all_token_sidecars(),
         }
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelineage.errors import InputError
@@ -31,6 +31,8 @@ SMALLEST_THRESHOLD = 1e-6
 """Lower bound of JumpReLU's thresholds when training continues from an SAE, because their logarithms are trained."""
 Weights = dict[str, Tensor]
 SomeEntries = Entries | AllEntries
+Factor = float | Float[Tensor, ""]
+"""A number, or one on the device."""
 
 
 class Loss(NamedTuple):
@@ -84,7 +86,7 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(
-        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: float
+        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: Factor
     ) -> Loss:
         """The loss at some entries.
 
@@ -161,7 +163,7 @@ class ReluL1(Objective):
     decoder_norm, unit_norm, has_penalty = 0.1, False, True
 
     def loss(
-        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: float
+        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: Factor
     ) -> Loss:
         """See `Objective.loss`."""
         latent_acts = self._pre_acts(entries, acts, weights, chosen).relu()
@@ -193,7 +195,7 @@ class TopK(Objective):
         return top_of_each_token(screened, self.settings["k"])
 
     def loss(
-        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: float
+        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: Factor
     ) -> Loss:
         """See `Objective.loss`."""
         latent_acts = self._pre_acts(entries, acts, weights, chosen).relu()
@@ -235,7 +237,7 @@ class MatryoshkaBatchTopK(BatchTopK):
             )
 
     def loss(
-        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: float
+        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: Factor
     ) -> Loss:
         """See `Objective.loss`."""
         latent_acts = self._pre_acts(entries, acts, weights, chosen).relu()
@@ -251,12 +253,13 @@ class MatryoshkaBatchTopK(BatchTopK):
 
         One decoding gives them all, with a row for each segment and token.
         """
-        ends = torch.tensor(self.ends, device=W_dec.device)
-        rows = torch.bucketize(entries.latents, ends, right=True) * entries.n_tokens + entries.tokens
-        order = torch.argsort(rows, stable=True)
-        by_segment = Entries(row_starts(rows, len(ends) * entries.n_tokens), entries.latents[order], self.d_sae)
+        segments = torch.zeros_like(entries.latents)
+        for end in self.ends[:-1]:
+            segments += entries.latents >= end
+        rows, order = torch.sort(segments * entries.n_tokens + entries.tokens, stable=True)
+        by_segment = Entries(row_starts(rows, len(self.ends) * entries.n_tokens), entries.latents[order], self.d_sae)
         recons = by_segment.decode(latent_acts.index_select(0, order), W_dec)
-        return recons.view(len(ends), entries.n_tokens, self.d_in)
+        return recons.view(len(self.ends), entries.n_tokens, self.d_in)
 
 
 class JumpRelu(Objective):
@@ -294,7 +297,7 @@ class JumpRelu(Objective):
         return weights["b_enc"] - weights["log_threshold"].detach().exp() + self.bandwidth / 2
 
     def loss(
-        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: float
+        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: Factor
     ) -> Loss:
         """See `Objective.loss`."""
         threshold = entries.per_latent(weights["log_threshold"].exp())
@@ -339,7 +342,7 @@ class Gated(Objective):
         return weights["b_gate"]
 
     def loss(
-        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: float
+        self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: Factor
     ) -> Loss:
         """See `Objective.loss`."""
         gates = self._pre_acts(entries, acts, weights, chosen)
@@ -370,21 +373,21 @@ def nonzero_norms(norms: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
 def auxiliary_loss(
     acts: Float[Tensor, "token d_in"],
     error: Float[Tensor, "token d_in"],
-    dead: Bool[Tensor, " d_sae"],
+    dead: Int[Tensor, " dead"],
     weights: Weights,
 ) -> Float[Tensor, ""]:
     """AuxK: the loss of reconstructing the residual from the d_in / 2 largest dead latents of each token.
 
     |error - recons of dead latents|^2, a mean over tokens; 0 without dead latents (arXiv 2406.04093, appendix A.2).
+    `dead` holds their numbers.
     """
-    numbers = dead.nonzero().flatten()
-    if not len(numbers):
+    if not len(dead):
         return acts.new_zeros(())
-    k = min(len(numbers), max(1, acts.shape[1] // 2))
-    pre_acts = (acts - weights["b_dec"].detach()) @ weights["W_enc"][numbers].T + weights["b_enc"][numbers]
+    k = min(len(dead), max(1, acts.shape[1] // 2))
+    pre_acts = (acts - weights["b_dec"].detach()) @ weights["W_enc"][dead].T + weights["b_enc"][dead]
     values, indices = pre_acts.topk(k, dim=1)
     latent_acts = torch.zeros_like(pre_acts).scatter(1, indices, values.relu())
-    return (error - latent_acts @ weights["W_dec"][numbers]).square().sum() / len(acts)
+    return (error - latent_acts @ weights["W_dec"][dead]).square().sum() / len(acts)
 
 
 def _as_loss(loss: Tensor, error: Tensor, entries: SomeEntries, latent_acts: Tensor) -> Loss:

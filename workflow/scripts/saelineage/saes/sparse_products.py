@@ -5,11 +5,13 @@ latents are sparse, only encoding needs to be dense. Gradients equal the dense o
 
 The entries that matter are found exactly, even from a product in bfloat16. Its rounding error is bounded (`screen`),
 every entry that could matter within the bound is computed again, and the choice is made among those.
+
+On a GPU the host must not wait for results, so arrays get sizes that are known beforehand (`Screen.fixed_sizes`).
 """
 
 from functools import cached_property
 from math import gcd
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -23,14 +25,22 @@ RANKED_WHOLE = 4
 """Number of groups for each of the k largest latents, up to which ranking all latents is faster."""
 CACHED_ROWS = 512
 """Rows of weights in a block that several passes work on; few enough to stay in the cache."""
+CANDIDATES = 4
+"""Candidates for each winner, if their number is fixed and they come from a product in bfloat16."""
+SEARCHED_TOKENS = 512
+"""Tokens in which entries are searched for at once, which bounds the memory."""
 BF16_UNIT = 2.0**-8
 """Largest relative error of rounding to bfloat16."""
 
 
 def row_starts(rows: Int[Tensor, " entry"], n_rows: int) -> Int[Tensor, " row_plus_1"]:
     """Offsets of each row's first entry among entries sorted by row, and the number of entries at the end."""
-    counts = torch.bincount(rows, minlength=n_rows)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return torch.searchsorted(rows, torch.arange(n_rows + 1, device=rows.device))
+
+
+def row_blocks(n_rows: int, whole: bool) -> list[slice]:
+    """Blocks of `CACHED_ROWS` rows; one block if `whole`, for GPUs, where each call costs more than it saves."""
+    return [slice(None)] if whole else [slice(start, start + CACHED_ROWS) for start in range(0, n_rows, CACHED_ROWS)]
 
 
 class Entries:
@@ -40,22 +50,37 @@ class Entries:
         indptr: [token + 1]; token i's entries are indptr[i] to indptr[i + 1].
         latents: [entry], the latent of each entry.
         d_sae: number of latents.
+        n_unsure: number of tokens for which other entries might be the largest, within the error of a product in
+            bfloat16; None if there are none.
     """
 
-    def __init__(self, indptr: Int[Tensor, " token_plus_1"], latents: Int[Tensor, " entry"], d_sae: int):
+    def __init__(
+        self,
+        indptr: Int[Tensor, " token_plus_1"],
+        latents: Int[Tensor, " entry"],
+        d_sae: int,
+        n_unsure: Int[Tensor, ""] | None = None,
+    ):
         """Wrap compressed sparse rows."""
-        self.indptr, self.latents, self.d_sae = indptr, latents, d_sae
+        self.indptr, self.latents, self.d_sae, self.n_unsure = indptr, latents, d_sae, n_unsure
 
     @classmethod
-    def of_equal_rows(cls, latents: Int[Tensor, "token k"], d_sae: int) -> "Entries":
+    def of_equal_rows(
+        cls, latents: Int[Tensor, "token k"], d_sae: int, n_unsure: Int[Tensor, ""] | None = None
+    ) -> "Entries":
         """Make entries with k latents for each token."""
         n_tokens, k = latents.shape
-        return cls(torch.arange(0, n_tokens * k + 1, k, device=latents.device), latents.reshape(-1), d_sae)
+        return cls(torch.arange(0, n_tokens * k + 1, k, device=latents.device), latents.reshape(-1), d_sae, n_unsure)
 
     @property
     def n_tokens(self) -> int:
         """Number of tokens."""
         return len(self.indptr) - 1
+
+    def of_tokens(self, first: int, end: int) -> tuple["Entries", slice]:
+        """The entries of the tokens from `first` to before `end`, and their place among all entries."""
+        place = slice(int(self.indptr[first]), int(self.indptr[end]))
+        return Entries(self.indptr[first : end + 1] - place.start, self.latents[place], self.d_sae), place
 
     @cached_property
     def tokens(self) -> Int[Tensor, " entry"]:
@@ -66,8 +91,8 @@ class Entries:
     @cached_property
     def by_latent(self) -> tuple[Int[Tensor, " entry"], Int[Tensor, " d_sae_plus_1"], Int[Tensor, " entry"]]:
         """The transpose: the entries' order by latent, the offsets of latents in it, and the tokens in it."""
-        order = torch.argsort(self.latents, stable=True)
-        return order, row_starts(self.latents, self.d_sae), self.tokens[order]
+        latents, order = torch.sort(self.latents, stable=True)
+        return order, row_starts(latents, self.d_sae), self.tokens[order]
 
     def pre_activations(
         self,
@@ -93,9 +118,8 @@ class Entries:
     def fired(self, values: Float[Tensor, " entry"]) -> tuple[Tensor, Tensor]:
         """Mask [d_sae] of latents with an entry above zero, and the number of such entries."""
         above = values > 0
-        mask = torch.zeros(self.d_sae, dtype=torch.bool, device=values.device)
-        mask[self.latents[above]] = True
-        return mask, above.sum()
+        counts = torch.zeros(self.d_sae, dtype=torch.int32, device=values.device)
+        return counts.index_add_(0, self.latents, above.int()) > 0, above.sum()
 
 
 class AllEntries:
@@ -140,6 +164,9 @@ class Screen(NamedTuple):
     slack[token] + 2 BF16_UNIT |v|."""
     inputs: tuple[Tensor, Tensor, Tensor, Tensor]
     """acts, W_enc, b_dec and bias, from which `pre_acts` were computed."""
+    fixed_sizes: bool = False
+    """True if the number of candidates must not depend on their values, because finding it out stops a GPU. Entries of
+    no activation then fill up the arrays, and winners that bfloat16 hides are counted (`Entries.n_unsure`)."""
 
     def values_at(self, entries: Entries) -> Float[Tensor, " entry"]:
         """Exact pre-activations at entries, computed again unless `pre_acts` are exact."""
@@ -148,43 +175,77 @@ class Screen(NamedTuple):
         return entries.pre_activations(*self.inputs)
 
 
+@runtime_checkable
+class RoundedWeights(Protocol):
+    """Encoder weights in a number format in which products are faster than in float32."""
+
+    def product(
+        self, centred: Float[Tensor, "token d_in"], buffer: Float[Tensor, "buffered_token d_sae"] | None
+    ) -> tuple[Float[Tensor, "token d_sae"], Float[Tensor, " token"]]:
+        """centred @ W_enc.T rounded to bfloat16, in `buffer` if there is one, and how far off it is before that.
+
+        For rounded x' and w', |x.w - x'.w'| <= |x - x'| |w| + |x'| |w - w'| (Cauchy-Schwarz).
+        """
+        ...
+
+
+class Bfloat16Weights:
+    """Encoder weights in bfloat16."""
+
+    def __init__(self, W_enc: Float[Tensor, "d_sae d_in"], whole: bool = False):
+        """Round the weights; `whole` as in `row_blocks`."""
+        self._whole = whole
+        self._rows, norms, errors = _rounded(W_enc, whole)
+        self._norm, self._error = norms.max(), errors.max()
+
+    def product(
+        self, centred: Float[Tensor, "token d_in"], buffer: Float[Tensor, "buffered_token d_sae"] | None
+    ) -> tuple[Float[Tensor, "token d_sae"], Float[Tensor, " token"]]:
+        """See `RoundedWeights`."""
+        rounded, norms, errors = _rounded(centred, self._whole)
+        out = None if buffer is None else buffer[: len(rounded)]
+        # 1.02 covers the difference of |x'| and |x|, and the rounding of the sums in float32
+        return torch.mm(rounded, self._rows.T, out=out), 1.02 * (errors * self._norm + norms * self._error)
+
+
 def screen(
     acts: Float[Tensor, "token d_in"],
     W_enc: Float[Tensor, "d_sae d_in"],
     b_dec: Float[Tensor, " d_in"],
     bias: Float[Tensor, " d_sae"],
-    low_precision: bool,
-    buffer: Float[Tensor, "token d_sae"] | None = None,
+    low_precision: bool | RoundedWeights,
+    buffer: Float[Tensor, "buffered_token d_sae"] | None = None,
+    fixed_sizes: bool = False,
 ) -> Screen:
     """Compute the one dense product of a step.
 
     Args:
         acts, W_enc, b_dec, bias: as in `Entries.pre_activations`.
-        low_precision: multiply in bfloat16, and bound the error: for rounded x' and w',
-            |x.w - x'.w'| <= |x - x'| |w| + |x'| |w - w'| (Cauchy-Schwarz), and the result is rounded twice.
-        buffer: receives the result; it has the product's number format.
+        low_precision: `W_enc` rounded, or True to round it to bfloat16; the result is rounded twice more.
+        buffer: its first rows receive the result; it has the product's number format.
+        fixed_sizes: see `Screen`.
     """
     centred, inputs = acts - b_dec, (acts, W_enc, b_dec, bias)
-    if not low_precision:
-        pre_acts = torch.mm(centred, W_enc.T, out=buffer)
-        return Screen(pre_acts.add_(bias), None, inputs)
-    rounded, norms, errors = _rounded(centred)
-    rounded_W, norms_W, errors_W = _rounded(W_enc)
-    pre_acts = torch.mm(rounded, rounded_W.T, out=buffer)
-    # 1.02 covers the difference of |x'| and |x|, and the rounding of the sums in float32
-    slack = 1.02 * (errors * norms_W.max() + norms * errors_W.max()) + 2 * BF16_UNIT * bias.abs().max()
-    return Screen(pre_acts.add_(bias.bfloat16()), slack, inputs)
+    if low_precision is False:
+        pre_acts = torch.mm(centred, W_enc.T, out=None if buffer is None else buffer[: len(centred)])
+        return Screen(pre_acts.add_(bias), None, inputs, fixed_sizes)
+    weights = Bfloat16Weights(W_enc, fixed_sizes) if low_precision is True else low_precision
+    pre_acts, slack = weights.product(centred, buffer)
+    slack = slack + 2 * BF16_UNIT * bias.abs().max()
+    return Screen(pre_acts.add_(bias.bfloat16()), slack, inputs, fixed_sizes)
 
 
 def top_of_each_token(screened: Screen, k: int) -> tuple[Entries, Float[Tensor, " entry"]]:
     """Choose each token's k largest pre-activations (TopK)."""
-    pre_acts, slack, _ = screened
+    pre_acts, slack = screened.pre_acts, screened.slack
     d_sae = pre_acts.shape[1]
     maxima = group_maxima(pre_acts)
     by_group = k * RANKED_WHOLE < maxima.shape[1]
     if slack is None:
-        values, latents = _largest_by_group(pre_acts, maxima, k) if by_group else pre_acts.topk(k, dim=1, sorted=False)
+        values, latents = _largest_of_each_token(pre_acts, maxima, k)
         return Entries.of_equal_rows(latents, d_sae), values.flatten()
+    if screened.fixed_sizes:
+        return _top_of_fixed_candidates(screened, slack, maxima, k)
     # the k-th largest maximum is at most the k-th largest value, because each group's maximum is a value
     least = _least_of_largest(maxima if by_group else pre_acts, k).to(slack.dtype)
     bound = least - 2 * (slack + 2 * BF16_UNIT * least)
@@ -202,6 +263,8 @@ def top_of_each_token(screened: Screen, k: int) -> tuple[Entries, Float[Tensor, 
 def top_of_all_tokens(screened: Screen, n: int) -> tuple[Entries, Float[Tensor, " entry"]]:
     """Choose the n largest pre-activations of all tokens together, of those above zero (BatchTopK)."""
     maxima = group_maxima(screened.pre_acts)
+    if screened.fixed_sizes:
+        return _top_of_all_fixed_candidates(screened, maxima, n)
     enough = n <= maxima.numel()
     least = maxima.flatten().topk(n, sorted=False).values.amin() if enough else maxima.new_zeros(())
     least = least.to(screened.inputs[0].dtype).clamp_min(0)
@@ -214,7 +277,12 @@ def top_of_all_tokens(screened: Screen, n: int) -> tuple[Entries, Float[Tensor, 
 
 
 def all_above_zero(screened: Screen) -> tuple[Entries | AllEntries, Float[Tensor, " entry"] | None]:
-    """Choose all pre-activations above zero (ReLU, JumpReLU, gated); all entries if too many are above zero."""
+    """Choose all pre-activations above zero (ReLU, JumpReLU, gated); all entries if too many are above zero.
+
+    A GPU is asked for one number, that of the entries.
+    """
+    if screened.fixed_sizes:
+        return _all_above_zero_at_once(screened)
     maxima = group_maxima(screened.pre_acts)
     if int((maxima > 0).sum()) > DENSE_ABOVE * maxima.numel():
         return AllEntries(screened.pre_acts.shape[1]), None
@@ -227,6 +295,64 @@ def all_above_zero(screened: Screen) -> tuple[Entries | AllEntries, Float[Tensor
     return _subset(candidates, kept), values[kept]
 
 
+def _top_of_fixed_candidates(
+    screened: Screen, slack: Float[Tensor, " token"], maxima: Float[Tensor, "token group"], k: int
+) -> tuple[Entries, Float[Tensor, " entry"]]:
+    """Each token's k largest among its `CANDIDATES` x k largest in bfloat16, computed again."""
+    d_sae = screened.pre_acts.shape[1]
+    n = min(d_sae, CANDIDATES * k)
+    screened_values, candidates = _largest_of_each_token(screened.pre_acts, maxima, n)
+    exact = screened.values_at(Entries.of_equal_rows(candidates, d_sae)).view(candidates.shape)
+    values, places = exact.topk(k, dim=1, sorted=False)
+    least = screened_values.amin(1).to(slack.dtype)
+    unsure = values.amin(1).clamp_min(0) < least + slack + 2 * BF16_UNIT * least.abs()
+    n_unsure = unsure.sum() if n < d_sae else torch.zeros_like(unsure, dtype=torch.int64).sum()
+    return Entries.of_equal_rows(candidates.gather(1, places), d_sae, n_unsure), values.flatten()
+
+
+def _top_of_all_fixed_candidates(
+    screened: Screen, maxima: Float[Tensor, "token group"], n: int
+) -> tuple[Entries, Float[Tensor, " entry"]]:
+    """The n largest of all tokens among the `CANDIDATES` x n largest in bfloat16, or the n largest in float32."""
+    pre_acts, slack = screened.pre_acts, screened.slack
+    n_tokens, n_groups = maxima.shape
+    n_candidates = min(pre_acts.numel(), n if slack is None else CANDIDATES * n)
+    numbers = maxima.flatten().topk(min(n_candidates, maxima.numel()), sorted=False).indices
+    tokens, groups = numbers // n_groups, numbers % n_groups
+    members = _members(pre_acts, tokens, groups)
+    largest, places = members.flatten().topk(n_candidates, sorted=False)
+    pairs, member = places // members.shape[1], places % members.shape[1]
+    flat = (tokens[pairs] * pre_acts.shape[1] + member * n_groups + groups[pairs]).sort().values
+    candidates = _of_flat(flat, n_tokens, pre_acts.shape[1])
+    values = screened.values_at(candidates)
+    if slack is None:
+        return candidates, values
+    values, kept = values.topk(min(n, n_candidates), sorted=False)
+    order = kept.argsort()
+    least = largest.amin().to(values.dtype)
+    missing = values.amin().clamp_min(0) < least + slack.max() + 2 * BF16_UNIT * least.abs()
+    n_unsure = n_tokens * (missing if n_candidates < pre_acts.numel() else torch.zeros_like(missing)).long()
+    return _of_flat(flat[kept[order]], n_tokens, pre_acts.shape[1], n_unsure), values[order]
+
+
+def _all_above_zero_at_once(screened: Screen) -> tuple[Entries | AllEntries, Float[Tensor, " entry"] | None]:
+    """All entries that might be above zero; the others among them have no activation and change nothing."""
+    pre_acts, slack = screened.pre_acts, screened.slack
+    bound = pre_acts.new_zeros(len(pre_acts)) if slack is None else (-1.01 * slack).to(pre_acts.dtype)
+    mask = pre_acts > bound[:, None]
+    n = int(mask.sum())
+    if n > DENSE_ABOVE * pre_acts.numel() / GROUP:
+        return AllEntries(pre_acts.shape[1]), None
+    tokens, latents = torch.nonzero_static(mask, size=n).unbind(1)
+    entries = Entries(row_starts(tokens.contiguous(), len(pre_acts)), latents.contiguous(), pre_acts.shape[1])
+    return entries, screened.values_at(entries)
+
+
+def _of_flat(numbers: Int[Tensor, " entry"], n_tokens: int, d_sae: int, n_unsure: Tensor | None = None) -> Entries:
+    """Entries from ascending numbers token x d_sae + latent."""
+    return Entries(row_starts(numbers // d_sae, n_tokens), numbers % d_sae, d_sae, n_unsure)
+
+
 def entries_above(
     pre_acts: Float[Tensor, "token d_sae"],
     bound: Float[Tensor, " token"],
@@ -235,10 +361,16 @@ def entries_above(
     """Find the entries whose pre-activation is above their token's bound, with the help of `group_maxima`."""
     rounded = bound.to(pre_acts.dtype)
     bound = torch.where(rounded.to(bound.dtype) > bound, _just_below(rounded), rounded)
-    tokens, groups = (maxima > bound[:, None]).nonzero(as_tuple=True)
-    pairs, members = (_members(pre_acts, tokens, groups) > bound[tokens, None]).nonzero(as_tuple=True)
-    latents = members * maxima.shape[1] + groups[pairs]
-    return Entries(row_starts(tokens[pairs], len(pre_acts)), latents, pre_acts.shape[1])
+    counts, latents = [], []
+    for first in range(0, len(pre_acts), SEARCHED_TOKENS):
+        place = slice(first, first + SEARCHED_TOKENS)
+        values, bounds = pre_acts[place], bound[place]
+        tokens, groups = (maxima[place] > bounds[:, None]).nonzero(as_tuple=True)
+        pairs, members = (_members(values, tokens, groups) > bounds[tokens, None]).nonzero(as_tuple=True)
+        counts.append(row_starts(tokens[pairs], len(values)).diff())
+        latents.append(members * maxima.shape[1] + groups[pairs])
+    starts = torch.cat([counts[0].new_zeros(1), torch.cat(counts).cumsum(0)])
+    return Entries(starts, torch.cat(latents), pre_acts.shape[1])
 
 
 def _least_of_largest(values: Float[Tensor, "row value"], k: int) -> Float[Tensor, " row"]:
@@ -248,6 +380,14 @@ def _least_of_largest(values: Float[Tensor, "row value"], k: int) -> Float[Tenso
     """
     bits = values.view(torch.int16).topk(k, dim=1, sorted=False).values.amin(1)
     return bits.clamp_min(0).view(torch.bfloat16)
+
+
+def _largest_of_each_token(
+    pre_acts: Float[Tensor, "token d_sae"], maxima: Float[Tensor, "token group"], k: int
+) -> tuple[Float[Tensor, "token k"], Int[Tensor, "token k"]]:
+    """The k largest values of each row and their latents, by the faster way."""
+    by_group = k * RANKED_WHOLE < maxima.shape[1]
+    return _largest_by_group(pre_acts, maxima, k) if by_group else pre_acts.topk(k, dim=1, sorted=False)
 
 
 def _largest_by_group(
@@ -283,12 +423,13 @@ def _by_group(pre_acts: Float[Tensor, "token d_sae"]) -> Float[Tensor, "token me
     return pre_acts.view(n_tokens, gcd(d_sae, GROUP), -1)
 
 
-def _rounded(rows: Float[Tensor, "row d_in"]) -> tuple[Tensor, Float[Tensor, " row"], Float[Tensor, " row"]]:
-    """Rows in bfloat16, their norms, and the norms of the rounding errors."""
+def _rounded(
+    rows: Float[Tensor, "row d_in"], whole: bool
+) -> tuple[Tensor, Float[Tensor, " row"], Float[Tensor, " row"]]:
+    """Rows in bfloat16, their norms, and the norms of the rounding errors; `whole` as in `row_blocks`."""
     rounded = torch.empty_like(rows, dtype=torch.bfloat16)
     norms, errors = rows.new_empty(len(rows)), rows.new_empty(len(rows))
-    for start in range(0, len(rows), CACHED_ROWS):
-        block = slice(start, start + CACHED_ROWS)
+    for block in row_blocks(len(rows), whole):
         rounded[block] = rows[block]
         norms[block] = rows[block].norm(dim=1)
         errors[block] = (rows[block] - rounded[block]).norm(dim=1)
@@ -368,6 +509,8 @@ def _sampled_products(
 
     Computed by latent, so that `right`, which is larger, is read once and in order.
     """
+    if not len(entries.latents):
+        return left.new_zeros(0)
     order, starts, tokens = entries.by_latent
     shape = (entries.d_sae, entries.n_tokens)
     pattern = torch.sparse_csr_tensor(starts, tokens, left.new_zeros(len(tokens)), shape, check_invariants=False)

@@ -5,7 +5,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -17,12 +17,16 @@ from saelineage.precision import native_bf16
 from saelineage.saes.objectives import OBJECTIVES, Loss, SomeEntries, TopK, Weights, auxiliary_loss, nonzero_norms
 from saelineage.saes.resets import reset_latents
 from saelineage.saes.sae import Sae, n_latents
-from saelineage.saes.sparse_products import CACHED_ROWS, screen
+from saelineage.saes.sparse_products import AllEntries, row_blocks, screen
 
 logger = logging.getLogger(__name__)
 
-DENSE_TOKENS = 256
+DENSE_TOKENS, DENSE_TOKENS_ON_GPU = 256, 4096
 """Tokens in a chunk when all latents are computed, which bounds the memory."""
+CHUNK_ENTRIES = 2**19
+"""Entries in a chunk of tokens on a CPU, about, when few latents are computed."""
+LIST_DEAD_EVERY = 16
+"""Steps on a GPU after which the dead latents are listed again, because their number must be known on the host."""
 RAISE_RATE, LOWER_RATE, CONTROL_BAND = 0.02, 0.06, 0.25
 """Fractions by which the coefficient rises or falls in a step if the error of log l0 is at least the band.
 
@@ -101,8 +105,11 @@ class SaeTrainer:
 
     Attributes:
         weights: see `saes.objectives`.
-        coefficient: the current coefficient of the sparsity penalty.
-        control: state of the control that steers l0 to `target_l0`.
+        control: state of the control that steers l0 to `target_l0`, on the device.
+        on_gpu: True if the host must not wait for the device within a step. Architectures with a penalty wait once, for
+            the number of entries; all of them when dead latents are listed or resampled.
+        dead_latents: the dead latents that the auxiliary loss revives.
+        unsure_tokens: number of tokens so far for which other latents might have been chosen (`Entries.n_unsure`).
         silent_tokens: [d_sae], tokens since each latent last fired.
         step_number: number of steps made.
     """
@@ -147,11 +154,23 @@ class SaeTrainer:
         self.low_precision = settings["precision"] == "bfloat16" or (
             settings["precision"] == "auto" and native_bf16(self.device)
         )
-        self.coefficient = settings["sparsity_coefficient"]
+        self.on_gpu = self.device.type == "cuda"
+        self._coefficient = self._number(settings["sparsity_coefficient"])
         self.silent_tokens = torch.zeros(d_sae, dtype=torch.int64, device=self.device)
         self.step_number = 0
-        self.control: dict[str, float] = {}
+        self.dead_latents = torch.zeros(0, dtype=torch.int64, device=self.device)
+        self.unsure_tokens = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.control: dict[str, Tensor] = {}
         self._buffer = torch.empty(0)
+
+    @property
+    def coefficient(self) -> float:
+        """The current coefficient of the sparsity penalty."""
+        return float(self._coefficient)
+
+    def _number(self, value: float) -> Float[Tensor, ""]:
+        """A number on the device, in float64."""
+        return torch.full((), value, dtype=torch.float64, device=self.device)
 
     def _fresh_weights(self, mean: Tensor) -> Weights:
         """Make initial weights: the same random directions in encoder and decoder, and the objective's own weights."""
@@ -177,11 +196,15 @@ class SaeTrainer:
             group["lr"] = self.settings["learning_rate"] * self._schedule() * group["rate"]
         self.optimizer.zero_grad()
         entries, chosen = self.choose(acts)
+        if isinstance(entries, AllEntries):
+            self._buffer = torch.empty(0)  # its memory is needed for all latents
+        elif entries.n_unsure is not None:
+            self.unsure_tokens += entries.n_unsure
         batch = self._backward(acts, entries, chosen)
         with torch.no_grad():
             gradients = {name: tensor.grad for name, tensor in self.weights.items() if tensor.grad is not None}
             if self.objective.unit_norm:
-                _leave_out_parallel(gradients["W_dec"], self.weights["W_dec"])
+                _leave_out_parallel(gradients["W_dec"], self.weights["W_dec"], self.on_gpu)
             norm = torch.nn.utils.get_total_norm(list(gradients.values()))
             self.optimizer.grad_scale = (norm / GRADIENT_NORM).clamp_min(1)
             self.optimizer.step()
@@ -191,6 +214,12 @@ class SaeTrainer:
         self.step_number += 1
         self._control(batch.l0)
         self._resample(acts, batch.error)
+        if self.on_gpu and self.step_number == self.n_steps and (n_unsure := int(self.unsure_tokens)):
+            logger.warning(
+                "of %d tokens bfloat16 may have hidden a latent that float32 would choose; saes.precision: float32 "
+                "rules it out",
+                n_unsure,
+            )
         return StepFigures(batch.loss, batch.error, batch.l0, batch.fired)
 
     @torch.no_grad()
@@ -201,8 +230,8 @@ class SaeTrainer:
         if self._buffer.shape != shape:
             self._buffer = torch.empty(shape, dtype=dtype, device=self.device)
         bias = self.objective.bias(weights)
-        screened = screen(acts, weights["W_enc"], weights["b_dec"], bias, self.low_precision, self._buffer)
-        return self.objective.choose(screened)
+        inputs = acts, weights["W_enc"], weights["b_dec"], bias
+        return self.objective.choose(screen(*inputs, self.low_precision, self._buffer, self.on_gpu))
 
     def dead(self) -> Bool[Tensor, " d_sae"]:
         """Mask of latents that have not fired for `dead_after_tokens`."""
@@ -220,9 +249,9 @@ class SaeTrainer:
         tensors = {f"weights.{name}": tensor.detach() for name, tensor in self.weights.items()}
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{name}": tensor for name, tensor in moments.items()}
-        tensors["silent_tokens"] = self.silent_tokens
-        rest = {"step_number": self.step_number, "coefficient": self.coefficient, "control": self.control}
-        return tensors, rest
+        tensors |= {name: getattr(self, name) for name in ("silent_tokens", "dead_latents", "unsure_tokens")}
+        control = {name: float(number) for name, number in self.control.items()}
+        return tensors, {"step_number": self.step_number, "coefficient": self.coefficient, "control": control}
 
     def restore(self, tensors: Mapping[str, Tensor], rest: Mapping) -> None:
         """Take over the state that `state` returned."""
@@ -236,18 +265,17 @@ class SaeTrainer:
                     number, _, name = name.partition(".")
                     adam.setdefault(int(number), {})[name] = tensor
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": adam})
-        self.silent_tokens = tensors["silent_tokens"].to(self.device)
-        self.step_number, self.coefficient, self.control = (
-            rest[name] for name in ("step_number", "coefficient", "control")
-        )
+        for name in ("silent_tokens", "dead_latents", "unsure_tokens"):
+            setattr(self, name, tensors[name].to(self.device))
+        self.step_number, self._coefficient = rest["step_number"], self._number(rest["coefficient"])
+        self.control = {name: self._number(number) for name, number in rest["control"].items()}
 
     def _backward(self, acts: Tensor, entries: SomeEntries, chosen: Tensor | None) -> Loss:
-        """Compute the gradients of the whole loss, over chunks of tokens if all latents are needed."""
+        """Compute the gradients of the whole loss, over chunks of tokens if there are many entries."""
         coefficient = self._penalty()
-        chunks = [acts] if chosen is not None else acts.split(DENSE_TOKENS)
         parts = []
-        for chunk in chunks:
-            part = self.objective.loss(entries, chunk, self.weights, chosen, coefficient)
+        for chunk, some, values in self._chunks(acts, entries, chosen):
+            part = self.objective.loss(some, chunk, self.weights, values, coefficient)
             share = len(chunk) / len(acts)
             (part.loss * share).backward()
             parts.append(part._replace(loss=part.loss.detach() * share, l0=part.l0 * share))
@@ -257,10 +285,31 @@ class SaeTrainer:
             fired=torch.stack([part.fired for part in parts]).any(0),
             l0=torch.stack([part.l0 for part in parts]).sum(),
         )
-        if self.objective.revives and self.settings["aux_coefficient"] and bool((dead := self.dead()).any()):
-            auxiliary = auxiliary_loss(acts, batch.error, dead, self.weights)
-            (self.settings["aux_coefficient"] * auxiliary).backward()
+        if self.objective.revives and self.settings["aux_coefficient"]:
+            if not self.on_gpu or self.step_number % LIST_DEAD_EVERY == 0:
+                self.dead_latents = self.dead().nonzero().flatten()
+            if len(self.dead_latents):
+                auxiliary = auxiliary_loss(acts, batch.error, self.dead_latents, self.weights)
+                (self.settings["aux_coefficient"] * auxiliary).backward()
         return batch
+
+    def _chunks(
+        self, acts: Tensor, entries: SomeEntries, chosen: Tensor | None
+    ) -> Iterator[tuple[Tensor, SomeEntries, Tensor | None]]:
+        """Yield chunks of tokens, so many that memory stays bounded, with their entries and pre-activations."""
+        if chosen is None or isinstance(entries, AllEntries):
+            for chunk in acts.split(DENSE_TOKENS_ON_GPU if self.on_gpu else DENSE_TOKENS):
+                yield chunk, entries, None
+            return
+        n_chunks = 1 if self.on_gpu else max(1, round(len(chosen) / CHUNK_ENTRIES))
+        if n_chunks == 1:
+            yield acts, entries, chosen
+            return
+        size = math.ceil(len(acts) / n_chunks)
+        for first in range(0, len(acts), size):
+            chunk = acts[first : first + size]
+            some, place = entries.of_tokens(first, first + len(chunk))
+            yield chunk, some, chosen[place]
 
     def _schedule(self) -> float:
         """Factor of the learning rate: a linear rise, a plateau, a linear fall to zero."""
@@ -275,9 +324,9 @@ class SaeTrainer:
         warmup = self.settings["sparsity_warmup_fraction"] * self.n_steps
         return min(1.0, (self.step_number + 1) / warmup) if warmup else 1.0
 
-    def _penalty(self) -> float:
+    def _penalty(self) -> Float[Tensor, ""]:
         """Factor of the penalty in this step: the coefficient; without a target it rises from zero."""
-        return self.coefficient if self.settings["target_l0"] else self.coefficient * self._warmup()
+        return (self._coefficient if self.settings["target_l0"] else self._coefficient * self._warmup()).float()
 
     def _control(self, l0: Tensor) -> None:
         """Move the coefficient towards the one that gives `target_l0`.
@@ -289,13 +338,14 @@ class SaeTrainer:
         target = self.settings["target_l0"]
         if not self.objective.has_penalty or not target:
             return
-        log_l0 = math.log(max(float(l0), 1e-3))
-        self.control = self.control or {"log_first": log_l0, "coefficient": self.coefficient}
+        log_l0 = l0.double().clamp_min(1e-3).log()
+        self.control = self.control or {"log_first": log_l0, "coefficient": self._coefficient}
         passed = self._warmup()
         error = log_l0 - (1 - passed) * self.control["log_first"] - passed * math.log(target)
-        rate = RAISE_RATE if error > 0 else LOWER_RATE
-        self.control["coefficient"] *= math.exp(rate * max(-1.0, min(1.0, error / CONTROL_BAND)))
-        self.coefficient = self.control["coefficient"] * math.exp(max(-MOST_AT_ONCE, min(1.0, 3 * error)))
+        rate = torch.where(error > 0, self._number(RAISE_RATE), self._number(LOWER_RATE))
+        change = (rate * (error / CONTROL_BAND).clamp(-1, 1)).exp()
+        self.control["coefficient"] = self.control["coefficient"] * change
+        self._coefficient = self.control["coefficient"] * (3 * error).clamp(-MOST_AT_ONCE, 1).exp()
 
     @torch.no_grad()
     def _resample(self, acts: Tensor, error: Tensor) -> None:
@@ -334,7 +384,7 @@ class SaeTrainer:
         logger.info("step %d: resampled %d dead latents", self.step_number, len(numbers))
 
 
-def _leave_out_parallel(grad: Tensor, W_dec: Tensor) -> None:
+def _leave_out_parallel(grad: Tensor, W_dec: Tensor, whole: bool) -> None:
     """Remove from each row's gradient the component along the row (arXiv 2406.04093, appendix A.2)."""
-    for block, rows in zip(grad.split(CACHED_ROWS), W_dec.split(CACHED_ROWS), strict=True):
-        block.addcmul_(rows, -(block * rows).sum(1, keepdim=True))
+    for block in row_blocks(len(grad), whole):
+        grad[block].addcmul_(W_dec[block], -(grad[block] * W_dec[block]).sum(1, keepdim=True))
