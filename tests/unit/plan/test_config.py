@@ -314,6 +314,14 @@ CONTRADICTIONS = {
     "models.base.pretrain.accumulate: must divide batch_rows (16), but is 3": ("models/base/pretrain/accumulate", 3),
     "tokens.max_tokens.probe: must be at least n_ctx (128)": ("tokens/max_tokens/probe", 127),
     "activations.max_tokens: must be at least n_shards x n_ctx": ("activations", {"max_tokens": 511, "n_shards": 4}),
+    "activations.buffer_tokens: must be at least tokens.n_ctx (128)": (
+        "activations",
+        {"keep": "stream", "buffer_tokens": 127},
+    ),
+    "activations.buffer_tokens: must be at least saes.batch_tokens (1024 for base.seed0), not 1023;": (
+        "activations",
+        {"keep": "stream", "buffer_tokens": 1023},
+    ),
     # training
     "models.base.pretrain: must have exactly one of n_tokens and epochs": ("models/base/pretrain/n_tokens", ...),
     "models.lua.finetune: must have exactly one of n_tokens and epochs": ("models/lua/finetune/n_tokens", 5000),

@@ -288,9 +288,9 @@ def dump_shards(
         mask = rows.text_mask(numbers)
         is_shared = torch.from_numpy(rows.shared(numbers)[mask])
         for hookpoint, acts in zip(paths, read_all(model, list(paths), torch.from_numpy(ids).to(device)), strict=True):
-            stored = _stored(acts[torch.from_numpy(mask).to(acts.device)], dtype, f"'{paths[hookpoint]}'", hookpoint)
-            norms = stored.float().norm(dim=1).masked_fill(~is_shared, torch.nan)
-            parts[hookpoint].append({"acts": stored, "norms": norms})
+            text = stored(acts[torch.from_numpy(mask).to(acts.device)], dtype, f"'{paths[hookpoint]}'", hookpoint)
+            norms = text.float().norm(dim=1).masked_fill(~is_shared, torch.nan)
+            parts[hookpoint].append({"acts": text, "norms": norms})
         positions.append(np.flatnonzero(mask) + numbers.start * n_ctx)
     covered = {"ids_sha256": rows.digest, "first_row": within.start, "stop_row": within.stop, "n_ctx": n_ctx}
     for hookpoint, path in paths.items():
@@ -304,17 +304,27 @@ def dump_shards(
     return sum(map(len, positions))
 
 
-def _stored(acts: Float[Tensor, "token d_in"], dtype: str, path: str, hookpoint: str) -> Float[Tensor, "token d_in"]:
-    """Activations in a file's number format, if they fit."""
-    stored = acts.to(DTYPES[dtype]).cpu()
-    if not bool(torch.isfinite(stored).all()):
+def stored(acts: Float[Tensor, "token d_in"], dtype: str, path: str, hookpoint: str) -> Float[Tensor, "token d_in"]:
+    """Activations in the number format of a file or buffer, on the CPU.
+
+    Args:
+        acts: the activations.
+        dtype: the number format.
+        path: what they are stored in, for messages.
+        hookpoint: where they were read, for messages.
+
+    Raises:
+        InputError: if one is not finite, or overflows in that format.
+    """
+    converted = acts.to(DTYPES[dtype]).cpu()
+    if not bool(torch.isfinite(converted).all()):
         reason = (
             f"are too large for {dtype}; set activations.dtype to float32"
             if bool(torch.isfinite(acts).all())
             else "are not finite; use another model or activations.hookpoint"
         )
         raise InputError(f"{path}: activations at {hookpoint} {reason}")
-    return stored
+    return converted
 
 
 class ActivationShard:

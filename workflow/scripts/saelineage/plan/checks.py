@@ -300,11 +300,21 @@ def check_tokens(plan: Plan) -> None:
             raise InputError(
                 f"tokens.max_tokens.{split}: must be at least n_ctx ({n_ctx}), one row, not {most}; raise it"
             )
+    check_buffer(plan)
     most = plan.config["activations"]["max_tokens"]
     if most is not None and most < n_shards * n_ctx:
         raise InputError(
             f"activations.max_tokens: must be at least n_shards x n_ctx ({n_shards} x {n_ctx}), one row per shard, not "
             f"{most}; raise it or lower n_shards"
+        )
+
+
+def check_buffer(plan: Plan) -> None:
+    """The buffer of a stream holds a row."""
+    n_ctx, n_tokens = plan.config["tokens"]["n_ctx"], plan.config["activations"]["buffer_tokens"]
+    if plan.streams and n_tokens < n_ctx:
+        raise InputError(
+            f"activations.buffer_tokens: must be at least tokens.n_ctx ({n_ctx}), one row, not {n_tokens}; raise it"
         )
 
 
@@ -369,6 +379,12 @@ def check_saes(plan: Plan) -> None:
             raise InputError(
                 f"saes.sparsity_coefficient (for {sae}): must be above 0 with a target_l0, because it is multiplied "
                 f"until l0 is {settings['target_l0']:g}; leave it out, or give it a small value"
+            )
+        held, n_batch = plan.config["activations"]["buffer_tokens"], settings["batch_tokens"]
+        if plan.streams and n_batch > held:
+            raise InputError(
+                f"activations.buffer_tokens: must be at least saes.batch_tokens ({n_batch} for {sae}), not {held}; "
+                "raise it, or lower batch_tokens"
             )
     check_starts(plan)
     check_one_pass(plan)

@@ -76,6 +76,16 @@ class Contents:
         return [corpus for corpus in self.config["corpora"] if corpus in of_saes or not of_saes]
 
     @property
+    def keeps_dumps(self) -> bool:
+        """True if the activations that SAEs are trained on are kept."""
+        return self.config["activations"]["keep"] is True
+
+    @property
+    def streams(self) -> bool:
+        """True if SAEs are trained without dumps, while their model is read."""
+        return self.config["activations"]["keep"] == "stream"
+
+    @property
     def place(self) -> str:
         """Where activations are read at this hookpoint."""
         return self.hookpoints[self.hookpoint]

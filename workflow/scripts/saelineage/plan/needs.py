@@ -94,6 +94,38 @@ class Needs:
 
         return of_job
 
+    def streaming(
+        self,
+        settings_of_job: Callable[[Wildcards], Mapping[str, Mapping[str, Mapping]]],
+        places_of_job: Callable[[Wildcards], Mapping[str, str]],
+    ) -> NeedFunction:
+        """Training SAEs, by hookpoint and name, while their model is read: all are held at once, beside a buffer."""
+        activations = self._contents.config["activations"]
+
+        def of_job(wildcards: Wildcards, input: InputFiles) -> Need:
+            model, n_read = model_of(input.model), sum(self._read(path) for path in input.tokens)
+            starts = [path for path in input.starts if path.endswith(".safetensors")]
+            of_start = max((sizes.sae_size(os.path.dirname(path)).d_sae for path in starts), default=0)
+            places, held, flop, most = places_of_job(wildcards), 0, 0.0, 0
+            for hookpoint, of_hookpoint in settings_of_job(wildcards).items():
+                d_in = model.d_in(places[hookpoint])
+                for of_sae in of_hookpoint.values():
+                    sae = sizes.SaeSize(d_in, max(of_start, round(d_in * of_sae["expansion_factor"])))
+                    n_trained = n_read if of_sae["n_tokens"] is None else of_sae["n_tokens"]
+                    held += sizes.sae_training_bytes(sae, of_sae["batch_tokens"])
+                    flop += sizes.sae_training_flop(sae, n_trained)
+                    most = max(most, n_trained)
+            buffer = sizes.DumpSize(min(activations["buffer_tokens"], n_read), sum(map(model.d_in, places.values())))
+            held += sizes.stream_bytes(model, self._batch_tokens, buffer, activations["dtype"])
+            return Need(held, flop + sizes.forward_flop(model, most))
+
+        return of_job
+
+    def _read(self, path: str) -> int:
+        """Tokens of a corpus that SAEs are trained on, at most."""
+        most = self._contents.config["activations"]["max_tokens"]
+        return min(n_tokens([path]), most or n_tokens([path]))
+
     def measuring(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Measuring a language model, and the SAEs of one hookpoint after the other inside it."""
         model, tokens = model_of(input.model), n_tokens(input.validation)

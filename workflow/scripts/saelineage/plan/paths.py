@@ -57,6 +57,7 @@ class Paths:
     sae_weights = "results/{run}/saes/{hookpoint}/{model}/{sae}/sae_weights.safetensors"
     sae_config = "results/{run}/saes/{hookpoint}/{model}/{sae}/cfg.json"
     sae_curve = "results/{run}/saes/{hookpoint}/{model}/{sae}/training.csv"
+    sae_bundle = "results/{run}/streams/{model}/{part}.tar"
     sae_metrics = "results/{run}/saes/{hookpoint}/{model}/metrics.json"
     features = "results/{run}/features/{hookpoint}/{model}/{sae}/{corpus}/shard-{shard}.safetensors"
     rotated_features = "results/{run}/features/{hookpoint}/{model}/{sae}_rotated/{corpus}/shard-{shard}.safetensors"
@@ -250,6 +251,10 @@ class Paths:
         sae = getattr(wildcards, "sae", self._contents.saes.seed_names[0])
         corpora = self._contents.saes.settings(wildcards.model, sae)["corpora"]
         return self.fill(self.dump, model=wildcards.model, corpus=corpora, split="train", shard=self.train_shards)
+
+    def sae_dump_manifests(self, wildcards: Wildcards) -> list[str]:
+        """The manifests of `sae_dump`."""
+        return list(map(self.manifest, self.sae_dump(wildcards)))
 
     def probe_dump(self, model: str) -> list[str]:
         """All shards of a model's activations on the probe."""
@@ -581,7 +586,8 @@ class Paths:
         ablations = self.fill(self.ablations_manifest) if self.all_ablations() else []
         passages = self.fill(self.passages_manifest) if self.edges else []
         splits = {"corpus": self.corpora, "split": SPLITS}
-        dumps = {"corpus": self._contents.trained_corpora, "split": "train", "shard": self.train_shards}
+        dumped = trained if contents.keeps_dumps else []
+        dumps = {"corpus": contents.trained_corpora, "split": "train", "shard": self.train_shards}
         probes = {"corpus": self.corpora, "split": "probe", "shard": self.probe_shards}
 
         def beside(paths: Iterable[str]) -> list[str]:
@@ -599,7 +605,7 @@ class Paths:
                 *beside(self.losses_with_siblings()),
             ],
             "activations": [
-                *beside(self.fill(self.dump, model=trained, **dumps)),
+                *beside(self.fill(self.dump, model=dumped, **dumps)),
                 *beside(self.fill(self.dump, model=read, **probes)),
             ],
             "saes": [
