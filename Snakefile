@@ -45,6 +45,7 @@ wildcard_constraints:
     b=any_of(dict.fromkeys([*run.comparisons.saes, *run.comparisons.compared_saes])),
     shard="[0-9]{5}-of-[0-9]{5}",
     sweep=any_of(run.config["sweeps"]),
+    part=run.part_names(),
 
 
 include: "rules/corpora.smk"

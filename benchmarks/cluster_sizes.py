@@ -2,12 +2,13 @@
 
     python -m benchmarks.cluster_sizes [--run results/demo] [--json FILE]
 
-Nothing large is run. The lineage is that of config/config.yaml (a base from the hub, two fine-tunes, their merge, a
-model with random weights; 4 corpora; two seeds and anchored SAEs), at other sizes. Jobs are those that Snakemake plans.
-Bytes follow from the formats (docs/artifacts.md), memory from `saelineage.plan.sizes`, hours from the operations and a
-rate. With `--run`, the same formulas are first compared with a finished run of that config: with the sizes of its
-files, and with the memory and time that its jobs measured (run it with SAELINEAGE_LAUNCHER=off, because jobs from a
-launcher count the libraries that they share).
+Nothing large is run. Lineages are a base and its fine-tune, both brought, at three hookpoints, and that of
+config/config.yaml (two fine-tunes made in the run, their merge, a model with random weights; 4 corpora) at one. Jobs
+are those that Snakemake plans. Bytes follow from the formats (docs/artifacts.md), memory from `saelineage.plan.sizes`,
+hours from the operations and a rate. Disk is given for each `activations.keep`. With `--run`, the same formulas are
+first compared with a finished run of config/config.yaml: with the sizes of its files, and with the memory and time that
+its jobs measured (run it with SAELINEAGE_LAUNCHER=off, because jobs from a launcher count the libraries that they
+share).
 """
 
 import argparse
@@ -31,17 +32,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # ASSUME one GPU computes 5e13 operations a second, a sixth of the bfloat16 peak of an A100; no GPU was tried. A core
 # with AVX-512 did 9e10 in the float32 product of an encoder of 16,384 latents (README), of which half is assumed.
 GPU_FLOP, CORE_FLOP = 5e13, 4.5e10
-CORRELATION_SECONDS = 48 / (1_048_576 * 32**2 + 16_384**2)
-"""Core seconds for each product and each pair of features: 24 s on two cores at the size in the README."""
-GPU_STAGES = ("models", "activations", "saes")
+CORRELATION_SECONDS = 19 / (1_048_576 * 32**2 + 16_384**2)
+"""Core seconds for each product and each pair of features, from the size in docs/benchmarks.md."""
+GPU_STAGES = ("models", "activations", "saes", "measures", "features", "lineage")
 BYTES_PER_PAIR_AND_FEATURE = 3_700
 """A pair's correlation and replicates, measured in the default run (200 replicates, 8 matches, pairs above 0.3)."""
 BYTES_PER_DASHBOARD = 1_550
 """A feature on the page, compressed, measured in the default run."""
 BYTES_PER_VERDICT = 220
 """A feature in all tables of an edge, measured in the default run."""
-BYTES_PER_PRODUCT = 14
-"""Two features that fire together: a sum, a count and an index."""
 
 
 class Sizes(NamedTuple):
@@ -51,34 +50,38 @@ class Sizes(NamedTuple):
     sae: resources.SaeSize
     k: int
     finetuned_tokens: int
+    """Tokens of each of two fine-tunes; 0 where models are brought."""
     dumped_tokens: int
     """Tokens of all corpora, for each model; SAEs are trained on them once."""
     probe_tokens: int
-    stored_weight_bytes: int
-    """Bytes of one weight in a file."""
+    batch_rows: int
+    n_hookpoints: int
 
 
+GEMMA_2_2B = resources.ModelSize(2_614_341_888, 26, 2304, 9216, 256_000, 2)
+LLAMA_3_8B = resources.ModelSize(8_030_261_248, 32, 4096, 14_336, 128_256, 2)
+OLMO_1B = resources.ModelSize(1_011_781_632, 16, 2048, 8192, 50_304, 2)
+PAIR, STUDY = "pair", "study"
 LINEAGES = {
-    "1B, mlp output (2,048)": Sizes(
-        resources.ModelSize(1_011_781_632, 16, 2048, 8192, 50_304),
-        resources.SaeSize(2048, 131_072),
-        *(64, 100_000_000, 200_000_000, 1_000_000, 2),
+    (PAIR, "2B, residual stream (2,304)"): Sizes(
+        GEMMA_2_2B, resources.SaeSize(2304, 16_384), 64, 0, 50_000_000, 1_000_000, 4, 3
     ),
-    "1B, inside the mlp (8,192)": Sizes(
-        resources.ModelSize(1_011_781_632, 16, 2048, 8192, 50_304),
-        resources.SaeSize(8192, 131_072),
-        *(64, 100_000_000, 200_000_000, 1_000_000, 2),
+    (PAIR, "8B, residual stream (4,096)"): Sizes(
+        LLAMA_3_8B, resources.SaeSize(4096, 65_536), 64, 0, 50_000_000, 1_000_000, 2, 3
     ),
-    "7B, mlp output (4,096)": Sizes(
-        resources.ModelSize(6_738_415_616, 32, 4096, 11_008, 32_000),
-        resources.SaeSize(4096, 131_072),
-        *(64, 100_000_000, 200_000_000, 1_000_000, 2),
+    (STUDY, "1B, mlp output (2,048)"): Sizes(
+        OLMO_1B, resources.SaeSize(2048, 131_072), 64, 100_000_000, 200_000_000, 1_000_000, 4, 1
     ),
 }
-N_SHARDS = 16
+KEEPS = (True, False, "stream")
+N_CTX = 1024
+VALIDATION_TOKENS = 200_000
 RUN_BY_SNAKEMAKE = ("draw_dag", "write_report")
-BATCH_TOKENS = 16 * 1024
 SAE_BATCH_TOKENS = 4096
+
+
+MOST_SHARD_BYTES = 20e9
+"""Shards of a dump are assumed to be as many as keep a file below this."""
 
 
 class Stage(NamedTuple):
@@ -93,37 +96,45 @@ class Stage(NamedTuple):
     memory: float
 
 
-def default_plan(n_shards: int = 1) -> Plan:
-    """The default lineage, with dumps and the probe in so many shards."""
+def planned_lineage(kind: str, sizes: Sizes) -> Plan:
+    """A lineage of one of the two kinds."""
     config = copy.deepcopy(read_yaml(ROOT / "config" / "config.yaml"))
-    config["activations"] |= {"n_shards": n_shards, "n_probe_shards": n_shards}
+    if kind == PAIR:
+        source = {"repo": "owner/name", "revision": "main"}
+        config["models"] = {"base": {"hub": source}, "tuned": {"hub": {**source, "parents": ["base"]}}}
+        config["corpora"] = {"text": config["corpora"]["english"]}
+        config |= {"sweeps": {}, "tokenizer": {"source": "hub", **source}, "labels": {}}
+    layers = range(sizes.n_hookpoints)
+    config["activations"]["hookpoints"] = {f"layer{layer}": f"model.layers.{layer}.output" for layer in layers}
     return Plan(load_config(config, read_schema(ROOT / "config" / "config.schema.yaml")))
 
 
-def stages(plan: Plan, sizes: Sizes, n_shards: int) -> list[Stage]:
-    """Every stage after the tokens, in order."""
+def stages(plan: Plan, sizes: Sizes) -> list[Stage]:
+    """Every stage after the tokens, in order, with all dumps kept."""
     config, compared = plan.config, plan.comparisons
-    model, sae, block = sizes.model, sizes.sae, config["correlations"]["block_features"]
-    n_models, n_saes = len(config["models"]), len(compared.trained_saes)
-    n_encoded, n_pairs = len(compared.saes), len(compared.pairs)
-    n_shown, finetunes = len(compared.leading_saes), 2
-    acts = 2 * sae.d_in
+    model, sae, block, n_places = sizes.model, sizes.sae, config["correlations"]["block_features"], sizes.n_hookpoints
+    n_models, n_edges = len(config["models"]), len(plan.graph.edges)
+    n_saes, n_encoded = n_places * len(compared.trained_saes), n_places * len(compared.saes)
+    n_pairs, n_shown = n_places * len(compared.pairs), n_places * len(compared.leading_saes)
+    acts, batch_tokens = 2 * sae.d_in * n_places, sizes.batch_rows * N_CTX
     entry_bytes = 8 * sizes.k + 17  # latents with values; a row's start, its position and a mark
-    shard_tokens, shard_bytes = sizes.probe_tokens // n_shards, sizes.probe_tokens // n_shards * entry_bytes
-    weights = sizes.stored_weight_bytes * model.n_weights
-    dumped = sizes.dumped_tokens * acts
-    products = min(shard_tokens * sizes.k**2, sae.d_sae**2) * BYTES_PER_PRODUCT
+    features = sizes.probe_tokens * entry_bytes
+    weights, dumped = model.stored_bytes * model.n_weights, sizes.dumped_tokens * acts
     pair = BYTES_PER_PAIR_AND_FEATURE * sae.d_sae
     dump = resources.DumpSize(sizes.probe_tokens, sae.d_in)
-    shard = resources.DumpSize(sizes.dumped_tokens // len(config["corpora"]) // n_shards, sae.d_in)
+    n_shards = math.ceil(dumped / len(config["corpora"]) / MOST_SHARD_BYTES)
+    shard = resources.DumpSize(sizes.dumped_tokens // len(config["corpora"]) // n_shards, n_places * sae.d_in)
+    passes = n_models * (2 + n_places * (3 + len(compared.trained_saes) / n_models)) + 12 * n_edges * n_places
     return [
         Stage(
             "models",
             n_models,
-            finetunes * resources.training_flop(model, sizes.finetuned_tokens),
+            2 * resources.training_flop(model, sizes.finetuned_tokens),
             n_models * weights,
             weights,
-            resources.training_bytes(model, BATCH_TOKENS),
+            resources.training_bytes(model, N_CTX, is_rounded=True, is_checkpointed=True)
+            if sizes.finetuned_tokens
+            else 2 * weights,
         ),
         Stage(
             "activations",
@@ -131,7 +142,7 @@ def stages(plan: Plan, sizes: Sizes, n_shards: int) -> list[Stage]:
             n_models * resources.forward_flop(model, sizes.dumped_tokens + sizes.probe_tokens),
             n_models * (dumped + sizes.probe_tokens * acts),
             dumped / len(config["corpora"]) / n_shards,
-            resources.dump_bytes(model, BATCH_TOKENS, shard, "float16"),
+            resources.dump_bytes(model, batch_tokens, shard, "float16", model.stored_bytes),
         ),
         Stage(
             "saes",
@@ -142,28 +153,36 @@ def stages(plan: Plan, sizes: Sizes, n_shards: int) -> list[Stage]:
             resources.sae_training_bytes(sae, SAE_BATCH_TOKENS),
         ),
         Stage(
+            "measures",
+            n_models,
+            passes * resources.forward_flop(model, VALIDATION_TOKENS),
+            0,
+            0,
+            resources.backward_bytes(model, batch_tokens, model.stored_bytes) + resources.encoding_bytes(sae, 0),
+        ),
+        Stage(
             "features",
             n_encoded,
             n_encoded * resources.encoding_flop(sae, sizes.probe_tokens),
-            n_encoded * sizes.probe_tokens * entry_bytes,
-            shard_bytes / len(config["corpora"]),
-            resources.encoding_bytes(sae, shard_tokens * acts),
+            n_encoded * features,
+            features / len(config["corpora"]),
+            resources.encoding_bytes(sae, sizes.probe_tokens * 2 * sae.d_in),
         ),
         Stage(
             "correlations",
             n_pairs,
             n_pairs * (sizes.probe_tokens * sizes.k**2 + sae.d_sae**2) * CORRELATION_SECONDS * CORE_FLOP,
-            n_pairs * pair + n_pairs / 8 * n_shards * products,
-            products,
-            resources.correlation_bytes(sae.d_sae, block, 2 * shard_bytes),
+            n_pairs * pair,
+            n_pairs * pair / len(compared.partners) / n_places,
+            resources.correlation_bytes(sae.d_sae, block, 2 * features, 2 * features),
         ),
         Stage(
             "lineage",
-            4,
-            4 * resources.readout_flop(dump, sae.d_sae),
-            4 * BYTES_PER_VERDICT * sae.d_sae,
+            n_edges * n_places,
+            n_edges * n_places * resources.readout_flop(dump, sae.d_sae),
+            n_edges * n_places * BYTES_PER_VERDICT * sae.d_sae,
             BYTES_PER_VERDICT * sae.d_sae,
-            resources.readout_bytes(dump, sae.d_sae, shard_tokens * acts),
+            resources.readout_bytes(dump, sae.d_sae, sizes.probe_tokens * 2 * sae.d_in),
         ),
         Stage(
             "report",
@@ -171,9 +190,16 @@ def stages(plan: Plan, sizes: Sizes, n_shards: int) -> list[Stage]:
             0.0,
             n_shown * BYTES_PER_DASHBOARD * sae.d_sae,
             BYTES_PER_DASHBOARD * 128,
-            4 * n_shown * sizes.probe_tokens * entry_bytes,
+            4 * n_shown / n_places * features,
         ),
     ]
+
+
+def dumps_on_disk(plan: Plan, sizes: Sizes, keep: bool | str) -> float:
+    """Most bytes of dumps that a run has on disk at one time: all, those of one model, or the probe's alone."""
+    n_models, acts = len(plan.config["models"]), 2 * sizes.sae.d_in * sizes.n_hookpoints
+    n_train = {True: n_models, False: 1, "stream": 0}[keep]
+    return acts * (n_train * sizes.dumped_tokens + n_models * sizes.probe_tokens)
 
 
 def submissions(jobs: list[dict]) -> tuple[int, int]:
@@ -182,16 +208,17 @@ def submissions(jobs: list[dict]) -> tuple[int, int]:
     rules = Counter(job["rule"] for job in jobs)
     components: Counter[str] = Counter()
     for rule, n_jobs in rules.items():
-        if rule not in RUN_BY_SNAKEMAKE and rule != "sum_products":  # sums join the correlation that needs them
+        if rule not in RUN_BY_SNAKEMAKE:
             components[profile["groups"].get(rule, rule)] += n_jobs
     return len(jobs), sum(math.ceil(n / profile["group-components"].get(name, 1)) for name, n in components.items())
 
 
-def show(name: str, sizes: Sizes) -> dict:
+def show(kind: str, name: str, sizes: Sizes) -> dict:
     """Print the table of one lineage, and return it."""
-    plan = default_plan(N_SHARDS)
+    plan = planned_lineage(kind, sizes)
     n_jobs, n_submitted = submissions(planned(plan.config))
-    print(f"\n{name}: {n_jobs} jobs of Snakemake, {n_submitted} of SLURM")
+    print(f"\n{kind}, {name}: {n_jobs} jobs of Snakemake, {n_submitted} of SLURM")
+    of_run = stages(plan, sizes)
     rows = [
         {
             "stage": stage.name,
@@ -201,12 +228,15 @@ def show(name: str, sizes: Sizes) -> dict:
             "largest file GB": stage.largest_file / 1e9,
             "memory GB": stage.memory / 1e9,
         }
-        for stage in stages(plan, sizes, N_SHARDS)
+        for stage in of_run
     ]
     table = pd.DataFrame(rows).set_index("stage")
     table.loc["all"] = [*table[["GPU h", "core h", "disk GB"]].sum(), *table[["largest file GB", "memory GB"]].max()]
     print(table.to_string(float_format="%.1f"))
-    return {"n_jobs": n_jobs, "n_submitted": n_submitted, "stages": table.to_dict("index")}
+    others = sum(stage.disk for stage in of_run if stage.name != "activations")
+    disk = {str(keep): (others + dumps_on_disk(plan, sizes, keep)) / 1e9 for keep in KEEPS}
+    print("most on disk, GB, by activations.keep:", {keep: round(n_gb, 1) for keep, n_gb in disk.items()})
+    return {"n_jobs": n_jobs, "n_submitted": n_submitted, "disk_gb": disk, "stages": table.to_dict("index")}
 
 
 def measured_sizes(run: Path) -> Sizes:
@@ -216,21 +246,23 @@ def measured_sizes(run: Path) -> Sizes:
     dumps = run / "activations" / "mlp" / "baby_python"
     dumped = resources.dump_size(sorted(dumps.glob("*/train/*.safetensors"))).n_tokens
     probed = resources.dump_size(sorted(dumps.glob("*/probe/*.safetensors"))).n_tokens
-    return Sizes(model, sae, 32, 200_000, dumped, probed, 4)
+    return Sizes(model, sae, 32, 200_000, dumped, probed, 16, 1)
 
 
 def compare(run: Path) -> dict[str, dict]:
     """Print the estimates for a finished run with the measurements, and return them by stage."""
-    plan, sizes = default_plan(), measured_sizes(run)
+    sizes = measured_sizes(run)
+    plan = planned_lineage(STUDY, sizes)
     compared = {}
     print(f"{run}: MB on disk estimated and measured; largest memory in MB requested and measured; seconds of jobs")
-    for stage in stages(plan, sizes, 1):
+    for stage in stages(plan, sizes):
+        if stage.name == "measures":
+            continue  # its jobs stand among those of models, SAEs and the lineage
         folder = run / stage.name if stage.name != "report" else run / "report" / "data"
-        removed = len(plan.comparisons.pairs) / 8 * products_of(sizes) if stage.name == "correlations" else 0
         paths = sorted((run / "benchmarks" / stage.name).glob("*.tsv"))
         jobs = pd.concat([pd.read_csv(path, sep="\t", na_values=["-", "NA"]) for path in paths])
         row = {
-            "disk_mb": (stage.disk - removed) / 1e6,
+            "disk_mb": stage.disk / 1e6,
             "measured_disk_mb": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6,
             "memory_mb": resources.memory_mb(round(stage.memory)),
             "measured_memory_mb": float(jobs["max_rss"].max()),
@@ -244,11 +276,6 @@ def compare(run: Path) -> dict[str, dict]:
     return compared
 
 
-def products_of(sizes: Sizes) -> float:
-    """Bytes of the sums of one pair, which are removed after use."""
-    return min(sizes.probe_tokens * sizes.k**2, sizes.sae.d_sae**2) * BYTES_PER_PRODUCT
-
-
 def main() -> None:
     """Compare with a finished run if one is given, print the tables, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -256,7 +283,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
     figures = {"run": compare(args.run)} if args.run else {}
-    figures |= {name: show(name, sizes) for name, sizes in LINEAGES.items()}
+    figures |= {name: show(kind, name, sizes) for (kind, name), sizes in LINEAGES.items()}
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -6,12 +6,11 @@ Latents are drawn at random with realistic densities (log-normal, so that a few 
 of them on each token, some shared by both sides. Every method gets the same latents. The dense method multiplies blocks
 of float32 latents in torch. The original method (nilq/feature-dynamics) tabulates mean activations by token string and
 calls a Pearson function on each pair of columns. Both are timed on a part and extrapolated. This project is timed as a
-whole: reading feature shards, summing, writing and reading sums, correlating, matching.
+whole, as the workflow's jobs do it in one process: reading feature shards, summing, correlating, matching.
 """
 
 import argparse
 import json
-import math
 import multiprocessing
 import tempfile
 import time
@@ -27,7 +26,8 @@ from benchmarks.peak_memory import PeakMemory
 
 from saelineage.correlations.assignments import one_to_one
 from saelineage.correlations.matches import Correlation
-from saelineage.correlations.pair_sums import ShardSums, load_sums, save_sums
+from saelineage.correlations.pair_sums import all_sums
+from saelineage.correlations.partners import Partner
 from saelineage.correlations.pearson import correlate_sums
 from saelineage.features.shards import FeatureShard, save_shard
 
@@ -92,55 +92,51 @@ def shard_path(folder: Path, side: str, shard: int) -> Path:
     return folder / side / f"shard-{shard:05d}.safetensors"
 
 
-def sum_shard(folder: Path, shard: int, block_features: int, threads: int) -> float:
-    """Run the job that sums one shard of a pair, and return its seconds."""
-    start = time.perf_counter()
-    a, b = (FeatureShard(shard_path(folder, side, shard)) for side in "ab")
-    n_blocks = math.ceil(a.d_sae / block_features)
-    save_sums([ShardSums(a, b, block_features)], folder / f"sums-{shard}.safetensors", 1, n_blocks, threads)
-    return time.perf_counter() - start
-
-
-def correlate_shards(folder: Path, n_shards: int, args: argparse.Namespace) -> Correlation:
-    """Run the job that adds the sums of all shards and correlates."""
-    paths = [folder / f"sums-{shard}.safetensors" for shard in range(n_shards)]
-    return correlate_sums(
-        [pair_sums for path in paths for pair_sums in load_sums(path, "b.seed0")],
+def correlated(folder: Path, shards: range, args: argparse.Namespace, threads: int) -> tuple[Correlation, dict]:
+    """Correlate some shards as the workflow does; the seconds and CPU-seconds of reading and of all."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    paths = [(str(shard_path(folder, "a", shard)), str(shard_path(folder, "b", shard))) for shard in shards]
+    sums = all_sums(Partner("b.seed0", False, paths).shards())
+    read, cpu_read = time.perf_counter(), time.process_time()
+    correlation = correlate_sums(
+        sums,
         min_firings=MIN_FIRINGS,
         top_matches=TOP_MATCHES,
         keep_above=KEEP_ABOVE,
         n_bins=N_BINS,
-        threads=args.threads,
+        block_features=args.block_features,
+        threads=threads,
     )
+    ended, cpu_ended = time.perf_counter(), time.process_time()
+    times = {"read_s": read - start, "correlate_s": ended - read, "whole_s": ended - start}
+    cpu = {"read_cpu_s": cpu_read - cpu_start, "correlate_cpu_s": cpu_ended - cpu_read}
+    return correlation, times | cpu | {"whole_cpu_s": cpu_ended - cpu_start}
 
 
 def run_ours(folder: Path, n_shards: int, args: argparse.Namespace, check: bool) -> dict:
-    """Run both jobs over some shards, measure time and memory, and check the result."""
+    """Correlate some shards, measure time and memory, and check the result."""
     memory = PeakMemory()
     memory.start()
-    start = time.perf_counter()
-    for shard in range(n_shards):
-        sum_shard(folder, shard, args.block_features, args.threads)
-    summed = time.perf_counter()
-    correlation = correlate_shards(folder, n_shards, args)
-    ended = time.perf_counter()
+    correlation, times = correlated(folder, range(n_shards), args, args.threads)
     peak = memory.stop()
+    start = time.perf_counter()
     one_to_one(correlation.pearson.kept)
-    matched = time.perf_counter()
-    sums_bytes = sum((folder / f"sums-{shard}.safetensors").stat().st_size for shard in range(n_shards))
     row = {
         "tokens": n_shards * SHARD_TOKENS,
-        "sum_s": summed - start,
-        "correlate_s": ended - summed,
-        "whole_s": ended - start,
-        "tokens_per_s": n_shards * SHARD_TOKENS / (ended - start),
+        **times,
+        "tokens_per_s": n_shards * SHARD_TOKENS / times["whole_s"],
+        "tokens_per_cpu_s": n_shards * SHARD_TOKENS / times["whole_cpu_s"],
         "peak_gib": peak / 2**30,
-        "sums_gb": sums_bytes / 1e9,
-        "one_to_one_s": matched - ended,
+        "one_to_one_s": time.perf_counter() - start,
         "n_kept": correlation.pearson.kept.nnz,
         "n_assigned": int((correlation.one_to_one >= 0).sum()),
     }
     return row | (exactness(folder, n_shards, correlation, args) if check else {})
+
+
+def whole_s(folder: Path, shard: int, args: argparse.Namespace) -> float:
+    """The seconds of correlating one shard on one thread."""
+    return correlated(folder, range(shard, shard + 1), args, 1)[1]["whole_s"]
 
 
 def exactness(folder: Path, n_shards: int, correlation: Correlation, args: argparse.Namespace) -> dict:
@@ -171,20 +167,20 @@ def exactness(folder: Path, n_shards: int, correlation: Correlation, args: argpa
 
 
 def processes_ratio(folder: Path, args: argparse.Namespace) -> float:
-    """Speed of two processes over that of one, at summing four shards with a thread each."""
+    """Speed of two processes over that of one, at correlating four shards with a thread each."""
     context = multiprocessing.get_context("spawn")
     times = []
     for n_processes in (1, 2):
         with ProcessPoolExecutor(n_processes, mp_context=context) as pool:
-            list(pool.map(sum_shard, [folder] * 2, range(2), [args.block_features] * 2, [1] * 2))  # start, compile
+            list(pool.map(whole_s, [folder] * 2, range(2), [args] * 2))  # start, compile
             start = time.perf_counter()
-            list(pool.map(sum_shard, [folder] * 4, range(4), [args.block_features] * 4, [1] * 4))
+            list(pool.map(whole_s, [folder] * 4, range(4), [args] * 4))
             times.append(time.perf_counter() - start)
     return times[0] / times[1]
 
 
-def dense_tokens_per_s(args: argparse.Namespace) -> float:
-    """Time products of latents in torch that are dense float32 beforehand."""
+def dense_tokens_per_s(args: argparse.Namespace) -> tuple[float, float]:
+    """Tokens per second and per CPU-second of products in torch, of latents that are dense float32 beforehand."""
     import torch
 
     torch.set_num_threads(args.threads)
@@ -198,11 +194,11 @@ def dense_tokens_per_s(args: argparse.Namespace) -> float:
         for latents, acts in draw_shard(0, args)
     )
     sums = torch.zeros(args.d_sae, args.d_sae)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     for rows in range(0, args.d_sae, args.block_features):
         block = slice(rows, rows + args.block_features)
         sums[block].addmm_(a[:, block].T, b)
-    return DENSE_TOKENS / (time.perf_counter() - start)
+    return DENSE_TOKENS / (time.perf_counter() - start), DENSE_TOKENS / (time.process_time() - cpu_start)
 
 
 def original_seconds(args: argparse.Namespace) -> dict[str, float]:
@@ -272,11 +268,12 @@ def main() -> None:
         rows = [in_child(run_ours, folder, n, args, n == args.shards) for n in sizes]
         two = processes_ratio(folder, args)
     whole, n_tokens = rows[-1], rows[-1]["tokens"]
-    dense, original = in_child(dense_tokens_per_s, args), in_child(original_seconds, args)
+    (dense, dense_by_cpu), original = in_child(dense_tokens_per_s, args), in_child(original_seconds, args)
     original_s = n_tokens * original["tabulate_s_per_token"] + args.d_sae**2 * original["s_per_pair"]
     summary = {
         "dense_tokens_per_s": dense,
         "dense_ratio": whole["tokens_per_s"] / dense,
+        "dense_ratio_cpu": whole["tokens_per_cpu_s"] / dense_by_cpu,
         "original_hours": original_s / 3600,
         "original_ratio": original_s / whole["whole_s"],
         "peak_gib": max(row["peak_gib"] for row in rows),
@@ -287,10 +284,11 @@ def main() -> None:
         "largest_error": whole["largest_error"],
         "n_checked": whole["n_checked"],
     }
-    columns = ("tokens", "sum_s", "correlate_s", "whole_s", "tokens_per_s", "peak_gib", "sums_gb")
-    print("".join(f"{column:>14}" for column in columns))
+    times = ("read_s", "read_cpu_s", "correlate_s", "correlate_cpu_s", "whole_s", "whole_cpu_s")
+    columns = ("tokens", *times, "tokens_per_s", "peak_gib")
+    print("".join(f"{column:>17}" for column in columns))
     for row in rows:
-        print("".join(f"{row[column]:>14.4g}" for column in columns))
+        print("".join(f"{row[column]:>17.4g}" for column in columns))
     for key, value in summary.items():
         print(f"{key:28}{value:.4g}")
     if args.json:

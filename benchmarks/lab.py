@@ -23,7 +23,7 @@ from saelineage.activations import ActivationShard, dump_shards
 from saelineage.correlations.bootstrap import Replicates, bootstrap, document_sums, documents_of, leading_candidates
 from saelineage.correlations.few_documents import rests_on
 from saelineage.correlations.matches import Correlation
-from saelineage.correlations.pair_sums import ShardSums
+from saelineage.correlations.pair_sums import all_sums
 from saelineage.correlations.partners import Partner
 from saelineage.correlations.parts import combined_r
 from saelineage.correlations.pearson import correlate_sums
@@ -203,9 +203,8 @@ class Lab:
             paths = zip(self.features(contents, a), self.features(contents, b), strict=True)
             partner = Partner(str(b), False, list(paths))
             settings = contents.config["correlations"]
-            kept = {name: settings[name] for name in ("min_firings", "top_matches", "keep_above", "n_bins")}
-            sums = [ShardSums(*shards, settings["block_features"]) for shards in partner.shards()]
-            correlation = correlate_sums(sums, **kept)
+            kept = ("min_firings", "top_matches", "keep_above", "n_bins", "block_features")
+            correlation = correlate_sums(all_sums(partner.shards()), **{name: settings[name] for name in kept})
             correlation = correlation._replace(combined=combined_r(correlation, partner.shards()))
             n_replicates = contents.config["lineage"]["n_replicates"] if pair in intervals else 0
             documents = {corpus: documents_of(self.world.rows[corpus]["probe"]) for corpus in CORPORA}

@@ -31,6 +31,11 @@ from saelineage.plan.plan import any_of
 from saelineage.plan.strict_yaml import read_entries, read_yaml
 
 
+def kept_or_temp(paths):
+    """The dumps of train splits as a rule's output: temporary if they are not kept."""
+    return paths if run.keeps_dumps else temp(paths)
+
+
 def or_end(function, *arguments, **named):
     """Call a function; turn an InputError into a WorkflowError, which Snakemake prints without a traceback."""
     try:

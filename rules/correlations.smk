@@ -1,36 +1,6 @@
 # correlations: Pearson r between the features of two SAEs, by sums that add. Config: correlations, threads.correlations.
 
 
-rule sum_products:
-    """
-    Sum activations, squares and products of one SAE with all partners over one shard, where there are several shards.
-
-    Output: raw float64 sums per partner and corpus.
-    """
-    input:
-        a=run.paths.own_shard,
-        b=run.paths.partner_shard,
-    output:
-        sums=temp(run.paths.sums),
-        manifest=temp(run.paths.manifest(run.paths.sums)),
-    log:
-        run.paths.log("correlations/{hookpoint}.{a}.{shard}"),
-    wildcard_constraints:
-        a=any_of(run.comparisons.partners),
-    conda:
-        "../envs/analysis.yaml"
-    threads: run.config["threads"]["correlations"]
-    resources:
-        mem_mb=memory(run.needs.correlating),
-        runtime=runtime(run.needs.correlating),
-    params:
-        partners=run.params.partners,
-        block_features=run.config["correlations"]["block_features"],
-        code=code_digest("sum_products"),
-    script:
-        "../workflow/scripts/sum_products.py"
-
-
 rule correlate_features:
     """
     Correlate the features of one SAE with those of all partners, and draw the probe's documents again for intervals.
@@ -39,7 +9,6 @@ rule correlate_features:
     for edges and their no-change controls, each feature's best r in every replicate of the documents.
     """
     input:
-        sums=run.paths.all_sums,
         a=run.paths.side_features("a"),
         b=run.paths.partner_features,
         probe=run.paths.rows("probe"),
@@ -111,7 +80,6 @@ rule write_dense_correlation:
     Output: a NumPy file [d_sae of a, d_sae of b] in float32.
     """
     input:
-        sums=run.paths.all_sums,
         a=run.paths.side_features("a"),
         b=run.paths.side_features("b"),
     output:

@@ -20,6 +20,7 @@ rule encode_features:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
     resources:
+        gpu=visible_gpus(),
         mem_mb=memory(run.needs.encoding),
         runtime=runtime(run.needs.encoding),
     params:
@@ -49,6 +50,7 @@ rule encode_rotated:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
     resources:
+        gpu=visible_gpus(),
         mem_mb=memory(run.needs.encoding_rotated),
         runtime=runtime(run.needs.encoding_rotated),
     params:

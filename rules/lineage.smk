@@ -24,6 +24,7 @@ rule read_out_features:
         "../envs/train.yaml"
     threads: run.config["threads"]["features"]
     resources:
+        gpu=visible_gpus(),
         mem_mb=memory(run.needs.reading_out),
         runtime=runtime(run.needs.reading_out),
     params:
@@ -104,6 +105,7 @@ rule measure_drift:
         batch_rows=run.config["batch_rows"],
         max_rows=run.config["lineage"]["drift_rows"],
         unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
         code=code_digest("measure_drift"),
     script:
         "../workflow/scripts/measure_drift.py"
@@ -142,6 +144,7 @@ rule ablate_groups:
         hookpoint=run.params.hookpoint,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
         settings=run.subset("lineage", "ablated_rows", "ablated_features", "seed"),
         code=code_digest("ablate_groups"),
     script:
@@ -182,24 +185,55 @@ rule rank_features:
         hookpoint=run.params.hookpoint,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
         settings=run.subset("lineage", "ablated_rows", "exact_features"),
         code=code_digest("rank_features"),
     script:
         "../workflow/scripts/rank_features.py"
 
 
+rule measure_losses:
+    """
+    Measure a model's loss on every token of the probe, once for all its edges and all hookpoints.
+
+    Output: a loss per token.
+    """
+    input:
+        model=run.paths.own_model,
+        rows=run.paths.rows("probe"),
+    output:
+        losses=run.paths.token_losses,
+        manifest=run.paths.manifest(run.paths.token_losses),
+    log:
+        run.paths.log("models/{model}.losses"),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["activations"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.needs.measuring_losses),
+        runtime=runtime(run.needs.measuring_losses),
+    params:
+        corpora=run.paths.corpora,
+        batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
+        code=code_digest("measure_losses"),
+    script:
+        "../workflow/scripts/measure_losses.py"
+
+
 rule compare_losses:
     """
     Find the passages of the probe on which each child's loss fell most beside its parent and its siblings.
 
-    One job with one model in memory at a time. Output: for each edge the passages, with the losses of the models and
-    the child's features that fire there; and how often each feature does so, beside how often it fires elsewhere.
+    Output: for each edge the passages, with the losses of the models and the child's features that fire there; and how
+    often each feature does so, beside how often it fires elsewhere.
     """
     input:
-        models=run.paths.models_with_siblings(),
+        losses=run.paths.losses_with_siblings(),
         edges=run.paths.fill(run.paths.edge_table, edge=run.paths.edges),
         features=run.paths.connected_features(),
-        rows=run.paths.rows("probe"),
         annotations=run.paths.annotations,
     output:
         passages=run.paths.over(run.paths.passages, edge=run.paths.edges, kind=[""]),
@@ -208,20 +242,15 @@ rule compare_losses:
     log:
         run.paths.log("lineage/{hookpoint}.passages"),
     conda:
-        "../envs/train.yaml"
-    threads: run.config["threads"]["features"]
+        "../envs/analysis.yaml"
     resources:
-        gpu=visible_gpus(),
         mem_mb=memory(run.needs.comparing_losses),
         runtime=runtime(run.needs.comparing_losses),
     params:
         edges=[list(edge) for edge in run.graph.edges],
         siblings=[run.graph.siblings(edge) for edge in run.graph.edges],
         models=run.graph.beside_siblings,
-        corpora=run.paths.corpora,
         saes=[list(run.comparisons.leading_sae(model)) for model in run.graph.connected],
-        batch_rows=run.config["batch_rows"],
-        unshared=run.config["tokens"]["unshared"],
         n_passages=run.config["lineage"]["passages"],
         code=code_digest("compare_losses"),
     script:

@@ -61,6 +61,61 @@ rule finetune_model:
         "../workflow/scripts/finetune_model.py"
 
 
+rule finetune_in_steps:
+    """
+    Train another model of this run on from its weights, all of them, and keep it at some steps on the way.
+
+    Output: a Hugging Face folder, and one archive of the models at the steps, because the jobs of a rule have equally
+    many outputs; keep_step takes each out. Checkpoints as of finetune_model.
+    """
+    input:
+        tokens=run.paths.training_rows,
+        parent=run.paths.parents,
+    output:
+        **run.paths.model_output(),
+        steps=temp(run.paths.kept_steps),
+        steps_manifest=temp(run.paths.manifest(run.paths.kept_steps)),
+    log:
+        run.paths.log("models/{model}"),
+    wildcard_constraints:
+        model=any_of(run.graph.finetuned(with_lora=False, with_steps=True)),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["models"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.needs.finetuning),
+        runtime=runtime(run.needs.finetuning),
+    params:
+        model=run.params.model,
+        code=code_digest("finetune_model"),
+    script:
+        "../workflow/scripts/finetune_model.py"
+
+
+rule keep_step:
+    """
+    Take a model that was kept at a step of a training out of that training's archive.
+
+    Output: a Hugging Face folder.
+    """
+    input:
+        steps=run.paths.training_kept_from,
+    output:
+        **run.paths.model_output(),
+    log:
+        run.paths.log("models/{model}"),
+    wildcard_constraints:
+        model=any_of(run.graph.of_kind("kept")),
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        step=run.params.kept_step,
+        code=code_digest("keep_step"),
+    script:
+        "../workflow/scripts/keep_step.py"
+
+
 rule train_adapter:
     """
     Fine-tune another model of this run by LoRA: train an adapter beside its weights, and merge it into them.
@@ -157,6 +212,7 @@ rule import_model:
     """
     input:
         files=run.paths.imported_model,
+        before=run.paths.imported_before,
         tokenizer=run.paths.tokenizer,
         tokenizer_config=run.paths.tokenizer_config,
     output:
@@ -173,6 +229,7 @@ rule import_model:
         runtime=runtime(run.needs.merging),
     params:
         model=run.params.model,
+        before=run.params.imported_before,
         n_ctx=run.config["tokens"]["n_ctx"],
         unshared=run.config["tokens"]["unshared"],
         has_conversations=bool(run.conversations),

@@ -10,6 +10,7 @@ rule train_sae:
     """
     input:
         shards=run.placed(lambda plan: plan.paths.sae_dump),
+        manifests=run.placed(lambda plan: plan.paths.sae_dump_manifests),
         starts=run.paths.sae_starts,
     output:
         weights=[run.paths.sae_weights],
@@ -20,11 +21,13 @@ rule train_sae:
         run.paths.log("saes/{hookpoint}.{model}.{sae}"),
     wildcard_constraints:
         hookpoint=run.trained_alone(),
+    priority: run.turns.training_priority
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["saes"]
     resources:
         gpu=visible_gpus(),
+        dumps=run.turns.of_training,
         mem_mb=memory(run.placed(lambda plan: plan.needs.training_saes(plan.params.sae))),
         runtime=runtime(run.placed(lambda plan: plan.needs.training_saes(plan.params.sae))),
     params:
@@ -43,6 +46,7 @@ rule train_saes:
     """
     input:
         shards=run.placed(lambda plan: plan.paths.sae_dump),
+        manifests=run.placed(lambda plan: plan.paths.sae_dump_manifests),
     output:
         weights=run.paths.over(run.paths.sae_weights, sae=run.saes.seed_names),
         config=run.paths.over(run.paths.sae_config, sae=run.saes.seed_names),
@@ -52,11 +56,13 @@ rule train_saes:
         run.paths.log("saes/{hookpoint}.{model}"),
     wildcard_constraints:
         model=run.trained_together(),
+    priority: run.turns.training_priority
     conda:
         "../envs/train.yaml"
     threads: run.config["threads"]["saes"]
     resources:
         gpu=visible_gpus(),
+        dumps=run.turns.of_training,
         mem_mb=memory(run.placed(lambda plan: plan.needs.training_saes(plan.params.saes))),
         runtime=runtime(run.placed(lambda plan: plan.needs.training_saes(plan.params.saes))),
     params:
@@ -65,6 +71,68 @@ rule train_saes:
         code=code_digest("train_sae"),
     script:
         "../workflow/scripts/train_sae.py"
+
+
+rule stream_saes:
+    """
+    With activations.keep: stream, train SAEs of one model at all hookpoints while the model is read, without a dump.
+    SAEs that start from others of the same model are trained by another job, after these (plan/streams.py).
+
+    Output: an archive of the SAEs' folders, which is deleted when they are taken out.
+    """
+    input:
+        model=run.paths.own_model,
+        tokens=run.stream_rows,
+        starts=run.stream_starts,
+    output:
+        bundle=temp(run.paths.sae_bundle),
+        manifest=temp(run.paths.manifest(run.paths.sae_bundle)),
+    log:
+        run.paths.log("streams/{model}.{part}"),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["saes"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.needs.streaming(run.parts.settings, run.parts.hookpoints)),
+        runtime=runtime(run.needs.streaming(run.parts.settings, run.parts.hookpoints)),
+    params:
+        hookpoints=run.parts.hookpoints,
+        saes=run.parts.settings,
+        starts=run.stream_start_folders,
+        reading=run.stream_reading,
+        source=run.paths.opened_as,
+        code=code_digest("stream_saes"),
+    script:
+        "../workflow/scripts/stream_saes.py"
+
+
+rule unpack_sae:
+    """
+    Take one SAE out of the archive of all that stream_saes trained.
+
+    Output: a SAELens folder and the training curve.
+    """
+    input:
+        bundle=run.own_bundle,
+        manifest=run.own_bundle_manifest,
+    output:
+        weights=run.paths.sae_weights,
+        config=run.paths.sae_config,
+        curve=run.paths.sae_curve,
+        manifest=run.paths.folder_manifest(run.paths.sae_config),
+    log:
+        run.paths.log("saes/{hookpoint}.{model}.{sae}"),
+    wildcard_constraints:
+        hookpoint=run.streamed(),
+    localrule: True  # it copies a file
+    conda:
+        "../envs/train.yaml"
+    params:
+        saes=run.placed(lambda plan: plan.params.sae),
+        code=code_digest("unpack_sae"),
+    script:
+        "../workflow/scripts/unpack_sae.py"
 
 
 rule import_sae:
@@ -136,6 +204,7 @@ rule measure_model:
         hookpoints=run.hookpoints,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
         code=code_digest("measure_model"),
     script:
         "../workflow/scripts/measure_model.py"

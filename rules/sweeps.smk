@@ -30,6 +30,7 @@ rule sweep_merge:
         method=run.params.sweep_method,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
         code=code_digest("sweep_merge"),
     script:
         "../workflow/scripts/sweep_merge.py"

@@ -1,5 +1,6 @@
 """Measuring what the features of an edge do, as the rule does."""
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from ablate_groups import Edge, ablate_groups
 from saelineage.lineage.ablations import group_effects
-from saelineage.models.loading import load_model
+from saelineage.models.loading import load_model, open_model
 from saelineage.saes.sae import Sae, load_sae, save_sae
 from saelineage.tokens import read_token_rows
 
@@ -119,3 +120,17 @@ def test_the_effects_of_matched_features_are_correlated_by_corpus_and_over_all(a
     own = features[fires]
     expected = np.corrcoef(own["loss_change_parent"], own["loss_change_child"])[0, 1]
     assert agreement["pearson"].tolist()[2] == pytest.approx(expected)
+
+
+def test_one_model_is_in_memory_at_a_time(ablate, monkeypatch):
+    opened: list[weakref.ref] = []
+
+    def opening(*args):
+        assert [model for model in opened if model() is not None] == []
+        model = open_model(*args)
+        opened.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr("ablate_groups.open_model", opening)
+    ablate("once")
+    assert len(opened) == 2

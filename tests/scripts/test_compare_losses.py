@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from compare_losses import Edge, compare_losses
+from compare_losses import Edge, compare_losses, read_losses
+from measure_losses import measure_losses
 from saelineage.errors import InputError
 from saelineage.labels.annotations import Annotations, save_annotations
 from saelineage.lineage.gains import losses_by_token
@@ -52,15 +53,17 @@ def compare(tiny, probe, tmp_path):
 
     def run(*siblings: str, folder: str = "out") -> tuple[pd.DataFrame, pd.DataFrame]:
         paths = [str(tmp_path / folder / name) for name in ("a__b.parquet", "a__b.features.parquet")]
+        losses = {}
+        for name in ("a", "b", *siblings) if siblings else ():
+            losses[name] = str(tmp_path / folder / f"{name}.safetensors")
+            rows = {corpus: str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA}
+            measure_losses(name, folders[name], rows, 7, losses[name], torch.device("cpu"))
         compare_losses(
             edges=[Edge("a", "b", list(siblings), str(tmp_path / "edge.parquet"), *paths)],
-            model_folders={name: folders[name] for name in ("a", "b", *siblings)} if siblings else {},
+            paths_to_losses=losses,
             shards=shards,
-            paths_to_rows={corpus: str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA},
             path_to_annotations=str(tmp_path / "probe.safetensors"),
             n_passages=N,
-            batch_rows=7,
-            device=torch.device("cpu"),
         )
         return tuple(map(pd.read_parquet, paths))
 
@@ -107,16 +110,24 @@ def test_a_child_that_is_its_sibling_learnt_nothing_beside_it(compare):
     assert (len(passages), len(features)) == (0, 0)
 
 
-def test_annotations_of_other_tokens_are_refused(compare, probe):
+def test_losses_of_other_tokens_than_are_annotated_are_refused(compare):
     fewer = annotated({"words": [[None, "one"]], "sums": [[None, "two"]]})
     save_annotations(compare.root / "probe.safetensors", fewer, {})
-    with pytest.raises(InputError, match=r"are of 4; delete '.*probe.safetensors' and rerun"):
+    with pytest.raises(InputError, match=r"a\.safetensors'.* 4 annotated tokens.*delete it and run again"):
         compare("c")
+
+
+def test_damaged_losses_are_refused_by_name(compare, probe):
+    compare("c")
+    path = compare.root / "out" / "a.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
+    with pytest.raises(InputError, match=r"a\.safetensors' .*damaged.*delete it and run again"):
+        read_losses(str(path), "a", probe)
 
 
 def test_equal_inputs_give_equal_bytes(compare):
     for folder in ("first", "second"):
         compare("c", folder=folder)
-    names = ("a__b.parquet", "a__b.features.parquet")
+    names = ("a__b.parquet", "a__b.features.parquet", "b.safetensors")
     first, second = ([Path(compare.root, of, name).read_bytes() for name in names] for of in ("first", "second"))
     assert first == second

@@ -27,7 +27,6 @@ from saelineage.activations import ActivationShard
 from saelineage.correlations.bootstrap import load_replicates
 from saelineage.correlations.few_documents import load_rests_on
 from saelineage.correlations.matches import load_correlation
-from saelineage.correlations.pair_sums import load_sums
 from saelineage.correlations.partners import Partner, partners_of
 from saelineage.correlations.pearson import correlate
 from saelineage.errors import InputError
@@ -39,7 +38,6 @@ from saelineage.lineage.verdicts import Rules
 from saelineage.plan.plan import Plan
 from saelineage.saes.sae import WEIGHTS_FILE, load_sae
 from saelineage.tokens import read_token_rows
-from sum_products import sum_products
 from sweep_merge import sweep_merge
 from tests.annotated import annotated
 from tests.sae_settings import SAE_SETTINGS
@@ -84,6 +82,9 @@ def make_models(tiny, root: Path) -> None:
         "n_tokens": 30 * 4 * tiny.n_ctx,
         "epochs": None,
         "batch_rows": 4,
+        "accumulate": 1,
+        "gradient_checkpointing": False,
+        "precision": "float32",
         "learning_rate": 0.01,
         "warmup_steps": 0,
         "scheduler": "cosine",
@@ -250,13 +251,9 @@ def compare(tiny, root: Path) -> None:
     correlations, replicates = {}, {}
     for a in COMPARISONS.partners:
         folder = root / "correlations" / a
-        sums = [str(folder / f"sums-{shard}.safetensors") for shard in SHARDS]
-        for shard, path in zip(SHARDS, sums, strict=True):
-            sum_products(partners(root, a, (shard,)), SETTINGS["block_features"], threads=2, path_to_sums=path)
         correlations[a], replicates[a] = (str(folder / f"{n}.safetensors") for n in ("correlations", "replicates"))
         correlate_features(
             partners=partners(root, a, SHARDS),
-            paths_to_sums=sums,
             paths_to_probe={corpus: str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA},
             settings=SETTINGS,
             resampled=[str(b) for b in COMPARISONS.partners[a] if f"{a}__{b}" in COMPARISONS.resampled],
@@ -361,7 +358,7 @@ def test_a_finetune_on_ids_that_its_parent_lacks_is_refused(tiny, root, write_to
     write_tokens([[0, 400] * 8] * 8, "train")
     with pytest.raises(InputError, match=r"'base' knows ids 0 to 299, but the run's tokens hold id 400"):
         finetune_model(
-            settings={"parent": "base"},
+            settings={"parent": "base", "precision": "float32"},
             paths_to_tokens={"words": str(tmp_path / "train.npy")},
             parent_folder=root / "models/base",
             folder=tmp_path / "model",
@@ -400,7 +397,8 @@ def test_every_sae_s_folder_loads_and_its_metrics_have_their_keys(root, model):
         for figures in (metrics["pooled"], *metrics["corpora"].values()):
             assert figures.keys() == {
                 *("fvu", "l0", "dead_fraction", "ce_clean", "ce_spliced", "ce_ablated", "ce_recovered"),
-                *("ce_difference", "n_tokens", "n_left_out", "n_predictions"),
+                *("ce_mean_ablated", "ce_recovered_from_mean", "ce_difference"),
+                *("n_tokens", "n_left_out", "n_predictions"),
             }
         assert metrics["pooled"]["fvu"] < 0.5
         assert metrics["pooled"]["l0"] <= 4
@@ -446,29 +444,13 @@ def test_every_edge_has_the_share_under_each_random_control(root):
 
 def test_the_dense_correlation_is_numpy_s(root, tmp_path):
     (lua,) = (partner for partner in partners(root, "base.seed0", SHARDS) if partner.name == "lua.seed0")
-    sums = [str(root / f"correlations/base.seed0/sums-{shard}.safetensors") for shard in SHARDS]
-    for paths, name in ((sums, "dense.npy"), ([], "from_features.npy")):
-        write_dense_correlation(lua, paths, 30, min_firings=5, threads=2, path_to_r=str(tmp_path / name))
-    assert (tmp_path / "dense.npy").read_bytes() == (tmp_path / "from_features.npy").read_bytes()
+    write_dense_correlation(lua, 30, min_firings=5, threads=2, path_to_r=str(tmp_path / "dense.npy"))
     dense = np.load(tmp_path / "dense.npy")
     correlation = load_correlation(correlations_of(root, "base.seed0"), "lua.seed0")
     testable = correlation.testable[0]
     assert dense.shape == (96, 96)
     assert np.array_equal(np.isnan(dense).all(axis=1), ~testable)
     assert np.allclose(np.nanmax(dense[testable], axis=1), correlation.pearson.best[0][testable, 0], atol=1e-6)
-
-
-def test_saved_sums_and_sums_computed_from_features_give_equal_bytes(tiny, root, tmp_path):
-    of_one_shard = partners(root, "lua.seed0", SHARDS[:1])
-    sum_products(of_one_shard, SETTINGS["block_features"], threads=2, path_to_sums=str(tmp_path / "sums"))
-    probe = {corpus: str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA}
-    arguments = (SETTINGS | {"by_corpus": True, "jaccard": True}, ["lua.seed1"], {"n_replicates": 3, "seed": 0}, 2)
-    for name, sums in (("saved", [str(tmp_path / "sums")]), ("computed", [])):
-        paths = tmp_path / f"{name}.correlations", tmp_path / f"{name}.replicates"
-        correlate_features(of_one_shard, sums, probe, *arguments, *paths)
-    for kind in ("correlations", "replicates"):
-        assert group_names(tmp_path / f"saved.{kind}") == sorted(map(str, COMPARISONS.partners["lua.seed0"]))
-        assert (tmp_path / f"saved.{kind}").read_bytes() == (tmp_path / f"computed.{kind}").read_bytes()
 
 
 def test_documents_are_drawn_again_for_edges_and_their_controls_alone(root):
@@ -491,6 +473,8 @@ def test_correlations_equal_numpy_s_over_all_shards_and_corpora(root):
         for sae in ("base.seed0", "lua.seed0")
     ]
     assert (found.names, found.corpora) == (("base.seed0", "lua.seed0"), sorted(CORPORA))
+    for a, partners_of_a in COMPARISONS.partners.items():
+        assert group_names(correlations_of(root, a)) == sorted(map(str, partners_of_a))
     assert sum(found.n_tokens.values()) == len(dense[0])
     fires = [(side > 0).sum(0) for side in dense]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -501,8 +485,6 @@ def test_correlations_equal_numpy_s_over_all_shards_and_corpora(root):
     assert np.array_equal(found.testable[0], testable)
     assert testable.sum() > 10
     assert np.allclose(found.pearson.best[0][testable, 0], np.nanmax(r[testable], axis=1), atol=1e-9)
-    sums = load_sums(root / f"correlations/base.seed0/sums-{SHARDS[0]}.safetensors", "lua.seed0")
-    assert {of_corpus.corpus for of_corpus in sums} == set(CORPORA)
     combined = correlate(*dense, min_firings=5, progress=False).combined
     assert found.combined is not None
     for side in range(2):
@@ -531,7 +513,6 @@ def test_splits_are_over_all_shards_and_the_compared_documents(write_tokens, tmp
         pairs.append((paths[0], paths[1]))
     correlate_features(
         partners=[Partner("b.seed0", shift, pairs)],
-        paths_to_sums=[],
         paths_to_probe={"words": str(tmp_path / "words/probe.npy")},
         settings=SETTINGS,
         resampled=["b.seed0"],

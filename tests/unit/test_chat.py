@@ -181,6 +181,7 @@ def test_what_fills_a_row_up_is_neither_trained_on_nor_measured(rows: TokenRows)
     import torch
 
     from saelineage.models.losses import next_token_loss
+    from saelineage.models.predictions import Predictions
     from saelineage.models.training import Mixture, collate
 
     mixture = Mixture({"talk": rows}, {"talk": 1.0}, 2, seed=0)
@@ -191,7 +192,7 @@ def test_what_fills_a_row_up_is_neither_trained_on_nor_measured(rows: TokenRows)
     assert torch.equal(batch["input_ids"], ids)
     assert torch.equal(batch["labels"], torch.where(predicted, ids, -100))
     # Equal logits give every prediction the loss log 7; the first id of a row is not predicted.
-    loss, _, n = next_token_loss(torch.zeros(2, 16, 7), ids % 7, predicted)
+    loss, _, n = next_token_loss(Predictions.of(torch.zeros(2, 16, 7)), ids % 7, predicted)
     assert n == int(predicted.sum()) - 2
     assert loss == pytest.approx(n * np.log(7))
 

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "workflow" / "scripts"
 LIBRARY = SCRIPTS / "saelineage"
 ORDER = (
-    *("errors", "files", "precision", "foreign", "plan", "corpora", "tokens", "chat", "models", "activations", "saes"),
-    *("features", "correlations", "lineage", "labels", "report", "notebook"),
+    *("errors", "files", "precision", "transfers", "foreign", "plan", "corpora", "tokens", "chat", "models"),
+    *("activations", "saes", "features", "correlations", "lineage", "labels", "report", "notebook"),
 )
 """Packages and top-level modules; each imports only itself and what comes before it."""
 HEAVY = {"torch", "numpy", "pandas", "transformers"}

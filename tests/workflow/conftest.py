@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.hostile import english_with_hostile_text
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "rules", "envs", "profiles", "workflow", "config")
 TINY = Path(__file__).with_name("tiny.yaml")
+TWO = Path(__file__).with_name("two_hookpoints.yaml")
 FRACTIONS = {"validation": 0.2, "probe": 0.2}
 """As in tiny.yaml."""
 SECRETS = {
@@ -61,9 +63,9 @@ class Checkout:
         environment = os.environ | {"NO_COLOR": "1", "PYTHONPATH": python_path} | SECRETS
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
-    def stale_jobs(self, config: Path | None = None) -> set[tuple[str, str]]:
+    def stale_jobs(self, config: Path | None = None, targets: Iterable[str] = ()) -> set[tuple[str, str]]:
         """The jobs of a dry run, without `all`: the rule, and the name of the log file."""
-        done = self.snakemake("--dry-run", config=config)
+        done = self.snakemake("--dry-run", *targets, config=config)
         assert done.returncode == 0, done.stderr + done.stdout
         return set(re.findall(DRY_JOB, done.stdout + done.stderr, flags=re.MULTILINE))
 
@@ -73,6 +75,20 @@ class Checkout:
         text = file.read_text()
         assert old in text
         file.write_text(text.replace(old, new, 1))
+
+
+def run_two(folder: Path) -> None:
+    """Run two_hookpoints.yaml from nothing to the end."""
+    checkout = Checkout(folder)
+    checkout.config.write_text(TWO.read_text())
+    done = checkout.snakemake("--cores", "2")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+
+@pytest.fixture(scope="session")
+def two_hookpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run at two hookpoints, to be copied and not changed."""
+    return made_once(tmp_path_factory, "two_hookpoints", run_two)[0]
 
 
 def run_tiny(folder: Path) -> None:

@@ -21,8 +21,9 @@ from saelineage.lineage.ablations import (
     top_matches,
 )
 from saelineage.lineage.matching import SIDES, sides_of
-from saelineage.models.loading import load_model, on_device
+from saelineage.models.loading import open_model
 from saelineage.models.vocabularies import share_rows
+from saelineage.precision import AUTO
 from saelineage.saes.sae import load_sae
 from saelineage.tokens import read_token_rows
 
@@ -56,6 +57,7 @@ def ablate_groups(
     seed: int,
     device: torch.device,
     unshared: str = REFUSE,
+    model_dtype: str = AUTO,
 ) -> None:
     """Write the effects of each edge's groups, and those of its best matched features.
 
@@ -72,6 +74,7 @@ def ablate_groups(
         seed: the seed of the random groups.
         device: the device to compute on.
         unshared: as in the config's `tokens` block.
+        model_dtype: as in the config.
     """
     rows = read_token_rows(paths_to_rows)
     verdicts = [pd.read_parquet(edge.path_to_verdicts) for edge in edges]
@@ -79,13 +82,14 @@ def ablate_groups(
     groups: dict[tuple[int, str], pd.DataFrame] = {}
     singles: dict[tuple[int, str], pd.DataFrame] = {}
     for name, folder in model_folders.items():
-        model = on_device(load_model(folder), device)
+        model = open_model(folder, device, model_dtype)
         sae = load_sae(sae_folders[name]).to(device)
         read = (model, sae, hookpoint, share_rows(model, folder, rows, name, unshared).rows)
         for place, side in sides_of(name, [edge.models for edge in edges]):
             effects = group_effects(*read, edge_groups(verdicts[place], side, seed), batch_rows, max_rows)
             groups[place, side] = effects.assign(side=side)[["side", *effects.columns]]
             singles[place, side] = feature_effects(*read, pairs[place][side].to_numpy(), batch_rows, max_rows)
+        del model, read  # before the next one is opened
     for place, edge in enumerate(edges):
         both_sides = pd.concat([groups[place, side] for side in SIDES], ignore_index=True)
         write_parquet(both_sides, edge.path_to_groups)
@@ -114,4 +118,5 @@ if __name__ == "__main__":
             seed=snakemake.params.settings["seed"],
             device=pick_device(snakemake.resources.get("gpu", 0)),
             unshared=snakemake.params.unshared,
+            model_dtype=snakemake.params.model_dtype,
         )

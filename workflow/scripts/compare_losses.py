@@ -1,27 +1,21 @@
 """Find the passages on which each child's loss fell most beside parent and siblings, and the features that fire."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
+from safetensors import SafetensorError
 
 from saelineage.errors import InputError
 from saelineage.features.shards import shards_by_sae
-from saelineage.files.folders import folders_of
 from saelineage.files.tables import write_parquet
-from saelineage.foreign.tokenizers import REFUSE
-from saelineage.jobs.devices import pick_device, prepare_cpu
+from saelineage.files.tensors import read_tensors
 from saelineage.jobs.job import job
 from saelineage.labels.annotations import Annotations, load_annotations, text_of
 from saelineage.labels.passages import Firings, place_of, read_firings, windows
-from saelineage.lineage.gains import firing_there, gains, largest_gains, losses_by_token, lowest
+from saelineage.lineage.gains import firing_there, gains, largest_gains, lowest
 from saelineage.lineage.matching import SIDES, UNTESTABLE
-from saelineage.models.loading import load_model, on_device
-from saelineage.models.vocabularies import share_rows
-from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -48,41 +42,22 @@ class Edge(NamedTuple):
 
 def compare_losses(
     edges: Sequence[Edge],
-    model_folders: Mapping[str, Path],
+    paths_to_losses: Mapping[str, str],
     shards: Mapping[tuple[str, str], list[str]],
-    paths_to_rows: Mapping[str, str],
     path_to_annotations: str,
     n_passages: int,
-    batch_rows: int,
-    device: torch.device,
-    unshared: str = REFUSE,
 ) -> None:
     """Write the passages of every edge whose child has siblings, and tables without rows for the others.
 
-    One model is in memory at a time.
-
     Args:
         edges: the edges.
-        model_folders: the models of edges with siblings, and these.
+        paths_to_losses: the losses on the probe (`measure_losses`) of the models of edges with siblings, and of these.
         shards: feature shards of the SAE of each model that verdicts rest on, by (model, SAE).
-        paths_to_rows: token rows of the probe, by corpus, in the config's order.
         path_to_annotations: of the probe.
         n_passages: most passages of an edge.
-        batch_rows: rows in a forward pass.
-        device: the device to compute on.
-        unshared: as in the config's `tokens` block.
     """
     annotations = load_annotations(path_to_annotations)
-    losses = {
-        name: model_losses(name, folder, paths_to_rows, batch_rows, device, unshared)
-        for name, folder in model_folders.items()
-    }
-    for name, of_model in losses.items():
-        if len(of_model) != len(annotations.pieces):
-            raise InputError(
-                f"annotations must be of the probe's {len(of_model)} tokens, as models.{name} reads them, but are of "
-                f"{len(annotations.pieces)}; delete '{path_to_annotations}' and rerun"
-            )
+    losses = {name: read_losses(path, name, annotations) for name, path in paths_to_losses.items()}
     sae_of = {model: (model, sae) for model, sae in shards}
     for edge in edges:
         chosen = choose(edge, losses, annotations, n_passages)
@@ -95,13 +70,24 @@ def compare_losses(
         write_parquet(found[["latent", *OF_EDGE, *found.columns.drop(["latent", *OF_EDGE])]], edge.path_to_features)
 
 
-def model_losses(
-    name: str, folder: Path, paths_to_rows: Mapping[str, str], batch_rows: int, device: torch.device, unshared: str
-) -> np.ndarray:
-    """The loss of every token of the probe under one model."""
-    model = on_device(load_model(folder), device)
-    read = share_rows(model, folder, read_token_rows(paths_to_rows), name, unshared).rows
-    return losses_by_token(model, [read[corpus] for corpus in paths_to_rows], batch_rows)
+def read_losses(path: str, name: str, annotations: Annotations) -> np.ndarray:
+    """The loss of every token of the probe under one model.
+
+    Raises:
+        InputError: if the file is damaged, or not of the tokens that are annotated.
+    """
+    try:
+        losses = read_tensors(path)[1]["losses"]
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"'{path}' must hold a model's losses, but is damaged ({error}); delete it and run again"
+        ) from error
+    if len(losses) != len(annotations.pieces):
+        raise InputError(
+            f"'{path}': losses must be of the probe's {len(annotations.pieces)} annotated tokens, but of "
+            f"models.{name} there are {len(losses)}; delete it and run again"
+        )
+    return losses
 
 
 def edge_gains(edge: Edge, losses: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,17 +146,12 @@ def features(
 
 if __name__ == "__main__":
     with job(snakemake):
-        prepare_cpu(snakemake.threads)
         files, results, params = snakemake.input, snakemake.output, snakemake.params
         of_edges = zip(params.edges, params.siblings, files.edges, results.passages, results.features, strict=True)
         compare_losses(
             edges=[Edge(parent, child, siblings, *paths) for (parent, child), siblings, *paths in of_edges],
-            model_folders=dict(zip(params.models, folders_of(files.models), strict=True)),
+            paths_to_losses=dict(zip(params.models, files.losses, strict=True)),
             shards=shards_by_sae(files.features, list(map(tuple, params.saes))),
-            paths_to_rows=dict(zip(params.corpora, files.rows, strict=True)),
             path_to_annotations=files.annotations,
             n_passages=params.n_passages,
-            batch_rows=params.batch_rows,
-            device=pick_device(snakemake.resources.get("gpu", 0)),
-            unshared=params.unshared,
         )

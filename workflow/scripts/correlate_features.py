@@ -16,7 +16,7 @@ from saelineage.correlations.bootstrap import (
 )
 from saelineage.correlations.few_documents import RESTS_ON_ARRAYS, rests_on_tensors
 from saelineage.correlations.matches import correlation_group, most_arrays
-from saelineage.correlations.pair_sums import PairSums, ShardSums, load_sums
+from saelineage.correlations.pair_sums import all_sums
 from saelineage.correlations.partners import Partner, partners_of
 from saelineage.correlations.parts import combined_r
 from saelineage.correlations.pearson import correlate_sums
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 def correlate_features(
     partners: Sequence[Partner],
-    paths_to_sums: Sequence[str],
     paths_to_probe: Mapping[str, str],
     settings: Mapping,
     resampled: Collection[str],
@@ -43,9 +42,8 @@ def correlate_features(
 
     Args:
         partners: the SAEs on side b.
-        paths_to_sums: raw sums with all partners, one file per shard; none where they are computed here.
         paths_to_probe: the probe's token rows.
-        settings: `correlate_sums`'s keywords, and `block_features`.
+        settings: `correlate_sums`'s keywords.
         resampled: the partners with which there are replicates; the others have none of theirs.
         draws: `n_replicates` and `seed` of the replicates.
         threads: the number of threads.
@@ -53,16 +51,12 @@ def correlate_features(
     """
     rows = read_token_rows(paths_to_probe)
     documents = {corpus: documents_of(of_corpus) for corpus, of_corpus in rows.items()}
-    kept = {name: value for name, value in settings.items() if name != "block_features"}
     with (
         writing_groups(path_to_correlations, len(partners), most_arrays(len(rows))) as correlations,
         writing_groups(path_to_replicates, len(partners), ARRAYS + RESTS_ON_ARRAYS) as replicates,
     ):
         for partner in partners:
-            sums: list[PairSums] = [saved for path in paths_to_sums for saved in load_sums(path, partner.name)]
-            if not paths_to_sums:
-                sums = [ShardSums(a, b, settings["block_features"]) for a, b in partner.shards()]
-            correlation = correlate_sums(sums, **kept, threads=threads)
+            correlation = correlate_sums(all_sums(partner.shards()), **settings, threads=threads)
             correlation = correlation._replace(combined=combined_r(correlation, partner.shards()))
             is_drawn = partner.name in resampled
             candidates = leading_candidates(correlation, N_CANDIDATES if is_drawn else 0)
@@ -79,7 +73,6 @@ if __name__ == "__main__":
     with job(snakemake):
         correlate_features(
             partners=partners_of(snakemake.input.a, snakemake.input.b, snakemake.params.partners),
-            paths_to_sums=list(snakemake.input.sums),
             paths_to_probe=dict(zip(snakemake.params.corpora, snakemake.input.probe, strict=True)),
             settings=snakemake.params.settings,
             resampled=snakemake.params.resampled,

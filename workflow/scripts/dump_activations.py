@@ -10,8 +10,9 @@ from saelineage.foreign.saelens_names import place_keys
 from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.models.loading import load_model, on_device
+from saelineage.models.loading import open_model
 from saelineage.models.vocabularies import share_rows
+from saelineage.precision import AUTO, dtype_name
 from saelineage.tokens import TokenRows
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def dump_activations(
     batch_rows: int,
     gpus: int,
     unshared: str = REFUSE,
+    model_dtype: str = AUTO,
 ) -> dict:
     """Write one shard for each token array, in the same order.
 
@@ -43,13 +45,15 @@ def dump_activations(
         dtype, max_tokens, batch_rows: as in the config's `activations` block.
         gpus: the number of GPUs that the job was given.
         unshared: as in the config's `tokens` block.
+        model_dtype: as in the config.
 
     Returns:
-        Facts for the manifest: how the model's vocabulary differs from the run's (`vocabularies.SharedRows`).
+        Facts for the manifest: how the model's vocabulary differs from the run's (`vocabularies.SharedRows`), and the
+        number format that it was opened in.
     """
     number, n_shards = map(int, shard.split("-of-"))
     rows = {path: TokenRows(path) for path in paths_to_tokens}
-    model = on_device(load_model(folder), pick_device(gpus))
+    model = open_model(folder, pick_device(gpus), model_dtype)
     rows, facts = share_rows(model, folder, rows, name, unshared)
     config = read_config(folder)
     saelens = {name: place_keys(name, same_output(model, name), config) for name in hookpoints}
@@ -57,7 +61,7 @@ def dump_activations(
         of_corpus, n_corpora = rows[path_to_tokens], len(paths_to_tokens)
         paths = dict(zip(hookpoints, paths_to_shards[place::n_corpora], strict=True))
         dump_shards(model, paths, of_corpus, of_corpus.shard(number, n_shards, max_tokens), batch_rows, dtype, saelens)
-    return {"vocabulary": facts}
+    return {"vocabulary": facts, "dtype": dtype_name(model)}
 
 
 if __name__ == "__main__":
@@ -75,4 +79,5 @@ if __name__ == "__main__":
             batch_rows=snakemake.params.batch_rows,
             gpus=snakemake.resources.get("gpu", 0),
             unshared=snakemake.params.unshared,
+            model_dtype=snakemake.params.model_dtype,
         )

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from saelineage.activations import ActivationShard
 from saelineage.features.shards import save_shard
-from saelineage.jobs.devices import prepare_cpu
+from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.saes.sae import Sae, load_sae, rotated
+from saelineage.transfers import CPU, to_device
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -27,6 +28,7 @@ def encode_features(
     sae_folder: Path,
     paths: Mapping[str, tuple[str, str]],
     rotation_seed: int | None = None,
+    device: torch.device = CPU,
 ) -> None:
     """Write one shard of sparse rows for each shard of activations.
 
@@ -38,10 +40,12 @@ def encode_features(
         sae_folder: the SAE.
         paths: for each corpus, the activations to read and the shard to write.
         rotation_seed: rotate the activations first.
+        device: the device to compute on.
     """
     sae = load_sae(sae_folder)
     if rotation_seed is not None:
         sae, sae_name = rotated(sae, rotation_seed), f"{sae_name}_rotated"
+    sae = sae.to(device)
     for corpus, (path_to_activations, path_to_shard) in paths.items():
         shard = ActivationShard(path_to_activations)
         header: dict[str, str | int] = {"model": model, "sae": sae_name, "corpus": corpus, "d_sae": sae.d_sae}
@@ -56,12 +60,13 @@ def encode(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Encode a shard a chunk at a time as compressed sparse rows. Rows of tokens that are not compared are empty."""
     counts, indices, values = torch.zeros(shard.n_tokens, dtype=torch.int64), [], []
+    encoder, device = sae.encoder(), sae.b_dec.device
     for start, acts in zip(range(0, shard.n_tokens, CHUNK_TOKENS), shard.chunks(CHUNK_TOKENS), strict=True):
         inside = compared[start : start + CHUNK_TOKENS]
-        latents = sae.encode_sparse(acts[inside])
-        counts[start : start + CHUNK_TOKENS][inside] = latents.indptr.diff()
-        indices.append(latents.indices)
-        values.append(latents.values)
+        latents = encoder.encode(to_device(acts[inside], device))
+        counts[start : start + CHUNK_TOKENS][inside] = latents.indptr.diff().cpu()
+        indices.append(latents.indices.cpu())
+        values.append(latents.values.cpu())
     indptr = np.concatenate([[0], np.cumsum(counts.numpy())])
     return indptr, torch.cat(indices).numpy(), torch.cat(values).numpy()
 
@@ -76,4 +81,5 @@ if __name__ == "__main__":
             sae_folder=Path(snakemake.input.weights).parent,
             paths=dict(zip(snakemake.params.corpora, zip(*shards, strict=True), strict=True)),
             rotation_seed=snakemake.params.rotation_seed,
+            device=pick_device(snakemake.resources.get("gpu", 0)),
         )

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saelineage.files.archives import write_archive
 from saelineage.jobs.checkpoints import checkpoint_folder
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
+from saelineage.models.kept_steps import KeepSteps
 from saelineage.models.loading import load_model, require_vocabulary, weights_sha256
 from saelineage.models.same_weights import unchanged
-from saelineage.models.training import save_model, train_on
+from saelineage.models.training import save_model, train_on, weights_dtype
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:
@@ -17,19 +19,41 @@ if TYPE_CHECKING:
 
 
 def finetune_model(
-    settings: dict, paths_to_tokens: Mapping[str, str], parent_folder: Path, folder: Path, checkpoints: Path, gpus: int
+    settings: dict,
+    paths_to_tokens: Mapping[str, str],
+    parent_folder: Path,
+    folder: Path,
+    checkpoints: Path,
+    gpus: int,
+    name: str = "",
+    path_to_steps: str | None = None,
 ) -> dict:
-    """Train and write a model folder.
+    """Train and write a model folder, and an archive of the models at `keep_steps`, if there are any.
+
+    Args:
+        settings: the model's block in the config; with `keep_steps`, the steps in order.
+        paths_to_tokens: token rows by corpus.
+        parent_folder: of the model that the training starts from.
+        folder: the folder to write.
+        checkpoints: folder for checkpoints.
+        gpus: GPUs of the job.
+        name: the model's name in the config, for messages about `keep_steps`.
+        path_to_steps: the archive to write; each model's files are in a folder with the step as its name.
 
     Returns:
         Facts for the manifest: `same_weights_as`, if training has changed nothing.
     """
     rows = read_token_rows(paths_to_tokens)
-    model = load_model(parent_folder)
+    model = load_model(parent_folder, weights_dtype(settings))
     require_vocabulary(model, rows, settings["parent"])
     weights_before = weights_sha256(model)
-    train_on(model, rows, settings, checkpoints, pick_device(gpus))
+    kept = KeepSteps(
+        settings.get("keep_steps", []), name, checkpoints, lambda at_step: save_model(model, parent_folder, at_step)
+    )
+    train_on(model, rows, settings, checkpoints, pick_device(gpus, may_round=True), [kept])
     save_model(model, parent_folder, folder)
+    if path_to_steps:
+        write_archive(kept.folders(), path_to_steps)
     return unchanged(weights_before, weights_sha256(model), settings["parent"], "training has changed nothing")
 
 
@@ -44,4 +68,6 @@ if __name__ == "__main__":
                 folder=Path(snakemake.output.weights).parent,
                 checkpoints=checkpoints,
                 gpus=snakemake.resources.get("gpu", 0),
+                name=snakemake.wildcards.model,
+                path_to_steps=snakemake.output.get("steps"),
             )

@@ -1,21 +1,24 @@
 """Import a language model from the hub or a folder."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelineage.activations import require_causal
 from saelineage.chat import written_by_template
-from saelineage.files.atomic import read_json, write_json
+from saelineage.files.atomic import read_json, sha256_file, write_json
 from saelineage.files.links import links_followed
 from saelineage.foreign.chat_templates import TEMPLATE_KEY, chat_template
 from saelineage.foreign.gguf import check_gguf
 from saelineage.foreign.models import adapter_notes, check_config
 from saelineage.foreign.tokenizers import CONFIG_FILE, REFUSE, read_tokenizer, read_whole_tokenizer, require_readable
 from saelineage.jobs.job import job, logger
+from saelineage.jobs.manifests import recorded_sha256
 from saelineage.models.gguf import load_gguf
 from saelineage.models.loading import find_model, load_model
+from saelineage.models.same_weights import same_as_earlier
 from saelineage.models.training import save_model
 from saelineage.models.vocabularies import n_embedding_rows
 from saelineage.tokens import require_same_tokens, tokenizer_of_model
@@ -93,14 +96,36 @@ def _take_over(
     return facts | source.facts()
 
 
+def warn_of_same_weights(name: str, weights: Path, earlier: Mapping[str, str]) -> str | None:
+    """Warn in the log and on the terminal if a model has the weights of one that it descends from.
+
+    Everything that is made from such a model is made for nothing, so the page would tell too late.
+
+    Args:
+        name: the model's name in the config.
+        weights: its file of weights.
+        earlier: those of the models that it descends from, by name.
+    """
+    digests = {model: recorded_sha256(path) or sha256_file(path) for model, path in earlier.items()}
+    warning = same_as_earlier(name, sha256_file(weights), digests) if digests else None
+    if warning:
+        logger.warning("%s", warning)
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return warning
+
+
 if __name__ == "__main__":
     with job(snakemake) as record:
+        earlier = dict(zip(snakemake.params.before, snakemake.input.before, strict=True))
+        weights = Path(snakemake.output.weights)
         record |= import_model(
             settings=snakemake.params.model,
             name=snakemake.wildcards.model,
             n_ctx=snakemake.params.n_ctx,
             tokenizer_folder=Path(snakemake.input.tokenizer).parent,
-            folder=Path(snakemake.output.weights).parent,
+            folder=weights.parent,
             unshared=snakemake.params.unshared,
             has_conversations=snakemake.params.has_conversations,
         )
+        if same := warn_of_same_weights(snakemake.wildcards.model, weights, earlier):
+            record["same_weights"] = same

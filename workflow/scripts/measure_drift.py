@@ -13,10 +13,11 @@ from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.lineage.drift import DriftSums, drift_sums, is_visible, report, unexplained
 from saelineage.models.divergences import DivergenceSums, divergence_sums
-from saelineage.models.loading import load_model, on_device
+from saelineage.models.loading import open_model
 from saelineage.models.vocabularies import common_ids, share_rows
 from saelineage.models.weights import weight_changes
 from saelineage.plan.graph import POOLED
+from saelineage.precision import AUTO
 from saelineage.saes.sae import load_sae
 from saelineage.tokens import TokenRows, read_token_rows
 
@@ -54,6 +55,7 @@ def measure_drift(
     path_to_drift: str,
     device: torch.device,
     unshared: str = REFUSE,
+    model_dtype: str = AUTO,
 ) -> None:
     """Write the divergences, the drift of the activations and the changes of the weights of every edge.
 
@@ -68,12 +70,13 @@ def measure_drift(
         path_to_drift: the file to write.
         device: the device to compute on.
         unshared: as in the config's `tokens` block.
+        model_dtype: as in the config.
     """
     rows = read_token_rows(paths_to_rows)
 
     def opened(name: str) -> Opened:
         folder = models[name].folder
-        model = on_device(load_model(folder), device)
+        model = open_model(folder, device, model_dtype)
         return Opened(model, *share_rows(model, folder, rows, name, unshared))
 
     found: dict[tuple[str, str], dict] = {}
@@ -194,4 +197,5 @@ if __name__ == "__main__":
             path_to_drift=snakemake.output.drift,
             device=pick_device(snakemake.resources.get("gpu", 0)),
             unshared=snakemake.params.unshared,
+            model_dtype=snakemake.params.model_dtype,
         )

@@ -12,15 +12,14 @@ from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.models.loading import (
-    evaluate,
-    load_model,
     n_parameters,
-    on_device,
+    open_model,
     unigram_loss,
     weights_sha256,
 )
 from saelineage.models.vocabularies import share_rows
-from saelineage.saes.metrics import measure_corpora
+from saelineage.precision import AUTO, dtype_name
+from saelineage.saes.metrics import measure_clean, measure_corpora
 from saelineage.saes.sae import load_sae
 from saelineage.tokens import read_token_rows
 
@@ -40,7 +39,8 @@ def measure_model(
     paths_to_sae_metrics: Mapping[str, str],
     device: torch.device,
     unshared: str = REFUSE,
-) -> None:
+    model_dtype: str = AUTO,
+) -> dict:
     """Write loss and accuracy per corpus with a unigram model's loss, and the metrics of the model's SAEs.
 
     Args:
@@ -55,24 +55,33 @@ def measure_model(
         paths_to_sae_metrics: that of its SAEs at each hookpoint.
         device: the device to compute on.
         unshared: as in the config's `tokens` block.
+        model_dtype: as in the config.
+
+    Returns:
+        Facts for the manifest: `dtype`, the number format that the model was opened in.
     """
     train, validation = read_token_rows(paths_to_train), read_token_rows(paths_to_validation)
-    model = on_device(load_model(folder), device)
+    model = open_model(folder, device, model_dtype)
     splits = {f"{corpus}.train": of for corpus, of in train.items()}
     splits |= {f"{corpus}.validation": of for corpus, of in validation.items()}
     shared, vocabulary = share_rows(model, folder, splits, name, unshared)
     train = {corpus: shared[f"{corpus}.train"] for corpus in train}
     validation = {corpus: shared[f"{corpus}.validation"] for corpus in validation}
     d_vocab = min(vocabulary["n_ids"], vocabulary["n_rows"])
+    limits = {
+        place: [load_sae(sae_folder).max_norm for sae_folder in sae_folders[hookpoint].values()]
+        for hookpoint, place in hookpoints.items()
+    }
+    clean = {corpus: measure_clean(model, limits, rows, batch_rows) for corpus, rows in validation.items()}
     corpora = {
-        corpus: evaluate(model, rows, batch_rows) | {"unigram_loss": unigram_loss(train[corpus], rows, d_vocab)}
+        corpus: clean[corpus].losses.means() | {"unigram_loss": unigram_loss(train[corpus], rows, d_vocab)}
         for corpus, rows in validation.items()
     }
     sizes = {"n_parameters": n_parameters(model), "weights_sha256": weights_sha256(model)}
     write_json(path_to_metrics, {"model": name, "corpora": corpora, "vocabulary": vocabulary} | sizes)
     for hookpoint, place in hookpoints.items():
         saes = {sae: load_sae(sae_folder).to(device) for sae, sae_folder in sae_folders[hookpoint].items()}
-        metrics = measure_corpora(model, saes, place, validation, batch_rows)
+        metrics = measure_corpora(model, saes, place, validation, batch_rows, clean)
         entries = [
             {"model": name, "sae": sae_name, "architecture": sae.architecture, "d_in": sae.d_in}
             | {"d_sae": sae.d_sae, "k": sae.k}
@@ -80,6 +89,7 @@ def measure_model(
             for sae_name, sae in saes.items()
         ]
         write_json(paths_to_sae_metrics[hookpoint], {"saes": entries})
+    return {"dtype": dtype_name(model)}
 
 
 def by_hookpoint(
@@ -93,10 +103,10 @@ def by_hookpoint(
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake) as record:
         prepare_cpu(snakemake.threads)
         hookpoints = snakemake.params.hookpoints
-        measure_model(
+        record |= measure_model(
             name=snakemake.wildcards.model,
             folder=Path(snakemake.input.model[0]).parent,
             sae_folders=by_hookpoint(hookpoints, snakemake.params.saes, folders_of(snakemake.input.saes)),
@@ -108,4 +118,5 @@ if __name__ == "__main__":
             paths_to_sae_metrics=dict(zip(hookpoints, snakemake.output.sae_metrics, strict=True)),
             device=pick_device(snakemake.resources.get("gpu", 0)),
             unshared=snakemake.params.unshared,
+            model_dtype=snakemake.params.model_dtype,
         )

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from saelineage.jobs.checkpoints import checkpoint_folder
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.models.training import new_mistral, save_model, train_on
+from saelineage.models.training import new_mistral, save_model, train_on, weights_dtype
 from saelineage.tokens import load_tokenizer, read_token_rows, special_ids
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ def pretrain_model(
     """Train and write a model folder."""
     d_vocab = load_tokenizer(tokenizer_folder).get_vocab_size()
     model = new_mistral(settings, d_vocab, n_ctx, special_ids(tokenizer_folder))
-    train_on(model, read_token_rows(paths_to_tokens), settings, checkpoints, pick_device(gpus))
+    nn.Module.to(model, weights_dtype(settings))  # transformers wraps the model's own `to` without its types
+    train_on(model, read_token_rows(paths_to_tokens), settings, checkpoints, pick_device(gpus, may_round=True))
     save_model(model, tokenizer_folder, folder)
 
 

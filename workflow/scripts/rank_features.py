@@ -25,9 +25,10 @@ from saelineage.lineage.by_corpus import densities_by_corpus
 from saelineage.lineage.directions import match_cosines, unit_directions
 from saelineage.lineage.importance import PER_TOKENS, Effects, add_exact, heads, importance_table, per_thousand
 from saelineage.lineage.matching import SIDES, sides_of
-from saelineage.models.loading import load_model, on_device
+from saelineage.models.loading import load_model, open_model
 from saelineage.models.vocabularies import share_rows
 from saelineage.plan.graph import POOLED
+from saelineage.precision import AUTO
 from saelineage.saes.sae import Sae, load_sae
 from saelineage.tokens import TokenRows, read_token_rows
 
@@ -71,6 +72,7 @@ def rank_features(
     path_to_agreement: str,
     device: torch.device,
     unshared: str = REFUSE,
+    model_dtype: str = AUTO,
 ) -> None:
     """Write the importance of the features of every edge, and how far estimated effects agree with measured ones.
 
@@ -88,6 +90,7 @@ def rank_features(
         path_to_agreement: the table of agreements.
         device: the device to compute on.
         unshared: as in the config's `tokens` block.
+        model_dtype: as in the config.
     """
     rows = read_token_rows(paths_to_rows)
     verdicts = [pd.read_parquet(edge.path_to_verdicts) for edge in edges]
@@ -95,7 +98,7 @@ def rank_features(
     correlations = [load_correlation(*edge.correlation) for edge in edges]
     tables: dict[tuple[int, str], pd.DataFrame] = {}
     for name, folder in model_folders.items():
-        model, sae = on_device(load_model(folder), device), load_sae(sae_folders[name]).to(device)
+        model, sae = open_model(folder, device, model_dtype), load_sae(sae_folders[name]).to(device)
         read = Read(model, sae, hookpoint, share_rows(model, folder, rows, name, unshared).rows, batch_rows, max_rows)
         attributed = attributed_effects(*read)
         effects = Effects(attributed.corpora, per_thousand(attributed.sums, attributed.n_tokens), attributed.n_firings)
@@ -108,7 +111,12 @@ def rank_features(
         }
         exact = exact_effects(read, heads(of_model.values(), n_exact), n_tokens)
         tables |= {at: add_exact(table, exact) for at, table in of_model.items()}
+        del read
+        if model.dtype != torch.float32:  # in 16 bits a linear path cannot be told from one that is not
+            del model
+            model = load_model(folder)
         paths[name] = to_logits(model, sae, hookpoint)
+        del model  # before the next one is opened
     for place, edge in enumerate(edges):
         both = pd.concat([tables[place, side] for side in SIDES], ignore_index=True)
         parent, child = (paths[edge.models[side]] for side in SIDES)
@@ -215,4 +223,5 @@ if __name__ == "__main__":
             path_to_agreement=snakemake.output.agreement,
             device=pick_device(snakemake.resources.get("gpu", 0)),
             unshared=params.unshared,
+            model_dtype=params.model_dtype,
         )

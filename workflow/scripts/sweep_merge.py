@@ -1,10 +1,12 @@
 """Measure merges of two models over a grid of coefficients."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import torch
 from transformers import PreTrainedModel
 
 from saelineage.files.atomic import read_json
@@ -15,6 +17,7 @@ from saelineage.jobs.job import job
 from saelineage.models.loading import evaluate, on_device, open_state
 from saelineage.models.merging import Parents, merge_parents, read_parents
 from saelineage.models.vocabularies import share_rows
+from saelineage.precision import AUTO, opened_dtype, widest
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ def sweep_merge(
     gpus: int,
     method: str = "slerp",
     unshared: str = REFUSE,
+    model_dtype: str = AUTO,
 ) -> None:
     """Write `t`, `corpus`, `loss`, `accuracy` and `n_predictions` by coefficient and corpus; t is NaN for the base."""
     validation = read_token_rows(paths_to_validation)
@@ -39,9 +43,10 @@ def sweep_merge(
     device = pick_device(gpus)
     rows = []
     for t in coefficients:
-        model = on_device(open_merge(parents, t, method), device)
+        model = on_device(open_merge(parents, t, method, partial(opened_dtype, model_dtype, device=device)), device)
         shared = share_rows(model, parent_folders[0], validation, "the merge", unshared).rows
         measured = {corpus: evaluate(model, of, batch_rows) for corpus, of in shared.items()}
+        del model  # before the next one is made
         rows += [{"t": t, "corpus": corpus} | measured[corpus] for corpus in validation]
     for path in paths_to_base_metrics:
         metrics = read_json(path)["corpora"]
@@ -50,10 +55,13 @@ def sweep_merge(
     write_parquet(table.astype({"t": float}), path_to_sweep)
 
 
-def open_merge(parents: Parents, t: float, method: str) -> PreTrainedModel:
-    """Merge two models in memory."""
+def open_merge(
+    parents: Parents, t: float, method: str, dtype_of: Callable[[torch.dtype], torch.dtype]
+) -> PreTrainedModel:
+    """Merge two models in memory, and open the result in a number format that follows from that of its weights."""
     merged, _ = merge_parents(parents, t, method)
-    return open_state(parents.config, merged, f"the merge of '{parents.names[0]}' and '{parents.names[1]}'")
+    name = f"the merge of '{parents.names[0]}' and '{parents.names[1]}'"
+    return open_state(parents.config, merged, name, dtype_of(widest(merged.values())))
 
 
 if __name__ == "__main__":
@@ -70,4 +78,5 @@ if __name__ == "__main__":
             gpus=snakemake.resources.get("gpu", 0),
             method=snakemake.params.method,
             unshared=snakemake.params.unshared,
+            model_dtype=snakemake.params.model_dtype,
         )

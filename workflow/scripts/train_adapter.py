@@ -12,7 +12,7 @@ from saelineage.models.adapters import merge_adapter
 from saelineage.models.loading import load_model, n_parameters, require_vocabulary, weights_sha256
 from saelineage.models.lora import add_adapter, idle_layers, load_frozen, save_adapter
 from saelineage.models.same_weights import unchanged
-from saelineage.models.training import save_model, train_on
+from saelineage.models.training import ROUNDED, save_model, train_on
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:
@@ -71,13 +71,13 @@ def _train(
 ) -> dict:
     """Train an adapter and write its folder; the frozen model is freed at the end."""
     rows = read_token_rows(paths_to_tokens)
-    model = load_frozen(parent_folder)
+    model = load_frozen(parent_folder, settings["precision"] == ROUNDED)
     require_vocabulary(model, rows, settings["parent"])
     n_frozen = n_parameters(model)
     adapted = add_adapter(model, settings["lora"], settings["seed"], f"models.{name}.finetune.lora")
     n_trained = n_parameters(model) - n_frozen
     logger.info("training %d weights of %d layers beside %d frozen ones", n_trained, len(adapted.modules), n_frozen)
-    train_on(adapted.model, rows, settings, checkpoints, pick_device(gpus))
+    train_on(adapted.model, rows, settings, checkpoints, pick_device(gpus, may_round=True))
     save_adapter(adapted, base, adapter_folder)
     warnings = adapted.warnings + idle_layers(adapted)
     for warning in warnings:

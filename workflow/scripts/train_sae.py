@@ -1,26 +1,20 @@
 """Train one SAE of a model, or all of them in one pass over its activations."""
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.errors import InputError
-from saelineage.files.atomic import write_text
-from saelineage.foreign.saelens_names import input_keys
 from saelineage.jobs.checkpoints import checkpoint_folder
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.saes.batches import Dump
-from saelineage.saes.sae import average, load_sae, recorded_l0, save_sae
-from saelineage.saes.trainer import settings_kept
-from saelineage.saes.training import train_saes
+from saelineage.saes.boards import board
+from saelineage.saes.records import Record, Start, save_trained
+from saelineage.saes.training import ignore, train_saes
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
-
-logger = logging.getLogger(__name__)
 
 
 def train_and_save(
@@ -47,57 +41,18 @@ def train_and_save(
         starts: folders of the SAEs whose average is the start of training; none for random weights.
         source: `name` and `revision` by which others open the model; by default its name alone.
     """
-    saes = list(settings)
-    start = average([load_sae(path) for path in starts]) if starts else None
-    l0 = mean_l0(starts)
-    kept = {sae: settings_kept(settings[sae], start, l0) if start is not None else {} for sae in saes}
+    saes, start = list(settings), Start.at(starts)
+    kept = {sae: start.kept(settings[sae], f"{model}.{sae}") for sae in saes}
     settings = {sae: of_sae | kept[sae] for sae, of_sae in settings.items()}
-    dump = Dump(paths_to_shards, settings[saes[0]]["max_norm_ratio"], start is not None and start.centred)
-    header = dump.shards[0].header
-    for sae in saes:
-        if kept[sae]:
-            logger.info("%s.%s keeps settings of the SAE that it starts from: %s", model, sae, kept[sae])
+    dump = Dump(paths_to_shards, settings[saes[0]]["max_norm_ratio"], start.sae is not None and start.sae.centred)
     with ExitStack() as stack:
-        watch = board(stack, [events / sae for sae in saes]) if events else lambda number, point: None
+        watch = board(stack, [events / sae for sae in saes]) if events else ignore
         trained = train_saes(
-            dump, list(settings.values()), pick_device(gpus), checkpoint, watch, [start] * len(settings)
+            dump, list(settings.values()), pick_device(gpus), checkpoint, watch, [start.sae] * len(settings)
         )
+    record = Record(model, source or {"name": model}, [shard.header for shard in dump.shards])
     for sae, result in zip(saes, trained, strict=True):
-        provenance = input_keys([shard.header for shard in dump.shards], source or {"name": model})
-        named = {"model": model, "sae": sae, "hookpoint": header["hookpoint"]}
-        training = {"settings": settings[sae], "n_tokens_left_out": dump.n_left_out, "starts": list(starts)}
-        if l0 is not None:  # an SAE that starts from this one keeps it too
-            provenance["l0"], training["kept"] = l0, kept[sae]
-        save_sae(result.sae, folder / sae, provenance | {"saelineage": named | training})
-        write_text(folder / sae / "training.csv", result.curve.to_csv(index=False))
-
-
-def mean_l0(folders: Sequence[str]) -> float | None:
-    """Mean l0 that SAEs record; None unless all do (`recorded_l0`)."""
-    recorded = [l0 for folder in folders if (l0 := recorded_l0(folder)) is not None]
-    return sum(recorded) / len(recorded) if recorded and len(recorded) == len(folders) else None
-
-
-def board(stack: ExitStack, folders: list[Path]) -> Callable[[int, dict], None]:
-    """Make a function that writes points of training curves for TensorBoard, into one folder per SAE.
-
-    Raises:
-        InputError: if TensorBoard is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "saes.tensorboard needs the package tensorboard, which is not installed; "
-            "install the version in requirements-dev.txt, or set saes.tensorboard to false"
-        ) from error
-    writers = [stack.enter_context(SummaryWriter(str(folder), purge_step=0)) for folder in folders]
-
-    def write(number: int, point: dict) -> None:
-        for name, value in point.items():
-            writers[number].add_scalar(name, value, point["tokens"])
-
-    return write
+        save_trained(folder / sae, sae, result, record, start, settings[sae], kept[sae], dump.n_left_out)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ def read_inputs(
     labels: Mapping[tuple[str, str], str],
     explanations: Mapping[tuple[str, str], str],
     verdicts: Mapping[str, str],
+    features: Sequence[str],
+    line_verdicts: Mapping[str, str],
     token_rows: Iterable[str],
 ) -> TableInputs:
     """Read everything that tables are made from.
@@ -80,6 +82,8 @@ def read_inputs(
         labels: paths `labels/{hookpoint}/{model}/{sae}.parquet` by (model, SAE).
         explanations: paths `labels/{hookpoint}/{model}/{sae}.explanations.parquet` by (model, SAE).
         verdicts: paths `lineage/{hookpoint}/edges/{edge}.parquet` by the edge's name, in runs with conversations.
+        features: path `lineage/{hookpoint}/features.parquet`; none in runs without lines.
+        line_verdicts: as verdicts, of the edges of lines.
         token_rows: paths `tokens/{corpus}/{split}.json`.
     """
     tables_of_labels = {sae: pd.read_parquet(path) for sae, path in labels.items()}
@@ -106,6 +110,9 @@ def read_inputs(
         labels={sae: table[table["wins"]] for sae, table in tables_of_labels.items()},
         explanations={sae: pd.read_parquet(path) for sae, path in explanations.items()},
         verdicts={edge: pd.read_parquet(path) for edge, path in verdicts.items()},
+        lines=described["lines"],
+        features=pd.read_parquet(features[0]) if features else pd.DataFrame(),
+        line_verdicts={edge: pd.read_parquet(path) for edge, path in line_verdicts.items()},
         class_labels={model: table[table["kind"] == "class"] for (model, _), table in tables_of_labels.items()},
         token_rows={(Path(path).parent.name, Path(path).stem): read_json(path) for path in token_rows},
     )
@@ -192,6 +199,8 @@ def read_page(
         labels=named(leading, files["labels"]),
         explanations=named(leading, files["explanations"]),
         verdicts=named(edges, files["verdicts"]),
+        features=files["features"],
+        line_verdicts=named(described["line_edges"], files["line_verdicts"]),
         token_rows=files["token_rows"],
     )
 

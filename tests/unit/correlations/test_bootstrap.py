@@ -36,7 +36,7 @@ from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard
 from tests.unit.correlations.groups import save_replicates
 
-SETTINGS = {"min_firings": 1, "top_matches": 3, "keep_above": 0.3, "n_bins": 20}
+SETTINGS = {"min_firings": 1, "top_matches": 3, "keep_above": 0.3, "n_bins": 20, "block_features": 1000}
 BOS, EOS = 1, 2
 NAN = float("nan")
 # Two documents of three and two tokens.
@@ -167,7 +167,7 @@ def test_weights_of_one_give_the_best_matches_of_all_tokens():
     a, b = related(300, 12, 0), related(300, 9, 1)
     a[:, 3] = 0
     shards = [shards_of(a[:200], b[:200], "words"), shards_of(a[200:], b[200:], "sums")]
-    found = correlate_sums([ShardSums(*pair, 1000) for pair in shards], **SETTINGS)
+    found = correlate_sums([ShardSums(*pair) for pair in shards], **SETTINGS)
     documents = {"words": np.arange(200) // 7, "sums": np.arange(100) // 5}
     sums = document_sums(shards, leading_candidates(found), documents)
     ones = np.ones((1, len(sums.n_tokens)), dtype=np.int64)

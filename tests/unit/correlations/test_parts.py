@@ -15,7 +15,7 @@ from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard
 
 NAN = float("nan")
-SETTINGS = {"min_firings": 5, "top_matches": 2, "keep_above": 0.3, "n_bins": 10}
+SETTINGS = {"min_firings": 5, "top_matches": 2, "keep_above": 0.3, "n_bins": 10, "block_features": 1000}
 Pair = tuple[FeatureShard, FeatureShard]
 
 
@@ -37,7 +37,7 @@ def shards_of(a: np.ndarray, b: np.ndarray, corpus: str = "words", first: int = 
 
 
 def correlation(shards: list[Pair]) -> Correlation:
-    return correlate_sums([ShardSums(*pair, 1000) for pair in shards], **SETTINGS)
+    return correlate_sums([ShardSums(*pair) for pair in shards], **SETTINGS)
 
 
 def combined(a: np.ndarray, b: np.ndarray) -> Combined:

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 
 from saelineage.correlations.matches import Correlation, load_correlation, match_tensors
-from saelineage.correlations.pair_sums import PairSums, ShardSums, load_sums, save_sums
+from saelineage.correlations.pair_sums import ShardSums
 from saelineage.correlations.pearson import (
     JACCARD,
     Latents,
@@ -22,7 +22,7 @@ from saelineage.features.shards import save_shard
 from saelineage.plan.graph import POOLED
 from tests.unit.correlations.groups import save_correlation
 
-SETTINGS = {"min_firings": 1, "top_matches": 3, "keep_above": 0.3, "n_bins": 20}
+SETTINGS = {"min_firings": 1, "top_matches": 3, "keep_above": 0.3, "n_bins": 20, "block_features": 1000}
 EVERYTHING = {"by_corpus": True, "jaccard": True}
 
 
@@ -37,28 +37,28 @@ def related(n_tokens: int, d_sae: int, seed: int) -> np.ndarray:
 def pair(write_features):
     """The sums of two SAEs' dense arrays, cut into shards of the given numbers of tokens."""
 
-    def make(a: np.ndarray, b: np.ndarray, *lengths: int, block_features: int = 1000, **header: str) -> list[PairSums]:
+    def make(a: np.ndarray, b: np.ndarray, *lengths: int, **header: str) -> list[ShardSums]:
         ends = [0, *np.cumsum(lengths or [len(a)])]
         assert ends[-1] == len(a)
         sums = []
         for start, end in pairwise(map(int, ends)):
             shards = [write_features(x[start:end], y, start, model=y, **header) for y, x in (("a", a), ("b", b))]
-            sums.append(ShardSums(*shards, block_features))
+            sums.append(ShardSums(*shards))
         return sums
 
     return make
 
 
-def correlated(sums: list[PairSums], **changes: float) -> Correlation:
+def correlated(sums: list[ShardSums], **changes: float) -> Correlation:
     return correlate_sums(sums, **SETTINGS | EVERYTHING | changes)
 
 
-def everything(sums: list[PairSums], name: str = POOLED, min_firings: int = 1, threads: int = 1) -> np.ndarray:
+def everything(sums: list[ShardSums], name: str = POOLED, min_firings: int = 1, threads: int = 1) -> np.ndarray:
     """All similarities of one kind."""
-    of_corpora: dict[str, list[PairSums]] = {}
+    of_corpora: dict[str, list[ShardSums]] = {}
     for of_shard in sums:
         of_corpora.setdefault(of_shard.corpus, []).append(of_shard)
-    blocks = similarity_blocks(of_corpora, min_firings, threads, **EVERYTHING)
+    blocks = similarity_blocks(of_corpora, 7, min_firings, threads, **EVERYTHING)
     return np.vstack([block[name].copy() for _, block in blocks])
 
 
@@ -134,7 +134,7 @@ def test_tokens_left_out_on_either_side_are_not_compared(write_features):
     shards = write_features(a, "a", model="a"), write_features(b, "b", model="b")
     shards[0].compared[:5] = False
     shards[1].compared[3:9] = False
-    assert np.allclose(everything([ShardSums(*shards, 1000)]), numpy_r(a[9:], b[9:]), atol=1e-9, equal_nan=True)
+    assert np.allclose(everything([ShardSums(*shards)]), numpy_r(a[9:], b[9:]), atol=1e-9, equal_nan=True)
 
 
 @pytest.mark.parametrize(("least", "within"), [(10, 1e-11), (1000, 1e-7)])
@@ -289,17 +289,12 @@ def with_ties() -> tuple[np.ndarray, np.ndarray]:
     return a, b
 
 
-@pytest.mark.parametrize("saved", [False, True], ids=["in memory", "through files"])
 @pytest.mark.parametrize("lengths", [(100, 0, 300), (50,) * 8], ids=["three, one empty", "eight"])
-def test_shards_of_any_number_and_order_equal_one_pass(pair, tmp_path, with_ties, lengths, saved):
+def test_shards_of_any_number_and_order_equal_one_pass(pair, with_ties, lengths):
     in_one_pass = correlated(pair(*with_ties))
-    sums = pair(*with_ties, *lengths, block_features=7)
-    if saved:
-        for number, of_shard in enumerate(sums):
-            save_sums([of_shard], tmp_path / str(number), 1, len(of_shard.blocks()), threads=2)
-        sums = [loaded for number in range(len(sums)) for loaded in load_sums(tmp_path / str(number), "b.seed0")]
+    sums = pair(*with_ties, *lengths)
     assert len(sums) == len(lengths)
-    correlation = correlated(sums, threads=2)
+    correlation = correlated(sums, threads=2, block_features=7)
     assert_same(in_one_pass, correlation, within=1e-12)
     assert correlation.pearson.n_undefined == 40 + 30 - 1
     assert_same(correlation, correlated(sums[::-1], threads=2))
@@ -315,26 +310,27 @@ def test_the_order_of_shards_changes_no_bit(pair, with_ties):
 def test_neither_blocks_nor_threads_change_a_bit(pair, with_ties):
     in_one_block = correlated(pair(*with_ties, 150, 250), top_matches=60)
     for block_features, threads in ((1, 1), (7, 2), (30, 40), (10**12, 2)):
-        sums = pair(*with_ties, 150, 250, block_features=block_features)
-        assert_same(in_one_block, correlated(sums, top_matches=60, threads=threads))
+        sums = pair(*with_ties, 150, 250)
+        found = correlated(sums, top_matches=60, block_features=block_features, threads=threads)
+        assert_same(in_one_block, found)
 
 
 def test_of_equal_matches_the_lower_latents_come_first(pair):
     feature, copies = related(50, 1, 0), np.repeat(related(50, 1, 0), 20, axis=1)
     for a, b, few, many in ((feature, copies, 0, 1), (copies, feature, 1, 0)):
-        matches = correlated(pair(a, b, block_features=3), top_matches=4).pearson
+        matches = correlated(pair(a, b), top_matches=4, block_features=3).pearson
         assert matches.partners[few].tolist() == [[0, 1, 2, 3]]
         assert matches.partners[many].tolist() == [[0, -1, -1, -1]] * 20
 
 
 def test_dense_r_is_a_numpy_file_of_all_pairs(pair, tmp_path, with_ties):
     a, b = with_ties
-    sums = pair(a, b, 150, 250, block_features=7)
-    dense_pearson(sums, tmp_path / "new" / "dense.npy", 1)
+    sums = pair(a, b, 150, 250)
+    dense_pearson(sums, tmp_path / "new" / "dense.npy", 7, 1)
     r = np.load(tmp_path / "new" / "dense.npy")
     assert (r.shape, r.dtype) == ((30, 40), np.float32)
     assert np.allclose(r, numpy_r(a, b), atol=1e-7, equal_nan=True)
-    dense_pearson(sums, tmp_path / "again.npy", 1, threads=3)
+    dense_pearson(sums, tmp_path / "again.npy", 30, 1, threads=3)
     assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "new" / "dense.npy").read_bytes()
 
 
@@ -362,7 +358,7 @@ NOTEBOOK = SETTINGS | EVERYTHING | {"progress": False}
 )
 def test_arrays_at_hand_are_correlated(pair, with_ties, kind):
     a, b = with_ties
-    correlation = correlate(kind(a), kind(b), **NOTEBOOK, block_features=7, threads=2)
+    correlation = correlate(kind(a), kind(b), **NOTEBOOK | {"block_features": 7}, threads=2)
     assert correlation.combined is not None  # its values are for the tests of splits
     expected = correlated(pair(a, b))
     by_corpus = {"corpus": expected.by_corpus["words"]}
@@ -405,7 +401,7 @@ def halves(dense: np.ndarray) -> dict[str, np.ndarray]:
 def test_folders_of_shards_are_correlated(pair, folder, with_ties):
     a, b = with_ties
     folders = folder("base", halves(a)), folder("tuned", halves(b))
-    found = correlate(*folders, **NOTEBOOK, block_features=7, threads=2)
+    found = correlate(*folders, **NOTEBOOK | {"block_features": 7}, threads=2)
     assert (found.names, found.n_tokens) == (("base.seed0", "tuned.seed0"), {"lua": 150, "words": 250})
     wanted = [one for corpus, x in halves(a).items() for one in pair(x, halves(b)[corpus], corpus=corpus)]
     assert_same(found, correlated(wanted)._replace(combined=correlate(a, b, **NOTEBOOK).combined), within=1e-12)

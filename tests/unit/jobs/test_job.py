@@ -136,6 +136,7 @@ def test_a_folder_of_outputs_gets_one_manifest_with_everything_on_record(
         "found": {"commit": "abc"},
         "code_sha256": "c0de",
         "threads": 2,
+        "device": "cpu",
         "python": platform.python_version(),
         "files": {
             "one.txt": {"sha256": SHA256_OF_ONE, "bytes": 3},

@@ -19,7 +19,8 @@ from saelineage.lineage.ablations import (
 )
 from saelineage.models.loading import evaluate
 from saelineage.models.losses import next_token_loss
-from saelineage.saes.metrics import measure
+from saelineage.models.predictions import predict
+from saelineage.saes.metrics import SaeSums, measure, measure_clean
 from saelineage.saes.sae import Sae, SparseLatents
 from saelineage.tokens import TokenRows
 
@@ -65,14 +66,19 @@ def dense_latents(model, sae: Sae, rows: TokenRows) -> torch.Tensor:
         return sae.encode(acts) * (text & (acts.norm(dim=-1) <= sae.max_norm)).unsqueeze(-1)
 
 
+def measured(model, sae: Sae, rows: TokenRows) -> SaeSums:
+    """The sums of an SAE's metrics."""
+    return measure(model, {"": sae}, HOOKPOINT, rows, 8, measure_clean(model, {HOOKPOINT: [sae.max_norm]}, rows, 8))[""]
+
+
 def change_by_hand(model, sae: Sae, rows: TokenRows, group: list[int]) -> float:
     """The change of the summed loss by dense code when latents are ablated."""
     ids = torch.from_numpy(rows.ids.astype(np.int64))
     part = dense_latents(model, sae, rows)[..., group] @ sae.W_dec[group]
     with torch.inference_mode():
-        clean = next_token_loss(model(input_ids=ids).logits, ids)[0]
+        clean = next_token_loss(predict(model, ids), ids).loss
         with hooked(model, HOOKPOINT, lambda acts: acts - part):
-            return next_token_loss(model(input_ids=ids).logits, ids)[0] - clean
+            return next_token_loss(predict(model, ids), ids).loss - clean
 
 
 def test_ablating_nothing_changes_nothing_at_all(model, sae, rows):
@@ -110,7 +116,7 @@ def test_effects_of_groups_equal_those_of_the_dense_code(model, sae, rows):
 def test_ablating_an_exact_sae_is_the_same_as_zero_activations(model, rows):
     table = group_effects(model, identity(), HOOKPOINT, rows, {"all": np.arange(2 * D_IN)}, 8).set_index("corpus")
     for corpus, of_corpus in rows.items():
-        sums = measure(model, {"exact": identity()}, HOOKPOINT, of_corpus, 8)["exact"]
+        sums = measured(model, identity(), of_corpus)
         change = (sums.ce_ablated - sums.ce_clean) / sums.n_predictions
         assert table["loss_change"][corpus] == pytest.approx(change, rel=1e-9)
         assert abs(change) > 1e-4
@@ -121,7 +127,7 @@ def test_tokens_of_outlying_norm_are_left_as_they_are(model, rows):
     acts = read_activations(model, HOOKPOINT, torch.from_numpy(words.ids.astype(np.int64)))
     sae = identity()
     sae.max_norm = float(acts.norm(dim=-1).median())
-    sums = measure(model, {"exact": sae}, HOOKPOINT, words, 8)["exact"]
+    sums = measured(model, sae, words)
     assert sums.n_left_out > 0
     table = group_effects(model, sae, HOOKPOINT, {"words": words}, {"all": np.arange(2 * D_IN)}, 8)
     change = (sums.ce_ablated - sums.ce_clean) / sums.n_predictions

@@ -268,3 +268,16 @@ def test_lists_of_different_lengths_and_too_few_rows_are_refused(write_pair):
     short = write_pair(acts[: 24 * N_CTX], latents[: 24 * N_CTX], "short")
     with pytest.raises(InputError, match=r"\[64, 32, 0\] to fit, tune and test on; .* 32 token rows"):
         fold_sums(*([path] for path in short))
+
+
+def test_products_with_latents_are_the_same_by_torch():
+    acts, latents = drawn()
+    sparse = scipy.sparse.csr_array(latents)
+    expected = latents.T @ acts
+    for found in (
+        readouts.products(sparse, torch.from_numpy(acts)),
+        readouts.products_by_latent(sparse, torch.from_numpy(acts)),
+    ):
+        assert found.numpy() == pytest.approx(expected, rel=1e-12)
+    nothing = scipy.sparse.csr_array(latents.shape)
+    assert not readouts.products_by_latent(nothing, torch.from_numpy(acts)).any()

@@ -12,6 +12,7 @@ from saelineage.errors import InputError
 from saelineage.models.loading import load_model, open_state, weights_sha256
 from saelineage.models.losses import next_token_loss
 from saelineage.models.merging import merge_folders, merge_state, read_parents, read_state
+from saelineage.models.predictions import predict
 
 VOCABULARY = 300
 IDS = torch.randint(0, VOCABULARY, (4, 24), generator=torch.Generator().manual_seed(0))
@@ -65,7 +66,7 @@ UNTIED = {"tie_word_embeddings": False}
 def loss(model: PreTrainedModel) -> float:
     """Mean next-token loss on fixed ids."""
     with torch.inference_mode():
-        total, _, n = next_token_loss(model(input_ids=IDS, use_cache=False).logits, IDS)
+        total, _, n = next_token_loss(predict(model, IDS), IDS)
     return total / n
 
 

@@ -20,6 +20,7 @@ from saelineage.models.loading import (
 )
 from saelineage.models.losses import next_token_loss
 from saelineage.models.merging import merge_folders
+from saelineage.models.predictions import Predictions
 from saelineage.models.same_weights import same_weights
 from saelineage.models.training import new_mistral, save_model
 from saelineage.tokens import TokenRows
@@ -39,7 +40,7 @@ def test_next_token_loss_of_two_predictions_by_hand():
     # Softmax of (0, ln 3) is (1/4, 3/4). Id 1 after 0 has 3/4, correct. Id 0 after 1 has 1/4, wrong. The last logits
     # predict nothing.
     logits = torch.tensor([[[0.0, log(3)], [0.0, log(3)], [50.0, 0.0]]])
-    loss, correct, n_predictions = next_token_loss(logits, torch.tensor([[0, 1, 0]]))
+    loss, correct, n_predictions = next_token_loss(Predictions.of(logits), torch.tensor([[0, 1, 0]]))
     assert loss == pytest.approx(log(4 / 3) + log(4))
     assert (correct, n_predictions) == (1, 2)
 

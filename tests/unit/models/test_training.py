@@ -30,6 +30,9 @@ TRAINING = {
     "n_tokens": 20 * 4 * 16,
     "epochs": None,
     "batch_rows": 4,
+    "accumulate": 1,
+    "gradient_checkpointing": False,
+    "precision": "float32",
     "learning_rate": 0.01,
     "warmup_steps": 2,
     "scheduler": "cosine",
@@ -229,3 +232,53 @@ def test_a_saved_folder_is_whole_and_loads_with_transformers(tiny, model, tmp_pa
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert tokenizer.decode(tokenizer("The owl sat.").input_ids, skip_special_tokens=True) == "The owl sat."
+
+
+def trained(tiny, settings: dict, folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """The weights of model `a` after a training."""
+    model = load_model(tiny.models["a"], dtype)
+    return train_on(model, training_rows(tiny), settings, folder, torch.device("cpu")).state_dict()
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max(float((a[name].float() - b[name].float()).abs().max()) for name in a)
+
+
+def test_rows_read_in_two_parts_and_checkpointed_blocks_train_as_one_batch_does(tiny, tmp_path):
+    alone = trained(tiny, SHORT, tmp_path / "alone")
+    for name, change in {"parts": {"accumulate": 2}, "checkpointed": {"gradient_checkpointing": True}}.items():
+        other = trained(tiny, SHORT | change, tmp_path / name)
+        assert largest_difference(alone, other) < 1e-5
+        assert largest_difference(other, load_model(tiny.models["a"]).state_dict()) > 1e-3
+
+
+def test_logits_in_blocks_train_as_all_at_once_do(tiny, tmp_path, monkeypatch):
+    alone = trained(tiny, SHORT | {"accumulate": 2}, tmp_path / "alone")
+    monkeypatch.setattr(training, "BLOCK_LOGITS", 1000)
+    monkeypatch.setattr("saelineage.models.predictions.BLOCK_LOGITS", 1000)  # 3 positions of 300 logits
+    in_blocks = trained(tiny, SHORT | {"accumulate": 2}, tmp_path / "blocks")
+    assert largest_difference(alone, in_blocks) < 1e-5
+
+
+def test_a_training_in_bfloat16_follows_that_in_float32_and_resumes_to_equal_bytes(tiny, tmp_path, monkeypatch):
+    settings = TRAINING | {"precision": "bfloat16"}
+    rounded = trained(tiny, settings, tmp_path / "rounded", torch.bfloat16)
+    assert {tensor.dtype for tensor in rounded.values()} == {torch.bfloat16}
+    full = trained(tiny, TRAINING, tmp_path / "full")
+    moved = largest_difference(full, load_model(tiny.models["a"]).state_dict())
+    assert largest_difference(rounded, full) < 0.5 * moved
+    killed = training.LogToFile.on_log
+
+    def kill(self, args, state, control, logs=None, **kwargs):
+        if state.global_step >= 11:
+            raise KeyboardInterrupt
+        killed(self, args, state, control, logs, **kwargs)
+
+    monkeypatch.setattr(training, "LOG_EVERY_STEPS", 11)
+    monkeypatch.setattr(training.LogToFile, "on_log", kill)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tiny, settings, tmp_path / "again", torch.bfloat16)
+    monkeypatch.undo()
+    assert last_whole_checkpoint(tmp_path / "again").name == "checkpoint-10"
+    again = trained(tiny, settings, tmp_path / "again", torch.bfloat16)
+    assert all(torch.equal(again[name], rounded[name]) for name in rounded)

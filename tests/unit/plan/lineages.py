@@ -13,6 +13,7 @@ def diamond(*instruments: str, **models: dict) -> dict:
         "tokenizer": {"source": "train", "vocab_size": 300},
         "tokens": {"n_ctx": 16},
         "batch_rows": 4,
+        "model_dtype": "auto",
         "models": {
             "base": {"pretrain": {"corpora": {"english": 1.0}}},
             "lua": {"finetune": {"parent": "base", "corpora": {"lua": 1.0}}},
@@ -23,6 +24,9 @@ def diamond(*instruments: str, **models: dict) -> dict:
         "activations": {
             "hookpoints": {"mlp": "model.layers.0.mlp.down_proj.input"},
             "dtype": "float16",
+            "keep": True,
+            "buffer_tokens": 300,
+            "max_tokens": None,
             "n_shards": 1,
             "n_probe_shards": 2,
         },
@@ -58,7 +62,7 @@ def deep() -> dict:
             "base": {"pretrain": {"corpora": {"english": 1.0}}},
             "foreign": {"hub": {"repo": "a/b", "revision": "main", "parents": []}},
         },
-        "activations": {"hookpoints": {"mlp": "model.layers.0.mlp.down_proj.input"}},
+        "activations": {"hookpoints": {"mlp": "model.layers.0.mlp.down_proj.input"}, "keep": True},
         "saes": saes(seeds=[3, 0]),
         "correlations": {"random_controls": []},
         "lineage": {

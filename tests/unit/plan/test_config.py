@@ -68,6 +68,9 @@ def test_every_default_is_filled_in():
     filled = load(small())
     training = {
         "batch_rows": 16,
+        "accumulate": 1,
+        "gradient_checkpointing": False,
+        "precision": "float32",
         "learning_rate": 0.001,
         "warmup_steps": 0,
         "scheduler": "cosine",
@@ -88,7 +91,10 @@ def test_every_default_is_filled_in():
     sae |= {"n_tokens": None, "batch_tokens": 1024}
     sae |= {"learning_rate": 0.001, "adam_betas": [0.9, 0.999], "warmup_fraction": 0.05, "decay_fraction": 0.2}
     lengths = {"n_tokens": None, "epochs": None}
-    assert {key: filled[key] for key in small() | {"tokens": 0, "batch_rows": 0, "splits": 0, "corpora_dir": 0}} == {
+    assert {
+        key: filled[key]
+        for key in small() | {"tokens": 0, "batch_rows": 0, "model_dtype": 0, "splits": 0, "corpora_dir": 0}
+    } == {
         "run": "tiny",
         "corpora_dir": ".",
         "corpora": {
@@ -110,6 +116,7 @@ def test_every_default_is_filled_in():
             "max_document_share": 0.02,
         },
         "batch_rows": 16,
+        "model_dtype": "auto",
         "models": {
             "base": {
                 "pretrain": training | shape | lengths | {"corpora": {"english": 0.5, "lua": 0.5}, "n_tokens": 100000}
@@ -148,7 +155,12 @@ def test_each_source_of_text_has_its_own_defaults():
     assert filled(hub) == hub | rows | of_hub
 
 
-def test_every_shipped_config_is_valid_and_a_filled_config_stays_as_it_is():
+def test_every_shipped_config_is_valid_and_a_filled_config_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "models" / "smollm2").mkdir(parents=True)  # whose type decides what its short names of places mean
+    (tmp_path / "models" / "smollm2" / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 30}')
+    monkeypatch.chdir(tmp_path)
     shipped = [path for path in CONFIGS.glob("*.yaml") if path.stem not in ("config.schema", "compare")]
     assert len(shipped) >= 5
     for given in (small(), *map(read_yaml, shipped)):
@@ -247,7 +259,7 @@ def test_models_from_elsewhere_can_be_part_of_the_lineage():
             {"parents": ["base", "english"]},
             "models.lua",
             [
-                "exactly one way (pretrain, finetune, merge, adapter, hub, path, reinitialise, twin, continued)",
+                "exactly one way (pretrain, finetune, merge, adapter, hub, path, reinitialise, twin, continued, kept)",
                 "got ['finetune', 'merge']",
             ],
         ),
@@ -304,8 +316,17 @@ CONTRADICTIONS = {
     ),
     # tokens: 16 rows of 128 tokens are 2048, 4 shards of one row are 512
     "models.base.pretrain.n_tokens: must be at least batch_rows x": ("models/base/pretrain/n_tokens", 2047),
+    "models.base.pretrain.accumulate: must divide batch_rows (16), but is 3": ("models/base/pretrain/accumulate", 3),
     "tokens.max_tokens.probe: must be at least n_ctx (128)": ("tokens/max_tokens/probe", 127),
     "activations.max_tokens: must be at least n_shards x n_ctx": ("activations", {"max_tokens": 511, "n_shards": 4}),
+    "activations.buffer_tokens: must be at least tokens.n_ctx (128)": (
+        "activations",
+        {"keep": "stream", "buffer_tokens": 127},
+    ),
+    "activations.buffer_tokens: must be at least saes.batch_tokens (1024 for base.seed0), not 1023;": (
+        "activations",
+        {"keep": "stream", "buffer_tokens": 1023},
+    ),
     # training
     "models.base.pretrain: must have exactly one of n_tokens and epochs": ("models/base/pretrain/n_tokens", ...),
     "models.lua.finetune: must have exactly one of n_tokens and epochs": ("models/lua/finetune/n_tokens", 5000),

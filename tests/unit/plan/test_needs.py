@@ -42,6 +42,9 @@ def model(tmp_path: Path) -> list[str]:
     return [str(tmp_path / name) for name in ("config.json", "model.safetensors")]
 
 
+AS_USUAL = {"accumulate": 1, "gradient_checkpointing": False, "precision": "float32"}
+
+
 def tokens(folder: Path, name: str, n: int) -> str:
     """A file that counts as n tokens, at two bytes each."""
     path = folder / f"{name}.npy"
@@ -50,18 +53,29 @@ def tokens(folder: Path, name: str, n: int) -> str:
 
 
 def test_training_needs_follow_from_the_tokens_or_from_the_epochs_over_the_files(tmp_path: Path, model: list[str]):
-    settings = {"parent": "base", "corpora": {"lua": 1.0}, "batch_rows": 2, "epochs": 0.5, "n_tokens": None}
+    settings = {"parent": "base", "corpora": {"lua": 1.0}, "batch_rows": 2, "epochs": 0.5, "n_tokens": None} | AS_USUAL
     inputs = InputFiles(parent=model, tokens=[tokens(tmp_path, "a", 300), tokens(tmp_path, "b", 100), "rows.json"])
     for lengths, n_tokens in (({}, 200), ({"epochs": None, "n_tokens": 77}, 77)):
         needs = Plan(diamond(lua={"finetune": settings | lengths})).needs
         expected = (training_bytes(MODEL, 2 * 16), training_flop(MODEL, n_tokens))
         assert needs.finetuning(Wildcards(model="lua"), inputs) == expected
+    less = settings | {"accumulate": 2, "gradient_checkpointing": True, "precision": "bfloat16"}
+    need = Plan(diamond(lua={"finetune": less})).needs.finetuning(Wildcards(model="lua"), inputs)
+    assert need.n_bytes == training_bytes(MODEL, 16, is_rounded=True, is_checkpointed=True)
 
 
 def test_measuring_a_model_holds_one_batch_and_reads_all_validation_tokens(tmp_path: Path, model: list[str]):
     inputs = InputFiles(model=model, saes=[], validation=[tokens(tmp_path, "a", 300), tokens(tmp_path, "b", 100)])
     need = Plan(diamond()).needs.measuring(Wildcards(model="lua"), inputs)
     assert need == (forward_bytes(MODEL, BATCH_TOKENS), 3 * forward_flop(MODEL, 400))
+
+
+def test_a_model_that_is_measured_in_the_format_of_its_file_is_held_in_it(tmp_path: Path, model: list[str]):
+    save_file({"lm_head.weight": np.zeros((100, 6), np.float16)}, tmp_path / "model.safetensors")
+    inputs = InputFiles(model=model, saes=[], validation=[])
+    for setting, n_bytes in {"weights": 2, "auto": 4, "float32": 4}.items():
+        need = Plan(diamond() | {"model_dtype": setting}).needs.measuring(Wildcards(model="lua"), inputs)
+        assert need.n_bytes == forward_bytes(MODEL, BATCH_TOKENS, n_bytes)
 
 
 def test_a_dump_reads_its_share_of_at_most_so_many_tokens_of_each_corpus(tmp_path: Path, model: list[str]):
@@ -136,6 +150,7 @@ def test_a_rotated_sae_is_held_beside_the_one_that_it_is_made_from(tmp_path: Pat
 
 def test_training_an_adapter_needs_less_than_training_all_weights(tmp_path: Path, model: list[str]):
     settings = {"parent": "base", "corpora": {"lua": 1.0}, "batch_rows": 2, "epochs": None, "n_tokens": 77}
+    settings |= AS_USUAL
     inputs = InputFiles(parent=model, tokens=[tokens(tmp_path, "a", 300)])
     needs = Plan(diamond(lua={"finetune": settings | {"lora": {"r": 1}}})).needs
     need, full = (of(Wildcards(model="lua"), inputs) for of in (needs.training_adapter, needs.finetuning))

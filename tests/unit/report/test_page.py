@@ -215,8 +215,19 @@ def inputs(found: dict) -> TableInputs:
         labels=scored(found["models"]),
         explanations={},
         verdicts={edge: verdicts() for edge in edges},
+        lines=[list(edge) for edge in edges_of(found)[:1]],
+        features=trajectories(found),
+        line_verdicts={edge: verdicts().assign(identified=False) for edge in edges[:1]},
         class_labels={model: class_labels() for model in found["models"]},
         token_rows={("lua", split): token_rows(n) for split, n in (("train", 90), ("probe", 9))},
+    )
+
+
+def trajectories(found: dict) -> pd.DataFrame:
+    """Two features of each model, of which the first is found in every model."""
+    models = np.repeat(found["models"], 2)
+    return pd.DataFrame({"model": models, "latent": [0, 1] * len(found["models"])}).assign(
+        **{f"in_{model}": [0, -1] * len(found["models"]) for model in found["models"]}
     )
 
 
@@ -396,7 +407,8 @@ def test_equal_results_are_equal_pages():
 
 def test_every_figure_of_the_registry_has_its_place_and_its_label_on_the_page():
     placed = {attrs["id"]: attrs["aria-label"] for _, attrs in Tags(clean()).tags if attrs.get("class") == "figure"}
-    expected = {f"plot-{name.format(sweep='merged')}": figure.label for name, figure in FIGURES.items() if figure.label}
+    names = {name.format(sweep="merged", line="merged"): figure.label for name, figure in FIGURES.items()}
+    expected = {f"plot-{name}": label for name, label in names.items() if label}
     assert placed == expected
     assert "Nothing to draw." not in clean()
 

@@ -144,8 +144,8 @@ def summary(*found: dict, leading: str = "anchored", **changes) -> dict:
 
 
 def sae_metrics(model: str = "base", fvu: float | None = 0.2, dead_fraction: float = 0.0) -> dict:
-    numbers = {"fvu": fvu, "l0": 4.0, "dead_fraction": dead_fraction, "ce_recovered": None, "ce_difference": 0.1}
-    numbers |= {"n_tokens": 100}
+    numbers = {"fvu": fvu, "l0": 4.0, "dead_fraction": dead_fraction, "ce_difference": 0.1}
+    numbers |= {"ce_recovered": None, "ce_recovered_from_mean": 0.75, "n_tokens": 100}
     histogram = {"log10_edges": [-4.0, -3.0, -2.0, -1.0, 0.0], "counts": [0, 0, 7, 0]}
     found = {"model": model, "sae": "seed0", "pooled": numbers, "corpora": {"lua": numbers}}
     return found | {"density_histogram": histogram}
@@ -403,7 +403,14 @@ def test_drifted_features_of_the_parent_and_of_the_child_are_told_apart_by_class
 
 
 def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():
-    fields = {"corpora": [], "summary": summary(), "model_metrics": [], "sae_metrics": []}
+    fields = {
+        "corpora": [],
+        "lines": [],
+        "features": pd.DataFrame(),
+        "summary": summary(),
+        "model_metrics": [],
+        "sae_metrics": [],
+    }
     fields |= {"share_curves": pd.DataFrame(), "importance_agreement": None}
     tables = make_tables(TableInputs(**{name: fields.get(name, {}) for name in TableInputs._fields}))
     assert list(tables) == list(TABLES)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from saelineage.activations import hooked, read_with_logits
+from saelineage.activations import hooked, read_with_predictions
 from saelineage.saes.folding import fold_centring
 from saelineage.saes.sae import Sae
 
@@ -56,9 +56,10 @@ def test_the_folded_sae_has_on_the_model_as_it_is_the_latents_of_the_original_on
     centred_model, original, folded = centre_writing_weights(model), random_sae(), random_sae()
     fold_centring(folded)
     for hookpoint in HOOKPOINTS:
-        acts, logits = read_with_logits(model, hookpoint, IDS)
-        centred, same_logits = read_with_logits(centred_model, hookpoint, IDS)
-        assert torch.allclose(logits, same_logits, atol=1e-3)
+        acts, predictions = read_with_predictions(model, hookpoint, IDS)
+        centred, same = read_with_predictions(centred_model, hookpoint, IDS)
+        everywhere = torch.arange(IDS.numel())
+        assert torch.allclose(predictions.at(everywhere), same.at(everywhere), atol=1e-3)
         assert not torch.allclose(acts, centred, atol=0.1)
         assert torch.allclose(folded.target(acts), centred, atol=1e-4)
         latents, right_latents = folded.encode(acts), original.encode(centred)

@@ -7,8 +7,9 @@ import torch
 from saelineage.activations import hooked, read_activations
 from saelineage.models.loading import evaluate
 from saelineage.models.losses import next_token_loss
+from saelineage.models.predictions import Predictions, predict
 from saelineage.saes import metrics as sae_metrics
-from saelineage.saes.metrics import Moments, SaeSums, measure, measure_corpora, reconstruction_sums
+from saelineage.saes.metrics import Moments, SaeSums, measure, measure_clean, measure_corpora, reconstruction_sums
 from saelineage.saes.sae import Sae, SparseLatents
 from saelineage.tokens import TokenRows
 
@@ -104,6 +105,8 @@ def test_a_latent_that_fires_in_one_part_only_is_not_dead():
 def test_recovered_loss_by_hand(clean, spliced, ablated, recovered):
     sums = SaeSums(ce_clean=4 * clean, ce_spliced=4 * spliced, ce_ablated=4 * ablated, n_predictions=4)
     assert sae_metrics.ce_recovered(sums) == recovered
+    sums.ce_ablated, sums.ce_mean_ablated = 0.0, sums.ce_ablated
+    assert sae_metrics.ce_recovered_from_mean(sums) == recovered
     assert sae_metrics.ce_difference(sums) == spliced - clean
 
 
@@ -143,7 +146,13 @@ def random_sae(architecture: str) -> Sae:
 
 def measured(model, sae: Sae, rows: TokenRows, batch_rows: int) -> SaeSums:
     """The sums of one SAE."""
-    return measure(model, {"sae": sae}, HOOKPOINT, rows, batch_rows)["sae"]
+    return measured_together(model, {"sae": sae}, rows, batch_rows)["sae"]
+
+
+def measured_together(model, saes: dict[str, Sae], rows: TokenRows, batch_rows: int) -> dict[str, SaeSums]:
+    """The sums of several SAEs."""
+    clean = measure_clean(model, {HOOKPOINT: [sae.max_norm for sae in saes.values()]}, rows, batch_rows)
+    return measure(model, saes, HOOKPOINT, rows, batch_rows, clean)
 
 
 def test_splicing_the_identity_in_changes_no_loss(model, rows):
@@ -162,6 +171,43 @@ def test_an_sae_of_zeros_is_an_ablation(model, rows):
     assert (found["ce_recovered"], found["l0"], found["dead_fraction"]) == (0, 0, 1)
 
 
+def test_an_sae_of_the_mean_alone_recovers_nothing_from_the_mean(model, rows):
+    ids = torch.from_numpy(rows.ids.astype(np.int64))
+    text = torch.from_numpy(rows.text_mask(range(len(ids))))
+    mean = read_activations(model, HOOKPOINT, ids)[text].double().mean(0)
+    constant = Sae("topk", D_IN, 10, 3)
+    with torch.no_grad():
+        for parameter in constant.parameters():
+            parameter.zero_()
+        constant.b_dec.copy_(mean)
+    sums = measured(model, constant, rows, 7)
+    assert sums.ce_spliced == pytest.approx(sums.ce_mean_ablated, rel=1e-9)
+    assert sae_metrics.ce_recovered_from_mean(sums) == pytest.approx(0, abs=1e-6)
+    assert sae_metrics.fvu(sums) == pytest.approx(1)
+    # By hand: every text token's activations become the mean.
+    with torch.no_grad(), hooked(model, HOOKPOINT, lambda acts: torch.where(text.unsqueeze(-1), mean.float(), acts)):
+        by_hand = next_token_loss(predict(model, ids), ids).loss
+    assert sums.ce_mean_ablated == pytest.approx(by_hand, rel=1e-6)
+    assert abs(sums.ce_mean_ablated - sums.ce_ablated) > 1e-3
+
+
+def test_the_unchanged_model_is_run_once_for_all_hookpoints(model, rows):
+    n_passes = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda *_: n_passes.append(1))
+    places = {HOOKPOINT: [3.0, float("inf")], "model.layers.0.output": [float("inf")]}
+    clean = measure_clean(model, places, rows, len(rows.ids))
+    handle.remove()
+    assert len(n_passes) == 1
+    assert clean.losses.means() == evaluate(model, rows, len(rows.ids))
+    ids = torch.from_numpy(rows.ids.astype(np.int64))
+    text = torch.from_numpy(rows.text_mask(range(len(ids))))
+    for (place, max_norm), mean in clean.means.items():
+        acts = read_activations(model, place, ids)
+        acts = acts[text & (acts.norm(dim=-1) <= max_norm)].double()
+        assert torch.allclose(mean, acts.sum(0) / max(1, len(acts)), atol=1e-12)
+    assert len(clean.means) == 3
+
+
 def test_tokens_too_long_for_the_sae_are_neither_measured_nor_replaced(model, rows):
     ids = torch.from_numpy(rows.ids.astype(np.int64))
     text = (ids != rows.info["bos_id"]) & (ids != rows.info["eos_id"])
@@ -172,7 +218,7 @@ def test_tokens_too_long_for_the_sae_are_neither_measured_nor_replaced(model, ro
     sums = measured(model, sae, rows, 1000)
     assert 0 < sums.moments.n == int(is_measured.sum()) < int(text.sum()) == sums.moments.n + sums.n_left_out
     with torch.no_grad(), hooked(model, HOOKPOINT, lambda acts: acts * ~is_measured.unsqueeze(-1)):
-        by_hand = next_token_loss(model(input_ids=ids).logits, ids)[0]
+        by_hand = next_token_loss(Predictions.of(model(input_ids=ids).logits), ids).loss
     assert sums.ce_ablated == pytest.approx(by_hand, rel=1e-6)
 
 
@@ -182,7 +228,7 @@ def test_bos_and_eos_are_neither_measured_nor_replaced(model, rows):
     text = (ids != rows.info["bos_id"]) & (ids != rows.info["eos_id"])
     assert sums.moments.n == int(text.sum()) < ids.numel() - len(ids)
     with torch.no_grad(), hooked(model, HOOKPOINT, lambda acts: acts * ~text.unsqueeze(-1)):
-        by_hand = next_token_loss(model(input_ids=ids).logits, ids)[0]
+        by_hand = next_token_loss(Predictions.of(model(input_ids=ids).logits), ids).loss
     assert sums.ce_ablated == pytest.approx(by_hand, rel=1e-6)
     assert sums.n_predictions == ids[:, 1:].numel()
 
@@ -210,7 +256,7 @@ def test_the_number_of_rows_in_a_batch_changes_nothing(model, rows):
 def test_several_saes_measured_at_once_equal_each_alone(model, rows):
     saes = {"exact": identity(), "topk": random_sae("topk"), "without outliers": random_sae("relu")}
     saes["without outliers"].max_norm = 0.5 * float(measured_norms(model, rows).max())
-    together = measure(model, saes, HOOKPOINT, rows, 8)
+    together = measured_together(model, saes, rows, 8)
     assert list(together) == list(saes)
     assert together["without outliers"].n_left_out > together["exact"].n_left_out == 0
     for name, sae in saes.items():
@@ -227,12 +273,14 @@ def measured_norms(model, rows: TokenRows) -> torch.Tensor:
 
 def test_corpora_are_reported_apart_and_together(model, tiny):
     rows = {corpus: TokenRows(tiny.tokens[corpus]["validation"]) for corpus in ("words", "sums")}
-    found = measure_corpora(model, {"sae": random_sae("topk")}, HOOKPOINT, rows, 8)["sae"]
+    sae = random_sae("topk")
+    clean = {corpus: measure_clean(model, {HOOKPOINT: [sae.max_norm]}, of, 8) for corpus, of in rows.items()}
+    found = measure_corpora(model, {"sae": sae}, HOOKPOINT, rows, 8, clean)["sae"]
     apart = found["corpora"]
     assert list(apart) == ["sums", "words"]
     n = {corpus: entry["n_tokens"] for corpus, entry in apart.items()}
     assert found["pooled"]["n_tokens"] == sum(n.values())
-    for metric in ("l0", "ce_clean", "ce_spliced", "ce_ablated"):
+    for metric in ("l0", "ce_clean", "ce_spliced", "ce_ablated", "ce_mean_ablated"):
         weights = n if metric == "l0" else {corpus: entry["n_predictions"] for corpus, entry in apart.items()}
         mean = sum(apart[corpus][metric] * weights[corpus] for corpus in apart) / sum(weights.values())
         assert found["pooled"][metric] == pytest.approx(mean)

@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from saelineage.errors import InputError
 from saelineage.plan import sizes
-from saelineage.saes import sae as sae_module
-from saelineage.saes.sae import ENCODED_VALUES, PER_LATENT, Sae, load_sae, n_latents, rotated, save_sae
+from saelineage.saes import encoding
+from saelineage.saes.encoding import ENCODED_VALUES, Encoder
+from saelineage.saes.sae import PER_LATENT, Sae, load_sae, n_latents, rotated, save_sae
 
 D_IN, D_SAE, K = 6, 20, 4
 ARCHITECTURES = tuple(PER_LATENT)
@@ -306,9 +307,9 @@ def test_wide_saes_encode_few_tokens_at_a_time(architecture, monkeypatch):
     acts = torch.randn(10, 4, generator=random)
     whole = sae.encode_sparse(acts)
     seen = []
-    encode_chunk = Sae._encode_chunk
-    monkeypatch.setattr(sae_module, "ENCODED_VALUES", 3 * 64)
-    monkeypatch.setattr(Sae, "_encode_chunk", lambda self, acts: seen.append(len(acts)) or encode_chunk(self, acts))
+    encode_chunk = Encoder._encode_chunk
+    monkeypatch.setattr(encoding, "ENCODED_VALUES", 3 * 64)
+    monkeypatch.setattr(Encoder, "_encode_chunk", lambda self, acts: seen.append(len(acts)) or encode_chunk(self, acts))
     parts = sae.encode_sparse(acts)
     assert seen == [3, 3, 3, 1]
     assert torch.equal(parts.indptr, whole.indptr)

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from saelineage.errors import InputError
 from saelineage.saes import trainer as sae_trainer
 from saelineage.saes import training as sae_training
-from saelineage.saes.batches import Dump, measure_scaling, token_batches
+from saelineage.saes.batches import Dump, ahead, measure_scaling, token_batches
 from saelineage.saes.objectives import OBJECTIVES
 from saelineage.saes.sae import PER_LATENT, Sae, save_sae
 from saelineage.saes.trainer import SaeTrainer, initial_directions, settings_kept
@@ -821,3 +822,52 @@ def test_an_sae_of_another_architecture_or_width_is_no_start(planted, sae_settin
         SaeTrainer(sae_settings, torch.zeros(D_IN), 10, start=Sae("relu", D_IN, 32))
     with pytest.raises(InputError, match=r"16 wide and it is 8; compare models of one shape"):
         SaeTrainer(sae_settings, torch.zeros(16), 10, start=Sae("topk", 8, 32, 4))
+
+
+def test_batches_made_ahead_come_in_order_and_no_more_than_asked_for_wait():
+    made: list[int] = []
+
+    def batches(n: int) -> Iterator[torch.Tensor]:
+        for number in range(n):
+            made.append(number)
+            yield torch.tensor(number)
+
+    assert [int(batch) for batch in ahead(batches(20), 2)] == list(range(20))
+    made.clear()
+    reader = ahead(batches(20), 2)
+    assert int(next(reader)) == 0
+    n_threads = threading.active_count()
+    reader.close()
+    assert threading.active_count() == n_threads - 1  # the thread has ended, though its work has not
+    assert max(made) <= 4  # one was read, two wait, one is being made, and one more after the close
+
+
+def test_an_error_of_a_batch_made_ahead_is_raised_where_it_belongs():
+    def batches() -> Iterator[torch.Tensor]:
+        yield torch.tensor(0)
+        raise InputError("damaged")
+
+    reader = ahead(batches(), 2)
+    assert int(next(reader)) == 0
+    with pytest.raises(InputError, match="damaged"):
+        next(reader)
+
+
+def test_training_on_batches_made_ahead_gives_the_same_bytes(planted, sae_settings, written, monkeypatch):
+    settings = sae_settings | {"n_tokens": 2048}
+    expected = written(train(planted, settings))
+    monkeypatch.setattr(sae_training, "on_device", lambda batches, device: ahead(batches, 2))  # as for a GPU
+    assert written(train(planted, settings)) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_tokens_of_a_dump_are_those_of_its_shards_in_any_format(write_acts, dtype):
+    acts = torch.randn(30, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    dump = Dump([write_acts(acts[:12], "0"), write_acts(acts[12:], "1")])
+    tokens = np.array([29, 0, 12, 11, 0, 17])
+    assert torch.equal(dump[tokens], acts[torch.from_numpy(tokens)].float())
+    assert torch.equal(dump[tokens[:2]], acts[[29, 0]].float())
+    batches = [tokens.tolist() for tokens in token_batches(30, 60, 8, 3, first=2)]
+    read = list(dump.batches(60, 8, 3, first=2))
+    assert len(read) == len(batches) == 5
+    assert all(torch.equal(a, acts[b].float()) for a, b in zip(read, batches, strict=True))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, decode_header, encode_header
 from saelineage.foreign.saelens_names import place_keys
+from saelineage.models.predictions import Predictions, predict
 from saelineage.precision import DTYPES
 from saelineage.tokens import TokenRows
 
@@ -163,19 +164,23 @@ def read_all(
 
 
 @torch.inference_mode()
-def read_with_logits(
+def read_with_predictions(
     model: nn.Module, hookpoint: str, ids: Integer[Tensor, "row n_ctx"]
-) -> tuple[Float[Tensor, "row n_ctx d_in"], Float[Tensor, "row n_ctx d_vocab"]]:
-    """The activations at a hookpoint for a batch of rows, and the model's logits.
+) -> tuple[Float[Tensor, "row n_ctx d_in"], Predictions]:
+    """The activations at a hookpoint for a batch of rows, in float32, and the model's predictions.
 
     Raises:
         InputError: if the model never runs the hookpoint's module.
     """
-    acts: list[Tensor] = []
-    with hooked(model, hookpoint, acts.append):
-        logits = model(input_ids=ids, use_cache=False).logits
-    _require_read(bool(acts), hookpoint)
-    return acts[0], logits
+    read: list[Tensor] = []
+
+    def keep(acts: Tensor) -> None:
+        read.append(acts.float())
+
+    with hooked(model, hookpoint, keep):
+        predictions = predict(model, ids)
+    _require_read(bool(read), hookpoint)
+    return read[0], predictions
 
 
 @torch.inference_mode()
@@ -283,9 +288,9 @@ def dump_shards(
         mask = rows.text_mask(numbers)
         is_shared = torch.from_numpy(rows.shared(numbers)[mask])
         for hookpoint, acts in zip(paths, read_all(model, list(paths), torch.from_numpy(ids).to(device)), strict=True):
-            stored = _stored(acts[torch.from_numpy(mask).to(acts.device)], dtype, f"'{paths[hookpoint]}'", hookpoint)
-            norms = stored.float().norm(dim=1).masked_fill(~is_shared, torch.nan)
-            parts[hookpoint].append({"acts": stored, "norms": norms})
+            text = stored(acts[torch.from_numpy(mask).to(acts.device)], dtype, f"'{paths[hookpoint]}'", hookpoint)
+            norms = text.float().norm(dim=1).masked_fill(~is_shared, torch.nan)
+            parts[hookpoint].append({"acts": text, "norms": norms})
         positions.append(np.flatnonzero(mask) + numbers.start * n_ctx)
     covered = {"ids_sha256": rows.digest, "first_row": within.start, "stop_row": within.stop, "n_ctx": n_ctx}
     for hookpoint, path in paths.items():
@@ -299,17 +304,27 @@ def dump_shards(
     return sum(map(len, positions))
 
 
-def _stored(acts: Float[Tensor, "token d_in"], dtype: str, path: str, hookpoint: str) -> Float[Tensor, "token d_in"]:
-    """Activations in a file's number format, if they fit."""
-    stored = acts.to(DTYPES[dtype]).cpu()
-    if not bool(torch.isfinite(stored).all()):
+def stored(acts: Float[Tensor, "token d_in"], dtype: str, path: str, hookpoint: str) -> Float[Tensor, "token d_in"]:
+    """Activations in the number format of a file or buffer, on the CPU.
+
+    Args:
+        acts: the activations.
+        dtype: the number format.
+        path: what they are stored in, for messages.
+        hookpoint: where they were read, for messages.
+
+    Raises:
+        InputError: if one is not finite, or overflows in that format.
+    """
+    converted = acts.to(DTYPES[dtype]).cpu()
+    if not bool(torch.isfinite(converted).all()):
         reason = (
             f"are too large for {dtype}; set activations.dtype to float32"
             if bool(torch.isfinite(acts).all())
             else "are not finite; use another model or activations.hookpoint"
         )
         raise InputError(f"{path}: activations at {hookpoint} {reason}")
-    return stored
+    return converted
 
 
 class ActivationShard:

@@ -14,6 +14,9 @@ from numba import njit
 
 from saelineage.correlations.matches import Matches
 
+PIECE = 64
+"""Similarities of a row that are looked at together: few enough that most pieces hold none that stands out."""
+
 
 class MatchFinder:
     """Collects `Matches` from similarities whose rows come in ascending order."""
@@ -61,16 +64,12 @@ class MatchFinder:
     def _scan_rows(
         self, first: int, similarities: Float[np.ndarray, "row d_sae_b"], start: int, stop: int
     ) -> tuple[np.ndarray, scipy.sparse.csr_array]:
-        rows = slice(first + start, first + stop)
-        histogram, n_kept = np.zeros_like(self._histogram), np.zeros(stop - start + 1, dtype=np.int64)
+        rows, n_columns = slice(first + start, first + stop), similarities.shape[1]
+        histogram, indptr = np.zeros_like(self._histogram), np.zeros(stop - start + 1, dtype=np.int64)
+        best, partners = self._best[0][rows], self._partners[0][rows]
         block = similarities[start:stop]
-        _scan_rows(
-            block, self._best[0][rows], self._partners[0][rows], self.keep_above, self._edges, histogram, n_kept[1:]
-        )
-        indptr = np.cumsum(n_kept)
-        indices, values = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1])
-        _copy_kept(block, self.keep_above, indptr, indices, values)
-        return histogram, scipy.sparse.csr_array((values, indices, indptr), shape=block.shape)
+        indices, values = _scan_rows(block, best, partners, self.keep_above, self._edges, histogram, indptr)
+        return histogram, scipy.sparse.csr_array((values, indices, indptr), shape=(stop - start, n_columns))
 
 
 def parts(n: int, threads: int) -> list[tuple[int, int]]:
@@ -81,35 +80,89 @@ def parts(n: int, threads: int) -> list[tuple[int, int]]:
 
 @njit(nogil=True, cache=True)
 @no_type_check
-def _scan_rows(similarities, best, partners, keep_above, edges, histogram, n_kept):
-    """Fill the histogram, the best partners of each row, and the number of similarities kept of each row."""
-    n_bins, last = len(histogram), best.shape[1] - 1
+def _scan_rows(similarities, best, partners, keep_above, edges, histogram, indptr):
+    """Fill the histogram and the best partners of each row, and return the similarities kept as sparse rows.
+
+    Most similarities lie in the two bins around 0, are not kept and are nobody's best. Those of a piece of a row are
+    counted without branches, which processors do several at a time; only pieces with others are looked at one by one.
+    """
+    n_columns, last, n_kept = similarities.shape[1], best.shape[1] - 1, 0
+    below = max(len(histogram) // 2 - 1, 0)
+    above = min(below + 1, len(histogram) - 1)
+    low, middle, high = edges[below], edges[below + 1], edges[above + 1]
+    indices, values = np.empty(n_columns, np.int32), np.empty(n_columns)
     for row in range(similarities.shape[0]):
-        for column in range(similarities.shape[1]):
-            value = similarities[row, column]
-            if np.isnan(value):
+        if n_kept + n_columns > len(values):
+            indices, values = _grown(indices, n_kept, n_columns), _grown(values, n_kept, n_columns)
+        bound = min(np.nextafter(best[row, last], np.inf), keep_above)
+        for start in range(0, n_columns, PIECE):
+            piece = similarities[row, start : start + PIECE]
+            n_low, n_middle, n_high, n_undefined, n_large = 0, 0, 0, 0, 0
+            for place in range(len(piece)):
+                value = piece[place]
+                n_low += value >= low
+                n_middle += value >= middle
+                n_high += value >= high
+                n_undefined += value != value
+                n_large += value >= bound
+            if n_large == 0 and n_high == 0 and n_low + n_undefined == len(piece):
+                histogram[below] += n_low - n_middle
+                histogram[above] += n_middle
                 continue
-            place = min(int((value + 1.0) * n_bins / 2.0), n_bins - 1)
-            if value < edges[place]:  # rounding may miss the bin by one; the edges decide, as in numpy.histogram
-                place -= 1
-            elif place < n_bins - 1 and value >= edges[place + 1]:
-                place += 1
-            histogram[place] += 1
-            if value >= keep_above:
-                n_kept[row] += 1
-            if value > best[row, last]:
-                _insert(best[row], partners[row], value, column)
+            for place in range(len(piece)):
+                value = piece[place]
+                if value != value:
+                    continue
+                histogram[_bin(value, edges)] += 1
+                if value > best[row, last]:
+                    _insert(best[row], partners[row], value, start + place)
+                if value >= keep_above:
+                    indices[n_kept], values[n_kept] = start + place, value
+                    n_kept += 1
+            bound = min(np.nextafter(best[row, last], np.inf), keep_above)
+        indptr[row + 1] = n_kept
+    return indices[:n_kept].copy(), values[:n_kept].copy()
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _bin(value, edges):
+    """The bin of a similarity, as in numpy.histogram."""
+    n_bins = len(edges) - 1
+    place = min(int((value + 1.0) * n_bins / 2.0), n_bins - 1)
+    if value < edges[place]:  # rounding may miss the bin by one; the edges decide
+        return place - 1
+    if place < n_bins - 1 and value >= edges[place + 1]:
+        return place + 1
+    return place
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _grown(array, n_used, n_more):
+    """A longer array with the same first items."""
+    longer = np.empty(2 * (n_used + n_more), array.dtype)
+    longer[:n_used] = array[:n_used]
+    return longer
 
 
 @njit(nogil=True, cache=True)
 @no_type_check
 def _scan_columns(similarities, first, best, partners, start, stop):
-    """Fill the best partners of columns `start` to `stop`."""
+    """Fill the best partners of columns `start` to `stop`, piece by piece as in `_scan_rows`."""
     last = best.shape[1] - 1
+    bounds = best[:, last].copy()
     for row in range(similarities.shape[0]):
-        for column in range(start, stop):
-            if similarities[row, column] > best[column, last]:
-                _insert(best[column], partners[column], similarities[row, column], first + row)
+        for first_of_piece in range(start, stop, PIECE):
+            n_larger = 0
+            for column in range(first_of_piece, min(first_of_piece + PIECE, stop)):
+                n_larger += similarities[row, column] > bounds[column]
+            if n_larger == 0:
+                continue
+            for column in range(first_of_piece, min(first_of_piece + PIECE, stop)):
+                if similarities[row, column] > bounds[column]:
+                    _insert(best[column], partners[column], similarities[row, column], first + row)
+                    bounds[column] = best[column, last]
 
 
 @njit(nogil=True, cache=True)
@@ -121,17 +174,3 @@ def _insert(best, partners, value, partner):
         best[place], partners[place] = best[place - 1], partners[place - 1]
         place -= 1
     best[place], partners[place] = value, partner
-
-
-@njit(nogil=True, cache=True)
-@no_type_check
-def _copy_kept(similarities, keep_above, indptr, indices, values):
-    """Copy the similarities at or above `keep_above` as compressed sparse rows."""
-    for row in range(similarities.shape[0]):
-        place = indptr[row]
-        if indptr[row + 1] == place:
-            continue
-        for column in range(similarities.shape[1]):
-            if similarities[row, column] >= keep_above:
-                indices[place], values[place] = column, similarities[row, column]
-                place += 1

@@ -19,8 +19,11 @@ class Partner(NamedTuple):
     def shards(self) -> Iterator[tuple[FeatureShard, FeatureShard]]:
         """Load the shards of both sides, one pair at a time."""
         for path_to_a, path_to_b in self.paths:
-            b = FeatureShard(path_to_b)
-            yield FeatureShard(path_to_a), shifted(b) if self.shift else b
+            yield FeatureShard(path_to_a), self._own(path_to_b)
+
+    def _own(self, path: str) -> FeatureShard:
+        """Load a shard of this SAE."""
+        return shifted(FeatureShard(path)) if self.shift else FeatureShard(path)
 
 
 def partners_of(a: Sequence[str], b: Sequence[str], shifts: Mapping[str, bool]) -> list[Partner]:

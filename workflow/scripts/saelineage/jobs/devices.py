@@ -3,13 +3,16 @@
 import ctypes
 import logging
 import os
+import sys
 
 import torch
 
-from saelineage.jobs.gpus import installed_gpus, see_one_gpu
+from saelineage.jobs.gpus import NO_CUDA, are_off, installed_gpus, note_device, see_one_gpu, visible_gpus
 
 logger = logging.getLogger(__name__)
 
+MOST_REASON = 300
+"""Characters of an error of torch that are passed on."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -27,10 +30,16 @@ def prepare_cpu(threads: int) -> None:
             mallopt(setting, 2**31 - 1)
 
 
-def pick_device(gpus: int) -> torch.device:
-    """The GPU if the job was given one and there is one, otherwise the CPU; the log says which.
+def pick_device(gpus: int, may_round: bool = False) -> torch.device:
+    """The GPU if the job was given one and there is one, otherwise the CPU; the log and the manifests say which.
 
-    Of several GPUs it is one that no other job has (`gpus.see_one_gpu`).
+    Of several GPUs it is one that no other job has (`gpus.see_one_gpu`). A GPU that was given in vain is warned of on
+    standard error, because a job on the CPU may take a hundred times as long.
+
+    Args:
+        gpus: the number of GPUs that the job was given.
+        may_round: let a GPU multiply float32 matrices in TF32, with 10 bits after the point instead of 23. Only for the
+            training of language models, whose results nothing is compared with to five digits (docs/decisions/0031).
     """
     if gpus:
         see_one_gpu(installed_gpus())
@@ -42,7 +51,28 @@ def pick_device(gpus: int) -> torch.device:
         os.environ.get("CUDA_VISIBLE_DEVICES", "not set"),
     )
     if not has_gpu:
+        if gpus and not are_off():
+            warning = f"the job was given a GPU and computes on the CPU: {_reason()}"
+            logger.warning("%s", warning)
+            print(f"warning: {warning}", file=sys.stderr)
+        note_device("cpu")
         return torch.device("cpu")
+    note_device(f"cuda ({torch.cuda.get_device_name()})")
+    torch.set_float32_matmul_precision("high" if may_round else "highest")
     # Sums in bfloat16 would be off by more than `sparse_products.screen` allows for.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     return torch.device("cuda")
+
+
+def _reason() -> str:
+    """Why torch has no GPU, and what to do."""
+    if not visible_gpus():
+        return "there is no NVIDIA driver here (/dev/nvidiactl); set gpu: 0 in the profile, or ask for a node with GPUs"
+    if torch.version.cuda is None:
+        return NO_CUDA
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        said = " ".join(str(error).split())[:MOST_REASON]
+        return f"torch for CUDA {torch.version.cuda} says: {said}; compare with the driver's version in nvidia-smi"
+    return f"torch for CUDA {torch.version.cuda} finds none among CUDA_VISIBLE_DEVICES; compare with nvidia-smi -L"

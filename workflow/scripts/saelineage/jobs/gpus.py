@@ -1,6 +1,7 @@
 """GPUs of this machine, counted without importing torch, and a GPU for each job."""
 
 import fcntl
+import importlib.util
 import logging
 import os
 import re
@@ -15,8 +16,44 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0
 """Pause before another attempt to claim a GPU."""
+NO_CUDA = (
+    "there is an NVIDIA GPU, but the torch that is installed was built without CUDA and cannot use it; install the "
+    "build for your driver (https://pytorch.org/get-started), or set CUDA_VISIBLE_DEVICES= to stay on the CPU"
+)
 SCHEDULED_JOB = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 """Environment variables with the job's id: of SLURM, PBS, LSF, Grid Engine."""
+
+
+OFF = ("", "-1", "none", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES with which the user keeps a run off the GPUs."""
+_device = ["cpu"]
+
+
+def note_device(name: str) -> None:
+    """Note what this job computes on, for its manifests."""
+    _device[:] = [name]
+
+
+def noted_device() -> str:
+    """What this job computes on: `cpu`, unless another device was noted."""
+    return _device[0]
+
+
+def are_off() -> bool:
+    """True if the environment hides all GPUs."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in OFF
+
+
+def torch_without_cuda() -> str | None:
+    """A sentence if there is an NVIDIA driver, and a torch that cannot use it; torch is not imported."""
+    torch = importlib.util.find_spec("torch")
+    if not visible_gpus() or are_off() or torch is None or torch.origin is None:
+        return None
+    try:
+        text = Path(torch.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return f"{NO_CUDA}; all jobs compute on the CPU" if re.search(r"^cuda\b.*= *None *$", text, re.MULTILINE) else None
 
 
 def visible_gpus() -> int:

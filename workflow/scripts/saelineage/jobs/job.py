@@ -13,6 +13,7 @@ from typing import Any
 from saelineage.errors import InputError
 from saelineage.files.atomic import disk_fault, sha256_file, sha256_json, write_json, write_text
 from saelineage.jobs.benchmark import benchmark, benchmark_path
+from saelineage.jobs.gpus import note_device, noted_device
 from saelineage.jobs.locks import in_job
 from saelineage.jobs.manifests import manifest_path, name_in_manifest, recorded_sha256, require_inputs
 
@@ -59,6 +60,7 @@ def job(snakemake: Any) -> Iterator[dict[str, object]]:
     facts: dict[str, object] = {}
     with in_job(), _logged(snakemake.log[0]):
         require_inputs(snakemake.input)
+        note_device("cpu")  # until the job picks another
         yield facts
         _write_manifests(snakemake, facts)
         write_text(benchmark_path(snakemake.log[0]), benchmark())
@@ -118,6 +120,7 @@ def _write_manifests(snakemake: Any, facts: Mapping[str, object]) -> None:
         "found": dict(facts),
         "code_sha256": snakemake.params.code,
         "threads": snakemake.threads,
+        "device": noted_device(),
         "python": platform.python_version(),
         "versions": package_versions(),
     }

@@ -12,8 +12,9 @@ from typing import Any
 from snakemake.io import IOFile
 
 from saelineage.jobs import commands, launcher, locks
-from saelineage.jobs.gpus import visible_gpus
+from saelineage.jobs.gpus import torch_without_cuda, visible_gpus
 from saelineage.jobs.manifests import note_on_records, refuse_damage
+from saelineage.plan import turns
 from saelineage.plan.brought import check_on_disk, check_on_hub, left_for_the_start, without_seeds
 from saelineage.plan.plan import Plan
 
@@ -49,11 +50,16 @@ def enter(workflow: Any, run: Plan, notes: Iterable[str] = ()) -> None:
     if not workflow.deployment_settings.deployment_method:
         commands.require_quotable(sys.executable)
     locks.announce(run.name)
+    if (
+        turns.RESOURCE not in workflow.global_resources
+    ):  # neither here nor in a profile, where --resources would hide it
+        workflow.register_resource(turns.RESOURCE, turns.ALL)
     if not workflow.is_main_process:
         return
     on_disk = [note for plan in run.places.values() for note in check_on_disk(plan, os.path.exists)]
     for note in dict.fromkeys([*notes, *map(without_seeds, run.places.values()), *on_disk]):
         _say(note)
+    _say(torch_without_cuda())
     stale = locks.remove_stale(run.name)
     _say(stale)
     if not stale:

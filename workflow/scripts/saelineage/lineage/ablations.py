@@ -16,11 +16,12 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from saelineage.activations import hooked, read_with_logits
+from saelineage.activations import hooked, read_with_predictions
 from saelineage.errors import InputError
 from saelineage.lineage.matching import PERSISTS, SIDES, UNTESTABLE
 from saelineage.lineage.verdicts import VERDICTS
 from saelineage.models.losses import token_losses
+from saelineage.models.predictions import predict
 from saelineage.plan.graph import POOLED
 from saelineage.saes.sae import Sae, SparseLatents
 from saelineage.tokens import TokenRows
@@ -296,11 +297,11 @@ def _batches(
     n_rows = len(rows.ids) if max_rows is None else min(len(rows.ids), max_rows)
     for numbers, array in rows.batches(batch_rows, range(n_rows)):
         ids = torch.from_numpy(array).to(model.device)
-        acts, logits = read_with_logits(model, hookpoint, ids)
+        acts, predictions = read_with_predictions(model, hookpoint, ids)
         is_text = torch.from_numpy(rows.compared(numbers)).to(model.device)
         predicted = torch.from_numpy(rows.predicted(numbers)).to(model.device)
         row, place = (is_text & (acts.norm(dim=-1) <= sae.max_norm)).nonzero(as_tuple=True)
-        losses = token_losses(logits, ids, predicted).sum(1)
+        losses = token_losses(predictions, ids, predicted).sum(1)
         yield Batch(ids, predicted, row, place, sae.encode_sparse(acts[row, place]), losses)
 
 
@@ -344,12 +345,12 @@ def _losses_without(
     """Each row's summed next-token loss with `part` subtracted from the activations of distinct tokens."""
 
     def subtract(acts: Tensor) -> Tensor:
-        changed = acts.clone()
-        changed[row, place] -= part.to(acts.dtype)
-        return changed
+        changed = acts.to(torch.float32, copy=True)
+        changed[row, place] -= part
+        return changed.to(acts.dtype)
 
     with hooked(model, hookpoint, subtract):
-        return token_losses(model(input_ids=ids, use_cache=False).logits, ids, predicted).sum(1)
+        return token_losses(predict(model, ids), ids, predicted).sum(1)
 
 
 def _per_firing(changes: Float[np.ndarray, " any"], firings: Integer[np.ndarray, " any"]) -> Float[np.ndarray, " any"]:

@@ -22,7 +22,9 @@ from saelineage.activations import hooked
 from saelineage.errors import InputError
 from saelineage.lineage.ablations import group_part
 from saelineage.models.losses import token_losses
-from saelineage.saes.sae import ENCODED_VALUES, Sae, SparseLatents
+from saelineage.models.predictions import predict
+from saelineage.saes.encoding import ENCODED_VALUES
+from saelineage.saes.sae import Sae, SparseLatents
 from saelineage.tokens import TokenRows
 
 KEPT = 0.85
@@ -105,15 +107,16 @@ def _read(
 
     def weakened(acts: Tensor) -> Tensor:
         with torch.no_grad():
+            dtype, acts = acts.dtype, acts.float()
             kept = is_text & (acts.norm(dim=-1) <= sae.max_norm)
             latents, changed = sae.encode_sparse(acts[kept]), acts.clone()
-            changed[kept] -= ((1 - KEPT) * group_part(sae, latents)).to(acts.dtype)
+            changed[kept] -= (1 - KEPT) * group_part(sae, latents)
         read.append((latents, kept, changed.requires_grad_()))
-        return changed
+        return changed.to(dtype)
 
     ids = torch.from_numpy(array).to(model.device)
     with hooked(model, hookpoint, weakened):
-        loss = token_losses(model(input_ids=ids, use_cache=False).logits, ids, predicted).sum()
+        loss = token_losses(predict(model, ids), ids, predicted).sum()
     if len(read) != 1:
         raise InputError(
             f"activations.hookpoint: the model must run '{hookpoint}' once, but runs it {len(read)} times; use "

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import nn
 
 from saelineage.models.losses import token_losses
+from saelineage.models.predictions import predict
 from saelineage.tokens import TokenRows
 
 MOST_OF_DOCUMENT = 2
@@ -43,7 +44,7 @@ def losses_by_token(model: nn.Module, rows: Sequence[TokenRows], batch_rows: int
         for numbers, array in of_corpus.batches(batch_rows):
             ids, predicted = torch.from_numpy(array).to(device), of_corpus.predicted(numbers)
             losses = np.full(predicted.shape, np.nan)
-            losses[:, 1:] = token_losses(model(input_ids=ids, use_cache=False).logits, ids).cpu().numpy()
+            losses[:, 1:] = token_losses(predict(model, ids), ids).cpu().numpy()
             parts.append(np.where(predicted, losses, np.nan).ravel())
     return np.concatenate(parts)
 

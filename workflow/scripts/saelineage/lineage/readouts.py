@@ -23,6 +23,7 @@ from torch import Tensor
 from saelineage.activations import ActivationShard
 from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard
+from saelineage.transfers import CPU, to_device
 
 FIT, TUNE, TEST = 0, 1, 2
 FOLD_OF_BLOCK = np.array([FIT, FIT, TUNE, TEST])
@@ -60,21 +61,22 @@ class FoldSums:
     firings: Int[Tensor, " latent"]
 
     @classmethod
-    def zeros(cls, d_in: int, d_sae: int) -> "FoldSums":
+    def zeros(cls, d_in: int, d_sae: int, device: torch.device = CPU) -> "FoldSums":
         """The sums over no tokens."""
-        x, y = torch.zeros(d_in, dtype=torch.float64), torch.zeros(d_sae, dtype=torch.float64)
+        x, y = (torch.zeros(size, dtype=torch.float64, device=device) for size in (d_in, d_sae))
         return cls(0, x, x.new_zeros(d_in, d_in), y, y.clone(), x.new_zeros(d_sae, d_in), y.long())
 
     def add(self, acts: Float[Tensor, "token d_in"], latents: scipy.sparse.csr_array) -> None:
         """Add tokens in place: their activations, and their latents [token, d_sae] as sparse rows."""
-        acts, latents = acts.double(), latents.astype(np.float64)
+        device, latents = self.x.device, latents.astype(np.float64)
+        acts = to_device(acts, device).double()
         self.n += len(acts)
         self.x += acts.sum(0)
         self.xx.addmm_(acts.T, acts)
-        self.y += torch.from_numpy(latents.sum(axis=0))
-        self.yy += torch.from_numpy(latents.multiply(latents).sum(axis=0))
-        self.yx += torch.from_numpy(latents.T @ acts.numpy())
-        self.firings += torch.from_numpy(np.bincount(latents.indices, minlength=latents.shape[1]))
+        self.y += torch.from_numpy(latents.sum(axis=0)).to(device)
+        self.yy += torch.from_numpy(latents.multiply(latents).sum(axis=0)).to(device)
+        self.yx += products(latents, acts)
+        self.firings += torch.from_numpy(np.bincount(latents.indices, minlength=latents.shape[1])).to(device)
 
     def of_latents(self, part: slice) -> "FoldSums":
         """Select the sums of some of the features, without a copy."""
@@ -101,6 +103,31 @@ class FoldSums:
         return self.yy - self.y.square() / self.n
 
 
+def products(latents: scipy.sparse.csr_array, acts: Float[Tensor, "token d_in"]) -> Float[Tensor, "latent d_in"]:
+    """latents.T @ acts, on the device of the activations.
+
+    On a GPU each latent's entries lie together, so that sums need no atomic additions, whose order is not fixed.
+    """
+    if acts.device.type == "cpu":
+        return torch.from_numpy(latents.T @ acts.numpy())
+    return products_by_latent(latents, acts)
+
+
+def products_by_latent(
+    latents: scipy.sparse.csr_array, acts: Float[Tensor, "token d_in"]
+) -> Float[Tensor, "latent d_in"]:
+    """The products by torch: the rows of a sparse matrix [latent, token] times the activations."""
+    if not latents.nnz:
+        return acts.new_zeros(latents.shape[1], acts.shape[1])
+    columns = latents.tocsc()
+    starts, tokens, values = (
+        torch.from_numpy(array).to(acts.device) for array in (columns.indptr, columns.indices, columns.data)
+    )
+    shape = (columns.shape[1], columns.shape[0])
+    rows = torch.sparse_csr_tensor(starts, tokens, values, shape, check_invariants=False)
+    return rows @ acts
+
+
 def folds(positions: Integer[np.ndarray, " token"], n_ctx: int) -> Int[np.ndarray, " token"]:
     """Assign tokens to folds: of every 32 token rows the first 16 to fit, the next 8 to tune, the last 8 to test.
 
@@ -119,6 +146,7 @@ def read_out(
     other_acts: Sequence[Path | str],
     features: Sequence[Path | str],
     min_test_firings: int = MIN_TEST_FIRINGS,
+    device: torch.device = CPU,
 ) -> pd.DataFrame:
     """Measure how well each feature of an SAE is read out of another model's and of its own model's activations.
 
@@ -127,6 +155,7 @@ def read_out(
         features: feature shards of the SAE, of the same tokens and in the same order. Tokens that are not `compared`
             there are left out.
         min_test_firings: least number of tokens of the test fold on which a feature must fire.
+        device: the device to compute on, in float64.
 
     Returns:
         One row per latent, with columns
@@ -142,14 +171,16 @@ def read_out(
     """
     columns = {}
     for of, paths in {"other": other_acts, "own": own_acts}.items():  # in turn, to save memory
-        sums = fold_sums(paths, features)
+        sums = fold_sums(paths, features, device)
         columns[f"r2_{of}"], columns[f"penalty_{of}"] = ridge_r2(*sums, min_test_firings=min_test_firings)
-        columns["n_test_firings"] = sums[TEST].firings.numpy()
+        columns["n_test_firings"] = sums[TEST].firings.cpu().numpy()
     table = pd.DataFrame({"latent": np.arange(len(columns["r2_other"])), **columns})
     return table[["latent", "r2_other", "r2_own", "n_test_firings", "penalty_other", "penalty_own"]]
 
 
-def fold_sums(acts: Sequence[Path | str], features: Sequence[Path | str]) -> tuple[FoldSums, FoldSums, FoldSums]:
+def fold_sums(
+    acts: Sequence[Path | str], features: Sequence[Path | str], device: torch.device = CPU
+) -> tuple[FoldSums, FoldSums, FoldSums]:
     """Sum over activation shards and the feature shards of the same tokens, for each of the three folds.
 
     Raises:
@@ -165,7 +196,7 @@ def fold_sums(acts: Sequence[Path | str], features: Sequence[Path | str]) -> tup
     for path_to_acts, path_to_features in zip(acts, features, strict=True):
         act_shard, feature_shard = ActivationShard(path_to_acts), FeatureShard(path_to_features)
         require_same_tokens(act_shard, feature_shard)
-        sums = sums or [FoldSums.zeros(act_shard.d_in, feature_shard.d_sae) for _ in (FIT, TUNE, TEST)]
+        sums = sums or [FoldSums.zeros(act_shard.d_in, feature_shard.d_sae, device) for _ in (FIT, TUNE, TEST)]
         for fold, chunk, latents in _parts(act_shard, feature_shard):
             sums[fold].add(chunk, latents)
     n_tokens = [of_fold.n for of_fold in sums]
@@ -223,10 +254,10 @@ def ridge_r2(
     if not fit.xx.trace() > LEAST_VARIANCE * square:
         raise InputError("activations must vary to be read out, but all tokens have the same; check their shards")
     eigenvalues, basis = torch.linalg.eigh(fit.xx / fit.n)
-    grid = torch.tensor(list(penalties), dtype=torch.float64)
+    grid = torch.tensor(list(penalties), dtype=torch.float64, device=eigenvalues.device)
     inverses = 1 / (eigenvalues.clamp(min=0) + eigenvalues.mean() * grid.unsqueeze(1))
     sse, chosen = _tuned_sse(fit.yx @ basis / fit.n, inverses, tune.rotated(basis), test.rotated(basis))
-    r2, penalty = (torch.where(sound, values, torch.nan).numpy() for values in (1 - sse / sst, grid[chosen]))
+    r2, penalty = (torch.where(sound, values, torch.nan).cpu().numpy() for values in (1 - sse / sst, grid[chosen]))
     return r2, penalty
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from saelineage.models.predictions import Predictions, predict
 from saelineage.tokens import TokenRows
 
 BLOCK_VALUES = 1 << 17
@@ -69,14 +70,24 @@ def divergence_sums(
     sums = DivergenceSums()
     within = range(min(len(rows[0].ids), max_rows))
     for numbers, *batches in _together(rows, batch_rows, within):
-        counts = torch.from_numpy(rows[0].predicted(numbers) & rows[1].predicted(numbers))[:, 1:]
-        logits = [
-            model(input_ids=batch.to(model.device), use_cache=False).logits
-            for model, batch in zip(models, batches, strict=True)
-        ]
-        for row, places in _blocks(counts, max(1, BLOCK_VALUES // len(ids))):
-            forward, reverse = token_divergences(*(_shared(of_model[row, places], ids) for of_model in logits))
-            sums = sums.plus(DivergenceSums(float(forward.sum()), float(reverse.sum()), len(forward)))
+        counts = torch.from_numpy(rows[0].predicted(numbers) & rows[1].predicted(numbers))
+        counts[:, 0] = False  # the first id of a row is not predicted
+        predictions = [predict(model, batch.to(model.device)) for model, batch in zip(models, batches, strict=True)]
+        size = min(of_model.block_positions for of_model in predictions)
+        for positions in (counts.flatten().nonzero().flatten() - 1).split(size):
+            sums = sums.plus(_block_sums(predictions, positions, ids))
+    return sums
+
+
+def _block_sums(
+    predictions: Sequence[Predictions], positions: Int[Tensor, " position"], ids: Sequence[int]
+) -> DivergenceSums:
+    """The sums over some positions, whose logits are made at once and compared few at a time."""
+    sums, n = DivergenceSums(), max(1, BLOCK_VALUES // len(ids))
+    logits = [of_model.at(positions) for of_model in predictions]
+    for start in range(0, len(positions), n):
+        forward, reverse = token_divergences(*(_shared(of_model[start : start + n], ids) for of_model in logits))
+        sums = sums.plus(DivergenceSums(float(forward.sum()), float(reverse.sum()), len(forward)))
     return sums
 
 
@@ -86,13 +97,6 @@ def _together(
     """Yield row numbers, and the ids that each of the two models reads there."""
     for (numbers, first), (_, second) in zip(*(of.batches(batch_rows, within) for of in rows), strict=True):
         yield numbers, torch.from_numpy(first), torch.from_numpy(second)
-
-
-def _blocks(counts: Bool[Tensor, "row place"], block_tokens: int) -> Iterator[tuple[int, Int[Tensor, " place"]]]:
-    """Yield rows, and the places in them after which a prediction counts, `block_tokens` at a time."""
-    for row, of_row in enumerate(counts):
-        for places in of_row.nonzero().flatten().split(block_tokens):
-            yield row, places
 
 
 def _shared(logits: Float[Tensor, "token d_vocab"], ids: Sequence[int]) -> Float[Tensor, "token id"]:

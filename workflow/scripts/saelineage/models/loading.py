@@ -7,9 +7,9 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +43,9 @@ from saelineage.foreign.models import (
     unopenable,
     weight_files,
 )
-from saelineage.models.losses import next_token_loss
+from saelineage.models.losses import LossSums, next_token_loss
+from saelineage.models.predictions import predict
+from saelineage.precision import AUTO, opened_dtype
 from saelineage.tokens import TOKENIZER_FILES, TokenRows
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,8 @@ OTHER_SENSES = re.compile(r"(^|[._])(vision|visual|image|audio|speech|multi_moda
 """Names of the parts of a multimodal model that work on images and sound."""
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Number formats of safetensors files that hold weights as they are."""
+BLOCK_WEIGHTS = 1 << 20
+"""Weights that are checked at a time, because a check of an embedding takes more memory than the embedding."""
 MOST_REASON = 300
 """Characters of an error of transformers that are passed on."""
 
@@ -110,13 +114,28 @@ def find_model(settings: Mapping, key: str, n_ctx: int | None = None) -> ModelSo
     return ModelSource(described.folder, commit, files)
 
 
-def load_model(source: Path | str, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
+def open_model(folder: Path | str, device: torch.device, model_dtype: str = AUTO) -> PreTrainedModel:
+    """Open a model of the run on a device, to be measured or read.
+
+    Args:
+        folder: its folder.
+        device: the device to compute on.
+        model_dtype: as in the config (`precision.opened_dtype`).
+    """
+    model = load_model(folder, partial(opened_dtype, model_dtype, device=device))
+    logger.info("'%s' is opened in %s", folder, model.dtype)
+    return on_device(model, device)
+
+
+def load_model(
+    source: Path | str, dtype: torch.dtype | Callable[[torch.dtype], torch.dtype] | str = torch.float32
+) -> PreTrainedModel:
     """Open a causal language model from a folder, in evaluation mode, from safetensors only.
 
     Args:
         source: a folder, which need not be trusted (`check_model_folder`).
-        dtype: number format of the weights in memory; "auto" is the file's (`file_dtype`), whatever the config says.
-            The default, float32, makes measurements independent of the file's format.
+        dtype: number format of the weights in memory; "auto" is the file's (`file_dtype`), whatever the config says; a
+            function chooses by that of the file.
 
     Raises:
         InputError: if the folder holds no such model; weights are missing, left over or not finite; or the model needs
@@ -124,12 +143,11 @@ def load_model(source: Path | str, dtype: torch.dtype | str = torch.float32) -> 
     """
     quiet_off_terminal()
     empty = check_model_folder(source)
-    if isinstance(dtype, str):
-        dtype, stated = file_dtype(empty, source), getattr(empty.config, "dtype", None)
-        if stated not in (None, dtype):
-            logger.info(
-                "'%s' holds weights in %s, which is kept, not %s as in its %s", source, dtype, stated, CONFIG_FILE
-            )
+    if not isinstance(dtype, torch.dtype):
+        stored, stated = file_dtype(empty, source), getattr(empty.config, "dtype", None)
+        if stated not in (None, stored):
+            logger.info("'%s' holds weights in %s, not in %s as its %s says", source, stored, stated, CONFIG_FILE)
+        dtype = stored if isinstance(dtype, str) else dtype(stored)
     try:
         with _without_adapter(source) as folder:
             loaded: object = AutoModelForCausalLM.from_pretrained(
@@ -282,7 +300,7 @@ def whole(model: PreTrainedModel, info: Mapping, source: str) -> PreTrainedModel
             f"{CONFIG_FILE} that belongs to it, and merge adapters into it (merge_and_unload)"
         )
     for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
+        if not all(bool(torch.isfinite(part).all()) for part in weight.detach().flatten().split(BLOCK_WEIGHTS)):
             raise InputError(f"{source}: weights must be finite, but {name} is not; use another checkpoint")
     _settle_ties(model, source)
     return model.eval()
@@ -418,13 +436,12 @@ def evaluate(model: PreTrainedModel, rows: TokenRows, batch_rows: int) -> dict:
     Returns:
         `loss`, `accuracy`, and `n_predictions`, the number of predictions averaged over.
     """
-    loss, correct, n_predictions = 0.0, 0, 0
+    sums = LossSums()
     for numbers, batch in rows.batches(batch_rows):
         ids = torch.from_numpy(batch).to(model.device)
         predicted = torch.from_numpy(rows.predicted(numbers)).to(model.device)
-        sums = next_token_loss(model(input_ids=ids, use_cache=False).logits, ids, predicted)
-        loss, correct, n_predictions = loss + sums[0], correct + sums[1], n_predictions + sums[2]
-    return {"loss": loss / n_predictions, "accuracy": correct / n_predictions, "n_predictions": n_predictions}
+        sums = sums.plus(next_token_loss(predict(model, ids), ids, predicted))
+    return sums.means()
 
 
 def unigram_loss(train: TokenRows, validation: TokenRows, d_vocab: int) -> float:

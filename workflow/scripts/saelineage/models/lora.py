@@ -47,12 +47,12 @@ class Adapted(NamedTuple):
     """Sentences to warn with."""
 
 
-def load_frozen(folder: Path | str) -> PreTrainedModel:
-    """Open a model whose weights are not trained, in its file's number format.
+def load_frozen(folder: Path | str, is_rounded: bool = False) -> PreTrainedModel:
+    """Open a model whose weights are not trained, in its file's number format, or rounded to bfloat16.
 
     float16 is widened to float32, because gradients of activations vanish in it unless losses are scaled.
     """
-    model = load_model(folder, "auto")
+    model = load_model(folder, torch.bfloat16 if is_rounded else "auto")
     return model.float() if model.dtype == torch.float16 else model
 
 

@@ -2,8 +2,9 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +25,17 @@ from transformers import (
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_files, write_text
 from saelineage.models.loading import quiet_off_terminal
+from saelineage.models.losses import token_losses
+from saelineage.models.optimizers import MasterAdamW
+from saelineage.models.predictions import BLOCK_LOGITS, predict
 from saelineage.precision import native_bf16
 from saelineage.tokens import TokenRows
 
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_STEPS = 20
+ROUNDED = "bfloat16"
+"""The value of `precision` with which weights are in bfloat16."""
 NOT_PREDICTED = -100
 """The label that losses leave out."""
 WHOLE = "1000TB"  # larger than any model, so that its weights are one safetensors file
@@ -118,8 +124,18 @@ def new_mistral(settings: Mapping, d_vocab: int, n_ctx: int, special: Mapping[st
     )
 
 
+def weights_dtype(settings: Mapping) -> torch.dtype:
+    """The number format of the weights that a `training` block of the config trains."""
+    return torch.bfloat16 if settings["precision"] == ROUNDED else torch.float32
+
+
 def train(
-    model: torch.nn.Module, mixture: Mixture, settings: Mapping, checkpoints: Path, device: torch.device
+    model: torch.nn.Module,
+    mixture: Mixture,
+    settings: Mapping,
+    checkpoints: Path,
+    device: torch.device,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> torch.nn.Module:
     """Train a model on a mixture once, in its order; an interrupted training resumes from its last checkpoint.
 
@@ -130,12 +146,16 @@ def train(
         checkpoints: folder for the Trainer's checkpoints, outside the job's outputs.
         device: device to train on. The Trainer uses every visible GPU, so a CUDA device must be the only one visible
             (`jobs.devices.pick_device`).
+        callbacks: what else is done at its steps.
     """
     n_steps = len(mixture) // settings["batch_rows"]
+    is_rounded = settings["precision"] == ROUNDED
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=n_steps,
-        per_device_train_batch_size=settings["batch_rows"],
+        per_device_train_batch_size=settings["batch_rows"] // settings["accumulate"],
+        gradient_accumulation_steps=settings["accumulate"],
+        activation_checkpointing=settings["gradient_checkpointing"],
         train_sampling_strategy="sequential",  # the mixture is already in its order
         learning_rate=settings["learning_rate"],
         lr_scheduler_type=settings["scheduler"],
@@ -145,7 +165,7 @@ def train(
         adam_beta2=settings["adam_betas"][1],
         max_grad_norm=settings["max_grad_norm"],
         seed=settings["seed"],
-        bf16=native_bf16(device) if settings["bf16"] == "auto" else settings["bf16"],
+        bf16=not is_rounded and (native_bf16(device) if settings["bf16"] == "auto" else settings["bf16"]),
         use_cpu=device.type == "cpu",
         save_strategy="steps",
         save_steps=settings["save_steps"],
@@ -157,8 +177,14 @@ def train(
         remove_unused_columns=False,
     )
     quiet_off_terminal()
-    trainer = Trainer(
-        model=model, args=arguments, train_dataset=mixture, data_collator=collate, callbacks=[LogToFile()]
+    adamw = {"lr": arguments.learning_rate, "betas": tuple(settings["adam_betas"]), "eps": arguments.adam_epsilon}
+    trainer = BlockTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=mixture,
+        data_collator=collate,
+        callbacks=[LogToFile(), *callbacks],
+        optimizer_cls_and_kwargs=(MasterAdamW, adamw) if is_rounded else None,
     )
     trainer.remove_callback(PrinterCallback)
     last = last_whole_checkpoint(checkpoints)
@@ -185,12 +211,18 @@ def last_whole_checkpoint(checkpoints: Path) -> Path | None:
 
 
 def train_on(
-    model: torch.nn.Module, rows: Mapping[str, TokenRows], settings: Mapping, checkpoints: Path, device: torch.device
+    model: torch.nn.Module,
+    rows: Mapping[str, TokenRows],
+    settings: Mapping,
+    checkpoints: Path,
+    device: torch.device,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> torch.nn.Module:
     """Train a model on token rows according to its config block (see `Mixture` and `train`)."""
     n_ctx = next(iter(rows.values())).info["n_ctx"]
     n_rows = rows_to_train(settings, rows, n_ctx)
-    return train(model, Mixture(rows, settings["corpora"], n_rows, settings["seed"]), settings, checkpoints, device)
+    mixture = Mixture(rows, settings["corpora"], n_rows, settings["seed"])
+    return train(model, mixture, settings, checkpoints, device, callbacks)
 
 
 def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> None:
@@ -203,6 +235,33 @@ def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> 
         model.save_pretrained(temporary, max_shard_size=WHOLE)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         write_text(folder / name, (tokenizer_folder / name).read_text(encoding="utf-8"))
+
+
+class BlockTrainer(Trainer):
+    """A Trainer that makes the logits of a large batch a block of positions at a time."""
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """The summed loss of a batch, divided by `num_items_in_batch`, by default the number of its predictions.
+
+        A batch whose logits are few goes the usual way, with the same bytes as without this class.
+        """
+        given: Any = model  # of transformers, or of peft around one
+        base = given.get_base_model() if hasattr(given, "get_base_model") else given
+        config = base.config.get_text_config()
+        n_logits = inputs["input_ids"].numel() * config.vocab_size
+        if n_logits <= BLOCK_LOGITS or getattr(config, "output_router_logits", False):
+            usual: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return usual
+        ids, counts = inputs["input_ids"], inputs["labels"] != NOT_PREDICTED
+        with self.accelerator.autocast():
+            losses = token_losses(predict(base, ids), ids, counts)
+        return (losses.sum() / (num_items_in_batch or counts[:, 1:].sum())).float()
 
 
 class LogToFile(TrainerCallback):

@@ -9,10 +9,11 @@ from math import prod
 
 from saelineage.errors import InputError
 from saelineage.plan.comparisons import RANDOM_CONTROLS, pair_name
-from saelineage.plan.graph import CONTINUED, POOLED, TWIN
+from saelineage.plan.graph import CONTINUED, KEPT, POOLED, TWIN
 from saelineage.plan.instruments import instrument
 from saelineage.plan.plan import Plan
 from saelineage.plan.sae_names import ONE_SAE, SAME_IN_ONE_PASS, SaeName
+from saelineage.plan.steps import require_before_end
 from saelineage.plan.text_formats import MESSAGE_FORMATS, text_format
 from saelineage.plan.user_files import find_files, require_content, require_no_braces
 
@@ -73,6 +74,7 @@ def check_hookpoints(plan: Plan) -> None:
 def check_lineage(plan: Plan) -> None:
     """Parents exist, there is no cycle, and merged models have the same shape."""
     models = plan.config["models"]
+    check_kept(plan)
     check_trained_controls(plan)
     for model in models:
         for parent in plan.graph.parents(model):
@@ -103,6 +105,26 @@ def check_lineage(plan: Plan) -> None:
     check_edges_of_controls(plan)
 
 
+def check_kept(plan: Plan) -> None:
+    """Models are kept from fine-tunes of this run, each at a step of its own that comes before the last one."""
+    n_ctx = plan.config["tokens"]["n_ctx"]
+    for model in plan.graph.of_kind(KEPT):
+        key, block = f"models.{model}.{KEPT}", plan.graph.block(model)
+        of, step = block["of"], block["step"]
+        remedy = "name a fine-tune with all weights"
+        _require_kind(plan, of, f"{key}: of", ("finetune",), "only these are trained here from another model", remedy)
+        settings = plan.graph.block(of)
+        if "lora" in settings:
+            raise InputError(
+                f"{key}: of: models can be kept only of trainings of all weights, but '{of}' has lora; leave out "
+                "keep_steps or lora"
+            )
+        if plan.graph.kept_steps(of).count(step) > 1:
+            raise InputError(f"{key}.step: there must be one model of each step, but two of step {step}; leave one out")
+        if settings["n_tokens"] is not None:
+            require_before_end([step], settings["n_tokens"] // n_ctx // settings["batch_rows"], of)
+
+
 def check_trained_controls(plan: Plan) -> None:
     """Twins and continued models name trainings of this run that they can repeat, and have seeds of their own."""
     for model in plan.graph.of_kind(TWIN):
@@ -110,6 +132,11 @@ def check_trained_controls(plan: Plan) -> None:
         remedy = "name a fine-tune (of a merge's parents, whose twins can be merged and listed under lineage.controls)"
         _require_kind(plan, block["of"], f"{key}: of", ("finetune",), "only that can be repeated from a seed", remedy)
         _require_other_seed(plan, block["of"], block["seed"], key)
+        if steps := plan.graph.kept_steps(block["of"]):
+            raise InputError(
+                f"{key}: of: must name a fine-tune that is compared with its parent, but '{block['of']}' is compared "
+                f"with its own step {steps[-1]}; leave keep_steps out there, or the twin"
+            )
     for model in plan.graph.of_kind(CONTINUED):
         key, block = f"models.{model}.{CONTINUED}", plan.graph.block(model)
         parent, like = block["parent"], block["like"]
@@ -124,6 +151,11 @@ def check_trained_controls(plan: Plan) -> None:
                 "another number on other corpora; give n_tokens here"
             )
         _require_other_seed(plan, parent, block["seed"], key)
+        if block["n_tokens"] is None and (steps := plan.graph.kept_steps(like)):
+            raise InputError(
+                f"{key}: like: must name a fine-tune that is compared with '{parent}', but '{like}' has kept steps, "
+                f"and only the first, {steps[0]}, is; give the n_tokens of that step here"
+            )
 
 
 def check_edges_of_controls(plan: Plan) -> None:
@@ -268,11 +300,21 @@ def check_tokens(plan: Plan) -> None:
             raise InputError(
                 f"tokens.max_tokens.{split}: must be at least n_ctx ({n_ctx}), one row, not {most}; raise it"
             )
+    check_buffer(plan)
     most = plan.config["activations"]["max_tokens"]
     if most is not None and most < n_shards * n_ctx:
         raise InputError(
             f"activations.max_tokens: must be at least n_shards x n_ctx ({n_shards} x {n_ctx}), one row per shard, not "
             f"{most}; raise it or lower n_shards"
+        )
+
+
+def check_buffer(plan: Plan) -> None:
+    """The buffer of a stream holds a row."""
+    n_ctx, n_tokens = plan.config["tokens"]["n_ctx"], plan.config["activations"]["buffer_tokens"]
+    if plan.streams and n_tokens < n_ctx:
+        raise InputError(
+            f"activations.buffer_tokens: must be at least tokens.n_ctx ({n_ctx}), one row, not {n_tokens}; raise it"
         )
 
 
@@ -288,6 +330,11 @@ def check_training(plan: Plan) -> None:
             raise InputError(
                 f"{key}.n_tokens: must be at least batch_rows x n_ctx ({settings['batch_rows']} x {n_ctx}), one "
                 f"optimizer step, not {settings['n_tokens']}; raise it"
+            )
+        if settings["batch_rows"] % settings["accumulate"]:
+            raise InputError(
+                f"{key}.accumulate: must divide batch_rows ({settings['batch_rows']}), but is "
+                f"{settings['accumulate']}; take one of its divisors"
             )
     for model in plan.graph.of_kind("pretrain"):
         settings, key = plan.config["models"][model]["pretrain"], f"models.{model}.pretrain"
@@ -332,6 +379,12 @@ def check_saes(plan: Plan) -> None:
             raise InputError(
                 f"saes.sparsity_coefficient (for {sae}): must be above 0 with a target_l0, because it is multiplied "
                 f"until l0 is {settings['target_l0']:g}; leave it out, or give it a small value"
+            )
+        held, n_batch = plan.config["activations"]["buffer_tokens"], settings["batch_tokens"]
+        if plan.streams and n_batch > held:
+            raise InputError(
+                f"activations.buffer_tokens: must be at least saes.batch_tokens ({n_batch} for {sae}), not {held}; "
+                "raise it, or lower batch_tokens"
             )
     check_starts(plan)
     check_one_pass(plan)
@@ -476,7 +529,7 @@ def _shape(plan: Plan, model: str, shapes: Mapping[str, dict | None]) -> dict | 
     """The sizes of a model as far as the config tells: its own, or its parent's."""
     if plan.graph.kind(model) == "pretrain":
         return {key: plan.config["models"][model]["pretrain"][key] for key in SHAPE_KEYS}
-    if plan.graph.kind(model) in ("finetune", "merge", "adapter", TWIN, CONTINUED):
+    if plan.graph.kind(model) in ("finetune", "merge", "adapter", TWIN, CONTINUED, KEPT):
         return shapes[plan.graph.parents(model)[0]]
     return None
 

@@ -23,6 +23,7 @@ from saelineage.foreign.models import (
     weight_files,
 )
 from saelineage.foreign.tokenizers import VOCABULARY_FILES
+from saelineage.foreign.usual_places import SHORT
 from saelineage.plan.strict_yaml import plain
 from saelineage.plan.text_formats import text_format
 from saelineage.plan.user_files import EVERY_FILE, find_files
@@ -39,7 +40,7 @@ PATH_STARTS = ("./", "../", "/", "~")
 HUB_NAME = re.compile(
     r"(?P<repo>[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?P<subfolder>(/[A-Za-z0-9._-]+)*)(@(?P<revision>[^@\s]+))?"
 )
-HOOKPOINT = re.compile(r"[A-Za-z0-9_.]+\.(input|output)")
+HOOKPOINT = re.compile(rf"[A-Za-z0-9_.]+\.(input|output)|{SHORT.pattern}")
 RELEASED = re.compile(r"(?P<release>[A-Za-z0-9._-]+):(?P<sae_id>[^\s:@]+(:[^\s:@]+)*)(@(?P<revision>[^@\s]+))?")
 """An SAE by SAELens's names. Repositories on the hub have no colon in their names."""
 MAIN = "main"
@@ -111,7 +112,8 @@ def _require_short(short: Mapping, given: Mapping) -> None:
     if hookpoint and not HOOKPOINT.fullmatch(hookpoint):
         raise InputError(
             f"hookpoint: must be the name of a module, as print(model) shows it, and .output or .input, such as "
-            f"model.layers.12.output, not '{hookpoint:.80}'; correct it, or leave it out for the middle layer"
+            f"model.layers.12.output, or a short name such as resid_post.12, not '{hookpoint:.80}'; correct it, or "
+            "leave it out for the middle layer"
         )
 
 

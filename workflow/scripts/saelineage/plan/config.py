@@ -16,6 +16,8 @@ from jsonschema.validators import extend
 
 from saelineage.errors import InputError
 from saelineage.plan.published_saes import name_sources
+from saelineage.plan.short_places import write_out_places
+from saelineage.plan.steps import expand_steps
 from saelineage.plan.strict_yaml import plain
 
 
@@ -46,7 +48,9 @@ def read_schema(path: Path | str) -> dict:
 
 
 def load_config(config: Mapping, schema: dict) -> dict:
-    """Check a config against the schema, fill in every default, expand `~` in paths, and look up published SAEs.
+    """Check a config against the schema, expand its short forms, fill in every default, and look up published SAEs.
+
+    Short forms are `~` in paths, short names of hookpoints, and several steps of one model.
 
     Args:
         config: as the user wrote it.
@@ -60,9 +64,11 @@ def load_config(config: Mapping, schema: dict) -> dict:
     if errors:
         raise InputError(_sentence(errors[0], schema))
     name_hookpoint(filled)
+    expand_steps(filled)
     fill_defaults(filled, schema, schema)
     expand_homes(filled)
     name_sources(filled)
+    write_out_places(filled)
     return filled
 
 

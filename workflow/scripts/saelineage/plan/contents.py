@@ -76,6 +76,16 @@ class Contents:
         return [corpus for corpus in self.config["corpora"] if corpus in of_saes or not of_saes]
 
     @property
+    def keeps_dumps(self) -> bool:
+        """True if the activations that SAEs are trained on are kept."""
+        return self.config["activations"]["keep"] is True
+
+    @property
+    def streams(self) -> bool:
+        """True if SAEs are trained without dumps, while their model is read."""
+        return self.config["activations"]["keep"] == "stream"
+
+    @property
     def place(self) -> str:
         """Where activations are read at this hookpoint."""
         return self.hookpoints[self.hookpoint]
@@ -129,7 +139,8 @@ class Contents:
 
         Returns:
             `corpora`; `made`, how each model was made in words, parents before children; `merged_models`, the parents
-            of each merged model; `chosen_t`, the coefficient of the merge that each sweep is about.
+            of each merged model; `chosen_t`, the coefficient of the merge that each sweep is about; `lines`, the chains
+            of models that are shown by step, and `line_edges`, the names of all edges in them.
         """
         swept = {sweep: self.swept_model(sweep) for sweep in self.config["sweeps"]}
         return {
@@ -137,6 +148,8 @@ class Contents:
             "made": {model: self.graph.made(model) for model in self.graph.ordered},
             "merged_models": {model: self.graph.parents(model) for model in self.graph.of_kind("merge")},
             "chosen_t": {sweep: self.graph.settings(model)["t"] for sweep, model in swept.items()},
+            "lines": self.graph.lines,
+            "line_edges": list(map(str, self.graph.line_edges)),
         }
 
     def subset(self, block: str, *keys: str) -> dict:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 POOLED = "pooled"
@@ -9,8 +10,13 @@ POOLED = "pooled"
 
 TWIN, CONTINUED = "twin", "continued"
 """Kinds of trained models that are controls of an edge by their kind alone."""
+KEPT = "kept"
+"""The kind of models that are taken from another one's training at one of its steps."""
 FINETUNED = ("finetune", TWIN, CONTINUED)
 """Kinds of models that are trained from another model's weights."""
+
+SHORTEST_LINE = 3
+"""Models of a chain that is shown by step."""
 
 MODEL_KINDS = {
     "pretrain": "pretrained here",
@@ -22,6 +28,7 @@ MODEL_KINDS = {
     "reinitialise": "random weights, like {like}",
     TWIN: "fine-tuned from {parents} like {of}, from another seed",
     CONTINUED: "{parents} trained on with its own corpora, like {like}",
+    KEPT: "kept at step {step} of the training of {of}",
 }
 """Every way of making a model: the key of its block under `models`, and what the page says of such a model."""
 
@@ -65,8 +72,13 @@ class Graph:
         return next(iter(self._models[model]))
 
     def settings(self, model: str) -> dict:
-        """The block that says how a model is made; of a twin or continued model, the `finetune` that it equals."""
+        """The block that says how a model is made; of a twin or continued model, the `finetune` that it equals.
+
+        Of a model that is kept from a training, that training's `finetune`.
+        """
         kind, block = self.kind(model), self.block(model)
+        if kind == KEPT:
+            return self.settings(block["of"])
         if kind == TWIN:
             return self.settings(block["of"]) | {"seed": block["seed"]}
         if kind == CONTINUED:
@@ -82,7 +94,7 @@ class Graph:
     def made(self, model: str) -> str:
         """How a model was made, in words."""
         block, parents = self.block(model), " and ".join(self.parents(model))
-        named = {key: block.get(key) for key in ("t", "like", "of")}
+        named = {key: block.get(key) for key in ("t", "like", "of", "step")}
         words = MODEL_KINDS[self.kind(model)].format(parents=parents, **named)
         return f"{words} with {_words(lora)}" if (lora := self.lora(model)) else words
 
@@ -90,9 +102,31 @@ class Graph:
         """The `lora` block of a fine-tuned model; None where all weights are trained, and for other kinds."""
         return self.settings(model).get("lora")
 
-    def finetuned(self, *, with_lora: bool) -> list[str]:
-        """Names of the models that are fine-tuned by LoRA, or of those of which all weights are; twins included."""
-        return [model for model in self.of_kind(*FINETUNED) if bool(self.lora(model)) == with_lora]
+    def finetuned(self, *, with_lora: bool, with_steps: bool = False) -> list[str]:
+        """Names of the models that are fine-tuned by LoRA, or of those of which all weights are; twins included.
+
+        Args:
+            with_lora: those by LoRA.
+            with_steps: those of whose trainings models are kept at some steps.
+        """
+        return [
+            model
+            for model in self.of_kind(*FINETUNED)
+            if bool(self.lora(model)) == with_lora and bool(self.kept_steps(model)) == with_steps
+        ]
+
+    @cached_property
+    def _kept(self) -> dict[str, dict[str, int]]:
+        """For each training from which models are kept, their names and steps, in the order of the steps."""
+        steps = [(self.block(model)["step"], model) for model in self.of_kind(KEPT)]
+        kept: dict[str, dict[str, int]] = {}
+        for step, model in sorted(steps):
+            kept.setdefault(self.block(model)["of"], {})[model] = step
+        return kept
+
+    def kept_steps(self, model: str) -> list[int]:
+        """The steps of a model's training at which others are kept, in order."""
+        return list(self._kept.get(model, {}).values())
 
     def known_as(self, model: str) -> list[str]:
         """What others may call a model: its repository or folder, and its name in the run."""
@@ -104,7 +138,17 @@ class Graph:
         return [model for model in self._models if self.kind(model) in kinds]
 
     def parents(self, model: str) -> list[str]:
-        """The models that a model descends from, in the config's order."""
+        """The models that a model descends from, in the config's order.
+
+        The models of one training descend from each other, in the order of its steps.
+        """
+        of = self.block(model)["of"] if self.kind(model) == KEPT else model
+        steps = [*self._kept.get(of, {}), of]
+        before = steps[: steps.index(model)]
+        return before[-1:] or self.made_from(model)
+
+    def made_from(self, model: str) -> list[str]:
+        """The models whose weights a model is made from, in the config's order."""
         settings = self.settings(model)
         return [settings["parent"]] if "parent" in settings else list(settings.get("parents", []))
 
@@ -184,6 +228,28 @@ class Graph:
         """Every edge that starts at a model without parents."""
         return [edge for edge in self.edges if edge.parent in self.roots]
 
+    @cached_property
+    def lines(self) -> list[list[str]]:
+        """Every longest chain of at least three models of the lineage in which each has the one before as only parent.
+
+        Chains that part have the models before in common.
+        """
+        follow: dict[str, list[str]] = {model: [] for model in self.lineage}
+        for model in self.lineage:
+            if len(parents := self.parents(model)) == 1:
+                follow[parents[0]].append(model)
+        lines = [[model] for model in self.lineage if len(self.parents(model)) != 1]
+        for line in lines:  # the list grows in the loop where chains part
+            while children := follow[line[-1]]:
+                lines += [[*line, child] for child in children[1:]]
+                line.append(children[0])
+        return [line for line in lines if len(line) >= SHORTEST_LINE]
+
+    @property
+    def line_edges(self) -> list[Edge]:
+        """Every edge of `lines`, once."""
+        return list(dict.fromkeys(Edge(*pair) for line in self.lines for pair in pairwise(line)))
+
     @property
     def roots(self) -> list[str]:
         """Models of the lineage without parents."""
@@ -204,6 +270,10 @@ class Graph:
                 ancestors.append(nearest)
                 left.extend(self.parents(nearest))
         return ancestors
+
+    def imported_before(self, model: str) -> list[str]:
+        """Those of a model's ancestors that are imported whole, nearest first."""
+        return [ancestor for ancestor in self.ancestors(model) if self.kind(ancestor) in ("hub", "path")]
 
     def common_ancestor(self, model: str) -> str | None:
         """The nearest model that every parent of a model is or descends from, if there is one."""

@@ -54,7 +54,7 @@ class Needs:
         """Training a LoRA adapter on a model's parent, and merging it."""
         model, settings = model_of(input.parent), self._contents.graph.settings(wildcards.model)
         r, n_trained = settings["lora"]["r"], _trained_tokens(settings, input.tokens)
-        held = sizes.lora_training_bytes(model, r, self._training_batch(settings))
+        held = sizes.lora_training_bytes(model, r, self._training_batch(settings), *_ways_of_training(settings))
         return Need(held, sizes.lora_training_flop(model, r, n_trained))
 
     def merging(self, wildcards: Wildcards, input: InputFiles) -> Need:
@@ -74,7 +74,7 @@ class Needs:
             read = [min(n_tokens([path]), max_tokens or n_tokens([path])) for path in input.tokens]
             widths = [model.d_in(place) for place in activations["hookpoints"].values()]
             shard = sizes.DumpSize(max(read, default=0) // n_shards, sum(widths))
-            held = sizes.dump_bytes(model, self._batch_tokens, shard, activations["dtype"])
+            held = sizes.dump_bytes(model, self._batch_tokens, shard, activations["dtype"], self._weight_bytes(model))
             return Need(held, sizes.forward_flop(model, sum(read) // n_shards))
 
         return of_job
@@ -94,14 +94,50 @@ class Needs:
 
         return of_job
 
+    def streaming(
+        self,
+        settings_of_job: Callable[[Wildcards], Mapping[str, Mapping[str, Mapping]]],
+        places_of_job: Callable[[Wildcards], Mapping[str, str]],
+    ) -> NeedFunction:
+        """Training SAEs, by hookpoint and name, while their model is read: all are held at once, beside a buffer."""
+        activations = self._contents.config["activations"]
+
+        def of_job(wildcards: Wildcards, input: InputFiles) -> Need:
+            model, n_read = model_of(input.model), sum(self._read(path) for path in input.tokens)
+            starts = [path for path in input.starts if path.endswith(".safetensors")]
+            of_start = max((sizes.sae_size(os.path.dirname(path)).d_sae for path in starts), default=0)
+            places, held, flop, most = places_of_job(wildcards), 0, 0.0, 0
+            for hookpoint, of_hookpoint in settings_of_job(wildcards).items():
+                d_in = model.d_in(places[hookpoint])
+                for of_sae in of_hookpoint.values():
+                    sae = sizes.SaeSize(d_in, max(of_start, round(d_in * of_sae["expansion_factor"])))
+                    n_trained = n_read if of_sae["n_tokens"] is None else of_sae["n_tokens"]
+                    held += sizes.sae_training_bytes(sae, of_sae["batch_tokens"])
+                    flop += sizes.sae_training_flop(sae, n_trained)
+                    most = max(most, n_trained)
+            buffer = sizes.DumpSize(min(activations["buffer_tokens"], n_read), sum(map(model.d_in, places.values())))
+            held += sizes.stream_bytes(model, self._batch_tokens, buffer, activations["dtype"])
+            return Need(held, flop + sizes.forward_flop(model, most))
+
+        return of_job
+
+    def _read(self, path: str) -> int:
+        """Tokens of a corpus that SAEs are trained on, at most."""
+        most = self._contents.config["activations"]["max_tokens"]
+        return min(n_tokens([path]), most or n_tokens([path]))
+
     def measuring(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Measuring a language model, and its SAEs inside it, one after the other."""
+        """Measuring a language model, and the SAEs of one hookpoint after the other inside it."""
         model, tokens = model_of(input.model), n_tokens(input.validation)
         saes = [sizes.sae_size(os.path.dirname(path)) for path in input.saes if path.endswith(".safetensors")]
-        passes = 3 + 2 * len(saes)  # alone, with zeros, and each SAE's reconstructions, with a margin
+        n_hookpoints = len(self._contents.config["activations"]["hookpoints"])
+        passes = 1 + 2 * n_hookpoints + len(saes)  # alone, with zeros, with means, and with each SAE's reconstructions
         flop = passes * sizes.forward_flop(model, tokens) + sum(sizes.encoding_flop(sae, tokens) for sae in saes)
-        held = max((sizes.encoding_bytes(sae, 0) for sae in saes), default=0) + sum(sae.n_bytes for sae in saes)
-        return Need(sizes.forward_bytes(model, self._batch_tokens) + held, flop)
+        held = (
+            max((sizes.encoding_bytes(sae, 0) for sae in saes), default=0)
+            + sum(sae.n_bytes for sae in saes) // n_hookpoints
+        )
+        return Need(self._forward_bytes(model) + held, flop)
 
     def encoding(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Encoding activations with an SAE."""
@@ -126,13 +162,15 @@ class Needs:
         return Need(held, sizes.encoding_flop(trained, sizes.ENCODED_TOKENS))
 
     def correlating(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Summing products, or correlating the features, of one SAE and each of its partners in turn."""
-        n_shards = len(input.a)
+        """Correlating the features of one SAE with each of its partners in turn."""
+        settings, n_shards = self._contents.config["correlations"], len(input.a)
         d_sae = sizes.feature_width([*input.a[:1], *input.b[::n_shards]])
-        shards, entries = sizes.most_bytes(input.a) + sizes.most_bytes(input.b), sizes.all_bytes(input.a) // 8
-        held = sizes.correlation_bytes(d_sae, self._contents.config["correlations"]["block_features"], shards)
-        n_partners = len(input.b) // n_shards
-        return Need(held, n_partners * sizes.correlation_flop(d_sae, entries, sizes.MANY_ACTIVE))
+        shards, own = sizes.most_bytes(input.a) + sizes.most_bytes(input.b), sizes.all_bytes(input.a)
+        partners = [input.b[start : start + n_shards] for start in range(0, len(input.b), n_shards)]
+        pair = own + max(map(sizes.all_bytes, partners))
+        n_blocks = 2 + (len(self._contents.config["corpora"]) if settings["by_corpus"] else 0)
+        held = sizes.correlation_bytes(d_sae, settings["block_features"], pair, shards, n_blocks)
+        return Need(held, len(partners) * sizes.correlation_flop(d_sae, own // 8, sizes.MANY_ACTIVE))
 
     def reading_out(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Reading the features of both ends of an edge out of both ends' activations, one side at a time."""
@@ -147,16 +185,16 @@ class Needs:
         config = self._contents.config
         tokens = config["lineage"]["drift_rows"] * config["tokens"]["n_ctx"] * len(config["corpora"])
         flop = 2 * len(self._contents.graph.edges) * sizes.forward_flop(model, tokens)
-        return Need(max(2 * sizes.forward_bytes(model, self._batch_tokens), 3 * sae.n_bytes), flop)
+        return Need(max(2 * self._forward_bytes(model), 3 * sae.n_bytes), flop)
 
     def ablating(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Measuring each edge's two models with their SAEs again for each group and feature."""
+        """Measuring each model with its SAE, one after the other, for each edge, group and feature."""
         model, sae = model_of(input.models), sizes.sae_size(os.path.dirname(input.saes[0]))
         lineage, config = self._contents.config["lineage"], self._contents.config
         tokens = lineage["ablated_rows"] * config["tokens"]["n_ctx"] * len(config["corpora"])
         times = 2 * len(self._contents.graph.edges) * (sizes.ABLATED_GROUPS + lineage["ablated_features"])
         flop = times * (sizes.forward_flop(model, tokens) + 2 * sizes.encoding_flop(sae, tokens))
-        return Need(2 * (sizes.forward_bytes(model, self._batch_tokens) + sizes.encoding_bytes(sae, 0)), flop)
+        return Need(self._forward_bytes(model) + sizes.encoding_bytes(sae, 0) + sae.n_bytes, flop)
 
     def ranking(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Reading each model forwards and backwards, and measuring it again for the rows of single features."""
@@ -165,27 +203,32 @@ class Needs:
         tokens = lineage["ablated_rows"] * config["tokens"]["n_ctx"] * len(config["corpora"])
         n_edges = len(self._contents.graph.edges)
         passes = 4 * len(self._contents.graph.connected) + 2 * n_edges * lineage["exact_features"]
-        held = 3 * sizes.forward_bytes(model, self._batch_tokens) + sizes.encoding_bytes(sae, 0)
+        weights = self._weight_bytes(model)
+        read = sizes.backward_bytes(model, self._batch_tokens, weights)
+        whole = sizes.FLOAT * model.n_weights if weights < sizes.FLOAT else 0  # opened again for its path to the logits
+        held = max(read, whole) + sizes.encoding_bytes(sae, 0)
         held += len(self._contents.graph.connected) * (sae.n_bytes + sizes.unembedding_bytes(model))
         tables = 4 * sizes.all_bytes([*input.edges, *input.correlations])
         return Need(held + tables, passes * (sizes.forward_flop(model, tokens) + sizes.encoding_flop(sae, tokens)))
 
+    def measuring_losses(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Measuring a language model on the probe."""
+        model, tokens = model_of(input.model), n_tokens(input.rows)
+        held = self._forward_bytes(model) + 8 * 4 * tokens
+        return Need(held, sizes.forward_flop(model, tokens))
+
     def comparing_losses(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Measuring models on the probe, one after the other, and reading the features of one SAE and all texts."""
-        tokens = n_tokens(input.rows)
-        folders = list(dict.fromkeys(map(os.path.dirname, input.models)))
-        of_models = sizes.forward_bytes(model_of(input.models), self._batch_tokens) if folders else 0
-        flop = len(folders) * sizes.forward_flop(model_of(input.models), tokens) if folders else 0
-        losses = 8 * tokens * (len(folders) + 4)
+        """Reading several models' losses, all texts, and the features of one SAE at a time."""
         features = 4 * sizes.all_bytes(input.features) // max(1, len(self._contents.graph.connected))
-        return Need(of_models + losses + features + 4 * sizes.all_bytes([str(input.annotations)]), flop)
+        losses = sizes.all_bytes(input.losses) + 4 * sizes.most_bytes(input.losses)
+        return Need(losses + features + 4 * sizes.all_bytes([str(input.annotations)]))
 
     def sweeping(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Measuring both parents and their merge once for each coefficient."""
+        """Measuring a merge once for each coefficient, beside both parents and its tensors."""
         model = model_of(input.parents)
         coefficients = self._contents.config["sweeps"][wildcards.sweep]["t"]
         flop = len(coefficients) * sizes.forward_flop(model, n_tokens(input.validation))
-        return Need(3 * sizes.forward_bytes(model, self._batch_tokens), flop)
+        return Need(self._forward_bytes(model) + 3 * model.stored_bytes * model.n_weights, flop)
 
     def reading_all(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Reading all inputs into tables several times their size."""
@@ -200,12 +243,20 @@ class Needs:
         return Need(4 * sizes.all_bytes(tables) + held)
 
     def _training(self, model: sizes.ModelSize, settings: Mapping, tokens: Sequence[str]) -> Need:
-        held = sizes.training_bytes(model, self._training_batch(settings))
+        held = sizes.training_bytes(model, self._training_batch(settings), *_ways_of_training(settings))
         return Need(held, sizes.training_flop(model, _trained_tokens(settings, tokens)))
 
     def _training_batch(self, settings: Mapping) -> int:
-        """Tokens of a step of a language model's training."""
-        return settings["batch_rows"] * self._contents.config["tokens"]["n_ctx"]
+        """Tokens that a language model's training reads at a time."""
+        return settings["batch_rows"] // settings["accumulate"] * self._contents.config["tokens"]["n_ctx"]
+
+    def _weight_bytes(self, model: sizes.ModelSize) -> int:
+        """Bytes of a weight of a model that is measured; `auto` may take float32, which hardware decides."""
+        return model.stored_bytes if self._contents.config["model_dtype"] == "weights" else sizes.FLOAT
+
+    def _forward_bytes(self, model: sizes.ModelSize) -> int:
+        """A language model that is measured."""
+        return sizes.forward_bytes(model, self._batch_tokens, self._weight_bytes(model))
 
 
 def memory(need: NeedFunction) -> Callable[..., int]:
@@ -239,6 +290,11 @@ def n_tokens(paths: Sequence[str]) -> int:
 def _trained_tokens(settings: Mapping, tokens: Sequence[str]) -> int:
     """Tokens that a language model is trained on."""
     return settings["n_tokens"] or round(settings["epochs"] * n_tokens(tokens))
+
+
+def _ways_of_training(settings: Mapping) -> tuple[bool, bool]:
+    """True if weights are trained in bfloat16, and if blocks are checkpointed."""
+    return settings["precision"] == "bfloat16", settings["gradient_checkpointing"]
 
 
 def model_of(paths: Sequence[str]) -> sizes.ModelSize:

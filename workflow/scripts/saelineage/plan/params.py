@@ -33,8 +33,18 @@ class Params:
         return None if wildcards.split == "train" else self._contents.config["tokens"]["max_document_share"]
 
     def model(self, wildcards: Wildcards) -> dict:
-        """The settings by which a model is made."""
-        return self._contents.graph.settings(wildcards.model)
+        """The settings by which a model is made, with the steps at which others are kept of it, if there are any."""
+        graph = self._contents.graph
+        steps = graph.kept_steps(wildcards.model)
+        return graph.settings(wildcards.model) | ({"keep_steps": steps} if steps else {})
+
+    def kept_step(self, wildcards: Wildcards) -> int:
+        """The step of its training at which a model is kept."""
+        return self._contents.graph.block(wildcards.model)["step"]
+
+    def imported_before(self, wildcards: Wildcards) -> list[str]:
+        """The names of the models behind `Paths.imported_before`, in the same order."""
+        return self._contents.graph.imported_before(wildcards.model)
 
     def parent_names(self, wildcards: Wildcards) -> list[str]:
         """What the parent of a model with an adapter is called."""

@@ -46,19 +46,22 @@ class Paths:
     token_sidecar = "results/{run}/tokens/{corpus}/{split}.json"
     model_file = "results/{run}/models/{model}/{name}"
     merge = "results/{run}/models/{model}/merge.json"
+    model_weights = "results/{run}/models/{model}/model.safetensors"
+    kept_steps = "results/{run}/models/{model}/steps.tar"
     adapter_config = "results/{run}/models/{model}/adapter/adapter_config.json"
     adapter_weights = "results/{run}/models/{model}/adapter/adapter_model.safetensors"
     model_metrics = "results/{run}/models/{model}/metrics.json"
+    token_losses = "results/{run}/models/{model}/losses.safetensors"
     dump = "results/{run}/activations/{hookpoint}/{model}/{corpus}/{split}/shard-{shard}.safetensors"
     sae_file = "results/{run}/saes/{hookpoint}/{model}/{sae}/{name}"
     sae_weights = "results/{run}/saes/{hookpoint}/{model}/{sae}/sae_weights.safetensors"
     sae_config = "results/{run}/saes/{hookpoint}/{model}/{sae}/cfg.json"
     sae_curve = "results/{run}/saes/{hookpoint}/{model}/{sae}/training.csv"
+    sae_bundle = "results/{run}/streams/{model}/{part}.tar"
     sae_metrics = "results/{run}/saes/{hookpoint}/{model}/metrics.json"
     features = "results/{run}/features/{hookpoint}/{model}/{sae}/{corpus}/shard-{shard}.safetensors"
     rotated_features = "results/{run}/features/{hookpoint}/{model}/{sae}_rotated/{corpus}/shard-{shard}.safetensors"
     delphi = "results/{run}/delphi/{hookpoint}/{model}/{sae}/{module}/config.json"
-    sums = "results/{run}/correlations/{hookpoint}/{a}/sums-{shard}.safetensors"
     correlations = "results/{run}/correlations/{hookpoint}/{a}/correlations.safetensors"
     replicates = "results/{run}/correlations/{hookpoint}/{a}/replicates.safetensors"
     token_types = "results/{run}/correlations/{hookpoint}/{a}__{b}/token_types.safetensors"
@@ -210,7 +213,16 @@ class Paths:
         """The folders of the models that a model is made from: its parents, or the model it is like."""
         graph = self._contents.graph
         like = graph.like(wildcards.model)
-        return [path for name in ([like] if like else graph.parents(wildcards.model)) for path in self.model(name)]
+        return [path for name in ([like] if like else graph.made_from(wildcards.model)) for path in self.model(name)]
+
+    def training_kept_from(self, wildcards: Wildcards) -> list[str]:
+        """The archive of the training that a model is kept from, and its manifest, which is removed with it."""
+        (archive,) = self.fill(self.kept_steps, model=self._contents.graph.block(wildcards.model)["of"])
+        return [archive, self.manifest(archive)]
+
+    def imported_before(self, wildcards: Wildcards) -> list[str]:
+        """The weights of the imported models that an imported model descends from, nearest first."""
+        return self.fill(self.model_weights, model=self._contents.graph.imported_before(wildcards.model))
 
     def imported_model(self, wildcards: Wildcards) -> list[str]:
         """The files of a model taken from a folder."""
@@ -239,6 +251,10 @@ class Paths:
         sae = getattr(wildcards, "sae", self._contents.saes.seed_names[0])
         corpora = self._contents.saes.settings(wildcards.model, sae)["corpora"]
         return self.fill(self.dump, model=wildcards.model, corpus=corpora, split="train", shard=self.train_shards)
+
+    def sae_dump_manifests(self, wildcards: Wildcards) -> list[str]:
+        """The manifests of `sae_dump`."""
+        return list(map(self.manifest, self.sae_dump(wildcards)))
 
     def probe_dump(self, model: str) -> list[str]:
         """All shards of a model's activations on the probe."""
@@ -301,26 +317,6 @@ class Paths:
         """All feature shards of all partners of an SAE, one partner after the other."""
         partners = map(with_features, self._contents.comparisons.partners[wildcards.a])
         return [path for sae in partners for path in self.sae_features(sae)]
-
-    def partner_shard(self, wildcards: Wildcards) -> list[str]:
-        """Feature shards of all partners of an SAE, of one shard number."""
-        partners = map(with_features, self._contents.comparisons.partners[wildcards.a])
-        return [path for sae in partners for path in self._shard_of(sae, wildcards.shard)]
-
-    def _shard_of(self, sae: SaeName, shard: str) -> list[str]:
-        return self.fill(self.features, model=sae.model, sae=sae.sae, corpus=self.corpora, shard=shard)
-
-    def own_shard(self, wildcards: Wildcards) -> list[str]:
-        """Feature shards of the SAE on side a, of one shard number."""
-        return self._shard_of(side_sae(wildcards, "a"), wildcards.shard)
-
-    def all_sums(self, wildcards: Wildcards) -> list[str]:
-        """Raw sums of an SAE with all its partners, all shards; none where there is one shard, which is summed anyway.
-
-        An SAE without partners of its own, compared on request, has no sums either.
-        """
-        is_summed = len(self.probe_shards) > 1 and wildcards.a in self._contents.comparisons.partners
-        return self.fill(self.sums, a=wildcards.a, shard=self.probe_shards) if is_summed else []
 
     def of_pairs(self, pattern: str, pairs: Iterable[Pair]) -> list[str]:
         """A file of each of some pairs of SAEs."""
@@ -411,9 +407,9 @@ class Paths:
         """A file of the passages of each edge."""
         return self.fill(self.passages, edge=self.edges, kind=kind)
 
-    def models_with_siblings(self) -> list[str]:
-        """The folders of the models that children are compared with on single tokens, and of these children."""
-        return [path for model in self._contents.graph.beside_siblings for path in self.model(model)]
+    def losses_with_siblings(self) -> list[str]:
+        """The losses of the models that children are compared with on single tokens, and of these children."""
+        return self.fill(self.token_losses, model=self._contents.graph.beside_siblings)
 
     def connected_features(self) -> list[str]:
         """Feature shards of the SAEs of models with a parent or a child that verdicts rest on."""
@@ -546,6 +542,8 @@ class Paths:
             "labels": self.all_labels(),
             "explanations": self.all_explanations(),
             "verdicts": self.class_verdicts(),
+            "features": self.fill(self.lineage_features) if contents.graph.lines else [],
+            "line_verdicts": self.fill(self.edge_table, edge=map(str, contents.graph.line_edges)),
             "token_rows": self.all_token_sidecars(),
         }
 
@@ -588,7 +586,8 @@ class Paths:
         ablations = self.fill(self.ablations_manifest) if self.all_ablations() else []
         passages = self.fill(self.passages_manifest) if self.edges else []
         splits = {"corpus": self.corpora, "split": SPLITS}
-        dumps = {"corpus": self._contents.trained_corpora, "split": "train", "shard": self.train_shards}
+        dumped = trained if contents.keeps_dumps else []
+        dumps = {"corpus": contents.trained_corpora, "split": "train", "shard": self.train_shards}
         probes = {"corpus": self.corpora, "split": "probe", "shard": self.probe_shards}
 
         def beside(paths: Iterable[str]) -> list[str]:
@@ -603,9 +602,10 @@ class Paths:
             "models": [
                 *of_folders(self.fill(self.model_metrics, model=contents.graph.models)),
                 *beside(self.fill(self.model_metrics, model=contents.graph.models)),
+                *beside(self.losses_with_siblings()),
             ],
             "activations": [
-                *beside(self.fill(self.dump, model=trained, **dumps)),
+                *beside(self.fill(self.dump, model=dumped, **dumps)),
                 *beside(self.fill(self.dump, model=read, **probes)),
             ],
             "saes": [

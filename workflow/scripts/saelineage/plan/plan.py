@@ -1,5 +1,6 @@
 """The plan of a run: the one object that knows what a run consists of."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -11,6 +12,8 @@ from saelineage.plan.needs import Needs
 from saelineage.plan.params import Params
 from saelineage.plan.paths import InputFunction, Paths, Wildcards
 from saelineage.plan.sae_names import SaeName
+from saelineage.plan.streams import Streams
+from saelineage.plan.turns import Turns
 
 T = TypeVar("T")
 
@@ -26,6 +29,7 @@ class Plan(Contents):
         paths: every path.
         params: the settings that jobs get.
         needs: the memory and time that jobs ask for.
+        turns: the order in which dumps are made and used.
     """
 
     def __init__(self, config: dict, hookpoint: str | None = None):
@@ -39,6 +43,12 @@ class Plan(Contents):
         self.paths = Paths(self, hookpoint)
         self.params = Params(self)
         self.needs = Needs(self)
+        self.turns = Turns(self)
+
+    @cached_property
+    def parts(self) -> Streams:
+        """The SAEs that jobs train together while they read a model."""
+        return Streams(self.places)
 
     @cached_property
     def places(self) -> dict[str, "Plan"]:
@@ -85,17 +95,73 @@ class Plan(Contents):
         pages = self.pages().values()
         return list(dict.fromkeys(path for page in pages for paths in page["files"].values() for path in paths))
 
+    # Jobs that train SAEs while they read a model (activations.keep: stream).
+
+    def stream_rows(self, wildcards: Wildcards) -> list[str]:
+        """Token rows that a part's SAEs are trained on."""
+        return self.paths.fill(self.paths.token_rows, corpus=self.parts.corpora(wildcards), split="train")
+
+    def stream_starts(self, wildcards: Wildcards) -> list[str]:
+        """The folders of the SAEs that a part's SAEs start from."""
+        starts = {
+            path: None
+            for hookpoint, of_hookpoint in self.parts.starts(wildcards).items()
+            for saes in of_hookpoint.values()
+            for start in saes
+            for path in self.places[hookpoint].paths.sae(start)
+        }
+        return list(starts)
+
+    def stream_start_folders(self, wildcards: Wildcards) -> dict[str, dict[str, list[str]]]:
+        """The same by hookpoint and SAE, as folders."""
+        return {
+            hookpoint: {
+                sae: [os.path.dirname(self.places[hookpoint].paths.sae(start)[0]) for start in starts]
+                for sae, starts in of_hookpoint.items()
+            }
+            for hookpoint, of_hookpoint in self.parts.starts(wildcards).items()
+        }
+
+    def stream_reading(self, wildcards: Wildcards) -> dict:
+        """How a part's job reads its model."""
+        activations, config = self.config["activations"], self.config
+        return {
+            **{key: activations[key] for key in ("max_tokens", "buffer_tokens", "dtype")},
+            "batch_rows": config["batch_rows"],
+            "seed": self.parts.seed(wildcards),
+            "unshared": config["tokens"]["unshared"],
+        }
+
+    def own_bundle(self, wildcards: Wildcards) -> list[str]:
+        """The archive that an SAE is taken out of."""
+        part = str(self.parts.part(wildcards.hookpoint, SaeName(wildcards.model, wildcards.sae)))
+        return self.paths.fill(self.paths.sae_bundle, model=wildcards.model, part=part)
+
+    def own_bundle_manifest(self, wildcards: Wildcards) -> list[str]:
+        """Its manifest."""
+        return list(map(self.paths.manifest, self.own_bundle(wildcards)))
+
     # Constraints on wildcards.
 
     def trained_alone(self) -> str:
         """A constraint on {hookpoint} in .../{hookpoint}/{model}/{sae}/...: SAEs that have a training job each."""
         together = self.saes.seed_names if self.config["saes"]["one_pass"] else []
+        places = {} if self.streams else self.places
         return followed_by(
             {
                 hookpoint: [sae for sae in plan.comparisons.trained_saes if sae.sae not in together]
-                for hookpoint, plan in self.places.items()
+                for hookpoint, plan in places.items()
             }
         )
+
+    def streamed(self) -> str:
+        """A constraint on {hookpoint} in .../{hookpoint}/{model}/{sae}/...: SAEs trained while models are read."""
+        places = self.places if self.streams else {}
+        return followed_by({hookpoint: plan.comparisons.trained_saes for hookpoint, plan in places.items()})
+
+    def part_names(self) -> str:
+        """A constraint on {part}: the groups of a model's SAEs that one job trains."""
+        return any_of(self.parts.names if self.streams else [])
 
     def imported(self) -> str:
         """A constraint on {hookpoint} in .../{hookpoint}/{model}/{sae}/...: SAEs that are imported."""
@@ -108,7 +174,7 @@ class Plan(Contents):
 
     def trained_together(self) -> str:
         """A constraint on {model}: models whose SAEs are all trained by one job."""
-        return any_of(self.graph.models if self.config["saes"]["one_pass"] else [])
+        return any_of(self.graph.models if self.config["saes"]["one_pass"] and not self.streams else [])
 
     # Jobs that need the network run on the machine of Snakemake itself, because compute nodes often have none.
 
@@ -150,6 +216,7 @@ class Plan(Contents):
             },
             "pairs": [pair_name(pair) for pair in self.comparisons.pairs],
             "one_pass": config["saes"]["one_pass"],
+            "streams": self.parts.names if self.streams else [],
             "imported_saes": {hookpoint: list(map(str, plan.saes.imported)) for hookpoint, plan in self.places.items()},
             "shards": [config["activations"]["n_shards"], config["activations"]["n_probe_shards"]],
             "lineage": self.subset("lineage", "token_type", "readouts", "ablations"),

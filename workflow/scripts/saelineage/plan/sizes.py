@@ -31,6 +31,11 @@ FLOP_PER_THREAD_SECOND = 5e9
 MAX_HEADER_BYTES = 100_000_000
 """Limit of the safetensors library on a header."""
 FLOAT = 4
+BLOCK_LOGITS = 1 << 25
+"""Most logits made at a time (`models.predictions.BLOCK_LOGITS`)."""
+BLOCK_WEIGHTS = 1 << 22
+"""Most weights that `models.optimizers` updates at a time, with six numbers in float32 beside each."""
+STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 LARGE_VOCABULARY = 150_000
 """Vocabulary assumed for a tokenizer that is not trained here."""
@@ -47,7 +52,8 @@ ENCODED_VALUES = 1 << 24
 MAX_ASSIGNED = 8_192
 """Most latents that are assigned to each other (`correlations.decoders.MAX_ASSIGNED`)."""
 ENCODING_COPIES = 5
-"""Arrays of latents x tokens that encoding holds (JumpReLU: products, pre-activations, ReLU, mask, latents)."""
+"""Arrays of latents x tokens that encoding holds where many latents fire (JumpReLU: products, pre-activations, ReLU,
+mask, latents); where few do, it is one."""
 
 
 class Need(NamedTuple):
@@ -67,6 +73,8 @@ class ModelSize(NamedTuple):
     d_model: int
     d_mlp: int
     d_vocab: int
+    stored_bytes: int = FLOAT
+    """Bytes of a weight in the format that holds all those of the file."""
 
     def d_in(self, hookpoint: str) -> int:
         """Width of the activations at a hookpoint. If its name does not tell, the larger of d_model and d_mlp."""
@@ -144,14 +152,26 @@ def model_size(folder: Path | str) -> ModelSize:
     Raises:
         FileNotFoundError: if a file does not exist yet.
     """
-    n_weights = sum(math.prod(shape) for shape in shapes(Path(folder, "model.safetensors")).values())
+    path = Path(folder, "model.safetensors")
+    n_weights = sum(math.prod(shape) for shape in shapes(path).values())
     try:
         config = json.loads(Path(folder, "config.json").read_bytes())
         of_text = (described.n_layers, described.d_model, described.d_mlp, described.vocab_size)
-        sizes = [size(config) or 0 for size in of_text]
+        n_layers, d_model, d_mlp, d_vocab = [size(config) or 0 for size in of_text]
     except (ValueError, AttributeError, RecursionError):
         return UNKNOWN_MODEL
-    return ModelSize(n_weights, *sizes)
+    return ModelSize(n_weights, n_layers, d_model, d_mlp, d_vocab, stored_bytes(path))
+
+
+def stored_bytes(path: Path | str) -> int:
+    """Bytes of a weight in the narrowest format that holds all those of a safetensors file (`precision.widest`).
+
+    Raises:
+        FileNotFoundError: if the file does not exist yet.
+    """
+    entries = [entry for entry in read_header(path).values() if isinstance(entry, dict)]
+    formats = {entry["dtype"] for entry in entries if entry.get("dtype") in STORED_BYTES}
+    return FLOAT if formats >= {"F16", "BF16"} else max((STORED_BYTES[name] for name in formats), default=FLOAT)
 
 
 def pretrained_size(settings: Mapping, d_vocab: int) -> ModelSize:
@@ -217,9 +237,19 @@ def all_bytes(paths: Iterable[Path | str]) -> int:
     return sum(os.path.getsize(path) for path in paths)
 
 
-def training_bytes(model: ModelSize, batch_tokens: int) -> int:
-    """Training a language model: weights, gradients, Adam's two moments, and activations and logits of a batch."""
-    return 4 * FLOAT * model.n_weights + _batch_bytes(model, batch_tokens)
+def training_bytes(model: ModelSize, batch_tokens: int, is_rounded: bool = False, is_checkpointed: bool = False) -> int:
+    """Training a language model: weights, gradients, Adam's two moments, and activations and logits of a batch.
+
+    Args:
+        model: the model.
+        batch_tokens: tokens that are read at a time.
+        is_rounded: weights and gradients are in bfloat16, with the lower bits of a master copy beside them.
+        is_checkpointed: blocks keep their inputs alone.
+    """
+    of_weight = 2 + 2 + 2 + 2 * FLOAT if is_rounded else 4 * FLOAT
+    updating = 6 * FLOAT * min(model.n_weights, BLOCK_WEIGHTS) if is_rounded else 0
+    batch = _batch_bytes(model, batch_tokens, 2 if is_rounded else FLOAT, is_checkpointed)
+    return of_weight * model.n_weights + updating + batch
 
 
 def lora_weights(model: ModelSize, r: int) -> int:
@@ -228,18 +258,28 @@ def lora_weights(model: ModelSize, r: int) -> int:
     return r * model.n_layers * (attention + mlp)
 
 
-def lora_training_bytes(model: ModelSize, r: int, batch_tokens: int) -> int:
-    """Training a LoRA adapter: frozen weights, the adapter as in `training_bytes`, and a batch.
+def lora_training_bytes(
+    model: ModelSize, r: int, batch_tokens: int, is_rounded: bool = False, is_checkpointed: bool = False
+) -> int:
+    """Training a LoRA adapter: frozen weights, the adapter as in `training_bytes`, and a batch; arguments as there.
 
     Afterwards the adapter is merged, with the parent's weights in float32 and a copy of them.
     """
-    trained = FLOAT * (model.n_weights + 4 * lora_weights(model, r)) + _batch_bytes(model, batch_tokens)
+    number = 2 if is_rounded else FLOAT
+    trained = number * model.n_weights + 4 * FLOAT * lora_weights(model, r)
+    trained += _batch_bytes(model, batch_tokens, number, is_checkpointed)
     return max(trained, 2 * FLOAT * model.n_weights)
 
 
-def forward_bytes(model: ModelSize, batch_tokens: int) -> int:
-    """Reading or measuring a language model in float32: weights, and logits of a batch with two copies."""
-    return FLOAT * (model.n_weights + batch_tokens * (3 * model.d_vocab + 8 * max(model.d_model, model.d_mlp)))
+def forward_bytes(model: ModelSize, batch_tokens: int, weight_bytes: int = FLOAT) -> int:
+    """Reading or measuring a language model: weights, activations of a batch, and a block of logits with two copies."""
+    logits = 3 * FLOAT * min(batch_tokens * model.d_vocab, BLOCK_LOGITS)
+    return weight_bytes * model.n_weights + logits + 8 * FLOAT * batch_tokens * max(model.d_model, model.d_mlp)
+
+
+def backward_bytes(model: ModelSize, batch_tokens: int, weight_bytes: int = FLOAT) -> int:
+    """Gradients of a language model's activations: its weights, and a batch as in training."""
+    return weight_bytes * model.n_weights + _batch_bytes(model, batch_tokens, weight_bytes)
 
 
 def unembedding_bytes(model: ModelSize) -> int:
@@ -247,9 +287,15 @@ def unembedding_bytes(model: ModelSize) -> int:
     return FLOAT * model.d_vocab * model.d_model
 
 
-def dump_bytes(model: ModelSize, batch_tokens: int, shard: DumpSize, dtype: str) -> int:
+def dump_bytes(model: ModelSize, batch_tokens: int, shard: DumpSize, dtype: str, weight_bytes: int = FLOAT) -> int:
     """Dumping activations: the model, and one shard, which is held twice while its batches are joined."""
-    return forward_bytes(model, batch_tokens) + 2 * ITEM_BYTES[dtype] * shard.n_tokens * shard.d_in
+    return forward_bytes(model, batch_tokens, weight_bytes) + 2 * ITEM_BYTES[dtype] * shard.n_tokens * shard.d_in
+
+
+def stream_bytes(model: ModelSize, batch_tokens: int, buffer: DumpSize, dtype: str) -> int:
+    """Reading a model into a buffer, of which one batch of rows is held in float32 beside it, and norms in float32."""
+    batch = 2 * FLOAT * batch_tokens * buffer.d_in
+    return forward_bytes(model, batch_tokens) + buffer.n_tokens * (ITEM_BYTES[dtype] * buffer.d_in + FLOAT) + batch
 
 
 def sae_training_bytes(sae: SaeSize, batch_tokens: int, n_saes: int = 1) -> int:
@@ -257,13 +303,13 @@ def sae_training_bytes(sae: SaeSize, batch_tokens: int, n_saes: int = 1) -> int:
     return n_saes * (5 * sae.n_bytes + 3 * FLOAT * batch_tokens * sae.d_sae)
 
 
-def encoding_bytes(sae: SaeSize, shard_bytes: int, n_saes: float = 1.25) -> int:
+def encoding_bytes(sae: SaeSize, shard_bytes: int, n_saes: float = 1.75) -> int:
     """Encoding activations: the SAE, all latents of a chunk of tokens, and a shard's activations and latents.
 
     Args:
         sae: the SAE.
         shard_bytes: the activations.
-        n_saes: copies of the SAE that are held.
+        n_saes: copies of the SAE that are held: itself, and the encoder by latent, in float32 and rounded.
     """
     chunk = ENCODING_COPIES * FLOAT * min(ENCODED_VALUES, ENCODED_TOKENS * sae.d_sae)
     return round(n_saes * sae.n_bytes) + chunk + 2 * shard_bytes
@@ -285,9 +331,17 @@ def importing_bytes(paths: Iterable[Path | str], d_in: int) -> int:
     return encoding_bytes(sae, 0) + (n_read if is_converted else 0)
 
 
-def correlation_bytes(d_sae: int, block_features: int, feature_bytes: int) -> int:
-    """Correlating: a block of sums, r and Jaccard held twice, the results of each feature, and two shards."""
-    return 4 * feature_bytes + 64 * block_features * d_sae + 10_000 * d_sae
+def correlation_bytes(d_sae: int, block_features: int, pair_bytes: int, shard_bytes: int, n_blocks: int = 2) -> int:
+    """Correlating: the features of both sides, a shard of both while it is read, and the results of each feature.
+
+    Args:
+        d_sae: latents of the wider SAE.
+        block_features: features in a block of similarities.
+        pair_bytes: all feature shards of both sides.
+        shard_bytes: the largest shard of both sides.
+        n_blocks: blocks held at once: r, the Jaccard index, and r of each corpus if they are asked for.
+    """
+    return pair_bytes + 4 * shard_bytes + 8 * n_blocks * block_features * d_sae + 10_000 * d_sae
 
 
 def assigning_bytes(d_sae: int) -> int:
@@ -328,10 +382,10 @@ def encoding_flop(sae: SaeSize, n_tokens: int) -> float:
 def correlation_flop(d_sae: int, n_entries: int, l0: int) -> float:
     """Correlating: every two latents that are active on a token, then every pair of features.
 
-    In operations of which a core does `FLOP_PER_THREAD_SECOND`. 16,384 features on 1,048,576 tokens take 48 core
+    In operations of which a core does `FLOP_PER_THREAD_SECOND`. 16,384 features on 1,048,576 tokens take 19 core
     seconds; the estimate is twice that.
     """
-    return 400.0 * (n_entries * l0 + d_sae**2)
+    return 160.0 * (n_entries * l0 + d_sae**2)
 
 
 def readout_flop(dump: DumpSize, d_sae: int) -> float:
@@ -339,9 +393,11 @@ def readout_flop(dump: DumpSize, d_sae: int) -> float:
     return 4.0 * dump.n_tokens * dump.d_in**2 + 2.0 * dump.d_in**3 + 8.0 * dump.d_in**2 * d_sae
 
 
-def _batch_bytes(model: ModelSize, batch_tokens: int) -> int:
-    """Activations and logits of a batch in training."""
-    return batch_tokens * FLOAT * (4 * model.d_vocab + 16 * model.n_layers * max(model.d_model, model.d_mlp))
+def _batch_bytes(model: ModelSize, batch_tokens: int, number_bytes: int = FLOAT, is_checkpointed: bool = False) -> int:
+    """Activations of a batch in training, and a block of its logits with their gradient and two copies."""
+    of_block = 16 * max(model.d_model, model.d_mlp)
+    kept = model.n_layers * model.d_model + of_block if is_checkpointed else model.n_layers * of_block
+    return 4 * FLOAT * min(batch_tokens * model.d_vocab, BLOCK_LOGITS) + number_bytes * batch_tokens * kept
 
 
 def _is_count(value: object) -> bool:

@@ -384,6 +384,44 @@ def hookpoints_figure(hookpoints: pd.DataFrame) -> go.Figure:
     return _of_shares(figure, 320)
 
 
+SURVIVAL_LINES = {
+    "share": ("found", "solid"),
+    "unchanged_most": ("no change, at most", "dash"),
+    "unchanged_least": ("no change, at least", "dot"),
+}
+"""The shares that `survival_figure` draws, with their name and dash."""
+
+
+def survival_figure(survival: pd.DataFrame) -> go.Figure:
+    """The share of features that is still found, by the model at which they are born: one colour each.
+
+    Dashed and dotted are the bounds of the share that would be left if no step changed anything.
+
+    Args:
+        survival: of one line: `group`, `born`, `model`, `share_n` and the shares of `SURVIVAL_LINES`.
+    """
+    figure = go.Figure()
+    shown = survival[survival["group"] == survival["group"].iloc[0]]
+    models = list(dict.fromkeys([*shown["born"], *shown["model"]]))
+    for place, (born, rows) in enumerate(shown.groupby("born", sort=False)):
+        label = plain(f"born at {born}, n = {rows['share_n'].iloc[0]:,}" if place else f"of {born}")
+        for column, (name, dash) in SURVIVAL_LINES.items():
+            if rows[column].isna().all():
+                continue
+            figure.add_scatter(
+                x=[born, *rows["model"]],
+                y=[1.0, *rows[column]],
+                name=name,
+                mode="lines+markers",
+                line={"color": SERIES[place % len(SERIES)], "width": 1.75, "dash": dash},
+                legendgroup=label,
+                legendgrouptitle={"text": label},
+                hovertemplate=f"{label}, {name}: %{{y:.1%}} at %{{x}}<extra></extra>",
+            )
+    figure.update_xaxes(title="model", type="category", categoryorder="array", categoryarray=models)
+    return _of_shares(figure, 320).update_yaxes(title="share of the features that is still found")
+
+
 class Figure(NamedTuple):
     """How a figure of the page is drawn."""
 
@@ -420,6 +458,13 @@ FIGURES = {
         flows_figure,
         ("flow_nodes", "flow_links"),
         "Sankey diagram of feature classes over the lineage; the table below has the same numbers",
+    ),
+    "survival-{line}": Figure(
+        survival_figure,
+        ("survival",),
+        "Share of the features born at each model that is still found at later ones, beside what no change would "
+        "leave; the file survival.csv has the numbers",
+        by="line",
     ),
     "sweep-{sweep}-accuracy": Figure(
         sweep_accuracy_figure, ("chosen_sweeps",), "Accuracy against the merge coefficient", by="sweep"

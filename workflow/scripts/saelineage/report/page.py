@@ -162,6 +162,7 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "sources": sources_view(tables["sources"]),
         "stabilised": stabilised(tables["budgets"]),
         "pooled": pooled(tables["saes"]),
+        "step_lines": lines_view(tables["steps"], tables["survival"]),
         "merges": merges_view(tables["merges"]),
         "drift": by_edge(tables["drift"]),
         "by_corpus": by_edge(tables["by_corpus"]),
@@ -284,6 +285,21 @@ def sources_view(sources: pd.DataFrame) -> list[dict]:
         words = {name: f"{name} alone" if name in parents else f"{name}, but neither parent" for name in names}
         words |= {"both": "both parents", "new": "none of these"}
         view.append({"merge": merge, "rows": rows.assign(words=[words[name] for name in names]).to_dict("records")})
+    return view
+
+
+def lines_view(steps: pd.DataFrame, survival: pd.DataFrame) -> list[dict]:
+    """Per line: its models in order, the rows of each step, and for each model of birth the row at each later model.
+
+    The latter are of the line's first group: its identified features, where they are known.
+    """
+    view = []
+    for line, rows in steps.groupby("line", sort=False):
+        of_line = survival[survival["line"] == line]
+        first = of_line[of_line["group"].eq(of_line["group"].iloc[0])] if len(of_line) else of_line
+        models = list(dict.fromkeys([*rows["parent"], *rows["child"]]))
+        born = _by(first.to_dict("records"), "born", "model")
+        view.append({"line": line, "models": models, "edges": by_edge(rows), "born": born})
     return view
 
 

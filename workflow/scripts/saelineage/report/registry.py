@@ -85,6 +85,24 @@ TABLES = {
         "the share that persists; the share in the no-change control, and in the reset control those of features whose "
         "latent was kept and of those whose latent started afresh; and the share on which two seeds agree.",
     ),
+    "steps": Table(
+        "step_table",
+        ("lines", "summary"),
+        "In runs with a chain of at least three models, one row per chain (its last model), step (from parent to "
+        "child) and group of features: the share of the parent's that is found in the child (persist), beside the "
+        "no-change control and the largest random control of that edge; the share of the child's that was there before "
+        "(inherited); and the numbers of features that are lost (gone) and born (new) at the step, and for sure.",
+    ),
+    "survival": Table(
+        "survival_table",
+        ("lines", "features", "line_verdicts", "summary"),
+        "One row per chain (its last model), group of features, model at which they are born (new there; for the first "
+        "model all that are testable) and later model: the share of the n features that is still found there, going "
+        "from match to match, with its Wilson 95 % interval; lost_here, the number last found one model before; and "
+        "bounds of the share that would be left if no step changed anything: unchanged_least, the product of the "
+        "no-change controls of the steps between (each step misses features anew), and unchanged_most, the smallest of "
+        "them (all miss the same).",
+    ),
     "stages": Table(
         "stage_table",
         ("summary",),
@@ -190,7 +208,9 @@ TABLES = {
         ("sae_metrics",),
         "Quality of each SAE on the validation split, per corpus and over all (pooled): fvu, the fraction of variance "
         "unexplained; l0, the mean number of active latents per token; dead_fraction, the share of latents that fire "
-        "on none of the n_tokens tokens; ce_recovered and ce_difference, the effect on the loss of splicing it in.",
+        "on none of the n_tokens tokens; ce_difference, the loss added by splicing it in, in nats per prediction; "
+        "ce_recovered_from_mean and ce_recovered, the share of the loss added by the mean activation of the corpus, or "
+        "by zeros, in place of the activations that it does not add.",
     ),
     "densities": Table(
         "density_table",

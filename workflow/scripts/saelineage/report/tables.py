@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTEST
 from saelineage.lineage.shares import share
 from saelineage.lineage.stabilisation import KEPT, RESET
 from saelineage.lineage.stages import MOVED_BY, STEPS
+from saelineage.lineage.survival import survival
 from saelineage.lineage.twins import GROUPS as TWIN_GROUPS
 from saelineage.lineage.verdicts import CHANGES, NEW, VERDICTS
 from saelineage.plan.comparisons import TRAINED_CONTROLS, names_in_pair
@@ -125,6 +127,12 @@ class TableInputs(NamedTuple):
     """`lineage/{hookpoint}/edges/{edge}.parquet` by the edge's name; none in runs without conversations."""
     class_labels: Mapping[str, pd.DataFrame]
     """The rows of kind `class` of the leading SAE's labels, by model."""
+    lines: Sequence[Sequence[str]]
+    """The chains of models that are shown by step (`Graph.lines`)."""
+    features: pd.DataFrame
+    """`lineage/{hookpoint}/features.parquet`; empty in runs without such chains."""
+    line_verdicts: Mapping[str, pd.DataFrame]
+    """`lineage/{hookpoint}/edges/{edge}.parquet` of their edges, by the edge's name."""
     token_rows: Mapping[tuple[str, str], dict]
     """`tokens/{corpus}/{split}.json` by (corpus, split)."""
 
@@ -435,6 +443,58 @@ def hookpoint_table(summaries: Mapping[str, dict]) -> pd.DataFrame:
     return pd.DataFrame(rows if len(summaries) > 1 else [], columns=columns)
 
 
+def step_table(lines: Sequence[Sequence[str]], summary: dict) -> pd.DataFrame:
+    """One row per line, edge on it and group of features: what persists and what comes and goes, beside the controls.
+
+    A line has the name of its last model.
+
+    Args:
+        lines: from `Graph.lines`.
+        summary: `lineage/{hookpoint}/summary.json`.
+    """
+    edges = {(edge["parent"], edge["child"]): edge for edge in summary["edges"]}
+    rows = [
+        {"line": line[-1], "parent": parent, "child": child, "group": group}
+        | _shares(shares, GROUP_SHARES)
+        | {"largest_random_share": largest_random(shares["control_shares"])[1]}
+        | {"lost": shares["parent"]["gone"], "lost_for_sure": shares["parent"]["headline"]}
+        | {"born": shares["child"]["new"], "born_for_sure": shares["child"]["headline"]}
+        for line in lines
+        for parent, child in pairwise(line)
+        for group, shares in measured_groups(edges[parent, child])
+    ]
+    columns = ["line", "parent", "child", "group", *_columns(GROUP_SHARES), "largest_random_share"]
+    return pd.DataFrame(rows, columns=[*columns, "lost", "lost_for_sure", "born", "born_for_sure"])
+
+
+def survival_table(
+    lines: Sequence[Sequence[str]], features: pd.DataFrame, line_verdicts: Mapping[str, pd.DataFrame], summary: dict
+) -> pd.DataFrame:
+    """One row per line, group, model at which features are born and later model: the share that is still found there.
+
+    Args:
+        lines: from `Graph.lines`.
+        features: `lineage/{hookpoint}/features.parquet`.
+        line_verdicts: `lineage/{hookpoint}/edges/{edge}.parquet` of the lines' edges.
+        summary: `lineage/{hookpoint}/summary.json`.
+    """
+    verdicts: dict[tuple[str, str], pd.DataFrame] = {Edge.parse(edge): of for edge, of in line_verdicts.items()}
+    rows = [
+        {"line": line[-1], "group": group} | row
+        for line in lines
+        for group in GROUPS
+        for row in survival(line, features, verdicts, unchanged_shares(line, summary, group), group == IDENTIFIED)
+    ]
+    columns = ["line", "group", "born", "model", "lost_here", "share", "share_n", "share_low", "share_high"]
+    return pd.DataFrame(rows, columns=[*columns, "unchanged_least", "unchanged_most"])
+
+
+def unchanged_shares(line: Sequence[str], summary: dict, group: str) -> list[float | None]:
+    """The no-change control of every edge of a line, for a group of features; None where there is none."""
+    groups = {(edge["parent"], edge["child"]): edge["groups"][group] for edge in summary["edges"]}
+    return [(groups[edge] or {}).get("no_change_share") for edge in pairwise(line)]
+
+
 def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """One row per merged model and source: each parent alone, both, their common ancestor, and none of them.
 
@@ -641,7 +701,8 @@ def sweep_table(sweeps: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def sae_table(metrics: Sequence[dict]) -> pd.DataFrame:
     """One row per SAE and corpus, and one over all corpora (`pooled`)."""
-    columns = ["fvu", "l0", "dead_fraction", "ce_recovered", "ce_difference", "n_tokens"]
+    recovered = ["ce_recovered_from_mean", "ce_recovered", "ce_difference"]
+    columns = ["fvu", "l0", "dead_fraction", *recovered, "n_tokens"]
     rows = [
         {"model": entry["model"], "sae": entry["sae"], "corpus": corpus} | {key: figures[key] for key in columns}
         for entry in metrics

@@ -5,16 +5,20 @@ tokens. BOS and EOS are neither measured nor replaced. Nor are outliers, tokens 
 `Sae.max_norm`, which were left out of the SAE's training.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from saelineage.activations import hooked, read_with_logits
-from saelineage.models.losses import next_token_loss
+from saelineage.activations import hooked
+from saelineage.models.losses import LossSums, next_token_loss
+from saelineage.models.predictions import predict
 from saelineage.saes.sae import Sae, SparseLatents
 from saelineage.tokens import TokenRows
 
@@ -60,6 +64,9 @@ class SaeSums:
     ce_clean: float = 0.0
     ce_spliced: float = 0.0
     ce_ablated: float = 0.0
+    """With zeros in place of the activations."""
+    ce_mean_ablated: float = 0.0
+    """With the mean of the corpus's activations in their place."""
     n_predictions: int = 0
     n_left_out: int = 0
     """Text tokens that are outliers."""
@@ -73,6 +80,7 @@ class SaeSums:
             self.ce_clean + other.ce_clean,
             self.ce_spliced + other.ce_spliced,
             self.ce_ablated + other.ce_ablated,
+            self.ce_mean_ablated + other.ce_mean_ablated,
             self.n_predictions + other.n_predictions,
             self.n_left_out + other.n_left_out,
         )
@@ -108,11 +116,19 @@ def dead_fraction(sums: SaeSums) -> float:
 def ce_recovered(sums: SaeSums) -> float | None:
     """(CE_ablated - CE_spliced) / (CE_ablated - CE_clean), where ablation puts zeros at the hookpoint.
 
-    1 is perfect and 0 is no better than zeros; None if ablation changes nothing. It saturates near 1, so read it with
-    `ce_difference`.
+    1 is perfect and 0 is no better than zeros; None if ablation changes nothing. Zeros are far from any activations and
+    so ruin a model that a constant would hardly harm; the stricter `ce_recovered_from_mean` compares with that.
     """
-    loss = sums.ce_ablated - sums.ce_clean
-    return (sums.ce_ablated - sums.ce_spliced) / loss if loss else None
+    return _recovered(sums, sums.ce_ablated)
+
+
+def ce_recovered_from_mean(sums: SaeSums) -> float | None:
+    """(CE_mean_ablated - CE_spliced) / (CE_mean_ablated - CE_clean); ablation puts the corpus's mean at the hookpoint.
+
+    1 is perfect; 0 is no better than a constant, which tells nothing of the token, and below 0 is worse than that. None
+    if ablation changes nothing. It saturates near 1, so read it with `ce_difference`.
+    """
+    return _recovered(sums, sums.ce_mean_ablated)
 
 
 def ce_difference(sums: SaeSums) -> float:
@@ -140,7 +156,9 @@ def report(sums: SaeSums) -> dict:
         "ce_clean": sums.ce_clean / sums.n_predictions,
         "ce_spliced": sums.ce_spliced / sums.n_predictions,
         "ce_ablated": sums.ce_ablated / sums.n_predictions,
+        "ce_mean_ablated": sums.ce_mean_ablated / sums.n_predictions,
         "ce_recovered": ce_recovered(sums),
+        "ce_recovered_from_mean": ce_recovered_from_mean(sums),
         "ce_difference": ce_difference(sums),
         "n_tokens": sums.moments.n,
         "n_predictions": sums.n_predictions,
@@ -148,46 +166,119 @@ def report(sums: SaeSums) -> dict:
     }
 
 
+class Clean(NamedTuple):
+    """An unchanged model on one corpus."""
+
+    losses: LossSums
+    means: Mapping[tuple[str, float], Float[Tensor, " d_in"]]
+    """The mean of the activations that an SAE reads, by its hookpoint and its `max_norm`."""
+
+
+@torch.inference_mode()
+def measure_clean(model: nn.Module, limits: Mapping[str, Collection[float]], rows: TokenRows, batch_rows: int) -> Clean:
+    """Run a model over token rows once, for all hookpoints and SAEs.
+
+    Args:
+        model: the model.
+        limits: the `max_norm` of the SAEs at each hookpoint.
+        rows: the token rows.
+        batch_rows: rows in a forward pass.
+    """
+    losses = LossSums()
+    sums: dict[tuple[str, float], Tensor] = {}
+    n_tokens: Counter[tuple[str, float]] = Counter()
+
+    def adding(hookpoint: str, is_text: Tensor) -> Callable[[Tensor], None]:
+        def add(acts: Tensor) -> None:
+            acts = acts.float()
+            for max_norm in sorted(set(limits[hookpoint])):
+                read = acts[is_text & (acts.norm(dim=-1) <= max_norm)].double()
+                sums[hookpoint, max_norm] = sums.get((hookpoint, max_norm), 0.0) + read.sum(0)
+                n_tokens[hookpoint, max_norm] += len(read)
+
+        return add
+
+    for batch in _batches(model, rows, batch_rows):
+        with ExitStack() as stack:
+            for hookpoint in limits:
+                stack.enter_context(hooked(model, hookpoint, adding(hookpoint, batch.is_text)))
+            predictions = predict(model, batch.ids)
+        losses = losses.plus(next_token_loss(predictions, batch.ids, batch.predicted))
+    return Clean(losses, {key: total / max(1, n_tokens[key]) for key, total in sums.items()})
+
+
 @torch.inference_mode()
 def measure(
-    model: nn.Module, saes: Mapping[str, Sae], hookpoint: str, rows: TokenRows, batch_rows: int
+    model: nn.Module, saes: Mapping[str, Sae], hookpoint: str, rows: TokenRows, batch_rows: int, clean: Clean
 ) -> dict[str, SaeSums]:
-    """Run a model over token rows unchanged, with each SAE's reconstructions spliced in, and with zeros spliced in.
+    """Run a model over token rows with each SAE's reconstructions spliced in, with zeros, and with the mean.
 
-    The unchanged model runs once for all SAEs, the one with zeros once for all SAEs with the same `max_norm`.
+    The last two run once for all SAEs with the same `max_norm`.
+
+    Args:
+        model, hookpoint, rows, batch_rows: the model, where SAEs read it, and the token rows.
+        saes: the SAEs by name.
+        clean: the unchanged model on the same rows.
     """
-    device = next(model.parameters()).device
     sums = {name: SaeSums() for name in saes}
-    for numbers, batch in rows.batches(batch_rows):
-        ids = torch.from_numpy(batch).to(device)
-        is_text = torch.from_numpy(rows.compared(numbers)).to(device)
-        predicted = torch.from_numpy(rows.predicted(numbers)).to(device)
-        all_acts, logits = read_with_logits(model, hookpoint, ids)
-        norms = all_acts.norm(dim=-1)
-        clean, _, n_predictions = next_token_loss(logits, ids, predicted)
-        ablated: dict[float, float] = {}
+    limits = sorted({sae.max_norm for sae in saes.values()})
+    ablated, mean_ablated = dict.fromkeys(limits, 0.0), dict.fromkeys(limits, 0.0)
+    for batch in _batches(model, rows, batch_rows):
         for name, sae in saes.items():
-            mask = is_text & (norms <= sae.max_norm)
-            acts = all_acts[mask]
-            if sae.max_norm not in ablated:
-                ablated[sae.max_norm] = _loss_with(model, hookpoint, ids, predicted, mask, torch.zeros_like(acts))
-            latents = sae.encode_sparse(acts)
-            recons = sae.decode_sparse(latents)
-            batch_sums = reconstruction_sums(sae.target(acts), recons, latents, sae.d_sae)
-            batch_sums.n_left_out = int(is_text.sum() - mask.sum())
-            batch_sums.ce_clean, batch_sums.n_predictions = clean, n_predictions
-            batch_sums.ce_spliced = _loss_with(model, hookpoint, ids, predicted, mask, recons)
-            batch_sums.ce_ablated = ablated[sae.max_norm]
-            sums[name] = sums[name].add(batch_sums)
+            found: list[SaeSums] = []
+            spliced = _loss_with(model, hookpoint, batch, sae.max_norm, _splicing(sae, batch, found))
+            found[0].ce_spliced = spliced
+            sums[name] = sums[name].add(found[0])
+        for max_norm in limits:
+            mean = clean.means[hookpoint, max_norm].float()
+            ablated[max_norm] += _loss_with(model, hookpoint, batch, max_norm, torch.zeros_like)
+            mean_ablated[max_norm] += _loss_with(model, hookpoint, batch, max_norm, mean.expand_as)
+    for name, sae in saes.items():
+        sums[name].ce_clean, sums[name].n_predictions = clean.losses.loss, clean.losses.n_predictions
+        sums[name].ce_ablated, sums[name].ce_mean_ablated = ablated[sae.max_norm], mean_ablated[sae.max_norm]
     return sums
 
 
 def measure_corpora(
-    model: nn.Module, saes: Mapping[str, Sae], hookpoint: str, rows: Mapping[str, TokenRows], batch_rows: int
+    model: nn.Module,
+    saes: Mapping[str, Sae],
+    hookpoint: str,
+    rows: Mapping[str, TokenRows],
+    batch_rows: int,
+    clean: Mapping[str, Clean],
 ) -> dict[str, dict]:
-    """Compute the metrics of a model's SAEs on each corpus and on all (`pooled`), and pooled density histograms."""
-    by_corpus = {corpus: measure(model, saes, hookpoint, rows[corpus], batch_rows) for corpus in sorted(rows)}
+    """Compute the metrics of a model's SAEs on each corpus and on all (`pooled`), and pooled density histograms.
+
+    Args:
+        model, saes, hookpoint, batch_rows: as for `measure`.
+        rows, clean: by corpus.
+    """
+    by_corpus = {
+        corpus: measure(model, saes, hookpoint, rows[corpus], batch_rows, clean[corpus]) for corpus in sorted(rows)
+    }
     return {name: _summary({corpus: sums[name] for corpus, sums in by_corpus.items()}) for name in saes}
+
+
+class _Batch(NamedTuple):
+    """Some token rows on the model's device."""
+
+    ids: Int[Tensor, "row n_ctx"]
+    is_text: Bool[Tensor, "row n_ctx"]
+    predicted: Bool[Tensor, "row n_ctx"]
+
+
+def _batches(model: nn.Module, rows: TokenRows, batch_rows: int) -> Iterator[_Batch]:
+    device = next(model.parameters()).device
+    for numbers, ids in rows.batches(batch_rows):
+        yield _Batch(
+            *(torch.from_numpy(each).to(device) for each in (ids, rows.compared(numbers), rows.predicted(numbers)))
+        )
+
+
+def _recovered(sums: SaeSums, ce_ablated: float) -> float | None:
+    """The share of the loss added by an ablation that splicing the SAE in does not add."""
+    added = ce_ablated - sums.ce_clean
+    return (ce_ablated - sums.ce_spliced) / added if added else None
 
 
 def _summary(by_corpus: Mapping[str, SaeSums]) -> dict:
@@ -202,15 +293,35 @@ def _summary(by_corpus: Mapping[str, SaeSums]) -> dict:
     }
 
 
+def _splicing(sae: Sae, batch: _Batch, found: list[SaeSums]) -> Callable[[Tensor], Tensor]:
+    """A function from the activations that an SAE reads to their reconstructions, which adds its sums to a list."""
+
+    def reconstruct(acts: Tensor) -> Tensor:
+        latents = sae.encode_sparse(acts)
+        recons = sae.decode_sparse(latents)
+        sums = reconstruction_sums(sae.target(acts), recons, latents, sae.d_sae)
+        sums.n_left_out = int(batch.is_text.sum()) - len(acts)
+        found.append(sums)
+        return recons
+
+    return reconstruct
+
+
 def _loss_with(
-    model: nn.Module, hookpoint: str, ids: Tensor, predicted: Tensor, mask: Tensor, replacement: Tensor
+    model: nn.Module, hookpoint: str, batch: _Batch, max_norm: float, replacement: Callable[[Tensor], Tensor]
 ) -> float:
-    """Summed next-token loss with `replacement` at the text tokens."""
+    """Summed next-token loss with the activations of text tokens, but for outliers, replaced by a function of them."""
+    replaced: list[Tensor] = []
 
     def replace(acts: Tensor) -> Tensor:
-        changed = acts.clone()
-        changed[mask] = replacement.to(acts.dtype)
+        if not replaced:
+            read = acts.float()
+            mask = batch.is_text & (read.norm(dim=-1) <= max_norm)
+            replaced.extend([mask, replacement(read[mask])])
+        changed = acts.clone()  # a module that runs more than once gives the same each time
+        changed[replaced[0]] = replaced[1].to(acts.dtype)
         return changed
 
     with hooked(model, hookpoint, replace):
-        return next_token_loss(model(input_ids=ids, use_cache=False).logits, ids, predicted)[0]
+        predictions = predict(model, batch.ids)
+    return next_token_loss(predictions, batch.ids, batch.predicted).loss

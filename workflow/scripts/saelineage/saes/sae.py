@@ -13,10 +13,10 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import NamedTuple, TypeGuard
+from typing import TypeGuard
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, read_json, write_json
 from saelineage.files.foreign import tensor_shapes
 from saelineage.foreign.sae_formats.architectures import SAELENS_NAMES, require_architecture, require_settings
+from saelineage.saes.encoding import Encoder, SparseLatents, encode_dense
 
 PER_LATENT = {
     "relu": ("b_enc",),
@@ -46,8 +47,6 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 MOST_NORM = 1e38
 """Largest norm that float32 can hold."""
-ENCODED_VALUES = 1 << 24
-"""Latents x tokens that are encoded at once, which bounds the memory of wide SAEs (`plan.sizes` counts with it)."""
 CHECKED_VALUES = 1 << 22
 """Weights that are checked for infinities at once, which bounds the memory."""
 
@@ -98,20 +97,13 @@ class Sae(nn.Module):
 
     def encode(self, acts: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Dense latent activations."""
-        raw = (acts - self.b_dec) @ self.W_enc
-        if self.architecture == "gated":
-            return (raw * self.r_mag.exp() + self.b_mag).relu() * (raw + self.b_gate > 0)
-        pre_acts = raw + self.b_enc
-        if self.k is not None:  # topk
-            values, indices = pre_acts.topk(self.k, dim=-1, sorted=False)
-            return torch.zeros_like(pre_acts).scatter_(-1, indices, values.relu())
-        return pre_acts.relu() * (pre_acts > self.threshold) if self.architecture == "jumprelu" else pre_acts.relu()
+        return encode_dense(acts, self.architecture, dict(self.named_parameters()), self.k)
 
     def decode(self, latent_acts: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
         """Reconstructions from dense latent activations."""
         return latent_acts @ self.W_dec + self.b_dec
 
-    def decode_sparse(self, latents: "SparseLatents") -> Float[Tensor, "token d_in"]:
+    def decode_sparse(self, latents: SparseLatents) -> Float[Tensor, "token d_in"]:
         """Reconstructions from sparse latent activations, computed from the entries alone."""
         shape = (len(latents.indptr) - 1, self.d_sae)
         rows = torch.sparse_csr_tensor(
@@ -127,43 +119,13 @@ class Sae(nn.Module):
         """The values that reconstructions approximate: acts, minus their mean over dimensions if `centred`."""
         return acts - acts.mean(-1, keepdim=True) if self.centred else acts
 
-    @torch.inference_mode()
-    def encode_sparse(self, acts: Float[Tensor, "token d_in"]) -> "SparseLatents":
-        """Latent activations as compressed sparse rows, in ascending order of latents within a token.
+    def encoder(self) -> Encoder:
+        """The fast way to sparse latent activations, with the weights as they are now."""
+        return Encoder(self.architecture, dict(self.named_parameters()), self.k)
 
-        Dense latents are computed for few tokens at a time, the fewer the wider the SAE is.
-        """
-        chunks = acts.split(max(1, ENCODED_VALUES // self.d_sae))
-        counts, latents, values = zip(*map(self._encode_chunk, chunks), strict=True)
-        of_token = torch.cat(counts)
-        indptr = torch.cat([of_token.new_zeros(1), of_token.cumsum(0)])
-        return SparseLatents(indptr, torch.cat(latents), torch.cat(values))
-
-    def _encode_chunk(
-        self, acts: Float[Tensor, "token d_in"]
-    ) -> tuple[Int[Tensor, " token"], Int[Tensor, " entry"], Float[Tensor, " entry"]]:
-        """The number of active latents of each token, the latents, and their activations."""
-        if self.k is not None:  # topk
-            pre_acts = (acts - self.b_dec) @ self.W_enc + self.b_enc
-            kept = pre_acts.topk(self.k, dim=1, sorted=False).indices.sort(dim=1).values
-            fires = (kept_acts := pre_acts.gather(1, kept)) > 0
-            token, latent, values = fires.nonzero(as_tuple=True)[0], kept[fires], kept_acts[fires]
-        else:
-            latent_acts = self.encode(acts)
-            token, latent = latent_acts.nonzero(as_tuple=True)
-            values = latent_acts[token, latent]
-        return torch.bincount(token, minlength=len(acts)), latent.int(), values
-
-
-class SparseLatents(NamedTuple):
-    """Latent activations of consecutive tokens, as compressed sparse rows."""
-
-    indptr: Int[Tensor, " token_plus_1"]
-    """Token i's entries are indptr[i] to indptr[i + 1]."""
-    indices: Int[Tensor, " entry"]
-    """The latent of each entry."""
-    values: Float[Tensor, " entry"]
-    """Its activation, > 0."""
+    def encode_sparse(self, acts: Float[Tensor, "token d_in"]) -> SparseLatents:
+        """Latent activations as compressed sparse rows; for many calls keep an `encoder`."""
+        return self.encoder().encode(acts)
 
 
 def n_latents(d_in: int, expansion_factor: float) -> int:

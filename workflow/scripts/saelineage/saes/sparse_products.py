@@ -11,7 +11,7 @@ On a GPU the host must not wait for results, so arrays get sizes that are known 
 
 from functools import cached_property
 from math import gcd
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -175,33 +175,63 @@ class Screen(NamedTuple):
         return entries.pre_activations(*self.inputs)
 
 
+@runtime_checkable
+class RoundedWeights(Protocol):
+    """Encoder weights in a number format in which products are faster than in float32."""
+
+    def product(
+        self, centred: Float[Tensor, "token d_in"], buffer: Float[Tensor, "buffered_token d_sae"] | None
+    ) -> tuple[Float[Tensor, "token d_sae"], Float[Tensor, " token"]]:
+        """centred @ W_enc.T rounded to bfloat16, in `buffer` if there is one, and how far off it is before that.
+
+        For rounded x' and w', |x.w - x'.w'| <= |x - x'| |w| + |x'| |w - w'| (Cauchy-Schwarz).
+        """
+        ...
+
+
+class Bfloat16Weights:
+    """Encoder weights in bfloat16."""
+
+    def __init__(self, W_enc: Float[Tensor, "d_sae d_in"], whole: bool = False):
+        """Round the weights; `whole` as in `row_blocks`."""
+        self._whole = whole
+        self._rows, norms, errors = _rounded(W_enc, whole)
+        self._norm, self._error = norms.max(), errors.max()
+
+    def product(
+        self, centred: Float[Tensor, "token d_in"], buffer: Float[Tensor, "buffered_token d_sae"] | None
+    ) -> tuple[Float[Tensor, "token d_sae"], Float[Tensor, " token"]]:
+        """See `RoundedWeights`."""
+        rounded, norms, errors = _rounded(centred, self._whole)
+        out = None if buffer is None else buffer[: len(rounded)]
+        # 1.02 covers the difference of |x'| and |x|, and the rounding of the sums in float32
+        return torch.mm(rounded, self._rows.T, out=out), 1.02 * (errors * self._norm + norms * self._error)
+
+
 def screen(
     acts: Float[Tensor, "token d_in"],
     W_enc: Float[Tensor, "d_sae d_in"],
     b_dec: Float[Tensor, " d_in"],
     bias: Float[Tensor, " d_sae"],
-    low_precision: bool,
-    buffer: Float[Tensor, "token d_sae"] | None = None,
+    low_precision: bool | RoundedWeights,
+    buffer: Float[Tensor, "buffered_token d_sae"] | None = None,
     fixed_sizes: bool = False,
 ) -> Screen:
     """Compute the one dense product of a step.
 
     Args:
         acts, W_enc, b_dec, bias: as in `Entries.pre_activations`.
-        low_precision: multiply in bfloat16, and bound the error: for rounded x' and w',
-            |x.w - x'.w'| <= |x - x'| |w| + |x'| |w - w'| (Cauchy-Schwarz), and the result is rounded twice.
-        buffer: receives the result; it has the product's number format.
+        low_precision: `W_enc` rounded, or True to round it to bfloat16; the result is rounded twice more.
+        buffer: its first rows receive the result; it has the product's number format.
         fixed_sizes: see `Screen`.
     """
     centred, inputs = acts - b_dec, (acts, W_enc, b_dec, bias)
-    if not low_precision:
-        pre_acts = torch.mm(centred, W_enc.T, out=buffer)
+    if low_precision is False:
+        pre_acts = torch.mm(centred, W_enc.T, out=None if buffer is None else buffer[: len(centred)])
         return Screen(pre_acts.add_(bias), None, inputs, fixed_sizes)
-    rounded, norms, errors = _rounded(centred, fixed_sizes)
-    rounded_W, norms_W, errors_W = _rounded(W_enc, fixed_sizes)
-    pre_acts = torch.mm(rounded, rounded_W.T, out=buffer)
-    # 1.02 covers the difference of |x'| and |x|, and the rounding of the sums in float32
-    slack = 1.02 * (errors * norms_W.max() + norms * errors_W.max()) + 2 * BF16_UNIT * bias.abs().max()
+    weights = Bfloat16Weights(W_enc, fixed_sizes) if low_precision is True else low_precision
+    pre_acts, slack = weights.product(centred, buffer)
+    slack = slack + 2 * BF16_UNIT * bias.abs().max()
     return Screen(pre_acts.add_(bias.bfloat16()), slack, inputs, fixed_sizes)
 
 
@@ -479,6 +509,8 @@ def _sampled_products(
 
     Computed by latent, so that `right`, which is larger, is read once and in order.
     """
+    if not len(entries.latents):
+        return left.new_zeros(0)
     order, starts, tokens = entries.by_latent
     shape = (entries.d_sae, entries.n_tokens)
     pattern = torch.sparse_csr_tensor(starts, tokens, left.new_zeros(len(tokens)), shape, check_invariants=False)

@@ -1,0 +1,133 @@
+"""Encoding through a screen in few bits: the latents of the dense computation, in whatever number format."""
+
+import pytest
+import torch
+
+from saelineage.saes import encoding
+from saelineage.saes.encoding import Encoder, SparseLatents, encode_dense, fastest_format
+from saelineage.saes.int16_products import LEFT_ROWS, RIGHT_ROWS, Int16Weights, panels
+from saelineage.saes.sparse_products import Bfloat16Weights
+
+D_IN, D_SAE, K = 40, 512, 5
+FORMATS = ("float32", "bfloat16", "int16")
+ARCHITECTURES = ("topk", "relu", "jumprelu")
+
+
+def random_weights(architecture: str, bias: float) -> dict[str, torch.Tensor]:
+    """An SAE whose latents fire on about 1 in 100 tokens with a bias of -15."""
+    random = torch.Generator().manual_seed(0)
+    weights = {
+        "W_enc": torch.randn(D_IN, D_SAE, generator=random),
+        "b_enc": torch.randn(D_SAE, generator=random) + bias,
+        "b_dec": torch.randn(D_IN, generator=random),
+    }
+    thresholds = {"threshold": torch.rand(D_SAE, generator=random) - 0.2} if architecture == "jumprelu" else {}
+    return weights | thresholds
+
+
+def random_acts(n_tokens: int = 30) -> torch.Tensor:
+    return torch.randn(n_tokens, D_IN, generator=torch.Generator().manual_seed(1))
+
+
+def filled(latents: SparseLatents) -> torch.Tensor:
+    dense = torch.zeros(len(latents.indptr) - 1, D_SAE)
+    token = torch.repeat_interleave(torch.arange(len(dense)), latents.indptr.diff())
+    return dense.index_put((token, latents.indices.long()), latents.values)
+
+
+# With a bias of 20 nearly all latents fire, with -200 none.
+@pytest.mark.parametrize("bias", [0.0, -15.0, 20.0, -200.0])
+@pytest.mark.parametrize("number_format", FORMATS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_number_format_chooses_the_latents_of_the_dense_computation(architecture, number_format, bias):
+    weights, acts = random_weights(architecture, bias), random_acts()
+    k = K if architecture == "topk" else None
+    exact = encode_dense(acts.double(), architecture, {name: of.double() for name, of in weights.items()}, k)
+    latents = Encoder(architecture, weights, k, number_format).encode(acts)
+    assert torch.equal(filled(latents) > 0, exact > 0)
+    assert torch.allclose(filled(latents).double(), exact, rtol=1e-5, atol=1e-5)
+    assert bool((latents.values > 0).all())
+    for start, stop in zip(latents.indptr, latents.indptr[1:], strict=False):
+        assert bool((latents.indices[start:stop].diff() > 0).all())
+    assert (len(latents.values) == 0) == (bias == -200)
+
+
+@pytest.mark.parametrize("number_format", FORMATS)
+def test_latents_that_bfloat16_cannot_tell_apart_are_told_apart(number_format):
+    # Next to 1, numbers in bfloat16 are 2^-7 apart, so pre-activations 1 + 1e-4 and 1 are equal in it.
+    weights = {"W_enc": torch.zeros(16, 64), "b_enc": torch.zeros(64), "b_dec": torch.zeros(16)}
+    weights["W_enc"][0, [3, 40]] = torch.tensor([1.0, 1.0001])
+    acts = torch.zeros(1, 16)
+    acts[0, 0] = 1
+    latents = Encoder("topk", weights, 1, number_format).encode(acts)
+    assert latents.indices.tolist() == [40]
+    assert latents.values.tolist() == pytest.approx([1.0001])
+
+
+@pytest.mark.parametrize("number_format", FORMATS)
+def test_an_encoder_gives_equal_latents_however_its_buffer_was_used_before(number_format):
+    encoder = Encoder("topk", random_weights("topk", -15.0), K, number_format)
+    acts = random_acts()
+    first = encoder.encode(acts)
+    few = encoder.encode(acts[:3])
+    again = encoder.encode(acts)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert torch.equal(few.indices, first.indices[: len(few.indices)])
+
+
+@pytest.mark.parametrize("kind", [Bfloat16Weights, Int16Weights])
+def test_products_are_off_by_no_more_than_they_say(kind):
+    random = torch.Generator().manual_seed(0)
+    # 30 tokens and 40 inputs fill neither the last panel of rows nor the last vector. One token is zero, one has an
+    # outlier, one is small.
+    acts, W_enc = torch.randn(30, D_IN, generator=random), torch.randn(10, D_IN, generator=random)
+    acts[0], acts[1, 5], acts[2] = 0, 1e4, 1e-6 * acts[2]
+    exact = acts.double() @ W_enc.double().T
+    for buffer in (None, torch.full((40, 10), torch.nan, dtype=torch.bfloat16)):
+        pre_acts, slack = kind(W_enc).product(acts, buffer)
+        assert pre_acts.shape == (30, 10)
+        assert bool(((pre_acts.double() - exact).abs() <= slack[:, None] + 2.0**-8 * exact.abs()).all())
+        assert bool((slack[1:] > 0).all())
+
+
+def test_integers_of_16_bits_are_far_more_exact_than_bfloat16():
+    acts, W_enc = random_acts(), torch.randn(10, D_IN, generator=torch.Generator().manual_seed(2))
+    slack = [kind(W_enc).product(acts, None)[1] for kind in (Int16Weights, Bfloat16Weights)]
+    assert bool((slack[0] < slack[1] / 20).all())
+
+
+@pytest.mark.parametrize("value", [1.0, -1.0])
+def test_sums_of_16_bit_products_do_not_overflow(value):
+    # Equal rows have the largest sum that norms of 46,000 allow: 2.1e9, where 2^31 = 2.15e9.
+    acts, W_enc = torch.full((4, 4096), value), torch.ones(2, 4096)
+    pre_acts, _ = Int16Weights(W_enc).product(acts, None)
+    assert pre_acts.tolist() == [[4096 * value] * 2] * 4
+    one = torch.zeros(4, 4096)  # all of the norm in one input is more than 16 bits hold
+    one[:, 7] = value
+    assert Int16Weights(one[:2]).product(one, None)[0].tolist() == [[1.0] * 2] * 4
+
+
+def test_rows_are_arranged_in_panels():
+    rows = torch.arange(1.0, 6.0)[:, None] * torch.eye(5, 20)  # five rows with one number each
+    rounded = panels(rows, LEFT_ROWS)
+    assert rounded.values.shape == (2, 2, LEFT_ROWS, 16)  # panels, vectors in a row, rows, integers in a vector
+    assert [tuple(place) for place in rounded.values.nonzero().tolist()] == [
+        *((0, 0, row, row) for row in range(4)),
+        (1, 0, 0, 4),
+    ]
+    assert bool((rounded.values[rounded.values != 0] == 32767).all())
+    assert rounded.norms.tolist() == [1, 2, 3, 4, 5]
+    assert panels(rows[:4], RIGHT_ROWS).values.shape == (2, 2, RIGHT_ROWS, 16)
+
+
+def test_integers_are_used_where_they_are_fast_and_pay(monkeypatch):
+    capability = {"AVX2": "int16", "DEFAULT": "float32"}
+    monkeypatch.setattr(encoding, "native_bf16", lambda device: False)
+    for name, expected in capability.items():
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=name: name)
+        assert fastest_format(torch.empty(2048, 2048)) == expected
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert fastest_format(torch.empty(2047, 2048)) == "float32"  # fewer weights than LEAST_FOR_INT16
+    assert fastest_format(torch.empty(4096, 2047)) == "float32"  # an odd number of latents
+    monkeypatch.setattr(encoding, "native_bf16", lambda device: True)
+    assert fastest_format(torch.empty(4, 4)) == "bfloat16"
