@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from saelineage.models.loading import load_model
 from saelineage.saes.sae import Sae, load_sae, save_sae
 from stream_saes import Reading, stream_saes
 from tests.sae_settings import SAE_SETTINGS
@@ -35,6 +36,7 @@ def bundle(tiny, tmp_path) -> Path:
     given = (reading, path, tmp_path / "checkpoints" / "state", None, 0, {"name": "own/a"})
     facts = stream_saes("a", tiny.models["a"], list(map(str, tokens)), PLACES, saes, starts, *given)
     assert facts["vocabulary"]["unshared"] == {}
+    assert facts["dtype"] == "float32"
     return path
 
 
@@ -48,13 +50,29 @@ def test_the_archive_holds_the_folders_of_all_saes_and_no_time(bundle):
 
 
 def test_an_sae_is_taken_out_and_says_what_it_was_trained_on(bundle, tmp_path):
-    paths = [tmp_path / "out" / file for file in FILES]
-    unpack_sae(bundle, "late/from_base", list(map(str, paths)))
-    sae, config = load_sae(tmp_path / "out"), json.loads(paths[0].read_text())
+    folder = tmp_path / "out"
+    folder.mkdir()  # as Snakemake does
+    unpack_sae(bundle, "late/from_base", folder)
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    sae, config = load_sae(folder), json.loads((folder / "cfg.json").read_text())
     assert (sae.d_in, sae.d_sae, sae.k) == (32, 64, 6)  # size and k of its start
     metadata = config["metadata"]
     assert (metadata["hook_name"], metadata["model_name"], metadata["context_size"]) == ("model.layers.1", "own/a", 16)
     of_run = metadata["saelineage"]
     assert (of_run["model"], of_run["sae"], of_run["hookpoint"]) == ("a", "from_base", PLACES["late"])
     assert (of_run["kept"], of_run["starts"], of_run["n_tokens_left_out"]) == ({"k": 6}, [str(tmp_path / "start")], 0)
-    assert paths[2].read_text().splitlines()[-1].startswith("10,640,")
+    assert (folder / "training.csv").read_text().splitlines()[-1].startswith("10,640,")
+
+
+def test_the_model_is_opened_in_the_number_format_that_the_config_says(tiny, tmp_path):
+    load_model(tiny.models["a"]).to(torch.bfloat16).save_pretrained(tmp_path / "rounded")
+    saes = {"late": {"seed0": SAE_SETTINGS | {"n_tokens": 64, "batch_tokens": 64, "k": 4}}}
+    opened = {}
+    for model_dtype in ("weights", "float32"):
+        reading = Reading(None, buffer_tokens=500, batch_rows=4, dtype="float32", seed=1, model_dtype=model_dtype)
+        given = (reading, tmp_path / "1.tar", tmp_path / "checkpoints" / "state", None, 0)
+        tokens = [str(tiny.tokens["words"]["train"])]
+        places = {"late": PLACES["late"]}
+        facts = stream_saes("a", tmp_path / "rounded", tokens, places, saes, {"late": {"seed0": []}}, *given)
+        opened[model_dtype] = facts["dtype"]
+    assert opened == {"weights": "bfloat16", "float32": "float32"}

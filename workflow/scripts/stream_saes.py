@@ -1,23 +1,23 @@
 """Train SAEs of a model at all hookpoints while the model is read, without a dump (activations.keep: stream)."""
 
-import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from saelineage.activations import same_output
-from saelineage.files.atomic import atomic_path
+from saelineage.files.archives import write_archive
 from saelineage.foreign.models import read_config
 from saelineage.foreign.saelens_names import place_keys
 from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.checkpoints import checkpoint_folder
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.models.loading import load_model, on_device
+from saelineage.models.loading import open_model
 from saelineage.models.vocabularies import share_rows
+from saelineage.precision import AUTO, dtype_name
 from saelineage.saes.boards import board
-from saelineage.saes.records import TRAINED_FILES, Record, Start, save_trained
+from saelineage.saes.records import Record, Start, save_trained
 from saelineage.saes.streams import Group, Stream, batch_key, train_streams
 from saelineage.saes.training import ignore
 from saelineage.tokens import TokenRows
@@ -34,8 +34,10 @@ class Reading(NamedTuple):
     buffer_tokens: int
     batch_rows: int
     dtype: str
+    """Of the buffer."""
     seed: int
     unshared: str = REFUSE
+    model_dtype: str = AUTO
 
 
 def stream_saes(
@@ -69,13 +71,15 @@ def stream_saes(
         source: `name` and `revision` by which others open the model; by default its name alone.
 
     Returns:
-        Facts for the manifest: how the model's vocabulary differs from the run's (`vocabularies.SharedRows`).
+        Facts for the manifest: how the model's vocabulary differs from the run's (`vocabularies.SharedRows`), and the
+        number format that it was opened in.
     """
     device = pick_device(gpus)
-    model = on_device(load_model(folder), device)
+    model = open_model(folder, device, reading.model_dtype)
     rows, facts = share_rows(model, folder, {path: TokenRows(path) for path in paths_to_tokens}, name, reading.unshared)
     of_corpora = [rows[path] for path in paths_to_tokens]
-    stream = Stream(model, hookpoints, of_corpora, *reading[:-1])
+    read = (reading.max_tokens, reading.buffer_tokens, reading.batch_rows, reading.dtype, reading.seed)
+    stream = Stream(model, hookpoints, of_corpora, *read)
     begun = {place: {sae: Start.at(starts[place][sae]) for sae in of_place} for place, of_place in settings.items()}
     kept = {
         place: {sae: begun[place][sae].kept(of_sae, f"{place}.{name}.{sae}") for sae, of_sae in of_place.items()}
@@ -104,8 +108,9 @@ def stream_saes(
             for sae, trained in group.finished().items():
                 given = (record, begun[place][sae], settings[place][sae], kept[place][sae], group.n_left_out)
                 save_trained(folders / place / sae, sae, trained, *given)
-    bundle(folders, path_to_bundle)
-    return {"vocabulary": facts}
+    names = [f"{place}/{sae}" for place, of_place in settings.items() for sae in of_place]
+    write_archive({name: folders / name for name in sorted(names)}, path_to_bundle)
+    return {"vocabulary": facts, "dtype": dtype_name(model)}
 
 
 def grouped(settings: Mapping[str, Mapping], starts: Mapping) -> list[list[str]]:
@@ -124,16 +129,6 @@ def header(rows: TokenRows, hookpoint: str, saelens: Mapping) -> dict:
         "left_out_ids": rows.left_out_ids,
         "saelens": dict(saelens),
     }
-
-
-def bundle(folder: Path, path: Path) -> None:
-    """Write the files of the SAEs in a folder into an archive that holds nothing but names and bytes."""
-    with atomic_path(path) as temporary, tarfile.open(temporary, "w") as archive:
-        for file in sorted(file for name in TRAINED_FILES for file in folder.rglob(name)):
-            member = tarfile.TarInfo(file.relative_to(folder).as_posix())
-            member.size = file.stat().st_size
-            with open(file, "rb") as content:
-                archive.addfile(member, content)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,8 @@ class Needs:
                     flop += sizes.sae_training_flop(sae, n_trained)
                     most = max(most, n_trained)
             buffer = sizes.DumpSize(min(activations["buffer_tokens"], n_read), sum(map(model.d_in, places.values())))
-            held += sizes.stream_bytes(model, self._batch_tokens, buffer, activations["dtype"])
+            weight_bytes = self._weight_bytes(model)
+            held += sizes.stream_bytes(model, self._batch_tokens, buffer, activations["dtype"], weight_bytes)
             return Need(held, flop + sizes.forward_flop(model, most))
 
         return of_job

@@ -130,6 +130,7 @@ class Plan(Contents):
             "batch_rows": config["batch_rows"],
             "seed": self.parts.seed(wildcards),
             "unshared": config["tokens"]["unshared"],
+            "model_dtype": config["model_dtype"],
         }
 
     def own_bundle(self, wildcards: Wildcards) -> list[str]:

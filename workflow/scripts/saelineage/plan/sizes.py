@@ -292,10 +292,11 @@ def dump_bytes(model: ModelSize, batch_tokens: int, shard: DumpSize, dtype: str,
     return forward_bytes(model, batch_tokens, weight_bytes) + 2 * ITEM_BYTES[dtype] * shard.n_tokens * shard.d_in
 
 
-def stream_bytes(model: ModelSize, batch_tokens: int, buffer: DumpSize, dtype: str) -> int:
+def stream_bytes(model: ModelSize, batch_tokens: int, buffer: DumpSize, dtype: str, weight_bytes: int = FLOAT) -> int:
     """Reading a model into a buffer, of which one batch of rows is held in float32 beside it, and norms in float32."""
     batch = 2 * FLOAT * batch_tokens * buffer.d_in
-    return forward_bytes(model, batch_tokens) + buffer.n_tokens * (ITEM_BYTES[dtype] * buffer.d_in + FLOAT) + batch
+    held = buffer.n_tokens * (ITEM_BYTES[dtype] * buffer.d_in + FLOAT)
+    return forward_bytes(model, batch_tokens, weight_bytes) + held + batch
 
 
 def sae_training_bytes(sae: SaeSize, batch_tokens: int, n_saes: int = 1) -> int:

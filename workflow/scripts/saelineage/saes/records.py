@@ -13,9 +13,6 @@ from saelineage.saes.training import Trained
 
 logger = logging.getLogger(__name__)
 
-TRAINED_FILES = ("cfg.json", "sae_weights.safetensors", "training.csv")
-"""The files of an SAE that was trained here."""
-
 
 class Start(NamedTuple):
     """The start of an SAE's training."""
