@@ -78,8 +78,8 @@ def stream_saes(
     model = open_model(folder, device, reading.model_dtype)
     rows, facts = share_rows(model, folder, {path: TokenRows(path) for path in paths_to_tokens}, name, reading.unshared)
     of_corpora = [rows[path] for path in paths_to_tokens]
-    given = (reading.max_tokens, reading.buffer_tokens, reading.batch_rows, reading.dtype, reading.seed)
-    stream = Stream(model, hookpoints, of_corpora, *given)
+    read = (reading.max_tokens, reading.buffer_tokens, reading.batch_rows, reading.dtype, reading.seed)
+    stream = Stream(model, hookpoints, of_corpora, *read)
     begun = {place: {sae: Start.at(starts[place][sae]) for sae in of_place} for place, of_place in settings.items()}
     kept = {
         place: {sae: begun[place][sae].kept(of_sae, f"{place}.{name}.{sae}") for sae, of_sae in of_place.items()}
