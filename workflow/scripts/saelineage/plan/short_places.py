@@ -3,6 +3,7 @@
 Each job reads the config again, so this reads nothing large: the config.json of the first model that has one.
 """
 
+import os
 from collections.abc import Mapping
 
 from saelineage.errors import InputError
@@ -15,8 +16,8 @@ def write_out_places(config: dict) -> None:
     """Replace short names in `activations.hookpoints` of a whole config, in place.
 
     Raises:
-        InputError: if there is a short name, and no model whose config.json is known before the first job, or that
-            model has no such place.
+        InputError: if there is a short name, and no model whose config.json is known before the first job, its folder
+            is missing, or it has no such place.
     """
     hookpoints = config["activations"]["hookpoints"]
     short = [name for name, place in hookpoints.items() if SHORT.fullmatch(place)]
@@ -33,6 +34,8 @@ def _first_described(models: Mapping[str, Mapping], place: str) -> tuple[str, di
         if settings := made.get("pretrain"):
             return model, {"model_type": "mistral", "num_hidden_layers": settings["n_layers"]}
         if (settings := made.get("path")) and "gguf" not in settings:
+            if not os.path.isdir(settings["folder"]):
+                raise InputError(f"models.{model}.path: '{settings['folder']}' is not a folder; correct the path")
             return model, read_config(settings["folder"])
         if settings := made.get("hub"):
             return model, peek_model_config(settings, f"models.{model}.hub")
