@@ -212,7 +212,6 @@ rule import_model:
     """
     input:
         files=run.paths.imported_model,
-        before=run.paths.imported_before,
         tokenizer=run.paths.tokenizer,
         tokenizer_config=run.paths.tokenizer_config,
     output:
@@ -229,7 +228,6 @@ rule import_model:
         runtime=runtime(run.needs.merging),
     params:
         model=run.params.model,
-        before=run.params.imported_before,
         n_ctx=run.config["tokens"]["n_ctx"],
         unshared=run.config["tokens"]["unshared"],
         has_conversations=bool(run.conversations),

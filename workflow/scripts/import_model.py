@@ -1,7 +1,7 @@
 """Import a language model from the hub or a folder."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from saelineage.jobs.job import job, logger
 from saelineage.jobs.manifests import recorded_sha256
 from saelineage.models.gguf import load_gguf
 from saelineage.models.loading import find_model, load_model
-from saelineage.models.same_weights import same_as_earlier
+from saelineage.models.same_weights import same_as_other
 from saelineage.models.training import save_model
 from saelineage.models.vocabularies import n_embedding_rows
 from saelineage.tokens import require_same_tokens, tokenizer_of_model
@@ -96,27 +96,29 @@ def _take_over(
     return facts | source.facts()
 
 
-def warn_of_same_weights(name: str, weights: Path, earlier: Mapping[str, str]) -> str | None:
-    """Warn in the log and on the terminal if a model has the weights of one that it descends from.
+def warn_of_same_weights(name: str, weights: Path, imported: Iterable[str]) -> None:
+    """Warn in the log and on the terminal if a model has the weights of another imported one.
 
-    Everything that is made from such a model is made for nothing, so the page would tell too late.
+    Most of what is made from such a model is made for nothing, so the page would tell too late. Only models that are
+    there already are looked at: of two the one that is written later warns. They are no inputs of the job, because a
+    model that is added would make all others stale.
 
     Args:
         name: the model's name in the config.
-        weights: its file of weights.
-        earlier: those of the models that it descends from, by name.
+        weights: its file of weights, in a folder of its name.
+        imported: the names of all imported models.
     """
-    digests = {model: recorded_sha256(path) or sha256_file(path) for model, path in earlier.items()}
-    warning = same_as_earlier(name, sha256_file(weights), digests) if digests else None
-    if warning:
+    paths = {model: weights.parents[1] / model / weights.name for model in imported if model != name}
+    digests = {
+        model: recorded_sha256(path) or sha256_file(path) for model, path in sorted(paths.items()) if path.exists()
+    }
+    if digests and (warning := same_as_other(name, sha256_file(weights), digests)):
         logger.warning("%s", warning)
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    return warning
 
 
 if __name__ == "__main__":
     with job(snakemake) as record:
-        earlier = dict(zip(snakemake.params.before, snakemake.input.before, strict=True))
         weights = Path(snakemake.output.weights)
         record |= import_model(
             settings=snakemake.params.model,
@@ -127,5 +129,7 @@ if __name__ == "__main__":
             unshared=snakemake.params.unshared,
             has_conversations=snakemake.params.has_conversations,
         )
-        if same := warn_of_same_weights(snakemake.wildcards.model, weights, earlier):
-            record["same_weights"] = same
+        models = snakemake.config["models"]  # no param, because it changes no result
+        warn_of_same_weights(
+            snakemake.wildcards.model, weights, [name for name, made in models.items() if {"hub", "path"} & made.keys()]
+        )

@@ -29,7 +29,7 @@ def test_a_pretrained_model_has_mistral_s_modules():
     config = config_of({"base": {"pretrain": {"n_layers": 1}}}, "attn_out.0")
     write_out_places(config)
     assert config["activations"]["hookpoints"] == {"attn_out.0": "model.layers.0.self_attn.output"}
-    with pytest.raises(InputError, match=r"has 1 layers.*attn_out\.0"):
+    with pytest.raises(InputError, match=r"from 0 to 0.*attn_out\.0"):
         write_out_places(config_of({"base": {"pretrain": {"n_layers": 1}}}, "attn_out.1"))
 
 

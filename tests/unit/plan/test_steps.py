@@ -90,16 +90,6 @@ def test_the_training_job_gets_the_steps_in_order_and_starts_from_the_parent():
     assert line.graph.finetuned(with_lora=False, with_steps=True) == ["lua"]
 
 
-def test_an_import_is_compared_with_the_imports_that_it_descends_from():
-    line = plan()
-    last = Wildcards(model="far_main")
-    assert line.params.imported_before(last) == FAR[1::-1]
-    assert line.paths.imported_before(last) == [
-        f"results/tiny/models/{model}/model.safetensors" for model in FAR[1::-1]
-    ]
-    assert line.params.imported_before(Wildcards(model="mine_checkpoint-500")) == []  # base is trained here
-
-
 def test_edges_of_steps_are_edges_of_the_lineage_with_saes_anchored_along_them():
     line = plan()
     edges = [Edge(*pair) for pair in zip(["base", *LUA[:-1]], LUA, strict=True)]

@@ -11,7 +11,7 @@ from saelineage.errors import InputError
 from saelineage.foreign.models import LAYERS, n_layers
 from saelineage.foreign.places import OUTPUT_NORMS
 
-SHORT = re.compile(r"(?P<kind>resid_pre|resid_post|attn_out|mlp_out|mlp_act)\.(?P<layer>\d{1,6})")
+SHORT = re.compile(r"(?P<kind>resid_pre|resid_post|attn_out|mlp_out|mlp_act)\.(?P<layer>[0-9]{1,6})")
 
 USUAL = {"attn_out": "self_attn.output", "mlp_out": "mlp.output", "mlp_act": "mlp.down_proj.input"}
 """Modules of most types."""
@@ -73,8 +73,8 @@ def usual_place(name: str, config: Mapping, model: str) -> str:
         )
     if count is not None and int(short["layer"]) >= count:
         raise InputError(
-            f"activations.hookpoints: '{name}' needs layer {short['layer']}, but '{model}' has {count} layers, counted "
-            f"from 0; the last is {short['kind']}.{count - 1}"
+            f"activations.hookpoints: '{name}' needs layer {short['layer']}, but the layers of '{model}' are counted from 0 to "
+            f"{count - 1}; the last is {short['kind']}.{count - 1}"
         )
     sides = {"resid_pre": "input", "resid_post": "output"}
     side = sides.get(short["kind"]) or {**USUAL, **BY_TYPE.get(str(kind), {})}[short["kind"]]

@@ -31,23 +31,23 @@ def same_weights(digests: Mapping[str, str], parents: Mapping[str, Sequence[str]
     return sentences
 
 
-def same_as_earlier(name: str, digest: str, earlier: Mapping[str, str]) -> str | None:
-    """A sentence to warn with if an imported model has the file of weights of a model that it descends from.
+def same_as_other(name: str, digest: str, others: Mapping[str, str]) -> str | None:
+    """A sentence to warn with if an imported model has the file of weights of another one.
 
     The same numbers in another format are another file; `same_weights`, for the page, compares the numbers.
 
     Args:
         name: the model's name.
         digest: sha256 of its file of weights.
-        earlier: those of the models that it descends from, by name.
+        others: those of other models, by name.
     """
-    same = next((model for model, of_model in earlier.items() if of_model == digest), None)
+    same = next((model for model, of_model in others.items() if of_model == digest), None)
     if same is None:
         return None
     return (
-        f"'{name}' has exactly the weights of '{same}', from which it descends: they are one model under two names, an "
-        "edge between them is an identity, and whatever is lost or new from one to the other is noise; check their "
-        "sources (a repository can hold one file under several revisions), or leave one of them out"
+        f"'{name}' has exactly the weights of '{same}': they are one model under two names, an edge between them is an "
+        "identity, and whatever is lost or new from one to the other is noise; check their sources (a repository can "
+        "hold one file under several revisions), or leave one of them out"
     )
 
 

@@ -1,6 +1,7 @@
 """Training language models with the Hugging Face Trainer: pretraining, fine-tuning, resuming."""
 
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -275,7 +276,17 @@ class LogToFile(TrainerCallback):
         logs: Mapping[str, object] | None = None,
         **kwargs: object,
     ) -> None:
-        """Write one line per report."""
+        """Write one line per report.
+
+        Raises:
+            InputError: if the loss is no longer finite.
+        """
+        loss = (logs or {}).get("loss")
+        if isinstance(loss, float) and not math.isfinite(loss):
+            raise InputError(
+                f"the loss must stay finite, but is {loss} at step {state.global_step} of {state.max_steps}; lower the "
+                "learning_rate, or look for rows in which nothing is predicted"
+            )
         figures = ", ".join(f"{name} {value}" for name, value in sorted((logs or {}).items()))
         logger.info("step %d of %d: %s", state.global_step, state.max_steps, figures)
 

@@ -271,10 +271,6 @@ class Graph:
                 left.extend(self.parents(nearest))
         return ancestors
 
-    def imported_before(self, model: str) -> list[str]:
-        """Those of a model's ancestors that are imported whole, nearest first."""
-        return [ancestor for ancestor in self.ancestors(model) if self.kind(ancestor) in ("hub", "path")]
-
     def common_ancestor(self, model: str) -> str | None:
         """The nearest model that every parent of a model is or descends from, if there is one."""
         lines = [[parent, *self.ancestors(parent)] for parent in self.parents(model)]

@@ -42,10 +42,6 @@ class Params:
         """The step of its training at which a model is kept."""
         return self._contents.graph.block(wildcards.model)["step"]
 
-    def imported_before(self, wildcards: Wildcards) -> list[str]:
-        """The names of the models behind `Paths.imported_before`, in the same order."""
-        return self._contents.graph.imported_before(wildcards.model)
-
     def parent_names(self, wildcards: Wildcards) -> list[str]:
         """What the parent of a model with an adapter is called."""
         return self._contents.graph.known_as(self.model(wildcards)["parent"])

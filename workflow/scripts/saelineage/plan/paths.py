@@ -220,10 +220,6 @@ class Paths:
         (archive,) = self.fill(self.kept_steps, model=self._contents.graph.block(wildcards.model)["of"])
         return [archive, self.manifest(archive)]
 
-    def imported_before(self, wildcards: Wildcards) -> list[str]:
-        """The weights of the imported models that an imported model descends from, nearest first."""
-        return self.fill(self.model_weights, model=self._contents.graph.imported_before(wildcards.model))
-
     def imported_model(self, wildcards: Wildcards) -> list[str]:
         """The files of a model taken from a folder."""
         settings = self._contents.graph.settings(wildcards.model)

@@ -116,7 +116,7 @@ class Plan(Contents):
         """The same by hookpoint and SAE, as folders."""
         return {
             hookpoint: {
-                sae: [os.path.dirname(self.places[hookpoint].paths.sae(start)[0]) for start in starts]
+                sae: sorted(os.path.dirname(self.places[hookpoint].paths.sae(start)[0]) for start in starts)
                 for sae, starts in of_hookpoint.items()
             }
             for hookpoint, of_hookpoint in self.parts.starts(wildcards).items()

@@ -182,8 +182,13 @@ def measure_scaling(acts: Float[Tensor, "token d_in"]) -> Scaling:
     """Measure the mean of activations and the scale that gives deviations from it a mean square of 1.
 
     Raises:
-        InputError: if the activations do not vary.
+        InputError: if there are no activations, or they do not vary.
     """
+    if not len(acts):
+        raise InputError(
+            "there must be activations of tokens that the model shares with the run's tokenizer, but there are none to "
+            "start with; look at the text, or raise activations.buffer_tokens"
+        )
     chunks = acts.split(SUMMED_TOKENS)  # because float64 copies of all activations could be large
     mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / len(acts)
     mean_square = sum(float((chunk.double() - mean).square().sum()) for chunk in chunks) / acts.numel()
