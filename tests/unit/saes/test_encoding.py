@@ -64,6 +64,20 @@ def test_latents_that_bfloat16_cannot_tell_apart_are_told_apart(number_format):
     assert latents.values.tolist() == pytest.approx([1.0001])
 
 
+# Squares of 1e-25 are zero in float32 and those of 1e20 infinite, so norms of these rows tell nothing.
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+@pytest.mark.parametrize("number_format", FORMATS)
+@pytest.mark.parametrize("architecture", ["topk", "relu"])
+def test_latents_of_rows_whose_norm_float32_cannot_hold_are_found(architecture, number_format, scale):
+    weights = random_weights(architecture, 0.0)
+    weights |= {"b_enc": torch.zeros(D_SAE), "b_dec": torch.zeros(D_IN)}
+    acts, k = scale * random_acts(), K if architecture == "topk" else None
+    acts[3], acts[5] = scale, 0  # equal values have the largest sums of integers
+    exact = encode_dense(acts.double(), architecture, {name: of.double() for name, of in weights.items()}, k)
+    latents = Encoder(architecture, weights, k, number_format).encode(acts)
+    assert torch.equal(filled(latents) > 0, exact > 0)
+
+
 @pytest.mark.parametrize("number_format", FORMATS)
 def test_an_encoder_gives_equal_latents_however_its_buffer_was_used_before(number_format):
     encoder = Encoder("topk", random_weights("topk", -15.0), K, number_format)

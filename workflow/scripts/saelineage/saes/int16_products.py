@@ -16,6 +16,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from saelineage.saes.sparse_products import norm_bounds
+
 LANES = 16
 """Integers in a vector."""
 LEFT_ROWS, RIGHT_ROWS = 4, 2
@@ -23,6 +25,8 @@ LEFT_ROWS, RIGHT_ROWS = 4, 2
 MOST_NORM = 46_000.0
 """Norm to which rows are scaled: its square is below 2^31, also after rounding."""
 MOST = 32_767.0
+MOST_SCALE = torch.finfo(torch.float32).max / MOST_NORM
+"""Scale of a row whose norm is infinite in float32: finite, so that its products are numbers, if far off."""
 BLOCK_PANELS = 32
 """Panels of the left matrix that are multiplied with one group of panels after another; few enough for the cache."""
 GROUP_PANELS = 4
@@ -43,7 +47,7 @@ class Panels(NamedTuple):
     scales: Float[Tensor, " padded_row"]
     """A row is its integers times its scale, with an error."""
     norms: Float[Tensor, " row"]
-    """Norms of the rows before rounding."""
+    """Norms of the rows before rounding (`sparse_products.norm_bounds`)."""
     errors: Float[Tensor, " row"]
     """Norms of the rounding errors."""
 
@@ -81,12 +85,12 @@ def panels(rows: Float[Tensor, "row d_in"], panel_rows: int) -> Panels:
     for start in range(0, n_rows, block_rows):
         block = rows[start : start + block_rows]
         of_block = slice(start, start + len(block))
-        norms[of_block] = block.norm(dim=1)
+        norms[of_block] = norm_bounds(block)
         largest = torch.maximum(norms[of_block] / MOST_NORM, block.abs().amax(1) / MOST)
-        largest.clamp_min_(torch.finfo(torch.float32).tiny)
+        largest.clamp_max_(MOST_SCALE)
         integers = (block / largest[:, None]).round_()
         scales[of_block] = largest
-        errors[of_block] = torch.addcmul(block, integers, largest[:, None], value=-1).norm(dim=1)
+        errors[of_block] = norm_bounds(torch.addcmul(block, integers, largest[:, None], value=-1))
         first, n_blocks = start // panel_rows, -(-len(block) // panel_rows)
         padded = torch.zeros(n_blocks * panel_rows, n_steps * LANES, dtype=torch.int16)
         padded[: len(block), :d_in] = integers

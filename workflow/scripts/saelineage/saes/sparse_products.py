@@ -431,9 +431,17 @@ def _rounded(
     norms, errors = rows.new_empty(len(rows)), rows.new_empty(len(rows))
     for block in row_blocks(len(rows), whole):
         rounded[block] = rows[block]
-        norms[block] = rows[block].norm(dim=1)
-        errors[block] = (rows[block] - rounded[block]).norm(dim=1)
+        norms[block] = norm_bounds(rows[block])
+        errors[block] = norm_bounds(rows[block] - rounded[block])
     return rounded, norms, errors
+
+
+def norm_bounds(rows: Float[Tensor, "row d_in"]) -> Float[Tensor, " row"]:
+    """Norms of rows, at least. Squares too small for float32 get lost in them, so the most that can be lost is added.
+
+    A norm of more than 1.8e19 is infinite, because its square is.
+    """
+    return rows.norm(dim=1).add_((torch.finfo(torch.float32).tiny * rows.shape[1]) ** 0.5)
 
 
 def _just_below(values: Tensor) -> Tensor:
