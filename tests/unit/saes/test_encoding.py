@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from saelineage.errors import InputError
 from saelineage.saes import encoding
 from saelineage.saes.encoding import Encoder, SparseLatents, encode_dense, fastest_format
 from saelineage.saes.int16_products import LEFT_ROWS, RIGHT_ROWS, Int16Weights, panels
@@ -98,15 +99,16 @@ def test_products_are_off_by_no_more_than_they_say(kind):
     acts[0], acts[1, 5], acts[2] = 0, 1e4, 1e-6 * acts[2]
     exact = acts.double() @ W_enc.double().T
     for buffer in (None, torch.full((40, 10), torch.nan, dtype=torch.bfloat16)):
-        pre_acts, slack = kind(W_enc).product(acts, buffer)
+        pre_acts, slack, largest = kind(W_enc).product(acts, buffer)
         assert pre_acts.shape == (30, 10)
         assert bool(((pre_acts.double() - exact).abs() <= slack[:, None] + 2.0**-8 * exact.abs()).all())
         assert bool((slack[1:] > 0).all())
+        assert bool((exact.abs() <= largest[:, None]).all())
 
 
 def test_integers_of_16_bits_are_far_more_exact_than_bfloat16():
     acts, W_enc = random_acts(), torch.randn(10, D_IN, generator=torch.Generator().manual_seed(2))
-    slack = [kind(W_enc).product(acts, None)[1] for kind in (Int16Weights, Bfloat16Weights)]
+    slack = [kind(W_enc).product(acts, None).slack for kind in (Int16Weights, Bfloat16Weights)]
     assert bool((slack[0] < slack[1] / 20).all())
 
 
@@ -114,11 +116,15 @@ def test_integers_of_16_bits_are_far_more_exact_than_bfloat16():
 def test_sums_of_16_bit_products_do_not_overflow(value):
     # Equal rows have the largest sum that norms of 46,000 allow: 2.1e9, where 2^31 = 2.15e9.
     acts, W_enc = torch.full((4, 4096), value), torch.ones(2, 4096)
-    pre_acts, _ = Int16Weights(W_enc).product(acts, None)
-    assert pre_acts.tolist() == [[4096 * value] * 2] * 4
+    assert Int16Weights(W_enc).product(acts, None).values.tolist() == [[4096 * value] * 2] * 4
     one = torch.zeros(4, 4096)  # all of the norm in one input is more than 16 bits hold
     one[:, 7] = value
-    assert Int16Weights(one[:2]).product(one, None)[0].tolist() == [[1.0] * 2] * 4
+    assert Int16Weights(one[:2]).product(one, None).values.tolist() == [[1.0] * 2] * 4
+
+
+def test_an_odd_number_of_latents_is_refused():
+    with pytest.raises(InputError, match="even number of latents, not 5; use float32"):
+        Int16Weights(torch.ones(5, 16))
 
 
 def test_rows_are_arranged_in_panels():

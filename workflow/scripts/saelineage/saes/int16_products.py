@@ -16,7 +16,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from saelineage.saes.sparse_products import norm_bounds
+from saelineage.errors import InputError
+from saelineage.saes.sparse_products import RoundedProduct, norm_bounds
 
 LANES = 16
 """Integers in a vector."""
@@ -56,13 +57,19 @@ class Int16Weights:
     """Encoder weights as 16-bit integers; see `sparse_products.RoundedWeights`."""
 
     def __init__(self, W_enc: Float[Tensor, "d_sae d_in"]):
-        """Round the weights; there must be an even number of latents."""
+        """Round the weights.
+
+        Raises:
+            InputError: if the number of latents is odd, because rows of products would end in the middle of a panel.
+        """
+        if len(W_enc) % RIGHT_ROWS:
+            raise InputError(f"products in int16 need an even number of latents, not {len(W_enc)}; use float32")
         self._panels = panels(W_enc, RIGHT_ROWS)
         self._norm, self._error = self._panels.norms.max(), self._panels.errors.max()
 
     def product(
         self, centred: Float[Tensor, "token d_in"], buffer: Float[Tensor, "buffered_token d_sae"] | None
-    ) -> tuple[Float[Tensor, "token d_sae"], Float[Tensor, " token"]]:
+    ) -> RoundedProduct:
         """See `sparse_products.RoundedWeights`."""
         rounded = panels(centred, LEFT_ROWS)
         n_rows, d_sae = len(rounded.scales), RIGHT_ROWS * len(self._panels.values)
@@ -71,7 +78,7 @@ class Int16Weights:
         product(rounded, self._panels, buffer[:n_rows])
         # 1.02 covers the difference of |x'| and |x|, and the rounding of scales and errors
         slack = 1.02 * (rounded.errors * self._norm + rounded.norms * self._error)
-        return buffer[: len(centred)], slack
+        return RoundedProduct(buffer[: len(centred)], slack, 1.02 * rounded.norms * self._norm)
 
 
 def panels(rows: Float[Tensor, "row d_in"], panel_rows: int) -> Panels:
