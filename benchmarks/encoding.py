@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelineage.activations import ActivationShard
-from saelineage.jobs.devices import prepare_cpu
+from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.precision import native_bf16
 from saelineage.saes.encoding import ENCODED_VALUES, Encoder, encode_dense, fastest_format
 
@@ -135,7 +135,9 @@ def main() -> None:
     args = parser.parse_args()
     prepare_cpu(args.threads)
     acts = read_acts(args.acts, args.tokens, args.d_in)
-    device = torch.device(args.device)
+    device = pick_device(int(args.device == "cuda"))  # with the settings of a job
+    if device.type != args.device:
+        raise SystemExit("there is no GPU that torch can use, see above; measure with --device cpu")
     shape = torch.empty(acts.shape[1], args.d_sae, device=device)
     figures: dict = {
         "d_in": acts.shape[1],

@@ -64,6 +64,8 @@ def test_the_page_shows_what_comes_and_goes_by_step(run: Path):
     edges = pd.read_csv(tables / "edges.csv")
     columns = ["parent", "child", "group", "persist_share", "persist_share_n", "no_change_share"]
     pd.testing.assert_frame_equal(steps[columns], edges[columns])
+    n_persisting = (steps["persist_share"] * steps["persist_share_n"]).round(6)
+    assert (n_persisting + steps["parent_drifted"] + steps["lost"] == steps["persist_share_n"]).all()
     survival = pd.read_csv(tables / "survival.csv")
     own = survival[(survival["group"] == "all") & (survival["born"] == "base")]
     assert own["model"].tolist() == ["left_step2", "left"]

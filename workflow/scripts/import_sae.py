@@ -153,13 +153,13 @@ def input_metadata(described: SaeInput, header: Mapping, model_name: str) -> dic
 @torch.inference_mode()
 def measure(sae: Sae, shards: list[ActivationShard], most_tokens: int) -> SaeSums:
     """Measure reconstructions of the first tokens of every shard, at most `most_tokens` together."""
-    sums = SaeSums()
+    sums, encoder = SaeSums(), sae.encoder()
     for shard in shards:
         left = max(1, most_tokens // len(shards))
         for chunk, norms in zip(shard.chunks(CHUNK_TOKENS), shard.norms().split(CHUNK_TOKENS), strict=True):
             chunk = chunk[:left]
             acts = chunk[norms[:left] <= sae.max_norm]
-            latents = sae.encode_sparse(acts)
+            latents = encoder.encode(acts)
             recons = sae.decode_sparse(latents)
             of_chunk = sae_metrics.reconstruction_sums(sae.target(acts), recons, latents, sae.d_sae)
             of_chunk.n_left_out = len(chunk) - len(acts)

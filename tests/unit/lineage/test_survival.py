@@ -45,7 +45,7 @@ def test_features_are_born_where_they_are_new_and_at_the_first_model_if_they_can
 
 def test_shares_are_of_the_features_born_at_a_model_at_every_later_one():
     rows = survival(LINE, FEATURES, EDGES, [0.9, 0.5], only_identified=False)
-    counted = [(row["born"], row["model"], row["share"], row["share_n"], row["lost_here"]) for row in rows]
+    counted = [(row["born"], row["model"], row["share"], row["share_n"], row["no_longer_found"]) for row in rows]
     # Of base's three, two are at early, one is at late; early's one is at late.
     assert counted == [
         ("base", "early", pytest.approx(2 / 3), 3, 1),

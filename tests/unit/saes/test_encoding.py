@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from saelineage.errors import InputError
 from saelineage.saes import encoding
 from saelineage.saes.encoding import Encoder, SparseLatents, encode_dense, fastest_format
 from saelineage.saes.int16_products import LEFT_ROWS, RIGHT_ROWS, Int16Weights, panels
@@ -64,6 +65,20 @@ def test_latents_that_bfloat16_cannot_tell_apart_are_told_apart(number_format):
     assert latents.values.tolist() == pytest.approx([1.0001])
 
 
+# Squares of 1e-25 are zero in float32 and those of 1e20 infinite, so norms of these rows tell nothing.
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+@pytest.mark.parametrize("number_format", FORMATS)
+@pytest.mark.parametrize("architecture", ["topk", "relu"])
+def test_latents_of_rows_whose_norm_float32_cannot_hold_are_found(architecture, number_format, scale):
+    weights = random_weights(architecture, 0.0)
+    weights |= {"b_enc": torch.zeros(D_SAE), "b_dec": torch.zeros(D_IN)}
+    acts, k = scale * random_acts(), K if architecture == "topk" else None
+    acts[3], acts[5] = scale, 0  # equal values have the largest sums of integers
+    exact = encode_dense(acts.double(), architecture, {name: of.double() for name, of in weights.items()}, k)
+    latents = Encoder(architecture, weights, k, number_format).encode(acts)
+    assert torch.equal(filled(latents) > 0, exact > 0)
+
+
 @pytest.mark.parametrize("number_format", FORMATS)
 def test_an_encoder_gives_equal_latents_however_its_buffer_was_used_before(number_format):
     encoder = Encoder("topk", random_weights("topk", -15.0), K, number_format)
@@ -84,15 +99,16 @@ def test_products_are_off_by_no_more_than_they_say(kind):
     acts[0], acts[1, 5], acts[2] = 0, 1e4, 1e-6 * acts[2]
     exact = acts.double() @ W_enc.double().T
     for buffer in (None, torch.full((40, 10), torch.nan, dtype=torch.bfloat16)):
-        pre_acts, slack = kind(W_enc).product(acts, buffer)
+        pre_acts, slack, largest = kind(W_enc).product(acts, buffer)
         assert pre_acts.shape == (30, 10)
         assert bool(((pre_acts.double() - exact).abs() <= slack[:, None] + 2.0**-8 * exact.abs()).all())
         assert bool((slack[1:] > 0).all())
+        assert bool((exact.abs() <= largest[:, None]).all())
 
 
 def test_integers_of_16_bits_are_far_more_exact_than_bfloat16():
     acts, W_enc = random_acts(), torch.randn(10, D_IN, generator=torch.Generator().manual_seed(2))
-    slack = [kind(W_enc).product(acts, None)[1] for kind in (Int16Weights, Bfloat16Weights)]
+    slack = [kind(W_enc).product(acts, None).slack for kind in (Int16Weights, Bfloat16Weights)]
     assert bool((slack[0] < slack[1] / 20).all())
 
 
@@ -100,11 +116,15 @@ def test_integers_of_16_bits_are_far_more_exact_than_bfloat16():
 def test_sums_of_16_bit_products_do_not_overflow(value):
     # Equal rows have the largest sum that norms of 46,000 allow: 2.1e9, where 2^31 = 2.15e9.
     acts, W_enc = torch.full((4, 4096), value), torch.ones(2, 4096)
-    pre_acts, _ = Int16Weights(W_enc).product(acts, None)
-    assert pre_acts.tolist() == [[4096 * value] * 2] * 4
+    assert Int16Weights(W_enc).product(acts, None).values.tolist() == [[4096 * value] * 2] * 4
     one = torch.zeros(4, 4096)  # all of the norm in one input is more than 16 bits hold
     one[:, 7] = value
-    assert Int16Weights(one[:2]).product(one, None)[0].tolist() == [[1.0] * 2] * 4
+    assert Int16Weights(one[:2]).product(one, None).values.tolist() == [[1.0] * 2] * 4
+
+
+def test_an_odd_number_of_latents_is_refused():
+    with pytest.raises(InputError, match="even number of latents, not 5; use float32"):
+        Int16Weights(torch.ones(5, 16))
 
 
 def test_rows_are_arranged_in_panels():

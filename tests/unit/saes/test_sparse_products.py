@@ -339,6 +339,16 @@ def test_the_screen_s_rounding_error_is_within_its_bound(spread):
             assert float(error.max()) > 0
 
 
+def test_a_latent_that_never_fires_does_not_loosen_the_bound_of_the_others():
+    acts, W_enc, b_dec, bias = random_tensors((20, 16), (64, 16), (16,), (64,), dtype=torch.float32)
+    bias[7] = -1e6
+    screened = screen(acts, W_enc, b_dec, bias, low_precision=True)
+    assert float(screened.slack.max()) < 1  # |acts| |W_enc| is about 50, and a hundredth of it the error
+    entries, _ = top_of_each_token(screened, 3)
+    exact = dense(acts, W_enc, b_dec, bias)
+    assert torch.equal(latents_at(entries, torch.ones(60)) > 0, kept_of_each_token(exact, 3))
+
+
 def test_the_screen_fills_the_buffer_it_is_given():
     inputs = random_tensors((5, D_IN), (D_SAE, D_IN), (D_IN,), (D_SAE,), dtype=torch.float32)
     for dtype, low_precision in ((torch.float32, False), (torch.bfloat16, True)):

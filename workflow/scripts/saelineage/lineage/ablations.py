@@ -295,6 +295,7 @@ def _batches(
 ) -> Iterator[Batch]:
     """Run the first rows of a corpus with nothing ablated."""
     n_rows = len(rows.ids) if max_rows is None else min(len(rows.ids), max_rows)
+    encoder = sae.encoder()
     for numbers, array in rows.batches(batch_rows, range(n_rows)):
         ids = torch.from_numpy(array).to(model.device)
         acts, predictions = read_with_predictions(model, hookpoint, ids)
@@ -302,7 +303,7 @@ def _batches(
         predicted = torch.from_numpy(rows.predicted(numbers)).to(model.device)
         row, place = (is_text & (acts.norm(dim=-1) <= sae.max_norm)).nonzero(as_tuple=True)
         losses = token_losses(predictions, ids, predicted).sum(1)
-        yield Batch(ids, predicted, row, place, sae.encode_sparse(acts[row, place]), losses)
+        yield Batch(ids, predicted, row, place, encoder.encode(acts[row, place]), losses)
 
 
 def _change_without(model: PreTrainedModel, sae: Sae, hookpoint: str, batch: Batch, latents: SparseLatents) -> float:

@@ -31,10 +31,10 @@ def survival(
 
     Returns:
         For each model but the last in which features are born, and each later one: `born`, `model`; `share`, `share_n`,
-        `share_low`, `share_high`, the share that is found there; `lost_here`, the number that is found at the model
-        before and not there; `unchanged_least` and `unchanged_most`, bounds of the share that would be found if no step
-        changed anything: the product of `unchanged` over the steps between, as if each step missed features anew, and
-        its minimum, as if all missed the same. None if one is missing.
+        `share_low`, `share_high`, the share that is found there; `no_longer_found`, the number that is found at
+        the model before and not there; `unchanged_least` and `unchanged_most`, bounds of the share that would be found
+        if no step changed anything: the product of `unchanged` over the steps between, as if each step missed features
+        anew, and its minimum, as if all missed the same. None if one is missing.
     """
     rows = []
     for place, model in enumerate(line[:-1]):
@@ -48,7 +48,7 @@ def survival(
             found = share(n_found, len(latents))
             low, high = found.interval or (None, None)
             rows.append(
-                {"born": model, "model": later, "lost_here": before - n_found}
+                {"born": model, "model": later, "no_longer_found": before - n_found}
                 | {"share": found.value, "share_n": found.n, "share_low": low, "share_high": high}
                 | _unchanged(unchanged[place:step])
             )

@@ -48,7 +48,7 @@ D_MODEL_WIDE = re.compile(r"\.(\d+\.input|\d+\.output|mlp\.input|(mlp|down_proj|
 ENCODED_TOKENS = 2048
 """Most tokens encoded at once."""
 ENCODED_VALUES = 1 << 24
-"""Most latents x tokens encoded at once (`saes.sae.ENCODED_VALUES`)."""
+"""Most latents x tokens encoded at once (`saes.encoding.ENCODED_VALUES`)."""
 MAX_ASSIGNED = 8_192
 """Most latents that are assigned to each other (`correlations.decoders.MAX_ASSIGNED`)."""
 ENCODING_COPIES = 5

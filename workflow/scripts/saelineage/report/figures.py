@@ -404,7 +404,7 @@ def survival_figure(survival: pd.DataFrame) -> go.Figure:
     shown = survival[survival["group"] == survival["group"].iloc[0]]
     models = list(dict.fromkeys([*shown["born"], *shown["model"]]))
     for place, (born, rows) in enumerate(shown.groupby("born", sort=False)):
-        label = plain(f"born at {born}, n = {rows['share_n'].iloc[0]:,}" if place else f"of {born}")
+        label = plain(f"{'born at' if place else 'of'} {born}, n = {rows['share_n'].iloc[0]:,}")
         for column, (name, dash) in SURVIVAL_LINES.items():
             if rows[column].isna().all():
                 continue

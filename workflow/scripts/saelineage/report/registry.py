@@ -89,19 +89,20 @@ TABLES = {
         "step_table",
         ("lines", "summary"),
         "In runs with a chain of at least three models, one row per chain (its last model), step (from parent to "
-        "child) and group of features: the share of the parent's that is found in the child (persist), beside the "
-        "no-change control and the largest random control of that edge; the share of the child's that was there before "
-        "(inherited); and the numbers of features that are lost (gone) and born (new) at the step, and for sure.",
+        "child) and group of features: the share of the parent's that persists, beside the no-change control and the "
+        "largest random control of that edge; the share of the child's that is inherited; the numbers of the parent's "
+        "and of the child's that have drifted; and the numbers of features that are lost (gone) and born (new) at the "
+        "step, and for sure.",
     ),
     "survival": Table(
         "survival_table",
         ("lines", "features", "line_verdicts", "summary"),
         "One row per chain (its last model), group of features, model at which they are born (new there; for the first "
-        "model all that are testable) and later model: the share of the n features that is still found there, going "
-        "from match to match, with its Wilson 95 % interval; lost_here, the number last found one model before; and "
-        "bounds of the share that would be left if no step changed anything: unchanged_least, the product of the "
-        "no-change controls of the steps between (each step misses features anew), and unchanged_most, the smallest of "
-        "them (all miss the same).",
+        "model all that are testable) and later model: the share of the n features that is still found there, having "
+        "persisted at every step since, with its Wilson 95 % interval; no_longer_found, the number last found one "
+        "model before, lost or drifted; and bounds of the share that would be left if no step changed anything: "
+        "unchanged_least, the product of the no-change controls of the steps between (each step misses features anew), "
+        "and unchanged_most, the smallest of them (all miss the same).",
     ),
     "stages": Table(
         "stage_table",

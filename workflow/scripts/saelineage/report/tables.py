@@ -457,6 +457,7 @@ def step_table(lines: Sequence[Sequence[str]], summary: dict) -> pd.DataFrame:
         {"line": line[-1], "parent": parent, "child": child, "group": group}
         | _shares(shares, GROUP_SHARES)
         | {"largest_random_share": largest_random(shares["control_shares"])[1]}
+        | {f"{side}_drifted": shares[side]["drifted"] for side in SIDES}
         | {"lost": shares["parent"]["gone"], "lost_for_sure": shares["parent"]["headline"]}
         | {"born": shares["child"]["new"], "born_for_sure": shares["child"]["headline"]}
         for line in lines
@@ -464,7 +465,8 @@ def step_table(lines: Sequence[Sequence[str]], summary: dict) -> pd.DataFrame:
         for group, shares in measured_groups(edges[parent, child])
     ]
     columns = ["line", "parent", "child", "group", *_columns(GROUP_SHARES), "largest_random_share"]
-    return pd.DataFrame(rows, columns=[*columns, "lost", "lost_for_sure", "born", "born_for_sure"])
+    columns += [*(f"{side}_drifted" for side in SIDES), "lost", "lost_for_sure", "born", "born_for_sure"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def survival_table(
@@ -485,7 +487,7 @@ def survival_table(
         for group in GROUPS
         for row in survival(line, features, verdicts, unchanged_shares(line, summary, group), group == IDENTIFIED)
     ]
-    columns = ["line", "group", "born", "model", "lost_here", "share", "share_n", "share_low", "share_high"]
+    columns = ["line", "group", "born", "model", "no_longer_found", "share", "share_n", "share_low", "share_high"]
     return pd.DataFrame(rows, columns=[*columns, "unchanged_least", "unchanged_most"])
 
 

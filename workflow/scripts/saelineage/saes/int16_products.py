@@ -16,6 +16,9 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from saelineage.errors import InputError
+from saelineage.saes.sparse_products import RoundedProduct, norm_bounds
+
 LANES = 16
 """Integers in a vector."""
 LEFT_ROWS, RIGHT_ROWS = 4, 2
@@ -23,6 +26,8 @@ LEFT_ROWS, RIGHT_ROWS = 4, 2
 MOST_NORM = 46_000.0
 """Norm to which rows are scaled: its square is below 2^31, also after rounding."""
 MOST = 32_767.0
+MOST_SCALE = torch.finfo(torch.float32).max / MOST_NORM
+"""Scale of a row whose norm is infinite in float32: finite, so that its products are numbers, if far off."""
 BLOCK_PANELS = 32
 """Panels of the left matrix that are multiplied with one group of panels after another; few enough for the cache."""
 GROUP_PANELS = 4
@@ -43,7 +48,7 @@ class Panels(NamedTuple):
     scales: Float[Tensor, " padded_row"]
     """A row is its integers times its scale, with an error."""
     norms: Float[Tensor, " row"]
-    """Norms of the rows before rounding."""
+    """Norms of the rows before rounding (`sparse_products.norm_bounds`)."""
     errors: Float[Tensor, " row"]
     """Norms of the rounding errors."""
 
@@ -52,13 +57,19 @@ class Int16Weights:
     """Encoder weights as 16-bit integers; see `sparse_products.RoundedWeights`."""
 
     def __init__(self, W_enc: Float[Tensor, "d_sae d_in"]):
-        """Round the weights; there must be an even number of latents."""
+        """Round the weights.
+
+        Raises:
+            InputError: if the number of latents is odd, because rows of products would end in the middle of a panel.
+        """
+        if len(W_enc) % RIGHT_ROWS:
+            raise InputError(f"products in int16 need an even number of latents, not {len(W_enc)}; use float32")
         self._panels = panels(W_enc, RIGHT_ROWS)
         self._norm, self._error = self._panels.norms.max(), self._panels.errors.max()
 
     def product(
         self, centred: Float[Tensor, "token d_in"], buffer: Float[Tensor, "buffered_token d_sae"] | None
-    ) -> tuple[Float[Tensor, "token d_sae"], Float[Tensor, " token"]]:
+    ) -> RoundedProduct:
         """See `sparse_products.RoundedWeights`."""
         rounded = panels(centred, LEFT_ROWS)
         n_rows, d_sae = len(rounded.scales), RIGHT_ROWS * len(self._panels.values)
@@ -67,7 +78,7 @@ class Int16Weights:
         product(rounded, self._panels, buffer[:n_rows])
         # 1.02 covers the difference of |x'| and |x|, and the rounding of scales and errors
         slack = 1.02 * (rounded.errors * self._norm + rounded.norms * self._error)
-        return buffer[: len(centred)], slack
+        return RoundedProduct(buffer[: len(centred)], slack, 1.02 * rounded.norms * self._norm)
 
 
 def panels(rows: Float[Tensor, "row d_in"], panel_rows: int) -> Panels:
@@ -81,12 +92,12 @@ def panels(rows: Float[Tensor, "row d_in"], panel_rows: int) -> Panels:
     for start in range(0, n_rows, block_rows):
         block = rows[start : start + block_rows]
         of_block = slice(start, start + len(block))
-        norms[of_block] = block.norm(dim=1)
+        norms[of_block] = norm_bounds(block)
         largest = torch.maximum(norms[of_block] / MOST_NORM, block.abs().amax(1) / MOST)
-        largest.clamp_min_(torch.finfo(torch.float32).tiny)
+        largest.clamp_max_(MOST_SCALE)
         integers = (block / largest[:, None]).round_()
         scales[of_block] = largest
-        errors[of_block] = torch.addcmul(block, integers, largest[:, None], value=-1).norm(dim=1)
+        errors[of_block] = norm_bounds(torch.addcmul(block, integers, largest[:, None], value=-1))
         first, n_blocks = start // panel_rows, -(-len(block) // panel_rows)
         padded = torch.zeros(n_blocks * panel_rows, n_steps * LANES, dtype=torch.int16)
         padded[: len(block), :d_in] = integers

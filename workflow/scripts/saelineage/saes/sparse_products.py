@@ -175,14 +175,25 @@ class Screen(NamedTuple):
         return entries.pre_activations(*self.inputs)
 
 
+class RoundedProduct(NamedTuple):
+    """centred @ W_enc.T, computed from rounded numbers."""
+
+    values: Float[Tensor, "token d_sae"]
+    """Rounded to bfloat16."""
+    slack: Float[Tensor, " token"]
+    """How far off they are before that."""
+    largest: Float[Tensor, " token"]
+    """Bound of their size: |x| |w| (Cauchy-Schwarz)."""
+
+
 @runtime_checkable
 class RoundedWeights(Protocol):
     """Encoder weights in a number format in which products are faster than in float32."""
 
     def product(
         self, centred: Float[Tensor, "token d_in"], buffer: Float[Tensor, "buffered_token d_sae"] | None
-    ) -> tuple[Float[Tensor, "token d_sae"], Float[Tensor, " token"]]:
-        """centred @ W_enc.T rounded to bfloat16, in `buffer` if there is one, and how far off it is before that.
+    ) -> RoundedProduct:
+        """The product, in `buffer` if there is one.
 
         For rounded x' and w', |x.w - x'.w'| <= |x - x'| |w| + |x'| |w - w'| (Cauchy-Schwarz).
         """
@@ -200,12 +211,13 @@ class Bfloat16Weights:
 
     def product(
         self, centred: Float[Tensor, "token d_in"], buffer: Float[Tensor, "buffered_token d_sae"] | None
-    ) -> tuple[Float[Tensor, "token d_sae"], Float[Tensor, " token"]]:
+    ) -> RoundedProduct:
         """See `RoundedWeights`."""
         rounded, norms, errors = _rounded(centred, self._whole)
         out = None if buffer is None else buffer[: len(rounded)]
         # 1.02 covers the difference of |x'| and |x|, and the rounding of the sums in float32
-        return torch.mm(rounded, self._rows.T, out=out), 1.02 * (errors * self._norm + norms * self._error)
+        slack = 1.02 * (errors * self._norm + norms * self._error)
+        return RoundedProduct(torch.mm(rounded, self._rows.T, out=out), slack, 1.02 * norms * self._norm)
 
 
 def screen(
@@ -230,8 +242,10 @@ def screen(
         pre_acts = torch.mm(centred, W_enc.T, out=None if buffer is None else buffer[: len(centred)])
         return Screen(pre_acts.add_(bias), None, inputs, fixed_sizes)
     weights = Bfloat16Weights(W_enc, fixed_sizes) if low_precision is True else low_precision
-    pre_acts, slack = weights.product(centred, buffer)
-    slack = slack + 2 * BF16_UNIT * bias.abs().max()
+    pre_acts, slack, largest = weights.product(centred, buffer)
+    # Rounding product, bias and sum is off by a unit of each. Product and bias differ by at most the exact sum, so the
+    # smaller of them bounds both: one latent with a huge bias, which never fires, makes no candidates of the others.
+    slack = slack + 2 * BF16_UNIT * torch.minimum(bias.abs().max(), largest)
     return Screen(pre_acts.add_(bias.bfloat16()), slack, inputs, fixed_sizes)
 
 
@@ -431,9 +445,17 @@ def _rounded(
     norms, errors = rows.new_empty(len(rows)), rows.new_empty(len(rows))
     for block in row_blocks(len(rows), whole):
         rounded[block] = rows[block]
-        norms[block] = rows[block].norm(dim=1)
-        errors[block] = (rows[block] - rounded[block]).norm(dim=1)
+        norms[block] = norm_bounds(rows[block])
+        errors[block] = norm_bounds(rows[block] - rounded[block])
     return rounded, norms, errors
+
+
+def norm_bounds(rows: Float[Tensor, "row d_in"]) -> Float[Tensor, " row"]:
+    """Norms of rows, at least. Squares too small for float32 get lost in them, so the most that can be lost is added.
+
+    A norm of more than 1.8e19 is infinite, because its square is.
+    """
+    return rows.norm(dim=1).add_((torch.finfo(torch.float32).tiny * rows.shape[1]) ** 0.5)
 
 
 def _just_below(values: Tensor) -> Tensor:
