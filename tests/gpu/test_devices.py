@@ -8,6 +8,7 @@ import torch
 from encode_features import encode_features
 from saelineage.activations import ActivationShard, dump_shards
 from saelineage.features.shards import FeatureShard
+from saelineage.jobs.devices import pick_device
 from saelineage.lineage.readouts import FoldSums, products_by_latent, read_out
 from saelineage.models.loading import on_device
 from saelineage.saes.encoding import Encoder, encode_dense
@@ -26,7 +27,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     """The CPU, and the GPU if there is one that torch can use."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU that torch can use")
-    return torch.device(request.param)
+    return pick_device(1) if request.param == "cuda" else CPU  # with the settings of a job
 
 
 @pytest.fixture(scope="module")

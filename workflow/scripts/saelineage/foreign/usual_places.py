@@ -73,8 +73,8 @@ def usual_place(name: str, config: Mapping, model: str) -> str:
         )
     if count is not None and int(short["layer"]) >= count:
         raise InputError(
-            f"activations.hookpoints: '{name}' needs layer {short['layer']}, but the layers of '{model}' are counted from 0 to "
-            f"{count - 1}; the last is {short['kind']}.{count - 1}"
+            f"activations.hookpoints: '{name}' needs layer {short['layer']}, but the layers of '{model}' are counted "
+            f"from 0 to {count - 1}; the last is {short['kind']}.{count - 1}"
         )
     sides = {"resid_pre": "input", "resid_post": "output"}
     side = sides.get(short["kind"]) or {**USUAL, **BY_TYPE.get(str(kind), {})}[short["kind"]]
