@@ -91,8 +91,9 @@ def test_nothing_is_left_to_do_and_nothing_is_missed(temporary: Kept, streamed: 
         assert check_run(kept.run).problems == []
 
 
-def test_deleted_dumps_are_shown_as_made(temporary: Kept):
+def test_deleted_dumps_are_shown_as_made(temporary: Kept, monkeypatch: pytest.MonkeyPatch):
     folder = temporary.checkout.folder
+    monkeypatch.setenv("PYTHONPATH", str(folder / "workflow" / "scripts"))
     jobs = collect(yaml.safe_load(temporary.checkout.config.read_text()), folder, workflow=folder)
     dumps = [job for job in jobs if job["rule"] == "dump_activations"]
     assert [(job["name"], job["state"]) for job in dumps] == [("base", "fresh"), ("left", "fresh")]
