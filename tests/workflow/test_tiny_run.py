@@ -29,7 +29,7 @@ AGAIN = (
     ),
     (
         "correlations/mlp/base.seed0/correlations.safetensors",
-        "models/merged/losses.safetensors",
+        "models/left/losses.safetensors",
         "models/merged/model.safetensors",
         "saes/mlp/left/from_base/sae_weights.safetensors",
         "saes/mlp/merged/from_left+right/sae_weights.safetensors",
