@@ -147,8 +147,9 @@ class SaeTrainer:
         self.weights: Weights = {
             name: tensor.to(self.device).requires_grad_() for name, tensor in sorted(weights.items())
         }
-        rates = {**self.objective.rates, **(self.objective.fresh_rates if start is None else {})}
-        groups = [{"params": [tensor], "rate": rates.get(name, 1.0)} for name, tensor in self.weights.items()]
+        groups = [
+            {"params": [tensor], "rate": self.objective.rates.get(name, 1.0)} for name, tensor in self.weights.items()
+        ]
         self.optimizer = _Adam(groups, lr=settings["learning_rate"], betas=tuple(settings["adam_betas"]), fused=True)
         self.low_precision = settings["precision"] == "bfloat16" or (
             settings["precision"] == "auto" and native_bf16(self.device)
