@@ -35,11 +35,11 @@ GPU_FLOP, CORE_FLOP = 5e13, 4.5e10
 CORRELATION_SECONDS = 19 / (1_048_576 * 32**2 + 16_384**2)
 """Core seconds for each product and each pair of features, from the size in docs/benchmarks.md."""
 GPU_STAGES = ("models", "activations", "saes", "measures", "features", "lineage")
-BYTES_PER_PAIR_AND_FEATURE = 3_700
-"""A pair's correlation and replicates, measured in the default run (200 replicates, 8 matches, pairs above 0.3)."""
+BYTES_PER_PAIR_AND_FEATURE = 950
+"""A pair's correlation and replicates, mean over the default run's pairs, of which a quarter have replicates."""
 BYTES_PER_DASHBOARD = 1_550
 """A feature on the page, compressed, measured in the default run."""
-BYTES_PER_VERDICT = 220
+BYTES_PER_VERDICT = 700
 """A feature in all tables of an edge, measured in the default run."""
 
 

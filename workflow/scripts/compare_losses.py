@@ -74,7 +74,7 @@ def read_losses(path: str, name: str, annotations: Annotations) -> np.ndarray:
     """The loss of every token of the probe under one model.
 
     Raises:
-        InputError: if the file is damaged, or not of the tokens that are annotated.
+        InputError: if the file is damaged, or not of as many tokens as are annotated.
     """
     try:
         losses = read_tensors(path)[1]["losses"]

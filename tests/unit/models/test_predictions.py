@@ -46,16 +46,13 @@ def test_logits_in_blocks_equal_the_model_s_own(model: PreTrainedModel):
     assert torch.equal(model(input_ids=IDS).logits.flatten(0, 1), own)  # the model is as it was
 
 
-def test_no_more_logits_are_made_at_once_than_asked_for(model: PreTrainedModel):
+def test_no_more_logits_are_made_at_once_than_asked_for(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch):
     made: list[int] = []
     head = model.get_output_embeddings()
     before = head.forward
-    head.forward = lambda hidden: made.append(hidden.shape[:-1].numel()) or before(hidden)  # type: ignore[method-assign]
-    try:
-        with torch.no_grad():
-            next_token_loss(predict(model, IDS, 5), IDS)
-    finally:
-        head.forward = before  # type: ignore[method-assign]
+    monkeypatch.setattr(head, "forward", lambda hidden: made.append(hidden.shape[:-1].numel()) or before(hidden))
+    with torch.no_grad():
+        next_token_loss(predict(model, IDS, 5), IDS)
     assert max(made) == 5
     assert sum(made) == IDS[:, 1:].numel()
 

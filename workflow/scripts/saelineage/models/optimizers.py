@@ -38,8 +38,8 @@ class MasterAdamW(torch.optim.Optimizer):
         """Update all weights that have a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, group)
+                if (gradient := weight.grad) is not None:
+                    self._update(weight, gradient, group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state, bit for bit; the method of torch would convert it to the format of the weights."""
@@ -52,7 +52,7 @@ class MasterAdamW(torch.optim.Optimizer):
                 for key, value in state.items()
             }
 
-    def _update(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
+    def _update(self, weight: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
         """Update one tensor, a block of it at a time."""
         state = self.state[weight]
         if not state:
@@ -62,7 +62,7 @@ class MasterAdamW(torch.optim.Optimizer):
             if weight.dtype == torch.bfloat16:
                 state["lower"] = torch.zeros_like(state["mean"], dtype=torch.int16)
         state["step"] += 1
-        flat, gradient = weight.data.view(-1), weight.grad.reshape(-1)  # type: ignore[union-attr]  # see `step`
+        flat, gradient = weight.data.view(-1), gradient.reshape(-1)
         for start in range(0, weight.numel(), BLOCK_WEIGHTS):
             part = slice(start, start + BLOCK_WEIGHTS)
             moments = state["mean"][part], state["mean_square"][part]
