@@ -21,7 +21,8 @@ from torch import Tensor
 from saelineage.activations import ActivationShard
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.precision import native_bf16
-from saelineage.saes.encoding import ENCODED_VALUES, Encoder, encode_dense, fastest_format
+from saelineage.saes.encoding import ENCODED_VALUES, Encoder, encode_dense
+from saelineage.saes.number_formats import fastest_format
 
 ARCHITECTURES = ("topk", "relu", "jumprelu")  # a trained BatchTopK SAE is a jumprelu; gated ones are encoded densely
 SAME_SHARE = 0.9999
@@ -138,13 +139,12 @@ def main() -> None:
     device = pick_device(int(args.device == "cuda"))  # with the settings of a job
     if device.type != args.device:
         raise SystemExit("there is no GPU that torch can use, see above; measure with --device cpu")
-    shape = torch.empty(acts.shape[1], args.d_sae, device=device)
     figures: dict = {
         "d_in": acts.shape[1],
         "d_sae": args.d_sae,
         "device": args.device,
         "native_bf16": native_bf16(device),
-        "format": args.format or fastest_format(shape),
+        "format": args.format or fastest_format(acts.shape[1], args.d_sae, device),
     }
     figures["architectures"] = {name: compare(name, acts, args) for name in ARCHITECTURES}
     if args.device == "cuda":

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from saelineage.errors import InputError
-from saelineage.saes import encoding
-from saelineage.saes.encoding import Encoder, SparseLatents, encode_dense, fastest_format
+from saelineage.saes import number_formats
+from saelineage.saes.encoding import Encoder, SparseLatents, encode_dense
 from saelineage.saes.int16_products import LEFT_ROWS, RIGHT_ROWS, Int16Weights, panels
+from saelineage.saes.number_formats import fastest_format
 from saelineage.saes.sparse_products import Bfloat16Weights
 
 D_IN, D_SAE, K = 40, 512, 5
@@ -141,13 +142,14 @@ def test_rows_are_arranged_in_panels():
 
 
 def test_integers_are_used_where_they_are_fast_and_pay(monkeypatch):
+    cpu = torch.device("cpu")
     capability = {"AVX2": "int16", "DEFAULT": "float32"}
-    monkeypatch.setattr(encoding, "native_bf16", lambda device: False)
+    monkeypatch.setattr(number_formats, "native_bf16", lambda device: False)
     for name, expected in capability.items():
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=name: name)
-        assert fastest_format(torch.empty(2048, 2048)) == expected
+        assert fastest_format(2048, 2048, cpu) == expected
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert fastest_format(torch.empty(2047, 2048)) == "float32"  # fewer weights than LEAST_FOR_INT16
-    assert fastest_format(torch.empty(4096, 2047)) == "float32"  # an odd number of latents
-    monkeypatch.setattr(encoding, "native_bf16", lambda device: True)
-    assert fastest_format(torch.empty(4, 4)) == "bfloat16"
+    assert fastest_format(2047, 2048, cpu) == "float32"  # fewer weights than LEAST_FOR_INT16
+    assert fastest_format(4096, 2047, cpu) == "float32"  # an odd number of latents
+    monkeypatch.setattr(number_formats, "native_bf16", lambda device: True)
+    assert fastest_format(4, 4, cpu) == "bfloat16"

@@ -41,7 +41,7 @@ def random_acts(dtype: torch.dtype = torch.float64) -> torch.Tensor:
 
 @torch.no_grad()
 def choose(objective: Objective, acts: torch.Tensor, weights: dict) -> tuple:
-    screened = screen(acts, weights["W_enc"], weights["b_dec"], objective.bias(weights), low_precision=False)
+    screened = screen(acts, weights["W_enc"], weights["b_dec"], objective.bias(weights))
     return objective.choose(screened)
 
 

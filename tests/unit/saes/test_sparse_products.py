@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from saelineage.saes import sparse_products
+from saelineage.saes.number_formats import product_buffer, round_weights
 from saelineage.saes.sparse_products import (
     BF16_UNIT,
     AllEntries,
@@ -42,6 +43,18 @@ def entries_at(mask: torch.Tensor) -> Entries:
 def random_tensors(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> list[torch.Tensor]:
     random = torch.Generator().manual_seed(seed)
     return [torch.randn(shape, generator=random, dtype=dtype) for shape in shapes]
+
+
+def screen_in(
+    acts: torch.Tensor,
+    W_enc: torch.Tensor,
+    b_dec: torch.Tensor,
+    bias: torch.Tensor,
+    number_format: str,
+    *args,
+    **kwargs,
+) -> Screen:
+    return screen(acts, W_enc, b_dec, bias, round_weights(W_enc, number_format), *args, **kwargs)
 
 
 def encoder_inputs() -> list[torch.Tensor]:
@@ -193,51 +206,51 @@ def assert_top_of_all(entries: Entries, values: torch.Tensor, pre_acts: torch.Te
 
 # 48 latents are three groups of 16, 40 are five of 8, 35 are each a group of its own.
 SIZES = pytest.mark.parametrize("d_sae", [48, 40, 35])
-PRECISIONS = pytest.mark.parametrize("low_precision", [False, True])
+PRECISIONS = pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
 BIASES = (0.0, -4e5, -1e7)
 """With a bias of -400,000 a token fires few latents, with -10 million none."""
 
 
 @SIZES
 @PRECISIONS
-def test_the_top_of_each_token_is_that_of_torch(d_sae, low_precision):
+def test_the_top_of_each_token_is_that_of_torch(d_sae, number_format):
     for bias in BIASES:
         for k in (1, 2, 7, 34):
             inputs = whole_inputs(20, d_sae, bias, seed=k)
-            entries, values = top_of_each_token(screen(*inputs, low_precision), k)
+            entries, values = top_of_each_token(screen_in(*inputs, number_format), k)
             assert entries.indptr.tolist() == list(range(0, 20 * k + 1, k))
             assert_top(entries, values, dense(*inputs), kept_of_each_token(dense(*inputs), k))
 
 
 @SIZES
 @PRECISIONS
-def test_the_top_of_all_tokens_is_that_of_torch(d_sae, low_precision):
+def test_the_top_of_all_tokens_is_that_of_torch(d_sae, number_format):
     for bias in BIASES:
         for n in (1, 20, 61, 690):
             inputs = whole_inputs(20, d_sae, bias, seed=n)
-            assert_top_of_all(*top_of_all_tokens(screen(*inputs, low_precision), n), dense(*inputs), n)
+            assert_top_of_all(*top_of_all_tokens(screen_in(*inputs, number_format), n), dense(*inputs), n)
 
 
 @SIZES
 @PRECISIONS
-def test_all_above_zero_are_those_of_torch(d_sae, low_precision):
+def test_all_above_zero_are_those_of_torch(d_sae, number_format):
     for bias in BIASES[1:]:
         inputs = whole_inputs(60, d_sae, bias, seed=0)
-        entries, values = all_above_zero(screen(*inputs, low_precision))
+        entries, values = all_above_zero(screen_in(*inputs, number_format))
         assert_top(entries, values, dense(*inputs), dense(*inputs) > 0)
         assert bool((values > 0).all())
 
 
 @SIZES
 @PRECISIONS
-def test_a_fixed_number_of_candidates_gives_the_same_winners_or_counts_the_tokens(d_sae, low_precision):
+def test_a_fixed_number_of_candidates_gives_the_same_winners_or_counts_the_tokens(d_sae, number_format):
     def positive(entries: Entries, values: torch.Tensor) -> tuple[Entries, torch.Tensor]:
         above = values > 0
         return Entries(row_starts(entries.tokens[above], 20), entries.latents[above], d_sae), values[above]
 
     for bias in BIASES:
         inputs = whole_inputs(20, d_sae, bias, seed=3)
-        exact, screened = dense(*inputs), screen(*inputs, low_precision, fixed_sizes=True)
+        exact, screened = dense(*inputs), screen_in(*inputs, number_format, fixed_sizes=True)
         for k in (1, 2, 7, 34):
             entries, values = top_of_each_token(screened, k)
             assert_top(entries, values, exact, kept_of_each_token(exact, k))
@@ -247,7 +260,7 @@ def test_a_fixed_number_of_candidates_gives_the_same_winners_or_counts_the_token
     acts, W_enc, b_dec, bias = whole_inputs(20, d_sae, 0.0, seed=3)
     for share in (0.5, 0.02, 0.0):
         inputs = [acts, W_enc, b_dec, bias - dense(acts, W_enc, b_dec, bias).quantile(1 - share).round()]
-        entries, values = all_above_zero(screen(*inputs, low_precision, fixed_sizes=True))
+        entries, values = all_above_zero(screen_in(*inputs, number_format, fixed_sizes=True))
         if share == 0.5:
             assert isinstance(entries, AllEntries)
             assert values is None
@@ -258,7 +271,7 @@ def test_a_fixed_number_of_candidates_gives_the_same_winners_or_counts_the_token
 
 def test_tokens_whose_winners_bfloat16_may_hide_are_counted():
     inputs = crowded_inputs(40, 48, seed=0)
-    exact, screened = dense(*inputs), screen(*inputs, low_precision=True, fixed_sizes=True)
+    exact, screened = dense(*inputs), screen_in(*inputs, "bfloat16", fixed_sizes=True)
     entries, _ = top_of_each_token(screened, 3)
     winners = exact.topk(3).indices.sort().values
     missed = int((entries.latents.view(40, 3).sort().values != winners).any(1).sum())
@@ -272,19 +285,19 @@ def test_tokens_whose_winners_bfloat16_may_hide_are_counted():
 
 
 @PRECISIONS
-def test_if_many_latents_fire_all_entries_are_chosen(low_precision):
+def test_if_many_latents_fire_all_entries_are_chosen(number_format):
     inputs = whole_inputs(20, 48, 0.0, seed=0)  # half of all entries fire
-    entries, values = all_above_zero(screen(*inputs, low_precision))
+    entries, values = all_above_zero(screen_in(*inputs, number_format))
     assert isinstance(entries, AllEntries)
     assert values is None
 
 
 @PRECISIONS
-def test_ties_never_give_an_entry_twice(low_precision):
+def test_ties_never_give_an_entry_twice(number_format):
     # Latents come in threes that are equal; the second largest of a token is always tied.
     acts, W_enc, b_dec, bias = whole_inputs(30, 16, 0.0, seed=0)
     inputs = [acts, W_enc.repeat(3, 1), b_dec, bias.repeat(3)]
-    screened = screen(*inputs, low_precision)
+    screened = screen_in(*inputs, number_format)
     assert_top(*top_of_each_token(screened, 2), dense(*inputs), kept_of_each_token(dense(*inputs), 2))
     assert_top_of_all(*top_of_all_tokens(screened, 50), dense(*inputs), 50)
 
@@ -292,13 +305,13 @@ def test_ties_never_give_an_entry_twice(low_precision):
 @pytest.mark.parametrize("seed", range(4))
 def test_latents_that_bfloat16_cannot_tell_apart_are_chosen_as_by_float32(seed):
     inputs = crowded_inputs(40, 48, seed)
-    exact, screened = dense(*inputs), screen(*inputs, low_precision=True)
+    exact, screened = dense(*inputs), screen_in(*inputs, "bfloat16")
     differ = screened.pre_acts.float().topk(3).indices.sort().values != exact.topk(3).indices.sort().values
     assert bool(differ.any()), "the data are not hard enough"
     assert_top(*top_of_each_token(screened, 3), exact, kept_of_each_token(exact, 3))
     assert_top_of_all(*top_of_all_tokens(screened, 120), exact, 120)
     shifted = [*inputs[:3], inputs[3] - exact.quantile(0.97).round()]  # zero lies among the crowded values
-    entries, values = all_above_zero(screen(*shifted, low_precision=True))
+    entries, values = all_above_zero(screen_in(*shifted, "bfloat16"))
     assert isinstance(entries, Entries)
     assert_top(entries, values, dense(*shifted), dense(*shifted) > 0)
 
@@ -313,13 +326,13 @@ def latents_at(entries: Entries, values: torch.Tensor) -> torch.Tensor:
 def test_random_latents_are_chosen_as_by_float32(seed):
     acts, W_enc, b_dec, bias = random_tensors((64, 24), (96, 24), (24,), (96,), dtype=torch.float32, seed=seed)
     inputs = [acts, W_enc / math.sqrt(24), b_dec, bias - 1.5]
-    screens = [screen(*inputs, low_precision) for low_precision in (False, True)]
+    screens = [screen_in(*inputs, number_format) for number_format in ("float32", "bfloat16")]
     for choose, size in ((top_of_each_token, 5), (top_of_all_tokens, 320)):
         exact, low = (latents_at(*choose(screened, size)) for screened in screens)
         assert torch.equal(exact > 0, low > 0)
         assert torch.allclose(exact, low, rtol=0, atol=1e-5)
     rarer = [*inputs[:3], inputs[3] - 2]
-    latent_acts = latents_at(*all_above_zero(screen(*rarer, low_precision=True)))
+    latent_acts = latents_at(*all_above_zero(screen_in(*rarer, "bfloat16")))
     assert torch.allclose(latent_acts, dense(*rarer).relu(), rtol=0, atol=1e-5)
 
 
@@ -331,7 +344,7 @@ def test_the_screen_s_rounding_error_is_within_its_bound(spread):
     for acts_scale in (1e-3, 1.0, 1e4):
         for bias_scale in (0.0, 1.0, 1e4):
             inputs = [acts * acts_scale, W_enc, b_dec * acts_scale, bias * bias_scale]
-            screened = screen(*inputs, low_precision=True)
+            screened = screen_in(*inputs, "bfloat16")
             exact = dense(*(tensor.double() for tensor in inputs))
             error = (screened.pre_acts.double() - exact).abs()
             bound = screened.slack[:, None] + 2 * BF16_UNIT * exact.abs()
@@ -342,7 +355,7 @@ def test_the_screen_s_rounding_error_is_within_its_bound(spread):
 def test_a_latent_that_never_fires_does_not_loosen_the_bound_of_the_others():
     acts, W_enc, b_dec, bias = random_tensors((20, 16), (64, 16), (16,), (64,), dtype=torch.float32)
     bias[7] = -1e6
-    screened = screen(acts, W_enc, b_dec, bias, low_precision=True)
+    screened = screen_in(acts, W_enc, b_dec, bias, "bfloat16")
     assert float(screened.slack.max()) < 1  # |acts| |W_enc| is about 50, and a hundredth of it the error
     entries, _ = top_of_each_token(screened, 3)
     exact = dense(acts, W_enc, b_dec, bias)
@@ -351,10 +364,10 @@ def test_a_latent_that_never_fires_does_not_loosen_the_bound_of_the_others():
 
 def test_the_screen_fills_the_buffer_it_is_given():
     inputs = random_tensors((5, D_IN), (D_SAE, D_IN), (D_IN,), (D_SAE,), dtype=torch.float32)
-    for dtype, low_precision in ((torch.float32, False), (torch.bfloat16, True)):
-        buffer = torch.empty(5, D_SAE, dtype=dtype)
-        assert screen(*inputs, low_precision, buffer).pre_acts.data_ptr() == buffer.data_ptr()
-        assert torch.allclose(buffer.float(), dense(*inputs), atol=0.2 if low_precision else 1e-5)
+    for number_format, precision in (("float32", 1e-5), ("bfloat16", 0.2)):
+        buffer = product_buffer(5, D_SAE, number_format, torch.device("cpu"))
+        assert screen_in(*inputs, number_format, buffer).pre_acts.data_ptr() == buffer.data_ptr()
+        assert torch.allclose(buffer[:5].float(), dense(*inputs), atol=precision)
 
 
 def test_entries_of_some_tokens_are_a_part_of_all():

@@ -239,10 +239,11 @@ def test_two_trainings_are_equal_bytes_and_another_seed_is_not(planted, sae_sett
     assert not any(a == b for a, b in zip(weights(8), first, strict=True))
 
 
+@pytest.mark.parametrize("number_format", ["bfloat16", "int16"])
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk", "relu"])
-def test_bfloat16_trains_the_same_sae(planted, sae_settings, architecture):
+def test_rounded_products_train_the_same_sae(planted, sae_settings, architecture, number_format):
     settings = sae_settings | {"architecture": architecture, "sparsity_coefficient": 2.0, "n_tokens": 2048}
-    exact, low = (train(planted, settings, precision=precision) for precision in ("float32", "bfloat16"))
+    exact, low = (train(planted, settings, precision=precision) for precision in ("float32", number_format))
     assert torch.allclose(exact.sae.W_dec, low.sae.W_dec, rtol=0, atol=1e-5 * exact.sae.W_dec.abs().max().item())
     assert exact.curve["l0"].tolist() == pytest.approx(low.curve["l0"].tolist(), rel=1e-3)
 

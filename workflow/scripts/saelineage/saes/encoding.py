@@ -13,21 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelineage.precision import native_bf16
-from saelineage.saes.sparse_products import (
-    AllEntries,
-    Bfloat16Weights,
-    RoundedWeights,
-    Screen,
-    all_above_zero,
-    screen,
-    top_of_each_token,
-)
+from saelineage.saes.number_formats import fastest_format, product_buffer, round_weights
+from saelineage.saes.sparse_products import AllEntries, Screen, all_above_zero, screen, top_of_each_token
 
 ENCODED_VALUES = 1 << 24
 """Latents x tokens that are encoded at once, which bounds the memory of wide SAEs (`plan.sizes` counts with it)."""
-LEAST_FOR_INT16 = 1 << 22
-"""Encoder weights for which loading numba pays."""
 
 
 class SparseLatents(NamedTuple):
@@ -75,11 +65,11 @@ class Encoder:
         self._weights = {name: weight.detach() for name, weight in weights.items()}
         W_enc = self._weights["W_enc"]
         self._rows, self._rounded = W_enc.T, None
-        number_format = number_format or fastest_format(W_enc)
-        if architecture != "gated" and number_format != "float32":
+        self._format = number_format or fastest_format(W_enc.shape[0], W_enc.shape[1], W_enc.device)
+        if architecture != "gated" and self._format != "float32":
             self._rows = W_enc.T.contiguous()  # rows of latents, which are computed again one by one
-            self._rounded = _rounded_weights(self._rows, number_format)
-        self._buffer = W_enc.new_empty(0, W_enc.shape[1], dtype=torch.bfloat16 if self._rounded else torch.float32)
+            self._rounded = round_weights(self._rows, self._format)
+        self._buffer = product_buffer(0, len(self._rows), self._format, W_enc.device)
 
     @torch.inference_mode()
     def encode(self, acts: Float[Tensor, "token d_in"]) -> SparseLatents:
@@ -130,28 +120,9 @@ class Encoder:
 
     def _screen(self, acts: Float[Tensor, "token d_in"], bias: Float[Tensor, " d_sae"]) -> Screen:
         """Pre-activations, in the buffer."""
-        n_rows, d_sae = -(-len(acts) // 8) * 8, len(self._rows)  # more rows than tokens, for panels of rows
-        if len(self._buffer) < n_rows:
-            self._buffer = self._buffer.new_empty(n_rows, d_sae)
-        low_precision = False if self._rounded is None else self._rounded
-        return screen(acts, self._rows, self._weights["b_dec"], bias, low_precision, self._buffer)
-
-
-def fastest_format(W_enc: Float[Tensor, "d_in d_sae"]) -> str:
-    """The number format in which the device multiplies these weights fastest: `bfloat16`, `int16` or `float32`."""
-    if native_bf16(W_enc.device):
-        return "bfloat16"
-    has_avx2 = W_enc.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-    pays = W_enc.numel() >= LEAST_FOR_INT16 and W_enc.shape[1] % 2 == 0
-    return "int16" if has_avx2 and pays else "float32"
-
-
-def _rounded_weights(rows: Float[Tensor, "d_sae d_in"], number_format: str) -> RoundedWeights:
-    if number_format == "bfloat16":
-        return Bfloat16Weights(rows, whole=rows.is_cuda)
-    from saelineage.saes.int16_products import Int16Weights  # numba takes a second to load
-
-    return Int16Weights(rows)
+        if len(self._buffer) < len(acts):
+            self._buffer = product_buffer(len(acts), len(self._rows), self._format, acts.device)
+        return screen(acts, self._rows, self._weights["b_dec"], bias, self._rounded, self._buffer)
 
 
 def _entries_of(

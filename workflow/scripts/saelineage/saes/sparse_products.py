@@ -225,7 +225,7 @@ def screen(
     W_enc: Float[Tensor, "d_sae d_in"],
     b_dec: Float[Tensor, " d_in"],
     bias: Float[Tensor, " d_sae"],
-    low_precision: bool | RoundedWeights,
+    rounded: RoundedWeights | None = None,
     buffer: Float[Tensor, "buffered_token d_sae"] | None = None,
     fixed_sizes: bool = False,
 ) -> Screen:
@@ -233,16 +233,15 @@ def screen(
 
     Args:
         acts, W_enc, b_dec, bias: as in `Entries.pre_activations`.
-        low_precision: `W_enc` rounded, or True to round it to bfloat16; the result is rounded twice more.
+        rounded: `W_enc` rounded, for a product of rounded numbers, whose result is rounded twice more.
         buffer: its first rows receive the result; it has the product's number format.
         fixed_sizes: see `Screen`.
     """
     centred, inputs = acts - b_dec, (acts, W_enc, b_dec, bias)
-    if low_precision is False:
+    if rounded is None:
         pre_acts = torch.mm(centred, W_enc.T, out=None if buffer is None else buffer[: len(centred)])
         return Screen(pre_acts.add_(bias), None, inputs, fixed_sizes)
-    weights = Bfloat16Weights(W_enc, fixed_sizes) if low_precision is True else low_precision
-    pre_acts, slack, largest = weights.product(centred, buffer)
+    pre_acts, slack, largest = rounded.product(centred, buffer)
     # Rounding product, bias and sum is off by a unit of each. Product and bias differ by at most the exact sum, so the
     # smaller of them bounds both: one latent with a huge bias, which never fires, makes no candidates of the others.
     slack = slack + 2 * BF16_UNIT * torch.minimum(bias.abs().max(), largest)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saelineage.errors import InputError
-from saelineage.precision import native_bf16
+from saelineage.saes.number_formats import fastest_format, product_buffer, round_weights
 from saelineage.saes.objectives import OBJECTIVES, Loss, SomeEntries, TopK, Weights, auxiliary_loss, nonzero_norms
 from saelineage.saes.resets import reset_latents
 from saelineage.saes.sae import Sae, n_latents
@@ -151,9 +151,8 @@ class SaeTrainer:
             {"params": [tensor], "rate": self.objective.rates.get(name, 1.0)} for name, tensor in self.weights.items()
         ]
         self.optimizer = _Adam(groups, lr=settings["learning_rate"], betas=tuple(settings["adam_betas"]), fused=True)
-        self.low_precision = settings["precision"] == "bfloat16" or (
-            settings["precision"] == "auto" and native_bf16(self.device)
-        )
+        auto = settings["precision"] == "auto"
+        self.number_format = fastest_format(d_in, d_sae, self.device) if auto else settings["precision"]
         self.on_gpu = self.device.type == "cuda"
         self._coefficient = self._number(settings["sparsity_coefficient"])
         self.silent_tokens = torch.zeros(d_sae, dtype=torch.int64, device=self.device)
@@ -226,12 +225,11 @@ class SaeTrainer:
     def choose(self, acts: Float[Tensor, "token d_in"]) -> tuple[SomeEntries, Float[Tensor, " entry"] | None]:
         """Choose the entries that the loss of a batch needs; returns their pre-activations too (`Objective.choose`)."""
         weights, shape = self.weights, (len(acts), len(self.silent_tokens))
-        dtype = torch.bfloat16 if self.low_precision else torch.float32
-        if self._buffer.shape != shape:
-            self._buffer = torch.empty(shape, dtype=dtype, device=self.device)
-        bias = self.objective.bias(weights)
-        inputs = acts, weights["W_enc"], weights["b_dec"], bias
-        return self.objective.choose(screen(*inputs, self.low_precision, self._buffer, self.on_gpu))
+        if len(self._buffer) < len(acts):
+            self._buffer = product_buffer(*shape, self.number_format, self.device)
+        inputs = acts, weights["W_enc"], weights["b_dec"], self.objective.bias(weights)
+        rounded = round_weights(weights["W_enc"], self.number_format)
+        return self.objective.choose(screen(*inputs, rounded, self._buffer, self.on_gpu))
 
     def dead(self) -> Bool[Tensor, " d_sae"]:
         """Mask of latents that have not fired for `dead_after_tokens`."""
