@@ -150,12 +150,13 @@ rule train_adapter:
 
 rule merge_models:
     """
-    Merge two models tensor by tensor.
+    Merge models tensor by tensor.
 
-    Output: a Hugging Face folder, and the cosine and branch (slerp, lerp, parent) of each tensor.
+    Output: a Hugging Face folder, and how each tensor was merged.
     """
     input:
         parents=run.paths.parents,
+        base=run.paths.merge_base,
     output:
         **run.paths.model_output(),
         merge=run.paths.merge,
@@ -165,11 +166,12 @@ rule merge_models:
         model=any_of(run.graph.of_kind("merge")),
     conda:
         "../envs/train.yaml"
+    threads: run.config["threads"]["activations"]
     resources:
         mem_mb=memory(run.needs.merging),
         runtime=runtime(run.needs.merging),
     params:
-        model=run.params.model,
+        merge=run.params.merge,
         code=code_digest("merge_models"),
     script:
         "../workflow/scripts/merge_models.py"
@@ -223,6 +225,7 @@ rule import_model:
     localrule: run.fetches_models()  # compute nodes often have no network
     conda:
         "../envs/train.yaml"
+    threads: run.config["threads"]["activations"]
     resources:
         mem_mb=memory(run.needs.merging),
         runtime=runtime(run.needs.merging),
@@ -252,6 +255,7 @@ rule reinitialise_model:
         model=any_of(run.graph.of_kind("reinitialise")),
     conda:
         "../envs/train.yaml"
+    threads: run.config["threads"]["activations"]
     resources:
         mem_mb=memory(run.needs.merging),
         runtime=runtime(run.needs.merging),

@@ -1,15 +1,16 @@
-# sweeps: merge coefficients beside the one chosen. Config: sweeps, batch_rows, threads.models.
+# sweeps: settings of merges beside those chosen. Config: sweeps, batch_rows, threads.models.
 
 
 rule sweep_merge:
     """
-    Measure merges of two models over a grid of coefficients, and the model both descend from.
+    Measure merges over a grid of one or two settings, without writing them.
 
-    Output: one row per coefficient and corpus; the base's rows have no coefficient.
+    Output: one row per merge and corpus, and the rows of the models that they are shown beside.
     """
     input:
         parents=run.paths.swept_parents,
         base=run.paths.swept_base,
+        beside=run.paths.swept_beside,
         validation=run.paths.swept_rows,
     output:
         sweep=run.paths.sweep,
@@ -24,10 +25,9 @@ rule sweep_merge:
         mem_mb=memory(run.needs.sweeping),
         runtime=runtime(run.needs.sweeping),
     params:
-        t=run.params.sweep_coefficients,
+        merges=run.params.swept_merges,
+        over=run.params.sweep_over,
         corpora=run.params.sweep_corpora,
-        dtype=run.params.sweep_dtype,
-        method=run.params.sweep_method,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
         model_dtype=run.config["model_dtype"],

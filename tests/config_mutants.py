@@ -46,7 +46,7 @@ saes:
 correlations: {min_firings: 10, top_matches: 4, random_controls: [shifted, rotated]}
 lineage: {threshold: 0.8, instruments: [anchored, independent], budgets: [2048], n_replicates: 20}
 labels: {syntax: {lua: lua}, explanations: {model: words, request: {temperature: 0.5}}}
-sweeps: {merged: {model: merged, t: [0.0, 0.5, 1.0], corpora: [lua]}}
+sweeps: {merged: {model: merged, over: {t: [0.0, 0.5, 1.0]}, corpora: [lua]}}
 report: {n_features: 2, quantiles: [0.75, 0.25]}
 threads: {models: 1}
 """

@@ -1,6 +1,6 @@
-"""Measure merges of two models over a grid of coefficients."""
+"""Measure merges of some models over a grid of settings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,8 @@ from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
 from saelineage.models.loading import evaluate, on_device, open_state
-from saelineage.models.merging import Parents, merge_parents, read_parents
+from saelineage.models.merging.merge import merged_state, parent_shares
+from saelineage.models.merging.parents import Parents, folders_of, open_parents
 from saelineage.models.vocabularies import share_rows
 from saelineage.precision import AUTO, opened_dtype, widest
 from saelineage.tokens import read_token_rows
@@ -25,58 +26,74 @@ if TYPE_CHECKING:
 
 
 def sweep_merge(
+    merges: Sequence[Mapping],
+    over: Sequence[str],
     parent_folders: list[Path],
-    coefficients: list[float],
-    dtype: str | None,
-    paths_to_base_metrics: list[str],
+    base_folder: Path | None,
+    paths_to_metrics: Mapping[str, str],
     paths_to_validation: Mapping[str, str],
     batch_rows: int,
     path_to_sweep: str,
     gpus: int,
-    method: str = "slerp",
     unshared: str = REFUSE,
     model_dtype: str = AUTO,
 ) -> None:
-    """Write `t`, `corpus`, `loss`, `accuracy` and `n_predictions` by coefficient and corpus; t is NaN for the base."""
+    """Measure each merge without writing it, and list the models that it is shown beside.
+
+    Args:
+        merges: the settings of each merge (`plan.merges.merge_settings`), which differ in those of `over`.
+        over: the swept settings.
+        parent_folders, base_folder: of the models that are merged.
+        paths_to_metrics: `models/{model}/metrics.json` of the parents, and of what they descend from, by model.
+        paths_to_validation: files of token rows by corpus.
+        batch_rows: rows in a batch.
+        path_to_sweep: to write: `model` (null for merges), the swept settings, `corpus`, `loss`, `accuracy`,
+            `n_predictions`, and of merges `barrier`, the loss minus the parents' mean loss with the merge's weights.
+        gpus: GPUs of the job.
+        unshared: what to do with rows with tokens that the merge does not have.
+        model_dtype: as in the config.
+    """
     validation = read_token_rows(paths_to_validation)
-    parents = read_parents(parent_folders, dtype)
+    metrics = {model: read_json(path)["corpora"] for model, path in paths_to_metrics.items()}
+    parents = open_parents(parent_folders, base_folder, merges[0]["dtype"], merges[0]["vocabulary"])
     device = pick_device(gpus)
-    rows = []
-    for t in coefficients:
-        model = on_device(open_merge(parents, t, method, partial(opened_dtype, model_dtype, device=device)), device)
-        shared = share_rows(model, parent_folders[0], validation, "the merge", unshared).rows
-        measured = {corpus: evaluate(model, of, batch_rows) for corpus, of in shared.items()}
+    rows: list[dict] = []
+    for settings in merges:
+        model = on_device(open_merge(parents, settings, model_dtype, device), device)
+        shared = share_rows(model, parents.folders[parents.leader], validation, "the merge", unshared).rows
+        shares = parent_shares(settings, len(parents.models))
+        point = {"model": None} | {setting: settings[setting] for setting in over}
+        for corpus in validation:
+            measured = evaluate(model, shared[corpus], batch_rows)
+            line = sum(share * metrics[name][corpus]["loss"] for name, share in zip(parents.names, shares, strict=True))
+            rows.append(point | {"corpus": corpus} | measured | {"barrier": measured["loss"] - line})
         del model  # before the next one is made
-        rows += [{"t": t, "corpus": corpus} | measured[corpus] for corpus in validation]
-    for path in paths_to_base_metrics:
-        metrics = read_json(path)["corpora"]
-        rows += [{"t": None, "corpus": corpus} | metrics[corpus] for corpus in validation]
-    table = pd.DataFrame(rows)[["t", "corpus", "loss", "accuracy", "n_predictions"]]
-    write_parquet(table.astype({"t": float}), path_to_sweep)
+    beside = [{"model": model, "corpus": corpus} | metrics[model][corpus] for model in metrics for corpus in validation]
+    columns = ["model", *over, "corpus", "loss", "accuracy", "n_predictions", "barrier"]
+    table = pd.DataFrame([*rows, *beside], columns=columns)
+    write_parquet(table.astype(dict.fromkeys([*over, "barrier"], float)), path_to_sweep)
 
 
-def open_merge(
-    parents: Parents, t: float, method: str, dtype_of: Callable[[torch.dtype], torch.dtype]
-) -> PreTrainedModel:
-    """Merge two models in memory, and open the result in a number format that follows from that of its weights."""
-    merged, _ = merge_parents(parents, t, method)
-    name = f"the merge of '{parents.names[0]}' and '{parents.names[1]}'"
-    return open_state(parents.config, merged, name, dtype_of(widest(merged.values())))
+def open_merge(parents: Parents, settings: Mapping, model_dtype: str, device: torch.device) -> PreTrainedModel:
+    """Merge models in memory, and open the result in a number format that follows from that of its weights."""
+    merged = merged_state(parents, settings)
+    dtype_of = partial(opened_dtype, model_dtype, device=device)
+    return open_state(parents.config, merged, f"the merge of {parents.names}", dtype_of(widest(merged.values())))
 
 
 if __name__ == "__main__":
     with job(snakemake):
         prepare_cpu(snakemake.threads)
         sweep_merge(
-            parent_folders=list(dict.fromkeys(Path(path).parent for path in snakemake.input.parents)),
-            coefficients=snakemake.params.t,
-            dtype=snakemake.params.dtype,
-            paths_to_base_metrics=list(snakemake.input.base),
+            merges=snakemake.params.merges,
+            over=snakemake.params.over,
+            parent_folders=folders_of(snakemake.input.parents),
+            base_folder=next(iter(folders_of(snakemake.input.base)), None),
+            paths_to_metrics={Path(path).parent.name: path for path in snakemake.input.beside},
             paths_to_validation=dict(zip(snakemake.params.corpora, snakemake.input.validation, strict=True)),
             batch_rows=snakemake.params.batch_rows,
             path_to_sweep=snakemake.output.sweep,
             gpus=snakemake.resources.get("gpu", 0),
-            method=snakemake.params.method,
             unshared=snakemake.params.unshared,
             model_dtype=snakemake.params.model_dtype,
         )

@@ -99,6 +99,7 @@ def read_inputs(
         merged_models=described["merged_models"],
         merges={model: read_json(path) for model, path in merges.items()},
         sweeps={sweep: pd.read_parquet(path) for sweep, path in sweeps.items()},
+        swept=described["swept"],
         histograms={edge: correlation.pearson.histogram for edge, correlation in correlations.items()},
         ablations={edge: pd.read_parquet(path) for edge, path in ablations.items()},
         effects={edge: pd.read_parquet(path) for edge, path in effects.items()},
@@ -182,7 +183,7 @@ def read_page(
         model_metrics=files["model_metrics"],
         sae_metrics=files["sae_metrics"],
         curves=named(page["trained"], files["curves"]),
-        sweeps=named(described["chosen_t"], files["sweeps"]),
+        sweeps=named(described["swept"], files["sweeps"]),
         merges=named(described["merged_models"], files["merges"]),
         correlations={
             edge: load_correlation(path, partner)
@@ -222,7 +223,7 @@ if __name__ == "__main__":
                 hookpoint=hookpoint,
                 pages=links,
                 corpora=described["corpora"],
-                chosen_t=described["chosen_t"],
+                swept=described["swept"],
                 summary=summaries[hookpoint],
                 tables=make_tables(inputs),
                 examples=read_json(files["examples"][0]),

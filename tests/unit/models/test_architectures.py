@@ -11,8 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from saelineage.errors import InputError
 from saelineage.models.loading import load_model, open_state, weights_sha256
 from saelineage.models.losses import next_token_loss
-from saelineage.models.merging import merge_folders, merge_state, read_parents, read_state
+from saelineage.models.merging.merge import merged_state
+from saelineage.models.merging.parents import open_parents
 from saelineage.models.predictions import predict
+from tests.merges import merge, settings
 
 VOCABULARY = 300
 IDS = torch.randint(0, VOCABULARY, (4, 24), generator=torch.Generator().manual_seed(0))
@@ -80,8 +82,9 @@ def saved(kind: str, sizes: dict, seed: int, folder: Path) -> float:
 
 def swept(a: Path, b: Path, t: float) -> float:
     """The loss of a merge as `sweep_merge` measures it."""
-    parents = read_parents([a, b], None)
-    return loss(open_state(parents.config, merge_state(*parents.states, t, parents.names)[0], "the merge"))
+    parents = open_parents([a, b], None)
+    state = merged_state(parents, settings([a.name, b.name], t=t))
+    return loss(open_state(parents.config, state, "the merge"))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -92,7 +95,7 @@ def test_a_sweep_s_ends_are_the_parents_and_a_merge_is_the_model_between(name: s
     assert losses[0] != losses[1]
     assert [loss(load_model(folder)) for folder in (a, b)] == losses
     assert [swept(a, b, t) for t in (0.0, 1.0)] == losses
-    assert merge_folders(a, b, 0.4, None, tmp_path / "merged") is None
+    assert merge([a, b], tmp_path / "merged", t=0.4) == {}
     assert loss(load_model(tmp_path / "merged")) == swept(a, b, 0.4)
     assert swept(a, b, 0.4) not in losses
 
@@ -102,7 +105,7 @@ def test_tied_embeddings_are_merged_once_and_stay_tied(name: str, tmp_path: Path
     kind, sizes = ARCHITECTURES[name]
     for seed, model in enumerate("ab"):
         saved(kind, sizes, seed, tmp_path / model)
-    merge_folders(tmp_path / "a", tmp_path / "b", 0.4, None, tmp_path / "merged")
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "merged", t=0.4)
     assert "lm_head.weight" not in load_file(tmp_path / "merged" / "model.safetensors")
     merged = load_model(tmp_path / "merged")
     assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
@@ -116,7 +119,7 @@ def test_a_tied_and_an_untied_model_are_merged_with_an_output_embedding_each(nam
     of_untied = saved(kind, sizes | UNTIED, 1, untied)
     assert [swept(tied, untied, t) for t in (0.0, 1.0)] == [of_tied, of_untied]
     assert [swept(untied, tied, t) for t in (0.0, 1.0)] == [of_untied, of_tied]
-    merge_folders(tied, untied, 0.4, None, tmp_path / "merged")
+    merge([tied, untied], tmp_path / "merged", t=0.4)
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is False
     assert loss(load_model(tmp_path / "merged")) == swept(tied, untied, 0.4)
 
@@ -124,7 +127,7 @@ def test_a_tied_and_an_untied_model_are_merged_with_an_output_embedding_each(nam
 @pytest.mark.parametrize("change", ["missing", "left over"])
 def test_a_tensor_too_few_or_too_many_is_an_error_where_ties_hid_it(change: str, tmp_path: Path):
     saved("gpt2", GPT2, 0, tmp_path / "a")
-    state = read_state(tmp_path / "a", None)
+    state = load_file(tmp_path / "a" / "model.safetensors")
     name = "transformer.h.1.mlp.c_fc.weight"
     if change == "missing":
         del state[name]
@@ -155,7 +158,7 @@ def test_models_of_equal_shapes_that_compute_something_else_are_not_merged(chang
     a, b = tmp_path / "a", tmp_path / "b"
     saved("llama", SIZES, 0, a)
     saved(change.pop("kind", "llama"), SIZES | change, 1, b)
-    for run in (lambda: read_parents([a, b], None), lambda: merge_folders(a, b, 0.5, None, tmp_path / "merged")):
+    for run in (lambda: open_parents([a, b], None), lambda: merge([a, b], tmp_path / "merged")):
         with pytest.raises(InputError) as raised:
             run()
         start = "models 'a' and 'b' cannot be merged, because a merged model has one config.json and theirs differ in"

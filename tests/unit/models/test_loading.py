@@ -19,11 +19,11 @@ from saelineage.models.loading import (
     unigram_loss,
 )
 from saelineage.models.losses import next_token_loss
-from saelineage.models.merging import merge_folders
 from saelineage.models.predictions import Predictions
 from saelineage.models.same_weights import same_weights
 from saelineage.models.training import new_mistral, save_model
 from saelineage.tokens import TokenRows
+from tests.merges import merge
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_an_output_embedding_of_its_own_is_kept_where_the_config_says_tied(folde
 def test_the_generation_config_goes_along(folder, tmp_path):
     (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.3, "top_k": 7}')
     save_model(load_model(folder), folder, tmp_path / "saved")
-    merge_folders(folder, folder, 0.5, None, tmp_path / "merged")
+    merge([folder, folder], tmp_path / "merged")
     for name in ("saved", "merged"):
         kept = json.loads((tmp_path / name / "generation_config.json").read_text())
         assert {key: kept[key] for key in ("do_sample", "temperature", "top_k")} == {"do_sample": True} | {

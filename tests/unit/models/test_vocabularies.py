@@ -15,12 +15,14 @@ from saelineage.errors import InputError
 from saelineage.foreign.tokenizers import LEAVE_OUT
 from saelineage.lineage.ablations import _batches
 from saelineage.models.loading import evaluate, load_model
-from saelineage.models.merging import merge_folders, merge_parents, read_parents
+from saelineage.models.merging.merge import merged_state
+from saelineage.models.merging.parents import open_parents
 from saelineage.models.vocabularies import common_ids, share_rows, shared_ids
 from saelineage.models.vocabulary_notes import vocabulary_notes
 from saelineage.saes.batches import Dump
 from saelineage.saes.sae import Sae
 from saelineage.tokens import TokenRows, write_rows, write_sidecar
+from tests.merges import merge, settings
 from tests.vocabularies import END, N_IDS, START, model_folder, small_model, tokenizer_folder
 
 N_CTX = 16
@@ -180,7 +182,9 @@ def test_a_merge_has_the_first_parents_vocabulary(made, tmp_path: Path, t: float
     chat = model_folder(tmp_path / "chat", made.chat, N_IDS + 2, seed=1)
     states = {folder: load_file(folder / "model.safetensors") for folder in (base, chat)}
     for first, second, only_first, left_out in ((base, chat, 4, 2), (chat, base, 2, 0)):
-        merge_folders(first, second, t, None, tmp_path / "merged", "linear")
+        with pytest.raises(InputError, match=r"'chat' has 302.* and 2 differ, such as '<\|im_end"):
+            merge([first, second], tmp_path / "refused")
+        merge([first, second], tmp_path / "merged", method="linear", t=t, vocabulary="parent")
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
         a, b = states[first], states[second]
         for name in (EMBEDDING, HEAD):
@@ -188,20 +192,50 @@ def test_a_merge_has_the_first_parents_vocabulary(made, tmp_path: Path, t: float
             torch.testing.assert_close(merged[name][:N_IDS], expected)
             assert torch.equal(merged[name][N_IDS:], a[name][N_IDS:])
         torch.testing.assert_close(merged[OTHER], (1 - t) * a[OTHER] + t * b[OTHER])
-        record = json.loads((tmp_path / "merged" / "merge.json").read_text())["vocabulary"]
-        n_rows = len(a[EMBEDDING]), len(b[EMBEDDING])
-        assert (record["rows_first"], record["rows_second"], record["rows_merged"]) == (*n_rows, N_IDS)
-        assert (record["rows_of_first"], record["tokens_left_out"]) == (only_first, left_out)
+        record = json.loads((tmp_path / "merged" / "merge.json").read_text())["vocabulary_rows"]
+        assert record["rows"] == [len(a[EMBEDDING]), len(b[EMBEDDING])]
+        assert (record["rows_merged"], record["rows_of_parent"]) == (N_IDS, only_first)
+        assert record["tokens_left_out"] == left_out
         assert (tmp_path / "merged" / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()
         # A sweep measures the same merge.
-        swept, _ = merge_parents(read_parents([first, second], None), t, "linear")
+        own = settings([first.name, second.name], method="linear", t=t)
+        swept = merged_state(open_parents([first, second], None, None, "parent"), own)
         assert all(torch.equal(swept[name], merged[name]) for name in swept)
+
+
+def test_tokens_that_not_all_models_have_are_left_out(made, tmp_path: Path):
+    base = model_folder(tmp_path / "base", made.plain, N_IDS + 4)
+    chats = [model_folder(tmp_path / f"chat{seed}", made.chat, N_IDS + 2, seed) for seed in (1, 2)]
+    # The tokenizer is that of a parent without other tokens, wherever it stands.
+    facts = merge([chats[0], base, chats[1]], tmp_path / "merged", method="linear", vocabulary="intersect")
+    assert "the merge has not the tokens" in facts["warnings"][0]
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    states = [load_file(folder / "model.safetensors") for folder in (base, *chats)]
+    assert merged.config.vocab_size == N_IDS
+    for name in (EMBEDDING, HEAD):
+        mean = sum(state[name][:N_IDS] for state in states) / 3
+        torch.testing.assert_close(merged.state_dict()[name], mean)
+    assert (tmp_path / "merged" / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    others = tokenizer_folder(tmp_path / "other tokens", "<other>")
+    other = model_folder(tmp_path / "other", others, N_IDS + 1)
+    with pytest.raises(InputError, match="'intersect' must be used with a parent that has only tokens that all"):
+        merge([chats[0], other], tmp_path / "refused", vocabulary="intersect")
+
+
+def test_a_base_with_fewer_tokens_gives_differences_of_the_shared_rows(made, tmp_path: Path):
+    base = model_folder(tmp_path / "base", made.plain, N_IDS)
+    chat = model_folder(tmp_path / "chat", made.chat, N_IDS + 2, seed=1)
+    own = {"base": base, "method": "task_arithmetic", "lambda": 0.5, "vocabulary": "parent"}
+    merge([chat], tmp_path / "merged", **own)
+    merged, a, b = (load_file(folder / "model.safetensors")[HEAD] for folder in (tmp_path / "merged", chat, base))
+    torch.testing.assert_close(merged[:N_IDS], (a[:N_IDS] + b) / 2)
+    assert torch.equal(merged[N_IDS:], a[N_IDS:])
 
 
 def test_padded_rows_are_trimmed_or_kept_as_the_first_parent_has_them(made, tmp_path: Path):
     folders = [model_folder(tmp_path / str(n_rows), made.plain, n_rows, seed=n_rows) for n_rows in (304, 320)]
     for first, second in (folders, folders[::-1]):
-        merge_folders(first, second, 0.5, "float32", tmp_path / "merged", "linear")
+        merge([first, second], tmp_path / "merged", method="linear", dtype="float32")
         merged, a, b = (load_file(each / "model.safetensors")[HEAD] for each in (tmp_path / "merged", first, second))
         torch.testing.assert_close(merged[:304], (a[:304] + b[:304]) / 2)
         assert torch.equal(merged[304:], a[304:])
@@ -209,7 +243,7 @@ def test_padded_rows_are_trimmed_or_kept_as_the_first_parent_has_them(made, tmp_
 
 def test_a_token_in_what_is_padding_of_the_other_is_not_averaged_with_it(made, tmp_path: Path):
     base, chat = model_folder(tmp_path / "base", made.plain, 304), model_folder(tmp_path / "chat", made.chat, 304, 1)
-    merge_folders(chat, base, 0.5, None, tmp_path / "merged")
+    merge([chat, base], tmp_path / "merged", vocabulary="parent")
     merged, a = (load_file(folder / "model.safetensors")[EMBEDDING] for folder in (tmp_path / "merged", chat))
     assert torch.equal(merged[N_IDS : N_IDS + 2], a[N_IDS : N_IDS + 2])
     assert not torch.equal(merged[N_IDS + 2 :], a[N_IDS + 2 :])  # padding of both
@@ -218,7 +252,7 @@ def test_a_token_in_what_is_padding_of_the_other_is_not_averaged_with_it(made, t
 def test_tied_parents_of_unequal_rows_are_merged_too(made, tmp_path: Path):
     tied = model_folder(tmp_path / "tied", made.plain, 304, tie_word_embeddings=True)
     untied = model_folder(tmp_path / "untied", made.plain, 320, 1)
-    merge_folders(tied, untied, 0.5, None, tmp_path / "merged", "linear")
+    merge([tied, untied], tmp_path / "merged", method="linear")
     merged, b = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", untied))
     a = load_file(tied / "model.safetensors")[EMBEDDING]
     torch.testing.assert_close(merged[HEAD], (a + b[HEAD][:304]) / 2)

@@ -4,6 +4,8 @@ import hashlib
 
 RANDOM = {"reinitialise": {"like": "base", "seed": 0}}
 
+MERGE = {"parents": ["lua", "stories"], "method": "slerp", "t": 0.5, "base": None, "lines": None}
+
 
 def diamond(*instruments: str, **models: dict) -> dict:
     """base -> lua, stories; lua + stories -> merged. Further models by name."""
@@ -18,7 +20,7 @@ def diamond(*instruments: str, **models: dict) -> dict:
             "base": {"pretrain": {"corpora": {"english": 1.0}}},
             "lua": {"finetune": {"parent": "base", "corpora": {"lua": 1.0}}},
             "stories": {"finetune": {"parent": "base", "corpora": {"english": 1.0}}},
-            "merged": {"merge": {"parents": ["lua", "stories"], "t": 0.5}},
+            "merged": {"merge": MERGE},
             **models,
         },
         "activations": {
@@ -56,7 +58,7 @@ def deep() -> dict:
         "corpora": {"english": {}, "lua": {}, "stories": {}},
         "models": {
             "polished": {"finetune": {"parent": "merged", "corpora": {"english": 1.0}}},
-            "merged": {"merge": {"parents": ["lua", "stories"], "t": 0.5}},
+            "merged": {"merge": MERGE},
             "lua": {"finetune": {"parent": "base", "corpora": {"lua": 1.0}}},
             "stories": {"finetune": {"parent": "base", "corpora": {"stories": 0.5, "lua": 0.5}}},
             "base": {"pretrain": {"corpora": {"english": 1.0}}},

@@ -158,7 +158,7 @@ def test_rows_name_the_seeds_that_identify_features_only_where_these_are_correla
 
 
 def test_a_merge_and_its_controls_are_compared_with_their_parents_and_common_ancestor():
-    config = diamond("anchored", linear={"merge": {"parents": ["lua", "stories"], "method": "linear", "t": 0.5}})
+    config = diamond("anchored", linear={"merge": diamond()["models"]["merged"]["merge"] | {"method": "linear"}})
     config["lineage"]["controls"] = {"merged": ["linear"]}
     sources = Plan(config).comparisons.as_data()["sources"]
     assert list(sources) == ["merged", "linear"]

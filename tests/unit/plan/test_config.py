@@ -91,6 +91,8 @@ def test_every_default_is_filled_in():
     sae |= {"n_tokens": None, "batch_tokens": 1024}
     sae |= {"learning_rate": 0.001, "adam_betas": [0.9, 0.999], "warmup_fraction": 0.05, "decay_fraction": 0.2}
     lengths = {"n_tokens": None, "epochs": None}
+    of_methods = dict.fromkeys(("t", "weights", "lambda", "density", "trim", "normalize", "rescale", "q", "gamma"))
+    of_methods |= dict.fromkeys(("mask", "alpha", "norms", "seed", "lines", "base", "dtype"))
     assert {
         key: filled[key]
         for key in small() | {"tokens": 0, "batch_rows": 0, "model_dtype": 0, "splits": 0, "corpora_dir": 0}
@@ -123,7 +125,7 @@ def test_every_default_is_filled_in():
             },
             "lua": {"finetune": training | lengths | {"parent": "base", "corpora": {"lua": 1.0}, "epochs": 1}},
             "english": {"finetune": training | lengths | {"parent": "base", "corpora": {"english": 1}, "epochs": 0.5}},
-            "both": {"merge": {"method": "slerp", "parents": ["lua", "english"], "t": 0.5, "dtype": None}},
+            "both": {"merge": {"method": "slerp", "parents": ["lua", "english"], "vocabulary": "refuse"} | of_methods},
         },
         "saes": sae
         | {
@@ -137,7 +139,7 @@ def test_every_default_is_filled_in():
             # Overrides hold what was written and no defaults, which would hide the stage's settings.
             "models": {"lua": {"k": 16, "seed1": {"k": 24}}},
         },
-        "sweeps": {"both": {"model": "both", "t": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]}},
+        "sweeps": {"both": {"model": "both", "over": {"t": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]}}},
     }
 
 
@@ -375,6 +377,19 @@ CONTRADICTIONS = {
     ),
     "sweeps.both.model: 'neither' is not among models": ("sweeps/both/model", "neither"),
     "sweeps.both.model: must be a merged model, but 'lua' is not": ("sweeps/both/model", "lua"),
+    "sweeps.both.over.density: slerp must not have it": ("sweeps/both/over", {"density": [0.1, 0.2]}),
+    "models.both.merge.base: 'bass' is not among models": ("models/both/merge/base", "bass"),
+    "models.both.merge.base: must be a model that does not descend from the merge, but 'on' does": (
+        "models",
+        {
+            "base": {"pretrain": {"corpora": {"english": 0.5, "lua": 0.5}, "n_tokens": 100000}},
+            "lua": {"finetune": {"parent": "base", "corpora": {"lua": 1.0}, "epochs": 1}},
+            "both": {"merge": {"method": "ties", "parents": ["lua", "base"], "base": "on"}},
+            "on": {"finetune": {"parent": "both", "corpora": {"lua": 1.0}, "epochs": 1}},
+        },
+    ),
+    "models.both.merge.density: slerp must not have it": ("models/both/merge/density", 0.2),
+    "models.both.merge.parents: slerp must have 2, not 1": ("models/both/merge/parents", ["lua"]),
 }
 """How the message begins, by what is wrong with the config."""
 
@@ -456,8 +471,8 @@ def test_models_of_different_shapes_cannot_be_merged():
     config["models"]["wider"] = {"finetune": {"parent": "wide", "corpora": {"lua": 1.0}, "epochs": 1}}
     config["models"]["mixed"] = {"merge": {"parents": ["lua", "wider"]}}
     message = error_of(config)
-    assert message.startswith("models.mixed.merge: parents must have the same shape")
-    assert "d_mlp is 256 in 'lua' and 512 in 'wider'; merge models of the same shape" in message
+    assert message.startswith("models.mixed.merge: parents and base must have the same shape")
+    assert "d_mlp is 256 in 'lua' and 512 in 'wider'; merge models of one shape" in message
 
 
 def test_values_at_the_limit_are_accepted():

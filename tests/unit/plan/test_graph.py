@@ -2,9 +2,10 @@
 
 import pytest
 
+from saelineage.errors import InputError
 from saelineage.plan.graph import Edge
 from saelineage.plan.plan import Plan
-from tests.unit.plan.lineages import deep
+from tests.unit.plan.lineages import MERGE, deep
 
 
 def test_models_are_ordered_parents_first_and_edges_follow_their_children():
@@ -104,5 +105,29 @@ def test_re_initialised_models_their_descendants_and_controls_are_outside_the_li
 
 def test_models_are_described_by_how_they_were_made():
     graph = Plan(deep()).graph
-    assert graph.made("merged") == "merged from lua and stories, t = 0.5"
+    assert graph.made("merged") == "merged from lua and stories by slerp (t = 0.5)"
     assert graph.made("foreign") == "imported from the hub"
+
+
+def test_differences_are_taken_from_the_nearest_model_that_all_changed_parents_descend_from():
+    ties = MERGE | {"method": "ties", "t": None}
+
+    def base_of(**changes: object) -> str | None:
+        return Plan(deep() | {"models": deep()["models"] | {"m": {"merge": ties | changes}}}).graph.merge_base("m")
+
+    assert base_of() == "base"
+    assert base_of(parents=["lua"]) == "base"
+    assert base_of(parents=["polished"]) == "merged"
+    assert base_of(base="stories") == "stories"
+    assert base_of(method="slerp") is None
+    assert base_of(method="linear", lines={"alpha": 0.5, "beta": 0.5}) == "base"
+    assert base_of(method="transfer", parents=["foreign", "lua"]) == "base"
+    with pytest.raises(InputError, match=r"models\.m\.merge\.base: must be given, because no model .* base and lua"):
+        base_of(parents=["base", "lua"])
+
+
+def test_what_a_merge_needs_is_its_parents_and_its_base():
+    models = deep()["models"] | {"m": {"merge": MERGE | {"method": "ties", "t": None, "base": "foreign"}}}
+    graph = Plan(deep() | {"models": models}).graph
+    assert graph.needed("m") == ["lua", "stories", "foreign"]
+    assert graph.parents("m") == ["lua", "stories"]

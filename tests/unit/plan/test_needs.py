@@ -26,7 +26,7 @@ from saelineage.plan.sizes import (
     training_flop,
 )
 from tests.unit.plan.jobs import InputFiles, Wildcards
-from tests.unit.plan.lineages import diamond
+from tests.unit.plan.lineages import MERGE, diamond
 
 MODEL = ModelSize(n_weights=600, n_layers=2, d_model=6, d_mlp=24, d_vocab=100)
 BATCH_TOKENS = 4 * 16
@@ -102,11 +102,16 @@ def test_training_several_saes_holds_as_many_of_the_largest(tmp_path: Path):
     assert need == (sae_training_bytes(sae, 20, 2), sae_training_flop(sae, 50 + 30))
 
 
-def test_reading_and_merging_hold_multiples_of_all_inputs(tmp_path: Path):
+def test_reading_all_holds_a_multiple_of_all_inputs(tmp_path: Path):
     inputs = InputFiles(a=[tokens(tmp_path, "a", 300)], b=[tokens(tmp_path, "b", 100)])
-    needs = Plan(diamond()).needs
-    assert needs.merging(Wildcards(model="merged"), inputs).n_bytes == 2 * 800
-    assert needs.reading_all(Wildcards(), inputs).n_bytes == 4 * 800
+    assert Plan(diamond()).needs.reading_all(Wildcards(), inputs).n_bytes == 4 * 800
+
+
+def test_merging_holds_blocks_of_the_models_whatever_their_size(tmp_path: Path):
+    inputs = InputFiles(a=[tokens(tmp_path, "a", 300)], b=[tokens(tmp_path, "b", 100)])
+    for config, n_models in ((diamond(), 2), (diamond(merged={"merge": MERGE | {"method": "ties", "t": None}}), 3)):
+        need = Plan(config).needs.merging(Wildcards(model="merged"), inputs)
+        assert (need.n_bytes, need.flop) == ((n_models + 2) * 64 * 2**20, 10 * 800)
 
 
 def test_snakemake_is_told_of_inputs_that_do_not_exist_yet(tmp_path: Path):

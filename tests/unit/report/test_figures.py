@@ -36,8 +36,16 @@ def edges(parent: str = "base", child: str = "tuned") -> pd.DataFrame:
 
 
 def sweep(corpus: str = "lua") -> pd.DataFrame:
-    rows = [(1.0, corpus, 4.0, 0.1), (0.0, corpus, 2.0, 0.4), (None, corpus, 3.0, 0.2)]
-    return pd.DataFrame(rows, columns=["t", "corpus", "loss", "accuracy"]).assign(chosen=0.58)
+    """Two merges, what their parents descend from, and a parent."""
+    rows = [
+        (None, 1.0, corpus, 4.0, 0.1),
+        (None, 0.0, corpus, 2.0, 0.4),
+        ("base", None, corpus, 3.0, 0.2),
+        ("lua", None, corpus, 2.0, 0.4),
+    ]
+    table = pd.DataFrame(rows, columns=["model", "value", "corpus", "loss", "accuracy"])
+    chosen = {"setting": "t", "second_setting": None, "second_value": None, "chosen": 0.58, "second_chosen": None}
+    return table.assign(is_parent=table["model"] == "lua", **chosen)
 
 
 def test_hidden_characters_are_shown_and_plotly_labels_have_no_markup():
@@ -75,6 +83,19 @@ def test_a_sweep_is_drawn_in_order_of_t_with_the_ancestor_dashed():
     assert (ancestor.y0, ancestor.line.dash) == (0.2, "dash")
     assert chosen.x0 == 0.58
     assert list(sweep_loss_figure(sweep()).data[0].y) == [2.0, 4.0]
+
+
+def test_two_swept_settings_are_a_map_for_each_corpus_with_the_merge_marked():
+    grid = [(t, density, t + 10 * density) for t in (0.0, 1.0) for density in (0.1, 0.2, 0.3)]
+    table = pd.DataFrame(grid, columns=["value", "second_value", "loss"]).assign(
+        model=None, setting="lambda", second_setting="density", chosen=1.0, second_chosen=0.2, is_parent=False
+    )
+    figure = sweep_loss_figure(pd.concat([table.assign(corpus=corpus) for corpus in ("lua", "stories")]))
+    heat, mark, _, _ = figure.data
+    assert [list(row) for row in heat.z] == [[1.0, 2.0], [2.0, 3.0], [3.0, 4.0]]
+    assert (list(heat.x), list(heat.y)) == ([0.0, 1.0], [0.1, 0.2, 0.3])
+    assert (list(mark.x), list(mark.y)) == ([1.0], [0.2])
+    assert [title.text for title in figure.layout.annotations] == ["lua", "stories"]
 
 
 def flows(parent: str = "a", child: str = "b") -> tuple[pd.DataFrame, pd.DataFrame]:

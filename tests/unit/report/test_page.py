@@ -190,7 +190,8 @@ def passage_features() -> pd.DataFrame:
 def inputs(found: dict) -> TableInputs:
     """What the stages saved for a summary."""
     curve = {"step": [1], "tokens": [9], "loss": [1.0], "fvu": [0.5], "l0": [4.0], "dead_fraction": [0.0]}
-    sweep = pd.DataFrame({"t": [0.0, np.nan], "corpus": "lua", "loss": 2.0, "accuracy": 0.5, "n_predictions": 9})
+    sweep = pd.DataFrame({"model": [None, "base"], "t": [0.0, np.nan], "corpus": "lua", "loss": 2.0, "accuracy": 0.5})
+    sweep = sweep.assign(n_predictions=9, barrier=[-0.1, np.nan])
     edges = [f"{edge['parent']}__{edge['child']}" for edge in found["edges"]]
     return TableInputs(
         corpora=["lua"],
@@ -202,8 +203,9 @@ def inputs(found: dict) -> TableInputs:
         training_curves={("base", "seed0"): pd.DataFrame(curve)},
         share_curves=curves(found),
         merged_models={merge: found["models"][:1] for merge in found["sources"]},
-        merges={"merged": {"t": 0.58, "tensors": {"lm_head.weight": {"cos": 0.9, "branch": "slerp"}}}},
+        merges={"merged": merge_record()},
         sweeps={"merged": sweep},
+        swept=SWEPT,
         histograms={"base__merged": np.array([0, 3, 2, 0])},
         ablations={edge: ablations() for edge in edges},
         effects={edge: effects() for edge in edges},
@@ -221,6 +223,15 @@ def inputs(found: dict) -> TableInputs:
         class_labels={model: class_labels() for model in found["models"]},
         token_rows={("lua", split): token_rows(n) for split, n in (("train", 90), ("probe", 9))},
     )
+
+
+SWEPT = {"merged": {"chosen": {"t": 0.58}, "parents": ["lua", "stories"]}}
+
+
+def merge_record() -> dict:
+    """A `merge.json`."""
+    tensors = {"lm_head.weight": {"cos": 0.9, "branch": "slerp"}}
+    return {"method": "slerp", "parents": ["lua", "stories"], "t": 0.58, "tensors": tensors}
 
 
 def trajectories(found: dict) -> pd.DataFrame:
@@ -250,7 +261,7 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
         "hookpoint": "mlp",
         "pages": {"mlp": "index.html", "late": "late.html"},
         "corpora": ["lua"],
-        "chosen_t": {"merged": 0.58},
+        "swept": SWEPT,
         "summary": found,
         "tables": make_tables(inputs(found)),
         "examples": shown or examples(),
@@ -444,7 +455,7 @@ def test_a_run_without_edges_sweeps_merges_and_training_has_a_page():
         found.tables[name] = found.tables[name].head(0)
     text = page(found)
     assert text.count("Nothing to draw.") == 4  # curves, flows, training, correlations
-    assert "This run sweeps no merge coefficient." in text
+    assert "This run sweeps no setting of a merge." in text
     assert "This run merges no models." in text
     assert "set lineage.ablations to true" in text
     assert text.count("name the corpora of programs in labels.syntax") == 2

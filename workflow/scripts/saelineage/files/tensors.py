@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +15,8 @@ from saelineage.files.atomic import atomic_path, decode_header, encode_header, s
 
 DTYPE_NAMES = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "uint16": "U16", "bool": "BOOL"}
 """Number formats: numpy's name to the name in safetensors."""
+FOR_TRANSFORMERS = {"format": "pt"}
+"""What transformers asks of the metadata of a file of weights."""
 
 
 class TensorWriter:
@@ -24,9 +26,10 @@ class TensorWriter:
         header: the mapping that `atomic.decode_header` will return; set it before the file is finished.
     """
 
-    def __init__(self, file: BinaryIO, header_bytes: int):
+    def __init__(self, file: BinaryIO, header_bytes: int, metadata: Mapping[str, str] | None = None):
         """Reserve the room for the header; callers use `writing_tensors` instead."""
         self.header: Mapping[str, object] = {}
+        self._metadata = metadata
         self._file, self._room, self._end = file, -(-header_bytes // 8) * 8, 0
         self._entries: dict[str, dict] = {}
         file.seek(8 + self._room)
@@ -37,14 +40,28 @@ class TensorWriter:
         Raises:
             ValueError: if an array of this name was added before.
         """
+        data = np.asarray(array, order="C")
+        self.add_parts(name, DTYPE_NAMES[data.dtype.name], data.shape, [data])
+
+    def add_parts(self, name: str, dtype: str, shape: Sequence[int], parts: Iterable[np.ndarray]) -> None:
+        """Append an array that comes in parts along its first dimension.
+
+        Args:
+            name: of the array.
+            dtype: the name of its number format in safetensors.
+            shape: of the whole array.
+            parts: in their order, with the bytes of that number format.
+
+        Raises:
+            ValueError: if an array of this name was added before.
+        """
         if name in self._entries:
             raise ValueError(f"'{name}' was added before")
-        data = np.asarray(array, order="C")
-        self._file.write(data.reshape(-1).view(np.uint8).data)
-        offsets = [self._end, self._end + data.nbytes]
-        entry = {"dtype": DTYPE_NAMES[data.dtype.name], "shape": list(data.shape), "data_offsets": offsets}
-        self._entries[name] = entry
-        self._end += data.nbytes
+        start = self._end
+        for part in parts:
+            self._file.write(part.reshape(-1).view(np.uint8).data)
+            self._end += part.nbytes
+        self._entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, self._end]}
 
     def finish(self) -> None:
         """Write the header, padded with spaces to the reserved room.
@@ -52,7 +69,8 @@ class TensorWriter:
         Raises:
             ValueError: if it is larger than that room.
         """
-        text = json.dumps({"__metadata__": encode_header(self.header), **self._entries}).encode()
+        metadata = encode_header(self.header) if self._metadata is None else self._metadata
+        text = json.dumps({"__metadata__": metadata, **self._entries}).encode()
         if len(text) > self._room:
             raise ValueError(f"a header of {len(text)} bytes does not fit into {self._room}")
         self._file.seek(0)
@@ -60,15 +78,18 @@ class TensorWriter:
 
 
 @contextmanager
-def writing_tensors(path: Path | str, header_bytes: int) -> Iterator[TensorWriter]:
+def writing_tensors(
+    path: Path | str, header_bytes: int, metadata: Mapping[str, str] | None = None
+) -> Iterator[TensorWriter]:
     """Write a safetensors file array by array, atomically (see `atomic.atomic_path`).
 
     Args:
         path: the file to write.
         header_bytes: room to reserve for the names and shapes of the arrays and for `TensorWriter.header`.
+        metadata: the file's, instead of `TensorWriter.header`.
     """
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        writer = TensorWriter(file, header_bytes)
+        writer = TensorWriter(file, header_bytes, metadata)
         yield writer
         writer.finish()
 

@@ -262,8 +262,8 @@ def _require_template(plan: Plan) -> None:
 
 
 def _compare_parents(plan: Plan, merge: str) -> list[str]:
-    """Compare the configs of a merge's parents, as far as they lie on disk."""
-    configs = {parent: config for parent in plan.graph.parents(merge) if (config := model_config(plan, parent))}
+    """Compare the configs of a merge's parents and base, as far as they lie on disk."""
+    configs = {model: config for model in plan.graph.needed(merge) if (config := model_config(plan, model))}
     (first, config), *others = configs.items() if configs else [("", {})]
     return [
         line for name, other in others for line in require_same_function(config, other, (first, name), complete=False)

@@ -82,6 +82,9 @@ def check_lineage(plan: Plan) -> None:
             _require_listed(parent, models, f"{key}: parent", "models")
             if parent == model:
                 raise InputError(f"{key}: '{model}' cannot be its own parent; name another model")
+    for model in plan.graph.of_kind("merge"):
+        if (base := plan.graph.merge(model)["base"]) is not None:
+            _require_listed(base, models, f"models.{model}.merge.base", "models")
     for model in plan.graph.of_kind("reinitialise"):
         like = plan.graph.settings(model)["like"]
         _require_listed(like, models, f"models.{model}.reinitialise: like", "models")
@@ -101,8 +104,18 @@ def check_lineage(plan: Plan) -> None:
     for model in ordered:
         shapes[model] = _shape(plan, model, shapes)
         if plan.graph.kind(model) == "merge":
-            _require_one_shape(model, plan.graph.parents(model), shapes)
+            _require_earlier_base(plan, model)
+            _require_one_shape(model, plan.graph.needed(model), shapes)
     check_edges_of_controls(plan)
+
+
+def _require_earlier_base(plan: Plan, model: str) -> None:
+    base = plan.graph.merge_base(model)
+    if base is not None and model in [base, *plan.graph.ancestors(base)]:
+        raise InputError(
+            f"models.{model}.merge.base: must be a model that does not descend from the merge, but '{base}' does; name "
+            "another one"
+        )
 
 
 def check_kept(plan: Plan) -> None:
@@ -450,6 +463,7 @@ def check_sweeps(plan: Plan) -> None:
             raise InputError(
                 f"sweeps.{sweep}.model: must be a merged model, but '{settings['model']}' is not; name a merge"
             )
+        plan.swept_merges(sweep)
         for corpus in settings.get("corpora", []):
             _require_listed(corpus, plan.config["corpora"], f"sweeps.{sweep}.corpora", "corpora")
 
@@ -541,8 +555,8 @@ def _require_one_shape(model: str, parents: list[str], shapes: Mapping[str, dict
         differing = next((key for key in SHAPE_KEYS if shape[key] != expected[key]), None)
         if differing:
             raise InputError(
-                f"models.{model}.merge: parents must have the same shape, but {differing} is {expected[differing]} "
-                f"in '{first}' and {shape[differing]} in '{parent}'; merge models of the same shape"
+                f"models.{model}.merge: parents and base must have the same shape, but {differing} is "
+                f"{expected[differing]} in '{first}' and {shape[differing]} in '{parent}'; merge models of one shape"
             )
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import product
 
 from saelineage.plan.comparisons import Comparisons, Pair, pair_name
 from saelineage.plan.graph import Graph
+from saelineage.plan.merges import merge_settings
 from saelineage.plan.sae_names import ONE_SAE, SaeName, SaeNames
 
 
@@ -139,15 +141,21 @@ class Contents:
 
         Returns:
             `corpora`; `made`, how each model was made in words, parents before children; `merged_models`, the parents
-            of each merged model; `chosen_t`, the coefficient of the merge that each sweep is about; `lines`, the chains
-            of models that are shown by step, and `line_edges`, the names of all edges in them.
+            of each merged model; `swept`, of each sweep `chosen`, the swept settings of its merge, and `parents`;
+            `lines`, the chains of models that are shown by step, and `line_edges`, the names of all edges in them.
         """
         swept = {sweep: self.swept_model(sweep) for sweep in self.config["sweeps"]}
         return {
             "corpora": list(self.config["corpora"]),
             "made": {model: self.graph.made(model) for model in self.graph.ordered},
             "merged_models": {model: self.graph.parents(model) for model in self.graph.of_kind("merge")},
-            "chosen_t": {sweep: self.graph.settings(model)["t"] for sweep, model in swept.items()},
+            "swept": {
+                sweep: {
+                    "chosen": {name: self.graph.merge(model)[name] for name in self.config["sweeps"][sweep]["over"]},
+                    "parents": self.graph.parents(model),
+                }
+                for sweep, model in swept.items()
+            },
             "lines": self.graph.lines,
             "line_edges": list(map(str, self.graph.line_edges)),
         }
@@ -163,6 +171,19 @@ class Contents:
     def swept_model(self, sweep: str) -> str:
         """The merged model of a sweep."""
         return self.config["sweeps"][sweep]["model"]
+
+    def beside_sweep(self, sweep: str) -> list[str]:
+        """The models that a sweep is shown beside: the parents of its merge, and what they descend from."""
+        model = self.swept_model(sweep)
+        base = self.graph.merge_base(model) or self.graph.common_ancestor(model)
+        return list(dict.fromkeys([*self.graph.parents(model), *([base] if base else [])]))
+
+    def swept_merges(self, sweep: str) -> list[dict]:
+        """The settings of each merge of a sweep, the last one of the swept settings varying fastest."""
+        model, over = self.swept_model(sweep), self.config["sweeps"][sweep]["over"]
+        points = [dict(zip(over, values, strict=True)) for values in product(*over.values())]
+        block = self.graph.block(model)
+        return [merge_settings(block | point, f"sweeps.{sweep}.over") for point in points]
 
 
 def sae_settings_at(config: Mapping, hookpoint: str) -> dict:

@@ -5,6 +5,9 @@ from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
+from saelineage.errors import InputError
+from saelineage.plan.merges import merge_settings, merge_words, needs_base
+
 POOLED = "pooled"
 """The name of all corpora together. No corpus can have it."""
 
@@ -21,7 +24,7 @@ SHORTEST_LINE = 3
 MODEL_KINDS = {
     "pretrain": "pretrained here",
     "finetune": "fine-tuned from {parents}",
-    "merge": "merged from {parents}, t = {t}",
+    "merge": "merged from {parents} by {method}",
     "adapter": "{parents} with an adapter merged in",
     "hub": "imported from the hub",
     "path": "imported from a folder",
@@ -94,9 +97,35 @@ class Graph:
     def made(self, model: str) -> str:
         """How a model was made, in words."""
         block, parents = self.block(model), " and ".join(self.parents(model))
-        named = {key: block.get(key) for key in ("t", "like", "of", "step")}
-        words = MODEL_KINDS[self.kind(model)].format(parents=parents, **named)
+        named = {key: block.get(key) for key in ("like", "of", "step")}
+        method = merge_words(self.merge(model)) if self.kind(model) == "merge" else None
+        words = MODEL_KINDS[self.kind(model)].format(parents=parents, method=method, **named)
         return f"{words} with {_words(lora)}" if (lora := self.lora(model)) else words
+
+    def merge(self, model: str) -> dict:
+        """The settings of a merged model, with the defaults of its method (`merges.merge_settings`)."""
+        return merge_settings(self.block(model), f"models.{model}.merge")
+
+    def merge_base(self, model: str) -> str | None:
+        """The model from which a merge takes differences; None if it takes none.
+
+        Raises:
+            InputError: if it needs one, and its parents have no common ancestor.
+        """
+        settings = self.merge(model)
+        if not needs_base(settings):
+            return None
+        if settings["base"] is not None:
+            return settings["base"]
+        changed = settings["parents"][1 if settings["method"] == "transfer" else 0 :]
+        lines = [self.ancestors(parent) for parent in changed]
+        base = next((name for name in lines[0] if all(name in line for line in lines)), None)
+        if base is None:
+            raise InputError(
+                f"models.{model}.merge.base: must be given, because no model of the run is one that "
+                f"{' and '.join(changed)} descend from; name the model that differences are taken from"
+            )
+        return base
 
     def lora(self, model: str) -> dict | None:
         """The `lora` block of a fine-tuned model; None where all weights are trained, and for other kinds."""
@@ -151,6 +180,11 @@ class Graph:
         """The models whose weights a model is made from, in the config's order."""
         settings = self.settings(model)
         return [settings["parent"]] if "parent" in settings else list(settings.get("parents", []))
+
+    def needed(self, model: str) -> list[str]:
+        """The models without which a model cannot be made: its parents, and the base of a merge."""
+        base = self.merge_base(model) if self.kind(model) == "merge" else None
+        return list(dict.fromkeys([*self.parents(model), *([base] if base else [])]))
 
     def like(self, model: str) -> str | None:
         """The model whose architecture and tokenizer a re-initialised model has."""

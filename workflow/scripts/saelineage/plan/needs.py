@@ -58,8 +58,9 @@ class Needs:
         return Need(held, sizes.lora_training_flop(model, r, n_trained))
 
     def merging(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Holding all inputs, and as much again."""
-        return Need(2 * sizes.all_bytes(files(input)))
+        """Reading all models block by block, a few times."""
+        n_models = len(self._contents.graph.needed(wildcards.model))
+        return Need(sizes.merging_bytes(n_models), 10 * sizes.all_bytes(files(input)))
 
     def adapting(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Holding the parent, its adapter and the merged model in float32, of weights that may be half as wide."""
@@ -225,11 +226,10 @@ class Needs:
         return Need(losses + features + 4 * sizes.all_bytes([str(input.annotations)]))
 
     def sweeping(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Measuring a merge once for each coefficient, beside both parents and its tensors."""
+        """Measuring a model for each merge, beside its tensors as they are merged."""
         model = model_of(input.parents)
-        coefficients = self._contents.config["sweeps"][wildcards.sweep]["t"]
-        flop = len(coefficients) * sizes.forward_flop(model, n_tokens(input.validation))
-        return Need(self._forward_bytes(model) + 3 * model.stored_bytes * model.n_weights, flop)
+        flop = len(self._contents.swept_merges(wildcards.sweep)) * sizes.forward_flop(model, n_tokens(input.validation))
+        return Need(self._forward_bytes(model) + 2 * model.stored_bytes * model.n_weights, flop)
 
     def reading_all(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Reading all inputs into tables several times their size."""

@@ -38,6 +38,10 @@ class Params:
         steps = graph.kept_steps(wildcards.model)
         return graph.settings(wildcards.model) | ({"keep_steps": steps} if steps else {})
 
+    def merge(self, wildcards: Wildcards) -> dict:
+        """The settings of a merge."""
+        return self._contents.graph.merge(wildcards.model)
+
     def kept_step(self, wildcards: Wildcards) -> int:
         """The step of its training at which a model is kept."""
         return self._contents.graph.block(wildcards.model)["step"]
@@ -102,18 +106,14 @@ class Params:
         """The SAEs on side b of the pairs behind `Paths.own_no_change`, in the same order."""
         return partner_names(self._contents.comparisons.leading_no_change_pairs(wildcards.model))
 
-    def sweep_coefficients(self, wildcards: Wildcards) -> list[float]:
-        """The coefficients of a sweep."""
-        return self._contents.config["sweeps"][wildcards.sweep]["t"]
-
     def sweep_corpora(self, wildcards: Wildcards) -> list[str]:
         """The corpora of a sweep."""
         return self._contents.sweep_corpora(wildcards.sweep)
 
-    def sweep_dtype(self, wildcards: Wildcards) -> str | None:
-        """The number format of the swept merge."""
-        return self._contents.graph.settings(self._contents.swept_model(wildcards.sweep))["dtype"]
+    def swept_merges(self, wildcards: Wildcards) -> list[dict]:
+        """The settings of each merge of a sweep."""
+        return self._contents.swept_merges(wildcards.sweep)
 
-    def sweep_method(self, wildcards: Wildcards) -> str:
-        """The method of the swept merge."""
-        return self._contents.graph.settings(self._contents.swept_model(wildcards.sweep))["method"]
+    def sweep_over(self, wildcards: Wildcards) -> list[str]:
+        """The settings that a sweep varies."""
+        return list(self._contents.config["sweeps"][wildcards.sweep]["over"])

@@ -215,6 +215,11 @@ class Paths:
         like = graph.like(wildcards.model)
         return [path for name in ([like] if like else graph.made_from(wildcards.model)) for path in self.model(name)]
 
+    def merge_base(self, wildcards: Wildcards) -> list[str]:
+        """The folder of the model that a merge takes differences from, where it does."""
+        base = self._contents.graph.merge_base(wildcards.model)
+        return self.model(base) if base else []
+
     def training_kept_from(self, wildcards: Wildcards) -> list[str]:
         """The archive of the training that a model is kept from, and its manifest, which is removed with it."""
         (archive,) = self.fill(self.kept_steps, model=self._contents.graph.block(wildcards.model)["of"])
@@ -451,9 +456,13 @@ class Paths:
         return [path for parent in parents for path in self.model(parent)]
 
     def swept_base(self, wildcards: Wildcards) -> list[str]:
-        """Metrics of the model that both parents descend from, where there is one."""
-        base = self._contents.graph.common_ancestor(self._contents.swept_model(wildcards.sweep))
-        return self.fill(self.model_metrics, model=[base] if base else [])
+        """The folder of the model that the merges of a sweep take differences from, where they do."""
+        base = self._contents.graph.merge_base(self._contents.swept_model(wildcards.sweep))
+        return self.model(base) if base else []
+
+    def swept_beside(self, wildcards: Wildcards) -> list[str]:
+        """Metrics of the models that a sweep is shown beside: the parents, and the model that they descend from."""
+        return self.fill(self.model_metrics, model=self._contents.beside_sweep(wildcards.sweep))
 
     def swept_rows(self, wildcards: Wildcards) -> list[str]:
         """Validation rows that a sweep is measured on."""

@@ -33,6 +33,8 @@ MAX_HEADER_BYTES = 100_000_000
 FLOAT = 4
 BLOCK_LOGITS = 1 << 25
 """Most logits made at a time (`models.predictions.BLOCK_LOGITS`)."""
+MERGED_WEIGHTS = 1 << 20
+"""Weights of a tensor that are merged at a time (`models.merging.weights.BLOCK_WEIGHTS`)."""
 BLOCK_WEIGHTS = 1 << 22
 """Most weights that `models.optimizers` updates at a time, with six numbers in float32 beside each."""
 STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -226,6 +228,11 @@ def most_bytes(paths: Iterable[Path | str]) -> int:
         FileNotFoundError: if a file does not exist yet.
     """
     return max((os.path.getsize(path) for path in paths), default=0)
+
+
+def merging_bytes(n_models: int) -> int:
+    """Bytes of merging tensors: blocks in float64 of each model and of its differences, with their order and masks."""
+    return 64 * MERGED_WEIGHTS * (n_models + 2)
 
 
 def all_bytes(paths: Iterable[Path | str]) -> int:

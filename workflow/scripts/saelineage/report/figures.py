@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from saelineage.report.drawing import Graph, arrange
 
@@ -139,36 +140,62 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
 
 
 def sweep_accuracy_figure(sweep: pd.DataFrame) -> go.Figure:
-    """Next-token accuracy against the merge coefficient, see `_sweep_figure`."""
+    """Next-token accuracy against the swept settings of a merge, see `_sweep_figure`."""
     return _sweep_figure(sweep, "accuracy", "next-token accuracy")
 
 
 def sweep_loss_figure(sweep: pd.DataFrame) -> go.Figure:
-    """Loss against the merge coefficient, see `_sweep_figure`."""
+    """Loss against the swept settings of a merge, see `_sweep_figure`."""
     return _sweep_figure(sweep, "loss", "loss (nats per token)")
 
 
 def _sweep_figure(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
-    """A measure against the merge coefficient, one line per corpus, the ancestor's value dashed, the chosen t marked.
+    """A measure against one swept setting, or against two as a map for each corpus.
 
     Args:
-        table: `t` (NaN for the common ancestor), `corpus`, `chosen` (the t of the merged model) and the measure.
+        table: `model` (null for merges), `setting`, `value`, `second_setting`, `second_value`, `corpus`, `chosen` and
+            `second_chosen` (the settings of the merged model), `is_parent` and the measure.
         measure: `accuracy` or `loss`.
-        title: of the y axis.
+        title: of the measure.
     """
-    figure, chosen = go.Figure(), table["chosen"].iloc[0]
+    has_second = table["second_setting"].notna().any()
+    return _sweep_maps(table, measure, title) if has_second else _sweep_lines(table, measure, title)
+
+
+def _sweep_lines(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
+    """One line per corpus, the value of the parents' ancestor dashed, the chosen setting marked."""
+    figure, chosen, setting = go.Figure(), table["chosen"].iloc[0], table["setting"].iloc[0]
     for index, corpus in enumerate(dict.fromkeys(table["corpus"])):
         rows = table[table["corpus"] == corpus]
-        swept, base = rows[rows["t"].notna()].sort_values("t"), rows[rows["t"].isna()]
+        swept, base = rows[rows["model"].isna()].sort_values("value"), rows[rows["model"].notna() & ~rows["is_parent"]]
         colour = SERIES[index % len(SERIES)]
-        figure.add_scatter(
-            x=swept["t"], y=swept[measure], name=plain(corpus), mode="lines+markers", line={"color": colour, "width": 2}
-        )
+        line = {"color": colour, "width": 2}
+        figure.add_scatter(x=swept["value"], y=swept[measure], name=plain(corpus), mode="lines+markers", line=line)
         for value in base[measure]:
             figure.add_hline(y=value, line={"color": colour, "dash": "dash", "width": 1.5})
-    figure.add_vline(x=chosen, line={"color": GREY, "width": 1, "dash": "dot"}, annotation_text=f"t = {chosen:g}")
-    figure.update_xaxes(title="merge coefficient t")
+    if pd.notna(chosen):
+        text = f"{setting} = {chosen:g}"
+        figure.add_vline(x=chosen, line={"color": GREY, "width": 1, "dash": "dot"}, annotation_text=text)
+    figure.update_xaxes(title=setting)
     figure.update_yaxes(title=title)
+    return _styled(figure, height=340)
+
+
+def _sweep_maps(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
+    """A map for each corpus, with the chosen settings marked."""
+    swept = table[table["model"].isna()]
+    corpora = list(dict.fromkeys(swept["corpus"]))
+    figure = make_subplots(rows=1, cols=len(corpora), subplot_titles=[plain(corpus) for corpus in corpora])
+    for column, corpus in enumerate(corpora, start=1):
+        grid = swept[swept["corpus"] == corpus].pivot(index="second_value", columns="value", values=measure)
+        bar = {"title": title, "len": 0.9 / len(corpora)} if column == len(corpora) else None
+        heat = go.Heatmap(x=grid.columns, y=grid.index, z=grid, coloraxis=None, colorbar=bar, showscale=bar is not None)
+        figure.add_trace(heat, row=1, col=column)
+        mark = {"symbol": "x", "color": "white", "size": 10}
+        chosen = {"x": [table["chosen"].iloc[0]], "y": [table["second_chosen"].iloc[0]]}
+        figure.add_scatter(**chosen, mode="markers", marker=mark, showlegend=False, row=1, col=column)
+        figure.update_xaxes(title=table["setting"].iloc[0], row=1, col=column)
+    figure.update_yaxes(title=swept["second_setting"].iloc[0], col=1)
     return _styled(figure, height=340)
 
 
@@ -467,10 +494,10 @@ FIGURES = {
         by="line",
     ),
     "sweep-{sweep}-accuracy": Figure(
-        sweep_accuracy_figure, ("chosen_sweeps",), "Accuracy against the merge coefficient", by="sweep"
+        sweep_accuracy_figure, ("chosen_sweeps",), "Accuracy against the swept settings of the merge", by="sweep"
     ),
     "sweep-{sweep}-loss": Figure(
-        sweep_loss_figure, ("chosen_sweeps",), "Loss against the merge coefficient", by="sweep"
+        sweep_loss_figure, ("chosen_sweeps",), "Loss against the swept settings of the merge", by="sweep"
     ),
     "scores": Figure(
         scores_figure,

@@ -57,8 +57,8 @@ class Results(NamedTuple):
     config: dict
     """Shown as it is, and nothing else."""
     corpora: Sequence[str]
-    chosen_t: Mapping[str, float]
-    """The coefficient of the merge that each sweep is about."""
+    swept: Mapping[str, dict]
+    """Of each sweep `chosen`, the swept settings of its merge, and `parents`."""
     summary: dict
     hookpoint: str
     """The hookpoint that the page is of."""
@@ -235,8 +235,24 @@ def figure_views(results: Results) -> dict[str, pd.DataFrame]:
         "leading_curves": curves[curves["leading"].astype(bool)],
         "flow_nodes": flow_nodes,
         "flow_links": flow_links,
-        "chosen_sweeps": sweeps.assign(chosen=[results.chosen_t[sweep] for sweep in sweeps["sweep"]]),
+        "chosen_sweeps": chosen_sweeps(sweeps, results.swept),
     }
+
+
+def chosen_sweeps(sweeps: pd.DataFrame, swept: Mapping[str, dict]) -> pd.DataFrame:
+    """The rows of all sweeps with the settings that their merged model has, and whether they are of its parents."""
+    of_rows = [swept[sweep] for sweep in sweeps["sweep"]]
+    chosen = [[*map(_number, of["chosen"].values()), float("nan")] for of in of_rows]
+    return sweeps.assign(
+        chosen=[values[0] for values in chosen],
+        second_chosen=[values[1] for values in chosen],
+        is_parent=[model in of["parents"] for model, of in zip(sweeps["model"], of_rows, strict=True)],
+    )
+
+
+def _number(setting: object) -> float:
+    """A setting that is a number; others, such as one by pattern of tensors' names, have no place on an axis."""
+    return float(setting) if isinstance(setting, float | int) else float("nan")
 
 
 def leading_groups(table: pd.DataFrame) -> pd.DataFrame:
@@ -403,7 +419,7 @@ def merges_view(merges: pd.DataFrame) -> list[dict]:
     return [
         {
             "model": model,
-            "t": rows["t"].iloc[0],
+            "method": rows["method"].iloc[0],
             "tensors": rows.to_dict("records"),
             "branches": ", ".join(
                 f"{n} by {branch}" for branch, n in rows["branch"].value_counts().sort_index().items()

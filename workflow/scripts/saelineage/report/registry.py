@@ -200,9 +200,10 @@ TABLES = {
     ),
     "sweeps": Table(
         "sweep_table",
-        ("sweeps",),
-        "Figure 5 as a table: loss and accuracy of merges by coefficient t. Rows without t are the parents' common "
-        "ancestor.",
+        ("sweeps", "swept"),
+        "Figure 5 as a table: loss and accuracy of merges by the settings that were swept, and barrier, the loss minus "
+        "the mean loss of the parents with the merge's weights. Rows with a model are the parents, and what they "
+        "descend from.",
     ),
     "saes": Table(
         "sae_table",
@@ -223,8 +224,9 @@ TABLES = {
     "merges": Table(
         "merge_table",
         ("merges",),
-        "How each tensor was merged: the cosine between the parents' tensors, and the branch taken (slerp; lerp where "
-        "they are nearly parallel; parent where they are equal).",
+        "How each tensor was merged: the cosine between two parents' tensors, and the branch taken (slerp; lerp where "
+        "they are nearly parallel; parent where it is one of them); the factors of parents and base; or the number of "
+        "differences from the base that were kept of each parent.",
     ),
     "correlations": Table(
         "correlation_table",

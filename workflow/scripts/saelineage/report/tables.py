@@ -103,6 +103,8 @@ class TableInputs(NamedTuple):
     """`models/{model}/merge.json` by model."""
     sweeps: Mapping[str, pd.DataFrame]
     """`sweeps/{sweep}.parquet` by sweep."""
+    swept: Mapping[str, dict]
+    """Of each sweep `chosen`, the swept settings of its merge, and `parents`."""
     histograms: Mapping[str, np.ndarray]
     """The histogram of all correlations behind each edge, by the edge's name, `{parent}__{child}`."""
     ablations: Mapping[str, pd.DataFrame]
@@ -694,10 +696,16 @@ def model_table(made: Mapping[str, str], corpora: Sequence[str], metrics: Sequen
     return pd.DataFrame(rows, columns=["model", "made", "corpus", *figures])
 
 
-def sweep_table(sweeps: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The rows of all sweeps, with the sweep's name."""
-    tables = [table.assign(sweep=sweep) for sweep, table in sweeps.items()]
-    columns = ["sweep", "t", "corpus", "loss", "accuracy", "n_predictions"]
+def sweep_table(sweeps: Mapping[str, pd.DataFrame], swept: Mapping[str, dict]) -> pd.DataFrame:
+    """The rows of all sweeps: of each merge the settings that were swept, and the models that it is shown beside."""
+    columns = ["sweep", "model", "setting", "value", "second_setting", "second_value", "corpus", "loss", "accuracy"]
+    tables = []
+    for sweep, table in sweeps.items():
+        setting, *second = swept[sweep]["chosen"]
+        of_second = {"second_setting": second[0], "second_value": table[second[0]]} if second else {}
+        named = {"sweep": sweep, "setting": setting, "value": table[setting], "second_setting": None}
+        tables.append(table.assign(**(named | {"second_value": float("nan")} | of_second)))
+    columns += ["n_predictions", "barrier"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
@@ -736,13 +744,21 @@ def training_table(curves: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFra
 
 
 def merge_table(merges: Mapping[str, dict]) -> pd.DataFrame:
-    """One row per merged tensor: the cosine between the parents' tensors, and how it was merged."""
-    rows = [
-        {"model": model, "t": merge["t"], "tensor": name, "cos": tensor["cos"], "branch": tensor["branch"]}
-        for model, merge in merges.items()
-        for name, tensor in merge["tensors"].items()
-    ]
-    return pd.DataFrame(rows, columns=["model", "t", "tensor", "cos", "branch"])
+    """One row per merged tensor: how it was merged (`models/{model}/merge.json`)."""
+    rows = []
+    for model, merge in merges.items():
+        for name, tensor in merge["tensors"].items():
+            factors = dict(zip([*merge["parents"], "base"], tensor.get("factors", []), strict=False))
+            kept = dict(zip(merge["parents"], tensor.get("kept", []), strict=False))
+            figures = {"factors": listed(factors, ".3g"), "kept": listed(kept, ",")}
+            own = {"cos": tensor.get("cos"), "branch": tensor.get("branch")}
+            rows.append({"model": model, "method": merge["method"], "tensor": name} | own | figures)
+    return pd.DataFrame(rows, columns=["model", "method", "tensor", "cos", "branch", "factors", "kept"])
+
+
+def listed(numbers: Mapping[str, float], form: str) -> str | None:
+    """Numbers with their names, in words; None if there are none."""
+    return ", ".join(f"{name} {number:{form}}" for name, number in numbers.items()) or None
 
 
 def correlation_table(histograms: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -1,0 +1,136 @@
+"""The methods of merging, and what each of them needs; `models.merging` computes them."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from saelineage.errors import InputError
+
+
+class MergeMethod(NamedTuple):
+    """What a method needs."""
+
+    settings: Mapping[str, object]
+    """The settings that it has beside those of every method, with their defaults."""
+    words: str
+    """What it does, for the page."""
+    n_parents: tuple[int, int | None] = (1, None)
+    """The fewest and the most parents; None if there may be any number."""
+    from_base: bool = True
+    """True if it adds differences of the parents from a base."""
+
+
+_SUM = {"weights": None, "lambda": 1.0}
+_RANDOM = {"density": 0.1, "rescale": "density", "q": None, "seed": 0}
+_CRUMBS = {"density": 0.15, "gamma": 0.006, "mask": "row"}
+
+METHODS = {
+    "linear": MergeMethod({"t": None, "weights": None}, "weighted mean", from_base=False),
+    "slerp": MergeMethod({"t": 0.5}, "spherical interpolation", (2, 2), from_base=False),
+    "karcher": MergeMethod({"weights": None, "norms": "parents"}, "spherical mean", from_base=False),
+    "task_arithmetic": MergeMethod(_SUM, "base + differences"),
+    "ties": MergeMethod(
+        _SUM | {"density": 0.2, "trim": "model", "normalize": True}, "base + largest differences that agree in sign"
+    ),
+    "dare_linear": MergeMethod(_SUM | _RANDOM, "base + random differences, rescaled"),
+    "dare_ties": MergeMethod(
+        _SUM | _RANDOM | {"normalize": True}, "base + random differences that agree in sign, rescaled"
+    ),
+    "breadcrumbs": MergeMethod(_SUM | _CRUMBS, "base + differences without the largest and the small"),
+    "breadcrumbs_ties": MergeMethod(
+        _SUM | _CRUMBS | {"normalize": True},
+        "base + differences without the largest and the small, where they agree in sign",
+    ),
+    "graft": MergeMethod({"lambda": 1.0, "density": 0.1, "trim": "model"}, "base + largest differences", (1, 1)),
+    "compress": MergeMethod(
+        {"lambda": 1.0, "density": 0.2, "alpha": 1.0, "trim": "model"}, "base + differences in three values", (1, 1)
+    ),
+    "transfer": MergeMethod(_SUM, "first parent + differences of the others from the base", (2, None)),
+}
+"""The methods by the names that mergekit has for them, where it has them."""
+
+SETTINGS = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.settings))
+"""The settings that only some methods have."""
+SWEPT = ("t", "lambda", "density", "gamma", "q", "alpha")
+"""Settings that are numbers."""
+
+
+def merge_settings(block: Mapping, key: str) -> dict:
+    """Check a `merge` block, and fill in the defaults of its method.
+
+    Args:
+        block: checked against the schema.
+        key: its place in the config, for messages.
+
+    Returns:
+        The block with the settings of its method alone, none of which is left open.
+
+    Raises:
+        InputError: if the method does not have one of the settings, or not so many parents.
+    """
+    name = block["method"]
+    method, n = METHODS[name], len(block["parents"])
+    fewest, most = method.n_parents
+    if n < fewest or (most is not None and n > most):
+        number = f"{fewest}" if fewest == most else f"at least {fewest}"
+        raise InputError(f"{key}.parents: {name} must have {number}, not {n}; change the list or the method")
+    for setting in SETTINGS:
+        if setting not in method.settings and block.get(setting) is not None:
+            having = [other for other in METHODS if setting in METHODS[other].settings]
+            raise InputError(
+                f"{key}.{setting}: {name} must not have it, because it does not use it; leave it out, or choose a "
+                f"method that does ({', '.join(having)})"
+            )
+    chosen = {
+        setting: default if block.get(setting) is None else block[setting]
+        for setting, default in method.settings.items()
+    }
+    if isinstance(chosen.get("density"), Mapping) and chosen.get("trim") == "model":
+        raise InputError(
+            f"{key}.density: must be one number where the largest differences of the whole model are kept, not one for "
+            "each pattern; set trim: tensor"
+        )
+    others = {setting: value for setting, value in block.items() if setting not in SETTINGS}
+    return others | chosen | _weights(name, chosen, n, key) | _random(chosen, key)
+
+
+def needs_base(settings: Mapping) -> bool:
+    """True if a merge takes differences from a base."""
+    return METHODS[settings["method"]].from_base or settings["lines"] is not None
+
+
+def merge_words(settings: Mapping) -> str:
+    """A merge's method, and its settings that are numbers."""
+    numbers = [f"{name} = {settings[name]:g}" for name in SWEPT if isinstance(settings.get(name), float | int)]
+    return f"{settings['method']} ({', '.join(numbers)})" if numbers else settings["method"]
+
+
+def _weights(method: str, chosen: Mapping, n_parents: int, key: str) -> dict:
+    """The weight of each parent, by default equal ones; t gives those of two parents."""
+    if "weights" not in chosen:
+        return {}
+    weights, t = chosen["weights"], chosen.get("t")
+    if t is not None and (n_parents != 2 or weights is not None):
+        raise InputError(
+            f"{key}.t: must stand alone with two parents, not with "
+            f"{'weights' if weights is not None else f'{n_parents} parents'}; give weights instead"
+        )
+    expected = n_parents - 1 if method == "transfer" else n_parents
+    if weights is None:
+        return {"weights": [1.0] * expected}
+    if len(weights) != expected:
+        of = "each parent but the first" if method == "transfer" else "each parent"
+        raise InputError(f"{key}.weights: must have one number for {of} ({expected}), not {len(weights)}; correct it")
+    return {"weights": list(weights)}
+
+
+def _random(chosen: Mapping, key: str) -> dict:
+    """Check that a divisor of random differences is given if and only if it is used."""
+    if "rescale" not in chosen:
+        return {}
+    given, used = chosen["q"] is not None, chosen["rescale"] == "q"
+    if given != used:
+        raise InputError(
+            f"{key}.q: must be given with rescale: q, and only with it, but rescale is {chosen['rescale']} and q "
+            f"{chosen['q']}; correct one of them"
+        )
+    return {}
