@@ -218,6 +218,15 @@ def best(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: (max if "peak" in name else min)(one[name] for one in rounds) for name in rounds[0]}
 
 
+def peer_version(peer: Path) -> str:
+    """The version of mergekit in the peer's environment, which must be there before a gigabyte is written."""
+    code = "from importlib.metadata import version; print(version('mergekit'))"
+    try:
+        return subprocess.run([str(peer), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"--peer must name a Python with mergekit, but '{peer}' is none: {error}") from error
+
+
 def measure(args: argparse.Namespace, folder: Path) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Figures of all contenders, and the largest difference between the two merged models by method."""
     rounds: dict[str, list[dict[str, float]]] = {}
@@ -251,6 +260,7 @@ def summarise(figures: Mapping[str, Mapping[str, float]], methods: Sequence[str]
 
 def compare(args: argparse.Namespace) -> None:
     """Run every contender in turns, print the table, write the figures."""
+    version = peer_version(args.peer)
     folder = args.folder.resolve() / f"{args.megabytes:g} MB in files of {args.shard_megabytes} MB"
     make_models(folder, args.megabytes, args.shard_megabytes)
     read_once(folder)
@@ -263,7 +273,7 @@ def compare(args: argparse.Namespace) -> None:
     for name, value in summary.items():
         print(f"{name:18}{value}")
     if args.json:
-        args.json.write_text(json.dumps({"contenders": figures, **summary}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"mergekit": version, "contenders": figures, **summary}, indent=1) + "\n")
 
 
 def main() -> None:
