@@ -111,6 +111,37 @@ rule measure_drift:
         "../workflow/scripts/measure_drift.py"
 
 
+rule decompose_changes:
+    """
+    Decompose the change of each matrix of a model from each of its parents into its singular values and vectors.
+
+    Once for all hookpoints. Output: for each matrix its size, effective rank, energy among the parent's leading
+    directions, and new leading directions (intruders); and the same over all matrices of an edge.
+    """
+    input:
+        config=run.paths.fix(run.paths.model_file, name="config.json"),
+        weights=run.paths.changed_weights,
+    output:
+        matrices=run.paths.fix(run.paths.matrix_changes, ending="parquet"),
+        edges=run.paths.fix(run.paths.matrix_changes, ending="json"),
+        manifest=run.paths.manifest(run.paths.matrix_changes),
+    log:
+        run.paths.log("models/{model}.changes"),
+    wildcard_constraints:
+        model=any_of(run.graph.children),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["activations"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.needs.decomposing),
+        runtime=runtime(run.needs.decomposing),
+    params:
+        code=code_digest("decompose_changes"),
+    script:
+        "../workflow/scripts/decompose_changes.py"
+
+
 rule ablate_groups:
     """
     Measure the loss of every model with an edge's persisting, lost or new features ablated, compared with random ones.

@@ -48,6 +48,7 @@ def read_inputs(
     ablations: Mapping[str, str],
     effects: Mapping[str, str],
     drift: Sequence[str],
+    matrix_changes: Iterable[str],
     importance: Mapping[str, str],
     importance_agreement: Sequence[str],
     passages: Mapping[str, str],
@@ -75,6 +76,7 @@ def read_inputs(
         ablations: paths `lineage/{hookpoint}/ablations/{edge}.parquet` by the edge's name.
         effects: paths `lineage/{hookpoint}/ablations/{edge}.agreement.parquet` by the edge's name.
         drift: path `lineage/{hookpoint}/drift.json`; none in runs without edges.
+        matrix_changes: paths `models/{model}/changes.json`.
         importance: paths `lineage/{hookpoint}/importance/{edge}.parquet` by the edge's name.
         importance_agreement: path `lineage/{hookpoint}/importance/agreement.parquet`; none in runs without edges.
         passages, passage_features: paths `lineage/{hookpoint}/passages/{edge}.parquet` and `{edge}.features.parquet` by
@@ -104,6 +106,7 @@ def read_inputs(
         ablations={edge: pd.read_parquet(path) for edge, path in ablations.items()},
         effects={edge: pd.read_parquet(path) for edge, path in effects.items()},
         drift=read_json(drift[0]) if drift else {},
+        matrix_changes=[edge for path in matrix_changes for edge in read_json(path)["edges"]],
         importance={edge: pd.read_parquet(path) for edge, path in importance.items()},
         importance_agreement=pd.read_parquet(importance_agreement[0]) if importance_agreement else None,
         passages={edge: pd.read_parquet(path) for edge, path in passages.items()},
@@ -193,6 +196,7 @@ def read_page(
         ablations=named(edges, files["ablations"]),
         effects=named(edges, files["effects"]),
         drift=files["drift"],
+        matrix_changes=files["matrix_changes"],
         importance=named(edges, files["importance"]),
         importance_agreement=files["importance_agreement"],
         passages=named(edges, files["passages"]),

@@ -5,7 +5,8 @@ from copy import deepcopy
 import pytest
 import torch
 
-from saelineage.models.weights import ChangeSums, change_sums, layer_of, relative_change, weight_changes
+from saelineage.models.change_sums import ChangeSums, change_sums, relative_change
+from saelineage.models.weights import layer_of, weight_changes
 from tests.vocabularies import small_model
 
 LAYERS = ["model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "lm_head"]

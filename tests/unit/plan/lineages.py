@@ -41,6 +41,7 @@ def diamond(*instruments: str, **models: dict) -> dict:
             "token_type": False,
             "readouts": True,
             "ablations": True,
+            "weights": True,
             "reset_control": False,
             "reset_share": 0.5,
             "second_anchor": False,

@@ -12,6 +12,8 @@ from saelineage.plan.sizes import (
     DumpSize,
     ModelSize,
     SaeSize,
+    decomposing_bytes,
+    decomposing_flop,
     dump_bytes,
     encoding_bytes,
     forward_bytes,
@@ -186,3 +188,19 @@ def test_drift_holds_two_models_and_runs_both_of_every_edge_on_some_rows(tmp_pat
     assert need == (2 * forward_bytes(MODEL, BATCH_TOKENS), 2 * len(plan.graph.edges) * forward_flop(MODEL, n_tokens))
     save_file({"W_enc": np.zeros((6, 2**16), np.float32)}, weights)
     assert plan.needs.measuring_drift(Wildcards(), inputs).n_bytes == 3 * SaeSize(6, 2**16).n_bytes
+
+
+def test_decomposing_holds_a_pair_of_matrices_and_is_done_for_each_parent(tmp_path: Path):
+    tensors = {
+        "wte": np.zeros((50, 6), np.float16),
+        "experts": np.zeros((3, 4, 8), np.float16),
+        "norm": np.zeros(9, np.float16),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    path = str(tmp_path / "model.safetensors")
+    # Two matrices of 300 weights in float16; in float64 eight squares of 6, and four blocks of 300.
+    assert decomposing_bytes(path) == 2 * 2 * 300 + 8 * (8 * 36 + 4 * 300)
+    assert decomposing_flop(path) == 6 * (50 * 36 + 3 * 8 * 16) + 24 * (6**3 + 3 * 4**3)
+    inputs = InputFiles(config=["config.json"], weights=["lua.safetensors", "stories.safetensors", path])
+    need = Plan(diamond()).needs.decomposing(Wildcards(model="merged"), inputs)
+    assert need == (decomposing_bytes(path), 2 * decomposing_flop(path))

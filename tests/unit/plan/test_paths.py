@@ -192,3 +192,14 @@ def test_only_saes_of_a_hookpoint_that_are_imported_there_are_imported():
     for path, is_trained in (("late/base/seed0/", False), ("late/base/seed1/", True), ("mlp/base/seed0/", True)):
         assert bool(re.match(f"({plan.trained_alone()})", path)) == is_trained
         assert bool(re.match(f"({plan.imported()})", path)) != is_trained
+
+
+def test_every_model_with_a_parent_is_compared_with_all_its_parents_unless_that_is_off():
+    config = diamond(random=RANDOM)
+    plan = Plan(config)
+    assert [Path(path).parent.name for path in plan.paths.all_matrix_changes()] == ["lua", "stories", "merged"]
+    read = plan.paths.changed_weights(Wildcards(model="merged"))
+    assert read == [f"results/tiny/models/{model}/model.safetensors" for model in ("lua", "stories", "merged")]
+    off = Plan(config | {"lineage": config["lineage"] | {"weights": False}})
+    assert off.paths.all_matrix_changes() == []
+    assert not [path for path in off.manifests() if "changes" in path]

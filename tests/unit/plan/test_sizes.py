@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import saelineage.correlations.decoders
+import saelineage.models.change_sums
 import saelineage.models.optimizers
 import saelineage.models.predictions
 import saelineage.saes.sae
@@ -228,4 +229,5 @@ def test_the_plan_counts_with_the_latents_that_are_really_encoded_at_once():
     assert sizes.ENCODED_VALUES == saelineage.saes.encoding.ENCODED_VALUES
     assert sizes.BLOCK_LOGITS == saelineage.models.predictions.BLOCK_LOGITS
     assert sizes.BLOCK_WEIGHTS == saelineage.models.optimizers.BLOCK_WEIGHTS
+    assert sizes.CHANGED_WEIGHTS == saelineage.models.change_sums.BLOCK_WEIGHTS
     assert sizes.MAX_ASSIGNED == saelineage.correlations.decoders.MAX_ASSIGNED

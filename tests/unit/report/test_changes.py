@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from saelineage.report.sentences import READINGS, SPACE, changes
-from saelineage.report.tables import HIDDEN, drift_table, reading, weight_table
+from saelineage.report.tables import HIDDEN, drift_table, intruder_table, reading, weight_table
 
 
 def changed(drift: float | None = 0.5, kl: float = 0.25, unexplained: float | None = 0.125, **changes) -> dict:
@@ -22,6 +22,37 @@ def drift(*edges: tuple[str, str], **corpora: dict) -> dict:
     entry = {"pooled": corpora.pop("pooled", changed()), "corpora": corpora}
     entry |= {"weights": {"all": weights, "layers": layers, "left_out": []}}
     return {"edges": [{"parent": parent, "child": child} | entry for parent, child in edges or [("base", "merged")]]}
+
+
+def decomposed(parent: str = "base", child: str = "merged", **changes: object) -> dict:
+    """What `decompose_changes` writes of an edge."""
+    figures = {"n_matrices": 9, "relative_change": 0.25, "effective_rank_share": 0.5, "intruders": 3}
+    figures |= {"subspace_energy": 0.125, "subspace_energy_if_random": 0.01, "with_intruders": 2}
+    figures |= {"intruder_energy": 0.75, "intruder_energy_if_random": 0.0625, "left_out": []}
+    return {"parent": parent, "child": child} | figures | changes
+
+
+def test_edges_with_most_intruders_come_first_beside_their_new_features():
+    def of_edge(parent: str, child: str, new: int, identified: bool = True) -> dict:
+        counts = {"inherited": 5, "drifted": 1, "new": new, "untestable": 9, "headline": 1}
+        return {
+            "parent": parent,
+            "child": child,
+            "groups": {"identified": {"child": counts} if identified else None, "all": {"child": counts | {"new": 34}}},
+        }
+
+    edges = [("base", "lua"), ("base", "stories"), ("lua", "merged")]
+    summary = {"edges": [of_edge(*edge, new=2, identified=edge[1] != "merged") for edge in edges]}
+    found = [decomposed(*edge, intruders=n) for edge, n in zip(edges, (0, 7, 3), strict=True)]
+    table = intruder_table(found, summary)
+    assert table[["parent", "child", "intruders", "group", "new", "new_share_n"]].to_numpy().tolist() == [
+        ["base", "stories", 7, "identified", 2, 8],
+        ["lua", "merged", 3, "all", 34, 40],
+        ["base", "lua", 0, "identified", 2, 8],
+    ]
+    assert table["new_share"].tolist() == [0.25, 0.85, 0.25]
+    assert table["new_for_sure"].tolist() == [1, 1, 1]
+    assert intruder_table([], summary).empty
 
 
 def test_drift_has_a_row_for_each_corpus_and_one_over_all():

@@ -38,6 +38,7 @@ from saelineage.report.tables import (
     by_corpus_table,
     drift_table,
     flow_table,
+    intruder_table,
     make_tables,
     matching_table,
     score_table,
@@ -45,7 +46,7 @@ from saelineage.report.tables import (
     timing_table,
     weight_table,
 )
-from tests.unit.report.test_changes import changed, drift
+from tests.unit.report.test_changes import changed, decomposed, drift
 from tests.unit.report.test_sentences import plain
 from tests.unit.report.test_tables import a_control, a_share, comparison, measured_jobs, sae_metrics, summary
 
@@ -210,6 +211,7 @@ def inputs(found: dict) -> TableInputs:
         ablations={edge: ablations() for edge in edges},
         effects={edge: effects() for edge in edges},
         drift=drift(*edges_of(found)) if found["edges"] else {},
+        matrix_changes=[decomposed(*edge) for edge in edges_of(found)],
         importance={edge: importance() for edge in edges},
         importance_agreement=agreements() if edges else None,
         passages={edge: passages() for edge in edges},
@@ -536,6 +538,18 @@ def test_the_size_of_the_change_comes_before_any_verdict():
     assert sum(">possible<" in row for row in rows) == 2  # lua and all corpora
     assert "50.00 %" in next(row for row in rows if ">model.layers.0<" in row)
     assert "not measured" in next(row for row in rows if ">lm_head<" in row)
+
+
+def test_intruders_are_shown_beside_what_a_random_change_has_and_the_new_features():
+    found = results()
+    (row,) = (row for row in section(plain(text_page(found)), "change").split("</tr>") if "2 of 9" in row)
+    cells = ["base → merged", "25.00 %", "50.0 %", "12.5 %", "random: 1.0 %", "3", "2 of 9", "75.0 %"]
+    assert re.findall(r">\s*([^<>\s][^<>]*)<", row)[:9] == [*cells, "random: at most 6.2 %"]
+    assert "2 identified" in row
+    found.tables["intruders"] = intruder_table([decomposed(intruders=0, with_intruders=0)], found.summary)
+    assert ">none<" in section(text_page(found), "change")
+    found.tables["intruders"] = intruder_table([], found.summary)
+    assert "set lineage.weights to true" in section(text_page(found), "change")
 
 
 def test_trained_controls_are_shown_but_not_as_the_largest_random_control():

@@ -406,6 +406,7 @@ def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():
     fields = {
         "corpora": [],
         "lines": [],
+        "matrix_changes": [],
         "features": pd.DataFrame(),
         "summary": summary(),
         "model_metrics": [],

@@ -253,6 +253,11 @@ class Graph:
         """Every parent-child pair of the lineage, in the order of the children."""
         return [Edge(parent, child) for child in self.lineage for parent in self.parents(child)]
 
+    @property
+    def children(self) -> list[str]:
+        """Models of the lineage with a parent."""
+        return [model for model in self.lineage if self.parents(model)]
+
     def edges_of(self, model: str) -> list[Edge]:
         """Every edge from or to a model."""
         return [edge for edge in self.edges if model in edge]

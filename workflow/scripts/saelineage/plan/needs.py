@@ -189,6 +189,11 @@ class Needs:
         flop = 2 * len(self._contents.graph.edges) * sizes.forward_flop(model, tokens)
         return Need(max(2 * self._forward_bytes(model), 3 * sae.n_bytes), flop)
 
+    def decomposing(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Comparing the matrices of a model with those of each parent, one of each at a time."""
+        child, n_parents = input.weights[-1], len(input.weights) - 1
+        return Need(sizes.decomposing_bytes(child), n_parents * sizes.decomposing_flop(child))
+
     def ablating(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Measuring each model with its SAE, one after the other, for each edge, group and feature."""
         model, sae = model_of(input.models), sizes.sae_size(os.path.dirname(input.saes[0]))

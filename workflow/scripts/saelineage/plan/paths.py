@@ -51,6 +51,7 @@ class Paths:
     adapter_config = "results/{run}/models/{model}/adapter/adapter_config.json"
     adapter_weights = "results/{run}/models/{model}/adapter/adapter_model.safetensors"
     model_metrics = "results/{run}/models/{model}/metrics.json"
+    matrix_changes = "results/{run}/models/{model}/changes.{ending}"
     token_losses = "results/{run}/models/{model}/losses.safetensors"
     dump = "results/{run}/activations/{hookpoint}/{model}/{corpus}/{split}/shard-{shard}.safetensors"
     sae_file = "results/{run}/saes/{hookpoint}/{model}/{sae}/{name}"
@@ -219,6 +220,16 @@ class Paths:
         """The folder of the model that a merge takes differences from, where it does."""
         base = self._contents.graph.merge_base(wildcards.model)
         return self.model(base) if base else []
+
+    def changed_weights(self, wildcards: Wildcards) -> list[str]:
+        """The weights of the models that a model of the lineage descends from, and its own behind them."""
+        models = [*self._contents.graph.parents(wildcards.model), wildcards.model]
+        return self.fill(self.model_weights, model=models)
+
+    def all_matrix_changes(self) -> list[str]:
+        """The figures on the changed matrices of each model's edges from its parents, where they are asked for."""
+        models = self._contents.graph.children if self._contents.config["lineage"]["weights"] else []
+        return self.fill(self.matrix_changes, model=models, ending="json")
 
     def training_kept_from(self, wildcards: Wildcards) -> list[str]:
         """The archive of the training that a model is kept from, and its manifest, which is removed with it."""
@@ -532,6 +543,7 @@ class Paths:
             "ablations": self.all_ablations(),
             "effects": self.all_ablations(".agreement"),
             "drift": self.all_drift(),
+            "matrix_changes": self.all_matrix_changes(),
             "importance": self.all_importance(),
             "importance_agreement": self.agreement_of_importance(),
             "passages": self.all_passages(),
@@ -608,6 +620,7 @@ class Paths:
                 *of_folders(self.fill(self.model_metrics, model=contents.graph.models)),
                 *beside(self.fill(self.model_metrics, model=contents.graph.models)),
                 *beside(self.losses_with_siblings()),
+                *beside(self.all_matrix_changes()),
             ],
             "activations": [
                 *beside(self.fill(self.dump, model=dumped, **dumps)),

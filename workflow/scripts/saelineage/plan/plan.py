@@ -220,7 +220,7 @@ class Plan(Contents):
             "streams": self.parts.names if self.streams else [],
             "imported_saes": {hookpoint: list(map(str, plan.saes.imported)) for hookpoint, plan in self.places.items()},
             "shards": [config["activations"]["n_shards"], config["activations"]["n_probe_shards"]],
-            "lineage": self.subset("lineage", "token_type", "readouts", "ablations"),
+            "lineage": self.subset("lineage", "token_type", "readouts", "ablations", "weights"),
             "sweeps": {name: [sweep["model"], sweep.get("corpora")] for name, sweep in config["sweeps"].items()},
         }
 

@@ -37,6 +37,10 @@ MERGED_WEIGHTS = 1 << 20
 """Weights of a tensor that are merged at a time (`models.merging.weights.BLOCK_WEIGHTS`)."""
 BLOCK_WEIGHTS = 1 << 22
 """Most weights that `models.optimizers` updates at a time, with six numbers in float32 beside each."""
+CHANGED_WEIGHTS = 1 << 20
+"""Weights of a matrix that are compared at a time (`models.change_sums.BLOCK_WEIGHTS`)."""
+DECOMPOSED_COPIES = 8
+"""Squares of a matrix's shorter side that comparing it holds: three products, two sets of vectors, LAPACK's room."""
 STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 LARGE_VOCABULARY = 150_000
@@ -360,6 +364,36 @@ def assigning_bytes(d_sae: int) -> int:
 def readout_bytes(dump: DumpSize, d_sae: int, shard_bytes: int) -> int:
     """Linear readouts, in float64: products of activations with each other and with features, and the solution."""
     return 8 * (4 * dump.d_in**2 + 4 * dump.d_in * d_sae) + 4 * shard_bytes
+
+
+def decomposing_bytes(path: Path | str) -> int:
+    """Comparing two models' matrices: one of each as stored, and in float64 squares of the shorter side and blocks.
+
+    Raises:
+        FileNotFoundError: if the file does not exist yet.
+    """
+    listed = _matrices(path)
+    largest = max((long * short for _, long, short in listed), default=0)
+    widest = max((short for _, _, short in listed), default=0)
+    return 2 * stored_bytes(path) * largest + 8 * (DECOMPOSED_COPIES * widest**2 + 4 * min(largest, CHANGED_WEIGHTS))
+
+
+def decomposing_flop(path: Path | str) -> float:
+    """Comparing two models' matrices: three products of each with itself, and three decompositions of the products.
+
+    A decomposition is counted as 8 operations for each of n^3: on one core, 1,536 wide, two with vectors and one
+    without take 2.5 seconds.
+
+    Raises:
+        FileNotFoundError: if the file does not exist yet.
+    """
+    return sum(n * (6.0 * long * short**2 + 24.0 * short**3) for n, long, short in _matrices(path))
+
+
+def _matrices(path: Path | str) -> list[tuple[int, int, int]]:
+    """Of each tensor of a file that holds matrices their number, and the longer and the shorter side."""
+    listed = [shape for shape in shapes(path).values() if len(shape) in (2, 3)]
+    return [(math.prod(shape[:-2]), max(shape[-2:]), min(shape[-2:])) for shape in listed]
 
 
 def training_flop(model: ModelSize, n_tokens: int) -> float:

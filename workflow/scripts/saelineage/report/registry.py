@@ -192,6 +192,19 @@ TABLES = {
         "How much the weights changed from parent to child, per edge and layer and over all of them (all): the norm of "
         "the difference divided by the norm of the parent's weights.",
     ),
+    "intruders": Table(
+        "intruder_table",
+        ("matrix_changes", "summary"),
+        "One row per edge, those with most intruders first: what the change of its matrices is like, beside the "
+        "child's features that are new (of the n identified ones that are testable, or of all if the model has one SAE "
+        "seed) and new for sure. relative_change: the norm of the change as a share of the norm of the parent's "
+        "matrices. effective_rank_share: the median effective rank of a matrix's change, as a share of full rank. "
+        "subspace_energy: the share of the squared change that lies among the 10 leading singular vectors of each of "
+        "the parent's matrices. intruders: leading singular vectors of the child (of 10 in each matrix) that resemble "
+        "none of the parent's, in with_intruders of n_matrices; intruder_energy: the share of the squared change along "
+        "them. if_random: the same for a random change (for intruders at most). A lineage has few edges, so there is "
+        "no p-value: with that few, what edges with intruders have in common may be chance.",
+    ),
     "models": Table(
         "model_table",
         ("made", "corpora", "model_metrics"),

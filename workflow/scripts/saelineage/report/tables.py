@@ -113,6 +113,8 @@ class TableInputs(NamedTuple):
     """`lineage/{hookpoint}/ablations/{edge}.agreement.parquet` by the edge's name."""
     drift: Mapping
     """`lineage/{hookpoint}/drift.json`; empty in runs without edges."""
+    matrix_changes: Sequence[dict]
+    """The `edges` of all `models/{model}/changes.json`; none where they were not asked for."""
     importance: Mapping[str, pd.DataFrame]
     """`lineage/{hookpoint}/importance/{edge}.parquet` by the edge's name."""
     importance_agreement: pd.DataFrame | None
@@ -605,6 +607,30 @@ def weight_table(drift: Mapping) -> pd.DataFrame:
         for layer, change in {"all": edge["weights"]["all"], **edge["weights"]["layers"]}.items()
     ]
     return pd.DataFrame(rows, columns=["parent", "child", "layer", "relative_change", "n_weights"])
+
+
+def intruder_table(matrix_changes: Sequence[dict], summary: dict) -> pd.DataFrame:
+    """One row per edge, those with most intruders first: the change of its matrices, and the child's new features.
+
+    Args:
+        matrix_changes: the `edges` of all `models/{model}/changes.json`.
+        summary: `lineage/{hookpoint}/summary.json`.
+    """
+    figures = ["n_matrices", "relative_change", "effective_rank_share", "subspace_energy", "subspace_energy_if_random"]
+    figures += ["intruders", "with_intruders", "intruder_energy", "intruder_energy_if_random"]
+    groups = {(edge["parent"], edge["child"]): measured_groups(edge)[0] for edge in summary["edges"]}
+    rows = []
+    for edge in sorted(matrix_changes, key=lambda edge: -edge["intruders"]):
+        group, shares = groups[edge["parent"], edge["child"]]
+        counts = shares[SIDES[1]]
+        new = share(counts[NEW], sum(counts[verdict] for verdict in VERDICTS[1]))
+        rows.append(
+            {key: edge[key] for key in ("parent", "child", *figures)}
+            | {"group": group, "new": counts[NEW], "new_for_sure": counts["headline"]}
+            | _renamed({"share": new.value, "share_n": new.n, "share_interval": new.interval}, "new_share")
+        )
+    columns = ["parent", "child", *figures, "group", "new", "new_for_sure", *_columns(["new_share"])]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def ranked_table(
