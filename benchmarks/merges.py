@@ -47,9 +47,18 @@ COPY = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2])"
 
 def merge(method: str, folder: Path, merged: Path) -> None:
     """Merge with this project: a and b, and for TIES their base, that lie in a folder."""
-    from saelineage.models.merging import merge_folders
+    from saelineage.models.merging.merge import merge_folders
+    from saelineage.plan.merges import merge_settings
 
-    merge_folders(folder / "a", folder / "b", T, None, merged, method)
+    own: dict[str, dict] = {
+        "ties": {"density": DENSITY, "trim": "tensor"},
+        "linear": {"weights": [1 - T, T]},
+        "slerp": {"t": T},
+    }
+    block: dict = {"method": method, "parents": ["a", "b"], "base": None, "lines": None, "vocabulary": "refuse"}
+    settings = merge_settings(block | {"dtype": None} | own[method], "merge")
+    base = folder / "base" if method == "ties" else None
+    merge_folders(settings, [folder / "a", folder / "b"], base, merged)
 
 
 def mergekit_config(method: str, folder: Path) -> dict:

@@ -23,9 +23,11 @@ from finetune_model import finetune_model
 from import_model import import_model
 from merge_models import merge_models
 from saelineage.errors import InputError
+from saelineage.files.atomic import write_json
 from saelineage.models.loading import evaluate, load_model
 from saelineage.tokens import TokenRows
 from sweep_merge import sweep_merge
+from tests.merges import settings
 
 
 @pytest.fixture
@@ -90,27 +92,39 @@ def test_a_sweep_of_imported_models_ends_at_their_losses(tiny, tmp_path, kind):
         folders.append(tmp_path / name)
         import_model({"folder": str(tmp_path / "theirs" / name)}, name, 16, tiny.tokenizer, folders[-1])
         losses.append(evaluate(load_model(folders[-1]), rows, 8)["loss"])
+    metrics = {}
+    for folder, loss in zip(folders, losses, strict=True):
+        metrics[folder.name] = str(tmp_path / f"{folder.name}.json")
+        write_json(metrics[folder.name], {"corpora": {"words": {"loss": loss, "accuracy": 0.5, "n_predictions": 9}}})
     sweep_merge(
+        merges=[settings(["left", "right"], t=t) for t in (0.0, 0.5, 1.0)],
+        over=["t"],
         parent_folders=folders,
-        coefficients=[0.0, 0.5, 1.0],
-        dtype=None,
-        paths_to_base_metrics=[],
+        base_folder=None,
+        paths_to_metrics=metrics,
         paths_to_validation={"words": str(tiny.tokens["words"]["validation"])},
         batch_rows=8,
         path_to_sweep=str(tmp_path / "sweep.parquet"),
         gpus=0,
     )
-    measured = pd.read_parquet(tmp_path / "sweep.parquet")["loss"].tolist()
+    sweep = pd.read_parquet(tmp_path / "sweep.parquet")
+    measured = sweep["loss"].tolist()
     assert [measured[0], measured[2]] == losses
     assert measured[1] not in losses
+    assert sweep["model"].dropna().tolist() == ["left", "right"]
+    assert measured[3:] == losses
+    expected = [0, measured[1] - sum(losses) / 2, 0]
+    assert sweep["barrier"].tolist()[:3] == pytest.approx(expected, abs=1e-9)
+    assert bool(sweep["barrier"][3:].isna().all())
 
 
 def test_a_merge_that_is_one_of_its_parents_is_said_to_be(tiny, tmp_path, caplog):
     a, b = tiny.models["a"], tiny.models["b"]
-    assert merge_models([a, b], 0.5, None, tmp_path / "between") == {}
-    assert merge_models([a, b], 1.0, None, tmp_path / "end") == {"same_weights_as": "b"}
+    half, end = (settings(["a", "b"], t=t) for t in (0.5, 1.0))
+    assert merge_models(half, [a, b], None, tmp_path / "between") == {}
+    assert merge_models(end, [a, b], None, tmp_path / "end") == {"same_weights_as": "b"}
     again = shutil.copytree(a, tmp_path / "again")
-    assert merge_models([a, again], 0.5, None, tmp_path / "same") == {"same_weights_as": "a"}
+    assert merge_models(half, [a, again], None, tmp_path / "same") == {"same_weights_as": "a"}
     assert "the merged model has exactly the weights of 'a'" in caplog.text
 
 

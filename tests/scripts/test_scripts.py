@@ -40,6 +40,7 @@ from saelineage.saes.sae import WEIGHTS_FILE, load_sae
 from saelineage.tokens import read_token_rows
 from sweep_merge import sweep_merge
 from tests.annotated import annotated
+from tests.merges import settings
 from tests.sae_settings import SAE_SETTINGS
 from tests.unit.report.test_page import TEMPLATES, results
 from trace_lineage import loader, trace_lineage
@@ -51,6 +52,7 @@ HOOKPOINT = "model.layers.0.mlp.down_proj.input"
 D_MLP = 48
 CORPORA = ("words", "sums")
 MODELS = ("base", "lua", "stories", "merged")
+PARENTS = ("lua", "stories")
 SHARDS = ("00000-of-00002", "00001-of-00002")
 EDGES = (("base", "lua"), ("base", "stories"), ("lua", "merged"), ("stories", "merged"))
 TRAINING = SAE_SETTINGS | {
@@ -114,7 +116,7 @@ def make_models(tiny, root: Path) -> None:
             checkpoints=root / "checkpoints" / model,
             gpus=0,
         )
-    merge_models([root / "models/lua", root / "models/stories"], 0.58, None, root / "models/merged")
+    merge_models(settings(PARENTS, t=0.58), [root / "models" / name for name in PARENTS], None, root / "models/merged")
     import_model({"folder": str(tiny.models["a"])}, "imported", 16, tiny.tokenizer, root / "models/imported")
 
 
@@ -138,10 +140,11 @@ def measure_models(tiny, root: Path) -> None:
             device=torch.device("cpu"),
         )
     sweep_merge(
-        parent_folders=[root / "models/lua", root / "models/stories"],
-        coefficients=[0.0, 0.58, 1.0],
-        dtype=None,
-        paths_to_base_metrics=[str(root / "models/base/metrics.json")],
+        merges=[settings(PARENTS, t=t) for t in (0.0, 0.58, 1.0)],
+        over=["t"],
+        parent_folders=[root / "models" / name for name in PARENTS],
+        base_folder=None,
+        paths_to_metrics={name: str(root / "models" / name / "metrics.json") for name in (*PARENTS, "base")},
         paths_to_validation=paths["validation"],
         batch_rows=8,
         path_to_sweep=str(root / "sweep.parquet"),
@@ -344,11 +347,11 @@ def test_a_reinitialised_model_has_the_other_s_shape_and_tokenizer_and_none_of_i
 
 def test_the_sweep_s_ends_are_the_parents_and_the_chosen_point_is_the_merge(root):
     sweep = pd.read_parquet(root / "sweep.parquet")
-    assert sweep.columns.tolist() == ["t", "corpus", "loss", "accuracy", "n_predictions"]
-    assert len(sweep) == 8
-    for t, model in ((0.0, "lua"), (0.58, "merged"), (1.0, "stories"), (None, "base")):
+    assert sweep.columns.tolist() == ["model", "t", "corpus", "loss", "accuracy", "n_predictions", "barrier"]
+    assert len(sweep) == 12
+    for t, model in ((0.0, "lua"), (0.58, "merged"), (1.0, "stories"), (None, "base"), (None, "lua")):
         metrics = json.loads((root / "models" / model / "metrics.json").read_text())["corpora"]
-        rows = sweep[sweep["t"].isna() if t is None else sweep["t"] == t].set_index("corpus")
+        rows = sweep[sweep["model"] == model if t is None else sweep["t"] == t].set_index("corpus")
         for corpus in CORPORA:
             assert rows.loc[corpus, "loss"] == pytest.approx(metrics[corpus]["loss"], abs=1e-6)
             assert rows.loc[corpus, "accuracy"] == metrics[corpus]["accuracy"]
@@ -717,7 +720,7 @@ def test_two_starts_are_averaged(root, tmp_path):
 
 
 def test_running_a_script_again_gives_equal_bytes(root, tmp_path):
-    merge_models([root / "models/lua", root / "models/stories"], 0.58, None, tmp_path / "merged")
+    merge_models(settings(PARENTS, t=0.58), [root / "models" / name for name in PARENTS], None, tmp_path / "merged")
     record = json.loads((root / "saes/lua/seed0/cfg.json").read_text())["metadata"]["saelineage"]
     train_and_save(
         model="lua",
