@@ -157,6 +157,7 @@ rule merge_models:
     input:
         parents=run.paths.parents,
         base=run.paths.merge_base,
+        sweeps=run.paths.sweeps_behind,
     output:
         **run.paths.model_output(),
         merge=run.paths.merge,

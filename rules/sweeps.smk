@@ -27,6 +27,7 @@ rule sweep_merge:
     params:
         merges=run.params.swept_merges,
         over=run.params.sweep_over,
+        best_by=run.params.sweep_criterion,
         corpora=run.params.sweep_corpora,
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],

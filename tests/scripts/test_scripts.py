@@ -347,7 +347,9 @@ def test_a_reinitialised_model_has_the_other_s_shape_and_tokenizer_and_none_of_i
 
 def test_the_sweep_s_ends_are_the_parents_and_the_chosen_point_is_the_merge(root):
     sweep = pd.read_parquet(root / "sweep.parquet")
-    assert sweep.columns.tolist() == ["model", "t", "corpus", "loss", "accuracy", "n_predictions", "barrier"]
+    assert sweep.columns.tolist() == [
+        *("model", "t", "corpus", "loss", "accuracy", "n_predictions", "barrier", "is_best")
+    ]
     assert len(sweep) == 12
     for t, model in ((0.0, "lua"), (0.58, "merged"), (1.0, "stories"), (None, "base"), (None, "lua")):
         metrics = json.loads((root / "models" / model / "metrics.json").read_text())["corpora"]

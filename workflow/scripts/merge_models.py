@@ -1,6 +1,6 @@
 """Merge language models tensor by tensor."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,8 @@ from saelineage.jobs.devices import prepare_cpu
 from saelineage.jobs.job import job, logger
 from saelineage.models.merging.merge import merge_folders
 from saelineage.models.merging.parents import folders_of
+from saelineage.models.merging.sweeps import best_settings
+from saelineage.plan.merges import sweeps_behind, with_best
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -29,11 +31,21 @@ def merge_models(settings: Mapping, parent_folders: list[Path], base_folder: Pat
     return facts
 
 
+def best_of_sweeps(settings: Mapping, paths: Iterable[str]) -> dict[str, dict[str, float]]:
+    """The settings of the best merge of each sweep that a merge takes settings from."""
+    taken = sweeps_behind(settings)
+    by_sweep = {Path(path).stem: path for path in paths}
+    return {
+        sweep: best_settings(path, [setting for setting, of in taken.items() if of == sweep])
+        for sweep, path in by_sweep.items()
+    }
+
+
 if __name__ == "__main__":
     with job(snakemake) as record:
         prepare_cpu(snakemake.threads)
         record |= merge_models(
-            settings=snakemake.params.merge,
+            settings=with_best(snakemake.params.merge, best_of_sweeps(snakemake.params.merge, snakemake.input.sweeps)),
             parent_folders=folders_of(snakemake.input.parents),
             base_folder=next(iter(folders_of(snakemake.input.base)), None),
             folder=Path(snakemake.output.weights).parent,

@@ -17,6 +17,7 @@ from saelineage.jobs.job import job
 from saelineage.models.loading import evaluate, on_device, open_state
 from saelineage.models.merging.merge import merged_state, parent_shares
 from saelineage.models.merging.parents import Parents, folders_of, open_parents
+from saelineage.models.merging.sweeps import with_best_marked
 from saelineage.models.vocabularies import share_rows
 from saelineage.precision import AUTO, opened_dtype, widest
 from saelineage.tokens import read_token_rows
@@ -35,6 +36,7 @@ def sweep_merge(
     batch_rows: int,
     path_to_sweep: str,
     gpus: int,
+    best_by: str = "mean_loss",
     unshared: str = REFUSE,
     model_dtype: str = AUTO,
 ) -> None:
@@ -48,8 +50,10 @@ def sweep_merge(
         paths_to_validation: files of token rows by corpus.
         batch_rows: rows in a batch.
         path_to_sweep: to write: `model` (null for merges), the swept settings, `corpus`, `loss`, `accuracy`,
-            `n_predictions`, and of merges `barrier`, the loss minus the parents' mean loss with the merge's weights.
+            `n_predictions`, and of merges `barrier`, the loss minus the parents' mean loss with the merge's weights,
+            and `is_best`.
         gpus: GPUs of the job.
+        best_by: a criterion of `models.merging.sweeps`.
         unshared: what to do with rows with tokens that the merge does not have.
         model_dtype: as in the config.
     """
@@ -70,7 +74,7 @@ def sweep_merge(
         del model  # before the next one is made
     beside = [{"model": model, "corpus": corpus} | metrics[model][corpus] for model in metrics for corpus in validation]
     columns = ["model", *over, "corpus", "loss", "accuracy", "n_predictions", "barrier"]
-    table = pd.DataFrame([*rows, *beside], columns=columns)
+    table = with_best_marked(pd.DataFrame([*rows, *beside], columns=columns), over, best_by)
     write_parquet(table.astype(dict.fromkeys([*over, "barrier"], float)), path_to_sweep)
 
 
@@ -94,6 +98,7 @@ if __name__ == "__main__":
             batch_rows=snakemake.params.batch_rows,
             path_to_sweep=snakemake.output.sweep,
             gpus=snakemake.resources.get("gpu", 0),
+            best_by=snakemake.params.best_by,
             unshared=snakemake.params.unshared,
             model_dtype=snakemake.params.model_dtype,
         )

@@ -91,6 +91,7 @@ def test_every_default_is_filled_in():
     sae |= {"n_tokens": None, "batch_tokens": 1024}
     sae |= {"learning_rate": 0.001, "adam_betas": [0.9, 0.999], "warmup_fraction": 0.05, "decay_fraction": 0.2}
     lengths = {"n_tokens": None, "epochs": None}
+    tenths = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     of_methods = dict.fromkeys(("t", "weights", "lambda", "density", "trim", "normalize", "rescale", "q", "gamma"))
     of_methods |= dict.fromkeys(("mask", "alpha", "norms", "seed", "lines", "base", "dtype"))
     assert {
@@ -139,7 +140,7 @@ def test_every_default_is_filled_in():
             # Overrides hold what was written and no defaults, which would hide the stage's settings.
             "models": {"lua": {"k": 16, "seed1": {"k": 24}}},
         },
-        "sweeps": {"both": {"model": "both", "over": {"t": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]}}},
+        "sweeps": {"both": {"model": "both", "over": {"t": tenths}, "best_by": "mean_loss"}},
     }
 
 
@@ -378,6 +379,10 @@ CONTRADICTIONS = {
     "sweeps.both.model: 'neither' is not among models": ("sweeps/both/model", "neither"),
     "sweeps.both.model: must be a merged model, but 'lua' is not": ("sweeps/both/model", "lua"),
     "sweeps.both.over.density: slerp must not have it": ("sweeps/both/over", {"density": [0.1, 0.2]}),
+    "models.both.merge.t.from_sweep: 'some' is not among sweeps": ("models/both/merge/t", {"from_sweep": "some"}),
+    "models.other.merge.t.from_sweep: must name a sweep that varies t of 'other', but 'both' varies t of 'both'": (
+        *("models/other", {"merge": {"parents": ["lua", "english"], "t": {"from_sweep": "both"}}}),
+    ),
     "models.both.merge.base: 'bass' is not among models": ("models/both/merge/base", "bass"),
     "models.both.merge.base: must be a model that does not descend from the merge, but 'on' does": (
         "models",

@@ -192,7 +192,7 @@ def inputs(found: dict) -> TableInputs:
     """What the stages saved for a summary."""
     curve = {"step": [1], "tokens": [9], "loss": [1.0], "fvu": [0.5], "l0": [4.0], "dead_fraction": [0.0]}
     sweep = pd.DataFrame({"model": [None, "base"], "t": [0.0, np.nan], "corpus": "lua", "loss": 2.0, "accuracy": 0.5})
-    sweep = sweep.assign(n_predictions=9, barrier=[-0.1, np.nan])
+    sweep = sweep.assign(n_predictions=9, barrier=[-0.1, np.nan], is_best=[True, False])
     edges = [f"{edge['parent']}__{edge['child']}" for edge in found["edges"]]
     return TableInputs(
         corpora=["lua"],

@@ -11,6 +11,7 @@ from saelineage.errors import InputError
 from saelineage.plan.comparisons import RANDOM_CONTROLS, pair_name
 from saelineage.plan.graph import CONTINUED, KEPT, POOLED, TWIN
 from saelineage.plan.instruments import instrument
+from saelineage.plan.merges import sweeps_behind
 from saelineage.plan.plan import Plan
 from saelineage.plan.sae_names import ONE_SAE, SAME_IN_ONE_PASS, SaeName
 from saelineage.plan.steps import require_before_end
@@ -43,6 +44,7 @@ def check(plan: Plan) -> None:
     check_training(plan)
     check_saes(plan)
     check_sweeps(plan)
+    check_swept_settings(plan)
     check_size(plan)
 
 
@@ -456,16 +458,35 @@ def check_imports(plan: Plan) -> None:
 
 
 def check_sweeps(plan: Plan) -> None:
-    """A sweep's model is a merge, and its corpora exist."""
+    """A sweep's model is a merge whose other settings are numbers, and its corpora exist."""
     for sweep, settings in plan.config["sweeps"].items():
         _require_listed(settings["model"], plan.config["models"], f"sweeps.{sweep}.model", "models")
         if plan.graph.kind(settings["model"]) != "merge":
             raise InputError(
                 f"sweeps.{sweep}.model: must be a merged model, but '{settings['model']}' is not; name a merge"
             )
-        plan.swept_merges(sweep)
+        for setting in sweeps_behind(plan.swept_merges(sweep)[0]):
+            raise InputError(
+                f"sweeps.{sweep}.over: must vary {setting} too, because '{settings['model']}' takes it from a sweep; "
+                f"add it, or give {setting} a number"
+            )
         for corpus in settings.get("corpora", []):
             _require_listed(corpus, plan.config["corpora"], f"sweeps.{sweep}.corpora", "corpora")
+
+
+def check_swept_settings(plan: Plan) -> None:
+    """Settings that take the best value of a sweep name a sweep of their own merge that varies them."""
+    sweeps = plan.config["sweeps"]
+    for model in plan.graph.of_kind("merge"):
+        for setting, sweep in sweeps_behind(plan.graph.merge(model)).items():
+            key = f"models.{model}.merge.{setting}.from_sweep"
+            _require_listed(sweep, sweeps, key, "sweeps")
+            if sweeps[sweep]["model"] != model or setting not in sweeps[sweep]["over"]:
+                varied = f"{', '.join(sweeps[sweep]['over'])} of '{sweeps[sweep]['model']}'"
+                raise InputError(
+                    f"{key}: must name a sweep that varies {setting} of '{model}', but '{sweep}' varies {varied}; "
+                    "name another one"
+                )
 
 
 def check_size(plan: Plan) -> None:

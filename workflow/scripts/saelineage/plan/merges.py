@@ -52,6 +52,8 @@ SETTINGS = tuple(dict.fromkeys(name for method in METHODS.values() for name in m
 """The settings that only some methods have."""
 SWEPT = ("t", "lambda", "density", "gamma", "q", "alpha")
 """Settings that are numbers."""
+FROM_SWEEP = "from_sweep"
+"""The key by which a setting takes the best value of a sweep."""
 
 
 def merge_settings(block: Mapping, key: str) -> dict:
@@ -84,13 +86,36 @@ def merge_settings(block: Mapping, key: str) -> dict:
         setting: default if block.get(setting) is None else block[setting]
         for setting, default in method.settings.items()
     }
-    if isinstance(chosen.get("density"), Mapping) and chosen.get("trim") == "model":
+    if (
+        isinstance(chosen.get("density"), Mapping)
+        and FROM_SWEEP not in chosen["density"]
+        and chosen.get("trim") == "model"
+    ):
         raise InputError(
             f"{key}.density: must be one number where the largest differences of the whole model are kept, not one for "
             "each pattern; set trim: tensor"
         )
     others = {setting: value for setting, value in block.items() if setting not in SETTINGS}
     return others | chosen | _weights(name, chosen, n, key) | _random(chosen, key)
+
+
+def sweeps_behind(settings: Mapping) -> dict[str, str]:
+    """The settings of a merge that take the best value of a sweep, and the sweep of each."""
+    return {name: sweep for name in SWEPT if (sweep := _sweep_of(settings.get(name))) is not None}
+
+
+def with_best(settings: Mapping, best: Mapping[str, Mapping[str, float]]) -> dict:
+    """A merge's settings with numbers for those that take the best value of a sweep.
+
+    Args:
+        settings: of the merge.
+        best: the settings of the best point of each sweep.
+    """
+    return dict(settings) | {name: best[sweep][name] for name, sweep in sweeps_behind(settings).items()}
+
+
+def _sweep_of(setting: object) -> str | None:
+    return setting.get(FROM_SWEEP) if isinstance(setting, Mapping) else None
 
 
 def needs_base(settings: Mapping) -> bool:
@@ -101,6 +126,7 @@ def needs_base(settings: Mapping) -> bool:
 def merge_words(settings: Mapping) -> str:
     """A merge's method, and its settings that are numbers."""
     numbers = [f"{name} = {settings[name]:g}" for name in SWEPT if isinstance(settings.get(name), float | int)]
+    numbers += [f"{name} by sweep {sweep}" for name, sweep in sweeps_behind(settings).items()]
     return f"{settings['method']} ({', '.join(numbers)})" if numbers else settings["method"]
 
 
@@ -109,6 +135,8 @@ def _weights(method: str, chosen: Mapping, n_parents: int, key: str) -> dict:
     if "weights" not in chosen:
         return {}
     weights, t = chosen["weights"], chosen.get("t")
+    if any(_sweep_of(weight) is not None for weight in weights or []):
+        raise InputError(f"{key}.weights: must be numbers, because no sweep varies weights; sweep t, or lambda")
     if t is not None and (n_parents != 2 or weights is not None):
         raise InputError(
             f"{key}.t: must stand alone with two parents, not with "

@@ -114,6 +114,10 @@ class Params:
         """The settings of each merge of a sweep."""
         return self._contents.swept_merges(wildcards.sweep)
 
+    def sweep_criterion(self, wildcards: Wildcards) -> str:
+        """What makes a point of a sweep the best one."""
+        return self._contents.config["sweeps"][wildcards.sweep]["best_by"]
+
     def sweep_over(self, wildcards: Wildcards) -> list[str]:
         """The settings that a sweep varies."""
         return list(self._contents.config["sweeps"][wildcards.sweep]["over"])

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from saelineage.foreign.sae_formats.registry import local_source
 from saelineage.plan.comparisons import RANDOM_CONTROLS, Pair, names_in_pair
 from saelineage.plan.contents import Contents
+from saelineage.plan.merges import sweeps_behind
 from saelineage.plan.sae_names import SaeName, shard_names
 from saelineage.plan.user_files import find_files
 
@@ -460,6 +461,11 @@ class Paths:
         return self.leading_labels(models, self.explanations)
 
     # Sweeps.
+
+    def sweeps_behind(self, wildcards: Wildcards) -> list[str]:
+        """The sweeps whose best settings a merge takes."""
+        found = sweeps_behind(self._contents.graph.merge(wildcards.model))
+        return self.fill(self.sweep, sweep=list(dict.fromkeys(found.values())))
 
     def swept_parents(self, wildcards: Wildcards) -> list[str]:
         """The folders of the models that a sweep merges."""

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from saelineage.files.atomic import sha256_json
 from saelineage.lineage.matching import SIDES
 from saelineage.plan.graph import POOLED
+from saelineage.plan.merges import FROM_SWEEP
 from saelineage.report import figures
 from saelineage.report.dashboards import FEATURES_PER_CHUNK, VERDICTS
 from saelineage.report.drawing import Graph, arrange, jobs_svg
@@ -241,18 +242,25 @@ def figure_views(results: Results) -> dict[str, pd.DataFrame]:
 
 def chosen_sweeps(sweeps: pd.DataFrame, swept: Mapping[str, dict]) -> pd.DataFrame:
     """The rows of all sweeps with the settings that their merged model has, and whether they are of its parents."""
-    of_rows = [swept[sweep] for sweep in sweeps["sweep"]]
-    chosen = [[*map(_number, of["chosen"].values()), float("nan")] for of in of_rows]
-    return sweeps.assign(
-        chosen=[values[0] for values in chosen],
-        second_chosen=[values[1] for values in chosen],
-        is_parent=[model in of["parents"] for model, of in zip(sweeps["model"], of_rows, strict=True)],
-    )
+    parts = []
+    for sweep in dict.fromkeys(sweeps["sweep"]):
+        rows = sweeps[sweeps["sweep"] == sweep]
+        best = rows[rows["is_best"]].iloc[0]
+        values = swept[sweep]["chosen"].values()
+        places = zip(values, best[["value", "second_value"]], strict=False)
+        chosen, second = [*(_number(value, of_best) for value, of_best in places), float("nan")][:2]
+        is_parent = rows["model"].isin(swept[sweep]["parents"])
+        parts.append(rows.assign(chosen=chosen, second_chosen=second, is_parent=is_parent))
+    extra = ["chosen", "second_chosen", "is_parent"]
+    return pd.concat(parts) if parts else sweeps.reindex(columns=[*sweeps.columns, *extra])
 
 
-def _number(setting: object) -> float:
-    """A setting that is a number; others, such as one by pattern of tensors' names, have no place on an axis."""
-    return float(setting) if isinstance(setting, float | int) else float("nan")
+def _number(setting: object, of_best: float) -> float:
+    """A setting's place on an axis: a number, or that of the best point; one by tensors' names has none."""
+    if isinstance(setting, Mapping):
+        return of_best if FROM_SWEEP in setting else float("nan")
+    assert isinstance(setting, float | int)
+    return float(setting)
 
 
 def leading_groups(table: pd.DataFrame) -> pd.DataFrame:

@@ -215,8 +215,8 @@ TABLES = {
         "sweep_table",
         ("sweeps", "swept"),
         "Figure 5 as a table: loss and accuracy of merges by the settings that were swept, and barrier, the loss minus "
-        "the mean loss of the parents with the merge's weights. Rows with a model are the parents, and what they "
-        "descend from.",
+        "the mean loss of the parents with the merge's weights; is_best marks the best merge. Rows with a model are "
+        "the parents, and what they descend from.",
     ),
     "saes": Table(
         "sae_table",

@@ -731,7 +731,7 @@ def sweep_table(sweeps: Mapping[str, pd.DataFrame], swept: Mapping[str, dict]) -
         of_second = {"second_setting": second[0], "second_value": table[second[0]]} if second else {}
         named = {"sweep": sweep, "setting": setting, "value": table[setting], "second_setting": None}
         tables.append(table.assign(**(named | {"second_value": float("nan")} | of_second)))
-    columns += ["n_predictions", "barrier"]
+    columns += ["n_predictions", "barrier", "is_best"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
