@@ -86,11 +86,8 @@ def merge_settings(block: Mapping, key: str) -> dict:
         setting: default if block.get(setting) is None else block[setting]
         for setting, default in method.settings.items()
     }
-    if (
-        isinstance(chosen.get("density"), Mapping)
-        and FROM_SWEEP not in chosen["density"]
-        and chosen.get("trim") == "model"
-    ):
+    density = chosen.get("density")
+    if isinstance(density, Mapping) and FROM_SWEEP not in density and chosen.get("trim") == "model":
         raise InputError(
             f"{key}.density: must be one number where the largest differences of the whole model are kept, not one for "
             "each pattern; set trim: tensor"
