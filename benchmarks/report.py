@@ -79,6 +79,7 @@ NO_TABLES = {
     "drift": lambda: report_tables.drift_table({}),
     "weights": lambda: report_tables.weight_table({}),
     "sweeps": lambda: report_tables.sweep_table({}, {}),
+    "followed": lambda: report_tables.followed_table({}, {}),
     "saes": lambda: report_tables.sae_table([]),
     "densities": lambda: report_tables.density_table([]),
     "training": lambda: report_tables.training_table({}),

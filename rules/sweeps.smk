@@ -35,3 +35,50 @@ rule sweep_merge:
         code=code_digest("sweep_merge"),
     script:
         "../workflow/scripts/sweep_merge.py"
+
+
+rule follow_features:
+    """
+    Follow the features of the parents through a sweep: r of each with itself on each merge.
+
+    The parents' SAEs are read on the merges as they are. Output: r by feature and merge, and the share of features that
+    are found at each, by group.
+    """
+    input:
+        parents=run.paths.swept_parents,
+        base=run.paths.swept_base,
+        saes=run.paths.followed_saes,
+        features=run.paths.followed_features,
+        edges=run.paths.followed_edges,
+        labels=run.paths.followed_labels,
+        rows=run.paths.rows("probe"),
+    output:
+        features=run.paths.followed,
+        curves=run.paths.followed_curves,
+        manifest=run.paths.manifest(run.paths.followed),
+    log:
+        run.paths.log("lineage/{hookpoint}.{sweep}"),
+    wildcard_constraints:
+        sweep=any_of(run.config["sweeps"]),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["features"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.needs.following),
+        runtime=runtime(run.needs.following),
+    params:
+        merges=run.params.swept_merges,
+        over=run.params.sweep_over,
+        parents=run.params.followed_parents,
+        with_edges=run.params.parents_with_edges,
+        corpora=run.paths.corpora,
+        hookpoint=run.params.hookpoint,
+        dtype=run.config["activations"]["dtype"],
+        threshold=run.config["lineage"]["threshold"],
+        batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
+        code=code_digest("follow_features"),
+    script:
+        "../workflow/scripts/follow_features.py"

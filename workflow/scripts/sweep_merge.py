@@ -1,25 +1,22 @@
 """Measure merges of some models over a grid of settings."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
-from transformers import PreTrainedModel
 
 from saelineage.files.atomic import read_json
 from saelineage.files.tables import write_parquet
 from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.models.loading import evaluate, on_device, open_state
-from saelineage.models.merging.merge import merged_state, parent_shares
-from saelineage.models.merging.parents import Parents, folders_of, open_parents
+from saelineage.models.loading import evaluate, on_device
+from saelineage.models.merging.merge import open_merge, parent_shares
+from saelineage.models.merging.parents import folders_of, open_parents
 from saelineage.models.merging.sweeps import with_best_marked
 from saelineage.models.vocabularies import share_rows
-from saelineage.precision import AUTO, opened_dtype, widest
+from saelineage.precision import AUTO
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:
@@ -76,13 +73,6 @@ def sweep_merge(
     columns = ["model", *over, "corpus", "loss", "accuracy", "n_predictions", "barrier"]
     table = with_best_marked(pd.DataFrame([*rows, *beside], columns=columns), over, best_by)
     write_parquet(table.astype(dict.fromkeys([*over, "barrier"], float)), path_to_sweep)
-
-
-def open_merge(parents: Parents, settings: Mapping, model_dtype: str, device: torch.device) -> PreTrainedModel:
-    """Merge models in memory, and open the result in a number format that follows from that of its weights."""
-    merged = merged_state(parents, settings)
-    dtype_of = partial(opened_dtype, model_dtype, device=device)
-    return open_state(parents.config, merged, f"the merge of {parents.names}", dtype_of(widest(merged.values())))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def read_inputs(
     sae_metrics: Iterable[str],
     curves: Mapping[tuple[str, str], str],
     sweeps: Mapping[str, str],
+    followed: Mapping[str, str],
     merges: Mapping[str, str],
     correlations: Mapping[str, Correlation],
     share_curves: str,
@@ -70,6 +71,7 @@ def read_inputs(
         sae_metrics: paths `saes/{hookpoint}/{model}/metrics.json`.
         curves: paths `saes/{hookpoint}/{model}/{sae}/training.csv` by (model, SAE).
         sweeps: paths `sweeps/{sweep}.parquet` by sweep.
+        followed: paths `lineage/{hookpoint}/sweeps/{sweep}.curves.parquet` by sweep.
         merges: paths `models/{model}/merge.json` by model.
         correlations: the correlation behind each edge, by the edge's name.
         share_curves: path `lineage/{hookpoint}/curves.parquet`.
@@ -101,6 +103,7 @@ def read_inputs(
         merged_models=described["merged_models"],
         merges={model: read_json(path) for model, path in merges.items()},
         sweeps={sweep: pd.read_parquet(path) for sweep, path in sweeps.items()},
+        followed={sweep: pd.read_parquet(path) for sweep, path in followed.items()},
         swept=described["swept"],
         histograms={edge: correlation.pearson.histogram for edge, correlation in correlations.items()},
         ablations={edge: pd.read_parquet(path) for edge, path in ablations.items()},
@@ -187,6 +190,7 @@ def read_page(
         sae_metrics=files["sae_metrics"],
         curves=named(page["trained"], files["curves"]),
         sweeps=named(described["swept"], files["sweeps"]),
+        followed=named(described["followed_sweeps"], files["followed"]),
         merges=named(described["merged_models"], files["merges"]),
         correlations={
             edge: load_correlation(path, partner)

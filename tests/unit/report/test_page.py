@@ -206,6 +206,7 @@ def inputs(found: dict) -> TableInputs:
         merged_models={merge: found["models"][:1] for merge in found["sources"]},
         merges={"merged": merge_record()},
         sweeps={"merged": sweep},
+        followed={"merged": followed()},
         swept=SWEPT,
         histograms={"base__merged": np.array([0, 3, 2, 0])},
         ablations={edge: ablations() for edge in edges},
@@ -228,6 +229,12 @@ def inputs(found: dict) -> TableInputs:
 
 
 SWEPT = {"merged": {"chosen": {"t": 0.58}, "parents": ["lua", "stories"]}}
+
+
+def followed() -> pd.DataFrame:
+    """A curve of the features that are found along a sweep."""
+    shares = {"share": [1.0, 0.5], "share_n": 10, "share_low": [0.7, 0.2], "share_high": [1.0, 0.8]}
+    return pd.DataFrame({"model": "lua", "kind": "all", "group": "all", "t": [0.0, 1.0]} | shares)
 
 
 def merge_record() -> dict:

@@ -5,7 +5,7 @@ from functools import cached_property
 from itertools import product
 
 from saelineage.plan.comparisons import Comparisons, Pair, pair_name
-from saelineage.plan.graph import Graph
+from saelineage.plan.graph import Edge, Graph
 from saelineage.plan.merges import merge_settings
 from saelineage.plan.sae_names import ONE_SAE, SaeName, SaeNames
 
@@ -142,6 +142,7 @@ class Contents:
         Returns:
             `corpora`; `made`, how each model was made in words, parents before children; `merged_models`, the parents
             of each merged model; `swept`, of each sweep `chosen`, the swept settings of its merge, and `parents`;
+            `followed_sweeps`, those through which features are followed;
             `lines`, the chains of models that are shown by step, and `line_edges`, the names of all edges in them.
         """
         swept = {sweep: self.swept_model(sweep) for sweep in self.config["sweeps"]}
@@ -156,6 +157,7 @@ class Contents:
                 }
                 for sweep, model in swept.items()
             },
+            "followed_sweeps": self.followed_sweeps,
             "lines": self.graph.lines,
             "line_edges": list(map(str, self.graph.line_edges)),
         }
@@ -177,6 +179,21 @@ class Contents:
         model = self.swept_model(sweep)
         base = self.graph.merge_base(model) or self.graph.common_ancestor(model)
         return list(dict.fromkeys([*self.graph.parents(model), *([base] if base else [])]))
+
+    def followed_parents(self, sweep: str) -> list[str]:
+        """The parents of a sweep's merge whose features are followed: those that have SAEs that verdicts rest on."""
+        parents = self.graph.parents(self.swept_model(sweep))
+        return [parent for parent in parents if parent in self.comparisons.leading_saes]
+
+    def parents_with_edges(self, sweep: str) -> list[str]:
+        """Those of the followed parents of which an edge of the lineage leads to the merge."""
+        model = self.swept_model(sweep)
+        return [parent for parent in self.followed_parents(sweep) if Edge(parent, model) in self.graph.edges]
+
+    @property
+    def followed_sweeps(self) -> list[str]:
+        """The sweeps through which features are followed."""
+        return [sweep for sweep in self.config["sweeps"] if self.followed_parents(sweep)]
 
     def swept_merges(self, sweep: str) -> list[dict]:
         """The settings of each merge of a sweep, the last one of the swept settings varying fastest."""

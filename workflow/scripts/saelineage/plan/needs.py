@@ -236,6 +236,17 @@ class Needs:
         flop = len(self._contents.swept_merges(wildcards.sweep)) * sizes.forward_flop(model, n_tokens(input.validation))
         return Need(self._forward_bytes(model) + 2 * model.stored_bytes * model.n_weights, flop)
 
+    def following(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Reading the probe with a model for each merge, beside features in memory, and encoding it by each SAE."""
+        model, n_merges = model_of(input.parents), len(self._contents.swept_merges(wildcards.sweep))
+        flop = n_merges * sizes.forward_flop(model, n_tokens(input.rows))
+        features = 3 * sizes.all_bytes(input.features)
+        of_saes = [sizes.sae_size(os.path.dirname(path)) for path in input.saes[::2]]
+        encoding = max((sizes.encoding_bytes(sae, 0) for sae in of_saes), default=0)
+        weights = 3 * sizes.all_bytes(input.saes)
+        held = self._forward_bytes(model) + 2 * model.stored_bytes * model.n_weights
+        return Need(held + features + encoding + weights, flop)
+
     def reading_all(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Reading all inputs into tables several times their size."""
         return Need(4 * sizes.all_bytes(files(input)))

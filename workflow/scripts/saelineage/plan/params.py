@@ -114,6 +114,14 @@ class Params:
         """The settings of each merge of a sweep."""
         return self._contents.swept_merges(wildcards.sweep)
 
+    def followed_parents(self, wildcards: Wildcards) -> list[str]:
+        """The models whose features are followed through a sweep."""
+        return self._contents.followed_parents(wildcards.sweep)
+
+    def parents_with_edges(self, wildcards: Wildcards) -> list[str]:
+        """Those with an edge to the merge."""
+        return self._contents.parents_with_edges(wildcards.sweep)
+
     def sweep_criterion(self, wildcards: Wildcards) -> str:
         """What makes a point of a sweep the best one."""
         return self._contents.config["sweeps"][wildcards.sweep]["best_by"]

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from saelineage.foreign.sae_formats.registry import local_source
 from saelineage.plan.comparisons import RANDOM_CONTROLS, Pair, names_in_pair
 from saelineage.plan.contents import Contents
+from saelineage.plan.graph import Edge
 from saelineage.plan.merges import sweeps_behind
 from saelineage.plan.sae_names import SaeName, shard_names
 from saelineage.plan.user_files import find_files
@@ -88,6 +89,8 @@ class Paths:
     explanations = "results/{run}/labels/{hookpoint}/{model}/{sae}.explanations.parquet"
     answers = "results/{run}/checkpoints/explanations"
     sweep = "results/{run}/sweeps/{sweep}.parquet"
+    followed = "results/{run}/lineage/{hookpoint}/sweeps/{sweep}.parquet"
+    followed_curves = "results/{run}/lineage/{hookpoint}/sweeps/{sweep}.curves.parquet"
     examples = "results/{run}/report/examples/{hookpoint}.json"
     dashboards = "results/{run}/report/data/{hookpoint}/{model}"
     dashboards_manifest = "results/{run}/report/data/{hookpoint}/{model}.manifest.json"
@@ -485,6 +488,30 @@ class Paths:
         """Validation rows that a sweep is measured on."""
         return self.fill(self.token_rows, corpus=self._contents.sweep_corpora(wildcards.sweep), split="validation")
 
+    def followed_saes(self, wildcards: Wildcards) -> list[str]:
+        """The SAEs whose features are followed through a sweep, one parent after the other."""
+        leading = map(self._contents.comparisons.leading_sae, self._contents.followed_parents(wildcards.sweep))
+        return [path for sae in leading for path in self.sae(sae)]
+
+    def followed_features(self, wildcards: Wildcards) -> list[str]:
+        """Their features on the probe."""
+        leading = map(self._contents.comparisons.leading_sae, self._contents.followed_parents(wildcards.sweep))
+        return [path for sae in leading for path in self.sae_features(sae)]
+
+    def followed_edges(self, wildcards: Wildcards) -> list[str]:
+        """Verdicts on the edges from the followed parents to the merge, where the lineage has them."""
+        model = self._contents.swept_model(wildcards.sweep)
+        edges = [str(Edge(parent, model)) for parent in self._contents.parents_with_edges(wildcards.sweep)]
+        return self.fill(self.edge_table, edge=edges)
+
+    def followed_labels(self, wildcards: Wildcards) -> list[str]:
+        """Labels of the features of these parents."""
+        return self.leading_labels(self._contents.parents_with_edges(wildcards.sweep), self.labels)
+
+    def all_followed(self) -> list[str]:
+        """The features that are followed through each sweep."""
+        return self.fill(self.followed, sweep=self._contents.followed_sweeps)
+
     # Report.
 
     def root_edges(self) -> list[str]:
@@ -543,6 +570,7 @@ class Paths:
             "sae_metrics": self.fill(self.sae_metrics, model=models),
             "curves": self.of_saes(self.sae_curve, comparisons.trained_saes),
             "sweeps": self.fill(self.sweep, sweep=contents.config["sweeps"]),
+            "followed": self.fill(self.followed_curves, sweep=contents.followed_sweeps),
             "merges": self.fill(self.merge, model=contents.graph.of_kind("merge")),
             "correlations": self.edge_correlations(),
             "share_curves": self.fill(self.share_curves),
@@ -648,6 +676,7 @@ class Paths:
                 *ablations,
                 *of_folders(self.agreement_of_importance()),
                 *passages,
+                *beside(self.all_followed()),
             ],
             "labels": [
                 *beside(self.fill(self.annotations)),

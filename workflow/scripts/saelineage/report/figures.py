@@ -199,6 +199,38 @@ def _sweep_maps(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
     return _styled(figure, height=340)
 
 
+def sweep_survival_figure(followed: pd.DataFrame) -> go.Figure:
+    """The share of each parent's features that are found along a sweep of one setting: identified, and all dashed.
+
+    Args:
+        followed: `model`, `kind`, `group`, `setting`, `value`, `share`, `share_low`, `share_high`.
+    """
+    figure = go.Figure()
+    for index, model in enumerate(dict.fromkeys(followed["model"])):
+        colour = SERIES[index % len(SERIES)]
+        for kind, dash in (("identified", "solid"), ("all", "dash")):
+            rows = followed[(followed["model"] == model) & (followed["kind"] == kind)].sort_values("value")
+            bars = {
+                "type": "data",
+                "symmetric": False,
+                "array": rows["share_high"] - rows["share"],
+                "arrayminus": rows["share"] - rows["share_low"],
+                "thickness": 1,
+            }
+            if len(rows):
+                figure.add_scatter(
+                    x=rows["value"],
+                    y=rows["share"],
+                    error_y=bars,
+                    name=plain(f"{model}, {kind}"),
+                    mode="lines+markers",
+                    line={"color": colour, "width": 2, "dash": dash},
+                )
+    figure.update_xaxes(title=followed["setting"].iloc[0])
+    figure.update_yaxes(title="share of features found", tickformat=".0%", range=[0, 1.02])
+    return _styled(figure, height=340)
+
+
 def fvu_figure(saes: pd.DataFrame) -> go.Figure:
     """Fraction of variance unexplained, one point per SAE and corpus.
 
@@ -495,6 +527,9 @@ FIGURES = {
     ),
     "sweep-{sweep}-accuracy": Figure(
         sweep_accuracy_figure, ("chosen_sweeps",), "Accuracy against the swept settings of the merge", by="sweep"
+    ),
+    "sweep-{sweep}-survival": Figure(
+        sweep_survival_figure, ("followed_lines",), "Features of the parents that are found on the merge", by="sweep"
     ),
     "sweep-{sweep}-loss": Figure(
         sweep_loss_figure, ("chosen_sweeps",), "Loss against the swept settings of the merge", by="sweep"

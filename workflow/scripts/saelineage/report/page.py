@@ -237,6 +237,7 @@ def figure_views(results: Results) -> dict[str, pd.DataFrame]:
         "flow_nodes": flow_nodes,
         "flow_links": flow_links,
         "chosen_sweeps": chosen_sweeps(sweeps, results.swept),
+        "followed_lines": tables["followed"][tables["followed"]["second_setting"].isna()],
     }
 
 

@@ -103,6 +103,8 @@ class TableInputs(NamedTuple):
     """`models/{model}/merge.json` by model."""
     sweeps: Mapping[str, pd.DataFrame]
     """`sweeps/{sweep}.parquet` by sweep."""
+    followed: Mapping[str, pd.DataFrame]
+    """`lineage/{hookpoint}/sweeps/{sweep}.curves.parquet` by sweep."""
     swept: Mapping[str, dict]
     """Of each sweep `chosen`, the swept settings of its merge, and `parents`."""
     histograms: Mapping[str, np.ndarray]
@@ -725,14 +727,25 @@ def model_table(made: Mapping[str, str], corpora: Sequence[str], metrics: Sequen
 def sweep_table(sweeps: Mapping[str, pd.DataFrame], swept: Mapping[str, dict]) -> pd.DataFrame:
     """The rows of all sweeps: of each merge the settings that were swept, and the models that it is shown beside."""
     columns = ["sweep", "model", "setting", "value", "second_setting", "second_value", "corpus", "loss", "accuracy"]
-    tables = []
-    for sweep, table in sweeps.items():
-        setting, *second = swept[sweep]["chosen"]
-        of_second = {"second_setting": second[0], "second_value": table[second[0]]} if second else {}
-        named = {"sweep": sweep, "setting": setting, "value": table[setting], "second_setting": None}
-        tables.append(table.assign(**(named | {"second_value": float("nan")} | of_second)))
+    tables = [with_settings(table, sweep, list(swept[sweep]["chosen"])) for sweep, table in sweeps.items()]
     columns += ["n_predictions", "barrier", "is_best"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def followed_table(followed: Mapping[str, pd.DataFrame], swept: Mapping[str, dict]) -> pd.DataFrame:
+    """The shares of features that are found along all sweeps, by parent and group."""
+    columns = ["sweep", "model", "kind", "group", "setting", "value", "second_setting", "second_value"]
+    columns += ["share", "share_n", "share_low", "share_high"]
+    tables = [with_settings(table, sweep, list(swept[sweep]["chosen"])) for sweep, table in followed.items()]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def with_settings(table: pd.DataFrame, sweep: str, over: Sequence[str]) -> pd.DataFrame:
+    """The rows of a sweep with its name, and with the names and values of the settings that were swept."""
+    setting, *second = over
+    of_second = {"second_setting": second[0], "second_value": table[second[0]]} if second else {}
+    named: dict = {"sweep": sweep, "setting": setting, "value": table[setting], "second_setting": None}
+    return table.assign(**(named | {"second_value": float("nan")} | of_second))
 
 
 def sae_table(metrics: Sequence[dict]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Merging models: each tensor by its method, block by block, in memory or into a folder."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -9,12 +10,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import read_json, write_json, write_text
 from saelineage.files.tensors import ARRAY_HEADER_BYTES, FOR_TRANSFORMERS, writing_tensors
 from saelineage.foreign.models import CONFIG_FILE, GENERATION_FILE, WEIGHTS_FILE, text_config
+from saelineage.models.loading import open_state
 from saelineage.models.merging import combinations
 from saelineage.models.merging.coefficients import depths, line, require_patterns_match, value_for
 from saelineage.models.merging.differences import (
@@ -30,6 +32,7 @@ from saelineage.models.merging.differences import (
 from saelineage.models.merging.parents import Parents, name_of, open_parents
 from saelineage.models.merging.weights import FORMAT_NAMES, Weights, as_rows, row_slices
 from saelineage.plan.merges import SETTINGS, needs_base
+from saelineage.precision import opened_dtype, widest
 
 Rows = Float[Tensor, "row entry"]
 
@@ -322,6 +325,13 @@ def merged_state(parents: Parents, settings: Mapping) -> dict[str, Tensor]:
         name: torch.cat(list(of.blocks)) if of.shape else next(of.blocks)
         for name, of in merged_tensors(parents, settings)
     }
+
+
+def open_merge(parents: Parents, settings: Mapping, model_dtype: str, device: torch.device) -> PreTrainedModel:
+    """Merge models in memory, and open the result in a number format that follows from that of its weights."""
+    merged = merged_state(parents, settings)
+    dtype_of = partial(opened_dtype, model_dtype, device=device)
+    return open_state(parents.config, merged, f"the merge of {parents.names}", dtype_of(widest(merged.values())))
 
 
 def merge_folders(settings: Mapping, folders: Sequence[Path], base: Path | None, folder: Path) -> dict:

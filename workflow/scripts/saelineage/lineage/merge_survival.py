@@ -1,0 +1,180 @@
+"""Features of parents along a sweep of merges: whether the merged model still has each, at each point.
+
+A parent's SAE is read on the merged model as it is, so a feature that is still there fires on the same tokens. r is the
+Pearson correlation of a latent's activations on the parent and on the merge, over all compared tokens of the probe.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from saelineage.activations import read_activations, stored
+from saelineage.features.shards import FeatureShard
+from saelineage.lineage.shares import share
+from saelineage.saes.encoding import Encoder
+from saelineage.saes.sae import Sae
+from saelineage.tokens import TokenRows
+from saelineage.transfers import to_device
+
+ALL = "all"
+
+
+class PairedSums:
+    """Sums over tokens of each latent's activations on two models, in float64."""
+
+    def __init__(self, d_sae: int):
+        """Start without tokens."""
+        self.n = 0
+        self.before, self.after, self.before_squared, self.after_squared, self.product = np.zeros((5, d_sae))
+
+    def add(self, before: scipy.sparse.csr_array, after: scipy.sparse.csr_array) -> None:
+        """Add tokens [token, d_sae]."""
+        before, after = before.astype(np.float64), after.astype(np.float64)
+        self.n += before.shape[0]
+        self.before += before.sum(axis=0)
+        self.after += after.sum(axis=0)
+        self.before_squared += before.multiply(before).sum(axis=0)
+        self.after_squared += after.multiply(after).sum(axis=0)
+        self.product += before.multiply(after).sum(axis=0)
+
+    def r(self) -> Float[np.ndarray, " d_sae"]:
+        """Pearson correlation of each latent; NaN for one that does not vary on one of the models."""
+        covariance = self.n * self.product - self.before * self.after
+        variances = [
+            self.n * squared - total**2
+            for squared, total in ((self.before_squared, self.before), (self.after_squared, self.after))
+        ]
+        varies = (self.before_squared > 0) & (self.after_squared > 0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            r = covariance / np.sqrt(variances[0] * variances[1])
+        return np.where(varies, np.clip(r, -1, 1), np.nan)
+
+
+def followed(
+    model: nn.Module,
+    hookpoint: str,
+    rows: Mapping[str, TokenRows],
+    shards: Mapping[str, Sequence[FeatureShard]],
+    saes: Mapping[str, Sae],
+    dtype: str,
+    batch_rows: int,
+) -> dict[str, Float[np.ndarray, " d_sae"]]:
+    """Correlate each parent's features with what its SAE finds in a merged model.
+
+    Args:
+        model: the merged model.
+        hookpoint: the place of the activations.
+        rows: token rows of the probe by corpus, as the merged model reads them.
+        shards: features of each parent, of all corpora.
+        saes: the SAE of each parent.
+        dtype: number format in which activations are dumped, so that an unchanged model has equal ones.
+        batch_rows: rows in a forward pass.
+
+    Returns:
+        r of each latent, by parent.
+    """
+    encoders = {parent: sae.encoder() for parent, sae in saes.items()}
+    sums = {parent: PairedSums(sae.d_sae) for parent, sae in saes.items()}
+    device = next(model.parameters()).device
+    first = next(iter(shards.values()))
+    for place, shard in enumerate(first):
+        of_corpus = rows[shard.corpus]
+        start = 0
+        for numbers, ids in of_corpus.batches(batch_rows, range(shard.first_row, shard.stop_row)):
+            mask = of_corpus.text_mask(numbers)
+            acts = read_activations(model, hookpoint, torch.from_numpy(ids).to(device))
+            text = stored(acts[torch.from_numpy(mask).to(acts.device)], dtype, "the merge", hookpoint).float()
+            shared = torch.from_numpy(of_corpus.shared(numbers)[mask])
+            tokens = slice(start, start + len(text))
+            start = tokens.stop
+            for parent, sae in saes.items():
+                of_parent = shards[parent][place]
+                inside = shared & (text.norm(dim=1) <= sae.max_norm) & torch.from_numpy(of_parent.compared[tokens])
+                after = _encoded(encoders[parent], text[inside], sae)
+                sums[parent].add(of_parent.latents[tokens][inside.numpy()], after)
+    return {parent: of.r() for parent, of in sums.items()}
+
+
+def _encoded(encoder: Encoder, acts: torch.Tensor, sae: Sae) -> scipy.sparse.csr_array:
+    latents = encoder.encode(to_device(acts, sae.b_dec.device))
+    parts = (latents.values.cpu().numpy(), latents.indices.cpu().numpy(), latents.indptr.cpu().numpy())
+    return scipy.sparse.csr_array(parts, shape=(len(acts), sae.d_sae))
+
+
+def found_between(followed: pd.DataFrame, setting: str, threshold: float) -> pd.DataFrame:
+    """The least and the largest value of a setting at which each feature is found, r >= threshold.
+
+    Args:
+        followed: `model`, `latent`, `r`, and the setting; with a second setting, over all its values.
+        setting: the swept setting.
+        threshold: as in the config's `lineage.threshold`.
+
+    Returns:
+        `model`, `latent`, `found_from` and `found_to`, NaN for features that are found nowhere.
+    """
+    found = followed[followed["r"] >= threshold].groupby(["model", "latent"])[setting]
+    bounds = found.agg(found_from="min", found_to="max").reset_index()
+    features = followed[["model", "latent"]].drop_duplicates()
+    return features.merge(bounds, on=["model", "latent"], how="left")
+
+
+def survival_curves(
+    followed: pd.DataFrame, groups: pd.DataFrame, over: Sequence[str], threshold: float
+) -> pd.DataFrame:
+    """The share of each parent's features that are found, at each point and by group.
+
+    Args:
+        followed: `model`, `latent`, `r` and the swept settings.
+        groups: `model`, `latent`, `kind` and `group` of each feature that counts; a feature may be in several.
+        over: the swept settings.
+        threshold: as in `found_between`.
+
+    Returns:
+        `model`, `kind`, `group`, the swept settings, and the `share` with its `share_n`, `share_low` and `share_high`
+        (Wilson). A feature whose r is undefined, because it never fires on the merge, is not found.
+    """
+    keys = ["model", "kind", "group", *over]
+    table = followed.merge(groups, on=["model", "latent"]).assign(found=lambda rows: rows["r"] >= threshold)
+    counts = table.groupby(keys, sort=False)["found"].agg(n_found="sum", n="size").reset_index()
+    return pd.DataFrame([_with_share(row, keys) for row in counts.to_dict("records")], columns=[*keys, *SHARE])
+
+
+SHARE = ["share", "share_n", "share_low", "share_high"]
+
+
+def _with_share(row: Mapping, keys: Sequence[str]) -> dict:
+    found = share(int(row["n_found"]), int(row["n"]))
+    low, high = found.interval or (None, None)
+    return {key: row[key] for key in keys} | dict(zip(SHARE, (found.value, found.n, low, high), strict=True))
+
+
+def feature_groups(
+    model: str, edge: pd.DataFrame, labels: pd.DataFrame | None, corpora: np.ndarray
+) -> Iterator[pd.DataFrame]:
+    """The groups of a parent's testable features: all, identified, by verdict, corpus and kind of label.
+
+    Args:
+        model: the parent.
+        edge: the table of its edge to the merged model.
+        labels: `latent` and `kind` of the label that wins, where features have labels.
+        corpora: the corpus on which each latent fires most often.
+    """
+    rows = edge[(edge["side"] == "parent") & (edge["verdict"] != "untestable")]
+    latents = rows["latent"].to_numpy()
+
+    def named(kind: str, values: Sequence | np.ndarray, of: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame({"model": model, "latent": of, "kind": kind, "group": values})
+
+    identified = rows["identified"].fillna(value=False).to_numpy(bool)
+    yield named(ALL, np.full(len(latents), ALL), latents)
+    yield named("identified", np.full(int(identified.sum()), "identified"), latents[identified])
+    yield named("verdict", rows["verdict"].to_numpy(), latents)
+    yield named("corpus", corpora[latents], latents)
+    if labels is not None:
+        known = labels[labels["latent"].isin(latents)]
+        yield named("label", known["kind"].to_numpy(), known["latent"].to_numpy())
