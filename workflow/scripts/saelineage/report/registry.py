@@ -221,10 +221,10 @@ TABLES = {
     "followed": Table(
         "followed_table",
         ("followed", "swept"),
-        "The share of each parent's testable features that are found on the merge, by the settings that were swept. A "
-        "feature is found if its activations on the merge correlate with those on its own model. kind and group: all of "
-        "them, identified ones, and those of a verdict on the edge to the merge, of the corpus on which they fire most, "
-        "or of a kind of label.",
+        "The share of each parent's testable features that are found on the merge, by the settings that were swept. "
+        "A feature is found if its activations on the merge correlate with those on its own model. kind and group: "
+        "all of them, identified ones, and those of a verdict on the edge to the merge, of the corpus on which they "
+        "fire most, or of a kind of label.",
     ),
     "saes": Table(
         "sae_table",
