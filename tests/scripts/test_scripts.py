@@ -18,6 +18,7 @@ from correlate_features import correlate_features
 from dump_activations import dump_activations
 from encode_features import encode, encode_features
 from finetune_model import finetune_model
+from follow_features import Parent, follow_features
 from import_model import import_model
 from measure_model import measure_model
 from merge_models import merge_models
@@ -357,6 +358,42 @@ def test_the_sweep_s_ends_are_the_parents_and_the_chosen_point_is_the_merge(root
         for corpus in CORPORA:
             assert rows.loc[corpus, "loss"] == pytest.approx(metrics[corpus]["loss"], abs=1e-6)
             assert rows.loc[corpus, "accuracy"] == metrics[corpus]["accuracy"]
+
+
+def test_features_followed_through_a_sweep_are_those_of_each_parent_at_its_end(tiny, root, tmp_path):
+    features = {
+        name: [path for shard in SHARDS for path in feature_paths(root, f"{name}.seed0", shard)] for name in PARENTS
+    }
+    edges = {name: str(root / "lineage/edges" / f"{name}__merged.parquet") for name in PARENTS}
+    follow_features(
+        merges=[settings(PARENTS, t=t) for t in (0.0, 0.58, 1.0)],
+        over=["t"],
+        parent_folders=[root / "models" / name for name in PARENTS],
+        base_folder=None,
+        parents={name: Parent(root / "saes" / name / "seed0", features[name], edges[name], None) for name in PARENTS},
+        paths_to_probe={corpus: str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA},
+        hookpoint=HOOKPOINT,
+        dtype="float16",
+        threshold=0.8,
+        batch_rows=8,
+        path_to_features=str(tmp_path / "features.parquet"),
+        path_to_curves=str(tmp_path / "curves.parquet"),
+        gpus=0,
+    )
+    table = pd.read_parquet(tmp_path / "features.parquet")
+    for name, own, other in (("lua", 0.0, 1.0), ("stories", 1.0, 0.0)):
+        of_parent = table[table["model"] == name]
+        r = {t: rows["r"].to_numpy() for t, rows in of_parent.groupby("t")}
+        assert np.nanmin(r[own]) == pytest.approx(1, abs=1e-9)
+        assert np.nanmean(r[other]) < np.nanmean(r[0.58]) < 1
+        fires = of_parent.loc[of_parent["t"] == own, "r"].notna().to_numpy()
+        ends = of_parent.loc[of_parent["t"] == own, ["found_from", "found_to"]].to_numpy()
+        assert bool((np.abs(ends[fires] - own) < 1e-9).any(axis=1).all())
+    curves = pd.read_parquet(tmp_path / "curves.parquet")
+    at_end = curves[(curves["model"] == "lua") & (curves["t"] == 0) & (curves["kind"] == "all")].iloc[0]
+    edge = pd.read_parquet(edges["lua"])
+    testable = (edge["side"] == "parent") & (edge["verdict"] != "untestable")
+    assert (at_end["share"], at_end["share_n"]) == (1, int(testable.sum()))
 
 
 def test_a_finetune_on_ids_that_its_parent_lacks_is_refused(tiny, root, write_tokens, tmp_path):
