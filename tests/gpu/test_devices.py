@@ -11,6 +11,7 @@ from saelineage.features.shards import FeatureShard
 from saelineage.jobs.devices import pick_device
 from saelineage.lineage.readouts import FoldSums, products_by_latent, read_out
 from saelineage.models.loading import on_device
+from saelineage.models.matrix_changes import matrix_change
 from saelineage.saes.encoding import Encoder, encode_dense
 from saelineage.saes.sae import Sae, save_sae
 from saelineage.saes.sparse_products import Entries
@@ -128,3 +129,14 @@ def test_a_dump_on_the_device_holds_the_activations_of_the_cpu(device, model, ti
         found.append(ActivationShard(path).acts())
     on_device(model, CPU)  # other tests share it
     assert torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(96, 64), (64, 96)])
+def test_changes_of_matrices_are_those_of_the_cpu(device, shape):
+    random = torch.Generator().manual_seed(0)
+    parent = torch.randn(shape, generator=random)
+    spike = torch.outer(torch.randn(shape[0], generator=random), torch.randn(shape[1], generator=random))
+    child = parent + 0.1 * torch.randn(shape, generator=random) + spike
+    expected = matrix_change(parent, child)
+    assert expected.intruders == 1
+    assert matrix_change(parent.to(device), child.to(device)) == pytest.approx(expected, rel=1e-9)
