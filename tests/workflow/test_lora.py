@@ -1,26 +1,21 @@
-"""Fine-tunes by LoRA and of half the weights, in a run: an adapter that is kept, and plain models for what follows."""
+"""A fine-tune by LoRA in a run: a rule of its own, an adapter that is kept, and a plain model for what follows."""
 
 import json
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from tests.workflow.conftest import Checkout
 
 FINETUNED = "left: {finetune: {parent: base, corpora: {lua: 1.0}, n_tokens: 5120}}"
 BY_LORA = "left: {finetune: {parent: base, corpora: {lua: 1.0}, n_tokens: 5120, lora: {r: 2}}}"
-OTHER = "right: {finetune: {parent: base, corpora: {english: 1.0}, n_tokens: 5120}}"
-HALF = "right: {finetune: {parent: base, corpora: {english: 1.0}, n_tokens: 5120, freeze: {seed: 0}}}"
 MODELS = [f"results/tiny/models/{model}/model.safetensors" for model in ("base", "left", "right")]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """The models of a run in which one is fine-tuned by LoRA and one has half of its weights frozen."""
+    """The models of a run in which one is fine-tuned by LoRA."""
     checkout = Checkout(tmp_path_factory.mktemp("lora"))
     checkout.edit("tiny.yaml", FINETUNED, BY_LORA)
-    checkout.edit("tiny.yaml", OTHER, HALF)
     done = checkout.snakemake("--cores", "2", "--", *MODELS)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return checkout
@@ -42,21 +37,6 @@ def test_the_adapter_is_kept_beside_the_model_and_is_in_its_manifest(trained: Ch
     assert manifest["found"]["adapted"] == 7
     assert not (folder / "adapter_config.json").exists()
     assert not list((trained.folder / "results/tiny/checkpoints").glob("models/*"))
-
-
-def test_frozen_weights_are_the_parent_s_and_are_in_the_manifest(trained: Checkout):
-    parent, child = (
-        load_file(trained.folder / f"results/tiny/models/{name}/model.safetensors") for name in ("base", "right")
-    )
-    found = json.loads((trained.folder / "results/tiny/models/right/manifest.json").read_text())["found"]
-    assert [name for name in sorted(parent) if np.array_equal(parent[name], child[name])] == found["frozen"]
-    assert len(found["frozen"]) == 2 + 2 + 1  # of one block
-
-
-def test_another_seed_of_the_frozen_weights_trains_that_model_alone_again(trained: Checkout):
-    trained.edit("tiny.yaml", "freeze: {seed: 0}", "freeze: {seed: 1}")
-    assert stale_models(trained) == {("finetune_model", "right")}
-    trained.edit("tiny.yaml", "freeze: {seed: 1}", "freeze: {seed: 0}")
 
 
 def test_another_rank_trains_that_model_alone_again(trained: Checkout):
