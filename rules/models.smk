@@ -34,7 +34,7 @@ rule pretrain_model:
 
 rule finetune_model:
     """
-    Train another model of this run on from its weights, all of them.
+    Train another model of this run on from its weights, all of them or those that are not frozen.
 
     Output: a Hugging Face folder. Checkpoints lie under results/{run}/checkpoints/ while it runs, for resuming.
     """

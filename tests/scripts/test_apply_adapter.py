@@ -65,6 +65,8 @@ def test_another_base_and_an_adapter_that_changes_nothing_are_said(tiny, tmp_pat
     assert "belongs to 'own/base', but its parent 'base' is another model by name ('own/other')" in warning
     assert facts["same_weights_as"] == "base"
     assert "the model has exactly the weights of its parent 'base': the adapter changes nothing" in caplog.text
+    ours, parent = (folder / "model.safetensors" for folder in (tmp_path / "tuned", tiny.models["a"]))
+    assert ours.read_bytes() == parent.read_bytes()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -5,9 +5,7 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 from peft import PeftModel
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from apply_adapter import apply_adapter
@@ -81,8 +79,8 @@ def test_a_training_that_changes_nothing_is_said_to(tiny, tmp_path: Path, settin
         facts = train(tiny, settings | {"learning_rate": 0.0}, tmp_path / "tuned")
     assert facts["same_weights_as"] == "base"
     assert "the model has exactly the weights of its parent 'base': training has changed nothing" in caplog.text
-    before, after = (load_file(folder / "model.safetensors") for folder in (tiny.models["a"], tmp_path / "tuned"))
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    before, after = (folder / "model.safetensors" for folder in (tiny.models["a"], tmp_path / "tuned"))
+    assert after.read_bytes() == before.read_bytes()
 
 
 def test_a_name_that_matches_nothing_ends_the_job_before_it_trains(tiny, tmp_path: Path, settings):

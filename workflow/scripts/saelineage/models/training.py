@@ -1,5 +1,6 @@
 """Training language models with the Hugging Face Trainer: pretraining, fine-tuning, resuming."""
 
+import json
 import logging
 import math
 import sys
@@ -25,11 +26,12 @@ from transformers import (
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_files, write_text
+from saelineage.foreign.models import CONFIG_FILE
 from saelineage.models.loading import quiet_off_terminal
 from saelineage.models.losses import token_losses
 from saelineage.models.optimizers import MasterAdamW
 from saelineage.models.predictions import BLOCK_LOGITS, predict
-from saelineage.precision import native_bf16
+from saelineage.precision import native_bf16, widest
 from saelineage.tokens import TokenRows
 
 logger = logging.getLogger(__name__)
@@ -226,16 +228,32 @@ def train_on(
     return train(model, mixture, settings, checkpoints, device, callbacks)
 
 
-def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> None:
+def save_model(
+    model: PreTrainedModel, tokenizer_folder: Path, folder: Path, state: dict[str, torch.Tensor] | None = None
+) -> None:
     """Write a Hugging Face folder: the model as one safetensors file, and the tokenizer of another folder.
 
     Each file gets its final name only when it is whole.
+
+    Args:
+        model: the model.
+        tokenizer_folder: the folder with the tokenizer.
+        folder: the folder to write.
+        state: what to write instead of the model's own state; config.json then names the widest of its formats.
     """
     quiet_off_terminal()
     with atomic_files(folder) as temporary:
-        model.save_pretrained(temporary, max_shard_size=WHOLE)
+        model.save_pretrained(temporary, max_shard_size=WHOLE, state_dict=state)
+        if state is not None:
+            _set_format(temporary / CONFIG_FILE, widest(state.values()))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         write_text(folder / name, (tokenizer_folder / name).read_text(encoding="utf-8"))
+
+
+def _set_format(path: Path, dtype: torch.dtype) -> None:
+    """Name another number format in a config.json of transformers."""
+    config = json.loads(path.read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class BlockTrainer(Trainer):

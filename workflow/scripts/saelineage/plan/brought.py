@@ -49,8 +49,9 @@ from saelineage.foreign.tokenizers import (
     require_readable,
     require_same_tokenizer,
 )
+from saelineage.plan.freezing import frozen_weights
 from saelineage.plan.instruments import instrument
-from saelineage.plan.lora import Layers, choose_layers, filed_layers, pretrained_layers
+from saelineage.plan.lora import EXPERTS, Layers, choose_layers, filed_layers, pretrained_layers
 from saelineage.plan.plan import Plan, needs_hub
 from saelineage.plan.sae_names import SaeName
 from saelineage.plan.sizes import shapes
@@ -98,6 +99,8 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
             continue  # its layers are those of its model
         warnings = _check_layers(plan, model)  # always, because the settings of a model that is here may have changed
         sentences += warnings if is_left(model) else []
+    for model in plan.graph.of_kind("finetune"):
+        _check_frozen(plan, model)
     for sae in plan.saes.imported:
         settings = plan.saes.settings(*sae)["import"]
         if "folder" in settings and not is_here(_manifest(plan, plan.paths.sae_file, **sae._asdict())):
@@ -330,6 +333,15 @@ def _check_layers(plan: Plan, model: str) -> list[str]:
     layers = known_layers(plan, model)
     lora = plan.graph.settings(model)["lora"]
     return choose_layers(lora, layers, f"models.{model}.{plan.graph.kind(model)}.lora").warnings if layers else []
+
+
+def _check_frozen(plan: Plan, model: str) -> None:
+    """Check the `freeze` block of a fine-tune, if there is one and the layers of its parent are known."""
+    freeze = plan.graph.freeze(model)
+    layers = known_layers(plan, model) if freeze else None
+    if layers and EXPERTS not in layers.others.values():  # these matrices are not listed
+        matrices = {f"{name}.weight": shape for name, shape in layers.linear.items()}
+        frozen_weights(matrices, freeze, f"models.{model}.finetune.freeze")
 
 
 def _manifest(plan: Plan, pattern: str, **names: str) -> str:

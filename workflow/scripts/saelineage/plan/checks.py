@@ -77,6 +77,7 @@ def check_lineage(plan: Plan) -> None:
     """Parents exist, there is no cycle, and merged models have the same shape."""
     models = plan.config["models"]
     check_kept(plan)
+    check_frozen(plan)
     check_trained_controls(plan)
     for model in models:
         for parent in plan.graph.parents(model):
@@ -138,6 +139,16 @@ def check_kept(plan: Plan) -> None:
             raise InputError(f"{key}.step: there must be one model of each step, but two of step {step}; leave one out")
         if settings["n_tokens"] is not None:
             require_before_end([step], settings["n_tokens"] // n_ctx // settings["batch_rows"], of)
+
+
+def check_frozen(plan: Plan) -> None:
+    """A fine-tune trains an adapter, or leaves some weights as they are, but not both."""
+    for model in plan.graph.of_kind("finetune"):
+        if {"lora", "freeze"} <= plan.graph.block(model).keys():
+            raise InputError(
+                f"models.{model}.finetune: must have lora or freeze, not both, because lora leaves all weights of the "
+                "parent as they are already; leave one of them out"
+            )
 
 
 def check_trained_controls(plan: Plan) -> None:

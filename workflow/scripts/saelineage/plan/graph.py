@@ -100,6 +100,8 @@ class Graph:
         named = {key: block.get(key) for key in ("like", "of", "step")}
         method = merge_words(self.merge(model)) if self.kind(model) == "merge" else None
         words = MODEL_KINDS[self.kind(model)].format(parents=parents, method=method, **named)
+        if freeze := self.freeze(model):
+            return f"{words} with {freeze['share']:g} of the matrices of each block frozen (seed {freeze['seed']})"
         return f"{words} with {_words(lora)}" if (lora := self.lora(model)) else words
 
     def merge(self, model: str) -> dict:
@@ -130,6 +132,11 @@ class Graph:
     def lora(self, model: str) -> dict | None:
         """The `lora` block of a fine-tuned model; None where all weights are trained, and for other kinds."""
         return self.settings(model).get("lora")
+
+    def freeze(self, model: str) -> dict | None:
+        """The `freeze` block of a fine-tuned model; None where no weights are frozen by it, and for other kinds."""
+        freeze = self.settings(model).get("freeze")
+        return freeze if freeze and freeze["share"] > 0 else None
 
     def finetuned(self, *, with_lora: bool, with_steps: bool = False) -> list[str]:
         """Names of the models that are fine-tuned by LoRA, or of those of which all weights are; twins included.

@@ -47,8 +47,10 @@ class Needs:
         return self._training(sizes.pretrained_size(settings, d_vocab), settings, input.tokens)
 
     def finetuning(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Training a language model on from its parent."""
-        return self._training(model_of(input.parent), self._contents.graph.settings(wildcards.model), input.tokens)
+        """Training a language model on from its parent, all its weights or those that are not frozen."""
+        settings, folder = self._contents.graph.settings(wildcards.model), os.path.dirname(input.parent[0])
+        n_frozen = sizes.frozen_weights(folder, self._contents.graph.freeze(wildcards.model))
+        return self._training(model_of(input.parent), settings, input.tokens, n_frozen)
 
     def training_adapter(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Training a LoRA adapter on a model's parent, and merging it."""
@@ -259,9 +261,9 @@ class Needs:
         held = 4 * sizes.most_bytes(input.weights) + sizes.assigning_bytes(d_sae)
         return Need(4 * sizes.all_bytes(tables) + held)
 
-    def _training(self, model: sizes.ModelSize, settings: Mapping, tokens: Sequence[str]) -> Need:
-        held = sizes.training_bytes(model, self._training_batch(settings), *_ways_of_training(settings))
-        return Need(held, sizes.training_flop(model, _trained_tokens(settings, tokens)))
+    def _training(self, model: sizes.ModelSize, settings: Mapping, tokens: Sequence[str], n_frozen: int = 0) -> Need:
+        held = sizes.training_bytes(model, self._training_batch(settings), *_ways_of_training(settings), n_frozen)
+        return Need(held, sizes.training_flop(model, _trained_tokens(settings, tokens), n_frozen))
 
     def _training_batch(self, settings: Mapping) -> int:
         """Tokens that a language model's training reads at a time."""

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from saelineage.errors import InputError
 from saelineage.files.atomic import decode_header
 from saelineage.foreign import models as described
+from saelineage.plan import freezing
 
 BASE_MB = 1000
 """Python and its libraries (0.2 to 0.7 GB in small jobs) and the two Snakemakes that start a job (0.15 GB each)."""
@@ -248,19 +250,46 @@ def all_bytes(paths: Iterable[Path | str]) -> int:
     return sum(os.path.getsize(path) for path in paths)
 
 
-def training_bytes(model: ModelSize, batch_tokens: int, is_rounded: bool = False, is_checkpointed: bool = False) -> int:
+def frozen_weights(folder: Path | str, freeze: Mapping | None) -> int:
+    """The number of weights of the model in a folder that a `freeze` block leaves as they are.
+
+    0 where it freezes no matrix, which the job refuses.
+
+    Raises:
+        FileNotFoundError: if a file does not exist yet.
+    """
+    held = shapes(Path(folder, "model.safetensors")) if freeze else {}
+    try:
+        return sum(math.prod(held[name]) for name in freezing.frozen_weights(held, freeze, "freeze"))
+    except InputError:
+        return 0
+
+
+def training_bytes(
+    model: ModelSize,
+    batch_tokens: int,
+    is_rounded: bool = False,
+    is_checkpointed: bool = False,
+    n_frozen: int = 0,
+) -> int:
     """Training a language model: weights, gradients, Adam's two moments, and activations and logits of a batch.
+
+    Of frozen weights there is only the number itself; the parent is opened again at the end if its file is in another
+    format.
 
     Args:
         model: the model.
         batch_tokens: tokens that are read at a time.
         is_rounded: weights and gradients are in bfloat16, with the lower bits of a master copy beside them.
         is_checkpointed: blocks keep their inputs alone.
+        n_frozen: weights that are not trained.
     """
+    number = 2 if is_rounded else FLOAT
     of_weight = 2 + 2 + 2 + 2 * FLOAT if is_rounded else 4 * FLOAT
     updating = 6 * FLOAT * min(model.n_weights, BLOCK_WEIGHTS) if is_rounded else 0
-    batch = _batch_bytes(model, batch_tokens, 2 if is_rounded else FLOAT, is_checkpointed)
-    return of_weight * model.n_weights + updating + batch
+    batch = _batch_bytes(model, batch_tokens, number, is_checkpointed)
+    parent = model.stored_bytes * model.n_weights if n_frozen and model.stored_bytes != number else 0
+    return of_weight * (model.n_weights - n_frozen) + number * n_frozen + parent + updating + batch
 
 
 def lora_weights(model: ModelSize, r: int) -> int:
@@ -396,9 +425,12 @@ def _matrices(path: Path | str) -> list[tuple[int, int, int]]:
     return [(math.prod(shape[:-2]), max(shape[-2:]), min(shape[-2:])) for shape in listed]
 
 
-def training_flop(model: ModelSize, n_tokens: int) -> float:
-    """Training a language model: a forward pass and a backward pass of twice its cost, two operations a weight."""
-    return 6.0 * model.n_weights * n_tokens
+def training_flop(model: ModelSize, n_tokens: int, n_frozen: int = 0) -> float:
+    """Training a language model: a forward pass and a backward pass of twice its cost, two operations a weight.
+
+    Frozen weights have no gradients of their own, but pass those of activations on.
+    """
+    return (6.0 * model.n_weights - 2.0 * n_frozen) * n_tokens
 
 
 def lora_training_flop(model: ModelSize, r: int, n_tokens: int) -> float:
