@@ -148,6 +148,42 @@ rule train_adapter:
         "../workflow/scripts/train_adapter.py"
 
 
+rule choose_merge:
+    """
+    Choose the settings of a merge that depend on what merged models do: the models of a greedy soup, or a divisor.
+
+    Output: the settings, and what they were chosen by.
+    """
+    input:
+        parents=run.paths.parents,
+        base=run.paths.merge_base,
+        metrics=run.paths.parent_metrics,
+        validation=run.paths.chosen_on,
+    output:
+        choice=run.paths.choice,
+        manifest=run.paths.manifest(run.paths.choice),
+    log:
+        run.paths.log("models/{model}.choice"),
+    wildcard_constraints:
+        model=any_of(run.graph.of_kind("merge")),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["activations"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.needs.choosing),
+        runtime=runtime(run.needs.choosing),
+    params:
+        merge=run.params.merge,
+        corpora=run.params.chosen_on,
+        batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
+        code=code_digest("choose_merge"),
+    script:
+        "../workflow/scripts/choose_merge.py"
+
+
 rule merge_models:
     """
     Merge models tensor by tensor.
@@ -158,6 +194,7 @@ rule merge_models:
         parents=run.paths.parents,
         base=run.paths.merge_base,
         sweeps=run.paths.sweeps_behind,
+        choice=run.paths.merge_choice,
     output:
         **run.paths.model_output(),
         merge=run.paths.merge,

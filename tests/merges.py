@@ -13,7 +13,7 @@ from saelineage.models.merging.parents import Parents
 from saelineage.models.merging.weights import Weights
 from saelineage.plan.merges import merge_settings
 
-EVERY_MERGE = {"base": None, "lines": None, "vocabulary": "refuse", "dtype": None}
+EVERY_MERGE = {"base": None, "lines": None, "vocabulary": "refuse", "dtype": None, "chosen_on": None}
 """What the schema fills in for every method."""
 
 

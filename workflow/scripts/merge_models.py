@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saelineage.files.atomic import read_json
 from saelineage.jobs.devices import prepare_cpu
 from saelineage.jobs.job import job, logger
 from saelineage.models.merging.merge import merge_folders
 from saelineage.models.merging.parents import folders_of
 from saelineage.models.merging.sweeps import best_settings
-from saelineage.plan.merges import sweeps_behind, with_best
+from saelineage.plan.merges import sweeps_behind, with_best, with_choice
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -44,8 +45,12 @@ def best_of_sweeps(settings: Mapping, paths: Iterable[str]) -> dict[str, dict[st
 if __name__ == "__main__":
     with job(snakemake) as record:
         prepare_cpu(snakemake.threads)
+        settings = snakemake.params.merge
+        settings = with_best(settings, best_of_sweeps(settings, snakemake.input.sweeps))
+        for path in snakemake.input.choice:
+            settings = with_choice(settings, read_json(path)["settings"])
         record |= merge_models(
-            settings=with_best(snakemake.params.merge, best_of_sweeps(snakemake.params.merge, snakemake.input.sweeps)),
+            settings=settings,
             parent_folders=folders_of(snakemake.input.parents),
             base_folder=next(iter(folders_of(snakemake.input.base)), None),
             folder=Path(snakemake.output.weights).parent,

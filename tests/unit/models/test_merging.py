@@ -314,8 +314,11 @@ def test_numbers_that_do_not_fit_are_refused_by_name(tmp_path):
         ({"method": "linear", "t": 0.5, "weights": [1.0, 1.0]}, r"merge\.t: must stand alone.*weights"),
         ({"method": "linear", "t": 0.5, "parents": ["a", "b", "c"]}, r"merge\.t: .*not with 3 parents; give weights"),
         ({"method": "ties", "weights": [1.0]}, r"weights: must have one number for each parent \(2\), not 1"),
-        ({"method": "dare_ties", "q": 0.5}, r"merge\.q: must be given with rescale: q, and only with it"),
-        ({"method": "dare_ties", "rescale": "q"}, r"merge\.q: must be given with rescale: q"),
+        ({"method": "dare_ties", "q": 0.5}, r"merge\.q: must be given with rescale: q alone"),
+        (
+            {"method": "dare_ties", "rescale": "q", "density": {"*": 0.2}},
+            r"merge\.q: must be given where the density differs",
+        ),
         ({"method": "ties", "density": {"*": 0.2}}, r"density: must be one number .* set trim: tensor"),
     ],
 )

@@ -4,7 +4,7 @@ import hashlib
 
 RANDOM = {"reinitialise": {"like": "base", "seed": 0}}
 
-MERGE = {"parents": ["lua", "stories"], "method": "slerp", "t": 0.5, "base": None, "lines": None}
+MERGE = {"parents": ["lua", "stories"], "method": "slerp", "t": 0.5, "base": None, "lines": None, "chosen_on": None}
 
 
 def diamond(*instruments: str, **models: dict) -> dict:

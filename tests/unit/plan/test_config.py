@@ -93,7 +93,7 @@ def test_every_default_is_filled_in():
     lengths = {"n_tokens": None, "epochs": None}
     tenths = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     of_methods = dict.fromkeys(("t", "weights", "lambda", "density", "trim", "normalize", "rescale", "q", "gamma"))
-    of_methods |= dict.fromkeys(("mask", "alpha", "norms", "seed", "lines", "base", "dtype"))
+    of_methods |= dict.fromkeys(("mask", "alpha", "norms", "seed", "lines", "base", "dtype", "chosen_on"))
     assert {
         key: filled[key]
         for key in small() | {"tokens": 0, "batch_rows": 0, "model_dtype": 0, "splits": 0, "corpora_dir": 0}

@@ -11,7 +11,7 @@ from saelineage.errors import InputError
 from saelineage.plan.comparisons import RANDOM_CONTROLS, pair_name
 from saelineage.plan.graph import CONTINUED, KEPT, POOLED, TWIN
 from saelineage.plan.instruments import instrument
-from saelineage.plan.merges import sweeps_behind
+from saelineage.plan.merges import needs_choice, sweeps_behind
 from saelineage.plan.plan import Plan
 from saelineage.plan.sae_names import ONE_SAE, SAME_IN_ONE_PASS, SaeName
 from saelineage.plan.steps import require_before_end
@@ -88,6 +88,8 @@ def check_lineage(plan: Plan) -> None:
     for model in plan.graph.of_kind("merge"):
         if (base := plan.graph.merge(model)["base"]) is not None:
             _require_listed(base, models, f"models.{model}.merge.base", "models")
+        for corpus in plan.graph.merge(model)["chosen_on"] or []:
+            _require_listed(corpus, plan.config["corpora"], f"models.{model}.merge.chosen_on", "corpora")
     for model in plan.graph.of_kind("reinitialise"):
         like = plan.graph.settings(model)["like"]
         _require_listed(like, models, f"models.{model}.reinitialise: like", "models")
@@ -475,6 +477,11 @@ def check_sweeps(plan: Plan) -> None:
         if plan.graph.kind(settings["model"]) != "merge":
             raise InputError(
                 f"sweeps.{sweep}.model: must be a merged model, but '{settings['model']}' is not; name a merge"
+            )
+        if needs_choice(plan.swept_merges(sweep)[0]):
+            raise InputError(
+                f"sweeps.{sweep}.over: must vary q too, because '{settings['model']}' leaves it to be chosen; add it, "
+                "or give the merge a q"
             )
         for setting in sweeps_behind(plan.swept_merges(sweep)[0]):
             raise InputError(

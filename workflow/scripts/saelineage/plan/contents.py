@@ -6,7 +6,7 @@ from itertools import product
 
 from saelineage.plan.comparisons import Comparisons, Pair, pair_name
 from saelineage.plan.graph import Edge, Graph
-from saelineage.plan.merges import merge_settings
+from saelineage.plan.merges import merge_settings, needs_choice
 from saelineage.plan.sae_names import ONE_SAE, SaeName, SaeNames
 
 
@@ -173,6 +173,13 @@ class Contents:
     def swept_model(self, sweep: str) -> str:
         """The merged model of a sweep."""
         return self.config["sweeps"][sweep]["model"]
+
+    def chosen_on(self, model: str) -> list[str]:
+        """The corpora by which settings of a merge are chosen; none where nothing is."""
+        settings = self.graph.merge(model)
+        if not needs_choice(settings):
+            return []
+        return settings["chosen_on"] or self.graph.training_corpora(model) or list(self.config["corpora"])
 
     def beside_sweep(self, sweep: str) -> list[str]:
         """The models that a sweep is shown beside: the parents of its merge, and what they descend from."""

@@ -23,8 +23,12 @@ _SUM = {"weights": None, "lambda": 1.0}
 _RANDOM = {"density": 0.1, "rescale": "density", "q": None, "seed": 0}
 _CRUMBS = {"density": 0.15, "gamma": 0.006, "mask": "row"}
 
+GREEDY = "greedy_soup"
+"""The method that chooses its models."""
+
 METHODS = {
     "linear": MergeMethod({"t": None, "weights": None}, "weighted mean", from_base=False),
+    GREEDY: MergeMethod({}, "mean of the models that make it better", (2, None), from_base=False),
     "slerp": MergeMethod({"t": 0.5}, "spherical interpolation", (2, 2), from_base=False),
     "karcher": MergeMethod({"weights": None, "norms": "parents"}, "spherical mean", from_base=False),
     "task_arithmetic": MergeMethod(_SUM, "base + differences"),
@@ -149,13 +153,31 @@ def _weights(method: str, chosen: Mapping, n_parents: int, key: str) -> dict:
 
 
 def _random(chosen: Mapping, key: str) -> dict:
-    """Check that a divisor of random differences is given if and only if it is used."""
-    if "rescale" not in chosen:
-        return {}
-    given, used = chosen["q"] is not None, chosen["rescale"] == "q"
-    if given != used:
+    """Refuse a divisor of random differences that is not used."""
+    if chosen.get("q") is not None and chosen["rescale"] != "q":
         raise InputError(
-            f"{key}.q: must be given with rescale: q, and only with it, but rescale is {chosen['rescale']} and q "
-            f"{chosen['q']}; correct one of them"
+            f"{key}.q: must be given with rescale: q alone, but rescale is {chosen['rescale']}; correct one of them"
+        )
+    if chosen.get("rescale") == "q" and chosen["q"] is None and isinstance(chosen["density"], Mapping):
+        raise InputError(
+            f"{key}.q: must be given where the density differs between tensors, because only one divisor is chosen; "
+            "give it, or one density"
         )
     return {}
+
+
+def needs_choice(settings: Mapping) -> bool:
+    """True if some settings are chosen by what merged models do: a greedy soup, or a divisor that is not given."""
+    return settings["method"] == GREEDY or (settings.get("rescale") == "q" and settings["q"] is None)
+
+
+def as_mean(settings: Mapping, weights: list[float]) -> dict:
+    """The settings of a greedy soup as those of a mean with some weights."""
+    return dict(settings) | {"method": "linear", "t": None, "weights": weights}
+
+
+def with_choice(settings: Mapping, choice: Mapping) -> dict:
+    """A merge's settings with those that were chosen."""
+    if settings["method"] == GREEDY:
+        return as_mean(settings, choice["weights"])
+    return {**settings, **choice}

@@ -64,6 +64,13 @@ class Needs:
         n_models = len(self._contents.graph.needed(wildcards.model))
         return Need(sizes.merging_bytes(n_models), 10 * sizes.all_bytes(files(input)))
 
+    def choosing(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Measuring a merge for each of some settings, beside one parent and its tensors as they are merged."""
+        model = model_of(input.parents)
+        n_merges = 10 * len(self._contents.graph.parents(wildcards.model))
+        flop = n_merges * sizes.forward_flop(model, n_tokens(input.validation))
+        return Need(self._forward_bytes(model) + 3 * model.stored_bytes * model.n_weights, flop)
+
     def adapting(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Holding the parent, its adapter and the merged model in float32, of weights that may be half as wide."""
         return Need(4 * sizes.all_bytes(files(input)))

@@ -42,6 +42,10 @@ class Params:
         """The settings of a merge."""
         return self._contents.graph.merge(wildcards.model)
 
+    def chosen_on(self, wildcards: Wildcards) -> list[str]:
+        """The corpora by which settings of a merge are chosen."""
+        return self._contents.chosen_on(wildcards.model)
+
     def kept_step(self, wildcards: Wildcards) -> int:
         """The step of its training at which a model is kept."""
         return self._contents.graph.block(wildcards.model)["step"]

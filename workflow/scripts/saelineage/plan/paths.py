@@ -48,6 +48,7 @@ class Paths:
     token_sidecar = "results/{run}/tokens/{corpus}/{split}.json"
     model_file = "results/{run}/models/{model}/{name}"
     merge = "results/{run}/models/{model}/merge.json"
+    choice = "results/{run}/models/{model}/choice.json"
     model_weights = "results/{run}/models/{model}/model.safetensors"
     kept_steps = "results/{run}/models/{model}/steps.tar"
     adapter_config = "results/{run}/models/{model}/adapter/adapter_config.json"
@@ -224,6 +225,18 @@ class Paths:
         """The folder of the model that a merge takes differences from, where it does."""
         base = self._contents.graph.merge_base(wildcards.model)
         return self.model(base) if base else []
+
+    def merge_choice(self, wildcards: Wildcards) -> list[str]:
+        """The settings of a merge that are chosen, where there are any."""
+        return self.fill(self.choice, model=wildcards.model if self._contents.chosen_on(wildcards.model) else [])
+
+    def chosen_on(self, wildcards: Wildcards) -> list[str]:
+        """The validation rows by which they are chosen."""
+        return self.fill(self.token_rows, corpus=self._contents.chosen_on(wildcards.model), split="validation")
+
+    def parent_metrics(self, wildcards: Wildcards) -> list[str]:
+        """The metrics of a model's parents."""
+        return self.fill(self.model_metrics, model=self._contents.graph.parents(wildcards.model))
 
     def changed_weights(self, wildcards: Wildcards) -> list[str]:
         """The weights of the models that a model of the lineage descends from, and its own behind them."""
