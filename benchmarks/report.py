@@ -78,6 +78,7 @@ NO_TABLES = {
     "effects": lambda: report_tables.effect_table({}),
     "drift": lambda: report_tables.drift_table({}),
     "weights": lambda: report_tables.weight_table({}),
+    "methods": lambda: report_tables.method_table({"edges": []}, {}, {}, {}),
     "sweeps": lambda: report_tables.sweep_table({}, {}),
     "followed": lambda: report_tables.followed_table({}, {}),
     "saes": lambda: report_tables.sae_table([]),

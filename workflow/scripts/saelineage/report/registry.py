@@ -211,6 +211,13 @@ TABLES = {
         "Loss in nats per token and next-token accuracy of each model on each corpus's validation split, with the loss "
         "of a unigram model.",
     ),
+    "methods": Table(
+        "method_table",
+        ("summary", "drift", "merged_models", "made"),
+        "Each merged model, parent and group: the share of the parent's features that persist in the merge, beside the "
+        "no-change and the largest random control, and the number of the merge's features that are new. Accuracies are "
+        "in models.csv.",
+    ),
     "sweeps": Table(
         "sweep_table",
         ("sweeps", "swept"),

@@ -724,6 +724,24 @@ def model_table(made: Mapping[str, str], corpora: Sequence[str], metrics: Sequen
     return pd.DataFrame(rows, columns=["model", "made", "corpus", *figures])
 
 
+def method_table(
+    summary: dict, drift: Mapping, merged_models: Mapping[str, Sequence[str]], made: Mapping[str, str]
+) -> pd.DataFrame:
+    """One row per merged model, parent and group: what is kept of the parent beside the controls, and what is new.
+
+    Args:
+        summary: `lineage/{hookpoint}/summary.json`.
+        drift: `lineage/{hookpoint}/drift.json`.
+        merged_models: the parents of each merged model.
+        made: how each model was made, in words.
+    """
+    edges = edge_table(summary, drift)
+    rows = edges[edges["child"].isin(merged_models)]
+    kept = ["parent", "group", *_columns(("persist_share", "no_change_share")), "largest_random_share", "child_new"]
+    named = rows.assign(model=rows["child"], made=[made[child] for child in rows["child"]])
+    return named[["model", "made", *kept]].reset_index(drop=True)
+
+
 def sweep_table(sweeps: Mapping[str, pd.DataFrame], swept: Mapping[str, dict]) -> pd.DataFrame:
     """The rows of all sweeps: of each merge the settings that were swept, and the models that it is shown beside."""
     columns = ["sweep", "model", "setting", "value", "second_setting", "second_value", "corpus", "loss", "accuracy"]
