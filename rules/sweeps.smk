@@ -41,20 +41,16 @@ rule follow_features:
     """
     Follow the features of the parents through a sweep: r of each with itself on each merge.
 
-    The parents' SAEs are read on the merges as they are. Output: r by feature and merge, and the share of features that
-    are found at each, by group.
+    The parents' SAEs are read on the merges as they are. Output: r by feature and merge.
     """
     input:
         parents=run.paths.swept_parents,
         base=run.paths.swept_base,
         saes=run.paths.followed_saes,
         features=run.paths.followed_features,
-        edges=run.paths.followed_edges,
-        labels=run.paths.followed_labels,
         rows=run.paths.rows("probe"),
     output:
         features=run.paths.followed,
-        curves=run.paths.followed_curves,
         manifest=run.paths.manifest(run.paths.followed),
     log:
         run.paths.log("lineage/{hookpoint}.{sweep}"),
@@ -71,7 +67,6 @@ rule follow_features:
         merges=run.params.swept_merges,
         over=run.params.sweep_over,
         parents=run.params.followed_parents,
-        with_edges=run.params.parents_with_edges,
         corpora=run.paths.corpora,
         hookpoint=run.params.hookpoint,
         dtype=run.config["activations"]["dtype"],
@@ -82,3 +77,36 @@ rule follow_features:
         code=code_digest("follow_features"),
     script:
         "../workflow/scripts/follow_features.py"
+
+
+rule count_followed:
+    """
+    Count the features of the parents that are found on each merge of a sweep.
+
+    Output: their share by merge, verdict, corpus and kind of label.
+    """
+    input:
+        followed=run.paths.followed,
+        shards=run.paths.followed_features,
+        edges=run.paths.followed_edges,
+        labels=run.paths.followed_labels,
+    output:
+        curves=run.paths.followed_curves,
+        manifest=run.paths.manifest(run.paths.followed_curves),
+    log:
+        run.paths.log("lineage/{hookpoint}.{sweep}.curves"),
+    wildcard_constraints:
+        sweep=any_of(run.config["sweeps"]),
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem_mb=memory(run.needs.reading_all),
+        runtime=runtime(run.needs.reading_all),
+    params:
+        parents=run.params.followed_parents,
+        with_edges=run.params.parents_with_edges,
+        over=run.params.sweep_over,
+        threshold=run.config["lineage"]["threshold"],
+        code=code_digest("count_followed"),
+    script:
+        "../workflow/scripts/count_followed.py"

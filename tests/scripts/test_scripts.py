@@ -13,6 +13,7 @@ import scipy.sparse
 import torch
 from safetensors.torch import load_file
 
+import count_followed
 from collect_examples import collect_examples
 from correlate_features import correlate_features
 from dump_activations import dump_activations
@@ -364,7 +365,6 @@ def test_features_followed_through_a_sweep_are_those_of_each_parent_at_its_end(t
     features = {
         name: [path for shard in SHARDS for path in feature_paths(root, f"{name}.seed0", shard)] for name in PARENTS
     }
-    edges = {name: str(root / "lineage/edges" / f"{name}__merged.parquet") for name in PARENTS}
     follow_features(
         merges=[settings(PARENTS, t=t) for t in (0.0, 0.58, 1.0)],
         over=["t"],
@@ -377,9 +377,12 @@ def test_features_followed_through_a_sweep_are_those_of_each_parent_at_its_end(t
         threshold=0.8,
         batch_rows=8,
         path_to_features=str(tmp_path / "features.parquet"),
-        path_to_curves=str(tmp_path / "curves.parquet"),
         gpus=0,
     )
+    edges = {name: str(root / "lineage/edges" / f"{name}__merged.parquet") for name in PARENTS}
+    counted = {name: count_followed.Parent(features[name], edges[name], None) for name in PARENTS}
+    paths = [str(tmp_path / f"{name}.parquet") for name in ("features", "curves")]
+    count_followed.count_followed(counted, ["t"], 0.8, *paths)
     table = pd.read_parquet(tmp_path / "features.parquet")
     for name, own, other in (("lua", 0.0, 1.0), ("stories", 1.0, 0.0)):
         of_parent = table[table["model"] == name]

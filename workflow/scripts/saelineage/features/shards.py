@@ -143,6 +143,29 @@ def shards_by_sae(paths: Sequence[str], saes: Sequence[tuple[str, str]]) -> dict
     return {sae: list(paths[start : start + n_each]) for sae, start in zip(saes, starts, strict=True)}
 
 
+def shards_by_model(paths: Sequence[str], models: Sequence[str]) -> dict[str, list[str]]:
+    """Group the feature shards of one SAE of each of some models; the paths are as those of `shards_by_sae`."""
+    n_each = len(paths) // len(models)
+    return {model: list(paths[place * n_each : (place + 1) * n_each]) for place, model in enumerate(models)}
+
+
+def most_frequent_corpus(shards: Sequence[FeatureShard]) -> np.ndarray:
+    """The corpus of which each latent fires on the largest share of tokens; empty for one that never fires.
+
+    Args:
+        shards: all shards of one SAE.
+    """
+    counts: dict[str, np.ndarray] = {}
+    tokens: dict[str, int] = {}
+    for shard in shards:
+        fired = np.bincount(shard.latents.indices, minlength=shard.d_sae)
+        counts[shard.corpus] = counts.get(shard.corpus, np.zeros(shard.d_sae, int)) + fired
+        tokens[shard.corpus] = tokens.get(shard.corpus, 0) + int(shard.compared.sum())
+    names = np.array([*counts, ""])
+    shares = np.stack([counts[corpus] / max(1, tokens[corpus]) for corpus in counts])
+    return names[np.where(shares.max(axis=0) > 0, shares.argmax(axis=0), len(counts))]
+
+
 def require_aligned(a: FeatureShard, b: FeatureShard) -> None:
     """Refuse to compare features of different tokens.
 

@@ -522,8 +522,9 @@ class Paths:
         return self.leading_labels(self._contents.parents_with_edges(wildcards.sweep), self.labels)
 
     def all_followed(self) -> list[str]:
-        """The features that are followed through each sweep."""
-        return self.fill(self.followed, sweep=self._contents.followed_sweeps)
+        """The features that are followed through each sweep, and how many of them are found."""
+        patterns = (self.followed, self.followed_curves)
+        return [path for pattern in patterns for path in self.fill(pattern, sweep=self._contents.followed_sweeps)]
 
     # Report.
 
