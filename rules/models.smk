@@ -157,7 +157,6 @@ rule choose_merge:
     input:
         parents=run.paths.parents,
         base=run.paths.merge_base,
-        metrics=run.paths.parent_metrics,
         validation=run.paths.chosen_on,
     output:
         choice=run.paths.choice,

@@ -70,7 +70,6 @@ rule follow_features:
         corpora=run.paths.corpora,
         hookpoint=run.params.hookpoint,
         dtype=run.config["activations"]["dtype"],
-        threshold=run.config["lineage"]["threshold"],
         batch_rows=run.config["batch_rows"],
         unshared=run.config["tokens"]["unshared"],
         model_dtype=run.config["model_dtype"],
@@ -83,7 +82,7 @@ rule count_followed:
     """
     Count the features of the parents that are found on each merge of a sweep.
 
-    Output: their share by merge, verdict, corpus and kind of label.
+    Output: their share by merge, verdict, corpus and kind of label; and between which settings each is found.
     """
     input:
         followed=run.paths.followed,
@@ -92,6 +91,7 @@ rule count_followed:
         labels=run.paths.followed_labels,
     output:
         curves=run.paths.followed_curves,
+        found=run.paths.found,
         manifest=run.paths.manifest(run.paths.followed_curves),
     log:
         run.paths.log("lineage/{hookpoint}.{sweep}.curves"),

@@ -23,7 +23,6 @@ from finetune_model import finetune_model
 from import_model import import_model
 from merge_models import merge_models
 from saelineage.errors import InputError
-from saelineage.files.atomic import write_json
 from saelineage.models.loading import evaluate, load_model
 from saelineage.tokens import TokenRows
 from sweep_merge import sweep_merge
@@ -92,16 +91,12 @@ def test_a_sweep_of_imported_models_ends_at_their_losses(tiny, tmp_path, kind):
         folders.append(tmp_path / name)
         import_model({"folder": str(tmp_path / "theirs" / name)}, name, 16, tiny.tokenizer, folders[-1])
         losses.append(evaluate(load_model(folders[-1]), rows, 8)["loss"])
-    metrics = {}
-    for folder, loss in zip(folders, losses, strict=True):
-        metrics[folder.name] = str(tmp_path / f"{folder.name}.json")
-        write_json(metrics[folder.name], {"corpora": {"words": {"loss": loss, "accuracy": 0.5, "n_predictions": 9}}})
     sweep_merge(
         merges=[settings(["left", "right"], t=t) for t in (0.0, 0.5, 1.0)],
         over=["t"],
         parent_folders=folders,
         base_folder=None,
-        paths_to_metrics=metrics,
+        beside=folders,
         paths_to_validation={"words": str(tiny.tokens["words"]["validation"])},
         batch_rows=8,
         path_to_sweep=str(tmp_path / "sweep.parquet"),

@@ -146,7 +146,7 @@ def measure_models(tiny, root: Path) -> None:
         over=["t"],
         parent_folders=[root / "models" / name for name in PARENTS],
         base_folder=None,
-        paths_to_metrics={name: str(root / "models" / name / "metrics.json") for name in (*PARENTS, "base")},
+        beside=[root / "models" / name for name in (*PARENTS, "base")],
         paths_to_validation=paths["validation"],
         batch_rows=8,
         path_to_sweep=str(root / "sweep.parquet"),
@@ -374,23 +374,22 @@ def test_features_followed_through_a_sweep_are_those_of_each_parent_at_its_end(t
         paths_to_probe={corpus: str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA},
         hookpoint=HOOKPOINT,
         dtype="float16",
-        threshold=0.8,
         batch_rows=8,
         path_to_features=str(tmp_path / "features.parquet"),
         gpus=0,
     )
     edges = {name: str(root / "lineage/edges" / f"{name}__merged.parquet") for name in PARENTS}
     counted = {name: count_followed.Parent(features[name], edges[name], None) for name in PARENTS}
-    paths = [str(tmp_path / f"{name}.parquet") for name in ("features", "curves")]
+    paths = [str(tmp_path / f"{name}.parquet") for name in ("features", "curves", "found")]
     count_followed.count_followed(counted, ["t"], 0.8, *paths)
-    table = pd.read_parquet(tmp_path / "features.parquet")
+    table, found = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("features", "found"))
     for name, own, other in (("lua", 0.0, 1.0), ("stories", 1.0, 0.0)):
         of_parent = table[table["model"] == name]
         r = {t: rows["r"].to_numpy() for t, rows in of_parent.groupby("t")}
         assert np.nanmin(r[own]) == pytest.approx(1, abs=1e-9)
         assert np.nanmean(r[other]) < np.nanmean(r[0.58]) < 1
         fires = of_parent.loc[of_parent["t"] == own, "r"].notna().to_numpy()
-        ends = of_parent.loc[of_parent["t"] == own, ["found_from", "found_to"]].to_numpy()
+        ends = found.loc[found["model"] == name, ["found_from", "found_to"]].to_numpy()
         assert bool((np.abs(ends[fires] - own) < 1e-9).any(axis=1).all())
     curves = pd.read_parquet(tmp_path / "curves.parquet")
     at_end = curves[(curves["model"] == "lua") & (curves["t"] == 0) & (curves["kind"] == "all")].iloc[0]

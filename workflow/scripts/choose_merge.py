@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saelineage.files.atomic import read_json, write_json
+from saelineage.files.atomic import write_json
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job, logger
 from saelineage.models.merging.choosing import Measuring, greedy_weights, least_changing, mean_divergence, mean_loss
 from saelineage.models.merging.parents import folders_of, open_parents
-from saelineage.plan.merges import GREEDY, as_mean
+from saelineage.plan.merges import GREEDY, with_choice
 from saelineage.tokens import read_token_rows
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ def choose_merge(
     settings: Mapping,
     parent_folders: list[Path],
     base_folder: Path | None,
-    paths_to_metrics: Mapping[str, str],
     measuring: Measuring,
     path_to_choice: str,
 ) -> None:
@@ -29,25 +28,27 @@ def choose_merge(
     Args:
         settings: of the merge (`plan.merges.merge_settings`).
         parent_folders, base_folder: of the models.
-        paths_to_metrics: `models/{model}/metrics.json` of the parents, for a greedy soup.
         measuring: how merged models are measured.
         path_to_choice: to write: `settings`, and `losses` by parent, or `changes` by divisor.
     """
-    parents = open_parents(parent_folders, base_folder, settings["dtype"], settings["vocabulary"])
     if settings["method"] == GREEDY:
-        metrics = {model: read_json(path)["corpora"] for model, path in paths_to_metrics.items()}
-        losses = {
-            model: sum(metrics[model][corpus]["loss"] for corpus in measuring.rows) / len(measuring.rows)
-            for model in parents.names
-        }
-        weights = greedy_weights(
-            list(losses.values()), lambda weights: mean_loss(parents, as_mean(settings, weights), measuring)
+        parents = open_parents(parent_folders, base_folder, settings["dtype"], settings["vocabulary"])
+        weights, losses = greedy_weights(
+            len(parent_folders),
+            lambda weights: mean_loss(parents, with_choice(settings, {"weights": weights}), measuring),
         )
         logger.info("chosen: %s", [name for name, weight in zip(parents.names, weights, strict=True) if weight])
-        write_json(path_to_choice, {"settings": {"weights": weights}, "losses": losses})
+        write_json(
+            path_to_choice,
+            {"settings": {"weights": weights}, "losses": dict(zip(parents.names, losses, strict=True))},
+        )
         return
-    density = float(settings["density"])
-    divisor, changes = least_changing(density, lambda q: mean_divergence(parents, dict(settings) | {"q": q}, measuring))
+    assert base_folder is not None  # methods with a divisor have a base
+    base = base_folder
+    divisor, changes = least_changing(
+        float(settings["density"]),
+        lambda q: mean_divergence(parent_folders, base, with_choice(settings, {"q": q}), measuring),
+    )
     logger.info("chosen: q = %g, by KL divergences %s", divisor, changes)
     write_json(path_to_choice, {"settings": {"q": divisor}, "changes": {f"{q:g}": kl for q, kl in changes.items()}})
 
@@ -59,7 +60,6 @@ if __name__ == "__main__":
             settings=snakemake.params.merge,
             parent_folders=folders_of(snakemake.input.parents),
             base_folder=next(iter(folders_of(snakemake.input.base)), None),
-            paths_to_metrics={Path(path).parent.name: path for path in snakemake.input.metrics},
             measuring=Measuring(
                 rows=read_token_rows(dict(zip(snakemake.params.corpora, snakemake.input.validation, strict=True))),
                 batch_rows=snakemake.params.batch_rows,

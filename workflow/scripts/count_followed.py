@@ -9,7 +9,7 @@ import pandas as pd
 from saelineage.features.shards import FeatureShard, most_frequent_corpus, shards_by_model
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.job import job
-from saelineage.lineage.merge_curves import feature_groups, survival_curves
+from saelineage.lineage.merge_curves import feature_groups, found_between, survival_curves
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -26,7 +26,12 @@ class Parent(NamedTuple):
 
 
 def count_followed(
-    parents: Mapping[str, Parent], over: Sequence[str], threshold: float, path_to_features: str, path_to_curves: str
+    parents: Mapping[str, Parent],
+    over: Sequence[str],
+    threshold: float,
+    path_to_features: str,
+    path_to_curves: str,
+    path_to_found: str,
 ) -> None:
     """Write the share of each parent's features that are found at each merge, by group.
 
@@ -36,10 +41,12 @@ def count_followed(
         threshold: r from which a feature counts as found.
         path_to_features: r by feature and merge, of `follow_features`.
         path_to_curves: to write (`merge_curves.survival_curves`).
+        path_to_found: to write (`merge_curves.found_between`, of the first setting).
     """
     groups = [group for name, parent in parents.items() for group in groups_of(name, parent)]
     followed = pd.read_parquet(path_to_features)
     write_parquet(survival_curves(followed, pd.concat(groups, ignore_index=True), over, threshold), path_to_curves)
+    write_parquet(found_between(followed, over[0], threshold), path_to_found)
 
 
 def groups_of(name: str, parent: Parent) -> list[pd.DataFrame]:
@@ -64,4 +71,5 @@ if __name__ == "__main__":
             threshold=snakemake.params.threshold,
             path_to_features=snakemake.input.followed,
             path_to_curves=snakemake.output.curves,
+            path_to_found=snakemake.output.found,
         )

@@ -12,7 +12,7 @@ from saelineage.files.tables import write_parquet
 from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.lineage.merge_survival import followed, found_between
+from saelineage.lineage.merge_survival import followed
 from saelineage.models.loading import on_device
 from saelineage.models.merging.merge import open_merge
 from saelineage.models.merging.parents import folders_of, open_parents
@@ -43,7 +43,6 @@ def follow_features(
     paths_to_probe: Mapping[str, str],
     hookpoint: str,
     dtype: str,
-    threshold: float,
     batch_rows: int,
     path_to_features: str,
     gpus: int,
@@ -60,10 +59,8 @@ def follow_features(
         paths_to_probe: token rows of the probe by corpus.
         hookpoint: the place of the activations.
         dtype: number format of dumped activations.
-        threshold: r from which a feature counts as found.
         batch_rows: rows in a forward pass.
-        path_to_features: to write: `model`, `latent`, the swept settings, `r`, and of each feature `found_from` and
-            `found_to`, the least and the largest value of the first setting at which it is found.
+        path_to_features: to write: `model`, `latent`, the swept settings and `r`.
         gpus: GPUs of the job.
         unshared, model_dtype: as in the config.
     """
@@ -81,7 +78,7 @@ def follow_features(
             tables.append(pd.DataFrame({"model": name, "latent": np.arange(len(r)), **point, "r": r}))
         del model  # before the next one is made
     table = pd.concat(tables, ignore_index=True)
-    write_parquet(table.merge(found_between(table, over[0], threshold), on=["model", "latent"]), path_to_features)
+    write_parquet(table, path_to_features)
 
 
 if __name__ == "__main__":
@@ -101,7 +98,6 @@ if __name__ == "__main__":
             paths_to_probe=dict(zip(snakemake.params.corpora, snakemake.input.rows, strict=True)),
             hookpoint=snakemake.params.hookpoint,
             dtype=snakemake.params.dtype,
-            threshold=snakemake.params.threshold,
             batch_rows=snakemake.params.batch_rows,
             path_to_features=snakemake.output.features,
             gpus=snakemake.resources.get("gpu", 0),

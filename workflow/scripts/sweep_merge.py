@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from saelineage.files.atomic import read_json
 from saelineage.files.tables import write_parquet
 from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.models.loading import evaluate, on_device
+from saelineage.models.loading import evaluate, on_device, open_model
 from saelineage.models.merging.merge import open_merge, parent_shares
 from saelineage.models.merging.parents import folders_of, open_parents
-from saelineage.models.merging.sweeps import with_best_marked
+from saelineage.models.merging.sweeps import mark_best
 from saelineage.models.vocabularies import share_rows
 from saelineage.precision import AUTO
 from saelineage.tokens import read_token_rows
@@ -28,7 +28,7 @@ def sweep_merge(
     over: Sequence[str],
     parent_folders: list[Path],
     base_folder: Path | None,
-    paths_to_metrics: Mapping[str, str],
+    beside: Sequence[Path],
     paths_to_validation: Mapping[str, str],
     batch_rows: int,
     path_to_sweep: str,
@@ -43,21 +43,25 @@ def sweep_merge(
         merges: the settings of each merge (`plan.merges.merge_settings`), which differ in those of `over`.
         over: the swept settings.
         parent_folders, base_folder: of the models that are merged.
-        paths_to_metrics: `models/{model}/metrics.json` of the parents, and of what they descend from, by model.
+        beside: folders of the models that the merges are shown beside: the parents, and what they descend from.
         paths_to_validation: files of token rows by corpus.
         batch_rows: rows in a batch.
         path_to_sweep: to write: `model` (null for merges), the swept settings, `corpus`, `loss`, `accuracy`,
-            `n_predictions`, and of merges `barrier`, the loss minus the parents' mean loss with the merge's weights,
-            and `is_best`.
+            `n_predictions`, and of merges `barrier`, the loss minus the parents' mean loss with the merge's weights
+            (NaN where they have none, `merge.parent_shares`), and `is_best`.
         gpus: GPUs of the job.
         best_by: a criterion of `models.merging.sweeps`.
         unshared: what to do with rows with tokens that the merge does not have.
         model_dtype: as in the config.
     """
     validation = read_token_rows(paths_to_validation)
-    metrics = {model: read_json(path)["corpora"] for model, path in paths_to_metrics.items()}
     parents = open_parents(parent_folders, base_folder, merges[0]["dtype"], merges[0]["vocabulary"])
     device = pick_device(gpus)
+    metrics: dict[str, dict] = {}
+    for folder in beside:
+        model = open_model(folder, device, model_dtype)
+        shared = share_rows(model, folder, validation, folder.name, unshared).rows
+        metrics[folder.name] = {corpus: evaluate(model, of, batch_rows) for corpus, of in shared.items()}
     rows: list[dict] = []
     for settings in merges:
         model = on_device(open_merge(parents, settings, model_dtype, device), device)
@@ -66,12 +70,13 @@ def sweep_merge(
         point = {"model": None} | {setting: settings[setting] for setting in over}
         for corpus in validation:
             measured = evaluate(model, shared[corpus], batch_rows)
-            line = sum(share * metrics[name][corpus]["loss"] for name, share in zip(parents.names, shares, strict=True))
+            losses = [metrics[name][corpus]["loss"] for name in parents.names]
+            line = float("nan") if shares is None else float(np.dot(shares, losses))
             rows.append(point | {"corpus": corpus} | measured | {"barrier": measured["loss"] - line})
         del model  # before the next one is made
-    beside = [{"model": model, "corpus": corpus} | metrics[model][corpus] for model in metrics for corpus in validation]
+    others = [{"model": name, "corpus": corpus} | metrics[name][corpus] for name in metrics for corpus in validation]
     columns = ["model", *over, "corpus", "loss", "accuracy", "n_predictions", "barrier"]
-    table = with_best_marked(pd.DataFrame([*rows, *beside], columns=columns), over, best_by)
+    table = mark_best(pd.DataFrame([*rows, *others], columns=columns), over, best_by)
     write_parquet(table.astype(dict.fromkeys([*over, "barrier"], float)), path_to_sweep)
 
 
@@ -83,7 +88,7 @@ if __name__ == "__main__":
             over=snakemake.params.over,
             parent_folders=folders_of(snakemake.input.parents),
             base_folder=next(iter(folders_of(snakemake.input.base)), None),
-            paths_to_metrics={Path(path).parent.name: path for path in snakemake.input.beside},
+            beside=folders_of(snakemake.input.beside),
             paths_to_validation=dict(zip(snakemake.params.corpora, snakemake.input.validation, strict=True)),
             batch_rows=snakemake.params.batch_rows,
             path_to_sweep=snakemake.output.sweep,

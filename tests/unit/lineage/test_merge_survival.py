@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from saelineage.lineage.merge_curves import feature_groups, survival_curves
-from saelineage.lineage.merge_survival import PairedSums, found_between
+from saelineage.lineage.merge_curves import feature_groups, found_between, survival_curves
+from saelineage.lineage.merge_survival import PairedSums
 
 NAN = float("nan")
 

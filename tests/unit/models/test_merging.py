@@ -15,6 +15,7 @@ from saelineage.errors import InputError
 from saelineage.models.merging import weights as merging_weights
 from saelineage.models.merging.combinations import cosine, karcher, linear, slerp, task_arithmetic
 from saelineage.models.merging.differences import Largest, breadcrumbs, elected
+from saelineage.models.merging.merge import parent_shares
 from saelineage.models.merging.parents import open_parents
 from saelineage.plan.merges import METHODS
 from tests.merges import merge, merged, settings
@@ -86,7 +87,7 @@ def test_a_tensor_of_zeros_has_no_direction(tmp_path):
     assert one(tmp_path, [[0.0, 0.0], [4.0, 8.0]], t=0.25).tolist() == [1.0, 2.0]
     assert cosine(gram([0, 0], [4, 8])) is None
     assert karcher(gram([0, 0], [4, 8], [4, 8]), [1.0, 1.0, 1.0])[0] == 0
-    assert karcher(gram([0, 0], [0, 0]), [1.0, 1.0]) == [0, 0]
+    assert karcher(gram([0, 0], [0, 0], [0, 0]), [1.0, 1.0, 1.0]) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.8])
@@ -119,8 +120,44 @@ def test_the_karcher_mean_is_where_the_summed_directions_to_the_parents_vanish(t
 
 
 def test_antipodal_parents_have_no_spherical_mean():
+    for weights in ([1.0, 1.0], [0.3, 0.7]):
+        with pytest.raises(InputError, match="opposite directions"):
+            karcher(gram(RIGHT, [-1.0, 0.0]), weights)
     with pytest.raises(InputError, match="opposite directions"):
-        karcher(gram(RIGHT, [-1.0, 0.0]), [1.0, 1.0])
+        karcher(gram(RIGHT, [-1.0, 0.0], UP), [1.0, 2.0, 3.0])
+
+
+def test_no_random_differences_at_all_give_the_base(tmp_path):
+    for rescale in ("density", "l1"):
+        found = one(tmp_path, [A], BASE, method="dare_linear", density=0.0, rescale=rescale)
+        assert torch.equal(found, BASE)
+
+
+def test_two_linear_parents_meet_half_way_by_t():
+    assert settings(["a", "b"], method="linear")["t"] == 0.5
+    assert settings(["a", "b", "c"], method="linear")["t"] is None
+    assert settings(["a", "b"], method="linear", weights=[1.0, 3.0])["t"] is None
+
+
+@pytest.mark.parametrize(
+    ("own", "n_parents", "expected"),
+    [
+        ({"t": 0.3}, 2, [0.7, 0.3]),
+        ({"method": "ties", "weights": [1.0, 3.0]}, 2, [0.25, 0.75]),
+        ({"method": "linear", "t": {"mlp.*": 0.2, "*": 0.5}}, 2, None),
+        ({"method": "task_arithmetic", "weights": [1.0, -0.5]}, 2, None),
+        ({"method": "graft"}, 1, None),
+        ({"method": "transfer"}, 2, None),
+    ],
+)
+def test_a_merge_has_a_place_between_its_parents_where_weights_give_it_one(own, n_parents, expected):
+    shares = parent_shares(settings(list("abc")[:n_parents], **own), n_parents)
+    assert shares == (None if expected is None else pytest.approx(expected))
+
+
+def test_whole_numbers_and_fractions_are_not_averaged(tmp_path):
+    with pytest.raises(InputError, match="'ids' does in b alone"):
+        merged(tmp_path, {"a": {"ids": [1.0]}, "b": {"ids": torch.tensor([1])}})
 
 
 def test_task_arithmetic_by_hand(tmp_path):
@@ -317,8 +354,14 @@ def test_numbers_that_do_not_fit_are_refused_by_name(tmp_path):
         ({"method": "dare_ties", "q": 0.5}, r"merge\.q: must be given with rescale: q alone"),
         (
             {"method": "dare_ties", "rescale": "q", "density": {"*": 0.2}},
-            r"merge\.q: must be given where the density differs",
+            r"merge\.q: must be given where the density is not one",
         ),
+        ({"method": "dare_ties", "rescale": "q", "q": 0.1, "density": 0.5}, r"at least the density"),
+        ({"method": "slerp", "base": "c"}, r"merge\.base: slerp must not have it here"),
+        ({"method": "ties", "chosen_on": ["lua"]}, r"merge\.chosen_on: ties must not have it here"),
+        ({"method": "ties", "weights": [1.0, -1.0]}, r"weights: must not be negative .* normalize: false"),
+        ({"method": "karcher", "weights": [1.0, -1.0]}, r"weights: must not be negative .* another method"),
+        ({"method": "linear", "weights": [1.0, -1.0]}, r"weights: must not add up to zero"),
         ({"method": "ties", "density": {"*": 0.2}}, r"density: must be one number .* set trim: tensor"),
     ],
 )
@@ -386,9 +429,11 @@ def test_merged_folders_load_and_say_how_they_were_merged(tiny, tmp_path):
         "t": 0.58,
     }
     assert record["tensors"].keys() == a.keys()
-    assert record["tensors"][name] == {"cos": pytest.approx(cosine(products)), "branch": branch}
+    of_tensor = {"cos": pytest.approx(cosine(products)), "branch": branch, "factors": pytest.approx(factors)}
+    assert record["tensors"][name] == of_tensor
     # Norm weights are all ones in both.
-    assert record["tensors"]["model.norm.weight"] == {"cos": pytest.approx(1.0), "branch": "lerp"}
+    ones = {"cos": pytest.approx(1.0), "branch": "lerp", "factors": pytest.approx([0.42, 0.58])}
+    assert record["tensors"]["model.norm.weight"] == ones
 
     weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("merged", "again")]
     assert weights[0] == weights[1]

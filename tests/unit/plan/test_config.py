@@ -279,7 +279,7 @@ CONTRADICTIONS = {
     # lineage
     "models.lua.finetune: parent: 'bass' is not among models": ("models/lua/finetune/parent", "bass"),
     "models.lua.finetune: 'lua' cannot be its own parent": ("models/lua/finetune/parent", "lua"),
-    "models: models ['both', 'lua'] descend from each other": ("models/lua/finetune/parent", "both"),
+    "models: models ['both', 'lua'] are made from each other": ("models/lua/finetune/parent", "both"),
     "models.lua.reinitialise: like: 'bass' is not among models": ("models/lua", {"reinitialise": {"like": "bass"}}),
     "models.lua.reinitialise: like: 'lua' is also re-init": ("models/lua", {"reinitialise": {"like": "lua"}}),
     "models.lua.reinitialise: like: 'both' descends from": ("models/lua", {"reinitialise": {"like": "both"}}),
@@ -383,8 +383,10 @@ CONTRADICTIONS = {
     "models.other.merge.t.from_sweep: must name a sweep that varies t of 'other', but 'both' varies t of 'both'": (
         *("models/other", {"merge": {"parents": ["lua", "english"], "t": {"from_sweep": "both"}}}),
     ),
-    "models.both.merge.base: 'bass' is not among models": ("models/both/merge/base", "bass"),
-    "models.both.merge.base: must be a model that does not descend from the merge, but 'on' does": (
+    "models.both.merge.base: 'bass' is not among models": (
+        *("models/both", {"merge": {"method": "ties", "parents": ["lua", "english"], "base": "bass"}}),
+    ),
+    "models: models ['both', 'on'] are made from each other in a cycle": (
         "models",
         {
             "base": {"pretrain": {"corpora": {"english": 0.5, "lua": 0.5}, "n_tokens": 100000}},

@@ -131,3 +131,15 @@ def test_what_a_merge_needs_is_its_parents_and_its_base():
     graph = Plan(deep() | {"models": models}).graph
     assert graph.needed("m") == ["lua", "stories", "foreign"]
     assert graph.parents("m") == ["lua", "stories"]
+
+
+def test_a_base_comes_before_the_merge_and_kept_steps_are_no_base():
+    late = {"finetune": {"parent": "base", "corpora": {"english": 1.0}}}
+    ties = MERGE | {"method": "ties", "t": None}
+    models = {"m": {"merge": ties | {"base": "late"}}, **deep()["models"], "late": late}
+    ordered = Plan(deep() | {"models": models}).graph.ordered
+    assert ordered.index("late") < ordered.index("m")
+    kept = {"kept": {"of": "lua", "step": 5}}
+    graph = Plan(deep() | {"models": deep()["models"] | {"lua5": kept, "m": {"merge": ties}}}).graph
+    assert graph.ancestors("lua")[0] == "lua5"
+    assert graph.merge_base("m") == "base"

@@ -326,8 +326,9 @@ def sources(merge: str, pairs: Mapping[str, Correlation], parents: Sequence[str]
         threshold: r at or above this is a match.
 
     Returns:
-        Columns `latent`; `source` (a parent's name, `both`, the name of the common ancestor where no parent has the
-        feature, `new`, `untestable`); the best r with each source, `r_{name}`; and `model`, the merged one.
+        Columns `latent`; `source` (a parent's name, `both` for all parents, `several` for some of three or more, the
+        name of the common ancestor where no parent has the feature, `new`, `untestable`); the best r with each source,
+        `r_{name}`; and `model`, the merged one.
     """
     tables = {name: edge_table(pair, threshold).query("side == 'child'") for name, pair in pairs.items()}
     first = next(iter(tables.values()))
@@ -335,7 +336,9 @@ def sources(merge: str, pairs: Mapping[str, Correlation], parents: Sequence[str]
     source = np.full(len(first), "new", dtype=object)
     for name in [name for name in pairs if name not in parents] + list(parents):
         source[inherited[name]] = name
-    source[np.all([inherited[name] for name in parents], axis=0)] = "both"
+    n_parents = np.sum([inherited[name] for name in parents], axis=0)
+    source[n_parents > 1] = "several"
+    source[n_parents == len(parents)] = "both"
     source[(first["study_verdict"] == UNTESTABLE).to_numpy()] = "untestable"
     r = {f"r_{name}": table["r"].to_numpy() for name, table in tables.items()}
     return pd.DataFrame({"latent": first["latent"].to_numpy(), "source": source, **r}).assign(model=merge)
@@ -357,7 +360,7 @@ def source_shares(table: pd.DataFrame, names: Iterable[str]) -> dict:
     """The share of a merged model's testable features from each source."""
     counts = table["source"].value_counts()
     n = int(len(table) - counts.get("untestable", 0))
-    return {name: named("share", share(int(counts.get(name, 0)), n)) for name in [*names, "both", "new"]}
+    return {name: named("share", share(int(counts.get(name, 0)), n)) for name in [*names, "several", "both", "new"]}
 
 
 def _matchings(compared: Compared, unchanged: Sequence[Compared], threshold: float) -> dict:

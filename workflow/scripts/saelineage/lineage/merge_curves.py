@@ -12,6 +12,23 @@ ALL = "all"
 SHARE = ["share", "share_n", "share_low", "share_high"]
 
 
+def found_between(followed: pd.DataFrame, setting: str, threshold: float) -> pd.DataFrame:
+    """The least and the largest value of a setting at which each feature is found, r >= threshold.
+
+    Args:
+        followed: `model`, `latent`, `r`, and the setting; with a second setting, over all its values.
+        setting: the swept setting.
+        threshold: as in the config's `lineage.threshold`.
+
+    Returns:
+        `model`, `latent`, `found_from` and `found_to`, NaN for features that are found nowhere.
+    """
+    found = followed[followed["r"] >= threshold].groupby(["model", "latent"])[setting]
+    bounds = found.agg(found_from="min", found_to="max").reset_index()
+    features = followed[["model", "latent"]].drop_duplicates()
+    return features.merge(bounds, on=["model", "latent"], how="left")
+
+
 def survival_curves(
     followed: pd.DataFrame, groups: pd.DataFrame, over: Sequence[str], threshold: float
 ) -> pd.DataFrame:

@@ -7,14 +7,14 @@ Pearson correlation of a latent's activations on the parent and on the merge, ov
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 import scipy.sparse
 import torch
 from jaxtyping import Float
 from torch import nn
 
 from saelineage.activations import read_activations, stored
-from saelineage.features.shards import FeatureShard
+from saelineage.errors import InputError
+from saelineage.features.shards import FeatureShard, require_aligned
 from saelineage.saes.encoding import Encoder
 from saelineage.saes.sae import Sae
 from saelineage.tokens import TokenRows
@@ -74,13 +74,19 @@ def followed(
 
     Returns:
         r of each latent, by parent.
+
+    Raises:
+        InputError: if features were made from other tokens, or activations do not fit into `dtype`.
     """
     encoders = {parent: sae.encoder() for parent, sae in saes.items()}
     sums = {parent: PairedSums(sae.d_sae) for parent, sae in saes.items()}
     device = next(model.parameters()).device
-    first = next(iter(shards.values()))
+    first, *others = shards.values()
     for place, shard in enumerate(first):
         of_corpus = rows[shard.corpus]
+        _require_tokens(shard, of_corpus)
+        for of_parent in others:
+            require_aligned(shard, of_parent[place])
         start = 0
         for numbers, ids in of_corpus.batches(batch_rows, range(shard.first_row, shard.stop_row)):
             mask = of_corpus.text_mask(numbers)
@@ -97,24 +103,14 @@ def followed(
     return {parent: of.r() for parent, of in sums.items()}
 
 
+def _require_tokens(shard: FeatureShard, rows: TokenRows) -> None:
+    if shard.ids_sha256 != rows.digest:
+        raise InputError(
+            f"features must be those of the probe's tokens, but '{shard.path}' was made from others; delete it and run again"
+        )
+
+
 def _encoded(encoder: Encoder, acts: torch.Tensor, sae: Sae) -> scipy.sparse.csr_array:
     latents = encoder.encode(to_device(acts, sae.b_dec.device))
     parts = (latents.values.cpu().numpy(), latents.indices.cpu().numpy(), latents.indptr.cpu().numpy())
     return scipy.sparse.csr_array(parts, shape=(len(acts), sae.d_sae))
-
-
-def found_between(followed: pd.DataFrame, setting: str, threshold: float) -> pd.DataFrame:
-    """The least and the largest value of a setting at which each feature is found, r >= threshold.
-
-    Args:
-        followed: `model`, `latent`, `r`, and the setting; with a second setting, over all its values.
-        setting: the swept setting.
-        threshold: as in the config's `lineage.threshold`.
-
-    Returns:
-        `model`, `latent`, `found_from` and `found_to`, NaN for features that are found nowhere.
-    """
-    found = followed[followed["r"] >= threshold].groupby(["model", "latent"])[setting]
-    bounds = found.agg(found_from="min", found_to="max").reset_index()
-    features = followed[["model", "latent"]].drop_duplicates()
-    return features.merge(bounds, on=["model", "latent"], how="left")

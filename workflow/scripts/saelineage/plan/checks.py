@@ -471,7 +471,7 @@ def check_imports(plan: Plan) -> None:
 
 
 def check_sweeps(plan: Plan) -> None:
-    """A sweep's model is a merge whose other settings are numbers, and its corpora exist."""
+    """A sweep's model is a merge none of whose other settings is chosen or swept, and its corpora exist."""
     for sweep, settings in plan.config["sweeps"].items():
         _require_listed(settings["model"], plan.config["models"], f"sweeps.{sweep}.model", "models")
         if plan.graph.kind(settings["model"]) != "merge":
@@ -499,6 +499,12 @@ def check_swept_settings(plan: Plan) -> None:
         for setting, sweep in sweeps_behind(plan.graph.merge(model)).items():
             key = f"models.{model}.merge.{setting}.from_sweep"
             _require_listed(sweep, sweeps, key, "sweeps")
+            taken = [name for name, of in sweeps_behind(plan.graph.merge(model)).items() if of == sweep]
+            if sweeps[sweep]["model"] == model and set(taken) < set(sweeps[sweep]["over"]):
+                raise InputError(
+                    f"{key}: must be taken for all settings of the sweep ({', '.join(sweeps[sweep]['over'])}), because "
+                    f"its best point has all of them, but only {', '.join(taken)} is; take the others from it too"
+                )
             if sweeps[sweep]["model"] != model or setting not in sweeps[sweep]["over"]:
                 varied = f"{', '.join(sweeps[sweep]['over'])} of '{sweeps[sweep]['model']}'"
                 raise InputError(

@@ -120,7 +120,7 @@ class Graph:
         if settings["base"] is not None:
             return settings["base"]
         changed = settings["parents"][1 if settings["method"] == "transfer" else 0 :]
-        lines = [self.ancestors(parent) for parent in changed]
+        lines = [self._made_from_all(parent) for parent in changed]
         base = next((name for name in lines[0] if all(name in line for line in lines)), None)
         if base is None:
             raise InputError(
@@ -128,6 +128,16 @@ class Graph:
                 f"{' and '.join(changed)} descend from; name the model that differences are taken from"
             )
         return base
+
+    def _made_from_all(self, model: str) -> list[str]:
+        """What a model is made from, what that is made from and so on, without the steps of trainings on the way."""
+        made_from, left = [], self.made_from(model)
+        while left:
+            nearest = left.pop(0)
+            if nearest not in made_from:
+                made_from.append(nearest)
+                left.extend(self.made_from(nearest))
+        return made_from
 
     def lora(self, model: str) -> dict | None:
         """The `lora` block of a fine-tuned model; None where all weights are trained, and for other kinds."""
@@ -228,17 +238,17 @@ class Graph:
 
     @cached_property
     def ordered(self) -> list[str]:
-        """Models with every parent before its children, otherwise in the config's order.
+        """Models with every parent and the base of every merge before them, otherwise in the config's order.
 
         Raises:
-            ValueError: if the parents form a cycle, naming its members.
+            ValueError: if these form a cycle, naming its members.
         """
         ordered: list[str] = []
         left = list(self._models)
         while left:
-            ready = [model for model in left if all(parent in ordered for parent in self.parents(model))]
+            ready = [model for model in left if all(needed in ordered for needed in self.needed(model))]
             if not ready:
-                raise ValueError(f"models {sorted(left)} descend from each other in a cycle")
+                raise ValueError(f"models {sorted(left)} are made from each other in a cycle")
             ordered.append(ready[0])
             left.remove(ready[0])
         return ordered

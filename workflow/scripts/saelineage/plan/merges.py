@@ -1,6 +1,7 @@
 """The methods of merging, and what each of them needs; `models.merging` computes them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import fsum
 from typing import NamedTuple
 
 from saelineage.errors import InputError
@@ -11,8 +12,6 @@ class MergeMethod(NamedTuple):
 
     settings: Mapping[str, object]
     """The settings that it has beside those of every method, with their defaults."""
-    words: str
-    """What it does, for the page."""
     n_parents: tuple[int, int | None] = (1, None)
     """The fewest and the most parents; None if there may be any number."""
     from_base: bool = True
@@ -27,28 +26,21 @@ GREEDY = "greedy_soup"
 """The method that chooses its models."""
 
 METHODS = {
-    "linear": MergeMethod({"t": None, "weights": None}, "weighted mean", from_base=False),
-    GREEDY: MergeMethod({}, "mean of the models that make it better", (2, None), from_base=False),
-    "slerp": MergeMethod({"t": 0.5}, "spherical interpolation", (2, 2), from_base=False),
-    "karcher": MergeMethod({"weights": None, "norms": "parents"}, "spherical mean", from_base=False),
-    "task_arithmetic": MergeMethod(_SUM, "base + differences"),
-    "ties": MergeMethod(
-        _SUM | {"density": 0.2, "trim": "model", "normalize": True}, "base + largest differences that agree in sign"
-    ),
-    "dare_linear": MergeMethod(_SUM | _RANDOM, "base + random differences, rescaled"),
-    "dare_ties": MergeMethod(
-        _SUM | _RANDOM | {"normalize": True}, "base + random differences that agree in sign, rescaled"
-    ),
-    "breadcrumbs": MergeMethod(_SUM | _CRUMBS, "base + differences without the largest and the small"),
+    "linear": MergeMethod({"t": None, "weights": None}, from_base=False),
+    GREEDY: MergeMethod({}, (2, None), from_base=False),
+    "slerp": MergeMethod({"t": 0.5}, (2, 2), from_base=False),
+    "karcher": MergeMethod({"weights": None, "norms": "parents"}, from_base=False),
+    "task_arithmetic": MergeMethod(_SUM),
+    "ties": MergeMethod(_SUM | {"density": 0.2, "trim": "model", "normalize": True}),
+    "dare_linear": MergeMethod(_SUM | _RANDOM),
+    "dare_ties": MergeMethod(_SUM | _RANDOM | {"normalize": True}),
+    "breadcrumbs": MergeMethod(_SUM | _CRUMBS),
     "breadcrumbs_ties": MergeMethod(
         _SUM | _CRUMBS | {"normalize": True},
-        "base + differences without the largest and the small, where they agree in sign",
     ),
-    "graft": MergeMethod({"lambda": 1.0, "density": 0.1, "trim": "model"}, "base + largest differences", (1, 1)),
-    "compress": MergeMethod(
-        {"lambda": 1.0, "density": 0.2, "alpha": 1.0, "trim": "model"}, "base + differences in three values", (1, 1)
-    ),
-    "transfer": MergeMethod(_SUM, "first parent + differences of the others from the base", (2, None)),
+    "graft": MergeMethod({"lambda": 1.0, "density": 0.1, "trim": "model"}, (1, 1)),
+    "compress": MergeMethod({"lambda": 1.0, "density": 0.2, "alpha": 1.0, "trim": "model"}, (1, 1)),
+    "transfer": MergeMethod(_SUM, (2, None)),
 }
 """The methods by the names that mergekit has for them, where it has them."""
 
@@ -96,6 +88,11 @@ def merge_settings(block: Mapping, key: str) -> dict:
             f"{key}.density: must be one number where the largest differences of the whole model are kept, not one for "
             "each pattern; set trim: tensor"
         )
+    for setting, is_used in (("base", needs_base(block)), ("chosen_on", needs_choice({**block, **chosen}))):
+        if block[setting] is not None and not is_used:
+            raise InputError(
+                f"{key}.{setting}: {name} must not have it here, because nothing depends on it; leave it out"
+            )
     others = {setting: value for setting, value in block.items() if setting not in SETTINGS}
     return others | chosen | _weights(name, chosen, n, key) | _random(chosen, key)
 
@@ -145,11 +142,27 @@ def _weights(method: str, chosen: Mapping, n_parents: int, key: str) -> dict:
         )
     expected = n_parents - 1 if method == "transfer" else n_parents
     if weights is None:
-        return {"weights": [1.0] * expected}
+        halves = {"t": 0.5} if "t" in chosen and t is None and n_parents == 2 else {}
+        return {"weights": [1.0] * expected} | halves
     if len(weights) != expected:
         of = "each parent but the first" if method == "transfer" else "each parent"
         raise InputError(f"{key}.weights: must have one number for {of} ({expected}), not {len(weights)}; correct it")
+    _require_usable(method, weights, chosen, key)
     return {"weights": list(weights)}
+
+
+def _require_usable(method: str, weights: Sequence, chosen: Mapping, key: str) -> None:
+    """Refuse weights that a mean cannot have."""
+    numbers = [
+        number for weight in weights for number in (weight.values() if isinstance(weight, Mapping) else [weight])
+    ]
+    if min(numbers) < 0 and (method == "karcher" or chosen.get("normalize")):
+        other = "choose another method" if method == "karcher" else "set normalize: false"
+        raise InputError(
+            f"{key}.weights: must not be negative where sums are divided by them, but one is {min(numbers):g}; {other}"
+        )
+    if method in ("linear", "karcher") and len(numbers) == len(weights) and fsum(numbers) == 0:
+        raise InputError(f"{key}.weights: must not add up to zero, but they are {numbers}; change one of them")
 
 
 def _random(chosen: Mapping, key: str) -> dict:
@@ -158,10 +171,13 @@ def _random(chosen: Mapping, key: str) -> dict:
         raise InputError(
             f"{key}.q: must be given with rescale: q alone, but rescale is {chosen['rescale']}; correct one of them"
         )
-    if chosen.get("rescale") == "q" and chosen["q"] is None and isinstance(chosen["density"], Mapping):
+    q, density = chosen.get("q"), chosen.get("density")
+    if isinstance(q, float | int) and (q == 0 or (isinstance(density, float | int) and q < density)):
+        raise InputError(f"{key}.q: must be above 0 and at least the density ({density}), not {q:g}; raise it")
+    if chosen.get("rescale") == "q" and q is None and isinstance(density, Mapping):
         raise InputError(
-            f"{key}.q: must be given where the density differs between tensors, because only one divisor is chosen; "
-            "give it, or one density"
+            f"{key}.q: must be given where the density is not one number, because only one divisor is chosen; give it, "
+            "or one density"
         )
     return {}
 
@@ -171,13 +187,6 @@ def needs_choice(settings: Mapping) -> bool:
     return settings["method"] == GREEDY or (settings.get("rescale") == "q" and settings["q"] is None)
 
 
-def as_mean(settings: Mapping, weights: list[float]) -> dict:
-    """The settings of a greedy soup as those of a mean with some weights."""
-    return dict(settings) | {"method": "linear", "t": None, "weights": weights}
-
-
 def with_choice(settings: Mapping, choice: Mapping) -> dict:
     """A merge's settings with those that were chosen."""
-    if settings["method"] == GREEDY:
-        return as_mean(settings, choice["weights"])
     return {**settings, **choice}

@@ -92,6 +92,7 @@ class Paths:
     sweep = "results/{run}/sweeps/{sweep}.parquet"
     followed = "results/{run}/lineage/{hookpoint}/sweeps/{sweep}.parquet"
     followed_curves = "results/{run}/lineage/{hookpoint}/sweeps/{sweep}.curves.parquet"
+    found = "results/{run}/lineage/{hookpoint}/sweeps/{sweep}.found.parquet"
     examples = "results/{run}/report/examples/{hookpoint}.json"
     dashboards = "results/{run}/report/data/{hookpoint}/{model}"
     dashboards_manifest = "results/{run}/report/data/{hookpoint}/{model}.manifest.json"
@@ -233,10 +234,6 @@ class Paths:
     def chosen_on(self, wildcards: Wildcards) -> list[str]:
         """The validation rows by which they are chosen."""
         return self.fill(self.token_rows, corpus=self._contents.chosen_on(wildcards.model), split="validation")
-
-    def parent_metrics(self, wildcards: Wildcards) -> list[str]:
-        """The metrics of a model's parents."""
-        return self.fill(self.model_metrics, model=self._contents.graph.parents(wildcards.model))
 
     def changed_weights(self, wildcards: Wildcards) -> list[str]:
         """The weights of the models that a model of the lineage descends from, and its own behind them."""
@@ -494,8 +491,8 @@ class Paths:
         return self.model(base) if base else []
 
     def swept_beside(self, wildcards: Wildcards) -> list[str]:
-        """Metrics of the models that a sweep is shown beside: the parents, and the model that they descend from."""
-        return self.fill(self.model_metrics, model=self._contents.beside_sweep(wildcards.sweep))
+        """The folders of the models that a sweep is shown beside: the parents, and the model that they descend from."""
+        return [path for model in self._contents.beside_sweep(wildcards.sweep) for path in self.model(model)]
 
     def swept_rows(self, wildcards: Wildcards) -> list[str]:
         """Validation rows that a sweep is measured on."""

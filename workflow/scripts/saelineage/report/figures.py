@@ -188,14 +188,14 @@ def _sweep_maps(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
     figure = make_subplots(rows=1, cols=len(corpora), subplot_titles=[plain(corpus) for corpus in corpora])
     for column, corpus in enumerate(corpora, start=1):
         grid = swept[swept["corpus"] == corpus].pivot(index="second_value", columns="value", values=measure)
-        bar = {"title": title, "len": 0.9 / len(corpora)} if column == len(corpora) else None
-        heat = go.Heatmap(x=grid.columns, y=grid.index, z=grid, coloraxis=None, colorbar=bar, showscale=bar is not None)
+        heat = go.Heatmap(x=grid.columns, y=grid.index, z=grid, coloraxis="coloraxis")
         figure.add_trace(heat, row=1, col=column)
         mark = {"symbol": "x", "color": "white", "size": 10}
         chosen = {"x": [table["chosen"].iloc[0]], "y": [table["second_chosen"].iloc[0]]}
         figure.add_scatter(**chosen, mode="markers", marker=mark, showlegend=False, row=1, col=column)
         figure.update_xaxes(title=table["setting"].iloc[0], row=1, col=column)
     figure.update_yaxes(title=swept["second_setting"].iloc[0], col=1)
+    figure.update_layout(coloraxis={"colorbar": {"title": title}})
     return _styled(figure, height=340)
 
 

@@ -243,25 +243,25 @@ def figure_views(results: Results) -> dict[str, pd.DataFrame]:
 
 def chosen_sweeps(sweeps: pd.DataFrame, swept: Mapping[str, dict]) -> pd.DataFrame:
     """The rows of all sweeps with the settings that their merged model has, and whether they are of its parents."""
+    best: dict[str, dict[str, float]] = {}
+    for row in sweeps[sweeps["is_best"]].drop_duplicates("sweep").to_dict("records"):
+        best[row["sweep"]] = {row["setting"]: row["value"], row["second_setting"]: row["second_value"]}
     parts = []
     for sweep in dict.fromkeys(sweeps["sweep"]):
         rows = sweeps[sweeps["sweep"] == sweep]
-        best = rows[rows["is_best"]].iloc[0]
-        values = swept[sweep]["chosen"].values()
-        places = zip(values, best[["value", "second_value"]], strict=False)
-        chosen, second = [*(_number(value, of_best) for value, of_best in places), float("nan")][:2]
+        places = [_number(name, value, best) for name, value in swept[sweep]["chosen"].items()]
+        chosen, second = [*places, float("nan")][:2]
         is_parent = rows["model"].isin(swept[sweep]["parents"])
         parts.append(rows.assign(chosen=chosen, second_chosen=second, is_parent=is_parent))
     extra = ["chosen", "second_chosen", "is_parent"]
     return pd.concat(parts) if parts else sweeps.reindex(columns=[*sweeps.columns, *extra])
 
 
-def _number(setting: object, of_best: float) -> float:
-    """A setting's place on an axis: a number, or that of the best point; one by tensors' names has none."""
-    if isinstance(setting, Mapping):
-        return of_best if FROM_SWEEP in setting else float("nan")
-    assert isinstance(setting, float | int)
-    return float(setting)
+def _number(name: str, value: object, best: Mapping[str, Mapping[str, float]]) -> float:
+    """A setting's place on an axis: a number, or that of a sweep's best point; NaN for one that is neither."""
+    if isinstance(value, Mapping):
+        return best.get(value.get(FROM_SWEEP, ""), {}).get(name, float("nan"))
+    return float(value) if isinstance(value, float | int) else float("nan")
 
 
 def leading_groups(table: pd.DataFrame) -> pd.DataFrame:
@@ -306,9 +306,10 @@ def sources_view(sources: pd.DataFrame) -> list[dict]:
     view = []
     for merge, rows in sources.groupby("merge", sort=False):
         names = rows["source"].tolist()
-        parents = names[: names.index("both")]
-        words = {name: f"{name} alone" if name in parents else f"{name}, but neither parent" for name in names}
-        words |= {"both": "both parents", "new": "none of these"}
+        parents = names[: names.index("several" if "several" in names else "both")]
+        words = {name: f"{name} alone" if name in parents else f"{name}, but no parent" for name in names}
+        words |= {"both": "both parents" if len(parents) == 2 else "all parents", "new": "none of these"}
+        words |= {"several": "several parents, but not all"}
         view.append({"merge": merge, "rows": rows.assign(words=[words[name] for name in names]).to_dict("records")})
     return view
 

@@ -215,8 +215,8 @@ TABLES = {
         "method_table",
         ("summary", "drift", "merged_models", "made"),
         "Each merged model, parent and group: the share of the parent's features that persist in the merge, beside the "
-        "no-change and the largest random control, and the number of the merge's features that are new. Accuracies are "
-        "in models.csv.",
+        "no-change and the largest random control, and child_new, the number of the merge's features that are new "
+        "against this parent; the other may have them. Accuracies are in models.csv.",
     ),
     "sweeps": Table(
         "sweep_table",

@@ -504,7 +504,7 @@ def unchanged_shares(line: Sequence[str], summary: dict, group: str) -> list[flo
 
 
 def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """One row per merged model and source: each parent alone, both, their common ancestor, and none of them.
+    """One row per merged model and source: each parent alone, some, all, their common ancestor, and none of them.
 
     Args:
         summary: `lineage/{hookpoint}/summary.json`.
@@ -513,8 +513,9 @@ def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> p
     rows = []
     for merge, shares in summary["sources"].items():
         parents = list(dict.fromkeys(merged_models[merge]))
-        ancestors = [name for name in shares if name not in (*parents, "both", "new")]
-        for name in [*parents, "both", *ancestors, "new"]:
+        ancestors = [name for name in shares if name not in (*parents, "several", "both", "new")]
+        several = ["several"] if len(parents) > 2 else []
+        for name in [*parents, *several, "both", *ancestors, "new"]:
             rows.append({"merge": merge, "source": name} | _as_share(shares[name], "share"))
     return pd.DataFrame(rows, columns=["merge", "source", "share", "n", "low", "high"])
 

@@ -1,17 +1,20 @@
 """Settings of a merge that are chosen by what merged models do on validation text."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from saelineage.errors import InputError
 from saelineage.models.divergences import DivergenceSums, divergence_sums
 from saelineage.models.loading import evaluate, on_device, open_model
 from saelineage.models.merging.merge import open_merge
-from saelineage.models.merging.parents import Parents
-from saelineage.models.vocabularies import share_rows
+from saelineage.models.merging.parents import Parents, open_parents
+from saelineage.models.vocabularies import common_ids, share_rows
 from saelineage.tokens import TokenRows
 
 N_DIVISORS = 10
@@ -29,28 +32,29 @@ class Measuring(NamedTuple):
     unshared: str
 
 
-def greedy_weights(losses: Sequence[float], measure: Callable[[list[float]], float]) -> list[float]:
+def greedy_weights(n_models: int, measure: Callable[[list[float]], float]) -> tuple[list[float], list[float]]:
     """Choose the models of a greedy soup (arXiv 2203.05482, recipe 1).
 
     Models are tried from the least own loss on. One is added to the mean of those chosen if the mean's loss does not
     become larger by it.
 
     Args:
-        losses: of each model alone.
+        n_models: number of models to choose from.
         measure: the loss of the mean of models with some weights.
 
     Returns:
-        1 for each model that is chosen, 0 for the others.
+        1 for each model that is chosen and 0 for the others, and the loss of each model alone.
     """
-    order = sorted(range(len(losses)), key=lambda place: losses[place])
-    weights = [0.0] * len(losses)
-    weights[order[0]], least = 1.0, losses[order[0]]
-    for place in order[1:]:
-        tried = [1.0 if other == place else weight for other, weight in enumerate(weights)]
+    alone = [[float(place == other) for other in range(n_models)] for place in range(n_models)]
+    losses = [measure(weights) for weights in alone]
+    first, *others = sorted(range(n_models), key=lambda place: losses[place])
+    weights, least = alone[first], losses[first]
+    for place in others:
+        tried = [weight + own for weight, own in zip(weights, alone[place], strict=True)]
         loss = measure(tried)
         if loss <= least:
             weights, least = tried, loss
-    return weights
+    return weights, losses
 
 
 def least_changing(density: float, change: Callable[[float], float]) -> tuple[float, dict[float, float]]:
@@ -62,8 +66,13 @@ def least_changing(density: float, change: Callable[[float], float]) -> tuple[fl
 
     Returns:
         The divisor, of equally good ones the least, and the change by each that was tried.
+
+    Raises:
+        InputError: if a change is not finite.
     """
     changes = {float(q): change(float(q)) for q in np.linspace(density, 1, N_DIVISORS)}
+    if not all(map(math.isfinite, changes.values())):
+        raise InputError(f"changes of predictions must be finite to choose q by them, but they are {changes}; give q")
     return min(changes, key=lambda q: (changes[q], q)), changes
 
 
@@ -74,22 +83,25 @@ def mean_loss(parents: Parents, settings: Mapping, measuring: Measuring) -> floa
     return sum(evaluate(model, of, measuring.batch_rows)["loss"] for of in rows.values()) / len(rows)
 
 
-def mean_divergence(parents: Parents, settings: Mapping, measuring: Measuring) -> float:
+def mean_divergence(folders: Sequence[Path], base: Path, settings: Mapping, measuring: Measuring) -> float:
     """How far random differences change each parent's predictions: the mean KL divergence from parent to pruned one.
 
     Each parent is pruned alone, with a weight and a lambda of 1, so no labels and no other parent have a part in it.
     """
     sums = DivergenceSums()
-    for place, folder in enumerate(parents.folders):
-        alone = parents._replace(folders=(folder,), models=(parents.models[place],), rows=None)
-        own = dict(settings) | {"parents": [parents.names[place]], "weights": [1.0], "lambda": 1.0, "lines": None}
+    ends = {of.info[name] for of in measuring.rows.values() if of.classes is None for name in ("bos_id", "eos_id")}
+    for folder in folders:
+        alone = open_parents([folder], base, settings["dtype"], settings["vocabulary"])
+        own = dict(settings) | {"parents": [folder.name], "weights": [1.0], "lambda": 1.0, "lines": None}
         models = (
             open_model(folder, measuring.device, measuring.model_dtype),
             on_device(open_merge(alone, own, measuring.model_dtype, measuring.device), measuring.device),
         )
-        n_ids = min(model.config.get_text_config().vocab_size for model in models)
-        for rows in _as_read(models[0], alone, measuring).values():
-            sums = sums.plus(divergence_sums(models, (rows, rows), range(n_ids), measuring.batch_rows, len(rows.ids)))
+        read = [share_rows(model, folder, measuring.rows, folder.name, measuring.unshared) for model in models]
+        ids = common_ids([of.facts for of in read], (folder, folder), ends)
+        for corpus in measuring.rows:
+            rows = (read[0].rows[corpus], read[1].rows[corpus])
+            sums = sums.plus(divergence_sums(models, rows, ids, measuring.batch_rows, len(rows[0].ids)))
         del models
     return sums.forward / max(1, sums.n_predictions)
 

@@ -59,9 +59,10 @@ def slerp(gram: Gram, t: float) -> tuple[list[float], str]:
 def karcher(gram: Gram, weights: Sequence[float], norms: str = "parents") -> list[float]:
     """The Karcher mean of the tensors' directions, which for two tensors lies on the arc of `slerp`.
 
-    The point of the unit sphere whose summed squared arc lengths to the directions are least (Karcher 1977), found by
-    steps along the mean of the directions seen from the present point. It lies in the span of the directions, so it is
-    computed as a combination of them, from their products alone. Tensors of zeros have no direction and are left out.
+    For two tensors it is `slerp`. In general it is the point of the unit sphere whose summed squared arc lengths to the
+    directions are least (Karcher 1977), found by steps along the mean of the directions seen from the present point. It
+    lies in the span of the directions, so it is computed as a combination of them, from their products alone. Tensors
+    of zeros have no direction and are left out.
 
     Args:
         gram: products of the tensors with each other.
@@ -74,6 +75,8 @@ def karcher(gram: Gram, weights: Sequence[float], norms: str = "parents") -> lis
     """
     lengths = np.sqrt(np.diag(gram))
     shares = np.asarray(linear(weights))
+    if len(shares) == 2 and norms == "parents" and cosine(gram) != -1:
+        return slerp(gram, float(shares[1]))[0]
     used = np.flatnonzero(lengths > 0)
     if len(used) == 0 or not shares[used].sum():
         return [0.0] * len(shares)
@@ -89,7 +92,7 @@ def karcher(gram: Gram, weights: Sequence[float], norms: str = "parents") -> lis
 def _sphere_mean(cosines: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Factors of unit vectors whose combination is their Karcher mean."""
     length = math.sqrt(max(0.0, shares @ cosines @ shares))
-    if length < LEAST_MEAN:
+    if length < LEAST_MEAN or cosines.min() < LEAST_MEAN - 1:
         raise InputError(
             "parents of a spherical mean must not point in opposite directions, but those of a tensor do, so that no "
             "mean is nearer to them than others; use method: linear, or other weights"

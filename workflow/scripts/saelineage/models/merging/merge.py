@@ -15,7 +15,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from saelineage.errors import InputError
 from saelineage.files.atomic import read_json, write_json, write_text
 from saelineage.files.tensors import ARRAY_HEADER_BYTES, FOR_TRANSFORMERS, writing_tensors
-from saelineage.foreign.models import CONFIG_FILE, GENERATION_FILE, WEIGHTS_FILE, text_config
+from saelineage.foreign.models import CONFIG_FILE, GENERATION_FILE, WEIGHTS_FILE, named, text_config
 from saelineage.models.loading import open_state
 from saelineage.models.merging import combinations
 from saelineage.models.merging.coefficients import depths, line, require_patterns_match, value_for
@@ -31,7 +31,7 @@ from saelineage.models.merging.differences import (
 )
 from saelineage.models.merging.parents import Parents, name_of, open_parents
 from saelineage.models.merging.weights import FORMAT_NAMES, Weights, as_rows, row_slices
-from saelineage.plan.merges import SETTINGS, needs_base
+from saelineage.plan.merges import GREEDY, SETTINGS, needs_base
 from saelineage.precision import opened_dtype, widest
 
 Rows = Float[Tensor, "row entry"]
@@ -113,7 +113,7 @@ def merged_tensors(parents: Parents, settings: Mapping) -> Iterator[tuple[str, M
     names = sorted(parents.models[0].shapes)
     require_patterns_match({key: settings[key] for key in SETTINGS if key in settings}, names)
     depth = depths(names, parents.embeddings[:1]) if settings.get("lines") else dict.fromkeys(names, 0.0)
-    sources = {name: Sources(name, parents) for name in names if parents.models[0].dtype(name).is_floating_point}
+    sources = {name: Sources(name, parents) for name in names if _is_merged(parents, name)}
     differences = _Differences(parents, settings, list(sources.values()))
     for name in names:
         stored = parents.models[0].dtype(name)
@@ -130,6 +130,18 @@ def merged_tensors(parents: Parents, settings: Mapping) -> Iterator[tuple[str, M
         yield name, MergedTensor(source.shape, dtype, record, _blocks(source, parents, combine, dtype))
 
 
+def _is_merged(parents: Parents, name: str) -> bool:
+    """True of tensors of fractions; those of whole numbers are taken over."""
+    kinds = {model.name: model.dtype(name).is_floating_point for model in parents.all}
+    if len(set(kinds.values())) > 1:
+        whole = [model for model, is_float in kinds.items() if not is_float]
+        raise InputError(
+            f"a tensor must hold whole numbers in all models or in none, but '{name}' does in {named(whole)} alone; "
+            "merge models of one base"
+        )
+    return next(iter(kinds.values()))
+
+
 def _combination(source: Sources, parents: Parents, settings: Mapping, factor: float) -> tuple[Combine, dict]:
     """Methods that multiply each parent's tensor, and the base's, by a number."""
     method, n = settings["method"], len(parents.models)
@@ -138,15 +150,14 @@ def _combination(source: Sources, parents: Parents, settings: Mapping, factor: f
     weights = [value_for(weight, source.name) for weight in settings.get("weights", [])]
     t = settings.get("t")
     t = None if t is None else value_for(t, source.name)
-    if method == "linear":
+    if method in ("linear", GREEDY):
         factors = [1 - t, t] if t is not None else combinations.linear(weights)
-        if n == 2:
-            record = {"cos": combinations.cosine(source.gram(n)), "branch": _branch("lerp", factors)}
     elif method == "slerp":
         assert t is not None  # slerp has a default
         gram = source.gram(n)
         factors, branch = combinations.slerp(gram, t)
-        record = {"cos": combinations.cosine(gram), "branch": _branch(branch, factors)}
+        is_parent = sorted(factors) == [0, 1] and factor == 1
+        record = {"cos": combinations.cosine(gram), "branch": "parent" if is_parent else branch}
     elif method == "karcher":
         factors = combinations.karcher(source.gram(n), weights, settings["norms"])
     else:  # task_arithmetic and transfer
@@ -160,11 +171,7 @@ def _combination(source: Sources, parents: Parents, settings: Mapping, factor: f
         else:
             factors, of_base = [factor * each for each in factors], 1 - factor * (1 - of_base)
     every = [*factors, of_base] if parents.base is not None else factors
-    return lambda blocks: _combined(blocks, every), record or {"factors": every}
-
-
-def _branch(branch: str, factors: Sequence[float]) -> str:
-    return "parent" if sorted(factors) == [0, 1] else branch
+    return lambda blocks: _combined(blocks, every), record | {"factors": every}
 
 
 def _combined(blocks: list[Rows], factors: Sequence[float]) -> Rows:
@@ -259,6 +266,8 @@ class _Differences:
             generator = random()
             return lambda block: block * drawn(block, density, generator) * factor
         divisor = value_for(settings["q"], source.name) if settings["rescale"] == "q" else density
+        if density == 0:
+            return torch.zeros_like
         generator = random()
         return lambda block: block * drawn(block, density, generator) / divisor
 
@@ -306,17 +315,19 @@ def _equal_tensor(models: Sequence[Weights], name: str) -> MergedTensor:
     return MergedTensor(shape, first.dtype, {}, iter([first]))
 
 
-def parent_shares(settings: Mapping, n_parents: int) -> list[float]:
-    """The share of each parent in a merge, summing to one: of two by t, of more by their weights, otherwise equal ones.
+def parent_shares(settings: Mapping, n_parents: int) -> list[float] | None:
+    """The share of each parent in a merge, summing to one: of two by t, of more by their weights.
 
-    Values by pattern of tensors' names count as equal shares, because they are not those of the whole model.
+    None where there is none: values by tensors' names are not those of the whole model, and neither a single parent,
+    nor one that differences are added to, nor negative weights make a line between parents.
     """
     t, weights = settings.get("t"), settings.get("weights", [])
-    if isinstance(t, float | int):
-        return [1 - t, t]
-    if len(weights) == n_parents and all(isinstance(weight, float | int) for weight in weights) and sum(weights):
-        return combinations.linear(list(map(float, weights)))
-    return [1 / n_parents] * n_parents
+    if t is not None:
+        return [1 - t, t] if isinstance(t, float | int) else None
+    numbers = [float(weight) for weight in weights if isinstance(weight, float | int)]
+    if n_parents == 1 or len(numbers) != n_parents or min(numbers) < 0 or not sum(numbers):
+        return None
+    return combinations.linear(numbers)
 
 
 def merged_state(parents: Parents, settings: Mapping) -> dict[str, Tensor]:
@@ -384,7 +395,8 @@ def _watched(tensor: MergedTensor, name: str, same: dict[str, Weights]) -> Itera
     for block in tensor.blocks:
         rows = slice(start, start + (len(block) if tensor.shape else 1))
         for model in list(same.values()):
-            if not torch.equal(model.read(name, rows).to(block.dtype), block):
+            is_whole = model.shapes[name] == tensor.shape
+            if not is_whole or not torch.equal(model.read(name, rows).to(block.dtype), block):
                 del same[model.name]
         start = rows.stop
         yield block
