@@ -85,8 +85,8 @@ def followed(
     for place, shard in enumerate(first):
         of_corpus = rows[shard.corpus]
         _require_tokens(shard, of_corpus)
-        for of_parent in others:
-            require_aligned(shard, of_parent[place])
+        for other in others:
+            require_aligned(shard, other[place])
         start = 0
         for numbers, ids in of_corpus.batches(batch_rows, range(shard.first_row, shard.stop_row)):
             mask = of_corpus.text_mask(numbers)
@@ -106,7 +106,8 @@ def followed(
 def _require_tokens(shard: FeatureShard, rows: TokenRows) -> None:
     if shard.ids_sha256 != rows.digest:
         raise InputError(
-            f"features must be those of the probe's tokens, but '{shard.path}' was made from others; delete it and run again"
+            f"features must be those of the probe's tokens, but '{shard.path}' was made from others; delete it and run "
+            "again"
         )
 
 
