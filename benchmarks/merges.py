@@ -55,7 +55,14 @@ def merge(method: str, folder: Path, merged: Path) -> None:
         "linear": {"weights": [1 - T, T]},
         "slerp": {"t": T},
     }
-    block: dict = {"method": method, "parents": ["a", "b"], "base": None, "lines": None, "vocabulary": "refuse"}
+    block: dict = {
+        "method": method,
+        "parents": ["a", "b"],
+        "base": None,
+        "lines": None,
+        "vocabulary": "refuse",
+        "chosen_on": None,
+    }
     settings = merge_settings(block | {"dtype": None} | own[method], "merge")
     base = folder / "base" if method == "ties" else None
     merge_folders(settings, [folder / "a", folder / "b"], base, merged)

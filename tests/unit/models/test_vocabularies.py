@@ -15,6 +15,7 @@ from saelineage.errors import InputError
 from saelineage.foreign.tokenizers import LEAVE_OUT
 from saelineage.lineage.ablations import _batches
 from saelineage.models.loading import evaluate, load_model
+from saelineage.models.merging.choosing import Measuring, mean_divergence
 from saelineage.models.merging.merge import merged_state
 from saelineage.models.merging.parents import open_parents
 from saelineage.models.vocabularies import common_ids, share_rows, shared_ids
@@ -230,6 +231,17 @@ def test_a_base_with_fewer_tokens_gives_differences_of_the_shared_rows(made, tmp
     merged, a, b = (load_file(folder / "model.safetensors")[HEAD] for folder in (tmp_path / "merged", chat, base))
     torch.testing.assert_close(merged[:N_IDS], (a[:N_IDS] + b) / 2)
     assert torch.equal(merged[N_IDS:], a[N_IDS:])
+
+
+@pytest.mark.parametrize("vocabulary", ["parent", "intersect"])
+def test_a_divisor_is_chosen_by_the_tokens_that_models_share(made, tmp_path: Path, vocabulary: str):
+    base = model_folder(tmp_path / "base", made.plain, N_IDS + 20)  # with rows of padding
+    chat = model_folder(tmp_path / "chat", made.chat if vocabulary == "parent" else made.plain, N_IDS + 12, seed=1)
+    dare = settings(["chat"], method="dare_linear", rescale="q", density=1.0, vocabulary=vocabulary)
+    measuring = Measuring({"text": made.rows["text"]}, 8, torch.device("cpu"), "float32", LEAVE_OUT)
+    changes = [mean_divergence([chat], base, dare | {"q": q}, measuring) for q in (1.0, 0.5)]
+    assert changes[0] == pytest.approx(0, abs=1e-6)
+    assert 1e-4 < changes[1] < 100
 
 
 def test_padded_rows_are_trimmed_or_kept_as_the_first_parent_has_them(made, tmp_path: Path):
