@@ -24,6 +24,7 @@ AGAIN = (
         "lineage/mlp/passages/base__left.parquet",
         "lineage/mlp/readouts/base__left.parquet",
         "lineage/mlp/summary.json",
+        "lineage/mlp/sweeps/merged.curves.parquet",
         "lineage/mlp/sweeps/merged.parquet",
         "report/data/mlp/merged.manifest.json",
         "sweeps/merged.parquet",
