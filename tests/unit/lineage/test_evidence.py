@@ -232,8 +232,14 @@ def test_sources_of_a_merge_by_hand():
     assert table["r_stories"].tolist() == [0.9, 0.1, 0.1, 0.1]
     shares = evidence.source_shares(table, ["lua", "stories", "base"])
     assert {name: of_source["share"] for name, of_source in shares.items()} == {
-        "lua": 0.25, "stories": 0.0, "base": 0.25, "both": 0.25, "new": 0.25
+        "lua": 0.25, "stories": 0.0, "base": 0.25, "several": 0.0, "both": 0.25, "new": 0.25
     }  # fmt: skip
+
+
+def test_a_feature_of_some_of_three_parents_is_that_of_several():
+    rows = {"a": (0.9, 0.9, 0.9), "b": (0.9, 0.9, 0.1), "c": (0.9, 0.1, 0.1)}
+    pairs = {name: correlation(diagonal(*r), (f"{name}.a", "merged.b")) for name, r in rows.items()}
+    assert evidence.sources("merged", pairs, list(rows), 0.8)["source"].tolist() == ["both", "several", "a"]
 
 
 def test_an_untestable_feature_has_no_source():

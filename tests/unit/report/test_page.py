@@ -346,7 +346,7 @@ def test_views_of_matchings_ablations_and_sources():
     names = ["left", "right", "both", "base", "new"]
     found = summary(sources={"merged": {name: a_share("share", 0.25) for name in names}})
     (merge,) = sources_view(source_table(found, {"merged": ["left", "right"]}))
-    words = ["left alone", "right alone", "both parents", "base, but neither parent", "none of these"]
+    words = ["left alone", "right alone", "both parents", "base, but no parent", "none of these"]
     assert [row["words"] for row in merge["rows"]] == words
 
 
