@@ -237,9 +237,9 @@ def test_sources_of_a_merge_by_hand():
 
 
 def test_a_feature_of_some_of_three_parents_is_that_of_several():
-    rows = {"a": (0.9, 0.9, 0.9), "b": (0.9, 0.9, 0.1), "c": (0.9, 0.1, 0.1)}
+    rows = {"a": (0.9, 0.9, 0.9, 0.1), "b": (0.9, 0.9, 0.1, 0.1), "c": (0.9, 0.1, 0.1, 0.1)}
     pairs = {name: correlation(diagonal(*r), (f"{name}.a", "merged.b")) for name, r in rows.items()}
-    assert evidence.sources("merged", pairs, list(rows), 0.8)["source"].tolist() == ["both", "several", "a"]
+    assert evidence.sources("merged", pairs, list(rows), 0.8)["source"].tolist() == ["both", "several", "a", "new"]
 
 
 def test_an_untestable_feature_has_no_source():
