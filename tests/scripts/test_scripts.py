@@ -44,6 +44,7 @@ from sweep_merge import sweep_merge
 from tests.annotated import annotated
 from tests.merges import settings
 from tests.sae_settings import SAE_SETTINGS
+from tests.unit.plan.lineages import MERGE
 from tests.unit.report.test_page import TEMPLATES, results
 from trace_lineage import loader, trace_lineage
 from train_sae import train_and_save
@@ -219,7 +220,7 @@ CONFIG = {
         "base": {"pretrain": {"corpora": {}}},
         "lua": {"finetune": {"parent": "base", "corpora": {}}},
         "stories": {"finetune": {"parent": "base", "corpora": {}}},
-        "merged": {"merge": {"parents": ["lua", "stories"]}},
+        "merged": {"merge": MERGE},
     },
     "activations": {"hookpoints": {"mlp": HOOKPOINT}},
     "saes": {
