@@ -371,7 +371,7 @@ def test_features_followed_through_a_sweep_are_those_of_each_parent_at_its_end(t
         over=["t"],
         parent_folders=[root / "models" / name for name in PARENTS],
         base_folder=None,
-        parents={name: Parent(root / "saes" / name / "seed0", features[name], edges[name], None) for name in PARENTS},
+        parents={name: Parent(root / "saes" / name / "seed0", features[name]) for name in PARENTS},
         paths_to_probe={corpus: str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA},
         hookpoint=HOOKPOINT,
         dtype="float16",

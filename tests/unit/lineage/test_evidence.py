@@ -232,7 +232,7 @@ def test_sources_of_a_merge_by_hand():
     assert table["r_stories"].tolist() == [0.9, 0.1, 0.1, 0.1]
     shares = evidence.source_shares(table, ["lua", "stories", "base"])
     assert {name: of_source["share"] for name, of_source in shares.items()} == {
-        "lua": 0.25, "stories": 0.0, "base": 0.25, "several": 0.0, "both": 0.25, "new": 0.25
+        "lua": 0.25, "stories": 0.0, "base": 0.25, "both": 0.25, "new": 0.25
     }  # fmt: skip
 
 

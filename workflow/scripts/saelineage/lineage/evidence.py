@@ -360,7 +360,8 @@ def source_shares(table: pd.DataFrame, names: Iterable[str]) -> dict:
     """The share of a merged model's testable features from each source."""
     counts = table["source"].value_counts()
     n = int(len(table) - counts.get("untestable", 0))
-    return {name: named("share", share(int(counts.get(name, 0)), n)) for name in [*names, "several", "both", "new"]}
+    several = ["several"] if "several" in counts else []
+    return {name: named("share", share(int(counts.get(name, 0)), n)) for name in [*names, *several, "both", "new"]}
 
 
 def _matchings(compared: Compared, unchanged: Sequence[Compared], threshold: float) -> dict:

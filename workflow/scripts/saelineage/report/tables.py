@@ -514,7 +514,7 @@ def source_table(summary: dict, merged_models: Mapping[str, Sequence[str]]) -> p
     for merge, shares in summary["sources"].items():
         parents = list(dict.fromkeys(merged_models[merge]))
         ancestors = [name for name in shares if name not in (*parents, "several", "both", "new")]
-        several = ["several"] if len(parents) > 2 else []
+        several = [name for name in shares if name == "several"]
         for name in [*parents, *several, "both", *ancestors, "new"]:
             rows.append({"merge": merge, "source": name} | _as_share(shares[name], "share"))
     return pd.DataFrame(rows, columns=["merge", "source", "share", "n", "low", "high"])
