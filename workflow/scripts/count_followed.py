@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from saelineage.features.shards import FeatureShard, most_frequent_corpus, shards_by_model
+from saelineage.features.shards import FeatureShard, most_frequent_corpus, shards_by_sae
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.job import job
 from saelineage.lineage.merge_curves import feature_groups, found_between, survival_curves
@@ -64,7 +64,7 @@ if __name__ == "__main__":
     with job(snakemake):
         edges = dict(zip(snakemake.params.with_edges, snakemake.input.edges, strict=True))
         labels = dict(zip(snakemake.params.with_edges, snakemake.input.labels, strict=True))
-        shards = shards_by_model(snakemake.input.shards, snakemake.params.parents)
+        shards = shards_by_sae(snakemake.input.shards, snakemake.params.parents)
         count_followed(
             parents={name: Parent(paths, edges.get(name), labels.get(name)) for name, paths in shards.items()},
             over=snakemake.params.over,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from saelineage.features.shards import FeatureShard, shards_by_model
+from saelineage.features.shards import FeatureShard, shards_by_sae
 from saelineage.files.tables import write_parquet
 from saelineage.foreign.tokenizers import REFUSE
 from saelineage.jobs.devices import pick_device, prepare_cpu
@@ -85,7 +85,7 @@ if __name__ == "__main__":
     with job(snakemake):
         prepare_cpu(snakemake.threads)
         names = snakemake.params.parents
-        shards = shards_by_model(snakemake.input.features, names)
+        shards = shards_by_sae(snakemake.input.features, names)
         follow_features(
             merges=snakemake.params.merges,
             over=snakemake.params.over,

@@ -14,7 +14,7 @@ from saelineage.jobs.job import job
 from saelineage.lineage.drift import DriftSums, drift_sums, is_visible, report, unexplained
 from saelineage.models.divergences import DivergenceSums, divergence_sums
 from saelineage.models.loading import open_model
-from saelineage.models.vocabularies import common_ids, share_rows
+from saelineage.models.vocabularies import common_ids, end_ids, share_rows
 from saelineage.models.weights import weight_changes
 from saelineage.plan.graph import POOLED
 from saelineage.precision import AUTO
@@ -85,7 +85,9 @@ def measure_drift(
         for child in children:
             of_child = opened(child)
             ids = common_ids(
-                (of_parent.vocabulary, of_child.vocabulary), (models[parent].folder, models[child].folder), ends(rows)
+                (of_parent.vocabulary, of_child.vocabulary),
+                (models[parent].folder, models[child].folder),
+                end_ids(rows),
             )
             found[parent, child] = {
                 "divergences": divergences(of_parent, of_child, ids, batch_rows, max_rows),
@@ -103,11 +105,6 @@ def by_parent(edges: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     for parent, child in edges:
         children.setdefault(parent, []).append(child)
     return children
-
-
-def ends(rows: Mapping[str, TokenRows]) -> set[int]:
-    """The ids of BOS and EOS of rows of text."""
-    return {of.info[name] for of in rows.values() if of.classes is None for name in ("bos_id", "eos_id")}
 
 
 def divergences(

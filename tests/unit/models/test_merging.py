@@ -244,11 +244,10 @@ def test_breadcrumbs_of_a_tensor_are_not_those_of_its_rows(tmp_path):
         assert found.tolist() == expected, mask
 
 
-@pytest.mark.parametrize("method", FROM_BASE)
+# compress keeps the signs of changes, not their sizes.
+@pytest.mark.parametrize("method", [method for method in FROM_BASE if method != "compress"])
 def test_one_parent_whose_whole_change_is_kept_gives_that_parent(method, tmp_path):
     own = {"density": 1.0} if "density" in METHODS[method].settings else {}
-    if method == "compress":
-        pytest.skip("it keeps signs, not sizes")
     assert torch.equal(one(tmp_path, [A], BASE, method=method, **own), A)
 
 

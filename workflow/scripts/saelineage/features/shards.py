@@ -5,9 +5,10 @@ A shard is a safetensors file with compressed sparse rows (`indptr` [token + 1],
 outliers, as the SAE's training does; their rows are empty. The header names the SAE, the corpus and the tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from copy import copy
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from saelineage.errors import InputError
 from saelineage.files.tensors import read_tensors, write_tensors
 
+Name = TypeVar("Name", bound=Hashable)
 TENSORS = ("indptr", "indices", "values", "positions", "compared")
 
 
@@ -131,22 +133,16 @@ def save_shard(
     write_tensors(path, header, tensors)
 
 
-def shards_by_sae(paths: Sequence[str], saes: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
-    """Group the feature shards of some SAEs, of which each has as many, by (model, SAE).
+def shards_by_sae(paths: Sequence[str], saes: Sequence[Name]) -> dict[Name, list[str]]:
+    """Group the feature shards of some SAEs, of which each has as many, by the SAE's name.
 
     Args:
         paths: all shards of the first SAE, then all of the second, and so on.
-        saes: model and name of each SAE.
+        saes: the name of each SAE, such as (model, SAE), or its model alone.
     """
     n_each = len(paths) // len(saes)
     starts = range(0, len(paths), n_each)
     return {sae: list(paths[start : start + n_each]) for sae, start in zip(saes, starts, strict=True)}
-
-
-def shards_by_model(paths: Sequence[str], models: Sequence[str]) -> dict[str, list[str]]:
-    """Group the feature shards of one SAE of each of some models; the paths are as those of `shards_by_sae`."""
-    n_each = len(paths) // len(models)
-    return {model: list(paths[place * n_each : (place + 1) * n_each]) for place, model in enumerate(models)}
 
 
 def most_frequent_corpus(shards: Sequence[FeatureShard]) -> np.ndarray:

@@ -105,6 +105,11 @@ def common_ids(facts: Sequence[Mapping], folders: tuple[Path, Path], ends: Itera
     return sorted(number for number in {*shared_ids(folders), *ends} - unshared if number < n_ids)
 
 
+def end_ids(rows: Mapping[str, TokenRows]) -> set[int]:
+    """The ids of BOS and EOS of rows of text, for `common_ids`."""
+    return {of.info[name] for of in rows.values() if of.classes is None for name in ("bos_id", "eos_id")}
+
+
 def _own_tokenizer(folder: Path, rows: Mapping[str, TokenRows]) -> Tokenizer | None:
     """A model's own tokenizer; None if it is the one that made the rows."""
     made_by = {of.info["tokenizer_sha256"] for of in rows.values()}

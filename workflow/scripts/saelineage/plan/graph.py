@@ -1,6 +1,6 @@
 """The lineage graph of a config: models, how each is made, and which descends from which."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -120,7 +120,7 @@ class Graph:
         if settings["base"] is not None:
             return settings["base"]
         changed = settings["parents"][1 if settings["method"] == "transfer" else 0 :]
-        lines = [self._made_from_all(parent) for parent in changed]
+        lines = [_line(parent, self.made_from) for parent in changed]  # kept steps are no base
         base = next((name for name in lines[0] if all(name in line for line in lines)), None)
         if base is None:
             raise InputError(
@@ -128,16 +128,6 @@ class Graph:
                 f"{' and '.join(changed)} descend from; name the model that differences are taken from"
             )
         return base
-
-    def _made_from_all(self, model: str) -> list[str]:
-        """What a model is made from, what that is made from and so on, without the steps of trainings on the way."""
-        made_from, left = [], self.made_from(model)
-        while left:
-            nearest = left.pop(0)
-            if nearest not in made_from:
-                made_from.append(nearest)
-                left.extend(self.made_from(nearest))
-        return made_from
 
     def lora(self, model: str) -> dict | None:
         """The `lora` block of a fine-tuned model; None where all weights are trained, and for other kinds."""
@@ -318,14 +308,7 @@ class Graph:
 
     def ancestors(self, model: str) -> list[str]:
         """A model's parents, their parents and so on, nearest first."""
-        ancestors: list[str] = []
-        left = self.parents(model)
-        while left:
-            nearest = left.pop(0)
-            if nearest not in ancestors:
-                ancestors.append(nearest)
-                left.extend(self.parents(nearest))
-        return ancestors
+        return _line(model, self.parents)
 
     def common_ancestor(self, model: str) -> str | None:
         """The nearest model that every parent of a model is or descends from, if there is one."""
@@ -351,6 +334,18 @@ class Graph:
         line = [model, *self.ancestors(model)]
         trained_on = {corpus for name in line for corpus in self.training_corpora(name)}
         return [corpus for corpus in self._corpora if corpus in trained_on or not trained_on]
+
+
+def _line(model: str, before: Callable[[str], list[str]]) -> list[str]:
+    """The models before a model, those before them and so on, nearest first."""
+    line: list[str] = []
+    left = list(before(model))
+    while left:
+        nearest = left.pop(0)
+        if nearest not in line:
+            line.append(nearest)
+            left.extend(before(nearest))
+    return line
 
 
 def _words(lora: Mapping) -> str:

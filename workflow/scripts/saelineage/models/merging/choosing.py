@@ -14,7 +14,7 @@ from saelineage.models.divergences import DivergenceSums, divergence_sums
 from saelineage.models.loading import evaluate, on_device, open_model
 from saelineage.models.merging.merge import open_merge
 from saelineage.models.merging.parents import Parents, open_parents
-from saelineage.models.vocabularies import common_ids, share_rows
+from saelineage.models.vocabularies import common_ids, end_ids, share_rows
 from saelineage.tokens import TokenRows
 
 N_DIVISORS = 10
@@ -89,7 +89,6 @@ def mean_divergence(folders: Sequence[Path], base: Path, settings: Mapping, meas
     Each parent is pruned alone, with a weight and a lambda of 1, so no labels and no other parent have a part in it.
     """
     sums = DivergenceSums()
-    ends = {of.info[name] for of in measuring.rows.values() if of.classes is None for name in ("bos_id", "eos_id")}
     for folder in folders:
         alone = open_parents([folder], base, settings["dtype"], settings["vocabulary"])
         own = dict(settings) | {"parents": [folder.name], "weights": [1.0], "lambda": 1.0, "lines": None}
@@ -98,7 +97,7 @@ def mean_divergence(folders: Sequence[Path], base: Path, settings: Mapping, meas
             on_device(open_merge(alone, own, measuring.model_dtype, measuring.device), measuring.device),
         )
         read = [share_rows(model, folder, measuring.rows, folder.name, measuring.unshared) for model in models]
-        ids = common_ids([of.facts for of in read], (folder, folder), ends)
+        ids = common_ids([of.facts for of in read], (folder, folder), end_ids(measuring.rows))
         for corpus in measuring.rows:
             rows = (read[0].rows[corpus], read[1].rows[corpus])
             sums = sums.plus(divergence_sums(models, rows, ids, measuring.batch_rows, len(rows[0].ids)))

@@ -9,12 +9,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from saelineage.foreign.models import WEIGHTS_FILE
+from saelineage.models.loading import FLOATS
 
 BLOCK_WEIGHTS = 1 << 20
 """Weights of a tensor in memory at a time, about."""
-FORMATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Floating-point formats by their names in safetensors."""
-FORMAT_NAMES = {dtype: name for name, dtype in FORMATS.items()}
+FORMAT_NAMES = {dtype: name for name, dtype in FLOATS.items()}
+"""Names of floating-point formats in safetensors."""
 
 
 class Weights:
@@ -34,7 +34,7 @@ class Weights:
 
     def dtype(self, tensor: str) -> torch.dtype:
         """The number format of a tensor in the file."""
-        return FORMATS.get(self._slices[tensor].get_dtype()) or self.read(tensor, slice(0, 1)).dtype
+        return FLOATS.get(self._slices[tensor].get_dtype()) or self.read(tensor, slice(0, 1)).dtype
 
     def alias(self, tensor: str, of: str) -> None:
         """Make a tensor known under another name too."""
