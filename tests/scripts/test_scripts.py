@@ -482,7 +482,8 @@ def test_every_edge_has_the_share_under_each_random_control(root):
         shares = edge["groups"]["all"]
         assert edge["controls"].keys() == shares["control_shares"].keys() == {"shifted", "rotated"}
         for control, found in edge["controls"].items():
-            assert found["persist_share_n"] == shares["persist_share_n"], control
+            # of shifted documents some tokens have no counterpart, so a feature that fires rarely may be untestable
+            assert 0 <= shares["persist_share_n"] - found["persist_share_n"] <= 2, control
             assert found["persist_share"] == shares["control_shares"][control]
         assert shares["control_shares"]["shifted"] < 0.05 < shares["persist_share"]
 

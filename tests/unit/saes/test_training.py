@@ -382,7 +382,7 @@ def trainer_with_dead_latents(dump: Dump, settings: dict, n_steps: int) -> tuple
 
 @pytest.mark.parametrize(("aux_coefficient", "revived"), [(0.0, False), (0.03125, True)])
 def test_the_auxiliary_loss_revives_dead_latents(planted, sae_settings, aux_coefficient, revived):
-    settings = sae_settings | {"aux_coefficient": aux_coefficient, "dead_after_tokens": 512, "learning_rate": 0.03}
+    settings = sae_settings | {"aux_coefficient": aux_coefficient, "dead_after_tokens": 512, "learning_rate": 0.01}
     trainer, acts = trainer_with_dead_latents(planted, settings, 64)
     for tokens in token_batches(4096, 4 * 256, 256, seed=0):
         trainer.step(acts[tokens])
@@ -435,14 +435,34 @@ def test_large_gradients_are_scaled_down_to_norm_1(sae_settings, size, is_large)
         assert norm < 1
 
 
+def rates_of(trainer: SaeTrainer) -> dict[str, float]:
+    """The learning rate of each weight in the last step."""
+    return {name: group["lr"] for name, group in zip(trainer.weights, trainer.optimizer.param_groups, strict=True)}
+
+
 def test_the_learning_rate_rises_plateaus_and_falls(sae_settings):
     settings = sae_settings | {"warmup_fraction": 0.2, "decay_fraction": 0.4, "learning_rate": 1.0}
     trainer, rates = SaeTrainer(settings, torch.zeros(2), 10), []
     for _ in range(10):
         trainer.step(torch.ones(2, 2))
-        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        rates.append(rates_of(trainer)["W_enc"])
     # Two steps up, then full, then down over the last four.
     assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+
+
+def test_the_decoder_of_topk_learns_three_times_as_fast_unless_it_starts_from_an_sae(planted_acts, sae_settings):
+    settings = sae_settings | {"warmup_fraction": 0.0, "decay_fraction": 0.0, "learning_rate": 1e-3}
+    for architecture in OBJECTIVES:
+        common = settings | {"architecture": architecture}
+        fresh = SaeTrainer(common, torch.zeros(D_IN), 10)
+        start = fresh.objective.trained(fresh.weights, 0.1)
+        fresh.step(100 * planted_acts[:256])
+        is_topk = architecture in ("topk", *BATCHTOPK)
+        assert rates_of(fresh)["W_dec"] == pytest.approx(3e-3 if is_topk else 1e-3), architecture
+        assert rates_of(fresh)["W_enc"] == rates_of(fresh)["b_dec"] == 1e-3
+        further = SaeTrainer(common, torch.zeros(D_IN), 10, start=start)
+        further.step(100 * planted_acts[:256])
+        assert rates_of(further)["W_dec"] == 1e-3, architecture
 
 
 def test_jumprelu_s_thresholds_learn_ten_times_as_fast(planted_acts, sae_settings):

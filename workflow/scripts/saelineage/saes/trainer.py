@@ -147,9 +147,8 @@ class SaeTrainer:
         self.weights: Weights = {
             name: tensor.to(self.device).requires_grad_() for name, tensor in sorted(weights.items())
         }
-        groups = [
-            {"params": [tensor], "rate": self.objective.rates.get(name, 1.0)} for name, tensor in self.weights.items()
-        ]
+        rates = {**self.objective.rates, **(self.objective.fresh_rates if start is None else {})}
+        groups = [{"params": [tensor], "rate": rates.get(name, 1.0)} for name, tensor in self.weights.items()]
         self.optimizer = _Adam(groups, lr=settings["learning_rate"], betas=tuple(settings["adam_betas"]), fused=True)
         auto = settings["precision"] == "auto"
         self.number_format = fastest_format(d_in, d_sae, self.device) if auto else settings["precision"]
