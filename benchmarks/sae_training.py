@@ -5,8 +5,9 @@
 Run it from the project's folder in an environment with this project (`pip install -e .`) and
 benchmarks/requirements.txt. Every trainer gets the same tokens in the same order, from one dump of real activations
 that the workflow makes first from benchmarks/sae_training.yaml. Scale, learning rate and batch are the same, and each
-trainer runs in a process of its own. Times are those of optimizer steps, by the clock and in CPU-seconds of all threads,
-without reading activations and without the first two steps. fvu and dead latents are measured on held-out tokens.
+trainer runs in a process of its own. Times are those of optimizer steps, by the clock and in CPU-seconds of all
+threads, without reading activations and without the first two steps. fvu and dead latents are measured on held-out
+tokens.
 """
 
 import argparse
@@ -318,7 +319,8 @@ def summarise(figures: dict[str, dict], encoder: dict[str, float]) -> dict:
 
 def print_table(figures: dict[str, dict], summary: dict) -> None:
     """Print all figures."""
-    columns = ("tokens_per_s", "tokens_per_cpu_s", "peak_rss_gb", "peak_own_gb", "n_steps", "training_l0", "fvu", "l0", "dead_fraction")
+    speeds, quality = ("tokens_per_s", "tokens_per_cpu_s"), ("training_l0", "fvu", "l0", "dead_fraction")
+    columns = (*speeds, "peak_rss_gb", "peak_own_gb", "n_steps", *quality)
     print(f"{'':26}" + "".join(f"{column:>17}" for column in columns))
     for name, row in figures.items():
         print(f"{name:26}" + "".join(f"{row.get(column, float('nan')):>17.4g}" for column in columns))

@@ -6,7 +6,7 @@ import torch
 from saelineage.errors import InputError
 from saelineage.saes import number_formats
 from saelineage.saes.encoding import Encoder, SparseLatents, encode_dense
-from saelineage.saes.int16_products import LEFT_ROWS, RIGHT_ROWS, Int16Weights, panels
+from saelineage.saes.int16_products import SHAPES, Int16Weights, panels
 from saelineage.saes.number_formats import fastest_format
 from saelineage.saes.sparse_products import Bfloat16Weights
 
@@ -96,19 +96,19 @@ def test_products_are_off_by_no_more_than_they_say(kind):
     random = torch.Generator().manual_seed(0)
     # 30 tokens and 40 inputs fill neither the last panel of rows nor the last vector. One token is zero, one has an
     # outlier, one is small.
-    acts, W_enc = torch.randn(30, D_IN, generator=random), torch.randn(10, D_IN, generator=random)
+    acts, W_enc = torch.randn(30, D_IN, generator=random), torch.randn(12, D_IN, generator=random)
     acts[0], acts[1, 5], acts[2] = 0, 1e4, 1e-6 * acts[2]
     exact = acts.double() @ W_enc.double().T
-    for buffer in (None, torch.full((40, 10), torch.nan, dtype=torch.bfloat16)):
+    for buffer in (None, torch.full((40, 12), torch.nan, dtype=torch.bfloat16)):
         pre_acts, slack, largest = kind(W_enc).product(acts, buffer)
-        assert pre_acts.shape == (30, 10)
+        assert pre_acts.shape == (30, 12)
         assert bool(((pre_acts.double() - exact).abs() <= slack[:, None] + 2.0**-8 * exact.abs()).all())
         assert bool((slack[1:] > 0).all())
         assert bool((exact.abs() <= largest[:, None]).all())
 
 
 def test_integers_of_16_bits_are_far_more_exact_than_bfloat16():
-    acts, W_enc = random_acts(), torch.randn(10, D_IN, generator=torch.Generator().manual_seed(2))
+    acts, W_enc = random_acts(), torch.randn(12, D_IN, generator=torch.Generator().manual_seed(2))
     slack = [kind(W_enc).product(acts, None).slack for kind in (Int16Weights, Bfloat16Weights)]
     assert bool((slack[0] < slack[1] / 20).all())
 
@@ -116,40 +116,55 @@ def test_integers_of_16_bits_are_far_more_exact_than_bfloat16():
 @pytest.mark.parametrize("value", [1.0, -1.0])
 def test_sums_of_16_bit_products_do_not_overflow(value):
     # Equal rows have the largest sum that norms of 46,000 allow: 2.1e9, where 2^31 = 2.15e9.
-    acts, W_enc = torch.full((4, 4096), value), torch.ones(2, 4096)
-    assert Int16Weights(W_enc).product(acts, None).values.tolist() == [[4096 * value] * 2] * 4
+    acts, W_enc = torch.full((4, 4096), value), torch.ones(4, 4096)
+    assert Int16Weights(W_enc).product(acts, None).values.tolist() == [[4096 * value] * 4] * 4
     one = torch.zeros(4, 4096)  # all of the norm in one input is more than 16 bits hold
     one[:, 7] = value
-    assert Int16Weights(one[:2]).product(one, None).values.tolist() == [[1.0] * 2] * 4
+    assert Int16Weights(one).product(one, None).values.tolist() == [[1.0] * 4] * 4
 
 
-def test_an_odd_number_of_latents_is_refused():
-    with pytest.raises(InputError, match="even number of latents, not 5; use float32"):
-        Int16Weights(torch.ones(5, 16))
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=str)
+def test_products_need_whole_panels_of_latents(shape):
+    with pytest.raises(InputError, match=f"multiple of {shape.right_rows} latents, not 5; use float32"):
+        Int16Weights(torch.ones(5, 16), shape)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 300])
+def test_vectors_of_every_width_give_equal_products(n_tokens):
+    # sums of integers are exact, so only their rounding to bfloat16 is left
+    acts = torch.randn(n_tokens, 100, generator=torch.Generator().manual_seed(1))
+    W_enc = torch.randn(24, 100, generator=torch.Generator().manual_seed(2))
+    narrow, wide = (Int16Weights(W_enc, shape).product(acts, None).values for shape in SHAPES.values())
+    assert torch.equal(narrow, wide)
+    assert torch.allclose(narrow.float(), acts @ W_enc.T, rtol=2**-8, atol=0.01)
 
 
 def test_rows_are_arranged_in_panels():
     rows = torch.arange(1.0, 6.0)[:, None] * torch.eye(5, 20)  # five rows with one number each
-    rounded = panels(rows, LEFT_ROWS)
-    assert rounded.values.shape == (2, 2, LEFT_ROWS, 16)  # panels, vectors in a row, rows, integers in a vector
+    rounded = panels(rows, 4, 16)
+    assert rounded.values.shape == (2, 2, 4, 16)  # panels, vectors in a row, rows, integers in a vector
     assert [tuple(place) for place in rounded.values.nonzero().tolist()] == [
         *((0, 0, row, row) for row in range(4)),
         (1, 0, 0, 4),
     ]
     assert bool((rounded.values[rounded.values != 0] == 32767).all())
     assert rounded.norms.tolist() == [1, 2, 3, 4, 5]
-    assert panels(rows[:4], RIGHT_ROWS).values.shape == (2, 2, RIGHT_ROWS, 16)
+    assert panels(rows[:4], 2, 32).values.shape == (2, 1, 2, 32)
 
 
 def test_integers_are_used_where_they_are_fast_and_pay(monkeypatch):
     cpu = torch.device("cpu")
-    capability = {"AVX2": "int16", "DEFAULT": "float32"}
     monkeypatch.setattr(number_formats, "native_bf16", lambda device: False)
-    for name, expected in capability.items():
+    for name, vnni, expected in [
+        ("AVX512", True, "int16"),
+        ("AVX512", False, "float32"),
+        ("DEFAULT", False, "float32"),
+        ("AVX2", False, "int16"),
+    ]:
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=name: name)
+        monkeypatch.setattr(number_formats, "has_vnni", lambda vnni=vnni: vnni)
         assert fastest_format(2048, 2048, cpu) == expected
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert fastest_format(2047, 2048, cpu) == "float32"  # fewer weights than LEAST_FOR_INT16
-    assert fastest_format(4096, 2047, cpu) == "float32"  # an odd number of latents
+    assert fastest_format(4096, 2044, cpu) == "float32"  # not whole panels
     monkeypatch.setattr(number_formats, "native_bf16", lambda device: True)
     assert fastest_format(4, 4, cpu) == "bfloat16"

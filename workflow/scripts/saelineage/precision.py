@@ -45,6 +45,11 @@ def is_native(dtype: torch.dtype, device: torch.device) -> bool:
     return dtype == torch.float16 and device.type == "cuda"
 
 
+def has_vnni() -> bool:
+    """Whether this CPU multiplies vectors of 32 integers of 16 bits and adds them up in one instruction."""
+    return torch.cpu._is_vnni_supported()
+
+
 def native_bf16(device: torch.device) -> bool:
     """Return True if a device multiplies bfloat16 in hardware; emulation is many times slower than float32."""
     if device.type == "cuda":

@@ -1,13 +1,14 @@
 """Products of matrices rounded to 16-bit integers, for CPUs that have AVX2 and no bfloat16.
 
-One instruction multiplies 16 pairs of such integers and adds up neighbouring products, where one on float32 multiplies
-8 pairs. LLVM chooses it (`vpmaddwd`) for the pattern that `_tile` writes. Rows are scaled so that by Cauchy-Schwarz no
-sum of products leaves 32 bits; sums of integers are exact, so the only error is that of rounding the rows.
+One instruction multiplies 16 pairs of such integers (32 with AVX-512) and adds up neighbouring products, where one on
+float32 multiplies half as many. LLVM chooses it (`vpmaddwd`, or `vpdpwssd`, which also adds to the sums so far) for the
+pattern that `_tile` writes. Rows are scaled so that by Cauchy-Schwarz no sum of products leaves 32 bits; sums of
+integers are exact, so the only error is that of rounding the rows.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, no_type_check
+from typing import NamedTuple, no_type_check
 
 import torch
 from jaxtyping import Float, Int16
@@ -17,12 +18,24 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from saelineage.errors import InputError
+from saelineage.precision import has_vnni
 from saelineage.saes.sparse_products import RoundedProduct, norm_bounds
 
-LANES = 16
-"""Integers in a vector."""
-LEFT_ROWS, RIGHT_ROWS = 4, 2
-"""Rows in a panel. Their 8 sums and 6 vectors fit into the 16 registers of AVX2."""
+
+class Shape(NamedTuple):
+    """How a product is cut up for the vectors of a CPU."""
+
+    lanes: int
+    """Integers in a vector. A panel of each matrix gives lanes / 2 products, so that their sums end in one vector."""
+    left_rows: int
+    right_rows: int
+    """Rows in a panel. The sums of their products and a vector of each row fit into the CPU's registers."""
+    group_panels: int
+    """Panels of the right matrix that are multiplied with one panel of the left one after another."""
+
+
+AVX2, AVX512 = Shape(16, 4, 2, 4), Shape(32, 4, 4, 2)
+SHAPES = {shape.lanes: shape for shape in (AVX2, AVX512)}
 MOST_NORM = 46_000.0
 """Norm to which rows are scaled: its square is below 2^31, also after rounding."""
 MOST = 32_767.0
@@ -30,21 +43,22 @@ MOST_SCALE = torch.finfo(torch.float32).max / MOST_NORM
 """Scale of a row whose norm is infinite in float32: finite, so that its products are numbers, if far off."""
 BLOCK_PANELS = 32
 """Panels of the left matrix that are multiplied with one group of panels after another; few enough for the cache."""
-GROUP_PANELS = 4
-"""Panels of the right matrix in a group."""
 ROUNDED_ROWS = 512
 """Rows rounded at once; few enough to stay in the cache."""
 
-INT32, INT64 = ir.IntType(32), ir.IntType(64)
-NARROW, WIDE = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(INT32, LANES)
-EIGHT, HALF, FLOATS = (ir.VectorType(of, LANES // 2) for of in (ir.IntType(16), INT32, ir.FloatType()))
+INT16, INT32, INT64, FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+
+
+def host_shape() -> Shape:
+    """The shape for this machine's CPU."""
+    return AVX512 if has_vnni() else AVX2
 
 
 class Panels(NamedTuple):
     """Rows rounded to 16-bit integers, in the order in which the product reads them."""
 
     values: Int16[Tensor, "panel step row lane"]
-    """Zeros fill up the last panel and the last step."""
+    """Zeros fill up the last panel and the last step. The number of lanes says which shape they are for."""
     scales: Float[Tensor, " padded_row"]
     """A row is its integers times its scale, with an error."""
     norms: Float[Tensor, " row"]
@@ -56,23 +70,29 @@ class Panels(NamedTuple):
 class Int16Weights:
     """Encoder weights as 16-bit integers; see `sparse_products.RoundedWeights`."""
 
-    def __init__(self, W_enc: Float[Tensor, "d_sae d_in"]):
+    def __init__(self, W_enc: Float[Tensor, "d_sae d_in"], shape: Shape | None = None):
         """Round the weights.
 
+        Args:
+            W_enc: encoder weights, one row per latent.
+            shape: how products are cut up; by default as this CPU multiplies fastest.
+
         Raises:
-            InputError: if the number of latents is odd, because rows of products would end in the middle of a panel.
+            InputError: if rows of products would end in the middle of a panel.
         """
-        if len(W_enc) % RIGHT_ROWS:
-            raise InputError(f"products in int16 need an even number of latents, not {len(W_enc)}; use float32")
-        self._panels = panels(W_enc, RIGHT_ROWS)
+        self._shape = host_shape() if shape is None else shape
+        if len(W_enc) % self._shape.right_rows:
+            multiple = f"a multiple of {self._shape.right_rows} latents"
+            raise InputError(f"products in int16 need {multiple}, not {len(W_enc)}; use float32")
+        self._panels = panels(W_enc, self._shape.right_rows, self._shape.lanes)
         self._norm, self._error = self._panels.norms.max(), self._panels.errors.max()
 
     def product(
         self, centred: Float[Tensor, "token d_in"], buffer: Float[Tensor, "buffered_token d_sae"] | None
     ) -> RoundedProduct:
         """See `sparse_products.RoundedWeights`."""
-        rounded = panels(centred, LEFT_ROWS)
-        n_rows, d_sae = len(rounded.scales), RIGHT_ROWS * len(self._panels.values)
+        rounded = panels(centred, self._shape.left_rows, self._shape.lanes)
+        n_rows, d_sae = len(rounded.scales), self._shape.right_rows * len(self._panels.values)
         if buffer is None or len(buffer) < n_rows:
             buffer = torch.empty(n_rows, d_sae, dtype=torch.bfloat16)
         product(rounded, self._panels, buffer[:n_rows])
@@ -81,11 +101,11 @@ class Int16Weights:
         return RoundedProduct(buffer[: len(centred)], slack, 1.02 * rounded.norms * self._norm)
 
 
-def panels(rows: Float[Tensor, "row d_in"], panel_rows: int) -> Panels:
-    """Round rows, and arrange them in panels of `panel_rows` rows."""
+def panels(rows: Float[Tensor, "row d_in"], panel_rows: int, lanes: int) -> Panels:
+    """Round rows, and arrange them in panels of `panel_rows` rows and vectors of `lanes` integers."""
     n_rows, d_in = rows.shape
-    n_panels, n_steps = -(-n_rows // panel_rows), -(-d_in // LANES)
-    rounded = torch.zeros(n_panels, n_steps, panel_rows, LANES, dtype=torch.int16)
+    n_panels, n_steps = -(-n_rows // panel_rows), -(-d_in // lanes)
+    rounded = torch.zeros(n_panels, n_steps, panel_rows, lanes, dtype=torch.int16)
     norms, errors = rows.new_empty(n_rows), rows.new_empty(n_rows)
     scales = rows.new_zeros(n_panels * panel_rows)
     block_rows = ROUNDED_ROWS // panel_rows * panel_rows
@@ -99,9 +119,9 @@ def panels(rows: Float[Tensor, "row d_in"], panel_rows: int) -> Panels:
         scales[of_block] = largest
         errors[of_block] = norm_bounds(torch.addcmul(block, integers, largest[:, None], value=-1))
         first, n_blocks = start // panel_rows, -(-len(block) // panel_rows)
-        padded = torch.zeros(n_blocks * panel_rows, n_steps * LANES, dtype=torch.int16)
+        padded = torch.zeros(n_blocks * panel_rows, n_steps * lanes, dtype=torch.int16)
         padded[: len(block), :d_in] = integers
-        rounded[first : first + n_blocks] = padded.view(n_blocks, panel_rows, n_steps, LANES).transpose(1, 2)
+        rounded[first : first + n_blocks] = padded.view(n_blocks, panel_rows, n_steps, lanes).transpose(1, 2)
     return Panels(rounded, scales, norms, errors)
 
 
@@ -109,46 +129,64 @@ def product(left: Panels, right: Panels, out: Float[Tensor, "left_row right_row"
     """Write left @ right.T, rounded to bfloat16, into `out`, with as many threads as torch has.
 
     Args:
-        left, right: from `panels`, of `LEFT_ROWS` and `RIGHT_ROWS` rows.
+        left, right: from `panels`, of a shape's `left_rows` and `right_rows` rows and its `lanes`.
         out: contiguous, in bfloat16, with as many rows and columns as the panels have rows, zeros included.
     """
     arrays = (left.values.numpy(), left.scales.numpy(), right.values.numpy(), right.scales.numpy())
     bits, n_panels, n_threads = out.view(torch.int16).numpy(), len(right.values), torch.get_num_threads()
-    step = -(-n_panels // n_threads)
+    step, product_of_panels = -(-n_panels // n_threads), _PRODUCTS[left.values.shape[3]]
     parts = [(start, min(start + step, n_panels)) for start in range(0, n_panels, step)]
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(lambda part: _product_of_panels(*arrays, *part, bits), parts))
+        list(pool.map(lambda part: product_of_panels(*arrays, *part, bits), parts))
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 @no_type_check
-def _tile(context, left, right, n_steps, left_scales, right_scales, out, pitch):
+def _tile(context, lanes, left, right, n_steps, left_scales, right_scales, out, pitch):
     """Compiled: write the products of each row of one panel with each row of another as bfloat16.
 
     Args:
         context: numba's.
+        lanes: of the shape; known when this is compiled.
         left, right: addresses of the panels' integers.
         n_steps: vectors in a row, at least 1.
         left_scales, right_scales: addresses of the scales of the panels' rows.
         out: address of the first product.
         pitch: bytes from a row of products to the next one.
     """
-    return types.void(*[types.intp] * 7), _write_tile
+    shape = SHAPES[lanes.literal_value]
+
+    def write(target, builder, signature, arguments):
+        _write_tile(builder, shape, *arguments[1:])
+        return target.get_dummy_value()
+
+    return types.void(lanes, *[types.intp] * 7), write
 
 
-def _write_tile(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[ir.Value]) -> ir.Constant:
-    left, right, n_steps, left_scales, right_scales, out, pitch = arguments
+def _write_tile(
+    builder: ir.IRBuilder,
+    shape: Shape,
+    left: ir.Value,
+    right: ir.Value,
+    n_steps: ir.Value,
+    left_scales: ir.Value,
+    right_scales: ir.Value,
+    out: ir.Value,
+    pitch: ir.Value,
+) -> None:
+    n_products, half = shape.left_rows * shape.right_rows, ir.VectorType(INT32, shape.lanes // 2)
     before, loop, after = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("after")
     builder.branch(loop)
     builder.position_at_end(loop)
     step = builder.phi(INT64, "step")
     step.add_incoming(INT64(0), before)
-    lanes = [builder.phi(HALF, "lanes") for _ in range(LEFT_ROWS * RIGHT_ROWS)]
-    lefts, rights = _vectors(builder, left, step, LEFT_ROWS), _vectors(builder, right, step, RIGHT_ROWS)
+    lanes = [builder.phi(half, "lanes") for _ in range(n_products)]
+    lefts = _vectors(builder, left, step, shape.left_rows, shape.lanes)
+    rights = _vectors(builder, right, step, shape.right_rows, shape.lanes)
     pairs = [builder.mul(left_vector, right_vector) for left_vector in lefts for right_vector in rights]
     sums = [builder.add(so_far, _neighbours(builder, products)) for so_far, products in zip(lanes, pairs, strict=True)]
     for so_far, of_step in zip(lanes, sums, strict=True):
-        so_far.add_incoming(HALF([0] * len(sums)), before)
+        so_far.add_incoming(half([0] * half.count), before)
         so_far.add_incoming(of_step, loop)
     next_step = builder.add(step, INT64(1))
     step.add_incoming(next_step, loop)
@@ -156,24 +194,26 @@ def _write_tile(context: Any, builder: ir.IRBuilder, signature: Any, arguments: 
     builder.position_at_end(after)
     while len(sums) > 1:  # add up the lanes of each product; at the end one vector holds all products
         sums = [_neighbours(builder, *two) for two in zip(sums[::2], sums[1::2], strict=True)]
+    places = [divmod(number, shape.right_rows) for number in range(n_products)]
     scales = builder.fmul(
-        _repeated(builder, left_scales, LEFT_ROWS, lambda number: number // RIGHT_ROWS),
-        _repeated(builder, right_scales, RIGHT_ROWS, lambda number: number % RIGHT_ROWS),
+        _repeated(builder, left_scales, shape.left_rows, [row for row, _ in places]),
+        _repeated(builder, right_scales, shape.right_rows, [row for _, row in places]),
     )
-    rounded = _as_bfloat16(builder, builder.fmul(builder.sitofp(sums[0], FLOATS), scales))
-    of_row = builder.bitcast(rounded, ir.VectorType(INT32, LEFT_ROWS))
-    for row in range(LEFT_ROWS):
-        address = builder.add(out, builder.mul(pitch, INT64(row)))
-        pair = builder.extract_element(of_row, INT32(row))
-        builder.store(pair, builder.inttoptr(address, INT32.as_pointer()), align=2)
-    return context.get_dummy_value()
+    floats = ir.VectorType(FLOAT, n_products)
+    rounded = _as_bfloat16(builder, builder.fmul(builder.sitofp(sums[0], floats), scales))
+    of_row = ir.IntType(16 * shape.right_rows)
+    by_row = builder.bitcast(rounded, ir.VectorType(of_row, shape.left_rows))
+    for row in range(shape.left_rows):
+        address = builder.inttoptr(builder.add(out, builder.mul(pitch, INT64(row))), of_row.as_pointer())
+        builder.store(builder.extract_element(by_row, INT32(row)), address, align=2)
 
 
-def _vectors(builder: ir.IRBuilder, panel: ir.Value, step: ir.Value, n_rows: int) -> list[ir.Value]:
+def _vectors(builder: ir.IRBuilder, panel: ir.Value, step: ir.Value, n_rows: int, lanes: int) -> list[ir.Value]:
     """The vector of each row of a panel at a step, as 32-bit integers."""
-    pointer, first = builder.inttoptr(panel, NARROW.as_pointer()), builder.mul(step, INT64(n_rows))
+    pointer = builder.inttoptr(panel, ir.VectorType(INT16, lanes).as_pointer())
+    first, wide = builder.mul(step, INT64(n_rows)), ir.VectorType(INT32, lanes)
     places = [builder.gep(pointer, [builder.add(first, INT64(row))]) for row in range(n_rows)]
-    return [builder.sext(builder.load(place, align=2), WIDE) for place in places]
+    return [builder.sext(builder.load(place, align=2), wide) for place in places]
 
 
 def _neighbours(builder: ir.IRBuilder, vector: ir.Value, second: ir.Value | None = None) -> ir.Value:
@@ -184,39 +224,49 @@ def _neighbours(builder: ir.IRBuilder, vector: ir.Value, second: ir.Value | None
     return builder.add(builder.shuffle_vector(vector, second, even), builder.shuffle_vector(vector, second, odd))
 
 
-def _repeated(builder: ir.IRBuilder, scales: ir.Value, n_rows: int, row_of: Callable[[int], int]) -> ir.Value:
-    """The scale of each product's row in a panel."""
-    of_rows = ir.VectorType(ir.FloatType(), n_rows)
+def _repeated(builder: ir.IRBuilder, scales: ir.Value, n_rows: int, rows: Sequence[int]) -> ir.Value:
+    """The scale of the row of each product, given its row in the panel."""
+    of_rows = ir.VectorType(FLOAT, n_rows)
     loaded = builder.load(builder.inttoptr(scales, of_rows.as_pointer()), align=4)
-    places = HALF([row_of(number) for number in range(LEFT_ROWS * RIGHT_ROWS)])
+    places = ir.VectorType(INT32, len(rows))(list(rows))
     return builder.shuffle_vector(loaded, of_rows(ir.Undefined), places)
 
 
 def _as_bfloat16(builder: ir.IRBuilder, values: ir.Value) -> ir.Value:
     """The bits of finite numbers rounded to bfloat16, to even on a tie."""
-    bits = builder.bitcast(values, HALF)
-    sixteen, one, most = (HALF([number] * HALF.count) for number in (16, 1, 0x7FFF))
+    whole, short = (ir.VectorType(of, values.type.count) for of in (INT32, INT16))
+    bits = builder.bitcast(values, whole)
+    sixteen, one, most = (whole([number] * whole.count) for number in (16, 1, 0x7FFF))
     odd = builder.and_(builder.lshr(bits, sixteen), one)
-    return builder.trunc(builder.lshr(builder.add(bits, builder.add(odd, most)), sixteen), EIGHT)
+    return builder.trunc(builder.lshr(builder.add(bits, builder.add(odd, most)), sixteen), short)
 
 
-@njit(nogil=True, cache=True)
-@no_type_check
-def _product_of_panels(left, left_scales, right, right_scales, start, stop, out):
-    """Multiply all panels of the left matrix with those from `start` to `stop` of the right one."""
-    n_steps, left_bytes, right_bytes, pitch = left.shape[1], 2 * left[0].size, 2 * right[0].size, 2 * out.shape[1]
-    lefts, rights, products = left.ctypes.data, right.ctypes.data, out.ctypes.data
-    scales_of_left, scales_of_right = left_scales.ctypes.data, right_scales.ctypes.data
-    for first in range(0, len(left), BLOCK_PANELS):
-        for group in range(start, stop, GROUP_PANELS):
-            for i in range(first, min(first + BLOCK_PANELS, len(left))):
-                for j in range(group, min(group + GROUP_PANELS, stop)):
-                    _tile(
-                        lefts + i * left_bytes,
-                        rights + j * right_bytes,
-                        n_steps,
-                        scales_of_left + 4 * i * LEFT_ROWS,
-                        scales_of_right + 4 * j * RIGHT_ROWS,
-                        products + i * LEFT_ROWS * pitch + 2 * j * RIGHT_ROWS,
-                        pitch,
-                    )
+def _compiled(shape: Shape) -> Callable:
+    """A function that multiplies all panels of the left matrix with those from `start` to `stop` of the right one."""
+    lanes, left_rows, right_rows, group_panels = shape
+
+    @njit(nogil=True, cache=True)
+    @no_type_check
+    def product_of_panels(left, left_scales, right, right_scales, start, stop, out):
+        n_steps, left_bytes, right_bytes, pitch = left.shape[1], 2 * left[0].size, 2 * right[0].size, 2 * out.shape[1]
+        lefts, rights, products = left.ctypes.data, right.ctypes.data, out.ctypes.data
+        scales_of_left, scales_of_right = left_scales.ctypes.data, right_scales.ctypes.data
+        for first in range(0, len(left), BLOCK_PANELS):
+            for group in range(start, stop, group_panels):
+                for i in range(first, min(first + BLOCK_PANELS, len(left))):
+                    for j in range(group, min(group + group_panels, stop)):
+                        _tile(
+                            lanes,
+                            lefts + i * left_bytes,
+                            rights + j * right_bytes,
+                            n_steps,
+                            scales_of_left + 4 * i * left_rows,
+                            scales_of_right + 4 * j * right_rows,
+                            products + i * left_rows * pitch + 2 * j * right_rows,
+                            pitch,
+                        )
+
+    return product_of_panels
+
+
+_PRODUCTS = {shape.lanes: _compiled(shape) for shape in SHAPES.values()}

@@ -4,21 +4,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelineage.precision import native_bf16
+from saelineage.precision import has_vnni, native_bf16
 from saelineage.saes.sparse_products import Bfloat16Weights, RoundedWeights
 
 LEAST_FOR_INT16 = 1 << 22
 """Encoder weights for which loading numba pays."""
 PANEL_ROWS = 8
-"""Rows of a product are multiples of this one, because products of integers are computed in panels of rows."""
+"""Rows and columns of a product are multiples of this one, because products of integers are computed in panels."""
 
 
 def fastest_format(d_in: int, d_sae: int, device: torch.device) -> str:
     """The number format in which a device multiplies such weights fastest: `bfloat16`, `int16` or `float32`."""
     if native_bf16(device):
         return "bfloat16"
-    has_avx2 = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-    return "int16" if has_avx2 and d_in * d_sae >= LEAST_FOR_INT16 and d_sae % 2 == 0 else "float32"
+    # AVX-512 without VNNI multiplies as many floats as integers
+    is_faster = device.type == "cpu" and (torch.backends.cpu.get_cpu_capability() == "AVX2" or has_vnni())
+    return "int16" if is_faster and d_in * d_sae >= LEAST_FOR_INT16 and d_sae % PANEL_ROWS == 0 else "float32"
 
 
 def round_weights(rows: Float[Tensor, "d_sae d_in"], number_format: str) -> RoundedWeights | None:
