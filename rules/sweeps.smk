@@ -82,12 +82,13 @@ rule count_followed:
     """
     Count the features of the parents that are found on each merge of a sweep.
 
-    Output: their share by merge, verdict, corpus and kind of label; and between which settings each is found.
+    Output: their share by merge, verdict, corpus, kind of label and origin; and between which settings each is found.
     """
     input:
         followed=run.paths.followed,
         shards=run.paths.followed_features,
         edges=run.paths.followed_edges,
+        origins=run.paths.followed_origins,
         labels=run.paths.followed_labels,
     output:
         curves=run.paths.followed_curves,
@@ -105,6 +106,7 @@ rule count_followed:
     params:
         parents=run.params.followed_parents,
         with_edges=run.params.parents_with_edges,
+        origins=run.params.followed_origins,
         over=run.params.sweep_over,
         threshold=run.config["lineage"]["threshold"],
         code=code_digest("count_followed"),

@@ -40,5 +40,5 @@ def merged(
 
     models = tuple(saved(name, tensors) for name, tensors in parents.items())
     of_base = None if base is None else saved("the base", base)
-    opened = Parents((), models, of_base, None, PretrainedConfig(), tuple(embeddings), None)
+    opened = Parents((), models, of_base, None, PretrainedConfig(), tuple(embeddings), tuple(embeddings), None)
     return merged_state(opened, settings(list(parents), **own))

@@ -380,7 +380,8 @@ def test_features_followed_through_a_sweep_are_those_of_each_parent_at_its_end(t
         gpus=0,
     )
     edges = {name: str(root / "lineage/edges" / f"{name}__merged.parquet") for name in PARENTS}
-    counted = {name: count_followed.Parent(features[name], edges[name], None) for name in PARENTS}
+    origins = {name: {"base": str(root / "lineage/edges" / f"base__{name}.parquet")} for name in PARENTS}
+    counted = {name: count_followed.Parent(features[name], edges[name], None, origins[name]) for name in PARENTS}
     paths = [str(tmp_path / f"{name}.parquet") for name in ("features", "curves", "found")]
     count_followed.count_followed(counted, ["t"], 0.8, *paths)
     table, found = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("features", "found"))
@@ -397,6 +398,10 @@ def test_features_followed_through_a_sweep_are_those_of_each_parent_at_its_end(t
     edge = pd.read_parquet(edges["lua"])
     testable = (edge["side"] == "parent") & (edge["verdict"] != "untestable")
     assert (at_end["share"], at_end["share_n"]) == (1, int(testable.sum()))
+    origin = pd.read_parquet(origins["lua"]["base"])
+    new = (origin["side"] == "child") & (origin["verdict"] == "new")
+    of_new = curves[(curves["model"] == "lua") & (curves["t"] == 0) & (curves["kind"] == "since base")]
+    assert of_new.set_index("group").loc["new", ["share", "share_n"]].tolist() == [1, int(new.sum())]
 
 
 def test_a_finetune_on_ids_that_its_parent_lacks_is_refused(tiny, root, write_tokens, tmp_path):

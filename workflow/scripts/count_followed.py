@@ -9,7 +9,7 @@ import pandas as pd
 from saelineage.features.shards import FeatureShard, most_frequent_corpus, shards_by_sae
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.job import job
-from saelineage.lineage.merge_curves import feature_groups, found_between, survival_curves
+from saelineage.lineage.merge_curves import feature_groups, found_between, origin_groups, survival_curves
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -23,6 +23,8 @@ class Parent(NamedTuple):
     path_to_edge: str | None
     """The table of its edge to the merged model, where that is in the lineage."""
     path_to_labels: str | None
+    paths_to_origins: Mapping[str, str]
+    """The tables of the edges from its own parents to it, by parent."""
 
 
 def count_followed(
@@ -51,22 +53,33 @@ def count_followed(
 
 def groups_of(name: str, parent: Parent) -> list[pd.DataFrame]:
     """The groups of a parent's features; all of them that fire, if it has no edge to the merged model."""
+    origins = [
+        group
+        for origin, path in parent.paths_to_origins.items()
+        for group in origin_groups(name, origin, pd.read_parquet(path))
+    ]
     corpora = most_frequent_corpus([FeatureShard(path) for path in parent.shards])
     if parent.path_to_edge is None:
         latents = np.flatnonzero(corpora != "")
-        return [pd.DataFrame({"model": name, "latent": latents, "kind": "all", "group": "all"})]
+        return [pd.DataFrame({"model": name, "latent": latents, "kind": "all", "group": "all"}), *origins]
     labels = pd.read_parquet(parent.path_to_labels) if parent.path_to_labels else None
     winning = None if labels is None else labels[labels["wins"]]
-    return list(feature_groups(name, pd.read_parquet(parent.path_to_edge), winning, corpora))
+    return [*feature_groups(name, pd.read_parquet(parent.path_to_edge), winning, corpora), *origins]
 
 
 if __name__ == "__main__":
     with job(snakemake):
         edges = dict(zip(snakemake.params.with_edges, snakemake.input.edges, strict=True))
         labels = dict(zip(snakemake.params.with_edges, snakemake.input.labels, strict=True))
+        origins: dict[str, dict[str, str]] = {}
+        for (origin, parent), path in zip(snakemake.params.origins, snakemake.input.origins, strict=True):
+            origins.setdefault(parent, {})[origin] = path
         shards = shards_by_sae(snakemake.input.shards, snakemake.params.parents)
         count_followed(
-            parents={name: Parent(paths, edges.get(name), labels.get(name)) for name, paths in shards.items()},
+            parents={
+                name: Parent(paths, edges.get(name), labels.get(name), origins.get(name, {}))
+                for name, paths in shards.items()
+            },
             over=snakemake.params.over,
             threshold=snakemake.params.threshold,
             path_to_features=snakemake.input.followed,

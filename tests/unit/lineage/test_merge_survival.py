@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from saelineage.lineage.merge_curves import feature_groups, found_between, survival_curves
+from saelineage.lineage.merge_curves import feature_groups, found_between, origin_groups, survival_curves
 from saelineage.lineage.merge_survival import PairedSums
 
 NAN = float("nan")
@@ -86,3 +86,20 @@ def test_testable_features_are_grouped_by_verdict_corpus_and_kind_of_label():
         "corpus": {0: "lua", 1: "stories"},
         "label": {1: "syntax"},
     }
+
+
+def test_features_are_grouped_by_what_they_are_since_the_model_before():
+    edge = pd.DataFrame(
+        {
+            "side": ["parent", "child", "child", "child"],
+            "latent": [0, 0, 1, 2],
+            "verdict": ["persists", "inherited", "new", "untestable"],
+            "identified": [True, None, True, True],
+        }
+    )
+    groups = pd.concat(origin_groups("lua", "base", edge))
+    assert groups[["latent", "kind", "group"]].to_numpy().tolist() == [
+        [0, "since base", "inherited"],
+        [1, "since base", "new"],
+        [1, "since base, identified", "new"],
+    ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from saelineage.errors import InputError
 from saelineage.models.merging import weights as merging_weights
@@ -316,6 +316,12 @@ def test_lines_scale_the_change_by_layer(tmp_path):
     assert [float(found) for found in plain.values()] == [1.0] * 5
     with pytest.raises(InputError, match="two layers or more"):
         merged(tmp_path, {"a": {names[1]: [1.0]}}, {names[1]: [0.0]}, method="ties", lines=of_lines["lines"])
+
+
+def test_positions_lie_before_the_layers_as_tokens_do(tmp_path):
+    GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=4, n_head=1, vocab_size=8, n_positions=8)).save_pretrained(tmp_path)
+    before = open_parents([tmp_path], None).before_layers
+    assert sorted(name.rpartition("transformer.")[2] for name in before) == ["wpe.weight", "wte.weight"]
 
 
 def test_a_setting_may_differ_by_tensor_and_a_pattern_that_matches_none_is_refused(tmp_path):

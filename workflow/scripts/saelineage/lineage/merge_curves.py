@@ -9,6 +9,8 @@ from saelineage.lineage.matching import SIDES, UNTESTABLE
 from saelineage.lineage.shares import share
 
 ALL = "all"
+SINCE, OF_IDENTIFIED = "since ", ", identified"
+"""Kinds of groups: `since base` by the verdict of the edge from the base, and `since base, identified`."""
 SHARE = ["share", "share_n", "share_low", "share_high"]
 
 
@@ -67,17 +69,40 @@ def feature_groups(
         labels: `latent` and `kind` of the label that wins, where features have labels.
         corpora: the corpus on which each latent fires most often.
     """
-    rows = edge[(edge["side"] == SIDES[0]) & (edge["verdict"] != UNTESTABLE)]
-    latents = rows["latent"].to_numpy()
-
-    def named(kind: str, values: Sequence | np.ndarray, of: np.ndarray) -> pd.DataFrame:
-        return pd.DataFrame({"model": model, "latent": of, "kind": kind, "group": values})
-
-    identified = rows["identified"].fillna(value=False).to_numpy(bool)
-    yield named(ALL, np.full(len(latents), ALL), latents)
-    yield named("identified", np.full(int(identified.sum()), "identified"), latents[identified])
-    yield named("verdict", rows["verdict"].to_numpy(), latents)
-    yield named("corpus", corpora[latents], latents)
+    rows = _testable(edge, SIDES[0])
+    latents, identified = rows["latent"].to_numpy(), _identified(rows)
+    yield _group(model, latents, ALL, ALL)
+    yield _group(model, latents[identified], "identified", "identified")
+    yield _group(model, latents, "verdict", rows["verdict"].to_numpy())
+    yield _group(model, latents, "corpus", corpora[latents])
     if labels is not None:
         known = labels[labels["latent"].isin(latents)]
-        yield named("label", known["kind"].to_numpy(), known["latent"].to_numpy())
+        yield _group(model, known["latent"].to_numpy(), "label", known["kind"].to_numpy())
+
+
+def origin_groups(model: str, origin: str, edge: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The groups of a parent's testable features by what they are since the model that it comes from.
+
+    They say which features of a fine-tuned model, of those that are new in it, arrive in a merge.
+
+    Args:
+        model: the parent of the merge.
+        origin: a parent of that model.
+        edge: the table of the edge from `origin` to `model`.
+    """
+    rows = _testable(edge, SIDES[1])
+    latents, verdicts, identified = rows["latent"].to_numpy(), rows["verdict"].to_numpy(), _identified(rows)
+    yield _group(model, latents, f"{SINCE}{origin}", verdicts)
+    yield _group(model, latents[identified], f"{SINCE}{origin}{OF_IDENTIFIED}", verdicts[identified])
+
+
+def _testable(edge: pd.DataFrame, side: str) -> pd.DataFrame:
+    return edge[(edge["side"] == side) & (edge["verdict"] != UNTESTABLE)]
+
+
+def _identified(rows: pd.DataFrame) -> np.ndarray:
+    return rows["identified"].fillna(value=False).to_numpy(bool)
+
+
+def _group(model: str, latents: np.ndarray, kind: str, group: str | np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"model": model, "latent": latents, "kind": kind, "group": group})

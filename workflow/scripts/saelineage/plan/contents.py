@@ -197,6 +197,11 @@ class Contents:
         model = self.swept_model(sweep)
         return [parent for parent in self.followed_parents(sweep) if Edge(parent, model) in self.graph.edges]
 
+    def followed_origins(self, sweep: str) -> list[Edge]:
+        """The edges of the lineage to the followed parents."""
+        parents = self.followed_parents(sweep)
+        return [edge for edge in self.graph.edges if edge.child in parents]
+
     @property
     def followed_sweeps(self) -> list[str]:
         """The sweeps through which features are followed."""

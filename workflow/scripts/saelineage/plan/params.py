@@ -126,6 +126,10 @@ class Params:
         """Those with an edge to the merge."""
         return self._contents.parents_with_edges(wildcards.sweep)
 
+    def followed_origins(self, wildcards: Wildcards) -> list[list[str]]:
+        """The edges to the followed parents from their own parents, as two names."""
+        return list(map(list, self._contents.followed_origins(wildcards.sweep)))
+
     def sweep_criterion(self, wildcards: Wildcards) -> str:
         """What makes a point of a sweep the best one."""
         return self._contents.config["sweeps"][wildcards.sweep]["best_by"]

@@ -514,6 +514,10 @@ class Paths:
         edges = [str(Edge(parent, model)) for parent in self._contents.parents_with_edges(wildcards.sweep)]
         return self.fill(self.edge_table, edge=edges)
 
+    def followed_origins(self, wildcards: Wildcards) -> list[str]:
+        """Verdicts on the edges to the followed parents from their own parents."""
+        return self.fill(self.edge_table, edge=map(str, self._contents.followed_origins(wildcards.sweep)))
+
     def followed_labels(self, wildcards: Wildcards) -> list[str]:
         """Labels of the features of these parents."""
         return self.leading_labels(self._contents.parents_with_edges(wildcards.sweep), self.labels)

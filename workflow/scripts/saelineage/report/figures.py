@@ -14,6 +14,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from saelineage.lineage.merge_curves import ALL, OF_IDENTIFIED
+from saelineage.lineage.verdicts import NEW
 from saelineage.report.drawing import Graph, arrange
 
 # Okabe and Ito's palette, made for colour-blind eyes.
@@ -200,7 +202,9 @@ def _sweep_maps(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
 
 
 def sweep_survival_figure(followed: pd.DataFrame) -> go.Figure:
-    """The share of each parent's features that are found along a sweep of one setting: identified, and all dashed.
+    """The share of each parent's features that are found along a sweep of one setting.
+
+    Identified ones (solid), all (dashed), and those that are identified and new since its own parent (dotted).
 
     Args:
         followed: `model`, `kind`, `group`, `setting`, `value`, `share`, `share_low`, `share_high`.
@@ -208,8 +212,13 @@ def sweep_survival_figure(followed: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     for index, model in enumerate(dict.fromkeys(followed["model"])):
         colour = SERIES[index % len(SERIES)]
-        for kind, dash in (("identified", "solid"), ("all", "dash")):
-            rows = followed[(followed["model"] == model) & (followed["kind"] == kind)].sort_values("value")
+        of_model = followed[followed["model"] == model]
+        new = of_model[(of_model["group"] == NEW) & of_model["kind"].str.endswith(OF_IDENTIFIED)]
+        lines = [("identified", "solid", of_model[of_model["kind"] == "identified"])]
+        lines.append(("all", "dash", of_model[of_model["kind"] == ALL]))
+        lines += [(f"new {kind}", "dot", rows) for kind, rows in new.groupby("kind", sort=False)]
+        for name, dash, found in lines:
+            rows = found.sort_values("value")
             bars = {
                 "type": "data",
                 "symmetric": False,
@@ -222,7 +231,7 @@ def sweep_survival_figure(followed: pd.DataFrame) -> go.Figure:
                     x=rows["value"],
                     y=rows["share"],
                     error_y=bars,
-                    name=plain(f"{model}, {kind}"),
+                    name=plain(f"{model}, {name}"),
                     mode="lines+markers",
                     line={"color": colour, "width": 2, "dash": dash},
                 )

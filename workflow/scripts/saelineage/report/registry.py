@@ -231,7 +231,7 @@ TABLES = {
         "The share of each parent's testable features that are found on the merge, by the settings that were swept. "
         "A feature is found if its activations on the merge correlate with those on its own model. kind and group: "
         "all of them, identified ones, and those of a verdict on the edge to the merge, of the corpus on which they "
-        "fire most, or of a kind of label.",
+        "fire most, of a kind of label, or (since MODEL) of a verdict on the edge to the parent from its own parent.",
     ),
     "saes": Table(
         "sae_table",

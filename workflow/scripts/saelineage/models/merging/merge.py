@@ -112,7 +112,7 @@ def merged_tensors(parents: Parents, settings: Mapping) -> Iterator[tuple[str, M
     """
     names = sorted(parents.models[0].shapes)
     require_patterns_match({key: settings[key] for key in SETTINGS if key in settings}, names)
-    depth = depths(names, parents.embeddings[:1]) if settings.get("lines") else dict.fromkeys(names, 0.0)
+    depth = depths(names, parents.before_layers) if settings.get("lines") else dict.fromkeys(names, 0.0)
     sources = {name: Sources(name, parents) for name in names if _is_merged(parents, name)}
     differences = _Differences(parents, settings, list(sources.values()))
     for name in names:

@@ -1,13 +1,14 @@
 """Models that are to be merged: whether they can be, in which number format, and which of their rows."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from saelineage.errors import InputError
 from saelineage.foreign.models import named, require_same_function
@@ -33,6 +34,8 @@ class Parents(NamedTuple):
     """Of the merged model: a parent's, untied where another one is."""
     embeddings: tuple[str, ...]
     """Names of the tensors with a row for each token, the input embeddings first."""
+    before_layers: tuple[str, ...]
+    """Names of the tensors that lie before the layers: the input embeddings of tokens and positions."""
     rows: SharedRows | None
     """The rows of embeddings that all have, if not all are the same."""
 
@@ -77,7 +80,8 @@ def open_parents(
             logger.warning("%s", warning)
     models = [Weights(folder) for folder in every]
     _untie(models, configs)
-    embeddings = _embeddings(models, configs[0])
+    empty = _empty(configs[0], models[0])
+    embeddings = _embeddings(models, empty)
     n_rows = [model.shapes[embeddings[0]][0] for model in models] if embeddings else []
     rows = shared_rows(every, n_rows, len(folders), vocabulary) if embeddings else None
     _require_same_tensors(models, embeddings if rows else [])
@@ -91,8 +95,20 @@ def open_parents(
         config.get_text_config().vocab_size = len(rows.shared)
     chosen = DTYPES[dtype] if dtype else _common_dtype(parents)
     return Parents(
-        tuple(folders), tuple(parents), models[-1] if base else None, chosen, config, tuple(embeddings), rows
+        tuple(folders),
+        tuple(parents),
+        models[-1] if base else None,
+        chosen,
+        config,
+        tuple(embeddings),
+        _before_layers(models[0].shapes, empty),
+        rows,
     )
+
+
+def _empty(config: PretrainedConfig, weights: Weights) -> PreTrainedModel:
+    """A model without weights."""
+    return empty_model(config, max(MOST_MODULES, MODULES_PER_TENSOR * len(weights.shapes)))
 
 
 def _untie(models: Sequence[Weights], configs: Sequence[PretrainedConfig]) -> None:
@@ -102,15 +118,20 @@ def _untie(models: Sequence[Weights], configs: Sequence[PretrainedConfig]) -> No
         more = every - model.shapes.keys()
         if len(more) != 1 or not config.tie_word_embeddings:
             continue
-        inputs = _embeddings([model], config)
+        inputs = _embeddings([model], _empty(config, model))
         if inputs:
             model.alias(more.pop(), inputs[0])
             logger.info("'%s' has tied embeddings; they are merged as untied, as others have them", model.name)
 
 
-def _embeddings(models: Sequence[Weights], config: PretrainedConfig) -> list[str]:
+def _before_layers(names: Collection[str], model: PreTrainedModel) -> tuple[str, ...]:
+    """Names of the tensors of a model's input embeddings, those of tokens and of positions."""
+    modules = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    return tuple(name for name in names if modules & set(name.split(".")))
+
+
+def _embeddings(models: Sequence[Weights], model: PreTrainedModel) -> list[str]:
     """Names of the tensors with a row for each token: input embeddings first, then output ones and their biases."""
-    model = empty_model(config, max(MOST_MODULES, MODULES_PER_TENSOR * len(models[0].shapes)))
     names = []
     for end in (model.get_input_embeddings(), model.get_output_embeddings()):
         modules = {name.rpartition(".")[2] for name, module in model.named_modules() if module is end}
