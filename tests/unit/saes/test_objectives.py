@@ -190,6 +190,14 @@ def test_relu_by_hand(settings):
     assert batch.error.tolist() == [[-4, 0], [-2, 0]]
 
 
+def test_relu_over_two_models_adds_up_the_norms_of_a_row_s_parts(settings):
+    # Token (2, 0): code 2, reconstruction (6, 8), squared error 16 + 64; penalty 0.5 x 2 x (3 + 4), not 0.5 x 2 x 5.
+    given = {"W_enc": [[1, 0]], "W_dec": [[3, 4]]}
+    batch, _ = one_loss("relu", settings | {"n_models": 2}, [[2, 0]], 0.5, **given)
+    assert batch.loss.item() == 87
+    assert one_loss("relu", settings, [[2, 0]], 0.5, **given)[0].loss.item() == 85
+
+
 UNIT = [[1, 0], [0, 1]]
 
 

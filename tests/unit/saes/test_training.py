@@ -81,6 +81,19 @@ def test_encoder_and_decoder_start_from_the_same_directions_and_b_dec_from_the_m
             assert torch.allclose(weights[name], torch.full((12,), start)), (architecture, name)
 
 
+def test_k_falls_geometrically_from_its_start_and_is_bounded_by_d_sae(sae_settings):
+    annealed = sae_settings | {"k": 3, "k_start": 1000, "k_anneal_fraction": 0.4}
+    trainer = SaeTrainer(annealed, torch.zeros(8), 10)  # 24 latents, 4 of 10 steps
+    ks = []
+    for trainer.step_number in range(11):
+        ks.append(trainer.k)
+    # 24 x (3 / 24) ^ (step / 4): 24, 14.3, 8.5, 5.0, 3
+    assert ks == [24, 14, 8, 5, 3, 3, 3, 3, 3, 3, 3]
+    assert SaeTrainer(sae_settings, torch.zeros(8), 10).k == 3
+    with pytest.raises(InputError, match="k_start must be at least k = 3"):
+        SaeTrainer(annealed | {"k_start": 2}, torch.zeros(8), 10)
+
+
 def test_each_token_comes_once_per_pass_in_another_order():
     tokens = np.concatenate(list(token_batches(30, 90, 10, seed=0)))
     passes = tokens.reshape(3, 30)

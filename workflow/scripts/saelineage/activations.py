@@ -368,6 +368,21 @@ class ActivationShard:
             yield self._acts[start : start + chunk_tokens].float()
 
 
+def require_same_tokens(a: ActivationShard, b: ActivationShard) -> None:
+    """Refuse activations of different tokens.
+
+    Raises:
+        InputError: naming both shards.
+    """
+    keys = ("hookpoint", "ids_sha256", "first_row", "stop_row", "n_ctx")
+    different = [key for key in keys if a.header[key] != b.header[key]]
+    if different or not torch.equal(a.positions(), b.positions()):
+        raise InputError(
+            f"activations must come from the same tokens and hookpoint, but '{a.path}' and '{b.path}' do not "
+            f"({', '.join(different) or 'positions'}); delete both and rerun"
+        )
+
+
 def norm_limit(norms: Float[np.ndarray, " token"], ratio: float) -> float:
     """Norm above which activations count as outliers: `ratio` x the median of the nonzero norms.
 

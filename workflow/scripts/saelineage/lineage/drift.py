@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelineage.activations import ActivationShard
+from saelineage.activations import ActivationShard, require_same_tokens
 from saelineage.errors import InputError
 from saelineage.saes.metrics import Moments
 
@@ -70,7 +69,7 @@ def drift_sums(
     sums = DriftSums()
     for paths in _paired(parent, child):
         shards = tuple(map(ActivationShard, paths))
-        _require_same_tokens(*shards)
+        require_same_tokens(*shards)
         if shards[0].d_in != shards[1].d_in:
             return None
         norms = [shard.norms() for shard in shards]
@@ -115,18 +114,3 @@ def _paired(parent: Sequence[Path | str], child: Sequence[Path | str]) -> list[t
             f"{len(parent)}; list both in the same order"
         )
     return list(zip(parent, child, strict=True))
-
-
-def _require_same_tokens(parent: ActivationShard, child: ActivationShard) -> None:
-    """Refuse activations of different tokens.
-
-    Raises:
-        InputError: naming both shards.
-    """
-    keys = ("hookpoint", "ids_sha256", "first_row", "stop_row", "n_ctx")
-    different = [key for key in keys if parent.header[key] != child.header[key]]
-    if different or not torch.equal(parent.positions(), child.positions()):
-        raise InputError(
-            f"activations must come from the same tokens and hookpoint, but '{parent.path}' and '{child.path}' do not "
-            f"({', '.join(different) or 'positions'}); delete both and rerun"
-        )

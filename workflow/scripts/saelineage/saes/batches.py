@@ -3,6 +3,7 @@
 import math
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,8 +28,8 @@ WORDS = {2: torch.int16, 4: torch.int32}
 """Integers as wide as a number format, because NumPy has no bfloat16."""
 
 
-class Dump:
-    """The shards of a dump as one memory-mapped array of tokens, read in any order.
+class TokenActs(ABC):
+    """Activations of tokens that are read in any order.
 
     Attributes:
         d_in: width of the activations.
@@ -36,6 +37,35 @@ class Dump:
         max_norm: norm above which activations count as outliers. Their tokens are left out, because outliers are few
             and alike, and would dominate the loss.
         n_left_out: number of tokens left out.
+    """
+
+    d_in: int
+    centred: bool
+    max_norm: float
+    n_left_out: int
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of tokens, without those left out."""
+
+    @abstractmethod
+    def __getitem__(self, tokens: Int[np.ndarray, " token"]) -> Float[Tensor, "token d_in"]:
+        """float32 activations of the tokens, in the given order."""
+
+    def batches(
+        self, n_drawn: int, batch_tokens: int, seed: int, first: int = 0
+    ) -> Iterator[Float[Tensor, "token d_in"]]:
+        """Yield float32 activations of the tokens that `token_batches` yields."""
+        for tokens in token_batches(len(self), n_drawn, batch_tokens, seed, first):
+            yield self[tokens]
+
+
+class Dump(TokenActs):
+    """The shards of a dump as one memory-mapped array of tokens.
+
+    Attributes:
+        shards: the shards.
+        kept: numbers of the tokens that are kept, ascending; None if all are.
     """
 
     def __init__(self, paths: Sequence[Path | str], max_norm_ratio: float | None = None, centred: bool = False):
@@ -62,20 +92,28 @@ class Dump:
         acts = [shard.acts() for shard in self.shards]
         self._dtypes = [of_shard.dtype for of_shard in acts]
         self._words = [of_shard.view(WORDS[of_shard.itemsize]).numpy() for of_shard in acts]
-        self.max_norm, self._kept, self.n_left_out = math.inf, None, 0
+        self.max_norm, self.n_left_out = math.inf, 0
+        self.kept: Int[np.ndarray, " kept"] | None = None
         norms = np.concatenate([shard.norms().numpy() for shard in self.shards])
         if max_norm_ratio is not None or np.isnan(norms).any():  # NaN: tokens that the model does not share
             self.max_norm = math.inf if max_norm_ratio is None else norm_limit(norms, max_norm_ratio)
-            self._kept = np.flatnonzero(norms <= self.max_norm)
-            self.n_left_out = len(norms) - len(self._kept)
+            self.keep(np.flatnonzero(norms <= self.max_norm))
+
+    def keep(self, tokens: Int[np.ndarray, " kept"]) -> None:
+        """Leave out all tokens but these.
+
+        Args:
+            tokens: numbers among all tokens of the shards, ascending.
+        """
+        self.kept, self.n_left_out = tokens, int(self._starts[-1]) - len(tokens)
 
     def __len__(self) -> int:
         return int(self._starts[-1]) - self.n_left_out
 
     def __getitem__(self, tokens: Int[np.ndarray, " token"]) -> Float[Tensor, "token d_in"]:
         """float32 activations of the tokens, in the given order."""
-        if self._kept is not None:
-            tokens = self._kept[tokens]
+        if self.kept is not None:
+            tokens = self.kept[tokens]
         shards = np.searchsorted(self._starts, tokens, side="right") - 1
         acts = torch.empty(len(tokens), self.d_in)
         for shard in np.unique(shards):
@@ -84,13 +122,6 @@ class Dump:
             rows = torch.from_numpy(self._words[shard][tokens[places] - self._starts[shard]]).view(self._dtypes[shard])
             acts.numpy()[places] = rows.float().numpy()
         return centred(acts) if self.centred else acts
-
-    def batches(
-        self, n_drawn: int, batch_tokens: int, seed: int, first: int = 0
-    ) -> Iterator[Float[Tensor, "token d_in"]]:
-        """Yield float32 activations of the tokens that `token_batches` yields."""
-        for tokens in token_batches(len(self), n_drawn, batch_tokens, seed, first):
-            yield self[tokens]
 
 
 def centred(acts: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_in"]:

@@ -30,6 +30,11 @@ class SparseLatents(NamedTuple):
     values: Float[Tensor, " entry"]
     """Its activation, > 0."""
 
+    def matrix(self, d_sae: int) -> Float[Tensor, "token d_sae"]:
+        """The same as a sparse tensor."""
+        shape = (len(self.indptr) - 1, d_sae)
+        return torch.sparse_csr_tensor(self.indptr, self.indices.long(), self.values, shape, check_invariants=False)
+
 
 def encode_dense(
     acts: Float[Tensor, "*batch d_in"], architecture: str, weights: Mapping[str, Tensor], k: int | None

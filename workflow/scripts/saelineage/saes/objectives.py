@@ -78,8 +78,12 @@ class Objective(ABC):
         """Bias that is added to (acts - b_dec) W_enc before entries are chosen."""
         return weights["b_enc"]
 
-    def choose(self, screened: Screen) -> tuple[SomeEntries, Float[Tensor, " entry"] | None]:
+    def choose(self, screened: Screen, k: int | None = None) -> tuple[SomeEntries, Float[Tensor, " entry"] | None]:
         """Choose the entries that the loss needs.
+
+        Args:
+            screened: dense pre-activations.
+            k: latents kept per token, where the architecture keeps a number of them; by default that of the settings.
 
         Returns:
             The entries and their pre-activations, `bias` included; `AllEntries` and None if too many are needed.
@@ -158,7 +162,9 @@ class ReluL1(Objective):
     """ReLU with an L1 penalty on latent activations times the norms of their decoder rows.
 
     loss = |acts - recons|^2 + coefficient x sum_j f_j |W_dec_j| (Anthropic, "Update on how we train SAEs", April 2024).
-    It needs no constraint on the norms, which start at 0.1 as in that update.
+    It needs no constraint on the norms, which start at 0.1 as in that update. If activations are those of `n_models`
+    models side by side, the norms of a row's parts are added up instead ("Sparse Crosscoders for Cross-Layer Features
+    and Model Diffing", Anthropic, 2024).
     """
 
     architecture = "relu"
@@ -170,7 +176,8 @@ class ReluL1(Objective):
         """See `Objective.loss`."""
         latent_acts = self._pre_acts(entries, acts, weights, chosen).relu()
         error = acts - entries.decode(latent_acts, weights["W_dec"]) - weights["b_dec"]
-        penalty = (latent_acts * entries.per_latent(weights["W_dec"].norm(dim=1))).sum()
+        parts = weights["W_dec"].view(self.d_sae, self.settings.get("n_models", 1), -1)
+        penalty = (latent_acts * entries.per_latent(parts.norm(dim=2).sum(1))).sum()
         loss = (error.square().sum() + coefficient * penalty) / len(acts)
         return _as_loss(loss, error, entries, latent_acts)
 
@@ -189,14 +196,18 @@ class TopK(Objective):
         """See `Objective`.
 
         Raises:
-            InputError: if k is not between 1 and d_sae.
+            InputError: if k is not between 1 and d_sae, or annealed from a smaller one.
         """
         super().__init__(settings, d_in, d_sae)
         check_k(settings["k"], d_in, d_sae)
+        if (k_start := settings.get("k_start")) is not None and k_start < settings["k"]:
+            raise InputError(
+                f"k_start must be at least k = {settings['k']}, to which it is annealed, got {k_start}; raise it"
+            )
 
-    def choose(self, screened: Screen) -> tuple[Entries, Tensor]:
+    def choose(self, screened: Screen, k: int | None = None) -> tuple[Entries, Tensor]:
         """See `Objective.choose`."""
-        return top_of_each_token(screened, self.settings["k"])
+        return top_of_each_token(screened, k or self.settings["k"])
 
     def loss(
         self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None, coefficient: Factor
@@ -215,9 +226,9 @@ class BatchTopK(TopK):
 
     architecture, needs_threshold = "jumprelu", True
 
-    def choose(self, screened: Screen) -> tuple[Entries, Tensor]:
+    def choose(self, screened: Screen, k: int | None = None) -> tuple[Entries, Tensor]:
         """See `Objective.choose`."""
-        return top_of_all_tokens(screened, self.settings["k"] * len(screened.pre_acts))
+        return top_of_all_tokens(screened, (k or self.settings["k"]) * len(screened.pre_acts))
 
 
 class MatryoshkaBatchTopK(BatchTopK):

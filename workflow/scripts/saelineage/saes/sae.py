@@ -105,11 +105,7 @@ class Sae(nn.Module):
 
     def decode_sparse(self, latents: SparseLatents) -> Float[Tensor, "token d_in"]:
         """Reconstructions from sparse latent activations, computed from the entries alone."""
-        shape = (len(latents.indptr) - 1, self.d_sae)
-        rows = torch.sparse_csr_tensor(
-            latents.indptr, latents.indices.long(), latents.values, shape, check_invariants=False
-        )
-        return rows @ self.W_dec + self.b_dec
+        return latents.matrix(self.d_sae) @ self.W_dec + self.b_dec
 
     def forward(self, acts: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """Reconstructions of activations."""

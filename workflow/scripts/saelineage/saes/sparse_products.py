@@ -475,7 +475,7 @@ class _PreActivations(torch.autograd.Function):
         ctx.entries = entries
         if computed is not None:
             return computed.clone()
-        return _sampled_products(centred, W_enc, entries) + bias[entries.latents]
+        return sampled_products(centred, W_enc, entries) + bias[entries.latents]
 
     @staticmethod
     def backward(ctx, grad):
@@ -503,7 +503,7 @@ class _Decode(torch.autograd.Function):
     def backward(ctx, grad):
         values, W_dec = ctx.saved_tensors
         entries = ctx.entries
-        grad_values = _sampled_products(grad, W_dec, entries) if ctx.needs_input_grad[0] else None
+        grad_values = sampled_products(grad, W_dec, entries) if ctx.needs_input_grad[0] else None
         grad_W_dec = None
         if ctx.needs_input_grad[1]:
             order, starts, tokens = entries.by_latent
@@ -523,7 +523,7 @@ def _weighted_sums(
     )
 
 
-def _sampled_products(
+def sampled_products(
     left: Float[Tensor, "token d_in"], right: Float[Tensor, "d_sae d_in"], entries: Entries
 ) -> Float[Tensor, " entry"]:
     """left[token] . right[latent] at each entry.

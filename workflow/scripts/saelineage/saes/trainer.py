@@ -228,7 +228,21 @@ class SaeTrainer:
             self._buffer = product_buffer(*shape, self.number_format, self.device)
         inputs = acts, weights["W_enc"], weights["b_dec"], self.objective.bias(weights)
         rounded = round_weights(weights["W_enc"], self.number_format)
-        return self.objective.choose(screen(*inputs, rounded, self._buffer, self.on_gpu))
+        return self.objective.choose(screen(*inputs, rounded, self._buffer, self.on_gpu), self.k)
+
+    @property
+    def k(self) -> int:
+        """Latents kept per token in the next step, by architectures that keep a number of them.
+
+        Over the first `k_anneal_fraction` of the steps it falls geometrically from `k_start`, or d_sae if that is
+        less, to the setting `k`: with many latents in each token all of them learn before they have to compete.
+        """
+        k, k_start = self.settings["k"], self.settings.get("k_start")
+        n_annealed = self.n_steps * self.settings.get("k_anneal_fraction", 0.0)
+        if k_start is None or self.step_number >= n_annealed:
+            return k
+        first = min(k_start, len(self.silent_tokens))
+        return round(first * (k / first) ** (self.step_number / n_annealed))
 
     def dead(self) -> Bool[Tensor, " d_sae"]:
         """Mask of latents that have not fired for `dead_after_tokens`."""

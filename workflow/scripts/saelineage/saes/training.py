@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from saelineage.errors import InputError
 from saelineage.files.atomic import atomic_path, decode_header, encode_header
-from saelineage.saes.batches import SCALE_TOKENS, Dump, Scaling, measure_scaling, on_device
+from saelineage.saes.batches import SCALE_TOKENS, Scaling, TokenActs, measure_scaling, on_device
 from saelineage.saes.folding import fold_centring
 from saelineage.saes.sae import Sae
 from saelineage.saes.trainer import SaeTrainer, StepFigures
@@ -194,7 +194,7 @@ class Training:
 
 
 def train_saes(
-    dump: Dump,
+    dump: TokenActs,
     settings: Sequence[Mapping],
     device: torch.device,
     checkpoint: Path | None = None,

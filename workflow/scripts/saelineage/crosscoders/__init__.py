@@ -1,0 +1,1 @@
+"""Crosscoders: one dictionary for several models, its training, files, and the scaling of its latents by model."""
