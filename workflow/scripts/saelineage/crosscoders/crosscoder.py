@@ -173,7 +173,12 @@ def load_crosscoder(folder: Path | str) -> Crosscoder:
 
 
 def joint_sae(
-    architecture: str, tensors: dict[str, Tensor], k: int | None, sizes: Sequence[int], where: Path | str
+    architecture: str,
+    tensors: dict[str, Tensor],
+    k: int | None,
+    sizes: Sequence[int],
+    where: Path | str,
+    remedy: str = REMEDY,
 ) -> Sae:
     """Make the SAE of the models' activations side by side from a crosscoder's weights.
 
@@ -183,6 +188,7 @@ def joint_sae(
             of each latent.
         sizes: n_models, d_in and d_sae.
         where: the source of the weights, for error messages.
+        remedy: the next step, for error messages.
 
     Raises:
         InputError: if shapes differ from the sizes, or a weight is not finite.
@@ -191,7 +197,7 @@ def joint_sae(
     expected = {"W_enc": (n_models, d_in, d_sae), "W_dec": (n_models, d_sae, d_in), "b_dec": (n_models, d_in)}
     shapes = {name: tuple(tensors[name].shape) if name in tensors else None for name in expected}
     if shapes != expected:
-        raise InputError(f"'{where}': a crosscoder of this size must have tensors {expected}, not {shapes}; {REMEDY}")
+        raise InputError(f"'{where}': a crosscoder of this size must have tensors {expected}, not {shapes}; {remedy}")
     weights = tensors | {
         "W_enc": tensors["W_enc"].reshape(n_models * d_in, d_sae),
         "W_dec": tensors["W_dec"].transpose(0, 1).reshape(d_sae, n_models * d_in),
