@@ -1,12 +1,13 @@
 """Dumps of several models read in step: the same tokens, one scale, and differences."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from saelineage.crosscoders.dumps import DifferenceDump, JointDump
+from saelineage.crosscoders.dumps import DifferenceDump, JointDump, batches_in_step, open_in_step
 from saelineage.errors import InputError
 from tests.unit.crosscoders.made import write_dumps, write_shard
 
@@ -49,6 +50,17 @@ def test_a_token_that_one_model_leaves_out_is_left_out_of_all(tmp_path: Path, ac
     tuned = acts["tuned"][kept].float()
     assert torch.allclose(dump[np.arange(38)][:, 3:], (tuned - tuned.mean(0)) * dump.scalings["tuned"].scale, atol=1e-3)
     assert dump.max_norms["tuned"] == pytest.approx(10 * tuned.norm(dim=1).median().item(), rel=0.05)
+
+
+def test_batches_in_step_are_unscaled_and_leave_out_what_training_did(tmp_path: Path, acts):
+    paths = write_dumps(tmp_path, acts)
+    norms = acts["tuned"].float().norm(dim=1)
+    cut_off = norms.sort().values[-3].item()
+    dumps = open_in_step(paths, max_norms={"base": math.inf, "tuned": cut_off})
+    batches = list(batches_in_step(dumps, 16))
+    assert [len(batch["base"]) for batch in batches] == [16, 16, 6]
+    for model in acts:
+        assert torch.equal(torch.cat([batch[model] for batch in batches]), acts[model][norms <= cut_off].float())
 
 
 def test_other_tokens_shards_and_widths_are_refused(tmp_path: Path, acts):

@@ -94,7 +94,10 @@ class Crosscoder:
         """
         if set(acts) != set(self.models):
             raise InputError(f"a crosscoder of {self.models} reads the activations of these, got {sorted(acts)}")
-        parts = [(acts[model].float() - scaling.mean) * scaling.scale for model, scaling in self.scalings.items()]
+        parts = [
+            (acts[model].float() - scaling.mean.to(acts[model].device)) * scaling.scale
+            for model, scaling in self.scalings.items()
+        ]
         return torch.cat(parts, 1)
 
     def encoder(self) -> Encoder:
@@ -109,7 +112,7 @@ class Crosscoder:
         """Reconstructions of one model's unscaled activations."""
         number, scaling = self.models.index(model), self.scalings[model]
         recons = latents.matrix(self.d_sae) @ self.W_dec[number] + self.b_dec[number]
-        return recons / scaling.scale + scaling.mean
+        return recons / scaling.scale + scaling.mean.to(recons.device)
 
 
 def save_crosscoder(crosscoder: Crosscoder, folder: Path | str, metadata: Mapping | None = None) -> None:

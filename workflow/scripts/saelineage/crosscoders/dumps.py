@@ -5,7 +5,7 @@ that memory holds a batch of each model and no dump. A token that one model leav
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -22,12 +22,17 @@ SCALE_SEED = 0
 """Seed of the tokens on which each model's mean and scale are measured."""
 
 
-def open_in_step(paths: Mapping[str, Sequence[Path | str]], max_norm_ratio: float | None = None) -> dict[str, Dump]:
+def open_in_step(
+    paths: Mapping[str, Sequence[Path | str]],
+    max_norm_ratio: float | None = None,
+    max_norms: Mapping[str, float] | None = None,
+) -> dict[str, Dump]:
     """Open the dumps of several models, reduced to the tokens that all of them keep.
 
     Args:
         paths: the shards of each model, in one order.
-        max_norm_ratio: outlier cut-off of each model, as a multiple of its median norm; None keeps all tokens.
+        max_norm_ratio: outlier cut-off of each model, as a multiple of its median norm; None for none.
+        max_norms: norm of each model above which its activations are outliers (`Crosscoder.max_norms`); None for none.
 
     Raises:
         InputError: if the shards are not of the same tokens, the models differ in width, or no token is left.
@@ -36,6 +41,25 @@ def open_in_step(paths: Mapping[str, Sequence[Path | str]], max_norm_ratio: floa
         counts = {model: len(of_model) for model, of_model in paths.items()}
         raise InputError(f"models that are read in step must have equally many activation shards, got {counts}; rerun")
     dumps = {model: Dump(of_model, max_norm_ratio) for model, of_model in paths.items()}
+    _require_in_step(dumps)
+    for model, max_norm in (max_norms or {}).items():
+        norms = torch.cat([shard.norms() for shard in dumps[model].shards])
+        dumps[model].keep(np.flatnonzero((norms <= max_norm).numpy()))
+    kept = [dump.kept for dump in dumps.values() if dump.kept is not None]
+    if kept:
+        common = reduce(np.intersect1d, kept)
+        for dump in dumps.values():
+            dump.keep(common)
+        if not len(common):
+            raise InputError(
+                f"no token is shared by all of {list(dumps)} and an outlier for none; raise saes.max_norm_ratio or "
+                "use models that share more of their vocabulary"
+            )
+    return dumps
+
+
+def _require_in_step(dumps: Mapping[str, Dump]) -> None:
+    """Refuse dumps of other tokens or another width than the first one's."""
     first, *others = dumps.values()
     for other in others:
         for shards in zip(first.shards, other.shards, strict=True):
@@ -45,17 +69,17 @@ def open_in_step(paths: Mapping[str, Sequence[Path | str]], max_norm_ratio: floa
         raise InputError(
             f"models that are read in step must have activations of one width, got {widths}; use models of one shape"
         )
-    kept = [dump.kept for dump in dumps.values() if dump.kept is not None]
-    if kept:
-        common = reduce(np.intersect1d, kept)
-        for dump in dumps.values():
-            dump.keep(common)
-    if not len(first):
-        raise InputError(
-            f"no token is shared by all of {list(dumps)} and an outlier for none; raise saes.max_norm_ratio, or use "
-            "models that share more of their vocabulary"
-        )
-    return dumps
+
+
+def batches_in_step(dumps: Mapping[str, Dump], batch_tokens: int) -> Iterator[dict[str, Float[Tensor, "_token d_in"]]]:
+    """Yield each model's unscaled activations of the same tokens, in the order of the files.
+
+    `crosscoder.joint` of these is what a crosscoder encodes.
+    """
+    n_tokens = len(next(iter(dumps.values())))
+    for start in range(0, n_tokens, batch_tokens):
+        tokens = np.arange(start, min(start + batch_tokens, n_tokens))
+        yield {model: dump[tokens] for model, dump in dumps.items()}
 
 
 class JointDump(TokenActs):
