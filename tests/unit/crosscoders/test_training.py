@@ -83,8 +83,9 @@ def test_latent_scaling_finds_rare_features_of_one_model(joint: JointDump, setti
     latents, feature_of = best_latents(dense, features)
     verdicts, by_norms = (table[column].to_numpy()[latents] for column in ("verdict", "by_norms"))
     expected = np.repeat([PERSISTS, DISAPPEARS, EMERGES], [N_SHARED, N_EXCLUSIVE, N_EXCLUSIVE])
-    assert verdicts.tolist() == expected.tolist()  # 4 of 4 and 4 of 4
-    assert (by_norms == expected)[N_SHARED:].sum() <= 6  # decoder norms find 2 of 4 and 2 of 4
+    assert (verdicts == expected)[:N_SHARED].all()
+    assert (verdicts == expected)[N_SHARED:].sum() >= 7  # 4 of 4 and 4 of 4 here; rounding may differ elsewhere
+    assert (by_norms == expected)[N_SHARED:].sum() <= 5  # bins of decoder norms: 2 of 4 and 2 of 4 here
     for verdict, planted_there in ((DISAPPEARS, OF_PARENT), (EMERGES, OF_CHILD)):
         claimed = feature_of[table["verdict"] == verdict]
         assert np.isin(claimed, planted_there).mean() > 0.8, verdict
