@@ -46,6 +46,8 @@ wildcard_constraints:
     shard="[0-9]{5}-of-[0-9]{5}",
     sweep=any_of(run.config["sweeps"]),
     part=run.part_names(),
+    group=any_of(run.crosscoders.groups),
+    seed=any_of(run.crosscoders.seeds),
 
 
 include: "rules/corpora.smk"
@@ -53,6 +55,7 @@ include: "rules/tokens.smk"
 include: "rules/models.smk"
 include: "rules/activations.smk"
 include: "rules/saes.smk"
+include: "rules/crosscoders.smk"
 include: "rules/features.smk"
 include: "rules/correlations.smk"
 include: "rules/lineage.smk"

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from saelineage.plan.config import with_reference
+from saelineage.plan.crosscoders import CROSSCODER
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.plan.paths import Paths
 from saelineage.plan.strict_yaml import read_yaml
@@ -54,9 +55,9 @@ def test_the_readme_has_exactly_two_set_up_commands_of_one_line():
 
 def test_the_readme_and_the_schema_list_every_instrument():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(\w+)` .*\|$", text, flags=re.MULTILINE)) == set(INSTRUMENTS)
+    assert set(re.findall(r"^\| `(\w+)` .*\|$", text, flags=re.MULTILINE)) == {*INSTRUMENTS, CROSSCODER}
     listed = SCHEMA["properties"]["lineage"]["properties"]["instruments"]["items"]["enum"]
-    assert sorted(listed) == sorted(INSTRUMENTS)
+    assert sorted(listed) == sorted([*INSTRUMENTS, CROSSCODER])
 
 
 def test_every_file_and_name_that_the_documents_mention_exists():

@@ -43,6 +43,7 @@ def read_inputs(
     curves: Mapping[tuple[str, str], str],
     sweeps: Mapping[str, str],
     followed: Mapping[str, str],
+    exclusivity: Mapping[tuple[str, str], str],
     merges: Mapping[str, str],
     correlations: Mapping[str, Correlation],
     share_curves: str,
@@ -72,6 +73,7 @@ def read_inputs(
         curves: paths `saes/{hookpoint}/{model}/{sae}/training.csv` by (model, SAE).
         sweeps: paths `sweeps/{sweep}.parquet` by sweep.
         followed: paths `lineage/{hookpoint}/sweeps/{sweep}.curves.parquet` by sweep.
+        exclusivity: paths `lineage/{hookpoint}/crosscoders/{group}.{seed}.shares.parquet` by (group, seed).
         merges: paths `models/{model}/merge.json` by model.
         correlations: the correlation behind each edge, by the edge's name.
         share_curves: path `lineage/{hookpoint}/curves.parquet`.
@@ -104,6 +106,7 @@ def read_inputs(
         merges={model: read_json(path) for model, path in merges.items()},
         sweeps={sweep: pd.read_parquet(path) for sweep, path in sweeps.items()},
         followed={sweep: pd.read_parquet(path) for sweep, path in followed.items()},
+        exclusivity={name: pd.read_parquet(path) for name, path in exclusivity.items()},
         swept=described["swept"],
         histograms={edge: correlation.pearson.histogram for edge, correlation in correlations.items()},
         ablations={edge: pd.read_parquet(path) for edge, path in ablations.items()},
@@ -191,6 +194,7 @@ def read_page(
         curves=named(page["trained"], files["curves"]),
         sweeps=named(described["swept"], files["sweeps"]),
         followed=named(described["followed_sweeps"], files["followed"]),
+        exclusivity=named(map(tuple, described["crosscoders"]), files["exclusivity"]),
         merges=named(described["merged_models"], files["merges"]),
         correlations={
             edge: load_correlation(path, partner)

@@ -216,7 +216,7 @@ def _require_hookpoint(plan: Plan, model: str, config: dict) -> None:
 
 def _require_widths(plan: Plan, is_left: Callable[[str], bool]) -> None:
     """Refuse edges whose models are not equally wide, if the child's SAE starts from the parent's."""
-    anchored = [name for name in plan.config["lineage"]["instruments"] if instrument(name).is_anchored]
+    anchored = [name for name in plan.comparisons.instruments if instrument(name).is_anchored]
     for edge in plan.graph.edges if anchored else []:
         if not any(map(is_left, edge)):
             continue

@@ -9,6 +9,7 @@ from math import prod
 
 from saelineage.errors import InputError
 from saelineage.plan.comparisons import RANDOM_CONTROLS, pair_name
+from saelineage.plan.crosscoders import CROSSCODER
 from saelineage.plan.graph import CONTINUED, KEPT, POOLED, TWIN
 from saelineage.plan.instruments import instrument
 from saelineage.plan.merges import needs_choice, sweeps_behind
@@ -232,6 +233,7 @@ def check_instruments(plan: Plan) -> None:
             raise InputError(
                 f"{key}.{child}: a control cannot be '{child}' or a model that it descends from; name other models"
             )
+    check_crosscoders(plan)
     check_second_anchor(plan)
     check_stages(plan)
     if all(not instrument(name).is_anchored for name in plan.comparisons.instruments):
@@ -245,6 +247,21 @@ def check_instruments(plan: Plan) -> None:
                 f"its SAE starts from the average of its parents', but '{merge}' descends from {', '.join(roots)}; "
                 "use independent alone"
             )
+
+
+def check_crosscoders(plan: Plan) -> None:
+    """Crosscoders read the kept activations of several models at once, and do not lead."""
+    listed = plan.config["lineage"]["instruments"]
+    if listed[0] == CROSSCODER:
+        raise InputError(
+            "lineage.instruments: the first one leads and must compare two SAEs, but it is crosscoder; put another "
+            "one, such as anchored, before it"
+        )
+    if CROSSCODER in listed and not plan.keeps_dumps:
+        raise InputError(
+            "activations.keep: must be true for crosscoder in lineage.instruments, because a crosscoder reads the "
+            f"activations of several models at once, not {plan.config['activations']['keep']}; change one of the two"
+        )
 
 
 def check_second_anchor(plan: Plan) -> None:

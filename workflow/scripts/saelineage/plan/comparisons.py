@@ -5,7 +5,7 @@ from functools import cached_property
 from itertools import combinations
 
 from saelineage.plan.graph import CONTINUED, TWIN, Edge, Graph
-from saelineage.plan.instruments import instrument
+from saelineage.plan.instruments import INSTRUMENTS, instrument
 from saelineage.plan.sae_names import SaeName, SaeNames
 
 Pair = tuple[SaeName, SaeName]
@@ -31,8 +31,9 @@ class Comparisons:
             saes: its SAEs.
         """
         lineage = config["lineage"]
-        self.instruments: list[str] = [*lineage["instruments"], *(f"anchored@{n}" for n in lineage["budgets"])]
-        """All instruments, the leading one first."""
+        of_two_saes = [name for name in lineage["instruments"] if name in INSTRUMENTS]
+        self.instruments: list[str] = [*of_two_saes, *(f"anchored@{n}" for n in lineage["budgets"])]
+        """All instruments that compare two SAEs, the leading one first."""
         self._random: list[str] = config["correlations"]["random_controls"]
         self._has_reset_control: bool = lineage["reset_control"]
         self._has_second_anchor: bool = lineage["second_anchor"]
@@ -135,7 +136,7 @@ class Comparisons:
         """
         parent, child = self.edge_pair(name, edge)
         pairs = {random: (parent, SaeName(child.model, f"{child.sae}_{random}")) for random in self._random}
-        for model, role in self._in_place_of_child(edge).items():
+        for model, role in self.in_place_of_child(edge).items():
             pairs[f"{role} ({model})"] = (parent, self._in_place(name, edge, model))
         return pairs
 
@@ -369,7 +370,7 @@ class Comparisons:
     def _is_merge(self, model: str) -> bool:
         return len(self._graph.parents(model)) > 1
 
-    def _in_place_of_child(self, edge: Edge) -> dict[str, str]:
+    def in_place_of_child(self, edge: Edge) -> dict[str, str]:
         """The models that a parent is also compared with in place of its child, and their role."""
         line = [edge.parent, *self._graph.ancestors(edge.parent)]
         random = [model for model in self._graph.of_kind("reinitialise") if self._graph.like(model) in line]

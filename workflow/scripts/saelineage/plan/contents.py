@@ -5,6 +5,7 @@ from functools import cached_property
 from itertools import product
 
 from saelineage.plan.comparisons import Comparisons, Pair, pair_name
+from saelineage.plan.crosscoders import Crosscoders
 from saelineage.plan.graph import Edge, Graph
 from saelineage.plan.merges import merge_settings, needs_choice
 from saelineage.plan.sae_names import ONE_SAE, SaeName, SaeNames
@@ -20,6 +21,7 @@ class Contents:
         sae_settings: the config's `saes` block with what overrides it there.
         saes: the SAEs and their settings.
         comparisons: the pairs of SAEs that are compared.
+        crosscoders: the dictionaries of several models, where there are any.
     """
 
     def __init__(self, config: dict, hookpoint: str | None = None):
@@ -35,6 +37,7 @@ class Contents:
         self.sae_settings = sae_settings_at(config, self.hookpoint)
         self.saes = SaeNames(config | {"saes": self.sae_settings}, self.graph)
         self.comparisons = Comparisons(config, self.graph, self.saes)
+        self.crosscoders = Crosscoders(config | {"saes": self.sae_settings}, self.graph, self.comparisons)
 
     @property
     def name(self) -> str:
@@ -142,7 +145,7 @@ class Contents:
         Returns:
             `corpora`; `made`, how each model was made in words, parents before children; `merged_models`, the parents
             of each merged model; `swept`, of each sweep `chosen`, the swept settings of its merge, and `parents`;
-            `followed_sweeps`, those through which features are followed;
+            `followed_sweeps`, those through which features are followed; `crosscoders`, group and seed of each;
             `lines`, the chains of models that are shown by step, and `line_edges`, the names of all edges in them.
         """
         swept = {sweep: self.swept_model(sweep) for sweep in self.config["sweeps"]}
@@ -158,6 +161,7 @@ class Contents:
                 for sweep, model in swept.items()
             },
             "followed_sweeps": self.followed_sweeps,
+            "crosscoders": list(map(list, self.crosscoders.names)),
             "lines": self.graph.lines,
             "line_edges": list(map(str, self.graph.line_edges)),
         }

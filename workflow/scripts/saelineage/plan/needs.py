@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from saelineage.plan import sizes
 from saelineage.plan.contents import Contents
+from saelineage.plan.crosscoders import CrosscoderName
 from saelineage.plan.paths import Wildcards
 from saelineage.plan.sizes import Need
 
@@ -103,6 +104,29 @@ class Needs:
             return Need(held, sizes.sae_training_flop(sae, trained))
 
         return of_job
+
+    def training_crosscoder(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Training a crosscoder: an SAE whose input is the activations of all its models."""
+        name = CrosscoderName(wildcards.group, wildcards.seed)
+        settings, n_models = (
+            self._contents.crosscoders.settings(name),
+            len(self._contents.crosscoders.groups[name.group]),
+        )
+        dump = sizes.dump_size(input.shards[: len(input.shards) // n_models])
+        sae = sizes.SaeSize(n_models * dump.d_in, round(dump.d_in * settings["expansion_factor"]))
+        held = sizes.sae_training_bytes(sae, settings["batch_tokens"])
+        return Need(held, sizes.sae_training_flop(sae, settings["n_tokens"] or dump.n_tokens))
+
+    def measuring_crosscoder(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Encoding the probe with a crosscoder, and sums by group of documents for each two models of a pair."""
+        pairs = self._contents.crosscoders.asked(wildcards.group)
+        n_models = len(self._contents.crosscoders.groups[wildcards.group])
+        dump = sizes.dump_size(input.shards[: len(input.shards) // n_models])
+        settings = self._contents.crosscoders.settings(CrosscoderName(wildcards.group, wildcards.seed))
+        sae = sizes.SaeSize(n_models * dump.d_in, round(dump.d_in * settings["expansion_factor"]))
+        n_groups = self._contents.config["crosscoder"]["n_document_groups"]
+        sums = 2 * 8 * 4 * len(pairs) * n_groups * sae.d_sae
+        return Need(3 * sae.n_bytes + sums + sizes.encoding_bytes(sae, 0), sizes.encoding_flop(sae, dump.n_tokens))
 
     def streaming(
         self,

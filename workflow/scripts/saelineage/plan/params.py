@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from saelineage.plan.comparisons import Pair, pair_name
 from saelineage.plan.contents import Contents
+from saelineage.plan.crosscoders import CrosscoderName
 from saelineage.plan.paths import Wildcards, is_shifted
 from saelineage.plan.sae_names import SaeName
 
@@ -84,6 +85,24 @@ class Params:
     def measured_saes(self, wildcards: Wildcards) -> list[str]:
         """Names of a model's SAEs whose quality is measured."""
         return [sae.sae for sae in self._contents.comparisons.measured_saes if sae.model == wildcards.model]
+
+    def crosscoder(self, wildcards: Wildcards) -> dict:
+        """The models of a crosscoder and its settings."""
+        crosscoders, name = self._contents.crosscoders, CrosscoderName(wildcards.group, wildcards.seed)
+        return {"models": crosscoders.groups[name.group], "settings": crosscoders.settings(name)}
+
+    def crosscoder_models(self, wildcards: Wildcards) -> list[str]:
+        """The models of a crosscoder."""
+        return self._contents.crosscoders.groups[wildcards.group]
+
+    def crosscoder_pairs(self, wildcards: Wildcards) -> list[dict]:
+        """The pairs of models that a crosscoder is asked about."""
+        return [pair._asdict() for pair in self._contents.crosscoders.asked(wildcards.group)]
+
+    def exclusivity_rules(self, wildcards: Wildcards) -> dict:
+        """The bounds of a crosscoder's verdicts."""
+        bounds = self._contents.subset("crosscoder", "nu_error_below", "nu_reconstruction_below", "rotated_below")
+        return bounds | self._contents.subset("correlations", "min_firings")
 
     def sae_import(self, wildcards: Wildcards) -> dict:
         """The source of an imported SAE, and its limits."""

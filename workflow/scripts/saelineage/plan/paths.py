@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from saelineage.foreign.sae_formats.registry import local_source
 from saelineage.plan.comparisons import RANDOM_CONTROLS, Pair, names_in_pair
 from saelineage.plan.contents import Contents
+from saelineage.plan.crosscoders import CrosscoderName
 from saelineage.plan.graph import Edge
 from saelineage.plan.merges import sweeps_behind
 from saelineage.plan.sae_names import SaeName, shard_names
@@ -71,6 +72,12 @@ class Paths:
     token_types = "results/{run}/correlations/{hookpoint}/{a}__{b}/token_types.safetensors"
     dense = "results/{run}/correlations/{hookpoint}/{a}__{b}/dense.npy"
     similarities = "results/{run}/correlations/{hookpoint}/{model_a}.{sae_a}__{model_b}.{sae_b}/similarities.{ending}"
+    crosscoder_file = "results/{run}/crosscoders/{hookpoint}/{group}/{seed}/{name}"
+    crosscoder_weights = "results/{run}/crosscoders/{hookpoint}/{group}/{seed}/crosscoder.safetensors"
+    crosscoder_config = "results/{run}/crosscoders/{hookpoint}/{group}/{seed}/crosscoder.json"
+    crosscoder_curve = "results/{run}/crosscoders/{hookpoint}/{group}/{seed}/training.csv"
+    exclusivity = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.parquet"
+    exclusivity_shares = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.shares.parquet"
     readouts = "results/{run}/lineage/{hookpoint}/readouts/{parent}__{child}.parquet"
     drift = "results/{run}/lineage/{hookpoint}/drift.json"
     ablations = "results/{run}/lineage/{hookpoint}/ablations/{edge}{kind}.parquet"
@@ -324,6 +331,27 @@ class Paths:
     def of_saes(self, pattern: str, saes: Iterable[SaeName]) -> list[str]:
         """A file of each of some SAEs."""
         return [path for sae in saes for path in self.fill(pattern, **sae._asdict())]
+
+    # Crosscoders.
+
+    def crosscoder_dumps(self, wildcards: Wildcards) -> list[str]:
+        """The train dumps of a crosscoder's models, one model after the other."""
+        crosscoders = self._contents.crosscoders
+        corpora = crosscoders.settings(CrosscoderName(wildcards.group, wildcards.seed))["corpora"]
+        places = {"corpus": corpora, "split": "train", "shard": self.train_shards}
+        return [
+            path
+            for model in crosscoders.groups[wildcards.group]
+            for path in self.fill(self.dump, model=model, **places)
+        ]
+
+    def crosscoder_probes(self, wildcards: Wildcards) -> list[str]:
+        """Their probe dumps, one model after the other."""
+        return [path for model in self._contents.crosscoders.groups[wildcards.group] for path in self.probe_dump(model)]
+
+    def of_crosscoders(self, pattern: str) -> list[str]:
+        """A file of each crosscoder."""
+        return [path for name in self._contents.crosscoders.names for path in self.fill(pattern, **name._asdict())]
 
     # Features and correlations.
 
@@ -592,6 +620,7 @@ class Paths:
             "ablations": self.all_ablations(),
             "effects": self.all_ablations(".agreement"),
             "drift": self.all_drift(),
+            "exclusivity": self.of_crosscoders(self.exclusivity_shares),
             "matrix_changes": self.all_matrix_changes(),
             "importance": self.all_importance(),
             "importance_agreement": self.agreement_of_importance(),
@@ -652,7 +681,8 @@ class Paths:
         ablations = self.fill(self.ablations_manifest) if self.all_ablations() else []
         passages = self.fill(self.passages_manifest) if self.edges else []
         splits = {"corpus": self.corpora, "split": SPLITS}
-        dumped = trained if contents.keeps_dumps else []
+        in_crosscoders = [model for models in contents.crosscoders.groups.values() for model in models]
+        dumped = list(dict.fromkeys([*trained, *in_crosscoders])) if contents.keeps_dumps else []
         dumps = {"corpus": contents.trained_corpora, "split": "train", "shard": self.train_shards}
         probes = {"corpus": self.corpora, "split": "probe", "shard": self.probe_shards}
 
@@ -679,6 +709,7 @@ class Paths:
                 *of_folders(self.of_saes(self.sae_config, comparisons.saes)),
                 *beside(self.fill(self.sae_metrics, model=contents.graph.models)),
             ],
+            "crosscoders": of_folders(self.of_crosscoders(self.crosscoder_config)),
             "features": beside(path for sae in encoded for path in self.sae_features(sae)),
             "correlations": [
                 *of_folders(self.all_correlations(self.correlations)),
@@ -688,6 +719,7 @@ class Paths:
                 *of_folders(self.fill(self.summary)),
                 *beside(readouts),
                 *beside(self.all_drift()),
+                *beside(self.of_crosscoders(self.exclusivity)),
                 *ablations,
                 *of_folders(self.agreement_of_importance()),
                 *passages,

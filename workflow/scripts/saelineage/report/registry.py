@@ -60,6 +60,14 @@ TABLES = {
         "there; of the features lost in the child the share lost there too, and the number lost in the child alone "
         "(beyond); of the features new in the child the share found there, and the number new in the child alone.",
     ),
+    "crosscoders": Table(
+        "crosscoder_table",
+        ("exclusivity",),
+        "One row per crosscoder and edge, and per model in the child's place (role): the number of latents of each "
+        "verdict by latent scaling; of the latents that the parent writes the share that persists, and of those that "
+        "the child writes the share that is inherited, each with its n and an interval over documents; and the "
+        "crosscoder's fvu on both models.",
+    ),
     "matchings": Table(
         "matching_table",
         ("summary",),

@@ -14,6 +14,7 @@ import pandas as pd
 from saelineage.corpora.messages import CLASSES
 from saelineage.labels.labels import describe
 from saelineage.lineage.evidence import GROUPS, IDENTIFIED
+from saelineage.lineage.exclusivity import VERDICTS as VERDICTS_OF_CROSSCODERS
 from saelineage.lineage.importance import reading_order
 from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTESTABLE
 from saelineage.lineage.shares import share
@@ -105,6 +106,8 @@ class TableInputs(NamedTuple):
     """`sweeps/{sweep}.parquet` by sweep."""
     followed: Mapping[str, pd.DataFrame]
     """`lineage/{hookpoint}/sweeps/{sweep}.curves.parquet` by sweep."""
+    exclusivity: Mapping[tuple[str, str], pd.DataFrame]
+    """`lineage/{hookpoint}/crosscoders/{group}.{seed}.shares.parquet` by (group, seed)."""
     swept: Mapping[str, dict]
     """Of each sweep `chosen`, the swept settings of its merge, and `parents`."""
     histograms: Mapping[str, np.ndarray]
@@ -757,6 +760,17 @@ def followed_table(followed: Mapping[str, pd.DataFrame], swept: Mapping[str, dic
     columns += ["share", "share_n", "share_low", "share_high"]
     tables = [with_settings(table, sweep, list(swept[sweep]["chosen"])) for sweep, table in followed.items()]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def crosscoder_table(exclusivity: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """The shares of all crosscoders' latents by verdict: of each edge, its floor and its nulls, seed by seed."""
+    columns = ["edge", "parent", "child", "role", "group", "seed", *VERDICTS_OF_CROSSCODERS]
+    columns += [f"{name}_share{end}" for name in ("persist", "inherited") for end in ("", "_n", "_low", "_high")]
+    columns += ["fvu_parent", "fvu_child"]
+    tables = [table.assign(group=group, seed=seed) for (group, seed), table in exclusivity.items()]
+    if not tables:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True)[columns].sort_values(["edge", "role", "child"], kind="stable")
 
 
 def with_settings(table: pd.DataFrame, sweep: str, over: Sequence[str]) -> pd.DataFrame:

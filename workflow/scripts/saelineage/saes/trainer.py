@@ -40,9 +40,13 @@ RESAMPLED_NORM = 0.2
 """Norm of a resampled latent's encoder, as a fraction of the others' mean norm ("Towards Monosemanticity", 2023)."""
 
 
-def initial_directions(d_in: int, d_sae: int, norm: float, seed: int) -> Float[Tensor, "d_sae d_in"]:
-    """Draw random directions of one norm, from which decoder and encoder start (arXiv 2406.04093, section 2.3)."""
-    directions = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed))
+def initial_directions(d_in: int, d_sae: int, norm: float, seed: int, n_models: int = 1) -> Float[Tensor, "d_sae d_in"]:
+    """Draw random directions of one norm, from which decoder and encoder start (arXiv 2406.04093, section 2.3).
+
+    Activations of several models side by side have one direction in all of them, because models of a lineage share
+    their basis: otherwise latents start as turned from model to model, and rare ones stay so.
+    """
+    directions = torch.randn(d_sae, d_in // n_models, generator=torch.Generator().manual_seed(seed)).repeat(1, n_models)
     return directions * (norm / directions.norm(dim=1, keepdim=True))
 
 
@@ -172,8 +176,9 @@ class SaeTrainer:
 
     def _fresh_weights(self, mean: Tensor) -> Weights:
         """Make initial weights: the same random directions in encoder and decoder, and the objective's own weights."""
-        sizes = self.objective.d_in, self.objective.d_sae
-        directions = initial_directions(*sizes, self.objective.decoder_norm, self.settings["seed"])
+        sizes, settings = (self.objective.d_in, self.objective.d_sae), self.settings
+        norm, n_models = self.objective.decoder_norm, settings.get("n_models", 1)
+        directions = initial_directions(*sizes, norm, settings["seed"], n_models)
         weights = {"W_enc": directions, "W_dec": directions.clone(), "b_dec": mean.clone()}
         return weights | self.objective.own_tensors()
 

@@ -1,0 +1,67 @@
+# crosscoders: one dictionary for several models. Config: crosscoder, lineage.instruments, threads.saes.
+
+
+rule train_crosscoder:
+    """
+    Train one crosscoder on the train dumps of several models, read in step.
+    Its checkpoint lies under results/{run}/checkpoints/ while it runs, for resuming.
+
+    Output: the crosscoder's folder and the training curve.
+    """
+    input:
+        shards=run.placed(lambda plan: plan.paths.crosscoder_dumps),
+    output:
+        weights=run.paths.crosscoder_weights,
+        config=run.paths.crosscoder_config,
+        curve=run.paths.crosscoder_curve,
+        manifest=run.paths.folder_manifest(run.paths.crosscoder_config),
+    log:
+        run.paths.log("crosscoders/{hookpoint}.{group}.{seed}"),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["saes"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.placed(lambda plan: plan.needs.training_crosscoder)),
+        runtime=runtime(run.placed(lambda plan: plan.needs.training_crosscoder)),
+    params:
+        crosscoder=run.placed(lambda plan: plan.params.crosscoder),
+        code=code_digest("train_crosscoder"),
+    script:
+        "../workflow/scripts/train_crosscoder.py"
+
+
+rule measure_crosscoder:
+    """
+    Ask a crosscoder which of its latents each model of an edge writes, by latent scaling on the probe.
+
+    Output: the verdict of each latent on each edge and under each control, and the shares with their floor and nulls.
+    """
+    input:
+        weights=run.paths.crosscoder_weights,
+        config=run.paths.crosscoder_config,
+        shards=run.paths.crosscoder_probes,
+        rows=run.paths.rows("probe"),
+    output:
+        latents=run.paths.exclusivity,
+        shares=run.paths.exclusivity_shares,
+        manifest=run.paths.manifest(run.paths.exclusivity),
+    log:
+        run.paths.log("lineage/{hookpoint}.{group}.{seed}.crosscoder"),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["features"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.placed(lambda plan: plan.needs.measuring_crosscoder)),
+        runtime=runtime(run.placed(lambda plan: plan.needs.measuring_crosscoder)),
+    params:
+        models=run.params.crosscoder_models,
+        pairs=run.params.crosscoder_pairs,
+        corpora=run.paths.corpora,
+        rules=run.params.exclusivity_rules,
+        n_groups=run.config["crosscoder"]["n_document_groups"],
+        replicates=run.subset("lineage", "n_replicates", "seed"),
+        code=code_digest("measure_crosscoder"),
+    script:
+        "../workflow/scripts/measure_crosscoder.py"
