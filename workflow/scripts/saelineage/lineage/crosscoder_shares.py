@@ -110,7 +110,7 @@ def measure_pairs(
         2.5 and 97.5 of the replicates, NaN for the floor.
     """
     drawn = np.random.default_rng(seed).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), n_replicates)
-    replicates = [weighted(groups, weights) for weights in drawn]
+    replicates = [weighted(groups, weights) for weights in drawn.tolist()]
     whole = weighted(groups, [1] * len(groups))
     tables, rows = [], []
     for pair in pairs:

@@ -1,0 +1,61 @@
+"""Crosscoders in a run: what they read, their verdicts beside floor and nulls, and the page."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from saelineage.crosscoders.crosscoder import load_crosscoder
+from tests.workflow.conftest import Checkout
+
+
+@pytest.fixture(scope="module")
+def checkout(two_hookpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A finished run at two hookpoints, with a crosscoder of both models at each, from two seeds."""
+    return Checkout(tmp_path_factory.mktemp("crosscoders"), two_hookpoints)
+
+
+def test_each_hookpoint_has_a_crosscoder_of_both_models_for_each_seed(checkout: Checkout):
+    run = checkout.folder / "results/two"
+    for hookpoint, d_in in (("early", 24), ("late", 16)):
+        crosscoders = [load_crosscoder(run / f"crosscoders/{hookpoint}/lineage/seed{seed}") for seed in (0, 1)]
+        for crosscoder in crosscoders:
+            assert (crosscoder.models, crosscoder.d_in, crosscoder.d_sae) == (["base", "left"], d_in, 4 * d_in)
+        assert not crosscoders[0].W_enc.equal(crosscoders[1].W_enc)
+
+
+def test_every_latent_has_a_verdict_and_every_edge_its_floor(checkout: Checkout):
+    folder = checkout.folder / "results/two/lineage/early/crosscoders"
+    latents = pd.read_parquet(folder / "lineage.seed0.parquet")
+    shares = pd.read_parquet(folder / "lineage.seed0.shares.parquet")
+    assert latents.groupby("role").size().to_dict() == {"edge": 96}
+    assert shares["role"].tolist() == ["edge", "the parent on other documents"]
+    edge = shares.iloc[0]
+    counts = latents["verdict"].value_counts()
+    assert all(edge[verdict] == n for verdict, n in counts.items())
+    assert edge["persist_share_low"] <= edge["persist_share"] <= edge["persist_share_high"]
+    assert 0 < edge["fvu_parent"] < 1
+    csv = pd.read_csv(checkout.folder / "results/two/report/tables/early/crosscoders.csv")
+    assert len(csv) == 2 * len(shares)  # two seeds
+    page = (checkout.folder / "results/two/report/index.html").read_text(encoding="utf-8")
+    assert "One dictionary for all models" in page
+
+
+def test_another_seed_trains_one_crosscoder_and_measures_it(checkout: Checkout):
+    checkout.edit(
+        "tiny.yaml", "crosscoder: {n_document_groups: 8}", "crosscoder: {n_document_groups: 8, seeds: [0, 1, 2]}"
+    )
+    jobs = checkout.stale_jobs()
+    checkout.edit(
+        "tiny.yaml", "crosscoder: {n_document_groups: 8, seeds: [0, 1, 2]}", "crosscoder: {n_document_groups: 8}"
+    )
+    made = {(rule, name) for rule, name in jobs if rule in ("train_crosscoder", "measure_crosscoder")}
+    assert made == {
+        (rule, name)
+        for hookpoint in ("early", "late")
+        for rule, name in (
+            ("train_crosscoder", f"{hookpoint}.lineage.seed2"),
+            ("measure_crosscoder", f"{hookpoint}.lineage.seed2.crosscoder"),
+        )
+    }
+    assert {rule for rule, _ in jobs} == {"train_crosscoder", "measure_crosscoder", "write_report"}
