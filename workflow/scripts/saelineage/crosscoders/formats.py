@@ -90,21 +90,23 @@ def _thresholds(
     Raises:
         InputError: if the threshold was never set, or the norm is of a kind that weights alone do not give.
     """
-    threshold, found = others["threshold"], others.get("code_normalization_id", torch.tensor(BY_NORMS))
-    kind = int(found) if found.numel() == 1 else None
+    threshold, number = others["threshold"], others.get("code_normalization_id", torch.tensor(BY_NORMS))
+    kind = int(number) if number.numel() == 1 else None
     if threshold.numel() != 1 or not threshold.item() >= 0:
         raise InputError(
             f"'{path}': threshold must be one number, 0 or more, but is {str(threshold.tolist())[:80]} (-1 means that "
             "it was never set); train it past threshold_start_step"
         )
-    if kind is None or kind not in (BY_NORMS, BY_ROWS, BY_NOTHING):
+    if kind not in (BY_NORMS, BY_ROWS, BY_NOTHING):
         raise InputError(
             f"'{path}': code_normalization_id must be {BY_NORMS} (CROSSCODER), {BY_ROWS} (SAE) or {BY_NOTHING} (NONE), "
-            f"but is {str(found.tolist())[:80]}; use another crosscoder"
+            f"but is {kind}; use another crosscoder"
         )
     of_models = W_dec.double().norm(dim=2)
-    by_kind = {BY_NORMS: of_models.sum(0), BY_ROWS: of_models.norm(dim=0), BY_NOTHING: torch.ones(W_dec.shape[1])}
-    norms = by_kind[kind]
+    if kind == BY_NORMS:
+        norms = of_models.sum(0)
+    else:
+        norms = of_models.norm(dim=0) if kind == BY_ROWS else torch.ones(W_dec.shape[1], dtype=torch.float64)
     never = torch.full_like(norms, torch.finfo(torch.float32).max)
     return torch.where(norms > 0, threshold.double() / norms, never).clamp(max=never).float()
 
