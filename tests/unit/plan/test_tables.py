@@ -5,6 +5,7 @@ from pathlib import Path
 
 import saelineage
 from saelineage.plan.config import read_schema
+from saelineage.plan.crosscoders import CROSSCODER
 from saelineage.plan.graph import MODEL_KINDS
 from saelineage.plan.instruments import INSTRUMENTS, instrument
 from saelineage.plan.plan import Plan
@@ -12,20 +13,21 @@ from tests.unit.plan.lineages import diamond
 
 ROOT = Path(saelineage.__file__).parents[3]
 SCHEMA = read_schema(ROOT / "config" / "config.schema.yaml")
+EVERY_INSTRUMENT = [*INSTRUMENTS, CROSSCODER]
 
 
 def test_the_schema_lists_every_instrument_and_its_description_explains_each():
     schema = SCHEMA["properties"]["lineage"]["properties"]["instruments"]
-    assert schema["items"]["enum"] == list(INSTRUMENTS)
-    assert re.findall(r"(\w+): ", schema["description"]) == list(INSTRUMENTS)
+    assert schema["items"]["enum"] == EVERY_INSTRUMENT
+    assert re.findall(r"(\w+): ", schema["description"]) == EVERY_INSTRUMENT
     assert set(schema["default"]) <= set(INSTRUMENTS)
 
 
 def test_the_readme_has_one_row_for_each_instrument():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"^\| `lineage\.instruments` \|.*\n\|[-|]+\n((?:\|.*\n)+)", readme, flags=re.MULTILINE)
-    assert sorted(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == sorted(INSTRUMENTS)
-    assert table.count("\n") == len(INSTRUMENTS)
+    assert sorted(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == sorted(EVERY_INSTRUMENT)
+    assert table.count("\n") == len(EVERY_INSTRUMENT)
 
 
 def test_phrases_of_an_instrument_complete_a_sentence():

@@ -188,6 +188,21 @@ def passage_features() -> pd.DataFrame:
     return pd.DataFrame(known | {"n_there": 1, "n": 1, "base": 0.25, "lift": 4.0, "log10_p": -0.6})
 
 
+def exclusivity() -> pd.DataFrame:
+    """The shares of a crosscoder's latents on one edge, and its floor."""
+    pair = {"edge": "base__lua", "parent": "base", "fvu_parent": 0.2, "fvu_child": 0.25}
+    counts = {"persists": 6, "rotated": 1, "emerges": 2, "disappears": 1, "untestable": 3}
+    shares = {"persist_share": 0.75, "persist_share_n": 8, "inherited_share": 0.625, "inherited_share_n": 8}
+    ends = {
+        "persist_share_low": 0.5,
+        "persist_share_high": 0.9,
+        "inherited_share_low": 0.4,
+        "inherited_share_high": 0.8,
+    }
+    edge = pair | counts | shares | ends | {"child": "lua", "role": "edge"}
+    return pd.DataFrame([edge, edge | {"child": "base", "role": "the parent on other documents"}])
+
+
 def inputs(found: dict) -> TableInputs:
     """What the stages saved for a summary."""
     curve = {"step": [1], "tokens": [9], "loss": [1.0], "fvu": [0.5], "l0": [4.0], "dead_fraction": [0.0]}
@@ -207,6 +222,7 @@ def inputs(found: dict) -> TableInputs:
         merges={"merged": merge_record()},
         sweeps={"merged": sweep},
         followed={"merged": followed()},
+        exclusivity={("lineage", "seed0"): exclusivity(), ("lineage", "seed1"): exclusivity()},
         swept=SWEPT,
         histograms={"base__merged": np.array([0, 3, 2, 0])},
         ablations={edge: ablations() for edge in edges},
@@ -743,3 +759,16 @@ def test_an_edge_without_passages_says_so():
     none = {"passages": {edge: passages()[:0]}, "passage_features": {edge: passage_features()[:0]}}
     words = text_page(results(tables=make_tables(found._replace(**none))))
     assert "No passages: no other model was trained from the same parent" in words
+
+
+def test_crosscoders_stand_beside_their_floor_with_every_seed():
+    text = clean()
+    rows = text[text.index("One dictionary for all models") :].split("</table>")[0].split("<tr>")[2:]
+    assert [("other documents" in row, re.findall(r"seed\d", row)) for row in rows] == [
+        (False, ["seed0"]),
+        (False, ["seed1"]),
+        (True, ["seed0"]),
+        (True, ["seed1"]),
+    ]
+    assert "75" in rows[0]
+    assert "0.250" in rows[0]

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from saelineage.crosscoders.latent_scaling import CHILD, PARENT
-from saelineage.lineage.matching import PERSISTS, UNTESTABLE
+from saelineage.lineage.matching import PERSISTS, SIDES, UNTESTABLE
 
+PARENT, CHILD = SIDES
 ROTATED, EMERGES, DISAPPEARS = "rotated", "emerges", "disappears"
 VERDICTS = (PERSISTS, ROTATED, EMERGES, DISAPPEARS, UNTESTABLE)
 NORM_BINS = (0.1, 0.4, 0.6, 0.9)
