@@ -72,7 +72,6 @@ class Paths:
     token_types = "results/{run}/correlations/{hookpoint}/{a}__{b}/token_types.safetensors"
     dense = "results/{run}/correlations/{hookpoint}/{a}__{b}/dense.npy"
     similarities = "results/{run}/correlations/{hookpoint}/{model_a}.{sae_a}__{model_b}.{sae_b}/similarities.{ending}"
-    crosscoder_file = "results/{run}/crosscoders/{hookpoint}/{group}/{seed}/{name}"
     crosscoder_weights = "results/{run}/crosscoders/{hookpoint}/{group}/{seed}/crosscoder.safetensors"
     crosscoder_config = "results/{run}/crosscoders/{hookpoint}/{group}/{seed}/crosscoder.json"
     crosscoder_curve = "results/{run}/crosscoders/{hookpoint}/{group}/{seed}/training.csv"
