@@ -35,8 +35,9 @@ def models_with_dumps(run: Path) -> set[str]:
 
 
 def run_again(folder: Path, original: Path, keep: str) -> Kept:
-    """Copy a finished run without what follows from the dumps, and make that again."""
+    """Copy a finished run without what follows from the dumps, and make that again; crosscoders need kept dumps."""
     checkout = Checkout(folder, original)
+    checkout.edit("tiny.yaml", "[independent, crosscoder]", "[independent]")
     run = folder / "results" / "two"
     for name in MADE_AGAIN:
         shutil.rmtree(run / name)
@@ -125,7 +126,7 @@ def test_keeping_dumps_or_not_trains_nothing_again(
 ):
     original = two_hookpoints if before == "true" else temporary.checkout.folder
     checkout = Checkout(tmp_path / "copy", original)
-    text = checkout.config.read_text().replace(f"\n  keep: {before}", "")
+    text = checkout.config.read_text().replace(f"\n  keep: {before}", "").replace("independent, crosscoder", "independent")
     checkout.config.write_text(text.replace("max_tokens: 4096", f"max_tokens: 4096\n  keep: {after}"))
     assert checkout.stale_jobs(targets=EDGES) == set()
 

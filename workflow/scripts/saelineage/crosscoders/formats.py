@@ -131,7 +131,7 @@ def _scalings(
 
 
 def export_crosscoder(crosscoder: Crosscoder, folder: Path | str) -> None:
-    """Write a crosscoder for crosscoder_learning: `BatchTopKCrossCoder.from_pretrained("FOLDER/ae.pt")`.
+    """Write a crosscoder for crosscoder_learning, whose `BatchTopKCrossCoder.from_pretrained` opens FOLDER/ae.pt.
 
     A `relu` crosscoder is for `CrossCoder.from_pretrained`. Latents count as they are there (`code_normalization`
     NONE), so latents equal those here. config.json names the class.
