@@ -85,6 +85,7 @@ def _control(n_persist: int, n_others: int) -> tuple[Blocks, ...]:
 
 CONTROL, FEW = _control(36, 8), _control(12, 4)
 RARE, DENSE = (0.0005, 0.002), (0.2, 0.4)
+OFTEN, SELDOM = (0.15, 0.15), (0.005, 0.005)
 
 
 def _groups(within: float) -> tuple[Blocks, ...]:
@@ -143,6 +144,11 @@ SCENARIOS: Mapping[str, tuple[Blocks, ...]] = MappingProxyType(
             single(Feature("rare, persists"), 8, RARE),
             single(Feature("rare, vanishes", child=0.0), 8, RARE),
             single(Feature("rare, appears", parent=0.0), 8, RARE),
+        ),
+        "narrow": (
+            single(Feature("persists"), 16, OFTEN),
+            single(Feature("vanishes", child=0.0), 4, SELDOM),
+            single(Feature("appears", parent=0.0), 4, SELDOM),
         ),
         "outlying token": (
             *CONTROL,

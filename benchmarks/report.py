@@ -67,6 +67,7 @@ SUMMARY_TABLES = {
     "controls": report_tables.control_table,
     "matchings": report_tables.matching_table,
     "agreements": report_tables.agreement_table,
+    "crosstable": report_tables.cross_table,
     "kinds": report_tables.kind_table,
     "flows": report_tables.flow_table,
 }
@@ -268,7 +269,7 @@ def summary_of(run: SimpleNamespace) -> dict:
         edges[-1]["study"] = dict.fromkeys(("persists", "disappears", "inherited", "emerges"), 0)
     summary = {"run": "benchmark", "threshold": 0.8, "identified_from": 1.0, "relocated_below": 0.5, "edges": edges}
     summary |= {"models": list(LINEAGE), "leading": "independent", "saes": dict.fromkeys(LINEAGE, "seed0")}
-    return summary | {"instruments": [], "agreements": [], "sources": {}}
+    return summary | {"instruments": [], "agreements": [], "crosscoder": [], "sources": {}}
 
 
 def tables_of(summary: dict) -> dict[str, pd.DataFrame]:

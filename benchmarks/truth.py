@@ -5,10 +5,11 @@
 There are two parts. *Organisms*: a small base is trained, and children are made from it (`benchmarks.organisms`). Each
 edge goes the way of the workflow: SAEs of three seeds on both sides, anchored ones, correlations over the probe,
 recurrence in other seeds, readouts and verdicts by `trace_lineage`, once for every instrument. *Scenarios*: features
-planted in the activations of a parent and its child, of kinds that are hard to judge (`benchmarks.planted_scenarios`).
-Both are scored over all testable latents, not over the planted ones alone, list by list (`benchmarks.scores`), and give
-each instrument a sensitivity and a specificity in both directions. An instrument is fit if it sees at least 90 % of the
-identified features that were lost or are new, and calls at least 95 % of the kept ones persisting or inherited.
+planted in the activations of a parent and its child, of kinds that are hard to judge (`benchmarks.planted_scenarios`),
+also judged by a crosscoder of both (`benchmarks.crosscoder_truth`). Both parts are scored over all testable latents,
+not over the planted ones alone, list by list (`benchmarks.scores`), and give each instrument a sensitivity and a
+specificity in both directions. An instrument is fit if it sees at least 90 % of the identified features that were lost
+or are new, and calls at least 95 % of the kept ones persisting or inherited.
 
 `--seeds` is the number of copies of the base that the page is asked about: each is read through an SAE of another seed,
 and of at most 5 % of them may it say that features are lost. `--folder` keeps text and base, so that several commands
@@ -30,6 +31,7 @@ import pandas as pd
 from benchmarks import planted_scenarios
 from benchmarks.backdoor import passages, read_backdoor
 from benchmarks.children import BACKDOOR, IDENTITY, ORGANISMS, Organism
+from benchmarks.crosscoder_truth import JudgedLatents
 from benchmarks.lab import Lab
 from benchmarks.organisms import BASE, FULL, SMALL, Scale, World
 from benchmarks.planted_blocks import SCENARIOS
@@ -141,7 +143,7 @@ def try_scenario(name: str, seed: int, size: Size) -> Rows:
         for instrument in (INDEPENDENT, *(other for other in children if other != INDEPENDENT)):
             for side, read in enumerate((lineage.own[0][0], children[instrument])):
                 rows = judgements[instrument][judgements[instrument]["side"] == SIDES[side]]
-                followed = lineage.followed(side, read)
+                followed = lineage.followed(side, read.latents)
                 truth = truth_of(lineage, side, followed)
                 own.setdefault(side, identifiable(rows, truth))
                 at = {"part": "scenarios", "name": f"{name}_{seed}", "group": name}
@@ -150,6 +152,13 @@ def try_scenario(name: str, seed: int, size: Size) -> Rows:
                 tables["roles"] += [at | row for row in by_role(lineage, side, rows, followed)]
                 for row in tables["shares"][-2:]:
                     row["expected"] = row["n"] * true_share(lineage, side)
+        crosscoder = JudgedLatents(lineage)
+        for instrument, side, rows in crosscoder.rows():
+            followed = lineage.followed(side, crosscoder.latents)
+            at = {"part": "scenarios", "name": f"{name}_{seed}", "group": name}
+            at |= {"instrument": instrument, "side": SIDES[side]}
+            add_scores(tables, at, rows, truth_of(lineage, side, followed), own[side])
+            tables["roles"] += [at | row for row in by_role(lineage, side, rows, followed)]
     return tables
 
 

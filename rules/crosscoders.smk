@@ -31,6 +31,67 @@ rule train_crosscoder:
         "../workflow/scripts/train_crosscoder.py"
 
 
+rule encode_crosscoder:
+    """
+    Encode one shard of the probe, all corpora side by side, with one crosscoder.
+
+    Output: a shard of sparse rows per corpus.
+    """
+    input:
+        activations=run.paths.crosscoder_acts,
+        weights=run.paths.crosscoder_weights,
+        config=run.paths.crosscoder_config,
+    output:
+        shards=run.paths.over(run.paths.crosscoder_latents, corpus=run.paths.corpora),
+        manifests=run.paths.over(run.paths.manifest(run.paths.crosscoder_latents), corpus=run.paths.corpora),
+    log:
+        run.paths.log("crosscoders/{hookpoint}.{group}.{seed}.{shard}"),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["features"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.placed(lambda plan: plan.needs.encoding_crosscoder)),
+        runtime=runtime(run.placed(lambda plan: plan.needs.encoding_crosscoder)),
+    params:
+        models=run.params.crosscoder_models,
+        corpora=run.paths.corpora,
+        code=code_digest("encode_crosscoder"),
+    script:
+        "../workflow/scripts/encode_crosscoder.py"
+
+
+rule match_crosscoder:
+    """
+    Find the latent of a crosscoder that each feature of the SAEs that verdicts rest on fires with.
+
+    Output: each feature's best match among the crosscoder's latents.
+    """
+    input:
+        a=run.paths.own_crosscoder_latents,
+        b=run.paths.matched_features,
+    output:
+        matches=run.paths.crosscoder_matches,
+        manifest=run.paths.manifest(run.paths.crosscoder_matches),
+    log:
+        run.paths.log("lineage/{hookpoint}.{group}.{seed}.matches"),
+    conda:
+        "../envs/analysis.yaml"
+    threads: run.config["threads"]["correlations"]
+    resources:
+        mem_mb=memory(run.needs.correlating),
+        runtime=runtime(run.needs.correlating),
+    params:
+        saes=run.params.matched_saes,
+        settings=run.subset(
+            "correlations",
+            *("min_firings", "top_matches", "keep_above", "n_bins", "block_features"),
+        ),
+        code=code_digest("match_crosscoder"),
+    script:
+        "../workflow/scripts/match_crosscoder.py"
+
+
 rule measure_crosscoder:
     """
     Ask a crosscoder which of its latents each model of an edge writes, by latent scaling on the probe.

@@ -46,6 +46,8 @@ rule trace_lineage:
         token_types=run.paths.all_token_types(),
         readouts=run.paths.all_readouts(),
         weights=run.paths.traced_weights(),
+        exclusivity=run.paths.verdicts_of_crosscoders(run.paths.exclusivity),
+        matches=run.paths.verdicts_of_crosscoders(run.paths.crosscoder_matches),
     output:
         edges=run.paths.over(run.paths.edge_table, edge=run.paths.edges),
         features=run.paths.lineage_features,
@@ -68,6 +70,7 @@ rule trace_lineage:
         typed_pairs=list(map(pair_name, run.token_type_pairs)),
         read_out=run.paths.edges if run.config["lineage"]["readouts"] else [],
         saes=[str(sae) for sae in run.traced_saes],
+        in_crosscoders=list(run.crosscoders.first_of_edges),
         code=code_digest("trace_lineage"),
     script:
         "../workflow/scripts/trace_lineage.py"

@@ -6,7 +6,10 @@ import pandas as pd
 import pytest
 
 from saelineage.crosscoders.crosscoder import load_crosscoder
+from saelineage.files.atomic import read_json
 from tests.workflow.conftest import Checkout
+
+OF_CROSSCODERS = ("train_crosscoder", "encode_crosscoder", "match_crosscoder", "measure_crosscoder")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,24 @@ def test_every_latent_has_a_verdict_and_every_edge_its_floor(checkout: Checkout)
     assert "One dictionary for all models" in page
 
 
+def test_features_stand_beside_the_crosscoder_s_verdicts_on_the_latents_that_they_fire_with(checkout: Checkout):
+    folder = checkout.folder / "results/two/lineage/early"
+    edge = pd.read_parquet(folder / "edges/base__left.parquet")
+    matches = pd.read_parquet(folder / "crosscoders/lineage.seed0.matches.parquet")
+    latents = pd.read_parquet(folder / "crosscoders/lineage.seed0.parquet").set_index("latent")
+    assert matches.groupby(["model", "sae"]).size().to_dict() == {("base", "seed0"): 96, ("left", "seed0"): 96}
+    of_parent = matches[matches["model"] == "base"]
+    threshold = read_json(folder / "summary.json")["threshold"]
+    expected = latents["verdict"].reindex(of_parent["match"]).where(of_parent["r"].to_numpy() >= threshold, "unmatched")
+    assert edge.loc[edge["side"] == "parent", "crosscoder"].tolist() == expected.tolist()
+    csv = pd.read_csv(checkout.folder / "results/two/report/tables/early/crosstable.csv")
+    counted = csv[(csv["side"] == "parent") & (csv["group"] == "all")]
+    assert counted["unmatched"].sum() == (expected == "unmatched").sum() < 96
+    features = pd.read_parquet(folder / "features.parquet")
+    assert set(features["all_agree"].dropna()) <= {True, False}
+    assert features["all_agree"].notna().any()
+
+
 def test_another_seed_trains_one_crosscoder_and_measures_it(checkout: Checkout):
     checkout.edit(
         "tiny.yaml", "crosscoder: {n_document_groups: 8}", "crosscoder: {n_document_groups: 8, seeds: [0, 1, 2]}"
@@ -49,13 +70,15 @@ def test_another_seed_trains_one_crosscoder_and_measures_it(checkout: Checkout):
     checkout.edit(
         "tiny.yaml", "crosscoder: {n_document_groups: 8, seeds: [0, 1, 2]}", "crosscoder: {n_document_groups: 8}"
     )
-    made = {(rule, name) for rule, name in jobs if rule in ("train_crosscoder", "measure_crosscoder")}
+    made = {(rule, name) for rule, name in jobs if rule in OF_CROSSCODERS}
     assert made == {
         (rule, name)
         for hookpoint in ("early", "late")
         for rule, name in (
             ("train_crosscoder", f"{hookpoint}.lineage.seed2"),
+            ("encode_crosscoder", f"{hookpoint}.lineage.seed2.00000-of-00001"),
+            ("match_crosscoder", f"{hookpoint}.lineage.seed2.matches"),
             ("measure_crosscoder", f"{hookpoint}.lineage.seed2.crosscoder"),
         )
     }
-    assert {rule for rule, _ in jobs} == {"train_crosscoder", "measure_crosscoder", "write_report"}
+    assert {rule for rule, _ in jobs} == {*OF_CROSSCODERS, "write_report"}

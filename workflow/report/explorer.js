@@ -489,7 +489,7 @@ const saelineage = (() => {
       select("on", "Verdict", ...verdicts),
       select("corpus", "Fires mostly on", ...facts.corpora.map((corpus) => option(corpus, corpus))),
       select("kind", "Follows a", ...kinds.map((kind) => option(kind, kind))),
-      select("detail", "Known to be", ...["identified", "listed", "robust", "relocated", "split", "merged"].map((detail) => option(detail, detail))),
+      select("detail", "Known to be", ...["identified", "listed", "robust", "all agree", "relocated", "split", "merged"].map((detail) => option(detail, detail))),
     );
     form.append(make("input", { type: "hidden", name: "sort" }), make("input", { type: "hidden", name: "down" }));
     form.addEventListener("input", changed);

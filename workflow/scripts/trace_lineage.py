@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from saelineage.correlations.bootstrap import load_replicates
@@ -15,13 +16,17 @@ from saelineage.files.atomic import write_json
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.job import job
 from saelineage.lineage import evidence
+from saelineage.lineage.agreements import add_agreement, agreement_rows, ways
 from saelineage.lineage.controls import anchorings, beside_trained, pw_mcc, reset_control
+from saelineage.lineage.crosstable import cross_counts, crosscoder_verdicts
 from saelineage.lineage.edges import add_steps, judge
 from saelineage.lineage.evidence import Compared, Load
 from saelineage.lineage.stages import stage_rows
 from saelineage.lineage.trajectories import edge_summary, feature_statistics, feature_table
 from saelineage.lineage.verdicts import Rules
 from saelineage.plan.comparisons import names_in_pair
+from saelineage.plan.crosscoders import OF_EDGE
+from saelineage.plan.sae_names import SaeName
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -38,6 +43,7 @@ def trace_lineage(
     models: list[str],
     paths_to_readouts: Mapping[str, str],
     paths_to_weights: Mapping[str, str],
+    paths_to_crosscoders: Mapping[str, tuple[str, str]],
     folder: Path,
 ) -> None:
     """Write `edges/*.parquet`, `features.parquet`, `curves.parquet`, `sources.parquet` and `summary.json`.
@@ -50,10 +56,12 @@ def trace_lineage(
         models: the models, parents before children.
         paths_to_readouts: the readouts of edges that have them, by `{parent}__{child}`.
         paths_to_weights: the weights of the SAEs that verdicts rest on and of all seeds, by `{model}.{sae}`.
+        paths_to_crosscoders: the verdicts of a crosscoder's latents, and the matches of features among them, of edges
+            that have a crosscoder.
         folder: the folder to write.
     """
     comparisons = plan["comparisons"]
-    tables = {}
+    tables, agreements = {}, []
     for comparison in comparisons:
         if comparison["instrument"] != plan["leading"]:
             continue
@@ -62,6 +70,15 @@ def trace_lineage(
         weights = [paths_to_weights[name] for name in names_in_pair(comparison["pair"])]
         table = judge(comparison, plan["absence"][edge], load, readouts, weights, rules)
         table = add_steps(table, plan["stages"].get(edge), load, rules.threshold)
+        if edge in paths_to_crosscoders:
+            table = add_crosscoder(table, edge, comparison, *paths_to_crosscoders[edge], rules.threshold)
+        found = [ways(comparison, table, comparisons, load, rules.threshold, side) for side in range(2)]
+        table = add_agreement(table, found)
+        agreements += [
+            {"parent": comparison["parent"], "child": comparison["child"]} | row
+            for side, of_side in enumerate(found)
+            for row in agreement_rows(table, of_side, side)
+        ]
         write_parquet(table, folder / "edges" / f"{edge}.parquet")
         tables[comparison["parent"], comparison["child"]] = table
     write_features(tables, plan, load, models, folder / "features.parquet")
@@ -88,7 +105,13 @@ def trace_lineage(
             for entry in edges
         ],
         "instruments": weighed,
-        "agreements": [*evidence.agreements(plan, load, rules), *anchorings(plan, load, rules.threshold)],
+        "agreements": [*agreements, *anchorings(plan, load, rules.threshold)],
+        "crosscoder": [
+            {"parent": parent, "child": child} | row
+            for (parent, child), table in tables.items()
+            if "crosscoder" in table
+            for row in cross_counts(table)
+        ],
         "stages": stage_rows(tables),
         "pw_mcc": pw_mcc(comparisons, paths_to_weights),
         "sources": {
@@ -96,6 +119,25 @@ def trace_lineage(
         },
     }
     write_json(folder / "summary.json", summary)
+
+
+def add_crosscoder(
+    table: pd.DataFrame,
+    edge: str,
+    comparison: Mapping,
+    path_to_exclusivity: str,
+    path_to_matches: str,
+    threshold: float,
+) -> pd.DataFrame:
+    """Add to an edge's table `crosscoder`, the verdict of the crosscoder's latent that each feature fires with."""
+    exclusivity, matches = pd.read_parquet(path_to_exclusivity), pd.read_parquet(path_to_matches)
+    of_edge = exclusivity[(exclusivity["edge"] == edge) & (exclusivity["role"] == OF_EDGE)]
+    verdicts = []
+    for name in names_in_pair(comparison["pair"]):
+        model, sae = SaeName.parse(name)
+        of_sae = matches[(matches["model"] == model) & (matches["sae"] == sae)]
+        verdicts.append(crosscoder_verdicts(of_sae, of_edge, threshold))
+    return table.assign(crosscoder=np.concatenate(verdicts))
 
 
 def write_features(
@@ -149,5 +191,12 @@ if __name__ == "__main__":
             models=snakemake.params.models,
             paths_to_readouts=dict(zip(snakemake.params.read_out, snakemake.input.readouts, strict=True)),
             paths_to_weights=dict(zip(snakemake.params.saes, snakemake.input.weights, strict=True)),
+            paths_to_crosscoders=dict(
+                zip(
+                    snakemake.params.in_crosscoders,
+                    zip(snakemake.input.exclusivity, snakemake.input.matches, strict=True),
+                    strict=True,
+                )
+            ),
             folder=Path(snakemake.output.summary).parent,
         )

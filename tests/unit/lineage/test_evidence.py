@@ -185,42 +185,6 @@ def test_two_seeds_that_differ_from_the_no_change_control_have_a_line():
     assert evidence.weigh(comparison, pairs.__getitem__, RULES)["two_seed_auc"] == pytest.approx(1.5 / 4)
 
 
-def test_instruments_agree_on_the_parent_s_features_where_its_sae_is_the_same():
-    pairs = PAIRS | {
-        # Of the four, the leading's third persists; here it does not: 3 of 4 verdicts are equal.
-        "base.a__lua.d": compared(diagonal(0.9, 0.9, 0.1, 0.1), "base.a__lua.d"),
-        "base.x__lua.y": compared(diagonal(0.9, 0.9, 0.1, 0.1), "base.x__lua.y"),
-    }
-    rows = [
-        COMPARISON,
-        COMPARISON | {"instrument": "independent", "pair": "base.a__lua.d"},
-        COMPARISON | {"instrument": "same_init", "pair": "base.x__lua.y"},
-    ]
-    agreements = evidence.agreements({"leading": "anchored", "comparisons": rows}, pairs.__getitem__, RULES)
-    assert [(row["instrument"], row["group"]) for row in agreements] == [
-        ("independent", "identified"),
-        ("independent", "all"),
-    ]
-    # By chance (3 x 2 + 1 x 2) / 16 = 0.5, so kappa = (0.75 - 0.5) / (1 - 0.5).
-    assert (agreements[1]["n"], agreements[1]["share"], agreements[1]["kappa"]) == (4, 0.75, 0.5)
-    # On the first and the last, which are identified, both say the same.
-    assert (agreements[0]["n"], agreements[0]["share"], agreements[0]["kappa"]) == (2, 1.0, 1.0)
-
-
-def test_any_seed_of_the_child_may_have_the_parent_s_feature():
-    pairs = PAIRS | {
-        "base.a__lua.s0": compared(diagonal(0.9, 0.1, 0.1, 0.1), "base.a__lua.s0"),
-        "lua.s1__base.a": compared(diagonal(0.1, 0.9, 0.1, 0.9), "lua.s1__base.a"),
-    }
-    row = COMPARISON | {"seeds_of_child": ["base.a__lua.s0", "lua.s1__base.a"]}
-    agreements = evidence.agreements({"leading": "anchored", "comparisons": [row]}, pairs.__getitem__, RULES)
-    assert [row["instrument"] for row in agreements] == ["any seed"] * 2
-    # The leading has the first three, some seed the first two and the last.
-    assert (agreements[1]["n"], agreements[1]["share"]) == (4, 0.5)
-    one = COMPARISON | {"seeds_of_child": ["base.a__lua.s0"]}
-    assert evidence.agreements({"leading": "anchored", "comparisons": [one]}, pairs.__getitem__, RULES) == []
-
-
 def test_sources_of_a_merge_by_hand():
     pairs = {
         "lua": correlation(diagonal(0.9, 0.9, 0.1, 0.1), ("lua.a", "merged.b")),

@@ -35,6 +35,7 @@ def toy_table() -> pd.DataFrame:
         recurrence=[1.0, 1.0, np.nan, 0.5, 1.0, 0.0],
         identified=[True, True, False, False, True, False],
         headline=[False, True, False, False, False, False],
+        all_agree=pd.array([pd.NA] * 6, dtype="boolean"),
         robust=[False, True, False, False, False, False],
     )
 
@@ -135,7 +136,9 @@ def diamond() -> pd.DataFrame:
         names = (f"{parent}.seed0", f"{child}.seed0")
         table = edge_table(correlation(r.tolist(), names, ([50] * 4, [50] * 4)), 0.8)
         recurrence = np.tile([1.0, 0.5, 0.0, np.nan], 2)
-        return table.assign(verdict=table["study_verdict"], recurrence=recurrence, identified=recurrence == 1)
+        marks = pd.array([pd.NA] * len(table), dtype="boolean")
+        of_seeds = {"recurrence": recurrence, "identified": recurrence == 1}
+        return table.assign(all_agree=marks, verdict=table["study_verdict"], **of_seeds)
 
     matches = {
         ("base", "lua"): {(0, 1): 0.9, (3, 3): 0.82},
@@ -198,7 +201,7 @@ def test_the_table_has_a_row_for_every_feature_and_two_columns_for_every_model()
     table = diamond()
     assert len(table) == 16
     assert table.columns.tolist() == [
-        *("model", "sae", "latent", "firings", "density", "recurrence", "identified", "origin"),
+        *("model", "sae", "latent", "firings", "density", "recurrence", "identified", "all_agree", "origin"),
         *("in_base", "r_base", "in_lua", "r_lua", "in_stories", "r_stories", "in_merged", "r_merged"),
     ]
     absent = table["in_merged"] == -1
@@ -210,6 +213,6 @@ def test_the_table_has_a_row_for_every_feature_and_two_columns_for_every_model()
 
 
 def test_a_lineage_without_edges_has_no_features():
-    columns = ["model", "sae", "latent", "firings", "density", "recurrence", "identified", "origin"]
+    columns = ["model", "sae", "latent", "firings", "density", "recurrence", "identified", "all_agree", "origin"]
     table = feature_table({}, ["base"], {})
     assert (len(table), list(table.columns)) == (0, columns)

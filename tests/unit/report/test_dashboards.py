@@ -60,7 +60,7 @@ def edge(side: str, match: list[int], r: list[float], verdict: list[str] | None 
     """One side of an edge's table."""
     n = len(match)
     found = {"side": side, "latent": range(n), "verdict": verdict or ["gone"] * n, "kind": "", "match": match}
-    unknown = {"change": "", "identified": False, "headline": False, "robust": False}
+    unknown = {"change": "", "identified": False, "headline": False, "robust": False, "all_agree": False}
     return pd.DataFrame(found | unknown).assign(r=r, r_low=np.nan, r_high=np.nan, importance=np.arange(n) / 8)
 
 

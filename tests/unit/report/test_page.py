@@ -523,7 +523,8 @@ def test_warnings_are_on_the_page():
 
 
 def test_the_page_shows_every_instrument_with_its_controls():
-    agreed = {"parent": "base", "child": "merged", "instrument": "independent", "n": 8, "share": 0.75, "kappa": 0.5}
+    edge = {"parent": "base", "child": "merged", "side": "parent"}
+    agreed = edge | {"instrument": "independent", "n": 8, "share": 0.75, "kappa": 0.5}
     other = comparison(0.1, 0.85, instrument="independent", controls={"rotated": a_control(0.03)})
     found = results(summary(comparison(), other, agreements=[agreed | {"group": "all"}]))
     text = plain(section(text_page(found), "instruments"))

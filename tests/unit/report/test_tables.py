@@ -140,7 +140,7 @@ def summary(*found: dict, leading: str = "anchored", **changes) -> dict:
     models = models or ["base", "merged"]
     made_of = {"run": "tiny", "threshold": 0.8, "identified_from": 1.0, "relocated_below": 0.5}
     made_of |= {"models": models, "leading": leading, "edges": edges, "saes": dict.fromkeys(models, "seed0")}
-    return made_of | {"instruments": list(found), "agreements": [], "sources": {}} | changes
+    return made_of | {"instruments": list(found), "agreements": [], "crosscoder": [], "sources": {}} | changes
 
 
 def sae_metrics(model: str = "base", fvu: float | None = 0.2, dead_fraction: float = 0.0) -> dict:
@@ -225,8 +225,10 @@ def test_hookpoints_are_compared_where_there_are_several():
 
 
 def test_every_instrument_and_group_is_a_row_with_its_agreement_with_the_leading_one():
-    agreed = {"parent": "base", "child": "merged", "instrument": "independent", "n": 8, "share": 0.75, "kappa": 0.5}
-    agreements = [agreed | {"group": "all"}, agreed | {"group": "identified", "share": 1.0, "kappa": 0.9}]
+    edge = {"parent": "base", "child": "merged", "side": "parent"}
+    agreed = edge | {"instrument": "independent", "n": 8, "share": 0.75, "kappa": 0.5}
+    of_child = agreed | {"side": "child", "group": "all", "share": 0.25}
+    agreements = [agreed | {"group": "all"}, agreed | {"group": "identified", "share": 1.0, "kappa": 0.9}, of_child]
     found = summary(comparison(), comparison(0.1, instrument="independent"), agreements=agreements)
     table = instrument_table(found).set_index(["instrument", "group"])
     assert table.index.tolist() == [(name, group) for name in ("anchored", "independent") for group in COUNTS]
@@ -322,9 +324,10 @@ def test_curves_have_the_areas_of_their_own_edge_and_instrument():
 
 
 def test_agreements_are_listed_as_they_stand():
-    row = {"parent": "base", "child": "merged", "instrument": "anchored, by token types", "group": "all"}
+    edge = {"parent": "base", "child": "merged", "side": "child"}
+    row = edge | {"instrument": "anchored, by token types", "group": "all"}
     table = agreement_table(summary(agreements=[row | {"n": 8, "share": 0.75, "kappa": None}]))
-    assert table.iloc[0, :6].tolist() == ["base", "merged", "anchored, by token types", "all", 8, 0.75]
+    assert table.iloc[0, :7].tolist() == ["base", "merged", "child", "anchored, by token types", "all", 8, 0.75]
     assert table["kappa"].isna().all()
 
 

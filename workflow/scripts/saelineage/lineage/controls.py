@@ -48,6 +48,7 @@ def anchorings(plan: Mapping, load: Load, threshold: float) -> list[dict]:
             names = (comparison["pair"], second["edge"], second["parents"])
             one, other, parents = (load(name).correlation for name in names)
             edge = {key: comparison[key] for key in ("parent", "child")} | {
+                "side": SIDES[0],
                 "instrument": SECOND_CHAIN,
                 "group": "of both seeds",
             }

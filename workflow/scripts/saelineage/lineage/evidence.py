@@ -1,8 +1,8 @@
 """Evidence: the shares of an edge under every instrument, with the controls that give them a meaning.
 
 Controls are SAEs of an unchanged model (no change) and of other seeds (two seeds), random controls, and other models in
-the child's place. With them come matchings by other rules, intervals over documents, the share at every threshold, and
-the agreement between instruments. Plain functions over the pairs that `comparisons.plan` names.
+the child's place. With them come matchings by other rules, intervals over documents, and the share at every
+threshold. Plain functions over the pairs that `comparisons.plan` names.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,16 +25,12 @@ from saelineage.lineage.by_corpus import shares_by_corpus
 from saelineage.lineage.curves import auc, best_r, curve_table, false_match_threshold
 from saelineage.lineage.identified import is_identified, recurrence
 from saelineage.lineage.matching import (
-    DISAPPEARS,
     INHERITED,
-    PERSISTS,
     SIDES,
     UNTESTABLE,
-    agreement,
     agreement_share,
     best_matches,
     edge_table,
-    is_found,
     matched_share,
     matching_shares,
     same_index_rate,
@@ -251,69 +247,6 @@ def curves(comparison: Mapping, load: Load) -> pd.DataFrame:
     table = curve_table(lines, CURVE_THRESHOLDS)
     keys = ("parent", "child", "instrument")
     return table.assign(**{key: comparison[key] for key in keys})[[*keys, *table.columns]]
-
-
-def agreements(plan: Mapping, load: Load, rules: Rules) -> list[dict]:
-    """Measure, edge by edge, the agreement of other ways of comparing with the leading instrument's verdicts.
-
-    Other ways are the other instruments, where they compare the same SAE of the parent; that SAE with all seeds of the
-    child together (`any seed`); and the original study's protocol. A verdict is whether a feature is found.
-
-    Returns:
-        One row per edge, way and group (`identified` where it is known, `all`), with `parent`, `child`, `instrument`
-        (with `, by token types` for the protocol), `group`, and `matching.agreement`'s figures.
-    """
-    of_leading = {
-        (row["parent"], row["child"]): row for row in plan["comparisons"] if row["instrument"] == plan["leading"]
-    }
-    rows = []
-    for edge, leading in of_leading.items():
-        own = load(leading["pair"]).correlation
-        marked = identified(leading, load, rules)
-        groups = ({IDENTIFIED: marked[0]} if marked else {}) | {ALL: None}
-        ways = _ways(edge, leading, plan, load, rules.threshold)
-        for way, verdict in ways.items():
-            for group, among in groups.items():
-                figures = agreement(_verdicts(own, rules.threshold), verdict, among)
-                row = {"parent": edge[0], "child": edge[1], "instrument": way, "group": group}
-                rows.append(row | {name: _number(value) for name, value in figures.items()})
-    return rows
-
-
-def _ways(
-    edge: tuple[str, str], leading: Mapping, plan: Mapping, load: Load, threshold: float
-) -> dict[str, np.ndarray]:
-    """The study's verdicts on the features of the parent's leading SAE, by each other way of comparing."""
-    ways = {}
-    name = names_in_pair(leading["pair"])[0]
-    for row in plan["comparisons"]:
-        compared = load(row["pair"])
-        if (row["parent"], row["child"]) != edge or compared.correlation.names[0] != name:
-            continue
-        if row is not leading:
-            ways[row["instrument"]] = _verdicts(compared.correlation, threshold)
-        if compared.by_types is not None:
-            ways[f"{row['instrument']}, by token types"] = _by_best_match(compared.by_types, threshold)
-    seeds = [load(pair).correlation for pair in leading["seeds_of_child"]]
-    if len(seeds) > 1:
-        verdicts = np.array([_verdicts(pair, threshold, pair.names.index(name)) for pair in seeds])
-        found = np.isin(verdicts, [PERSISTS, INHERITED]).any(axis=0)
-        ways["any seed"] = np.where(
-            (verdicts == UNTESTABLE).all(axis=0), UNTESTABLE, np.where(found, PERSISTS, DISAPPEARS)
-        )
-    return ways
-
-
-def _verdicts(correlation: Correlation, threshold: float, side: int = 0) -> np.ndarray:
-    """The study's verdicts on the features of a side."""
-    found = np.where(is_found(correlation, side, threshold), PERSISTS, DISAPPEARS)
-    return np.where(correlation.testable[side], found, UNTESTABLE)
-
-
-def _by_best_match(correlation: Correlation, threshold: float) -> np.ndarray:
-    """Verdicts on the parent's features by the best match alone, as in the original study."""
-    by_r = np.where(best_matches(correlation, 0)[0] >= threshold, PERSISTS, DISAPPEARS)
-    return np.where(correlation.testable[0], by_r, UNTESTABLE)
 
 
 def sources(merge: str, pairs: Mapping[str, Correlation], parents: Sequence[str], threshold: float) -> pd.DataFrame:

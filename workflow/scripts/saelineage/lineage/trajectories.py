@@ -123,9 +123,10 @@ def feature_table(
 
     Returns:
         One row per feature, with columns `model`, `sae`, `latent`, `firings`, `density`, `recurrence` and
-        `identified` (the model's own, as in the edges' tables); `origin`, the farthest ancestor in which it is found by
-        going from match to match; and per model M `in_M` (the latent there, -1 where it is not found) and `r_M` (the
-        least r on the way).
+        `identified` (the model's own, as in the edges' tables); `all_agree`, true where all ways of comparing agree on
+        every edge of which they can tell, missing where there is none; `origin`, the farthest ancestor in which it is
+        found by going from match to match; and per model M `in_M` (the latent there, -1 where it is not found) and
+        `r_M` (the least r on the way).
     """
     models = [model for model in models if model in statistics]
     tables = {model: statistics[model].assign(model=model) for model in models}
@@ -138,15 +139,30 @@ def feature_table(
         upwards = [name for name in models if name in _related(model, edges, upwards=True)]
         of_model = _of_model(model, edges)
         tables[model] = tables[model].assign(**{name: of_model[name].to_numpy() for name in OF_SEEDS})
+        tables[model]["all_agree"] = _agree_everywhere(model, n, edges)
         tables[model]["origin"] = _origins(model, upwards, lines)
         for name in models:
             tables[model][f"in_{name}"], tables[model][f"r_{name}"] = lines[name]
-    columns = ["model", "sae", "latent", "firings", "density", *OF_SEEDS, "origin"]
+    columns = ["model", "sae", "latent", "firings", "density", *OF_SEEDS, "all_agree", "origin"]
     if not tables:  # a lineage without edges
         return pd.DataFrame(columns=columns)
     return pd.concat(tables.values(), ignore_index=True)[
         columns + [f"{kind}_{name}" for name in models for kind in ("in", "r")]
     ]
+
+
+def _agree_everywhere(
+    model: str, n_features: int, edges: Mapping[tuple[str, str], pd.DataFrame]
+) -> pd.arrays.BooleanArray:
+    """Mark features of a model on which all ways agree on every edge that they can tell of; missing where on none."""
+    agree, known = np.ones(n_features, dtype=bool), np.zeros(n_features, dtype=bool)
+    for edge, table in edges.items():
+        for side, end in zip(SIDES, edge, strict=True):
+            if end == model:
+                marks = table.loc[table["side"] == side, "all_agree"]
+                agree &= marks.to_numpy(dtype=bool, na_value=True)
+                known |= marks.notna().to_numpy()
+    return pd.arrays.BooleanArray(agree, ~known)
 
 
 def _of_model(model: str, edges: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:

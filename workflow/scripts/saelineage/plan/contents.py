@@ -110,6 +110,12 @@ class Contents:
         """The SAEs that verdicts rest on, one for each model of the lineage."""
         return [self.comparisons.leading_sae(model) for model in self.graph.lineage]
 
+    def compared_with(self, group: str) -> list[SaeName]:
+        """The SAEs that verdicts rest on of the edges that a group's crosscoders are asked about."""
+        asked = {pair.edge for pair in self.crosscoders.asked(group)}
+        pairs = zip(self.graph.edges, self.edge_pairs, strict=True)
+        return list(dict.fromkeys(sae for edge, pair in pairs if str(edge) in asked for sae in pair))
+
     @property
     def traced_saes(self) -> list[SaeName]:
         """The SAEs whose directions are compared: the leading ones, and those of models with several seeds."""

@@ -80,6 +80,13 @@ class Crosscoders:
         controls = [Asked(str(edge), edge.parent, model, role) for model, role in in_place.items()]
         return [Asked(str(edge), *edge, OF_EDGE), *controls]
 
+    @property
+    def first_of_edges(self) -> dict[str, CrosscoderName]:
+        """The crosscoder whose verdicts stand beside those of SAEs: of each edge the one of the first seed."""
+        of_all = LINEAGE in self.groups
+        edges = [str(edge) for edge in self._graph.edges] if self.groups else []
+        return {edge: CrosscoderName(LINEAGE if of_all else edge, self.seeds[0]) for edge in edges}
+
     def settings(self, name: CrosscoderName) -> dict:
         """The settings of a crosscoder: those of SAEs, overridden by `crosscoder.training`."""
         saes, training = self._config["saes"], self._config["crosscoder"]["training"]

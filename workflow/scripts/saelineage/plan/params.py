@@ -99,6 +99,10 @@ class Params:
         """The pairs of models that a crosscoder is asked about."""
         return [pair._asdict() for pair in self._contents.crosscoders.asked(wildcards.group)]
 
+    def matched_saes(self, wildcards: Wildcards) -> list[str]:
+        """Names of the SAEs that a crosscoder's verdicts are compared with."""
+        return list(map(str, self._contents.compared_with(wildcards.group)))
+
     def exclusivity_rules(self, wildcards: Wildcards) -> dict:
         """The bounds of a crosscoder's verdicts."""
         bounds = self._contents.subset("crosscoder", "nu_error_below", "nu_reconstruction_below", "rotated_below")

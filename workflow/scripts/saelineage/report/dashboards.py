@@ -195,15 +195,16 @@ def _edge_columns(model: str, edge: tuple[str, str], table: pd.DataFrame) -> dic
             for row in zip(
                 rows["kind"].where(rows["verdict"].isin([PERSISTS, INHERITED]), ""),
                 *(rows[name] for name in ("change", "identified", "headline", "robust")),
+                rows["all_agree"].fillna(False),  # missing where no other way can tell
                 strict=True,
             )
         ],
     }
 
 
-def _details(kind: str, change: str, is_identified: bool, is_listed: bool, is_robust: bool) -> str:
-    """Details of a verdict: split or merged, its change, identified, on the list of lost or new features, robust."""
-    flags = {"identified": is_identified, "listed": is_listed, "robust": is_robust}
+def _details(kind: str, change: str, is_identified: bool, is_listed: bool, is_robust: bool, do_all_agree: bool) -> str:
+    """Details of a verdict: split or merged, its change, and what else is known of it."""
+    flags = {"identified": is_identified, "listed": is_listed, "robust": is_robust, "all agree": do_all_agree}
     parts = [kind if kind in ("split", "merged") else "", change, *(name for name, holds in flags.items() if holds)]
     return ", ".join(part for part in parts if part)
 

@@ -68,6 +68,12 @@ TABLES = {
         "the child writes the share that is inherited, each with its n and an interval over documents; and the "
         "crosscoder's fvu on both models.",
     ),
+    "crosstable": Table(
+        "cross_table",
+        ("summary",),
+        "One row per edge, side, group of features and verdict of the leading instrument: the number of features by "
+        "the verdict of the crosscoder's latent that they fire with; unmatched counts those that no latent fires with.",
+    ),
     "matchings": Table(
         "matching_table",
         ("summary",),
@@ -83,8 +89,8 @@ TABLES = {
     "agreements": Table(
         "agreement_table",
         ("summary",),
-        "One row per edge, other way of comparing and group: the share of the parent's features that get the leading "
-        "instrument's verdict, and Cohen's kappa (1 is full agreement, 0 is chance).",
+        "One row per edge, side, other way of comparing and group: the share of that side's features that get the "
+        "leading instrument's verdict, and Cohen's kappa (1 is full agreement, 0 is chance).",
     ),
     "budgets": Table(
         "budget_table",

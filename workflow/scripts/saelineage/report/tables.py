@@ -13,6 +13,7 @@ import pandas as pd
 
 from saelineage.corpora.messages import CLASSES
 from saelineage.labels.labels import describe
+from saelineage.lineage.crosstable import UNMATCHED
 from saelineage.lineage.evidence import GROUPS, IDENTIFIED
 from saelineage.lineage.exclusivity import VERDICTS as VERDICTS_OF_CROSSCODERS
 from saelineage.lineage.importance import reading_order
@@ -269,7 +270,9 @@ def instrument_table(summary: dict) -> pd.DataFrame:
         instrument (missing for the leading instrument itself, and for those that compare another SAE of the parent);
         `seeds_n`, `seeds_least` and so on, the persisting share over SAE seeds and the interval of its mean.
     """
-    agreements: dict[tuple, dict] = {(*_key(row), row["group"]): row for row in summary["agreements"]}
+    agreements: dict[tuple, dict] = {
+        (*_key(row), row["group"]): row for row in summary["agreements"] if row["side"] == SIDES[0]
+    }
     rows = [
         _instrument_row(comparison, group, shares, summary["leading"], agreements) | seed_mccs(summary, comparison)
         for comparison in summary["instruments"]
@@ -374,8 +377,8 @@ def curve_table(curves: pd.DataFrame, summary: dict) -> pd.DataFrame:
 
 
 def agreement_table(summary: dict) -> pd.DataFrame:
-    """One row per edge, other way of comparing and group: its agreement with the leading instrument's verdicts."""
-    columns = ["parent", "child", "instrument", "group", "n", "share", "kappa"]
+    """One row per edge, side, other way of comparing and group: its agreement with the leading instrument."""
+    columns = ["parent", "child", "side", "instrument", "group", "n", "share", "kappa"]
     return pd.DataFrame(summary["agreements"], columns=columns)
 
 
@@ -771,6 +774,16 @@ def crosscoder_table(exclusivity: Mapping[tuple[str, str], pd.DataFrame]) -> pd.
     if not tables:
         return pd.DataFrame(columns=columns)
     return pd.concat(tables, ignore_index=True)[columns].sort_values(["edge", "role", "child"], kind="stable")
+
+
+def cross_table(summary: Mapping) -> pd.DataFrame:
+    """The number of each edge's features by the leading instrument's verdict and by the crosscoder's."""
+    columns = ["parent", "child", "side", "group", "verdict", *VERDICTS_OF_CROSSCODERS, UNMATCHED]
+    rows = [
+        {key: value for key, value in row.items() if key != "crosscoder"} | row["crosscoder"]
+        for row in summary["crosscoder"]
+    ]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def with_settings(table: pd.DataFrame, sweep: str, over: Sequence[str]) -> pd.DataFrame:
