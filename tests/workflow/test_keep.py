@@ -126,7 +126,9 @@ def test_keeping_dumps_or_not_trains_nothing_again(
 ):
     original = two_hookpoints if before == "true" else temporary.checkout.folder
     checkout = Checkout(tmp_path / "copy", original)
-    text = checkout.config.read_text().replace(f"\n  keep: {before}", "").replace("independent, crosscoder", "independent")
+    text = (
+        checkout.config.read_text().replace(f"\n  keep: {before}", "").replace("independent, crosscoder", "independent")
+    )
     checkout.config.write_text(text.replace("max_tokens: 4096", f"max_tokens: 4096\n  keep: {after}"))
     assert checkout.stale_jobs(targets=EDGES) == set()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from saelineage.correlations.bootstrap import documents_of
 from saelineage.crosscoders.crosscoder import load_crosscoder
-from saelineage.crosscoders.document_groups import corpora_of, group_of_tokens, sums_by_group
+from saelineage.crosscoders.document_groups import group_of_tokens, sums_by_group
 from saelineage.crosscoders.dumps import open_in_step
 from saelineage.crosscoders.latent_scaling import couples_of
 from saelineage.files.tables import write_parquet
@@ -54,7 +54,7 @@ def measure_crosscoder(
     dumps = open_in_step(joined, max_norms=crosscoder.max_norms)
     first = next(iter(dumps.values()))
     documents = {corpus: documents_of(rows) for corpus, rows in read_token_rows(paths_to_rows).items()}
-    of_shards = corpora_of(first.shards, next(iter(paths_to_shards.values())))
+    of_shards = [corpus for corpus in corpora for _ in paths_to_shards[crosscoder.models[0]][corpus]]
     groups = group_of_tokens(first, documents, of_shards, n_groups)
     couples = couples_of((pair["parent"], pair["child"]) for pair in pairs)
     sums, fvu = sums_by_group(crosscoder, dumps, groups, couples, device)

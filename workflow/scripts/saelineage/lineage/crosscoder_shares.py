@@ -11,6 +11,7 @@ from functools import reduce
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from saelineage.crosscoders.crosscoder import Crosscoder
 from saelineage.crosscoders.latent_scaling import (
@@ -21,6 +22,7 @@ from saelineage.crosscoders.latent_scaling import (
     Couple,
     ScalingSums,
     betas,
+    decoder_products,
     pair_table,
 )
 from saelineage.lineage.exclusivity import (
@@ -66,12 +68,15 @@ def shares_of(counts: Mapping[str, int]) -> dict[str, float]:
 
 
 def floor_counts(
-    groups: Sequence[ScalingSums], crosscoder: Crosscoder, model: str, rules: ExclusivityRules
+    groups: Sequence[ScalingSums],
+    products: Mapping[Couple, Float[np.ndarray, " d_sae"]],
+    model: str,
+    rules: ExclusivityRules,
 ) -> dict[str, int]:
     """Verdict counts of a model as its own child: its betas on every second group beside those on the others."""
     halves = [weighted(groups, [int(place % 2 == half) for place in range(len(groups))]) for half in (0, 1)]
-    own = [betas(half, crosscoder) for half in halves]
     couple, nu = Couple(model, model), {}
+    own = [betas(half, products, [couple]) for half in halves]
     for target in (ERROR, RECONSTRUCTION):
         one, other = (of_half[target][couple] for of_half in own)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -109,22 +114,26 @@ def measure_pairs(
         writes) and `inherited_share` (of those that the child writes), each with `_n`, `_low` and `_high`: percentiles
         2.5 and 97.5 of the replicates, NaN for the floor.
     """
+    products = decoder_products(crosscoder, groups[0].couples)
+
+    def verdicts(sums: ScalingSums, pair: Mapping[str, str]) -> pd.DataFrame:
+        return add_exclusivity(pair_table(sums, products, pair["parent"], pair["child"]), rules)
+
     drawn = np.random.default_rng(seed).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), n_replicates)
-    replicates = [weighted(groups, weights) for weights in drawn.tolist()]
+    again: list[list[dict[str, float]]] = [[] for _ in pairs]
+    for weights in drawn.tolist():
+        sums = weighted(groups, weights)
+        for shares, pair in zip(again, pairs, strict=True):
+            shares.append(shares_of(verdict_counts(verdicts(sums, pair))))
     whole = weighted(groups, [1] * len(groups))
     tables, rows = [], []
-    for pair in pairs:
-        models = (pair["parent"], pair["child"])
-        table = add_exclusivity(pair_table(whole, crosscoder, *models), rules)
-        again = [
-            shares_of(verdict_counts(add_exclusivity(pair_table(sums, crosscoder, *models), rules)))
-            for sums in replicates
-        ]
+    for shares, pair in zip(again, pairs, strict=True):
+        table = verdicts(whole, pair)
         tables.append(pd.DataFrame({**pair, "latent": table["latent"]}).merge(table, on="latent"))
-        rows.append({**pair, **_row(verdict_counts(table), pd.DataFrame(again, columns=list(WRITTEN_BY)))})
+        rows.append({**pair, **_row(verdict_counts(table), pd.DataFrame(shares, columns=list(WRITTEN_BY)))})
     floors = {(pair["edge"], pair["parent"]) for pair in pairs}
     for edge, parent in sorted(floors):
-        counts = floor_counts(groups, crosscoder, parent, rules)
+        counts = floor_counts(groups, products, parent, rules)
         named = {"edge": edge, "parent": parent, "child": parent, "role": OTHER_HALF}
         rows.append({**named, **_row(counts, pd.DataFrame(columns=list(WRITTEN_BY), dtype=float))})
     return pd.concat(tables, ignore_index=True), pd.DataFrame(rows)
