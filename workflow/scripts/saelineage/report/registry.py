@@ -68,6 +68,20 @@ TABLES = {
         "the child writes the share that is inherited, each with its n and an interval over documents; and the "
         "crosscoder's fvu on both models.",
     ),
+    "crosscoder_curves": Table(
+        "crosscoder_curve_table",
+        ("exclusivity_curves",),
+        "One row per crosscoder, edge, model in the child's place (role) and threshold: the number of latents whose nu "
+        "on error and on reconstruction are both below the threshold, by the model that writes them (parent_only, "
+        "child_only; rotated latents are among them), of n_testable; and the bounds that verdicts use.",
+    ),
+    "crosscoder_norms": Table(
+        "crosscoder_norm_table",
+        ("decoder_norms",),
+        "One row per crosscoder, model and bin of the norm of a latent's decoder direction in that model as a share of "
+        "its largest in any model (norm, the bin's left edge): the number of latents, of the n that fire often enough, "
+        "and their median.",
+    ),
     "matchings": Table(
         "matching_table",
         ("summary",),
