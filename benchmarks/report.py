@@ -83,6 +83,8 @@ NO_TABLES = {
     "sweeps": lambda: report_tables.sweep_table({}, {}),
     "followed": lambda: report_tables.followed_table({}, {}),
     "crosscoders": lambda: report_tables.crosscoder_table({}),
+    "crosscoder_curves": lambda: report_tables.crosscoder_curve_table({}),
+    "crosscoder_norms": lambda: report_tables.crosscoder_norm_table({}),
     "saes": lambda: report_tables.sae_table([]),
     "densities": lambda: report_tables.density_table([]),
     "training": lambda: report_tables.training_table({}),

@@ -96,7 +96,8 @@ rule measure_crosscoder:
     """
     Ask a crosscoder which of its latents each model of an edge writes, by latent scaling on the probe.
 
-    Output: the verdict of each latent on each edge and under each control, and the shares with their floor and nulls.
+    Output: the verdict of each latent on each edge and under each control; the shares with their floor and nulls, and
+    their curves over thresholds; and the norm of each latent's decoder direction in each model.
     """
     input:
         weights=run.paths.crosscoder_weights,
@@ -106,6 +107,8 @@ rule measure_crosscoder:
     output:
         latents=run.paths.exclusivity,
         shares=run.paths.exclusivity_shares,
+        curves=run.paths.exclusivity_curves,
+        norms=run.paths.decoder_norms,
         manifest=run.paths.manifest(run.paths.exclusivity),
     log:
         run.paths.log("lineage/{hookpoint}.{group}.{seed}.crosscoder"),

@@ -38,8 +38,15 @@ def test_every_latent_has_a_verdict_and_every_edge_its_floor(checkout: Checkout)
     assert all(edge[verdict] == n for verdict, n in counts.items())
     assert edge["persist_share_low"] <= edge["persist_share"] <= edge["persist_share_high"]
     assert 0 < edge["fvu_parent"] < 1
-    csv = pd.read_csv(checkout.folder / "results/two/report/tables/early/crosscoders.csv")
-    assert len(csv) == 2 * len(shares)  # two seeds
+    tables = checkout.folder / "results/two/report/tables/early"
+    assert len(pd.read_csv(tables / "crosscoders.csv")) == 2 * len(shares)  # two seeds
+    curves = pd.read_csv(tables / "crosscoder_curves.csv")
+    assert len(curves) == 2 * 2 * 50  # seeds, the edge and its floor, thresholds
+    assert (curves["n_testable"][curves["role"] == "edge"].iloc[0]) == len(latents) - edge["untestable"]
+    histograms = pd.read_csv(tables / "crosscoder_norms.csv")
+    norms = pd.read_parquet(folder / "lineage.seed0.norms.parquet")
+    assert norms["norm"].dtype == "float64"
+    assert histograms.groupby(["seed", "model"])["n_latents"].sum()["seed0"].tolist() == [norms["fires"].sum() / 2] * 2
     page = (checkout.folder / "results/two/report/index.html").read_text(encoding="utf-8")
     assert "One dictionary for all models" in page
 

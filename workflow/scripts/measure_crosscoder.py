@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from saelineage.correlations.bootstrap import documents_of
 from saelineage.crosscoders.crosscoder import load_crosscoder
-from saelineage.crosscoders.document_groups import corpora_of, group_of_tokens, sums_by_group
+from saelineage.crosscoders.document_groups import group_of_tokens, sums_by_group
 from saelineage.crosscoders.dumps import open_in_step
 from saelineage.crosscoders.latent_scaling import couples_of
 from saelineage.files.tables import write_parquet
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.lineage.crosscoder_shares import measure_pairs
+from saelineage.lineage.crosscoder_shares import decoder_norms, measure_pairs
 from saelineage.lineage.exclusivity import ExclusivityRules
 from saelineage.tokens import read_token_rows
 
@@ -31,9 +31,11 @@ def measure_crosscoder(
     seed: int,
     path_to_latents: str,
     path_to_shares: str,
+    path_to_curves: str,
+    path_to_norms: str,
     gpus: int,
 ) -> None:
-    """Write the verdicts of all latents on all pairs of models, and their shares.
+    """Write the verdicts of all latents on all pairs of models, their shares and curves, and the decoders' norms.
 
     Args:
         folder: the crosscoder's folder.
@@ -43,8 +45,9 @@ def measure_crosscoder(
         rules: the bounds of verdicts.
         n_groups: groups of documents that intervals are resampled from.
         n_replicates, seed: of the resampling.
-        path_to_latents, path_to_shares: to write (`lineage.crosscoder_shares.measure_pairs`); shares also say the
-            `fvu_parent` and `fvu_child` of the crosscoder.
+        path_to_latents, path_to_shares, path_to_curves: to write (`lineage.crosscoder_shares.Exclusivity`); shares
+            also say the `fvu_parent` and `fvu_child` of the crosscoder.
+        path_to_norms: to write (`lineage.crosscoder_shares.decoder_norms`).
         gpus: GPUs of the job.
     """
     device, crosscoder = pick_device(gpus), load_crosscoder(folder)
@@ -54,15 +57,17 @@ def measure_crosscoder(
     dumps = open_in_step(joined, max_norms=crosscoder.max_norms)
     first = next(iter(dumps.values()))
     documents = {corpus: documents_of(rows) for corpus, rows in read_token_rows(paths_to_rows).items()}
-    of_shards = corpora_of(first.shards, next(iter(paths_to_shards.values())))
+    of_shards = [corpus for corpus in corpora for _ in paths_to_shards[crosscoder.models[0]][corpus]]
     groups = group_of_tokens(first, documents, of_shards, n_groups)
     couples = couples_of((pair["parent"], pair["child"]) for pair in pairs)
     sums, fvu = sums_by_group(crosscoder, dumps, groups, couples, device)
-    latents, shares = measure_pairs(sums, crosscoder, pairs, rules, n_replicates, seed)
+    measured = measure_pairs(sums, crosscoder, pairs, rules, n_replicates, seed)
     of_model = fvu.fvu()
-    of_sides = {f"fvu_{side}": shares[side].map(of_model) for side in ("parent", "child")}
-    write_parquet(latents, path_to_latents)
-    write_parquet(shares.assign(**of_sides), path_to_shares)
+    of_sides = {f"fvu_{side}": measured.shares[side].map(of_model) for side in ("parent", "child")}
+    write_parquet(measured.latents, path_to_latents)
+    write_parquet(measured.shares.assign(**of_sides), path_to_shares)
+    write_parquet(measured.curves, path_to_curves)
+    write_parquet(decoder_norms(crosscoder, measured.latents, rules.min_firings), path_to_norms)
 
 
 if __name__ == "__main__":
@@ -84,5 +89,7 @@ if __name__ == "__main__":
             seed=snakemake.params.replicates["seed"],
             path_to_latents=snakemake.output.latents,
             path_to_shares=snakemake.output.shares,
+            path_to_curves=snakemake.output.curves,
+            path_to_norms=snakemake.output.norms,
             gpus=snakemake.resources.get("gpu", 0),
         )

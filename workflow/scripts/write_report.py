@@ -44,6 +44,8 @@ def read_inputs(
     sweeps: Mapping[str, str],
     followed: Mapping[str, str],
     exclusivity: Mapping[tuple[str, str], str],
+    exclusivity_curves: Mapping[tuple[str, str], str],
+    decoder_norms: Mapping[tuple[str, str], str],
     merges: Mapping[str, str],
     correlations: Mapping[str, Correlation],
     share_curves: str,
@@ -73,7 +75,8 @@ def read_inputs(
         curves: paths `saes/{hookpoint}/{model}/{sae}/training.csv` by (model, SAE).
         sweeps: paths `sweeps/{sweep}.parquet` by sweep.
         followed: paths `lineage/{hookpoint}/sweeps/{sweep}.curves.parquet` by sweep.
-        exclusivity: paths `lineage/{hookpoint}/crosscoders/{group}.{seed}.shares.parquet` by (group, seed).
+        exclusivity, exclusivity_curves, decoder_norms: paths `{group}.{seed}.shares.parquet`, `.curves.parquet` and
+            `.norms.parquet` in `lineage/{hookpoint}/crosscoders/` by (group, seed).
         merges: paths `models/{model}/merge.json` by model.
         correlations: the correlation behind each edge, by the edge's name.
         share_curves: path `lineage/{hookpoint}/curves.parquet`.
@@ -107,6 +110,8 @@ def read_inputs(
         sweeps={sweep: pd.read_parquet(path) for sweep, path in sweeps.items()},
         followed={sweep: pd.read_parquet(path) for sweep, path in followed.items()},
         exclusivity={name: pd.read_parquet(path) for name, path in exclusivity.items()},
+        exclusivity_curves={name: pd.read_parquet(path) for name, path in exclusivity_curves.items()},
+        decoder_norms={name: pd.read_parquet(path) for name, path in decoder_norms.items()},
         swept=described["swept"],
         histograms={edge: correlation.pearson.histogram for edge, correlation in correlations.items()},
         ablations={edge: pd.read_parquet(path) for edge, path in ablations.items()},
@@ -185,6 +190,7 @@ def read_page(
         edges: the SAE of the child whose correlation with the parent's is behind each edge, by the edge's name.
     """
     files = page["files"]
+    crosscoders = list(map(tuple, described["crosscoders"]))
     return read_inputs(
         described=described,
         summary=summaries[hookpoint],
@@ -194,7 +200,9 @@ def read_page(
         curves=named(page["trained"], files["curves"]),
         sweeps=named(described["swept"], files["sweeps"]),
         followed=named(described["followed_sweeps"], files["followed"]),
-        exclusivity=named(map(tuple, described["crosscoders"]), files["exclusivity"]),
+        exclusivity=named(crosscoders, files["exclusivity"]),
+        exclusivity_curves=named(crosscoders, files["exclusivity_curves"]),
+        decoder_norms=named(crosscoders, files["decoder_norms"]),
         merges=named(described["merged_models"], files["merges"]),
         correlations={
             edge: load_correlation(path, partner)

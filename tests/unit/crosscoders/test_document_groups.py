@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from saelineage.crosscoders.document_groups import FvuSums, corpora_of, group_of_tokens, sums_by_group
+from saelineage.crosscoders.document_groups import FvuSums, group_of_tokens, sums_by_group
 from saelineage.crosscoders.dumps import open_in_step
 from saelineage.crosscoders.latent_scaling import couples_of, scaling_sums
 from saelineage.errors import InputError
@@ -36,11 +36,6 @@ def test_documents_of_each_corpus_are_dealt_in_turn(dumps):
     assert group_of_tokens(dumps["a"], DOCUMENTS, ["lua", "text"], 2).tolist() == [1, 0, 1]
     with pytest.raises(InputError, match="tokens of the probe of 'text'"):
         group_of_tokens(dumps["a"], DOCUMENTS, ["text", "lua"], 2)
-
-
-def test_shards_are_of_the_corpora_that_list_them(dumps):
-    paths = [str(shard.path) for shard in dumps["a"].shards]
-    assert corpora_of(dumps["a"].shards, {"lua": paths[:1], "text": paths[1:]}) == ["lua", "text"]
 
 
 def test_sums_of_groups_add_up_to_those_of_all_tokens(dumps):

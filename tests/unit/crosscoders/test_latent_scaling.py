@@ -3,14 +3,17 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from saelineage.crosscoders.crosscoder import Crosscoder
 from saelineage.crosscoders.latent_scaling import (
     Couple,
     betas,
     couples_of,
+    decoder_products,
     measure_scaling_sums,
     pair_table,
     scaling_sums,
@@ -57,7 +60,8 @@ def by_least_squares(toy: SimpleNamespace, model: int, direction: int, latent: i
 def test_betas_are_those_of_least_squares(toy: SimpleNamespace):
     couples = couples_of([("a", "b"), ("b", "c")])
     assert len(couples) == 7  # a and c never meet
-    scaled = betas(scaling_sums(toy.crosscoder, toy.acts, toy.latents, couples), toy.crosscoder)
+    sums = scaling_sums(toy.crosscoder, toy.acts, toy.latents, couples)
+    scaled = betas(sums, decoder_products(toy.crosscoder, couples), couples)
     for couple in couples:
         for latent in range(4):
             expected = by_least_squares(toy, "abc".index(couple.model), "abc".index(couple.direction), latent)
@@ -91,13 +95,20 @@ def perfect(parent: np.ndarray, child: np.ndarray, decoder: np.ndarray) -> tuple
     return crosscoder, acts, sparse(latent_acts)
 
 
+def table_of(crosscoder: Crosscoder, acts: Tensor, latents: SparseLatents) -> pd.DataFrame:
+    """The scaling of all latents in models a and b."""
+    sums = scaling_sums(crosscoder, acts, latents, couples_of([("a", "b")]))
+    return pair_table(sums, decoder_products(crosscoder, sums.couples), "a", "b")
+
+
 def test_shared_half_written_absent_and_turned_latents_by_hand():
     # Latent 0 is written equally by both, 1 half as strongly by the parent, 2 by the child alone.
     basis = np.eye(3, D_IN)
     parent, child = basis * [[1.0], [0.5], [0.0]], basis
     crosscoder, acts, latents = perfect(parent, child, np.stack([parent, child]))
     sums = scaling_sums(crosscoder, acts, latents, couples_of([("a", "b")]))
-    table = pair_table(sums, crosscoder, "a", "b")
+    products = decoder_products(crosscoder, sums.couples)
+    table = pair_table(sums, products, "a", "b")
     assert table["nu_error"].tolist() == pytest.approx([1.0, 0.5, 0.0], abs=1e-6)
     assert table["nu_reconstruction"].tolist() == pytest.approx([1.0, 0.5, 0.0], abs=1e-6)
     assert table["relative_norm"].tolist() == pytest.approx([0.5, 0.75, 1.0])
@@ -106,7 +117,7 @@ def test_shared_half_written_absent_and_turned_latents_by_hand():
     assert table["writer"].tolist()[1:] == ["child", "child"]
     assert table["cosine"].tolist()[:2] == pytest.approx([1.0, 1.0])
     assert np.isnan(table["cosine"][2])
-    mirrored = pair_table(sums, crosscoder, "b", "a")
+    mirrored = pair_table(sums, products, "b", "a")
     assert mirrored["writer"].tolist()[1:] == ["parent", "parent"]
     assert mirrored["nu_error"].tolist() == pytest.approx(table["nu_error"].tolist())
     assert mirrored["relative_norm"].tolist() == pytest.approx([0.5, 0.25, 0.0])
@@ -118,7 +129,7 @@ def test_the_activations_decide_and_not_the_decoder():
     parent = basis * [[1.0], [1.0], [0.0]]
     worn = parent + 0.6 * np.eye(4)[[3] * 3] * [[0.0], [0.0], [1.0]]
     crosscoder, acts, latents = perfect(parent, basis, np.stack([worn, basis]))
-    table = pair_table(scaling_sums(crosscoder, acts, latents, couples_of([("a", "b")])), crosscoder, "a", "b")
+    table = table_of(crosscoder, acts, latents)
     assert table["relative_norm"][2] == pytest.approx(0.7)  # (1 + (1 - 0.6) / 1) / 2: the bins call it neither
     assert table[["nu_error", "own_ratio_error"]].to_numpy()[2] == pytest.approx([0.0, 0.0], abs=1e-6)
     assert table["writer"][2] == "child"
@@ -134,8 +145,7 @@ def test_a_latent_whose_direction_others_reconstruct_has_a_low_nu_on_error_alone
     crosscoder = crosscoder_of(np.stack([parent, basis]).astype(np.float32))
     crosscoder.b_dec.zero_()
     acts = torch.from_numpy(np.concatenate([latent_acts @ parent, latent_acts @ basis], 1)).float()
-    sums = scaling_sums(crosscoder, acts, sparse(latent_acts), couples_of([("a", "b")]))
-    table = pair_table(sums, crosscoder, "a", "b")
+    table = table_of(crosscoder, acts, sparse(latent_acts))
     assert table["nu_error"][2] == pytest.approx(0.0, abs=1e-6)
     assert table["nu_reconstruction"][2] == pytest.approx(1.0, abs=1e-6)
 
@@ -145,7 +155,7 @@ def test_a_turned_latent_has_a_low_nu_and_is_written_in_its_own_direction():
     parent = basis[[0, 1, 2]].copy()
     parent[2] = [0.0, 0.0, 0.0, 1.0]
     crosscoder, acts, latents = perfect(parent, basis, np.stack([parent, basis]))
-    table = pair_table(scaling_sums(crosscoder, acts, latents, couples_of([("a", "b")])), crosscoder, "a", "b")
+    table = table_of(crosscoder, acts, latents)
     found = table[["nu_error", "nu_reconstruction", "own_ratio_error", "own_ratio_reconstruction", "cosine"]]
     assert found.to_numpy()[2] == pytest.approx([0.0, 0.0, 1.0, 1.0, 0.0], abs=1e-6)
 

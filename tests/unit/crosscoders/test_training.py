@@ -9,7 +9,7 @@ import torch
 
 from saelineage.crosscoders.crosscoder import save_crosscoder
 from saelineage.crosscoders.dumps import DifferenceDump, JointDump
-from saelineage.crosscoders.latent_scaling import CHILD, PARENT, measure_scaling_sums, pair_table
+from saelineage.crosscoders.latent_scaling import CHILD, PARENT, decoder_products, measure_scaling_sums, pair_table
 from saelineage.crosscoders.training import TrainedCrosscoder, joint_settings, train_crosscoders
 from saelineage.errors import InputError
 from saelineage.lineage.exclusivity import DISAPPEARS, EMERGES, add_exclusivity
@@ -78,7 +78,7 @@ def test_latent_scaling_finds_rare_features_of_one_model(joint: JointDump, setti
     features, acts = planted(N_HELD_OUT, 2)
     held_out = crosscoder.joint(acts)
     sums = measure_scaling_sums(crosscoder, held_out.split(4096), [(PARENT, CHILD)])
-    table = add_exclusivity(pair_table(sums, crosscoder, PARENT, CHILD))
+    table = add_exclusivity(pair_table(sums, decoder_products(crosscoder, sums.couples), PARENT, CHILD))
     dense = crosscoder.encoder().encode(held_out).matrix(crosscoder.d_sae).to_dense().numpy()
     latents, feature_of = best_latents(dense, features)
     verdicts, by_norms = (table[column].to_numpy()[latents] for column in ("verdict", "by_norms"))

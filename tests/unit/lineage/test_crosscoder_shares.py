@@ -1,11 +1,12 @@
 """Shares of a crosscoder's latents by verdict: counts by hand, intervals, and the floor."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from saelineage.crosscoders.latent_scaling import ScalingSums, couples_of
-from saelineage.lineage.crosscoder_shares import OTHER_HALF, measure_pairs, shares_of, weighted
-from saelineage.lineage.exclusivity import VERDICTS, ExclusivityRules
+from saelineage.crosscoders.latent_scaling import ScalingSums, couples_of, decoder_products
+from saelineage.lineage.crosscoder_shares import decoder_norms, floor_table, measure_pairs, shares_of, weighted
+from saelineage.lineage.exclusivity import OTHER_HALF, VERDICTS, ExclusivityRules
 from tests.unit.crosscoders.made import crosscoder_of
 
 PAIRS = [{"edge": "a__b", "parent": "a", "child": "b", "role": "edge"}]
@@ -28,31 +29,61 @@ def group_sums(n_groups: int) -> list[ScalingSums]:
 
 
 def test_latents_are_counted_by_who_writes_them():
-    latents, shares = measure_pairs(group_sums(8), crosscoder_of(W_DEC), PAIRS, RULES, 20, seed=0)
+    latents, shares, curves = measure_pairs(group_sums(8), crosscoder_of(W_DEC), PAIRS, RULES, 20, seed=0)
     assert latents["verdict"].tolist() == ["persists", "emerges", "disappears"]
     row = shares[shares["role"] == "edge"].iloc[0]
     assert row[list(VERDICTS)].tolist() == [1, 0, 1, 1, 0]
     # Of two latents that the parent writes one persists, and of two that the child writes one is inherited.
     for name in ("persist", "inherited"):
         assert row[[f"{name}_share{end}" for end in ("", "_n", "_low", "_high")]].tolist() == [0.5, 2, 0.5, 0.5]
+    # One of three latents at every threshold for each writer: nu is 0 where a model does not write, and else 1.
+    curve = curves[(curves["role"] == "edge") & (curves["threshold"] < 1)]
+    assert (len(curve), {*curve["parent_only"]}, {*curve["child_only"]}, {*curve["n_testable"]}) == (49, {1}, {1}, {3})
+    assert {*curve["nu_error_below"]} == {RULES.nu_error_below}
+
+
+def test_norms_are_given_for_every_model_with_those_of_edges_first():
+    crosscoder = crosscoder_of(np.concatenate([W_DEC[:1], 3 * W_DEC[:1], W_DEC[1:]]))
+    pairs = [PAIRS[0] | {"child": "c"}, PAIRS[0] | {"child": "b", "role": "reinitialised"}]
+    latents = pd.DataFrame(
+        [{**pair, "latent": latent, "n_firings": n} for pair in pairs for latent, n in enumerate((9, 3, 4))]
+    )
+    norms = decoder_norms(crosscoder, latents, min_firings=4)
+    assert list(dict.fromkeys(zip(norms["model"], norms["role"], strict=True))) == [
+        ("a", "lineage"),
+        ("c", "lineage"),
+        ("b", "reinitialised"),
+    ]
+    assert norms["norm"].tolist() == [1, 0, 1, 1, 1, 0, 3, 0, 3]
+    assert norms["norm"].dtype == np.float64
+    assert norms["fires"].tolist() == [True, False, True] * 3
 
 
 def test_the_floor_is_the_parent_beside_itself_on_other_groups():
     groups = group_sums(8)
-    _, shares = measure_pairs(groups, crosscoder_of(W_DEC), PAIRS, RULES, 5, seed=0)
+    _, shares, curves = measure_pairs(groups, crosscoder_of(W_DEC), PAIRS, RULES, 5, seed=0)
     floor = shares[shares["role"] == OTHER_HALF].iloc[0]
     assert (floor["parent"], floor["child"]) == ("a", "a")
-    assert (floor["persists"], floor["disappears"], floor["untestable"]) == (
-        2,
-        0,
-        1,
-    )  # the parent never writes latent 1
+    assert floor[list(VERDICTS)].tolist() == [2, 0, 0, 0, 1]  # the parent never writes latent 1
     assert np.isnan(floor["persist_share_low"])
-    # Where every second group holds nothing of latent 0 although it fires there, the halves disagree.
-    empty = group_sums(1)[0]
-    empty.on_error, empty.on_recons = -2 * np.ones_like(empty.on_error), np.zeros_like(empty.on_recons)
-    _, shares = measure_pairs([groups[0], empty] * 4, crosscoder_of(W_DEC), PAIRS, RULES, 5, seed=0)
-    assert shares[shares["role"] == OTHER_HALF].iloc[0]["disappears"] >= 1
+    assert set(curves["n_testable"][curves["role"] == OTHER_HALF]) == {2}
+
+
+def test_latents_of_one_half_of_the_documents_are_counted_on_the_floor_by_half():
+    # In every second group nothing of latent 0 is written although it fires there; latent 2 is so in the other groups.
+    def without(latent: int) -> ScalingSums:
+        (sums,) = group_sums(1)
+        couple = sums.couples.index(("a", "a"))
+        sums.on_error[couple, latent], sums.on_recons[couple, latent] = -2, 0
+        return sums
+
+    groups = [without(2), without(0)] * 4
+    floor = floor_table(groups, decoder_products(crosscoder_of(W_DEC), groups[0].couples), "a")
+    assert floor["nu_error"].tolist()[::2] == floor["nu_reconstruction"].tolist()[::2] == [0, 0]
+    assert floor["writer"].tolist()[::2] == ["parent", "child"]
+    _, shares, _ = measure_pairs(groups, crosscoder_of(W_DEC), PAIRS, RULES, 5, seed=0)
+    floor = shares[shares["role"] == OTHER_HALF].iloc[0]
+    assert floor[["emerges", "disappears"]].tolist() == [1, 1]
 
 
 def test_weights_count_groups_again():

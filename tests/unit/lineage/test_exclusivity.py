@@ -50,14 +50,18 @@ def test_norm_bins_are_beside():
 
 def test_the_curve_counts_latents_below_each_threshold_by_writer():
     curve = exclusivity_curve(table(), [0.01, 0.15, 0.5])
-    # Below 0.15: the rotated one too, because nu alone cannot tell it. Below 0.5 also the other emerging one and, of
-    # the parent, the one that disappears.
+    # Eight are testable. Below 0.15: the rotated one too, because nu alone cannot tell it. Below 0.5 also the other
+    # emerging one and, of the parent, the one that disappears.
     assert curve.to_dict("list") == {
         "threshold": [0.01, 0.15, 0.5],
-        "parent": [0, 0, 1],
-        "child": [0, 2, 3],
-        "n_testable": [9, 9, 9],
+        "parent_only": [0, 0, 1],
+        "child_only": [0, 2, 3],
+        "n_testable": [8, 8, 8],
     }
+
+
+def test_thresholds_of_the_curve_hold_the_bounds_of_verdicts():
+    assert {0.02, 0.2, 0.5, 1.0} <= set(exclusivity_curve(table())["threshold"])
 
 
 def test_verdicts_leave_the_table_as_it_was():

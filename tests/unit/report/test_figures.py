@@ -12,14 +12,13 @@ from saelineage.report.figures import (
     flows_figure,
     fvu_figure,
     lineage_svg,
-    plain,
     scores_figure,
     share_curves_figure,
     sweep_accuracy_figure,
     sweep_loss_figure,
     training_figure,
-    visible,
 )
+from saelineage.report.style import plain, visible
 
 EVIL = "</script><script>alert(1)</script>"
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from saelineage.report import page as report
 from saelineage.report.dashboards import FEATURES_PER_CHUNK, VERDICTS, packed
-from saelineage.report.figures import FIGURES, UNSEEN
+from saelineage.report.figures import FIGURES
 from saelineage.report.page import (
     Results,
     Sources,
@@ -28,10 +28,12 @@ from saelineage.report.page import (
     leading_groups,
     lines,
     matchings_view,
+    of_first_seed,
     render_page,
     sources_view,
     versions,
 )
+from saelineage.report.style import UNSEEN
 from saelineage.report.tables import (
     TableInputs,
     ablation_table,
@@ -203,6 +205,25 @@ def exclusivity() -> pd.DataFrame:
     return pd.DataFrame([edge, edge | {"child": "base", "role": "the parent on other documents"}])
 
 
+def exclusivity_curves() -> pd.DataFrame:
+    """The curves over thresholds of a crosscoder's edge and floor."""
+    counts = {"threshold": [0.02, 1.0], "parent_only": [0, 9], "child_only": [1, 8], "n_testable": 10}
+    pair = {"edge": "base__lua", "parent": "base", "nu_error_below": 0.2, "nu_reconstruction_below": 0.5}
+    sides = {"edge": "lua", "the parent on other documents": "base"}
+    return pd.concat([pd.DataFrame(pair | counts | {"role": role, "child": child}) for role, child in sides.items()])
+
+
+def decoder_norms() -> pd.DataFrame:
+    """The norms of three latents in two models; the last one fires too seldom."""
+    of_models = [("base", "lineage", [1.0, 2.0, 1.0]), ("lua", "lineage", [2.0, 0.0, 9.0])]
+    rows = [
+        {"model": model, "role": role, "latent": latent, "n_firings": 20 - latent, "norm": norm, "fires": latent < 2}
+        for model, role, norms in of_models
+        for latent, norm in enumerate(norms)
+    ]
+    return pd.DataFrame(rows)
+
+
 def inputs(found: dict) -> TableInputs:
     """What the stages saved for a summary."""
     curve = {"step": [1], "tokens": [9], "loss": [1.0], "fvu": [0.5], "l0": [4.0], "dead_fraction": [0.0]}
@@ -222,7 +243,9 @@ def inputs(found: dict) -> TableInputs:
         merges={"merged": merge_record()},
         sweeps={"merged": sweep},
         followed={"merged": followed()},
-        exclusivity={("lineage", "seed0"): exclusivity(), ("lineage", "seed1"): exclusivity()},
+        exclusivity={("lineage", seed): exclusivity() for seed in SEEDS},
+        exclusivity_curves={("lineage", seed): exclusivity_curves() for seed in SEEDS},
+        decoder_norms={("lineage", seed): decoder_norms() for seed in SEEDS},
         swept=SWEPT,
         histograms={"base__merged": np.array([0, 3, 2, 0])},
         ablations={edge: ablations() for edge in edges},
@@ -244,6 +267,7 @@ def inputs(found: dict) -> TableInputs:
     )
 
 
+SEEDS = ("seed0", "seed1")
 SWEPT = {"merged": {"chosen": {"t": 0.58}, "parents": ["lua", "stories"]}}
 
 
@@ -443,7 +467,9 @@ def test_equal_results_are_equal_pages():
 
 def test_every_figure_of_the_registry_has_its_place_and_its_label_on_the_page():
     placed = {attrs["id"]: attrs["aria-label"] for _, attrs in Tags(clean()).tags if attrs.get("class") == "figure"}
-    names = {name.format(sweep="merged", line="merged"): figure.label for name, figure in FIGURES.items()}
+    names = {
+        name.format(sweep="merged", line="merged", group="lineage"): figure.label for name, figure in FIGURES.items()
+    }
     expected = {f"plot-{name}": label for name, label in names.items() if label}
     assert placed == expected
     assert "Nothing to draw." not in clean()
@@ -773,3 +799,19 @@ def test_crosscoders_stand_beside_their_floor_with_every_seed():
     ]
     assert "75" in rows[0]
     assert "0.250" in rows[0]
+
+
+def test_pictures_of_crosscoders_are_of_the_first_seed_of_each_group():
+    names = {"group": ["lineage", "lineage", "a__b"], "seed": ["seed1", "seed0", "seed0"]}
+    assert of_first_seed(pd.DataFrame(names)).index.tolist() == [0, 2]
+    assert {"crosscoder-verdicts", "crosscoder-curves", "crosscoder-norms-lineage"} <= set(drawn())
+    assert 'id="plot-crosscoder-norms-lineage"' in clean()
+
+
+def test_a_run_without_crosscoders_has_no_pictures_of_them_but_their_empty_tables():
+    found = inputs(summary(comparison()))
+    tables = make_tables(found._replace(exclusivity={}, exclusivity_curves={}, decoder_norms={}))
+    text = page(results(tables=tables))
+    assert "One dictionary for all models" not in text
+    assert "plot-crosscoder" not in text.partition("<body>")[2]
+    assert "crosscoder_norms.csv" in text

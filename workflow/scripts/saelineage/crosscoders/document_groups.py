@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from saelineage.activations import ActivationShard
 from saelineage.crosscoders.crosscoder import Crosscoder
 from saelineage.crosscoders.latent_scaling import Couple, ScalingSums, scaling_sums
 from saelineage.errors import InputError
@@ -102,9 +101,3 @@ def sums_by_group(
         if sums is not None:
             by_group.append(sums)
     return by_group, fvu
-
-
-def corpora_of(shards: Sequence[ActivationShard], by_corpus: Mapping[str, Sequence[str]]) -> list[str]:
-    """The corpus of each shard, given the paths of each corpus."""
-    of_path = {path: corpus for corpus, paths in by_corpus.items() for path in map(str, paths)}
-    return [of_path[str(shard.path)] for shard in shards]

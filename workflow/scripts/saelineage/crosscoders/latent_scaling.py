@@ -148,33 +148,52 @@ def measure_scaling_sums(
     return sums
 
 
-def betas(sums: ScalingSums, crosscoder: Crosscoder) -> dict[str, dict[Couple, Float[np.ndarray, " d_sae"]]]:
+def decoder_products(crosscoder: Crosscoder, couples: Iterable[Couple]) -> dict[Couple, Float[np.ndarray, " d_sae"]]:
+    """Scalar product of each latent's decoder directions in the two models of each couple, in float64."""
+    products = {}
+    for couple in couples:
+        left, right = (crosscoder.W_dec[crosscoder.models.index(model)].double() for model in couple)
+        products[couple] = (left * right).sum(1).cpu().numpy()
+    return products
+
+
+def betas(
+    sums: ScalingSums, products: Mapping[Couple, Float[np.ndarray, " d_sae"]], couples: Iterable[Couple]
+) -> dict[str, dict[Couple, Float[np.ndarray, " d_sae"]]]:
     """beta in closed form.
 
     With e = acts - recons, the error without latent j is e + f_j W_dec_mj, so its product with f_j d is
     sum f_j (e . d) + sum f_j^2 (W_dec_mj . d).
+
+    Args:
+        sums: of the couples and maybe others.
+        products: from `decoder_products`, of the couples and of each direction with itself.
+        couples: whose beta is asked for.
 
     Returns:
         beta of each couple on `error` and on `reconstruction`; NaN for latents that never fire or whose direction is
         zero.
     """
     of_targets: dict[str, dict[Couple, np.ndarray]] = {ERROR: {}, RECONSTRUCTION: {}}
-    for number, couple in enumerate(sums.couples):
-        own = sums.squares * decoder_products(crosscoder, couple.model, couple.direction)
-        scale = sums.squares * decoder_products(crosscoder, couple.direction, couple.direction)
-        of_targets[ERROR][couple] = _ratio(sums.on_error[number] + own, scale)
-        of_targets[RECONSTRUCTION][couple] = _ratio(sums.on_recons[number], scale)
+    for couple in couples:
+        number = sums.couples.index(couple)
+        own = sums.squares * products[couple]
+        scale = sums.squares * products[Couple(couple.direction, couple.direction)]
+        of_targets[ERROR][couple] = quotients(sums.on_error[number] + own, scale)
+        of_targets[RECONSTRUCTION][couple] = quotients(sums.on_recons[number], scale)
     return of_targets
 
 
-def decoder_products(crosscoder: Crosscoder, a: str, b: str) -> Float[np.ndarray, " d_sae"]:
-    """Scalar product of each latent's decoder directions in two models, in float64."""
-    left, right = (crosscoder.W_dec[crosscoder.models.index(model)].double() for model in (a, b))
-    return (left * right).sum(1).cpu().numpy()
-
-
-def pair_table(sums: ScalingSums, crosscoder: Crosscoder, parent: str, child: str) -> pd.DataFrame:
+def pair_table(
+    sums: ScalingSums, products: Mapping[Couple, Float[np.ndarray, " d_sae"]], parent: str, child: str
+) -> pd.DataFrame:
     """Scaling of each latent in two models.
+
+    Args:
+        sums: from `scaling_sums`, of the two models and maybe others.
+        products: from `decoder_products` of the same couples. They are the same for all sums, so for resampled ones
+            they need not be computed again.
+        parent, child: the two models.
 
     Returns:
         Columns:
@@ -192,8 +211,8 @@ def pair_table(sums: ScalingSums, crosscoder: Crosscoder, parent: str, child: st
         A ratio is NaN where what it is a share of is not above 0.
     """
     models = {PARENT: parent, CHILD: child}
-    scaled = betas(sums, crosscoder)
-    norms = {side: np.sqrt(decoder_products(crosscoder, model, model)) for side, model in models.items()}
+    scaled = betas(sums, products, couples_of([(parent, child)]))
+    norms = {side: np.sqrt(products[Couple(model, model)]) for side, model in models.items()}
     own = {
         target: {side: np.nan_to_num(beta[Couple(model, model)]) * norms[side] for side, model in models.items()}
         for target, beta in scaled.items()
@@ -205,11 +224,11 @@ def pair_table(sums: ScalingSums, crosscoder: Crosscoder, parent: str, child: st
         return np.where(from_child, *sides), np.where(from_child, *sides[::-1])
 
     columns: dict[str, np.ndarray] = {
-        "latent": np.arange(crosscoder.d_sae),
+        "latent": np.arange(len(sums.n_firings)),
         "n_firings": sums.n_firings,
         **{f"norm_{side}": norms[side] for side in SIDES},
-        "relative_norm": (1 + _ratio(norms[CHILD] - norms[PARENT], np.maximum(*norms.values()))) / 2,
-        "cosine": _ratio(decoder_products(crosscoder, parent, child), norms[PARENT] * norms[CHILD]),
+        "relative_norm": (1 + quotients(norms[CHILD] - norms[PARENT], np.maximum(*norms.values()))) / 2,
+        "cosine": quotients(products[Couple(parent, child)], norms[PARENT] * norms[CHILD]),
         "writer": np.where(from_child, CHILD, PARENT),
     }
     for target, beta in scaled.items():
@@ -218,11 +237,11 @@ def pair_table(sums: ScalingSums, crosscoder: Crosscoder, parent: str, child: st
             for side, model in models.items()
         }
         columns |= {f"beta_{target}_{side}": of_side for side, of_side in of_sides.items()}
-        columns[f"nu_{target}"] = _ratio(*of_other_and_writer(of_sides))
-        columns[f"own_ratio_{target}"] = _ratio(*of_other_and_writer(own[target]))
+        columns[f"nu_{target}"] = quotients(*of_other_and_writer(of_sides))
+        columns[f"own_ratio_{target}"] = quotients(*of_other_and_writer(own[target]))
     return pd.DataFrame(columns)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def quotients(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Quotients; NaN where the divisor is not above 0."""
     return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)

@@ -22,6 +22,12 @@ ROTATED, EMERGES, DISAPPEARS = "rotated", "emerges", "disappears"
 VERDICTS = (PERSISTS, ROTATED, EMERGES, DISAPPEARS, UNTESTABLE)
 NORM_BINS = (0.1, 0.4, 0.6, 0.9)
 """Bounds of `relative_norm`, up to which it says the parent alone, neither, both, neither, and the child alone."""
+OTHER_HALF = "the parent on other documents"
+"""Role of the floor."""
+IN_LINEAGE = "lineage"
+"""Role of models with an edge; other models are controls."""
+THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(1, 51))
+"""Thresholds of `exclusivity_curve`."""
 
 
 class ExclusivityRules(NamedTuple):
@@ -53,9 +59,7 @@ def add_exclusivity(table: pd.DataFrame, rules: ExclusivityRules = DEFAULT_RULES
         table: from `latent_scaling.pair_table`.
         rules: the bounds.
     """
-    testable = (
-        (table["n_firings"] >= rules.min_firings) & table["nu_error"].notna() & table["nu_reconstruction"].notna()
-    )
+    testable = is_testable(table, rules.min_firings)
     alone = is_exclusive(table, rules.nu_error_below, rules.nu_reconstruction_below)
     elsewhere = (table["own_ratio_error"] >= rules.nu_error_below) & (
         table["own_ratio_reconstruction"] >= rules.nu_reconstruction_below
@@ -80,6 +84,12 @@ def add_exclusivity(table: pd.DataFrame, rules: ExclusivityRules = DEFAULT_RULES
     return table.assign(verdict=verdict, by_norms=by_norms)
 
 
+def is_testable(table: pd.DataFrame, min_firings: int) -> Bool[np.ndarray, " row"]:
+    """Mark latents that fire often enough and have both nu."""
+    has_nu = table["nu_error"].notna() & table["nu_reconstruction"].notna()
+    return ((table["n_firings"] >= min_firings) & has_nu).to_numpy()
+
+
 def is_exclusive(
     table: pd.DataFrame, nu_error_below: float, nu_reconstruction_below: float
 ) -> Bool[np.ndarray, " row"]:
@@ -88,9 +98,11 @@ def is_exclusive(
 
 
 def exclusivity_curve(
-    table: pd.DataFrame, thresholds: Sequence[float], min_firings: int = DEFAULT_RULES.min_firings
+    table: pd.DataFrame, thresholds: Sequence[float] = THRESHOLDS, min_firings: int = DEFAULT_RULES.min_firings
 ) -> pd.DataFrame:
     """Numbers of latents whose two nu are both below a threshold, by writer, for each of several thresholds.
+
+    Rotated latents are among them, because nu asks for one direction.
 
     Args:
         table: from `latent_scaling.pair_table`.
@@ -98,12 +110,12 @@ def exclusivity_curve(
         min_firings: latents that fire on fewer tokens are left out.
 
     Returns:
-        Columns `threshold`, `parent` and `child`, the writer's counts, and `n_testable`.
+        Columns `threshold`, `parent_only` and `child_only`, the writer's counts, and `n_testable`.
     """
-    testable = table[table["n_firings"] >= min_firings]
+    testable = table[is_testable(table, min_firings)]
     rows = []
     for threshold in thresholds:
         writers = testable["writer"][is_exclusive(testable, threshold, threshold)]
-        counts = {side: int((writers == side).sum()) for side in (PARENT, CHILD)}
+        counts = {f"{side}_only": int((writers == side).sum()) for side in (PARENT, CHILD)}
         rows.append({"threshold": threshold, **counts, "n_testable": len(testable)})
     return pd.DataFrame(rows)

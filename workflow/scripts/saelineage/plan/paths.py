@@ -81,6 +81,8 @@ class Paths:
     crosscoder_matches = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.matches.parquet"
     exclusivity = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.parquet"
     exclusivity_shares = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.shares.parquet"
+    exclusivity_curves = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.curves.parquet"
+    decoder_norms = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.norms.parquet"
     readouts = "results/{run}/lineage/{hookpoint}/readouts/{parent}__{child}.parquet"
     drift = "results/{run}/lineage/{hookpoint}/drift.json"
     ablations = "results/{run}/lineage/{hookpoint}/ablations/{edge}{kind}.parquet"
@@ -643,6 +645,8 @@ class Paths:
             "effects": self.all_ablations(".agreement"),
             "drift": self.all_drift(),
             "exclusivity": self.of_crosscoders(self.exclusivity_shares),
+            "exclusivity_curves": self.of_crosscoders(self.exclusivity_curves),
+            "decoder_norms": self.of_crosscoders(self.decoder_norms),
             "matrix_changes": self.all_matrix_changes(),
             "importance": self.all_importance(),
             "importance_agreement": self.agreement_of_importance(),

@@ -1,10 +1,9 @@
 """Figures: a table in, a picture out. Nothing is computed here; every table is saved next to the page.
 
-A new figure is its function, an entry in `FIGURES`, and its place in `page.html.jinja`. The page sets the colours of
-text and grid, because they depend on the reader's colour scheme.
+A new figure is its function, an entry in `FIGURES`, and its place in `page.html.jinja`. Those of crosscoders are in
+`crosscoder_figures`.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from html import escape
 from itertools import pairwise
@@ -16,30 +15,11 @@ from plotly.subplots import make_subplots
 
 from saelineage.lineage.merge_curves import ALL, OF_IDENTIFIED
 from saelineage.lineage.verdicts import NEW
+from saelineage.report.crosscoder_figures import exclusivity_curves_figure, exclusivity_figure, norms_figure
 from saelineage.report.drawing import Graph, arrange
+from saelineage.report.style import DASHES, GREY, SERIES, VERDICT_COLOURS, plain, styled, visible
 
-# Okabe and Ito's palette, made for colour-blind eyes.
-BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, GREY = (
-    *("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"),
-    "#8a8f98",
-)
-VERDICT_COLOURS = {
-    "persists": BLUE,
-    "inherited": SKY,
-    "drifted": ORANGE,
-    "gone": VERMILLION,
-    "new": GREEN,
-    "untestable": GREY,
-}
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY, GREY)
-DASHES = ("solid", "dash", "dot", "dashdot")
 CURVE_DASHES = {"edge": "solid", "no change": "dash", "two seeds": "dashdot"}
-# Control characters, zero-width spaces, direction marks, line separators, half surrogates, non-characters.
-UNSEEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]"
-)
-PICTURES = {"\n": "↵", "\t": "⇥", "\x7f": "␡"}
 CARD_WIDTH, CARD_GAP, LINE_HEIGHT, EDGE_HEIGHT = 236.0, 46.0, 15.0, 92.0
 FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE, FLOW_PAD = 590.0, 60.0, 14.0
 LEGEND_LINE = 20
@@ -47,27 +27,6 @@ TIP = (
     '<defs><marker id="lineage-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     '<path d="M0 0L8 4L0 8z" class="tip"/></marker></defs>'
 )
-
-
-def visible(text: str) -> str:
-    """Replace every character that is invisible, changes the direction of text or cannot be encoded.
-
-    Line breaks, tabs and other control characters become pictures of themselves; direction marks, separators and half
-    surrogates become escapes.
-    """
-    return UNSEEN.sub(_sign, text)
-
-
-def plain(text: object) -> str:
-    """Text for a Plotly label, where Plotly would read some HTML tags."""
-    return escape(visible(str(text)), quote=False)
-
-
-def _sign(match: re.Match) -> str:
-    character = match[0]
-    if character in PICTURES:
-        return PICTURES[character]
-    return chr(0x2400 + ord(character)) if ord(character) < 0x20 else f"\\u{ord(character):04x}"
 
 
 def lineage_svg(models: pd.DataFrame, edges: pd.DataFrame) -> str:
@@ -138,7 +97,7 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
             "hovertemplate": "%{customdata[0]}: %{value:,} features<extra></extra>",
         },
     )
-    return _styled(go.Figure(sankey), height=int(height + 15 + below), margin={"l": 10, "r": 10, "t": 15, "b": below})
+    return styled(go.Figure(sankey), height=int(height + 15 + below), margin={"l": 10, "r": 10, "t": 15, "b": below})
 
 
 def sweep_accuracy_figure(sweep: pd.DataFrame) -> go.Figure:
@@ -180,7 +139,7 @@ def _sweep_lines(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
         figure.add_vline(x=chosen, line={"color": GREY, "width": 1, "dash": "dot"}, annotation_text=text)
     figure.update_xaxes(title=setting)
     figure.update_yaxes(title=title)
-    return _styled(figure, height=340)
+    return styled(figure, height=340)
 
 
 def _sweep_maps(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
@@ -198,7 +157,7 @@ def _sweep_maps(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
         figure.update_xaxes(title=table["setting"].iloc[0], row=1, col=column)
     figure.update_yaxes(title=swept["second_setting"].iloc[0], col=1)
     figure.update_layout(coloraxis={"colorbar": {"title": title}})
-    return _styled(figure, height=340)
+    return styled(figure, height=340)
 
 
 def sweep_survival_figure(followed: pd.DataFrame) -> go.Figure:
@@ -237,7 +196,7 @@ def sweep_survival_figure(followed: pd.DataFrame) -> go.Figure:
                 )
     figure.update_xaxes(title=followed["setting"].iloc[0])
     figure.update_yaxes(title="share of features found", tickformat=".0%", range=[0, 1.02])
-    return _styled(figure, height=340)
+    return styled(figure, height=340)
 
 
 def fvu_figure(saes: pd.DataFrame) -> go.Figure:
@@ -258,7 +217,7 @@ def fvu_figure(saes: pd.DataFrame) -> go.Figure:
         }
         figure.add_scatter(x=names, y=rows["fvu"], name=plain(corpus), mode="markers", marker=marker)
     figure.update_yaxes(title="fvu", rangemode="tozero")
-    return _styled(figure, height=320)
+    return styled(figure, height=320)
 
 
 def density_figure(densities: pd.DataFrame) -> go.Figure:
@@ -273,7 +232,7 @@ def density_figure(densities: pd.DataFrame) -> go.Figure:
         figure.add_scatter(x=rows["log10_density"], y=rows["n_latents"], name=name, mode="lines", line=line)
     figure.update_xaxes(title="log10 of the share of tokens a latent fires on")
     figure.update_yaxes(title="latents")
-    return _styled(figure, height=320)
+    return styled(figure, height=320)
 
 
 def training_figure(training: pd.DataFrame) -> go.Figure:
@@ -287,7 +246,7 @@ def training_figure(training: pd.DataFrame) -> go.Figure:
         figure.add_scatter(x=rows["tokens"], y=rows["fvu"], name=name, mode="lines", line=style)
     figure.update_xaxes(title="tokens trained on")
     figure.update_yaxes(title="fvu of the batch", rangemode="tozero")
-    return _styled(figure, height=320)
+    return styled(figure, height=320)
 
 
 def correlation_figure(histograms: pd.DataFrame, threshold: float) -> go.Figure:
@@ -306,7 +265,7 @@ def correlation_figure(histograms: pd.DataFrame, threshold: float) -> go.Figure:
     figure.add_vline(x=threshold, line=line, annotation_text=f"r = {threshold:g}")
     figure.update_xaxes(title="Pearson r")
     figure.update_yaxes(title="pairs of features", type="log", exponentformat="power")
-    return _styled(figure, height=340)
+    return styled(figure, height=340)
 
 
 def scores_figure(scores: pd.DataFrame) -> go.Figure:
@@ -331,7 +290,7 @@ def scores_figure(scores: pd.DataFrame) -> go.Figure:
         )
     figure.update_xaxes(title="Pearson r of described and true activations")
     figure.update_yaxes(title="share of features", tickformat=".0%", rangemode="tozero")
-    return _styled(figure, height=360)
+    return styled(figure, height=360)
 
 
 def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
@@ -366,7 +325,7 @@ def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
     n_lines = len(figure.data) + len({trace.legendgroup for trace in figure.data})
     height = min(max(440, 90 + LEGEND_LINE * n_lines), 1000)
     legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "groupclick": "toggleitem", "tracegroupgap": 6}
-    return _styled(figure, height).update_layout(legend=legend)
+    return styled(figure, height).update_layout(legend=legend)
 
 
 BUDGET_LINES = {
@@ -416,7 +375,7 @@ def _of_shares(figure: go.Figure, least_height: int) -> go.Figure:
     figure.update_yaxes(title="share of features with a match", tickformat=".0%", range=[0, 1.02])
     legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "groupclick": "toggleitem", "tracegroupgap": 6}
     height = min(max(least_height, 60 + LEGEND_LINE * len(figure.data)), 1000)
-    return _styled(figure, height).update_layout(legend=legend)
+    return styled(figure, height).update_layout(legend=legend)
 
 
 HOOKPOINT_LINES = {
@@ -522,6 +481,25 @@ FIGURES = {
         "Shares under each training budget of anchored SAEs, for each edge and its no-change controls; the file "
         "budgets.csv has the numbers",
     ),
+    "crosscoder-verdicts": Figure(
+        exclusivity_figure,
+        ("first_crosscoders",),
+        "Shares of a crosscoder's latents by verdict, for each edge beside its floor and controls; the table above "
+        "and crosscoders.csv have the numbers",
+    ),
+    "crosscoder-curves": Figure(
+        exclusivity_curves_figure,
+        ("first_crosscoder_curves",),
+        "Numbers of latents that one model alone writes at every threshold, for each edge beside its floor and "
+        "controls; the file crosscoder_curves.csv has the numbers",
+    ),
+    "crosscoder-norms-{group}": Figure(
+        norms_figure,
+        ("first_crosscoder_norms",),
+        "Histograms of a crosscoder's decoder norms in each model as shares of the largest; the file "
+        "crosscoder_norms.csv has the numbers",
+        by="group",
+    ),
     "flows": Figure(
         flows_figure,
         ("flow_nodes", "flow_links"),
@@ -574,24 +552,6 @@ def _by_sae(table: pd.DataFrame) -> list[tuple[str, dict, pd.DataFrame]]:
         )
         for (model, sae), rows in table.groupby(["model", "sae"], sort=False)
     ]
-
-
-def _styled(figure: go.Figure, height: int, margin: dict | None = None) -> go.Figure:
-    """Give a figure the look that all figures share."""
-    grid = {"gridcolor": "rgba(128,138,150,.25)", "zerolinecolor": "rgba(128,138,150,.45)", "automargin": True}
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin=margin or {"l": 60, "r": 16, "t": 24, "b": 50},
-        font={"family": "system-ui, sans-serif", "size": 12, "color": "#5b6675"},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": BLUE},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        xaxis=grid,
-        yaxis=grid,
-    )
-    return figure
 
 
 def _stacked(nodes: pd.DataFrame, pad: float) -> list[float]:

@@ -19,10 +19,9 @@ from saelineage.files.atomic import sha256_json
 from saelineage.lineage.matching import SIDES
 from saelineage.plan.graph import POOLED
 from saelineage.plan.merges import FROM_SWEEP
-from saelineage.report import figures
 from saelineage.report.dashboards import FEATURES_PER_CHUNK, VERDICTS
 from saelineage.report.drawing import Graph, arrange, jobs_svg
-from saelineage.report.figures import FIGURES, Figure, visible
+from saelineage.report.figures import FIGURES, Figure
 from saelineage.report.sentences import (
     READINGS,
     answer,
@@ -42,6 +41,7 @@ from saelineage.report.sentences import (
     signed,
     stabilised,
 )
+from saelineage.report.style import GREY, VERDICT_COLOURS, visible
 from saelineage.report.tables import (
     EXPLANATIONS,
     LARGEST_RANDOM,
@@ -50,6 +50,9 @@ from saelineage.report.tables import (
 
 TRAJECTORY_WIDTH, TRAJECTORY_HEIGHT, TRAJECTORY_CARD, TRAJECTORY_MARGIN = 196.0, 112.0, 70.0, 8.0
 """Space for a model's card in the picture of a feature's trajectory, in pixels. The card itself is 54 high."""
+
+CROSSCODER_TABLES = ("crosscoders", "crosscoder_curves", "crosscoder_norms")
+"""Tables of crosscoders, whose figures show one seed."""
 
 
 class Results(NamedTuple):
@@ -233,12 +236,18 @@ def figure_views(results: Results) -> dict[str, pd.DataFrame]:
             ],
             control=[f"unchanged {percent(share)}" for share in edges["no_change_share"]],
         ),
+        **{f"first_{name}": of_first_seed(tables[name]) for name in CROSSCODER_TABLES},
         "leading_curves": curves[curves["leading"].astype(bool)],
         "flow_nodes": flow_nodes,
         "flow_links": flow_links,
         "chosen_sweeps": chosen_sweeps(sweeps, results.swept),
         "followed_lines": tables["followed"][tables["followed"]["second_setting"].isna()],
     }
+
+
+def of_first_seed(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the first crosscoder of each group of models."""
+    return table[table["seed"] == table.groupby("group", sort=False)["seed"].transform("first")]
 
 
 def chosen_sweeps(sweeps: pd.DataFrame, swept: Mapping[str, dict]) -> pd.DataFrame:
@@ -377,7 +386,7 @@ def flows_view(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     rank = _model_ranks(flows)
     nodes: dict[str, dict[str, str | float]] = {
-        model: {"label": model, "column": 2.0 * rank[model], "colour": figures.GREY} for model in rank
+        model: {"label": model, "column": 2.0 * rank[model], "colour": GREY} for model in rank
     }
     for flow, middle in zip(flows.to_dict("records"), middles, strict=True):
         verdict = "persists" if flow["verdict"] == "inherited" else flow["verdict"]
@@ -386,7 +395,7 @@ def flows_view(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         if middle in nodes:
             nodes[middle]["label"] = f"{nodes[middle]['label']} | {label}"
         else:
-            nodes[middle] = {"label": label, "column": column, "colour": figures.VERDICT_COLOURS[verdict]}
+            nodes[middle] = {"label": label, "column": column, "colour": VERDICT_COLOURS[verdict]}
     inflow, outflow = flows.groupby("target")["n_features"].sum(), flows.groupby("source")["n_features"].sum()
     table = pd.DataFrame.from_dict(nodes, orient="index", columns=["label", "column", "colour"])
     table = table.rename_axis("name").reset_index()

@@ -74,6 +74,20 @@ TABLES = {
         "One row per edge, side, group of features and verdict of the leading instrument: the number of features by "
         "the verdict of the crosscoder's latent that they fire with; unmatched counts those that no latent fires with.",
     ),
+    "crosscoder_curves": Table(
+        "crosscoder_curve_table",
+        ("exclusivity_curves",),
+        "One row per crosscoder, edge, model in the child's place (role) and threshold: the number of latents whose nu "
+        "on error and on reconstruction are both below the threshold, by the model that writes them (parent_only, "
+        "child_only; rotated latents are among them), of n_testable; and the bounds that verdicts use.",
+    ),
+    "crosscoder_norms": Table(
+        "crosscoder_norm_table",
+        ("decoder_norms",),
+        "One row per crosscoder, model and bin of the norm of a latent's decoder direction in that model as a share of "
+        "its largest in any model (norm, the bin's left edge): the number of latents, of the n that fire often enough, "
+        "and their median.",
+    ),
     "matchings": Table(
         "matching_table",
         ("summary",),

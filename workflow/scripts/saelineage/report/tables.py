@@ -15,6 +15,7 @@ from saelineage.corpora.messages import CLASSES
 from saelineage.labels.labels import describe
 from saelineage.lineage.crosstable import UNMATCHED
 from saelineage.lineage.evidence import GROUPS, IDENTIFIED
+from saelineage.lineage.exclusivity import OTHER_HALF
 from saelineage.lineage.exclusivity import VERDICTS as VERDICTS_OF_CROSSCODERS
 from saelineage.lineage.importance import reading_order
 from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTESTABLE
@@ -25,6 +26,7 @@ from saelineage.lineage.survival import survival
 from saelineage.lineage.twins import GROUPS as TWIN_GROUPS
 from saelineage.lineage.verdicts import CHANGES, NEW, VERDICTS
 from saelineage.plan.comparisons import TRAINED_CONTROLS, names_in_pair
+from saelineage.plan.crosscoders import OF_EDGE
 from saelineage.plan.graph import CONTINUED, POOLED, TWIN, Edge
 from saelineage.plan.instruments import INSTRUMENTS, instrument
 from saelineage.plan.sae_names import SaeName
@@ -50,6 +52,7 @@ BELOW, AT_CONTROL, NO_RATIO, NO_CONTROL, NOTHING, HIDDEN = (
 LABELS, EXPLANATIONS = "labels", "explanations"
 """Sources of descriptions: labels found by counting, and explanations written by a language model."""
 N_SCORE_BINS = 40
+N_NORM_BINS = 20
 RULES = ("best", "mutual", "assignment", "token_type")
 """Matching rules, named as `evidence.weigh` names them, in the order shown."""
 GROUP_SHARES = ("persist_share", "inherited_share", "no_change_share")
@@ -109,6 +112,10 @@ class TableInputs(NamedTuple):
     """`lineage/{hookpoint}/sweeps/{sweep}.curves.parquet` by sweep."""
     exclusivity: Mapping[tuple[str, str], pd.DataFrame]
     """`lineage/{hookpoint}/crosscoders/{group}.{seed}.shares.parquet` by (group, seed)."""
+    exclusivity_curves: Mapping[tuple[str, str], pd.DataFrame]
+    """`lineage/{hookpoint}/crosscoders/{group}.{seed}.curves.parquet` by (group, seed)."""
+    decoder_norms: Mapping[tuple[str, str], pd.DataFrame]
+    """`lineage/{hookpoint}/crosscoders/{group}.{seed}.norms.parquet` by (group, seed)."""
     swept: Mapping[str, dict]
     """Of each sweep `chosen`, the swept settings of its merge, and `parents`."""
     histograms: Mapping[str, np.ndarray]
@@ -766,14 +773,44 @@ def followed_table(followed: Mapping[str, pd.DataFrame], swept: Mapping[str, dic
 
 
 def crosscoder_table(exclusivity: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
-    """The shares of all crosscoders' latents by verdict: of each edge, its floor and its nulls, seed by seed."""
+    """The shares of all crosscoders' latents by verdict: of each edge, its floor and its controls, seed by seed."""
     columns = ["edge", "parent", "child", "role", "group", "seed", *VERDICTS_OF_CROSSCODERS]
     columns += [f"{name}_share{end}" for name in ("persist", "inherited") for end in ("", "_n", "_low", "_high")]
     columns += ["fvu_parent", "fvu_child"]
-    tables = [table.assign(group=group, seed=seed) for (group, seed), table in exclusivity.items()]
+    return _of_crosscoders(exclusivity, columns)
+
+
+def crosscoder_curve_table(curves: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """The numbers of latents that one model alone writes at each threshold of nu, ordered as `crosscoder_table`."""
+    columns = ["edge", "parent", "child", "role", "group", "seed", "threshold", "parent_only", "child_only"]
+    return _of_crosscoders(curves, [*columns, "n_testable", "nu_error_below", "nu_reconstruction_below"])
+
+
+def crosscoder_norm_table(norms: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """Histograms of decoder norms as shares of the latent's largest, over latents that fire often enough."""
+    edges, rows = np.linspace(0, 1, N_NORM_BINS + 1), []
+    for (group, seed), table in norms.items():
+        firing = table[table["fires"]]
+        shares = firing["norm"] / firing.groupby("latent")["norm"].transform("max")
+        for (model, role), of_model in shares.groupby([firing["model"], firing["role"]], sort=False):
+            row = {"group": group, "seed": seed, "model": model, "role": role}
+            row |= {"n": len(of_model), "median": of_model.median()}
+            counts = np.histogram(of_model, bins=edges)[0]
+            for norm, n in zip(edges, counts, strict=False):
+                rows.append(row | {"norm": round(float(norm), 3), "n_latents": int(n)})
+    return pd.DataFrame(rows, columns=["group", "seed", "model", "role", "n", "median", "norm", "n_latents"])
+
+
+def _of_crosscoders(parts: Mapping[tuple[str, str], pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """The rows of all crosscoders, by (group, seed): of each edge first its own, then its floor, then its controls."""
+    tables = [table.assign(group=group, seed=seed) for (group, seed), table in parts.items()]
     if not tables:
         return pd.DataFrame(columns=columns)
-    return pd.concat(tables, ignore_index=True)[columns].sort_values(["edge", "role", "child"], kind="stable")
+    table = pd.concat(tables, ignore_index=True)
+    place = {edge: number for number, edge in enumerate(dict.fromkeys(table["edge"]))}
+    roles = {role: number for number, role in enumerate(dict.fromkeys([OF_EDGE, OTHER_HALF, *table["role"]]))}
+    keys = {"edge": table["edge"].map(place), "role": table["role"].map(roles), "child": table["child"]}
+    return table.loc[pd.DataFrame(keys).sort_values(list(keys), kind="stable").index, columns].reset_index(drop=True)
 
 
 def cross_table(summary: Mapping) -> pd.DataFrame:
