@@ -19,7 +19,7 @@ from benchmarks.planted_truth import LEARNING_RATE, SAE_SETTINGS
 from saelineage.correlations.pearson import correlate
 from saelineage.crosscoders.crosscoder import Crosscoder
 from saelineage.crosscoders.dumps import JointDump
-from saelineage.crosscoders.latent_scaling import measure_scaling_sums, pair_table
+from saelineage.crosscoders.latent_scaling import decoder_products, measure_scaling_sums, pair_table
 from saelineage.crosscoders.training import train_crosscoders
 from saelineage.lineage.exclusivity import DISAPPEARS, EMERGES, ROTATED, add_exclusivity
 from saelineage.lineage.matching import INHERITED, PERSISTS, SIDES, UNTESTABLE
@@ -59,7 +59,7 @@ class JudgedLatents:
         self.latents, *others = (read(crosscoder, acts) for crosscoder in crosscoders)
         joint = crosscoders[0].joint(acts)
         sums = measure_scaling_sums(crosscoders[0], joint.split(BATCH_TOKENS), [(SIDES[0], SIDES[1])])
-        table = add_exclusivity(pair_table(sums, crosscoders[0], *SIDES))
+        table = add_exclusivity(pair_table(sums, decoder_products(crosscoders[0], sums.couples), *SIDES))
         is_found = [has_match(self.latents, other) for other in others]
         identified = np.all(is_found, axis=0)
         self.tables = {

@@ -103,6 +103,7 @@ rule measure_crosscoder:
         weights=run.paths.crosscoder_weights,
         config=run.paths.crosscoder_config,
         shards=run.paths.crosscoder_probes,
+        encoded=run.paths.own_crosscoder_latents,
         rows=run.paths.rows("probe"),
     output:
         latents=run.paths.exclusivity,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from saelineage.correlations.bootstrap import documents_of
 from saelineage.crosscoders.crosscoder import load_crosscoder
-from saelineage.crosscoders.document_groups import group_of_tokens, sums_by_group
+from saelineage.crosscoders.document_groups import group_of_tokens, kept_latents, sums_by_group
 from saelineage.crosscoders.dumps import open_in_step
 from saelineage.crosscoders.latent_scaling import couples_of
 from saelineage.files.tables import write_parquet
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def measure_crosscoder(
     folder: Path,
     paths_to_shards: Mapping[str, Mapping[str, Sequence[str]]],
+    paths_to_latents: Sequence[str],
     paths_to_rows: Mapping[str, str],
     pairs: Sequence[Mapping[str, str]],
     rules: ExclusivityRules,
@@ -40,6 +41,7 @@ def measure_crosscoder(
     Args:
         folder: the crosscoder's folder.
         paths_to_shards: activations of the probe by model and corpus.
+        paths_to_latents: its latents on the probe, in the order of one model's activations.
         paths_to_rows: token rows of the probe by corpus.
         pairs: `edge`, `parent`, `child` and `role` of each pair.
         rules: the bounds of verdicts.
@@ -60,7 +62,7 @@ def measure_crosscoder(
     of_shards = [corpus for corpus in corpora for _ in paths_to_shards[crosscoder.models[0]][corpus]]
     groups = group_of_tokens(first, documents, of_shards, n_groups)
     couples = couples_of((pair["parent"], pair["child"]) for pair in pairs)
-    sums, fvu = sums_by_group(crosscoder, dumps, groups, couples, device)
+    sums, fvu = sums_by_group(crosscoder, dumps, kept_latents(paths_to_latents, first), groups, couples, device)
     measured = measure_pairs(sums, crosscoder, pairs, rules, n_replicates, seed)
     of_model = fvu.fvu()
     of_sides = {f"fvu_{side}": measured.shares[side].map(of_model) for side in ("parent", "child")}
@@ -81,6 +83,7 @@ if __name__ == "__main__":
             paths_to_shards={
                 model: {corpus: shards[(start := next(starts)) : start + n] for corpus in corpora} for model in models
             },
+            paths_to_latents=snakemake.input.encoded,
             paths_to_rows=dict(zip(corpora, snakemake.input.rows, strict=True)),
             pairs=snakemake.params.pairs,
             rules=ExclusivityRules(**snakemake.params.rules),

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
-from saelineage.crosscoders.document_groups import FvuSums, group_of_tokens, sums_by_group
+from saelineage.crosscoders.document_groups import FvuSums, group_of_tokens, kept_latents, sums_by_group
 from saelineage.crosscoders.dumps import open_in_step
 from saelineage.crosscoders.latent_scaling import couples_of, scaling_sums
 from saelineage.errors import InputError
+from saelineage.features.shards import save_shard
 from saelineage.lineage.crosscoder_shares import weighted
 from tests.unit.crosscoders.made import crosscoder_of, write_dumps
 
@@ -42,7 +44,9 @@ def test_sums_of_groups_add_up_to_those_of_all_tokens(dumps):
     crosscoder = crosscoder_of(np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32))
     couples = couples_of([("a", "b")])
     groups = group_of_tokens(dumps["a"], DOCUMENTS, ["lua", "text"], 2)
-    by_group, fvu = sums_by_group(crosscoder, dumps, groups, couples, torch.device("cpu"))
+    encoded = crosscoder.encode({model: dump[np.arange(12)] for model, dump in dumps.items()})
+    rows = scipy.sparse.csr_array((encoded.values, encoded.indices, encoded.indptr), shape=(12, 5))
+    by_group, fvu = sums_by_group(crosscoder, dumps, rows, groups, couples, torch.device("cpu"))
     assert [sums.n_tokens for sums in by_group] == [np.sum(groups == group).item() for group in np.unique(groups)]
     joint = crosscoder.joint({model: dump[np.arange(12)] for model, dump in dumps.items()})
     latents = crosscoder.encoder().encode(joint)
@@ -53,6 +57,24 @@ def test_sums_of_groups_add_up_to_those_of_all_tokens(dumps):
     acts = dumps["b"][np.arange(12)].double()
     error = (acts - crosscoder.decode(latents, "b")).square().sum()
     assert fvu.fvu()["b"] == pytest.approx(float(error / (acts - acts.mean(0)).square().sum()), rel=1e-5)
+
+
+def test_latents_are_those_of_the_tokens_that_a_dump_keeps(dumps, tmp_path: Path):
+    paths = []
+    for number, shard in enumerate(dumps["a"].shards):
+        rows = np.eye(shard.n_tokens, dtype=np.float32)[:, :4]
+        sparse = scipy.sparse.csr_array(rows)
+        header = {"model": "lineage", "sae": "seed0", "corpus": "lua", "d_sae": 4}
+        header |= {key: shard.header[key] for key in ("ids_sha256", "first_row", "stop_row", "n_ctx")}
+        paths.append(tmp_path / f"{number}.safetensors")
+        compared = np.ones(shard.n_tokens, dtype=bool)
+        parts = (sparse.indptr, sparse.indices, sparse.data)
+        save_shard(paths[-1], *parts, shard.positions().numpy(), compared, header)
+    assert kept_latents(paths, dumps["a"]).toarray().argmax(1).tolist() == [0, 1, 2, 3, 0, 0, 0, 0, 0, 1, 2, 3]
+    dumps["a"].keep(np.array([2, 5, 11]))
+    assert kept_latents(paths, dumps["a"]).toarray().tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+    with pytest.raises(InputError, match="must hold latents of the tokens in"):
+        kept_latents(paths[::-1], dumps["a"])
 
 
 def test_fvu_of_activations_that_do_not_vary_is_undefined():

@@ -1,14 +1,18 @@
 """Sums of latent scaling over groups of whole documents, from which intervals are resampled."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import scipy.sparse
 import torch
 from jaxtyping import Float, Int
 
 from saelineage.crosscoders.crosscoder import Crosscoder
 from saelineage.crosscoders.latent_scaling import Couple, ScalingSums, scaling_sums
 from saelineage.errors import InputError
+from saelineage.features.encoding import latents_of_rows
+from saelineage.features.shards import FeatureShard
 from saelineage.saes.batches import Dump
 
 CHUNK_TOKENS = 4096
@@ -67,9 +71,30 @@ def group_of_tokens(
     return every if dump.kept is None else every[dump.kept]
 
 
+def kept_latents(paths: Sequence[Path | str], dump: Dump) -> scipy.sparse.csr_array:
+    """The latents of the tokens that a dump keeps [token, d_sae].
+
+    Args:
+        paths: their feature shards, one for each shard of the dump.
+        dump: activations of the same tokens.
+
+    Raises:
+        InputError: if a feature shard is of other tokens.
+    """
+    rows = []
+    for path, of_dump in zip(paths, dump.shards, strict=True):
+        shard = FeatureShard(path)
+        if shard.ids_sha256 != of_dump.header["ids_sha256"] or not np.array_equal(shard.positions, of_dump.positions()):
+            raise InputError(f"'{path}' must hold latents of the tokens in '{of_dump.path}'; delete it and run again")
+        rows.append(shard.latents)
+    every = scipy.sparse.vstack(rows, format="csr")
+    return every if dump.kept is None else every[dump.kept]
+
+
 def sums_by_group(
     crosscoder: Crosscoder,
     dumps: Mapping[str, Dump],
+    latents: scipy.sparse.csr_array,
     groups: Int[np.ndarray, " token"],
     couples: Sequence[Couple],
     device: torch.device,
@@ -79,11 +104,12 @@ def sums_by_group(
     Args:
         crosscoder: on the device.
         dumps: of its models, in step (`dumps.open_in_step`).
+        latents: of the same tokens [token, d_sae].
         groups: the group of each token.
         couples: from `latent_scaling.couples_of`.
         device: the device to compute on.
     """
-    encoder, fvu = crosscoder.encoder(), FvuSums(crosscoder.models, crosscoder.d_in)
+    fvu = FvuSums(crosscoder.models, crosscoder.d_in)
     by_group = []
     for group in np.unique(groups):
         tokens = np.flatnonzero(groups == group)
@@ -91,12 +117,11 @@ def sums_by_group(
         for start in range(0, len(tokens), CHUNK_TOKENS):
             chunk = tokens[start : start + CHUNK_TOKENS]
             acts = {model: dump[chunk].to(device) for model, dump in dumps.items()}
-            joint = crosscoder.joint(acts)
-            latents = encoder.encode(joint)
+            of_tokens = latents_of_rows(latents[chunk], device)
             fvu.n += len(chunk)
             for model in crosscoder.models:
-                fvu.add(model, acts[model], crosscoder.decode(latents, model))
-            of_chunk = scaling_sums(crosscoder, joint, latents, couples)
+                fvu.add(model, acts[model], crosscoder.decode(of_tokens, model))
+            of_chunk = scaling_sums(crosscoder, crosscoder.joint(acts), of_tokens, couples)
             sums = of_chunk if sums is None else sums.add(of_chunk)
         if sums is not None:
             by_group.append(sums)

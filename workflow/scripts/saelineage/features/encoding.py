@@ -1,13 +1,14 @@
-"""Encoding: the rows of a feature shard, from the activations of its tokens."""
+"""Encoding: the rows of a feature shard, from the activations of its tokens, and back to the latents of tokens."""
 
 from collections.abc import Iterable
 
 import numpy as np
+import scipy.sparse
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saelineage.saes.encoding import Encoder
+from saelineage.saes.encoding import Encoder, SparseLatents
 from saelineage.transfers import to_device
 
 CHUNK_TOKENS = 2048
@@ -41,3 +42,9 @@ def encode(
         values.append(latents.values.cpu())
     indptr = np.concatenate([[0], np.cumsum(counts.numpy())])
     return indptr, torch.cat(indices).numpy(), torch.cat(values).numpy()
+
+
+def latents_of_rows(rows: scipy.sparse.csr_array, device: torch.device) -> SparseLatents:
+    """The latent activations in some rows of a feature shard [token, d_sae], on a device."""
+    parts = (rows.indptr.astype(np.int64), rows.indices, rows.data)
+    return SparseLatents(*(torch.from_numpy(part).to(device) for part in parts))

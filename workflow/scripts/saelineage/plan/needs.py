@@ -123,14 +123,15 @@ class Needs:
         return Need(held, sizes.encoding_flop(sae, dump.n_tokens // n_models))
 
     def measuring_crosscoder(self, wildcards: Wildcards, input: InputFiles) -> Need:
-        """Encoding the probe with a crosscoder, and sums by group of documents for each two models of a pair."""
+        """Reading a crosscoder's latents on the probe; sums by group of documents for each two models of a pair."""
         pairs = self._contents.crosscoders.asked(wildcards.group)
         n_models = len(self._contents.crosscoders.groups[wildcards.group])
         dump = sizes.dump_size(input.shards[: len(input.shards) // n_models])
         sae = self._joint_sae(wildcards, dump.d_in)
         n_groups = self._contents.config["crosscoder"]["n_document_groups"]
         sums = 2 * 8 * 4 * len(pairs) * n_groups * sae.d_sae
-        return Need(3 * sae.n_bytes + sums + sizes.encoding_bytes(sae, 0), sizes.encoding_flop(sae, dump.n_tokens))
+        held = 3 * sae.n_bytes + sums + 2 * sizes.all_bytes(input.encoded) + sizes.encoding_bytes(sae, 0)
+        return Need(held, sizes.encoding_flop(sae, dump.n_tokens))
 
     def _joint_sae(self, wildcards: Wildcards, d_in: int) -> sizes.SaeSize:
         """The SAE of all models' activations side by side that a crosscoder is, given the width of one model's."""
