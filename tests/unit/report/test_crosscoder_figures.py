@@ -88,7 +88,7 @@ def test_norms_have_a_panel_for_each_model_and_controls_are_grey():
     ]
     figure = norms_figure(table)
     assert [bar.marker.color for bar in figure.data] == [BLUE, BLUE, GREY]
-    assert "reinitialised, median 0.24" in texts(figure)[2]
+    assert "reinitialised, median 0.24, 0 below 0.1" in texts(figure)[2]
 
 
 def test_tables_have_the_edge_before_its_floor_and_its_controls():

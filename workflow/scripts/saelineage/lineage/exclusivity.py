@@ -26,6 +26,8 @@ OTHER_HALF = "the parent on other documents"
 """Role of the floor."""
 IN_LINEAGE = "lineage"
 """Role of models with an edge; other models are controls."""
+NEAR_0 = 0.1
+"""A decoder norm below this share of the largest of all models is near 0."""
 THRESHOLDS = tuple(round(0.02 * step, 2) for step in range(1, 51))
 """Thresholds of `exclusivity_curve`."""
 

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from saelineage.lineage.exclusivity import DISAPPEARS, EMERGES, IN_LINEAGE, OTHER_HALF, ROTATED
+from saelineage.lineage.exclusivity import DISAPPEARS, EMERGES, IN_LINEAGE, NEAR_0, OTHER_HALF, ROTATED
 from saelineage.lineage.matching import PERSISTS, UNTESTABLE
 from saelineage.plan.crosscoders import OF_EDGE
 from saelineage.report.style import BLUE, GREY, GRID, VERDICT_COLOURS, plain, styled
@@ -31,8 +31,8 @@ BARS_END, COUNTS_FROM = 0.47, 0.57
 N_CURVE_COLUMNS, N_NORM_COLUMNS = 3, 4
 CURVE_HEIGHT, NORM_HEIGHT, PANEL_GAP, TITLE, LEGEND, BELOW = 200, 110, 66, 40, 28, 60
 """Heights in pixels: of a panel, of the gap between two, of titles, of the legend, and of the margin below."""
-LONGEST_NAME = 32
-"""Characters of a name above a panel."""
+LONGEST_NAME = 36
+"""Characters of a name above a panel or beside a bar; longer ones are cut off."""
 
 
 def exclusivity_figure(crosscoders: pd.DataFrame) -> go.Figure:
@@ -56,7 +56,7 @@ def exclusivity_figure(crosscoders: pd.DataFrame) -> go.Figure:
                 showlegend=False,
             )
     for edge, place in headers.items():
-        _write(figure, 0.0, place, f"<b>{edge}</b>", "left")
+        _write(figure, 0.0, place, f"<b>{plain(edge)}</b>", "left")
     for number, (verdict, colour) in enumerate(COLOURS.items()):
         x = COUNTS_FROM + (1 - COUNTS_FROM) * number / (len(COLOURS) - 1)
         _write(figure, x, 0.0, f'<span style="color:{colour}">■</span> {verdict}', "right")
@@ -68,7 +68,8 @@ def exclusivity_figure(crosscoders: pd.DataFrame) -> go.Figure:
         title={"text": "testable latents", "standoff": 8}, ticksuffix=" %", range=[0, 100], domain=[0, BARS_END]
     )
     labels = [_in_place(row) for row in crosscoders.to_dict("records")]
-    return figure.update_yaxes(tickvals=places, ticktext=labels, range=[bottom, -0.7], showgrid=False, zeroline=False)
+    axis = {"tickvals": places, "ticktext": labels, "range": [bottom, -0.7], "showgrid": False, "zeroline": False}
+    return figure.update_yaxes(axis, ticks="outside", ticklen=5, tickcolor="rgba(0,0,0,0)")
 
 
 def exclusivity_curves_figure(curves: pd.DataFrame) -> go.Figure:
@@ -83,7 +84,11 @@ def exclusivity_curves_figure(curves: pd.DataFrame) -> go.Figure:
     """
     edges = list(dict.fromkeys(curves["edge"]))
     figure = _panels(
-        [_edge_name(edge) for edge in edges], N_CURVE_COLUMNS, "threshold on both nu", CURVE_HEIGHT, LEGEND + TITLE
+        [_short(_edge_name(edge)) for edge in edges],
+        N_CURVE_COLUMNS,
+        "threshold on both nu",
+        CURVE_HEIGHT,
+        LEGEND + TITLE,
     )
     dashes = _dashes(curves["role"])
     for number, edge in enumerate(edges):
@@ -121,7 +126,7 @@ def norms_figure(norms: pd.DataFrame) -> go.Figure:
     """A histogram per model of decoder norms as shares of each latent's largest; controls are grey.
 
     Args:
-        norms: of one crosscoder: `model`, `role`, `median`, `norm` (left edge of a bin), `n_latents`.
+        norms: of one crosscoder: `model`, `role`, `median`, `n_near_0`, `norm` (left edge of a bin), `n_latents`.
     """
     models = norms.drop_duplicates("model").to_dict("records")
     width = norms["norm"].drop_duplicates().nsmallest(2).diff().iloc[1]
@@ -167,14 +172,14 @@ def _write(figure: go.Figure, x: float, y: float, text: str, anchor: str) -> Non
 
 
 def _edge_name(edge: str) -> str:
-    return plain(edge.replace("__", " → "))
+    return edge.replace("__", " → ")
 
 
 def _in_place(row: pd.Series | dict) -> str:
     """Words for the model in the child's place."""
     if row["role"] == OF_EDGE:
-        return plain(row["child"])
-    return f"{FLOOR}: other documents" if row["role"] == OTHER_HALF else plain(f"{row['role']}: {row['child']}")
+        return _short(row["child"])
+    return f"{FLOOR}: other documents" if row["role"] == OTHER_HALF else _short(f"{row['role']}: {row['child']}")
 
 
 def _dashes(roles: pd.Series) -> dict[str, str]:
@@ -191,7 +196,8 @@ def _explain(figure: go.Figure, name: str, line: dict) -> None:
 
 def _model_title(model: dict) -> str:
     role = "" if model["role"] == IN_LINEAGE else f"{plain(model['role'])}, "
-    return f'{_short(model["model"])}<br><span style="font-size:10px">{role}median {model["median"]:.2f}</span>'
+    words = f"{role}median {model['median']:.2f}, {model['n_near_0']:,} below {NEAR_0:g}"
+    return f'{_short(model["model"])}<br><span style="font-size:10px">{words}</span>'
 
 
 def _short(name: str) -> str:

@@ -85,8 +85,8 @@ TABLES = {
         "crosscoder_norm_table",
         ("decoder_norms",),
         "One row per crosscoder, model and bin of the norm of a latent's decoder direction in that model as a share of "
-        "its largest in any model (norm, the bin's left edge): the number of latents, of the n that fire often enough, "
-        "and their median.",
+        "its largest in any model (norm, the bin's left edge): the number of latents, of the n that fire often enough; "
+        "their median, and the number that is below a tenth (n_near_0).",
     ),
     "matchings": Table(
         "matching_table",

@@ -15,7 +15,7 @@ from saelineage.corpora.messages import CLASSES
 from saelineage.labels.labels import describe
 from saelineage.lineage.crosstable import UNMATCHED
 from saelineage.lineage.evidence import GROUPS, IDENTIFIED
-from saelineage.lineage.exclusivity import OTHER_HALF
+from saelineage.lineage.exclusivity import NEAR_0, OTHER_HALF
 from saelineage.lineage.exclusivity import VERDICTS as VERDICTS_OF_CROSSCODERS
 from saelineage.lineage.importance import reading_order
 from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTESTABLE
@@ -794,11 +794,13 @@ def crosscoder_norm_table(norms: Mapping[tuple[str, str], pd.DataFrame]) -> pd.D
         shares = firing["norm"] / firing.groupby("latent")["norm"].transform("max")
         for (model, role), of_model in shares.groupby([firing["model"], firing["role"]], sort=False):
             row = {"group": group, "seed": seed, "model": model, "role": role}
-            row |= {"n": len(of_model), "median": of_model.median()}
+            row |= {"n": len(of_model), "median": of_model.median(), "n_near_0": int((of_model < NEAR_0).sum())}
             counts = np.histogram(of_model, bins=edges)[0]
             for norm, n in zip(edges, counts, strict=False):
                 rows.append(row | {"norm": round(float(norm), 3), "n_latents": int(n)})
-    return pd.DataFrame(rows, columns=["group", "seed", "model", "role", "n", "median", "norm", "n_latents"])
+    return pd.DataFrame(
+        rows, columns=["group", "seed", "model", "role", "n", "median", "n_near_0", "norm", "n_latents"]
+    )
 
 
 def _of_crosscoders(parts: Mapping[tuple[str, str], pd.DataFrame], columns: list[str]) -> pd.DataFrame:
