@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from encode_features import encode
 from saelineage.activations import ActivationShard, dump_shards
 from saelineage.correlations.bootstrap import Replicates, bootstrap, document_sums, documents_of, leading_candidates
 from saelineage.correlations.few_documents import rests_on
@@ -27,6 +26,7 @@ from saelineage.correlations.pair_sums import all_sums
 from saelineage.correlations.partners import Partner
 from saelineage.correlations.parts import combined_r
 from saelineage.correlations.pearson import correlate_sums
+from saelineage.features.encoding import CHUNK_TOKENS, encode
 from saelineage.features.shards import FeatureShard, save_shard
 from saelineage.lineage.edges import judge
 from saelineage.lineage.evidence import ALL, IDENTIFIED, Compared, group_shares
@@ -176,7 +176,7 @@ class Lab:
                 header["d_sae"] = sae.d_sae
                 header |= {part: shard.header[part] for part in ("ids_sha256", "first_row", "stop_row", "n_ctx")}
                 compared = shard.norms() <= sae.max_norm
-                rows = encode(sae, shard, compared)
+                rows = encode(sae.encoder(), shard.chunks(CHUNK_TOKENS), compared, CPU)
                 save_shard(to, *rows, shard.positions().numpy(), compared.numpy(), header)
                 paths.append(str(to))
             self._features[key] = paths

@@ -31,6 +31,36 @@ rule train_crosscoder:
         "../workflow/scripts/train_crosscoder.py"
 
 
+rule encode_crosscoder:
+    """
+    Encode one shard of the probe, all corpora side by side, with one crosscoder.
+
+    Output: a shard of sparse rows per corpus.
+    """
+    input:
+        activations=run.paths.crosscoder_acts,
+        weights=run.paths.crosscoder_weights,
+        config=run.paths.crosscoder_config,
+    output:
+        shards=run.paths.over(run.paths.crosscoder_latents, corpus=run.paths.corpora),
+        manifests=run.paths.over(run.paths.manifest(run.paths.crosscoder_latents), corpus=run.paths.corpora),
+    log:
+        run.paths.log("crosscoders/{hookpoint}.{group}.{seed}.{shard}"),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["features"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.placed(lambda plan: plan.needs.encoding_crosscoder)),
+        runtime=runtime(run.placed(lambda plan: plan.needs.encoding_crosscoder)),
+    params:
+        models=run.params.crosscoder_models,
+        corpora=run.paths.corpora,
+        code=code_digest("encode_crosscoder"),
+    script:
+        "../workflow/scripts/encode_crosscoder.py"
+
+
 rule measure_crosscoder:
     """
     Ask a crosscoder which of its latents each model of an edge writes, by latent scaling on the probe.

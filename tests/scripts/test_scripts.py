@@ -17,7 +17,7 @@ import count_followed
 from collect_examples import collect_examples
 from correlate_features import correlate_features
 from dump_activations import dump_activations
-from encode_features import encode, encode_features
+from encode_features import encode_features
 from finetune_model import finetune_model
 from follow_features import Parent, follow_features
 from import_model import import_model
@@ -32,6 +32,7 @@ from saelineage.correlations.matches import load_correlation
 from saelineage.correlations.partners import Partner, partners_of
 from saelineage.correlations.pearson import correlate
 from saelineage.errors import InputError
+from saelineage.features.encoding import CHUNK_TOKENS, encode
 from saelineage.features.shards import FeatureShard, save_shard, shards_by_sae
 from saelineage.files.tensors import group_names
 from saelineage.foreign.saelens_names import LISTED
@@ -40,6 +41,7 @@ from saelineage.lineage.verdicts import Rules
 from saelineage.plan.plan import Plan
 from saelineage.saes.sae import WEIGHTS_FILE, load_sae
 from saelineage.tokens import read_token_rows
+from saelineage.transfers import CPU
 from sweep_merge import sweep_merge
 from tests.annotated import annotated
 from tests.merges import settings
@@ -473,7 +475,7 @@ def test_tokens_too_long_for_the_sae_have_no_latents(root):
     sae = load_sae(root / "saes/lua/seed1")
     acts = ActivationShard(shard_path(root / "activations/lua/sums/probe", SHARDS[1]))
     compared = acts.norms() <= acts.norms().median()
-    indptr, indices, values = encode(sae, acts, compared)
+    indptr, indices, values = encode(sae.encoder(), acts.chunks(CHUNK_TOKENS), compared, CPU)
     with torch.no_grad():
         dense = sae.encode(acts.acts().float()) * compared[:, None]
     found = np.zeros(dense.shape)

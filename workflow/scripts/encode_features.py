@@ -4,22 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from saelineage.activations import ActivationShard
+from saelineage.features.encoding import CHUNK_TOKENS, encode
 from saelineage.features.shards import save_shard
 from saelineage.jobs.devices import pick_device, prepare_cpu
 from saelineage.jobs.job import job
-from saelineage.saes.sae import Sae, load_sae, rotated
-from saelineage.transfers import CPU, to_device
+from saelineage.saes.sae import load_sae, rotated
+from saelineage.transfers import CPU
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
-
-CHUNK_TOKENS = 2048
 
 
 def encode_features(
@@ -51,24 +47,8 @@ def encode_features(
         header: dict[str, str | int] = {"model": model, "sae": sae_name, "corpus": corpus, "d_sae": sae.d_sae}
         header |= {key: shard.header[key] for key in ("ids_sha256", "first_row", "stop_row", "n_ctx")}
         compared = shard.norms() <= sae.max_norm
-        rows = encode(sae, shard, compared)
+        rows = encode(sae.encoder(), shard.chunks(CHUNK_TOKENS), compared, device)
         save_shard(path_to_shard, *rows, shard.positions().numpy(), compared.numpy(), header)
-
-
-def encode(
-    sae: Sae, shard: ActivationShard, compared: Bool[Tensor, " token"]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Encode a shard a chunk at a time as compressed sparse rows. Rows of tokens that are not compared are empty."""
-    counts, indices, values = torch.zeros(shard.n_tokens, dtype=torch.int64), [], []
-    encoder, device = sae.encoder(), sae.b_dec.device
-    for start, acts in zip(range(0, shard.n_tokens, CHUNK_TOKENS), shard.chunks(CHUNK_TOKENS), strict=True):
-        inside = compared[start : start + CHUNK_TOKENS]
-        latents = encoder.encode(to_device(acts[inside], device))
-        counts[start : start + CHUNK_TOKENS][inside] = latents.indptr.diff().cpu()
-        indices.append(latents.indices.cpu())
-        values.append(latents.values.cpu())
-    indptr = np.concatenate([[0], np.cumsum(counts.numpy())])
-    return indptr, torch.cat(indices).numpy(), torch.cat(values).numpy()
 
 
 if __name__ == "__main__":

@@ -107,26 +107,36 @@ class Needs:
 
     def training_crosscoder(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Training a crosscoder: an SAE whose input is the activations of all its models."""
-        name = CrosscoderName(wildcards.group, wildcards.seed)
-        settings, n_models = (
-            self._contents.crosscoders.settings(name),
-            len(self._contents.crosscoders.groups[name.group]),
-        )
+        settings = self._contents.crosscoders.settings(CrosscoderName(wildcards.group, wildcards.seed))
+        n_models = len(self._contents.crosscoders.groups[wildcards.group])
         dump = sizes.dump_size(input.shards[: len(input.shards) // n_models])
-        sae = sizes.SaeSize(n_models * dump.d_in, round(dump.d_in * settings["expansion_factor"]))
+        sae = self._joint_sae(wildcards, dump.d_in)
         held = sizes.sae_training_bytes(sae, settings["batch_tokens"])
         return Need(held, sizes.sae_training_flop(sae, settings["n_tokens"] or dump.n_tokens))
+
+    def encoding_crosscoder(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Encoding one shard of the probe with a crosscoder, whose models' activations are read in step."""
+        n_models = len(self._contents.crosscoders.groups[wildcards.group])
+        dump = sizes.dump_size(input.activations)
+        sae = self._joint_sae(wildcards, dump.d_in)
+        held = sizes.encoding_bytes(sae, n_models * sizes.most_bytes(input.activations))
+        return Need(held, sizes.encoding_flop(sae, dump.n_tokens // n_models))
 
     def measuring_crosscoder(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Encoding the probe with a crosscoder, and sums by group of documents for each two models of a pair."""
         pairs = self._contents.crosscoders.asked(wildcards.group)
         n_models = len(self._contents.crosscoders.groups[wildcards.group])
         dump = sizes.dump_size(input.shards[: len(input.shards) // n_models])
-        settings = self._contents.crosscoders.settings(CrosscoderName(wildcards.group, wildcards.seed))
-        sae = sizes.SaeSize(n_models * dump.d_in, round(dump.d_in * settings["expansion_factor"]))
+        sae = self._joint_sae(wildcards, dump.d_in)
         n_groups = self._contents.config["crosscoder"]["n_document_groups"]
         sums = 2 * 8 * 4 * len(pairs) * n_groups * sae.d_sae
         return Need(3 * sae.n_bytes + sums + sizes.encoding_bytes(sae, 0), sizes.encoding_flop(sae, dump.n_tokens))
+
+    def _joint_sae(self, wildcards: Wildcards, d_in: int) -> sizes.SaeSize:
+        """The SAE of all models' activations side by side that a crosscoder is, given the width of one model's."""
+        settings = self._contents.crosscoders.settings(CrosscoderName(wildcards.group, wildcards.seed))
+        n_models = len(self._contents.crosscoders.groups[wildcards.group])
+        return sizes.SaeSize(n_models * d_in, round(d_in * settings["expansion_factor"]))
 
     def streaming(
         self,

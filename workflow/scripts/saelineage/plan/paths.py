@@ -75,6 +75,9 @@ class Paths:
     crosscoder_weights = "results/{run}/crosscoders/{hookpoint}/{group}/{seed}/crosscoder.safetensors"
     crosscoder_config = "results/{run}/crosscoders/{hookpoint}/{group}/{seed}/crosscoder.json"
     crosscoder_curve = "results/{run}/crosscoders/{hookpoint}/{group}/{seed}/training.csv"
+    crosscoder_latents = (
+        "results/{run}/crosscoders/{hookpoint}/{group}/{seed}/latents/{corpus}/shard-{shard}.safetensors"
+    )
     exclusivity = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.parquet"
     exclusivity_shares = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.shares.parquet"
     readouts = "results/{run}/lineage/{hookpoint}/readouts/{parent}__{child}.parquet"
@@ -347,6 +350,16 @@ class Paths:
     def crosscoder_probes(self, wildcards: Wildcards) -> list[str]:
         """Their probe dumps, one model after the other."""
         return [path for model in self._contents.crosscoders.groups[wildcards.group] for path in self.probe_dump(model)]
+
+    def crosscoder_acts(self, wildcards: Wildcards) -> list[str]:
+        """One shard of the probe of a crosscoder's models, all corpora of a model before the next model."""
+        models = self._contents.crosscoders.groups[wildcards.group]
+        return self.fill(self.dump, model=models, corpus=self.corpora, split="probe", shard=wildcards.shard)
+
+    def own_crosscoder_latents(self, wildcards: Wildcards) -> list[str]:
+        """All shards of a crosscoder's latents."""
+        of_crosscoder = {"group": wildcards.group, "seed": wildcards.seed}
+        return self.fill(self.crosscoder_latents, **of_crosscoder, corpus=self.corpora, shard=self.probe_shards)
 
     def of_crosscoders(self, pattern: str) -> list[str]:
         """A file of each crosscoder."""
@@ -708,7 +721,16 @@ class Paths:
                 *of_folders(self.of_saes(self.sae_config, comparisons.saes)),
                 *beside(self.fill(self.sae_metrics, model=contents.graph.models)),
             ],
-            "crosscoders": of_folders(self.of_crosscoders(self.crosscoder_config)),
+            "crosscoders": [
+                *of_folders(self.of_crosscoders(self.crosscoder_config)),
+                *beside(
+                    path
+                    for name in contents.crosscoders.names
+                    for path in self.fill(
+                        self.crosscoder_latents, **name._asdict(), corpus=self.corpora, shard=self.probe_shards
+                    )
+                ),
+            ],
             "features": beside(path for sae in encoded for path in self.sae_features(sae)),
             "correlations": [
                 *of_folders(self.all_correlations(self.correlations)),
