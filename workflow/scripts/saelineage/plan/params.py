@@ -99,6 +99,10 @@ class Params:
         """The pairs of models that a crosscoder is asked about."""
         return [pair._asdict() for pair in self._contents.crosscoders.asked(wildcards.group)]
 
+    def ablated_models(self, wildcards: Wildcards) -> list[str]:
+        """The models of a crosscoder that have an edge."""
+        return self._contents.crosscoders.on_edges(wildcards.group)
+
     def exclusivity_rules(self, wildcards: Wildcards) -> dict:
         """The bounds of a crosscoder's verdicts."""
         bounds = self._contents.subset("crosscoder", "nu_error_below", "nu_reconstruction_below", "rotated_below")

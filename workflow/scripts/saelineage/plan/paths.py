@@ -80,6 +80,7 @@ class Paths:
     )
     exclusivity = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.parquet"
     exclusivity_shares = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.shares.parquet"
+    crosscoder_ablations = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.ablations.parquet"
     readouts = "results/{run}/lineage/{hookpoint}/readouts/{parent}__{child}.parquet"
     drift = "results/{run}/lineage/{hookpoint}/drift.json"
     ablations = "results/{run}/lineage/{hookpoint}/ablations/{edge}{kind}.parquet"
@@ -361,6 +362,15 @@ class Paths:
         of_crosscoder = {"group": wildcards.group, "seed": wildcards.seed}
         return self.fill(self.crosscoder_latents, **of_crosscoder, corpus=self.corpora, shard=self.probe_shards)
 
+    def ablated_models(self, wildcards: Wildcards) -> list[str]:
+        """The folders of a crosscoder's models that have an edge."""
+        return [path for model in self._contents.crosscoders.on_edges(wildcards.group) for path in self.model(model)]
+
+    def all_crosscoder_ablations(self) -> list[str]:
+        """The ablations of each crosscoder, where they are asked for."""
+        ablated = self._contents.crosscoders.ablated
+        return [path for name in ablated for path in self.fill(self.crosscoder_ablations, **name._asdict())]
+
     def of_crosscoders(self, pattern: str) -> list[str]:
         """A file of each crosscoder."""
         return [path for name in self._contents.crosscoders.names for path in self.fill(pattern, **name._asdict())]
@@ -633,6 +643,7 @@ class Paths:
             "effects": self.all_ablations(".agreement"),
             "drift": self.all_drift(),
             "exclusivity": self.of_crosscoders(self.exclusivity_shares),
+            "crosscoder_ablations": self.all_crosscoder_ablations(),
             "matrix_changes": self.all_matrix_changes(),
             "importance": self.all_importance(),
             "importance_agreement": self.agreement_of_importance(),
@@ -741,6 +752,7 @@ class Paths:
                 *beside(readouts),
                 *beside(self.all_drift()),
                 *beside(self.of_crosscoders(self.exclusivity)),
+                *beside(self.all_crosscoder_ablations()),
                 *ablations,
                 *of_folders(self.agreement_of_importance()),
                 *passages,
