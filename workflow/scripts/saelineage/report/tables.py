@@ -785,7 +785,9 @@ def crosscoder_ablation_table(crosscoder_ablations: Mapping[tuple[str, str], pd.
     tables = [table.assign(group=group, seed=seed) for (group, seed), table in crosscoder_ablations.items()]
     if not tables:
         return pd.DataFrame(columns=columns)
-    return pd.concat(tables, ignore_index=True)[columns].sort_values(["edge", "side", "verdict"], kind="stable")
+    # the child without what emerges first; corpora and seeds as they come
+    order = {"by": ["edge", "side", "verdict"], "ascending": [True, True, False]}
+    return pd.concat(tables, ignore_index=True)[columns].sort_values(**order, kind="stable")
 
 
 def with_settings(table: pd.DataFrame, sweep: str, over: Sequence[str]) -> pd.DataFrame:
