@@ -130,3 +130,43 @@ rule measure_crosscoder:
         code=code_digest("measure_crosscoder"),
     script:
         "../workflow/scripts/measure_crosscoder.py"
+
+
+rule ablate_crosscoder:
+    """
+    Measure every model of an edge with its activations replaced by a crosscoder's reconstruction: whole, without the
+    latents that one of the edge's models writes alone, and without random latents.
+
+    Output: the losses by edge, model, verdict and corpus.
+    """
+    input:
+        weights=run.paths.crosscoder_weights,
+        config=run.paths.crosscoder_config,
+        verdicts=run.paths.exclusivity,
+        latents=run.paths.own_crosscoder_latents,
+        models=run.paths.ablated_models,
+        rows=run.paths.rows("probe"),
+    output:
+        ablations=run.paths.crosscoder_ablations,
+        manifest=run.paths.manifest(run.paths.crosscoder_ablations),
+    log:
+        run.paths.log("lineage/{hookpoint}.{group}.{seed}.ablations"),
+    conda:
+        "../envs/train.yaml"
+    threads: run.config["threads"]["features"]
+    resources:
+        gpu=visible_gpus(),
+        mem_mb=memory(run.placed(lambda plan: plan.needs.ablating_crosscoder)),
+        runtime=runtime(run.placed(lambda plan: plan.needs.ablating_crosscoder)),
+    params:
+        models=run.params.ablated_models,
+        corpora=run.paths.corpora,
+        hookpoint=run.params.hookpoint,
+        max_rows=run.config["crosscoder"]["ablated_rows"],
+        batch_rows=run.config["batch_rows"],
+        unshared=run.config["tokens"]["unshared"],
+        model_dtype=run.config["model_dtype"],
+        replicates=run.subset("lineage", "n_replicates", "seed"),
+        code=code_digest("ablate_crosscoder"),
+    script:
+        "../workflow/scripts/ablate_crosscoder.py"

@@ -9,7 +9,13 @@ from saelineage.crosscoders.crosscoder import load_crosscoder
 from saelineage.files.atomic import read_json
 from tests.workflow.conftest import Checkout
 
-OF_CROSSCODERS = ("train_crosscoder", "encode_crosscoder", "match_crosscoder", "measure_crosscoder")
+OF_CROSSCODERS = (
+    "train_crosscoder",
+    "encode_crosscoder",
+    "match_crosscoder",
+    "measure_crosscoder",
+    "ablate_crosscoder",
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +92,33 @@ def test_another_seed_trains_one_crosscoder_and_measures_it(checkout: Checkout):
             ("encode_crosscoder", f"{hookpoint}.lineage.seed2.00000-of-00001"),
             ("match_crosscoder", f"{hookpoint}.lineage.seed2.matches"),
             ("measure_crosscoder", f"{hookpoint}.lineage.seed2.crosscoder"),
+            ("ablate_crosscoder", f"{hookpoint}.lineage.seed2.ablations"),
         )
     }
     assert {rule for rule, _ in jobs} == {*OF_CROSSCODERS, "write_report"}
+
+
+def test_both_models_of_an_edge_are_measured_without_what_one_of_them_writes_alone(checkout: Checkout):
+    run = checkout.folder / "results/two"
+    for hookpoint in ("early", "late"):
+        folder = run / f"lineage/{hookpoint}/crosscoders"
+        verdicts = pd.read_parquet(folder / "lineage.seed0.parquet")["verdict"]
+        table = pd.read_parquet(folder / "lineage.seed0.ablations.parquet")
+        groups = [(side, verdict) for side in ("parent", "child") for verdict in ("emerges", "disappears")]
+        assert list(zip(table["side"], table["verdict"], strict=True)) == groups
+        assert table["n_latents"].tolist() == [int((verdicts == verdict).sum()) for _, verdict in groups]
+        assert table["loss_reconstructed"].notna().all()
+        assert table["loss"].nunique() == 2  # of parent and child
+        none = table["n_latents"] == 0
+        assert (table["loss_without"].isna() == none).all()
+        csv = pd.read_csv(run / f"report/tables/{hookpoint}/crosscoder_ablations.csv")
+        assert len(csv) == 2 * len(table)  # two seeds
+
+
+def test_other_rows_to_ablate_on_measure_the_losses_alone_and_none_leave_them_out(checkout: Checkout):
+    before = "crosscoder: {n_document_groups: 8}"
+    for n_rows, rules in ((4, {"ablate_crosscoder", "write_report"}), (0, {"write_report"})):
+        after = f"crosscoder: {{n_document_groups: 8, ablated_rows: {n_rows}}}"
+        checkout.edit("tiny.yaml", before, after)
+        assert {rule for rule, _ in checkout.stale_jobs()} == rules
+        checkout.edit("tiny.yaml", after, before)

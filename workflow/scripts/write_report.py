@@ -49,6 +49,7 @@ def read_inputs(
     merges: Mapping[str, str],
     correlations: Mapping[str, Correlation],
     share_curves: str,
+    crosscoder_ablations: Mapping[tuple[str, str], str],
     ablations: Mapping[str, str],
     effects: Mapping[str, str],
     drift: Sequence[str],
@@ -77,6 +78,7 @@ def read_inputs(
         followed: paths `lineage/{hookpoint}/sweeps/{sweep}.curves.parquet` by sweep.
         exclusivity, exclusivity_curves, decoder_norms: paths `{group}.{seed}.shares.parquet`, `.curves.parquet` and
             `.norms.parquet` in `lineage/{hookpoint}/crosscoders/` by (group, seed).
+        crosscoder_ablations: paths `lineage/{hookpoint}/crosscoders/{group}.{seed}.ablations.parquet`, likewise.
         merges: paths `models/{model}/merge.json` by model.
         correlations: the correlation behind each edge, by the edge's name.
         share_curves: path `lineage/{hookpoint}/curves.parquet`.
@@ -112,6 +114,7 @@ def read_inputs(
         exclusivity={name: pd.read_parquet(path) for name, path in exclusivity.items()},
         exclusivity_curves={name: pd.read_parquet(path) for name, path in exclusivity_curves.items()},
         decoder_norms={name: pd.read_parquet(path) for name, path in decoder_norms.items()},
+        crosscoder_ablations={name: pd.read_parquet(path) for name, path in crosscoder_ablations.items()},
         swept=described["swept"],
         histograms={edge: correlation.pearson.histogram for edge, correlation in correlations.items()},
         ablations={edge: pd.read_parquet(path) for edge, path in ablations.items()},
@@ -203,6 +206,7 @@ def read_page(
         exclusivity=named(crosscoders, files["exclusivity"]),
         exclusivity_curves=named(crosscoders, files["exclusivity_curves"]),
         decoder_norms=named(crosscoders, files["decoder_norms"]),
+        crosscoder_ablations=named(crosscoders, files["crosscoder_ablations"]),
         merges=named(described["merged_models"], files["merges"]),
         correlations={
             edge: load_correlation(path, partner)

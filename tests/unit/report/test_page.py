@@ -224,6 +224,28 @@ def decoder_norms() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def crosscoder_ablations() -> pd.DataFrame:
+    """The losses of an edge's child without two latents that emerge, and without those that disappear, of none."""
+    edge = {"edge": "base__lua", "parent": "base", "child": "lua", "side": "child", "corpus": "lua"}
+    losses = {"n_tokens": 99, "loss": 3.0, "loss_reconstructed": 3.25, "n_draws": 3, "n_firings_random": 8.5}
+    nan = np.nan
+    of_verdict = {
+        "verdict": ["emerges", "disappears"],
+        "n_latents": [2, 0],
+        "n_firings": [9, 0],
+        "loss_without": [3.375, nan],
+        "loss_change": [0.125, nan],
+        "loss_change_low": [0.0625, nan],
+        "loss_change_high": [0.1875, nan],
+        "loss_change_per_firing": [1.375, nan],
+        "loss_change_random": [0.0312, nan],
+        "loss_change_random_least": [0.0123, nan],
+        "loss_change_random_largest": [0.0456, nan],
+        "loss_change_random_per_firing": [0.36, nan],
+    }
+    return pd.DataFrame(edge | losses | of_verdict)
+
+
 def inputs(found: dict) -> TableInputs:
     """What the stages saved for a summary."""
     curve = {"step": [1], "tokens": [9], "loss": [1.0], "fvu": [0.5], "l0": [4.0], "dead_fraction": [0.0]}
@@ -246,6 +268,7 @@ def inputs(found: dict) -> TableInputs:
         exclusivity={("lineage", seed): exclusivity() for seed in SEEDS},
         exclusivity_curves={("lineage", seed): exclusivity_curves() for seed in SEEDS},
         decoder_norms={("lineage", seed): decoder_norms() for seed in SEEDS},
+        crosscoder_ablations={("lineage", seed): crosscoder_ablations() for seed in ("seed0", "seed1")},
         swept=SWEPT,
         histograms={"base__merged": np.array([0, 3, 2, 0])},
         ablations={edge: ablations() for edge in edges},
@@ -815,3 +838,26 @@ def test_a_run_without_crosscoders_has_no_pictures_of_them_but_their_empty_table
     assert "One dictionary for all models" not in text
     assert "plot-crosscoder" not in text.partition("<body>")[2]
     assert "crosscoder_norms.csv" in text
+
+
+def test_losses_without_latents_of_crosscoders_stand_beside_random_ones():
+    (table,) = re.findall(
+        r'aria-label="Change in loss without latents of crosscoders">(.*?)</table>', clean(), re.DOTALL
+    )
+    rows = table.split("<tr>")[3:]
+    # rows of a verdict lie together, whatever the seed
+    assert [re.findall(r"(disappears|emerges|seed\d)", row) for row in rows] == [
+        ["emerges", "seed0"],
+        ["emerges", "seed1"],
+        ["disappears", "seed0"],
+        ["disappears", "seed1"],
+    ]
+    assert rows[2].count("no latent") == 2
+    for words in ("3.250<small>own 3.000", "+0.1250<small>+0.0625 to +0.1875<br>9 firings", "+0.0312<small>+0.0123 to"):
+        assert words in rows[0]
+
+
+def test_a_crosscoder_whose_latents_were_not_ablated_says_so():
+    found = inputs(summary(comparison()))._replace(crosscoder_ablations={})
+    text = text_page(results(tables=make_tables(found)))
+    assert "not measured: set crosscoder.ablated_rows above 0" in text

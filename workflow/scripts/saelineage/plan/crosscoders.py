@@ -70,10 +70,20 @@ class Crosscoders:
         """All crosscoders."""
         return [CrosscoderName(group, seed) for group in self.groups for seed in self.seeds]
 
+    @property
+    def ablated(self) -> list[CrosscoderName]:
+        """The crosscoders whose latents are ablated: all, if any rows are to be read for it."""
+        return [name for name in self.names if self._config["crosscoder"]["ablated_rows"]]
+
     def asked(self, group: str) -> list[Asked]:
         """The pairs of models that a group's crosscoders are asked about: edges, and parents with controls."""
         edges = [edge for edge in self._graph.edges if group in (LINEAGE, str(edge))]
         return [pair for edge in edges for pair in self._asked_on(edge)]
+
+    def on_edges(self, group: str) -> list[str]:
+        """The models of a group that are parent or child of an edge, and not only controls."""
+        ends = {model for pair in self.asked(group) if pair.role == OF_EDGE for model in (pair.parent, pair.child)}
+        return [model for model in self.groups[group] if model in ends]
 
     def _asked_on(self, edge: Edge) -> list[Asked]:
         in_place = self._comparisons.in_place_of_child(edge)

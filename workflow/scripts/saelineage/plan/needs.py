@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from saelineage.plan import sizes
 from saelineage.plan.contents import Contents
-from saelineage.plan.crosscoders import CrosscoderName
+from saelineage.plan.crosscoders import OF_EDGE, CrosscoderName
 from saelineage.plan.paths import Wildcards
 from saelineage.plan.sizes import Need
 
@@ -246,6 +246,16 @@ class Needs:
         times = 2 * len(self._contents.graph.edges) * (sizes.ABLATED_GROUPS + lineage["ablated_features"])
         flop = times * (sizes.forward_flop(model, tokens) + 2 * sizes.encoding_flop(sae, tokens))
         return Need(self._forward_bytes(model) + sizes.encoding_bytes(sae, 0) + sae.n_bytes, flop)
+
+    def ablating_crosscoder(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Measuring each model with its own activations, reconstructed, and without each group on its edges."""
+        model, config = model_of(input.models), self._contents.config
+        tokens = config["crosscoder"]["ablated_rows"] * config["tokens"]["n_ctx"] * len(config["corpora"])
+        roles = [pair.role for pair in self._contents.crosscoders.asked(wildcards.group)]
+        n_models = len(self._contents.crosscoders.on_edges(wildcards.group))
+        passes = 2 * n_models + 2 * roles.count(OF_EDGE) * sizes.CROSSCODER_GROUPS
+        held = 2 * os.path.getsize(str(input.weights)) + 2 * sizes.most_bytes(input.latents)
+        return Need(self._forward_bytes(model) + held, passes * sizes.forward_flop(model, tokens))
 
     def ranking(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Reading each model forwards and backwards, and measuring it again for the rows of single features."""

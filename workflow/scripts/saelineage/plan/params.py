@@ -103,6 +103,10 @@ class Params:
         """Names of the SAEs that a crosscoder's verdicts are compared with."""
         return list(map(str, self._contents.compared_with(wildcards.group)))
 
+    def ablated_models(self, wildcards: Wildcards) -> list[str]:
+        """The models of a crosscoder that have an edge."""
+        return self._contents.crosscoders.on_edges(wildcards.group)
+
     def exclusivity_rules(self, wildcards: Wildcards) -> dict:
         """The bounds of a crosscoder's verdicts."""
         bounds = self._contents.subset("crosscoder", "nu_error_below", "nu_reconstruction_below", "rotated_below")

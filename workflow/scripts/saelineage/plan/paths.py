@@ -83,6 +83,7 @@ class Paths:
     exclusivity_shares = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.shares.parquet"
     exclusivity_curves = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.curves.parquet"
     decoder_norms = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.norms.parquet"
+    crosscoder_ablations = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.ablations.parquet"
     readouts = "results/{run}/lineage/{hookpoint}/readouts/{parent}__{child}.parquet"
     drift = "results/{run}/lineage/{hookpoint}/drift.json"
     ablations = "results/{run}/lineage/{hookpoint}/ablations/{edge}{kind}.parquet"
@@ -373,6 +374,15 @@ class Paths:
         names = self._contents.crosscoders.first_of_edges.values()
         return [path for name in names for path in self.fill(pattern, **name._asdict())]
 
+    def ablated_models(self, wildcards: Wildcards) -> list[str]:
+        """The folders of a crosscoder's models that have an edge."""
+        return [path for model in self._contents.crosscoders.on_edges(wildcards.group) for path in self.model(model)]
+
+    def all_crosscoder_ablations(self) -> list[str]:
+        """The ablations of each crosscoder, where they are asked for."""
+        ablated = self._contents.crosscoders.ablated
+        return [path for name in ablated for path in self.fill(self.crosscoder_ablations, **name._asdict())]
+
     def of_crosscoders(self, pattern: str) -> list[str]:
         """A file of each crosscoder."""
         return [path for name in self._contents.crosscoders.names for path in self.fill(pattern, **name._asdict())]
@@ -647,6 +657,7 @@ class Paths:
             "exclusivity": self.of_crosscoders(self.exclusivity_shares),
             "exclusivity_curves": self.of_crosscoders(self.exclusivity_curves),
             "decoder_norms": self.of_crosscoders(self.decoder_norms),
+            "crosscoder_ablations": self.all_crosscoder_ablations(),
             "matrix_changes": self.all_matrix_changes(),
             "importance": self.all_importance(),
             "importance_agreement": self.agreement_of_importance(),
@@ -756,6 +767,7 @@ class Paths:
                 *beside(self.all_drift()),
                 *beside(self.of_crosscoders(self.exclusivity)),
                 *beside(self.of_crosscoders(self.crosscoder_matches)),
+                *beside(self.all_crosscoder_ablations()),
                 *ablations,
                 *of_folders(self.agreement_of_importance()),
                 *passages,

@@ -51,6 +51,9 @@ MANY_ACTIVE = 64
 """Active latents per token assumed for the time of correlating."""
 ABLATED_GROUPS = 16
 """Groups of features, random ones included, assumed for the time of ablating."""
+CROSSCODER_GROUPS = 8
+"""Groups of a crosscoder's latents that are ablated in each model of an edge: those of two verdicts, with three random
+ones beside each (`lineage.crosscoder_ablations`)."""
 D_MODEL_WIDE = re.compile(r"\.(\d+\.input|\d+\.output|mlp\.input|(mlp|down_proj|dense_4h_to_h|c_proj)\.output)$")
 """Hookpoints as wide as the residual stream in common models: at the stream itself, or at what reads or writes it."""
 ENCODED_TOKENS = 2048

@@ -162,6 +162,8 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "matchings": matchings_view(tables["matchings"]),
         "matchings_rules": list(dict.fromkeys(tables["matchings"]["rule"])),
         "ablations": ablations_view(tables["ablations"]),
+        "crosscoder_ablations": crosscoder_ablations_view(tables["crosscoder_ablations"]),
+        "crosscoder_corpora": list(dict.fromkeys(tables["crosscoder_ablations"]["corpus"])),
         "ablated_corpora": list(dict.fromkeys(tables["ablations"]["corpus"])),
         "sources": sources_view(tables["sources"]),
         "stabilised": stabilised(tables["budgets"]),
@@ -308,6 +310,12 @@ def ablations_view(ablations: pd.DataFrame) -> list[dict]:
         ]
         view.append(edge | {"rows": rows})
     return view
+
+
+def crosscoder_ablations_view(ablations: pd.DataFrame) -> list[dict]:
+    """Of each edge, model, verdict and crosscoder, the rows by corpus."""
+    named = ["edge", "side", "verdict", "group", "seed"]
+    return [{row["corpus"]: row for row in rows.to_dict("records")} for _, rows in ablations.groupby(named, sort=False)]
 
 
 def sources_view(sources: pd.DataFrame) -> list[dict]:

@@ -88,6 +88,15 @@ TABLES = {
         "its largest in any model (norm, the bin's left edge): the number of latents, of the n that fire often enough; "
         "their median, and the number that is below a tenth (n_near_0).",
     ),
+    "crosscoder_ablations": Table(
+        "crosscoder_ablation_table",
+        ("crosscoder_ablations",),
+        "One row per crosscoder, edge, model (side), verdict and corpus: the model's loss on the probe, in nats per "
+        "token, with its own activations (loss), with the crosscoder's reconstructions (loss_reconstructed), and with "
+        "these without the latents that emerge or disappear (loss_without); loss_change, the last minus the one "
+        "before, with its interval over documents; and the change without as many random persisting latents that fire "
+        "about as often (loss_change_random), the mean of n_draws groups with the least and the largest.",
+    ),
     "matchings": Table(
         "matching_table",
         ("summary",),

@@ -116,6 +116,8 @@ class TableInputs(NamedTuple):
     """`lineage/{hookpoint}/crosscoders/{group}.{seed}.curves.parquet` by (group, seed)."""
     decoder_norms: Mapping[tuple[str, str], pd.DataFrame]
     """`lineage/{hookpoint}/crosscoders/{group}.{seed}.norms.parquet` by (group, seed)."""
+    crosscoder_ablations: Mapping[tuple[str, str], pd.DataFrame]
+    """`lineage/{hookpoint}/crosscoders/{group}.{seed}.ablations.parquet` by (group, seed), where they are asked for."""
     swept: Mapping[str, dict]
     """Of each sweep `chosen`, the swept settings of its merge, and `parents`."""
     histograms: Mapping[str, np.ndarray]
@@ -823,6 +825,21 @@ def cross_table(summary: Mapping) -> pd.DataFrame:
         for row in summary["crosscoder"]
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def crosscoder_ablation_table(crosscoder_ablations: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """The losses without the latents that one model of an edge writes alone, of all crosscoders, seed by seed."""
+    columns = ["edge", "parent", "child", "side", "verdict", "group", "seed", "corpus"]
+    columns += ["n_latents", "n_firings", "n_tokens", "loss", "loss_reconstructed", "loss_without"]
+    columns += ["loss_change", "loss_change_low", "loss_change_high", "loss_change_per_firing"]
+    columns += ["n_draws", "n_firings_random", "loss_change_random", "loss_change_random_least"]
+    columns += ["loss_change_random_largest", "loss_change_random_per_firing"]
+    tables = [table.assign(group=group, seed=seed) for (group, seed), table in crosscoder_ablations.items()]
+    if not tables:
+        return pd.DataFrame(columns=columns)
+    # the child without what emerges first; corpora and seeds as they come
+    by, ascending = ["edge", "side", "verdict"], [True, True, False]
+    return pd.concat(tables, ignore_index=True)[columns].sort_values(by=by, ascending=ascending, kind="stable")
 
 
 def with_settings(table: pd.DataFrame, sweep: str, over: Sequence[str]) -> pd.DataFrame:
