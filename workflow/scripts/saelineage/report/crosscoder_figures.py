@@ -76,7 +76,7 @@ def exclusivity_curves_figure(curves: pd.DataFrame) -> go.Figure:
     """Latents that one model alone writes, by the threshold on both nu: a panel per edge, a colour per writer.
 
     The edge is solid; its floor is dashed and its controls are thin. The two bounds of verdicts are marked. The axis of
-    counts is logarithmic, because controls with random weights have hundreds of times more.
+    counts is logarithmic, because edges, floors and controls with random weights may differ by orders of magnitude.
 
     Args:
         curves: of one seed: `edge`, `parent`, `child`, `role`, `threshold`, the counts of `WRITERS`, `nu_error_below`
