@@ -82,6 +82,7 @@ NO_TABLES = {
     "sweeps": lambda: report_tables.sweep_table({}, {}),
     "followed": lambda: report_tables.followed_table({}, {}),
     "crosscoders": lambda: report_tables.crosscoder_table({}),
+    "differences": lambda: report_tables.difference_table([]),
     "saes": lambda: report_tables.sae_table([]),
     "densities": lambda: report_tables.density_table([]),
     "training": lambda: report_tables.training_table({}),

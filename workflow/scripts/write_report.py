@@ -44,6 +44,7 @@ def read_inputs(
     sweeps: Mapping[str, str],
     followed: Mapping[str, str],
     exclusivity: Mapping[tuple[str, str], str],
+    differences: Sequence[str],
     merges: Mapping[str, str],
     correlations: Mapping[str, Correlation],
     share_curves: str,
@@ -74,6 +75,7 @@ def read_inputs(
         sweeps: paths `sweeps/{sweep}.parquet` by sweep.
         followed: paths `lineage/{hookpoint}/sweeps/{sweep}.curves.parquet` by sweep.
         exclusivity: paths `lineage/{hookpoint}/crosscoders/{group}.{seed}.shares.parquet` by (group, seed).
+        differences: paths `lineage/{hookpoint}/differences/{parent}__{child}.{seed}.summary.parquet`.
         merges: paths `models/{model}/merge.json` by model.
         correlations: the correlation behind each edge, by the edge's name.
         share_curves: path `lineage/{hookpoint}/curves.parquet`.
@@ -107,6 +109,7 @@ def read_inputs(
         sweeps={sweep: pd.read_parquet(path) for sweep, path in sweeps.items()},
         followed={sweep: pd.read_parquet(path) for sweep, path in followed.items()},
         exclusivity={name: pd.read_parquet(path) for name, path in exclusivity.items()},
+        differences=list(map(pd.read_parquet, differences)),
         swept=described["swept"],
         histograms={edge: correlation.pearson.histogram for edge, correlation in correlations.items()},
         ablations={edge: pd.read_parquet(path) for edge, path in ablations.items()},
@@ -195,6 +198,7 @@ def read_page(
         sweeps=named(described["swept"], files["sweeps"]),
         followed=named(described["followed_sweeps"], files["followed"]),
         exclusivity=named(map(tuple, described["crosscoders"]), files["exclusivity"]),
+        differences=files["differences"],
         merges=named(described["merged_models"], files["merges"]),
         correlations={
             edge: load_correlation(path, partner)

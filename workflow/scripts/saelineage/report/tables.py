@@ -17,6 +17,7 @@ from saelineage.lineage.evidence import GROUPS, IDENTIFIED
 from saelineage.lineage.exclusivity import VERDICTS as VERDICTS_OF_CROSSCODERS
 from saelineage.lineage.importance import reading_order
 from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTESTABLE
+from saelineage.lineage.new_directions import CHILD_ALONE, DIRECTIONS
 from saelineage.lineage.shares import share
 from saelineage.lineage.stabilisation import KEPT, RESET
 from saelineage.lineage.stages import MOVED_BY, STEPS
@@ -108,6 +109,8 @@ class TableInputs(NamedTuple):
     """`lineage/{hookpoint}/sweeps/{sweep}.curves.parquet` by sweep."""
     exclusivity: Mapping[tuple[str, str], pd.DataFrame]
     """`lineage/{hookpoint}/crosscoders/{group}.{seed}.shares.parquet` by (group, seed)."""
+    differences: Sequence[pd.DataFrame]
+    """All `lineage/{hookpoint}/differences/{parent}__{child}.{seed}.summary.parquet`."""
     swept: Mapping[str, dict]
     """Of each sweep `chosen`, the swept settings of its merge, and `parents`."""
     histograms: Mapping[str, np.ndarray]
@@ -771,6 +774,18 @@ def crosscoder_table(exclusivity: Mapping[tuple[str, str], pd.DataFrame]) -> pd.
     if not tables:
         return pd.DataFrame(columns=columns)
     return pd.concat(tables, ignore_index=True)[columns].sort_values(["edge", "role", "child"], kind="stable")
+
+
+def difference_table(differences: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The figures of all difference SAEs by corpus: those of an edge before those of the parent's continued models."""
+    share = [f"{CHILD_ALONE}_share{end}" for end in ("", "_n", "_low", "_high", "_floor", "_null")]
+    columns = ["parent", "child", "role", "seed", "corpus", "n_tokens", "difference_size", "rounding_share", "fvu"]
+    columns += ["l0", "n_latents", "n_alive", "n_testable", *DIRECTIONS, *share]
+    if not differences:
+        return pd.DataFrame(columns=columns)
+    parents = dict.fromkeys(table["parent"].iloc[0] for table in differences)
+    of_parent = [table for parent in parents for table in differences if table["parent"].iloc[0] == parent]
+    return pd.concat(of_parent, ignore_index=True)[columns]
 
 
 def with_settings(table: pd.DataFrame, sweep: str, over: Sequence[str]) -> pd.DataFrame:
