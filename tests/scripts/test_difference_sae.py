@@ -11,6 +11,7 @@ from measure_difference_sae import measure_difference_sae
 from saelineage.errors import InputError
 from saelineage.files.atomic import read_json
 from saelineage.saes.sae import Sae, load_sae, save_sae
+from saelineage.saes.training import Training, read_state
 from tests.unit.crosscoders.made import write_dumps
 from train_difference_sae import train_difference_sae
 
@@ -108,6 +109,26 @@ def test_the_folder_is_that_of_an_sae_and_a_second_training_has_the_same_bytes(t
     metadata = read_json(tmp_path / "one" / "cfg.json")["metadata"]
     assert metadata["saelineage"]["input"] == "activations of tuned minus activations of base, of the same tokens"
     assert metadata["hook_name"] is None
+
+
+def test_an_interrupted_training_resumes_to_equal_bytes(tmp_path: Path, settings: dict, monkeypatch):
+    paths = write_dumps(tmp_path / "train", planted(4000, 1)[2])
+    short = settings | {"n_tokens": 4000, "checkpoint_steps": 5}  # 15 steps
+    train(tmp_path / "whole", paths, short, tmp_path / "whole.state")
+    step = Training.step
+
+    def stopping(training: Training, acts: torch.Tensor) -> None:
+        if training.step_number == 12:
+            raise InterruptedError
+        step(training, acts)
+
+    with monkeypatch.context() as patched, pytest.raises(InterruptedError):
+        patched.setattr(Training, "step", stopping)
+        train(tmp_path / "resumed", paths, short, tmp_path / "state")
+    assert read_state(tmp_path / "state")[1]["trainers"]
+    train(tmp_path / "resumed", paths, short, tmp_path / "state")
+    for file in ("sae_weights.safetensors", "training.csv"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "resumed" / file).read_bytes()
 
 
 def test_models_with_equal_activations_are_refused(tmp_path: Path, settings: dict):

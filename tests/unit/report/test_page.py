@@ -790,6 +790,7 @@ def test_what_an_edge_wrote_stands_beside_its_floor_and_the_continued_parent():
     rows = text[text.index("What each edge wrote anew") :].split("</table>")[0].split("<tr>")[2:]
     assert [re.findall(r"base → (\w+)", row) for row in rows] == [["lua"], ["more"]]  # pooled rows alone
     assert ["continued" in row for row in rows] == [False, True]
-    assert "12.5 %" in rows[0]
+    assert "12.5\xa0%" in rows[0]
+    assert "rounding 6.25\xa0%" in rows[0]
     assert "no floor" in rows[0]
     assert "0.375" in rows[0]
