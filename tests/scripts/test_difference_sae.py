@@ -122,9 +122,10 @@ def test_an_interrupted_training_resumes_to_equal_bytes(tmp_path: Path, settings
             raise InterruptedError
         step(training, acts)
 
-    with monkeypatch.context() as patched, pytest.raises(InterruptedError):
-        patched.setattr(Training, "step", stopping)
+    monkeypatch.setattr(Training, "step", stopping)
+    with pytest.raises(InterruptedError):
         train(tmp_path / "resumed", paths, short, tmp_path / "state")
+    monkeypatch.setattr(Training, "step", step)
     assert read_state(tmp_path / "state")[1]["trainers"]
     train(tmp_path / "resumed", paths, short, tmp_path / "state")
     for file in ("sae_weights.safetensors", "training.csv"):
