@@ -47,7 +47,7 @@ wildcard_constraints:
     sweep=any_of(run.config["sweeps"]),
     part=run.part_names(),
     group=any_of(run.crosscoders.groups),
-    seed=any_of(run.crosscoders.seeds),
+    seed=any_of(dict.fromkeys([*run.crosscoders.seeds, *run.difference_saes.seeds])),
 
 
 include: "rules/corpora.smk"
@@ -56,6 +56,7 @@ include: "rules/models.smk"
 include: "rules/activations.smk"
 include: "rules/saes.smk"
 include: "rules/crosscoders.smk"
+include: "rules/difference_saes.smk"
 include: "rules/features.smk"
 include: "rules/correlations.smk"
 include: "rules/lineage.smk"

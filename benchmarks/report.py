@@ -86,6 +86,7 @@ NO_TABLES = {
     "crosscoder_curves": lambda: report_tables.crosscoder_curve_table({}),
     "crosscoder_norms": lambda: report_tables.crosscoder_norm_table({}),
     "crosscoder_ablations": lambda: report_tables.crosscoder_ablation_table({}),
+    "differences": lambda: report_tables.difference_table([]),
     "saes": lambda: report_tables.sae_table([]),
     "densities": lambda: report_tables.density_table([]),
     "training": lambda: report_tables.training_table({}),

@@ -16,6 +16,7 @@ from tests.workflow.conftest import Checkout
 EDGES = [f"results/two/lineage/{hookpoint}/edges/base__left.parquet" for hookpoint in ("early", "late")]
 MADE_AGAIN = ("saes", "features", "correlations", "lineage")
 LOOK_SECONDS = 0.02
+DIFFERENCES = "difference_saes: {seeds: [0]}\n"
 
 
 class Kept(NamedTuple):
@@ -35,9 +36,13 @@ def models_with_dumps(run: Path) -> set[str]:
 
 
 def run_again(folder: Path, original: Path, keep: str) -> Kept:
-    """Copy a finished run without what follows from the dumps, and make that again; crosscoders need kept dumps."""
+    """Copy a finished run without what follows from the dumps, and make that again.
+
+    Crosscoders and difference SAEs need kept dumps.
+    """
     checkout = Checkout(folder, original)
     checkout.edit("tiny.yaml", "[independent, crosscoder]", "[independent]")
+    checkout.edit("tiny.yaml", DIFFERENCES, "")
     run = folder / "results" / "two"
     for name in MADE_AGAIN:
         shutil.rmtree(run / name)
@@ -126,7 +131,7 @@ def test_keeping_dumps_or_not_trains_nothing_again(
 ):
     original = two_hookpoints if before == "true" else temporary.checkout.folder
     checkout = Checkout(tmp_path / "copy", original)
-    text = checkout.config.read_text().replace("[independent, crosscoder]", "[independent]")
+    text = checkout.config.read_text().replace("[independent, crosscoder]", "[independent]").replace(DIFFERENCES, "")
     text = text.replace(f"\n  keep: {before}", "")
     checkout.config.write_text(text.replace("max_tokens: 4096", f"max_tokens: 4096\n  keep: {after}"))
     assert checkout.stale_jobs(targets=EDGES) == set()

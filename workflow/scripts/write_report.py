@@ -46,6 +46,7 @@ def read_inputs(
     exclusivity: Mapping[tuple[str, str], str],
     exclusivity_curves: Mapping[tuple[str, str], str],
     decoder_norms: Mapping[tuple[str, str], str],
+    differences: Sequence[str],
     merges: Mapping[str, str],
     correlations: Mapping[str, Correlation],
     share_curves: str,
@@ -79,6 +80,7 @@ def read_inputs(
         exclusivity, exclusivity_curves, decoder_norms: paths `{group}.{seed}.shares.parquet`, `.curves.parquet` and
             `.norms.parquet` in `lineage/{hookpoint}/crosscoders/` by (group, seed).
         crosscoder_ablations: paths `lineage/{hookpoint}/crosscoders/{group}.{seed}.ablations.parquet`, likewise.
+        differences: paths `lineage/{hookpoint}/differences/{parent}__{child}.{seed}.summary.parquet`.
         merges: paths `models/{model}/merge.json` by model.
         correlations: the correlation behind each edge, by the edge's name.
         share_curves: path `lineage/{hookpoint}/curves.parquet`.
@@ -115,6 +117,7 @@ def read_inputs(
         exclusivity_curves={name: pd.read_parquet(path) for name, path in exclusivity_curves.items()},
         decoder_norms={name: pd.read_parquet(path) for name, path in decoder_norms.items()},
         crosscoder_ablations={name: pd.read_parquet(path) for name, path in crosscoder_ablations.items()},
+        differences=list(map(pd.read_parquet, differences)),
         swept=described["swept"],
         histograms={edge: correlation.pearson.histogram for edge, correlation in correlations.items()},
         ablations={edge: pd.read_parquet(path) for edge, path in ablations.items()},
@@ -207,6 +210,7 @@ def read_page(
         exclusivity_curves=named(crosscoders, files["exclusivity_curves"]),
         decoder_norms=named(crosscoders, files["decoder_norms"]),
         crosscoder_ablations=named(crosscoders, files["crosscoder_ablations"]),
+        differences=files["differences"],
         merges=named(described["merged_models"], files["merges"]),
         correlations={
             edge: load_correlation(path, partner)

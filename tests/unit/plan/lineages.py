@@ -47,6 +47,7 @@ def diamond(*instruments: str, **models: dict) -> dict:
             "second_anchor": False,
             "stages": False,
         },
+        "difference_saes": {"seeds": [], "same_above": 0.7, "training": {}},
         "labels": {},
         "sweeps": {},
     }

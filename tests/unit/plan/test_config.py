@@ -229,7 +229,12 @@ def test_models_from_elsewhere_can_be_part_of_the_lineage():
     [
         ("saes/kk", 8, "saes", ["unknown key 'kk'; did you mean k?", "config/config.schema.yaml"]),
         ("corpra", {}, "config", ["unknown key 'corpra'; did you mean corpora?"]),
-        ("seeds", [0], "config", ["unknown key 'seeds'; did you mean saes.seeds or crosscoder.seeds?"]),
+        (
+            "seeds",
+            [0],
+            "config",
+            ["unknown key 'seeds'; did you mean saes.seeds or crosscoder.seeds or difference_saes.seeds?"],
+        ),
         ("zzzz", 8, "config", ["unknown key 'zzzz'; config/config.schema.yaml lists every key"]),
         ("models/lua/finetune/parnet", "base", "models.lua.finetune", ["did you mean parent?"]),
         ("saes", "{seeds: [0]", "saes", ["not of type 'object' (it is text, because YAML", "close every bracket"]),

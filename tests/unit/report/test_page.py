@@ -246,6 +246,16 @@ def crosscoder_ablations() -> pd.DataFrame:
     return pd.DataFrame(edge | losses | of_verdict)
 
 
+def differences(child: str, role: str) -> pd.DataFrame:
+    """The figures of one difference SAE, over all corpora and on one."""
+    named = {"parent": "base", "child": child, "role": role, "seed": "seed0", "n_tokens": 100, "l0": 4.0}
+    sizes = {"difference_size": 0.125, "rounding_share": 0.0625, "fvu": 0.375, "n_latents": 16, "n_alive": 9}
+    counts = {"n_testable": 8, "child_alone": 4, "parent_alone": 1, "both": 1, "opposite": 2, "neither": 0}
+    share = {"child_alone_share": 0.5, "child_alone_share_n": 8, "child_alone_share_low": 0.25}
+    share |= {"child_alone_share_high": 0.75, "child_alone_share_floor": np.nan, "child_alone_share_null": 0.125}
+    return pd.DataFrame([named | sizes | counts | share | {"corpus": corpus} for corpus in ("pooled", "lua")])
+
+
 def inputs(found: dict) -> TableInputs:
     """What the stages saved for a summary."""
     curve = {"step": [1], "tokens": [9], "loss": [1.0], "fvu": [0.5], "l0": [4.0], "dead_fraction": [0.0]}
@@ -269,6 +279,7 @@ def inputs(found: dict) -> TableInputs:
         exclusivity_curves={("lineage", seed): exclusivity_curves() for seed in SEEDS},
         decoder_norms={("lineage", seed): decoder_norms() for seed in SEEDS},
         crosscoder_ablations={("lineage", seed): crosscoder_ablations() for seed in ("seed0", "seed1")},
+        differences=[differences("lua", "edge"), differences("more", "continued")],
         swept=SWEPT,
         histograms={"base__merged": np.array([0, 3, 2, 0])},
         ablations={edge: ablations() for edge in edges},
@@ -861,3 +872,14 @@ def test_a_crosscoder_whose_latents_were_not_ablated_says_so():
     found = inputs(summary(comparison()))._replace(crosscoder_ablations={})
     text = text_page(results(tables=make_tables(found)))
     assert "not measured: set crosscoder.ablated_rows above 0" in text
+
+
+def test_what_an_edge_wrote_stands_beside_its_floor_and_the_continued_parent():
+    text = clean()
+    rows = text[text.index("What each edge wrote anew") :].split("</table>")[0].split("<tr>")[2:]
+    assert [re.findall(r"base → (\w+)", row) for row in rows] == [["lua"], ["more"]]  # pooled rows alone
+    assert ["continued" in row for row in rows] == [False, True]
+    assert "12.5\xa0%" in rows[0]
+    assert "rounding 6.25\xa0%" in rows[0]
+    assert "no floor" in rows[0]
+    assert "0.375" in rows[0]

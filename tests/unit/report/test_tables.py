@@ -17,6 +17,7 @@ from saelineage.report.tables import (
     control_table,
     curve_table,
     density_table,
+    difference_table,
     document_table,
     edge_table,
     effect_table,
@@ -410,6 +411,7 @@ def test_a_run_without_edges_has_every_table_of_the_registry_with_its_columns():
         "corpora": [],
         "lines": [],
         "matrix_changes": [],
+        "differences": [],
         "features": pd.DataFrame(),
         "summary": summary(),
         "model_metrics": [],
@@ -541,3 +543,11 @@ def test_passages_name_the_features_that_fire_most_strongly():
     table = pd.DataFrame({"corpus": ["lua"], "row": 0, "place": 2, "document": 3, **losses, **words})
     (row,) = passage_table({"base__lua": table, "lua__both": table[:0]}).to_dict("records")
     assert (row["parent"], row["child"], row["latents"]) == ("base", "lua", "0 1 2 3 4")
+
+
+def test_differences_of_a_parent_s_edges_stand_before_those_of_its_continued_models():
+    pairs = [("base", "lua"), ("lua", "merged"), ("base", "more")]  # as the plan lists them: continued models last
+    figures = dict.fromkeys(difference_table([]).columns, 0)
+    tables = [pd.DataFrame([figures | {"parent": parent, "child": child}]) for parent, child in pairs]
+    found = difference_table(tables)
+    assert found[["parent", "child"]].to_numpy().tolist() == [["base", "lua"], ["base", "more"], ["lua", "merged"]]

@@ -136,6 +136,10 @@ class DifferenceDump(TokenActs):
     """The activations of a child minus those of its parent, of the same tokens: what the edge wrote.
 
     An SAE of them (`saes.training.train_saes`) is in the formats of every other SAE.
+
+    Attributes:
+        headers: of the child's shards.
+        max_norms: norm above which each model's own activations count as outliers, `parent`'s and `child`'s.
     """
 
     def __init__(self, parent: Sequence[Path | str], child: Sequence[Path | str], max_norm_ratio: float | None = None):
@@ -150,6 +154,8 @@ class DifferenceDump(TokenActs):
         """
         dumps = open_in_step({"parent": parent, "child": child}, max_norm_ratio)
         self._parent, self._child = dumps["parent"], dumps["child"]
+        self.headers = [shard.header for shard in self._child.shards]
+        self.max_norms = {side: dump.max_norm for side, dump in dumps.items()}
         self.d_in, self.n_left_out = self._child.d_in, self._child.n_left_out
         self.centred, self.max_norm = False, math.inf
 

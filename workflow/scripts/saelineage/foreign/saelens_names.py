@@ -73,6 +73,23 @@ def input_keys(headers: Sequence[Mapping], model: Mapping) -> dict:
     return place | of_model | kwargs | token_keys(headers)
 
 
+def difference_keys(headers: Sequence[Mapping], child: Mapping, parent: str) -> dict:
+    """SAELens's keys for an SAE of the activations of a child minus those of its parent, which no one model has.
+
+    Args:
+        headers: of the child's activation shards.
+        child: arguments of `model_keys`.
+        parent: the name of the parent, for the note.
+    """
+    hookpoint = headers[0]["hookpoint"]
+    note = (
+        f"the input is a difference: the activations of {child['name']} at {hookpoint} minus those of {parent} on the "
+        "same tokens; SAELens has no name for it"
+    )
+    place = {"hook_name": None, "hf_hook_name": hookpoint, "hook_name_note": note}
+    return place | model_keys(**child) | token_keys(headers)
+
+
 def token_keys(headers: Sequence[Mapping]) -> dict:
     """SAELens's keys for the tokens that an SAE was trained on, as far as it can express them.
 

@@ -234,6 +234,7 @@ def check_instruments(plan: Plan) -> None:
                 f"{key}.{child}: a control cannot be '{child}' or a model that it descends from; name other models"
             )
     check_crosscoders(plan)
+    check_difference_saes(plan)
     check_second_anchor(plan)
     check_stages(plan)
     if all(not instrument(name).is_anchored for name in plan.comparisons.instruments):
@@ -261,6 +262,22 @@ def check_crosscoders(plan: Plan) -> None:
         raise InputError(
             "activations.keep: must be true for crosscoder in lineage.instruments, because a crosscoder reads the "
             f"activations of several models at once, not {plan.config['activations']['keep']}; change one of the two"
+        )
+
+
+def check_difference_saes(plan: Plan) -> None:
+    """Difference SAEs read the kept activations of two models at once, and are trained."""
+    block = plan.config["difference_saes"]
+    if block["seeds"] and not plan.keeps_dumps:
+        raise InputError(
+            "activations.keep: must be true for difference_saes.seeds, because a difference SAE reads the activations "
+            f"of two models at once, not {plan.config['activations']['keep']}; set it to true or difference_saes.seeds "
+            "to []"
+        )
+    if block["training"].get("import"):
+        raise InputError(
+            "difference_saes.training.import: must be null, because difference SAEs are trained here, not imported; "
+            "remove it"
         )
 
 

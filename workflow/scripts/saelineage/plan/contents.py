@@ -6,6 +6,7 @@ from itertools import product
 
 from saelineage.plan.comparisons import Comparisons, Pair, pair_name
 from saelineage.plan.crosscoders import Crosscoders
+from saelineage.plan.difference_saes import DifferenceSaes
 from saelineage.plan.graph import Edge, Graph
 from saelineage.plan.merges import merge_settings, needs_choice
 from saelineage.plan.sae_names import ONE_SAE, SaeName, SaeNames
@@ -22,6 +23,7 @@ class Contents:
         saes: the SAEs and their settings.
         comparisons: the pairs of SAEs that are compared.
         crosscoders: the dictionaries of several models, where there are any.
+        difference_saes: the SAEs of what edges wrote, where there are any.
     """
 
     def __init__(self, config: dict, hookpoint: str | None = None):
@@ -37,7 +39,9 @@ class Contents:
         self.sae_settings = sae_settings_at(config, self.hookpoint)
         self.saes = SaeNames(config | {"saes": self.sae_settings}, self.graph)
         self.comparisons = Comparisons(config, self.graph, self.saes)
-        self.crosscoders = Crosscoders(config | {"saes": self.sae_settings}, self.graph, self.comparisons)
+        at_hookpoint = config | {"saes": self.sae_settings}
+        self.crosscoders = Crosscoders(at_hookpoint, self.graph, self.comparisons)
+        self.difference_saes = DifferenceSaes(at_hookpoint, self.graph, self.comparisons)
 
     @property
     def name(self) -> str:
@@ -67,16 +71,16 @@ class Contents:
         """
         changed = self.config["saes"]["hookpoints"]
         unchanged = [name for name in self.hookpoints if name not in changed][:1]  # all of these are alike
-        at_each = [
-            SaeNames(self.config | {"saes": sae_settings_at(self.config, name)}, self.graph)
-            for name in (*unchanged, *changed)
-        ]
+        at_each = [self.config | {"saes": sae_settings_at(self.config, name)} for name in (*unchanged, *changed)]
         of_saes = {
             corpus
-            for saes in at_each
+            for saes in (SaeNames(config, self.graph) for config in at_each)
             for sae in self.comparisons.saes
             if sae not in saes.imported
             for corpus in saes.settings(*sae)["corpora"]
+        }
+        of_saes |= {
+            corpus for config in at_each for corpus in DifferenceSaes(config, self.graph, self.comparisons).corpora
         }
         return [corpus for corpus in self.config["corpora"] if corpus in of_saes or not of_saes]
 

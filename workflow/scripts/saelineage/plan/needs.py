@@ -139,6 +139,21 @@ class Needs:
         n_models = len(self._contents.crosscoders.groups[wildcards.group])
         return sizes.SaeSize(n_models * d_in, round(d_in * settings["expansion_factor"]))
 
+    def training_difference_sae(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Training an SAE on the difference of two models' activations."""
+        saes, dump = self._contents.difference_saes, sizes.dump_size(input.parent)
+        settings = saes.settings(f"{wildcards.parent}__{wildcards.child}", wildcards.seed)
+        sae = sizes.SaeSize(dump.d_in, round(dump.d_in * settings["expansion_factor"]))
+        held = sizes.sae_training_bytes(sae, settings["batch_tokens"])
+        return Need(held, sizes.sae_training_flop(sae, settings["n_tokens"] or dump.n_tokens))
+
+    def measuring_difference_sae(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Encoding the probe's differences, and cosines with the decoders of three other SAEs and random ones."""
+        sae, dump = sizes.sae_size(os.path.dirname(str(input.weights))), sizes.dump_size(input.parent)
+        others = sizes.all_bytes([*input.parent_sae, *input.child_sae, *input.unchanged_sae])
+        held = 3 * (sae.n_bytes + others) + sizes.encoding_bytes(sae, 0)
+        return Need(held, sizes.encoding_flop(sae, dump.n_tokens))
+
     def streaming(
         self,
         settings_of_job: Callable[[Wildcards], Mapping[str, Mapping[str, Mapping]]],

@@ -14,6 +14,11 @@ def partner_names(pairs: Iterable[Pair]) -> list[str]:
     return [str(b) for _, b in pairs]
 
 
+def _pair(wildcards: Wildcards) -> str:
+    """The name of the two models of a job."""
+    return f"{wildcards.parent}__{wildcards.child}"
+
+
 class Params:
     """Functions of a job's wildcards."""
 
@@ -111,6 +116,14 @@ class Params:
         """The bounds of a crosscoder's verdicts."""
         bounds = self._contents.subset("crosscoder", "nu_error_below", "nu_reconstruction_below", "rotated_below")
         return bounds | self._contents.subset("correlations", "min_firings")
+
+    def difference_sae(self, wildcards: Wildcards) -> dict:
+        """The settings of a difference SAE."""
+        return self._contents.difference_saes.settings(_pair(wildcards), wildcards.seed)
+
+    def difference_role(self, wildcards: Wildcards) -> str:
+        """The role of the two models of a difference SAE."""
+        return self._contents.difference_saes.differences[_pair(wildcards)].role
 
     def sae_import(self, wildcards: Wildcards) -> dict:
         """The source of an imported SAE, and its limits."""

@@ -84,6 +84,11 @@ class Paths:
     exclusivity_curves = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.curves.parquet"
     decoder_norms = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.norms.parquet"
     crosscoder_ablations = "results/{run}/lineage/{hookpoint}/crosscoders/{group}.{seed}.ablations.parquet"
+    difference_weights = "results/{run}/difference_saes/{hookpoint}/{parent}__{child}/{seed}/sae_weights.safetensors"
+    difference_config = "results/{run}/difference_saes/{hookpoint}/{parent}__{child}/{seed}/cfg.json"
+    difference_curve = "results/{run}/difference_saes/{hookpoint}/{parent}__{child}/{seed}/training.csv"
+    differences = "results/{run}/lineage/{hookpoint}/differences/{parent}__{child}.{seed}.parquet"
+    difference_summary = "results/{run}/lineage/{hookpoint}/differences/{parent}__{child}.{seed}.summary.parquet"
     readouts = "results/{run}/lineage/{hookpoint}/readouts/{parent}__{child}.parquet"
     drift = "results/{run}/lineage/{hookpoint}/drift.json"
     ablations = "results/{run}/lineage/{hookpoint}/ablations/{edge}{kind}.parquet"
@@ -322,12 +327,19 @@ class Paths:
 
         A GGUF file and an adapter become a model in the run's folder only.
         """
-        settings, kind = self._contents.graph.settings(wildcards.model), self._contents.graph.kind(wildcards.model)
+        return self._opened_as(wildcards.model)
+
+    def child_opened_as(self, wildcards: Wildcards) -> dict[str, str]:
+        """The same of the child of a job's edge."""
+        return self._opened_as(wildcards.child)
+
+    def _opened_as(self, model: str) -> dict[str, str]:
+        settings, kind = self._contents.graph.settings(model), self._contents.graph.kind(model)
         if kind == "hub":
             return {"name": settings["repo"], "revision": settings["revision"]}
         if kind == "path" and "gguf" not in settings:
             return {"name": settings["folder"]}
-        return {"name": self.fill(self.model_file, model=wildcards.model, name="config.json")[0].rpartition("/")[0]}
+        return {"name": self.fill(self.model_file, model=model, name="config.json")[0].rpartition("/")[0]}
 
     def imported_sae(self, wildcards: Wildcards) -> list[str]:
         """The files of a folder that an SAE is taken over from."""
@@ -386,6 +398,35 @@ class Paths:
     def of_crosscoders(self, pattern: str) -> list[str]:
         """A file of each crosscoder."""
         return [path for name in self._contents.crosscoders.names for path in self.fill(pattern, **name._asdict())]
+
+    # Difference SAEs.
+
+    def difference_dump(self, side: str) -> InputFunction:
+        """The train dump of one of the two models of a difference SAE."""
+
+        def of_job(wildcards: Wildcards) -> list[str]:
+            places = {"corpus": self._contents.difference_saes.corpora, "split": "train", "shard": self.train_shards}
+            return self.fill(self.dump, model=getattr(wildcards, side), **places)
+
+        return of_job
+
+    def compared_with_difference(self, role: str) -> InputFunction:
+        """The folder of an SAE whose directions a difference SAE's are compared with (`DifferenceSaes.compared`)."""
+
+        def of_job(wildcards: Wildcards) -> list[str]:
+            compared = self._contents.difference_saes.compared(f"{wildcards.parent}__{wildcards.child}")
+            return self.sae(compared[role]) if role in compared else []
+
+        return of_job
+
+    def of_differences(self, pattern: str) -> list[str]:
+        """A file of each difference SAE."""
+        saes = self._contents.difference_saes
+        return [
+            path
+            for pair in saes.differences.values()
+            for path in self.fill(pattern, parent=pair.parent, child=pair.child, seed=saes.seeds)
+        ]
 
     # Features and correlations.
 
@@ -658,6 +699,7 @@ class Paths:
             "exclusivity_curves": self.of_crosscoders(self.exclusivity_curves),
             "decoder_norms": self.of_crosscoders(self.decoder_norms),
             "crosscoder_ablations": self.all_crosscoder_ablations(),
+            "differences": self.of_differences(self.difference_summary),
             "matrix_changes": self.all_matrix_changes(),
             "importance": self.all_importance(),
             "importance_agreement": self.agreement_of_importance(),
@@ -719,7 +761,8 @@ class Paths:
         passages = self.fill(self.passages_manifest) if self.edges else []
         splits = {"corpus": self.corpora, "split": SPLITS}
         in_crosscoders = [model for models in contents.crosscoders.groups.values() for model in models]
-        dumped = list(dict.fromkeys([*trained, *in_crosscoders])) if contents.keeps_dumps else []
+        dumped = [*trained, *in_crosscoders, *contents.difference_saes.models]
+        dumped = list(dict.fromkeys(dumped)) if contents.keeps_dumps else []
         dumps = {"corpus": contents.trained_corpora, "split": "train", "shard": self.train_shards}
         probes = {"corpus": self.corpora, "split": "probe", "shard": self.probe_shards}
 
@@ -756,6 +799,7 @@ class Paths:
                     )
                 ),
             ],
+            "difference_saes": of_folders(self.of_differences(self.difference_config)),
             "features": beside(path for sae in encoded for path in self.sae_features(sae)),
             "correlations": [
                 *of_folders(self.all_correlations(self.correlations)),
@@ -768,6 +812,7 @@ class Paths:
                 *beside(self.of_crosscoders(self.exclusivity)),
                 *beside(self.of_crosscoders(self.crosscoder_matches)),
                 *beside(self.all_crosscoder_ablations()),
+                *beside(self.of_differences(self.differences)),
                 *ablations,
                 *of_folders(self.agreement_of_importance()),
                 *passages,

@@ -97,6 +97,16 @@ TABLES = {
         "before, with its interval over documents; and the change without as many random persisting latents that fire "
         "about as often (loss_change_random), the mean of n_draws groups with the least and the largest.",
     ),
+    "differences": Table(
+        "difference_table",
+        ("differences",),
+        "One row per difference SAE (of the child's activations minus the parent's; role continued: the parent trained "
+        "on with its own corpora is in the child's place) and corpus: the size of the difference as a share of the "
+        "variance of the child's activations and the part of it that is rounding; the SAE's fvu and l0; and the number "
+        "of its latents whose direction is in the child's SAE alone, the parent's alone, both, in one of them with the "
+        "opposite sign, or in neither, with the share of the first, its n and Wilson 95 % interval, its floor (a "
+        "second SAE of the parent in place of the child's) and its null (random directions there).",
+    ),
     "matchings": Table(
         "matching_table",
         ("summary",),

@@ -19,6 +19,7 @@ from saelineage.lineage.exclusivity import NEAR_0, OTHER_HALF
 from saelineage.lineage.exclusivity import VERDICTS as VERDICTS_OF_CROSSCODERS
 from saelineage.lineage.importance import reading_order
 from saelineage.lineage.matching import MERGED, ONE_TO_ONE, SIDES, SPLIT, UNTESTABLE
+from saelineage.lineage.new_directions import CHILD_ALONE, DIRECTIONS
 from saelineage.lineage.shares import share
 from saelineage.lineage.stabilisation import KEPT, RESET
 from saelineage.lineage.stages import MOVED_BY, STEPS
@@ -118,6 +119,8 @@ class TableInputs(NamedTuple):
     """`lineage/{hookpoint}/crosscoders/{group}.{seed}.norms.parquet` by (group, seed)."""
     crosscoder_ablations: Mapping[tuple[str, str], pd.DataFrame]
     """`lineage/{hookpoint}/crosscoders/{group}.{seed}.ablations.parquet` by (group, seed), where they are asked for."""
+    differences: Sequence[pd.DataFrame]
+    """All `lineage/{hookpoint}/differences/{parent}__{child}.{seed}.summary.parquet`."""
     swept: Mapping[str, dict]
     """Of each sweep `chosen`, the swept settings of its merge, and `parents`."""
     histograms: Mapping[str, np.ndarray]
@@ -840,6 +843,18 @@ def crosscoder_ablation_table(crosscoder_ablations: Mapping[tuple[str, str], pd.
     # the child without what emerges first; corpora and seeds as they come
     by, ascending = ["edge", "side", "verdict"], [True, True, False]
     return pd.concat(tables, ignore_index=True)[columns].sort_values(by=by, ascending=ascending, kind="stable")
+
+
+def difference_table(differences: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The figures of all difference SAEs by corpus: those of an edge before those of the parent's continued models."""
+    share = [f"{CHILD_ALONE}_share{end}" for end in ("", "_n", "_low", "_high", "_floor", "_null")]
+    columns = ["parent", "child", "role", "seed", "corpus", "n_tokens", "difference_size", "rounding_share", "fvu"]
+    columns += ["l0", "n_latents", "n_alive", "n_testable", *DIRECTIONS, *share]
+    if not differences:
+        return pd.DataFrame(columns=columns)
+    parents = dict.fromkeys(table["parent"].iloc[0] for table in differences)
+    of_parent = [table for parent in parents for table in differences if table["parent"].iloc[0] == parent]
+    return pd.concat(of_parent, ignore_index=True)[columns]
 
 
 def with_settings(table: pd.DataFrame, sweep: str, over: Sequence[str]) -> pd.DataFrame:
