@@ -4,8 +4,9 @@ At the hookpoint, the activations of compared tokens become the crosscoder's rec
 latents and then without a group of them; other tokens keep their own. The whole reconstruction is what a group is
 compared with, because it has an error of its own that no latent explains. So this is about what the crosscoder says of
 the model: if latents that emerge are used by the child, its loss rises without them by more than without *random*
-latents, as many persisting ones that fire about as often. Without the latents that the other model alone writes it
-should hardly change. Losses are summed in float64.
+latents, as many persisting ones that fire about as often. A model that lacks them has decoder directions for them too,
+which may make up for what other latents write into it (docs/decisions/0038), so both models are asked. Losses are
+summed in float64.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
