@@ -65,7 +65,7 @@ class Contents:
 
     @cached_property
     def trained_corpora(self) -> list[str]:
-        """Corpora that an SAE of any hookpoint is trained on, in the config's order; all where none is trained.
+        """Corpora that a dictionary of any hookpoint is trained on, in the config's order; all where none is trained.
 
         One job dumps a model's activations at all hookpoints.
         """
@@ -79,9 +79,8 @@ class Contents:
             if sae not in saes.imported
             for corpus in saes.settings(*sae)["corpora"]
         }
-        of_saes |= {
-            corpus for config in at_each for corpus in DifferenceSaes(config, self.graph, self.comparisons).corpora
-        }
+        for kind in (Crosscoders, DifferenceSaes):
+            of_saes |= {corpus for config in at_each for corpus in kind(config, self.graph, self.comparisons).corpora}
         return [corpus for corpus in self.config["corpora"] if corpus in of_saes or not of_saes]
 
     @property

@@ -97,6 +97,11 @@ class Crosscoders:
         edges = [str(edge) for edge in self._graph.edges] if self.groups else []
         return {edge: CrosscoderName(LINEAGE if of_all else edge, self.seeds[0]) for edge in edges}
 
+    @property
+    def corpora(self) -> list[str]:
+        """Corpora that a crosscoder is trained on."""
+        return list(dict.fromkeys(corpus for name in self.names for corpus in self.settings(name)["corpora"]))
+
     def settings(self, name: CrosscoderName) -> dict:
         """The settings of a crosscoder: those of SAEs, overridden by `crosscoder.training`."""
         saes, training = self._config["saes"], self._config["crosscoder"]["training"]

@@ -219,6 +219,7 @@ class Plan(Contents):
             "one_pass": config["saes"]["one_pass"],
             "streams": self.parts.names if self.streams else [],
             "imported_saes": {hookpoint: list(map(str, plan.saes.imported)) for hookpoint, plan in self.places.items()},
+            "crosscoders": [list(map(list, self.crosscoders.names)), self.crosscoders.corpora],
             "difference_saes": [list(self.difference_saes.differences), self.difference_saes.seeds],
             "shards": [config["activations"]["n_shards"], config["activations"]["n_probe_shards"]],
             "lineage": self.subset("lineage", "token_type", "readouts", "ablations", "weights"),
