@@ -83,6 +83,7 @@ NO_TABLES = {
     "sweeps": lambda: report_tables.sweep_table({}, {}),
     "followed": lambda: report_tables.followed_table({}, {}),
     "crosscoders": lambda: report_tables.crosscoder_table({}),
+    "crosscoder_seeds": lambda: report_tables.crosscoder_seed_table({}, {}, {}),
     "crosscoder_curves": lambda: report_tables.crosscoder_curve_table({}),
     "crosscoder_norms": lambda: report_tables.crosscoder_norm_table({}),
     "crosscoder_ablations": lambda: report_tables.crosscoder_ablation_table({}),

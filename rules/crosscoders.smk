@@ -63,9 +63,10 @@ rule encode_crosscoder:
 
 rule match_crosscoder:
     """
-    Find the latent of a crosscoder that each feature of the SAEs that verdicts rest on fires with.
+    Find the latent of a crosscoder that each feature of the SAEs that verdicts rest on fires with, and, from another
+    seed than the first, the latent that each latent of the first crosscoder fires with.
 
-    Output: each feature's best match among the crosscoder's latents.
+    Output: the best match of each among the crosscoder's latents.
     """
     input:
         a=run.paths.own_crosscoder_latents,
@@ -82,7 +83,7 @@ rule match_crosscoder:
         mem_mb=memory(run.needs.correlating),
         runtime=runtime(run.needs.correlating),
     params:
-        saes=run.params.matched_saes,
+        partners=run.params.matched,
         settings=run.subset(
             "correlations",
             *("min_firings", "top_matches", "keep_above", "n_bins", "block_features"),

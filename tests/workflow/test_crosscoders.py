@@ -62,7 +62,8 @@ def test_features_stand_beside_the_crosscoder_s_verdicts_on_the_latents_that_the
     edge = pd.read_parquet(folder / "edges/base__left.parquet")
     matches = pd.read_parquet(folder / "crosscoders/lineage.seed0.matches.parquet")
     latents = pd.read_parquet(folder / "crosscoders/lineage.seed0.parquet").set_index("latent")
-    assert matches.groupby(["model", "sae"]).size().to_dict() == {("base", "seed0"): 96, ("left", "seed0"): 96}
+    named = [("base", "seed0"), ("left", "seed0")]
+    assert matches.groupby(["model", "sae"]).size().to_dict() == dict.fromkeys(named, 96)
     of_parent = matches[matches["model"] == "base"]
     threshold = read_json(folder / "summary.json")["threshold"]
     expected = latents["verdict"].reindex(of_parent["match"]).where(of_parent["r"].to_numpy() >= threshold, "unmatched")
@@ -70,6 +71,10 @@ def test_features_stand_beside_the_crosscoder_s_verdicts_on_the_latents_that_the
     csv = pd.read_csv(checkout.folder / "results/two/report/tables/early/crosstable.csv")
     counted = csv[(csv["side"] == "parent") & (csv["group"] == "all")]
     assert counted["unmatched"].sum() == (expected == "unmatched").sum() < 96
+    seeds = pd.read_csv(checkout.folder / "results/two/report/tables/early/crosscoder_seeds.csv")
+    assert (seeds["seed"] == "seed1").all()
+    assert seeds["n"].sum() == 96
+    assert (seeds["same"] <= seeds["matched"]).all()
     features = pd.read_parquet(folder / "features.parquet")
     assert set(features["all_agree"].dropna()) <= {True, False}
     assert features["all_agree"].notna().any()
@@ -95,7 +100,7 @@ def test_another_seed_trains_one_crosscoder_and_measures_it(checkout: Checkout):
             ("ablate_crosscoder", f"{hookpoint}.lineage.seed2.ablations"),
         )
     }
-    assert {rule for rule, _ in jobs} == {*OF_CROSSCODERS, "write_report"}
+    assert {rule for rule, _ in jobs} == {*OF_CROSSCODERS, "draw_dag", "write_report"}
 
 
 def test_both_models_of_an_edge_are_measured_without_what_one_of_them_writes_alone(checkout: Checkout):

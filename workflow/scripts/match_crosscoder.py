@@ -1,4 +1,4 @@
-"""Find the latent of a crosscoder that each feature of the leading SAEs fires with."""
+"""Find the latent of a crosscoder that each feature of the leading SAEs, or latent of the first seed, fires with."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ def match_crosscoder(partners: Sequence[Partner], settings: Mapping, threads: in
     """Write each feature's best match among a crosscoder's latents.
 
     Args:
-        partners: the SAEs; side a is the crosscoder.
+        partners: the SAEs, and the first seed's crosscoder; side a is the crosscoder.
         settings: `correlate_sums`'s keywords.
         threads: the number of threads.
         path_to_matches: columns as in `crosstable.matches_of_features`.
@@ -30,7 +30,7 @@ def match_crosscoder(partners: Sequence[Partner], settings: Mapping, threads: in
 if __name__ == "__main__":
     with job(snakemake):
         match_crosscoder(
-            partners=partners_of(snakemake.input.a, snakemake.input.b, dict.fromkeys(snakemake.params.saes, False)),
+            partners=partners_of(snakemake.input.a, snakemake.input.b, dict.fromkeys(snakemake.params.partners, False)),
             settings=snakemake.params.settings,
             threads=snakemake.threads,
             path_to_matches=snakemake.output.matches,

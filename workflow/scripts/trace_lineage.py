@@ -18,14 +18,13 @@ from saelineage.jobs.job import job
 from saelineage.lineage import evidence
 from saelineage.lineage.agreements import add_agreement, agreement_rows, ways
 from saelineage.lineage.controls import anchorings, beside_trained, pw_mcc, reset_control
-from saelineage.lineage.crosstable import cross_counts, crosscoder_verdicts
+from saelineage.lineage.crosstable import cross_counts, crosscoder_verdicts, verdicts_on
 from saelineage.lineage.edges import add_steps, judge
 from saelineage.lineage.evidence import Compared, Load
 from saelineage.lineage.stages import stage_rows
 from saelineage.lineage.trajectories import edge_summary, feature_statistics, feature_table
 from saelineage.lineage.verdicts import Rules
 from saelineage.plan.comparisons import names_in_pair
-from saelineage.plan.crosscoders import OF_EDGE
 from saelineage.plan.sae_names import SaeName
 
 if TYPE_CHECKING:
@@ -130,8 +129,7 @@ def add_crosscoder(
     threshold: float,
 ) -> pd.DataFrame:
     """Add to an edge's table `crosscoder`, the verdict of the crosscoder's latent that each feature fires with."""
-    exclusivity, matches = pd.read_parquet(path_to_exclusivity), pd.read_parquet(path_to_matches)
-    of_edge = exclusivity[(exclusivity["edge"] == edge) & (exclusivity["role"] == OF_EDGE)]
+    of_edge, matches = verdicts_on(edge, pd.read_parquet(path_to_exclusivity)), pd.read_parquet(path_to_matches)
     verdicts = []
     for name in names_in_pair(comparison["pair"]):
         model, sae = SaeName.parse(name)

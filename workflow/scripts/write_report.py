@@ -44,6 +44,8 @@ def read_inputs(
     sweeps: Mapping[str, str],
     followed: Mapping[str, str],
     exclusivity: Mapping[tuple[str, str], str],
+    latent_verdicts: Mapping[tuple[str, str], str],
+    crosscoder_matches: Mapping[tuple[str, str], str],
     exclusivity_curves: Mapping[tuple[str, str], str],
     decoder_norms: Mapping[tuple[str, str], str],
     differences: Sequence[str],
@@ -79,6 +81,7 @@ def read_inputs(
         followed: paths `lineage/{hookpoint}/sweeps/{sweep}.curves.parquet` by sweep.
         exclusivity, exclusivity_curves, decoder_norms: paths `{group}.{seed}.shares.parquet`, `.curves.parquet` and
             `.norms.parquet` in `lineage/{hookpoint}/crosscoders/` by (group, seed).
+        latent_verdicts, crosscoder_matches: paths `{group}.{seed}.parquet` and `.matches.parquet` there.
         crosscoder_ablations: paths `lineage/{hookpoint}/crosscoders/{group}.{seed}.ablations.parquet`, likewise.
         differences: paths `lineage/{hookpoint}/differences/{parent}__{child}.{seed}.summary.parquet`.
         merges: paths `models/{model}/merge.json` by model.
@@ -114,6 +117,8 @@ def read_inputs(
         sweeps={sweep: pd.read_parquet(path) for sweep, path in sweeps.items()},
         followed={sweep: pd.read_parquet(path) for sweep, path in followed.items()},
         exclusivity={name: pd.read_parquet(path) for name, path in exclusivity.items()},
+        latent_verdicts={name: pd.read_parquet(path) for name, path in latent_verdicts.items()},
+        crosscoder_matches={name: pd.read_parquet(path) for name, path in crosscoder_matches.items()},
         exclusivity_curves={name: pd.read_parquet(path) for name, path in exclusivity_curves.items()},
         decoder_norms={name: pd.read_parquet(path) for name, path in decoder_norms.items()},
         crosscoder_ablations={name: pd.read_parquet(path) for name, path in crosscoder_ablations.items()},
@@ -207,6 +212,8 @@ def read_page(
         sweeps=named(described["swept"], files["sweeps"]),
         followed=named(described["followed_sweeps"], files["followed"]),
         exclusivity=named(crosscoders, files["exclusivity"]),
+        latent_verdicts=named(crosscoders, files["latent_verdicts"]),
+        crosscoder_matches=named(crosscoders, files["crosscoder_matches"]),
         exclusivity_curves=named(crosscoders, files["exclusivity_curves"]),
         decoder_norms=named(crosscoders, files["decoder_norms"]),
         crosscoder_ablations=named(crosscoders, files["crosscoder_ablations"]),

@@ -14,6 +14,8 @@ from saelineage.crosscoders.training import TrainedCrosscoder, joint_settings, t
 from saelineage.errors import InputError
 from saelineage.lineage.exclusivity import DISAPPEARS, EMERGES, add_exclusivity
 from saelineage.lineage.matching import PERSISTS
+from saelineage.saes.objectives import ReluL1
+from saelineage.saes.sparse_products import AllEntries
 from saelineage.saes.training import train_saes
 from tests.unit.crosscoders.made import write_dumps
 
@@ -89,6 +91,28 @@ def test_latent_scaling_finds_rare_features_of_one_model(joint: JointDump, setti
     for verdict, planted_there in ((DISAPPEARS, OF_PARENT), (EMERGES, OF_CHILD)):
         claimed = feature_of[table["verdict"] == verdict]
         assert np.isin(claimed, planted_there).mean() > 0.8, verdict
+
+
+def test_the_error_s_norm_as_a_loss_is_the_mean_over_models():
+    random = torch.Generator().manual_seed(0)
+    acts, W_dec = torch.randn(5, 6, generator=random), torch.randn(4, 6, generator=random)
+    weights = {"W_enc": torch.randn(4, 6, generator=random), "W_dec": W_dec, "b_dec": torch.ones(6)}
+    weights["b_enc"] = torch.zeros(4)
+    latent_acts = ((acts - 1) @ weights["W_enc"].T).relu()
+    error = acts - latent_acts @ W_dec - 1
+    penalty = (latent_acts * (W_dec[:, :3].norm(dim=1) + W_dec[:, 3:].norm(dim=1))).sum(1).mean()
+    for error_norm, misfit in (
+        (False, error.square().sum(1).mean()),
+        (True, (error[:, :3].norm(dim=1) + error[:, 3:].norm(dim=1)).mean() / 2),
+    ):
+        objective = ReluL1({"k": None, "n_models": 2, "error_norm": error_norm}, 6, 4)
+        loss = objective.loss(AllEntries(4), acts, weights, None, 0.1).loss
+        assert float(loss) == pytest.approx(float(misfit + 0.1 * penalty), rel=1e-6)
+
+
+def test_a_crosscoder_trained_on_the_error_s_norm_reconstructs_both_models(joint: JointDump, settings: dict):
+    curve = train_crosscoders(joint, [settings | {"n_tokens": 60_000, "error_norm": True}], CPU)[0].curve
+    assert curve["fvu"].iloc[-1] < 0.4
 
 
 @pytest.mark.parametrize("architecture", ["relu", "topk"])

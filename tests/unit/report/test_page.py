@@ -205,6 +205,18 @@ def exclusivity() -> pd.DataFrame:
     return pd.DataFrame([edge, edge | {"child": "base", "role": "the parent on other documents"}])
 
 
+def latent_verdicts() -> pd.DataFrame:
+    """The verdicts of a crosscoder with two latents."""
+    edge = {"edge": "base__lua", "role": "edge", "latent": [0, 1]}
+    return pd.DataFrame(edge | {"verdict": ["persists", "emerges"]})
+
+
+def crosscoder_matches() -> pd.DataFrame:
+    """The match of the first seed's second latent; its first has none."""
+    of_first = {"model": "lineage", "sae": SEEDS[0], "latent": [0, 1]}
+    return pd.DataFrame(of_first | {"match": [-1, 1], "r": [np.nan, 0.95]})
+
+
 def exclusivity_curves() -> pd.DataFrame:
     """The curves over thresholds of a crosscoder's edge and floor."""
     counts = {"threshold": [0.02, 1.0], "parent_only": [0, 9], "child_only": [1, 8], "n_testable": 10}
@@ -276,6 +288,8 @@ def inputs(found: dict) -> TableInputs:
         sweeps={"merged": sweep},
         followed={"merged": followed()},
         exclusivity={("lineage", seed): exclusivity() for seed in SEEDS},
+        latent_verdicts={("lineage", seed): latent_verdicts() for seed in SEEDS},
+        crosscoder_matches={("lineage", seed): crosscoder_matches() for seed in SEEDS},
         exclusivity_curves={("lineage", seed): exclusivity_curves() for seed in SEEDS},
         decoder_norms={("lineage", seed): decoder_norms() for seed in SEEDS},
         crosscoder_ablations={("lineage", seed): crosscoder_ablations() for seed in ("seed0", "seed1")},
@@ -844,7 +858,8 @@ def test_pictures_of_crosscoders_are_of_the_first_seed_of_each_group():
 
 def test_a_run_without_crosscoders_has_no_pictures_of_them_but_their_empty_tables():
     found = inputs(summary(comparison()))
-    tables = make_tables(found._replace(exclusivity={}, exclusivity_curves={}, decoder_norms={}))
+    of_crosscoders = ("exclusivity", "exclusivity_curves", "decoder_norms", "latent_verdicts", "crosscoder_matches")
+    tables = make_tables(found._replace(**{name: {} for name in of_crosscoders}))
     text = page(results(tables=tables))
     assert "One dictionary for all models" not in text
     assert "plot-crosscoder" not in text.partition("<body>")[2]

@@ -31,7 +31,8 @@ def joint_settings(settings: Mapping, n_models: int) -> dict:
 
     Args:
         settings: those of an SAE. `expansion_factor` is the number of latents for each dimension of one model. `k` can
-            be annealed (`k_start`, `k_anneal_fraction`; see `SaeTrainer.k`).
+            be annealed (`k_start`, `k_anneal_fraction`; see `SaeTrainer.k`). With `error_norm` the loss is the mean
+            over models of the norm of the error, not the squared error.
         n_models: number of models.
 
     Raises:

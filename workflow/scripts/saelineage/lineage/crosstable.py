@@ -5,7 +5,7 @@ with it: the best match by activations on the probe, at the threshold of all mat
 have no verdict of the crosscoder.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from saelineage.lineage.exclusivity import EMERGES, ROTATED
 from saelineage.lineage.exclusivity import VERDICTS as OF_CROSSCODER
 from saelineage.lineage.matching import DISAPPEARS, PERSISTS, SIDES, UNTESTABLE, best_matches
 from saelineage.lineage.verdicts import VERDICTS
+from saelineage.plan.crosscoders import OF_EDGE
 from saelineage.plan.sae_names import SaeName
 
 UNMATCHED = "unmatched"
@@ -42,6 +43,11 @@ def matches_of_features(correlations: Iterable[Correlation]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def verdicts_on(edge: str, exclusivity: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a crosscoder's verdicts that are of an edge, not of a control in its child's place."""
+    return exclusivity[(exclusivity["edge"] == edge) & (exclusivity["role"] == OF_EDGE)]
+
+
 def crosscoder_verdicts(matches: pd.DataFrame, exclusivity: pd.DataFrame, threshold: float) -> np.ndarray:
     """The crosscoder's verdict on each feature of an SAE, for one edge.
 
@@ -56,6 +62,37 @@ def crosscoder_verdicts(matches: pd.DataFrame, exclusivity: pd.DataFrame, thresh
     verdicts = exclusivity.set_index("latent")["verdict"]
     found = verdicts.reindex(matches["match"]).to_numpy(dtype=object)
     return np.where((matches["r"] >= threshold) & (matches["match"] >= 0), found, UNMATCHED)
+
+
+def seed_counts(
+    group: str, verdicts: Mapping[str, pd.DataFrame], matches: Mapping[str, pd.DataFrame], threshold: float
+) -> list[dict]:
+    """Count, by verdict, the latents of a group's first crosscoder that another seed's has too, with the same verdict.
+
+    Args:
+        group: name of the group of models.
+        verdicts: of each seed's crosscoder, the first seed first, as in `crosscoders/{group}.{seed}.parquet`.
+        matches: of each seed, `{group}.{seed}.matches.parquet`.
+        threshold: r at or above this is a match.
+
+    Returns:
+        Rows `edge`, `seed` (the other one), `verdict`; `n` latents of the first crosscoder, of these `matched`, and of
+        these with the `same` verdict.
+    """
+    first, *others = verdicts
+    rows = []
+    for seed in others:
+        of_first = matches[seed][(matches[seed]["model"] == group) & (matches[seed]["sae"] == first)]
+        for edge in dict.fromkeys(verdicts[first]["edge"]):
+            own, of_edge = (verdicts_on(edge, verdicts[of]) for of in (first, seed))
+            there = crosscoder_verdicts(of_first, of_edge, threshold)
+            here = own.set_index("latent")["verdict"].reindex(of_first["latent"]).to_numpy()
+            for verdict in OF_CROSSCODER:
+                among = here == verdict
+                matched, same = (int((among & is_so).sum()) for is_so in (there != UNMATCHED, there == verdict))
+                row = {"edge": edge, "seed": seed, "verdict": verdict, "n": int(among.sum())}
+                rows.append(row | {"matched": matched, "same": same})
+    return rows
 
 
 def is_found_by_crosscoder(verdicts: np.ndarray, side: int) -> np.ndarray:

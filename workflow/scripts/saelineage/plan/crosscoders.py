@@ -10,6 +10,8 @@ from saelineage.plan.sae_names import NOT_OF_ONE_SAE, stream_seed
 
 CROSSCODER = "crosscoder"
 """Name of the instrument in `lineage.instruments`."""
+ERROR_NORM = "error_norm"
+"""The value of `crosscoder.loss` that is not the squared error."""
 LINEAGE = "lineage"
 """Name of the group of all models."""
 OF_EDGE = "edge"
@@ -97,6 +99,10 @@ class Crosscoders:
         edges = [str(edge) for edge in self._graph.edges] if self.groups else []
         return {edge: CrosscoderName(LINEAGE if of_all else edge, self.seeds[0]) for edge in edges}
 
+    def reseeded(self, name: CrosscoderName) -> list[CrosscoderName]:
+        """The crosscoder from the first seed, of the same models, if this is from another."""
+        return [] if name.seed == self.seeds[0] else [CrosscoderName(name.group, self.seeds[0])]
+
     @property
     def corpora(self) -> list[str]:
         """Corpora that a crosscoder is trained on."""
@@ -112,4 +118,5 @@ class Crosscoders:
         if settings["shuffle_seed"] is None:
             settings["shuffle_seed"] = seed
         annealing = {key: self._config["crosscoder"][key] for key in ("k_start", "k_anneal_fraction")}
-        return settings | annealing | {"seed": seed}
+        error_norm = self._config["crosscoder"]["loss"] == ERROR_NORM
+        return settings | annealing | {"error_norm": error_norm, "seed": seed}

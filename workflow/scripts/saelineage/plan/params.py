@@ -104,9 +104,10 @@ class Params:
         """The pairs of models that a crosscoder is asked about."""
         return [pair._asdict() for pair in self._contents.crosscoders.asked(wildcards.group)]
 
-    def matched_saes(self, wildcards: Wildcards) -> list[str]:
-        """Names of the SAEs that a crosscoder's verdicts are compared with."""
-        return list(map(str, self._contents.compared_with(wildcards.group)))
+    def matched(self, wildcards: Wildcards) -> list[str]:
+        """Names of what a crosscoder's latents are matched with: SAEs, and the crosscoder from the first seed."""
+        first = self._contents.crosscoders.reseeded(CrosscoderName(wildcards.group, wildcards.seed))
+        return [*map(str, self._contents.compared_with(wildcards.group)), *(".".join(name) for name in first)]
 
     def ablated_models(self, wildcards: Wildcards) -> list[str]:
         """The models of a crosscoder that have an edge."""

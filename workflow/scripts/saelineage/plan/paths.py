@@ -374,12 +374,19 @@ class Paths:
 
     def own_crosscoder_latents(self, wildcards: Wildcards) -> list[str]:
         """All shards of a crosscoder's latents."""
-        of_crosscoder = {"group": wildcards.group, "seed": wildcards.seed}
-        return self.fill(self.crosscoder_latents, **of_crosscoder, corpus=self.corpora, shard=self.probe_shards)
+        return self._latents_of(CrosscoderName(wildcards.group, wildcards.seed))
 
     def matched_features(self, wildcards: Wildcards) -> list[str]:
-        """All feature shards of the SAEs that a crosscoder's verdicts are compared with."""
-        return [path for sae in self._contents.compared_with(wildcards.group) for path in self.sae_features(sae)]
+        """All shards of what a crosscoder's latents are matched with: features of SAEs, the first seed's latents."""
+        first = self._contents.crosscoders.reseeded(CrosscoderName(wildcards.group, wildcards.seed))
+        return [
+            *(path for sae in self._contents.compared_with(wildcards.group) for path in self.sae_features(sae)),
+            *(path for name in first for path in self._latents_of(name)),
+        ]
+
+    def _latents_of(self, name: CrosscoderName) -> list[str]:
+        """All shards of a crosscoder's latents."""
+        return self.fill(self.crosscoder_latents, **name._asdict(), corpus=self.corpora, shard=self.probe_shards)
 
     def verdicts_of_crosscoders(self, pattern: str) -> list[str]:
         """A file of each edge's first crosscoder."""
@@ -696,6 +703,8 @@ class Paths:
             "effects": self.all_ablations(".agreement"),
             "drift": self.all_drift(),
             "exclusivity": self.of_crosscoders(self.exclusivity_shares),
+            "latent_verdicts": self.of_crosscoders(self.exclusivity),
+            "crosscoder_matches": self.of_crosscoders(self.crosscoder_matches),
             "exclusivity_curves": self.of_crosscoders(self.exclusivity_curves),
             "decoder_norms": self.of_crosscoders(self.decoder_norms),
             "crosscoder_ablations": self.all_crosscoder_ablations(),
@@ -791,13 +800,7 @@ class Paths:
             ],
             "crosscoders": [
                 *of_folders(self.of_crosscoders(self.crosscoder_config)),
-                *beside(
-                    path
-                    for name in contents.crosscoders.names
-                    for path in self.fill(
-                        self.crosscoder_latents, **name._asdict(), corpus=self.corpora, shard=self.probe_shards
-                    )
-                ),
+                *beside(path for name in contents.crosscoders.names for path in self._latents_of(name)),
             ],
             "difference_saes": of_folders(self.of_differences(self.difference_config)),
             "features": beside(path for sae in encoded for path in self.sae_features(sae)),

@@ -74,6 +74,13 @@ TABLES = {
         "One row per edge, side, group of features and verdict of the leading instrument: the number of features by "
         "the verdict of the crosscoder's latent that they fire with; unmatched counts those that no latent fires with.",
     ),
+    "crosscoder_seeds": Table(
+        "crosscoder_seed_table",
+        ("latent_verdicts", "crosscoder_matches", "summary"),
+        "One row per edge, verdict and crosscoder from another seed than the first: the number of the first one's "
+        "latents with this verdict, of these the number that the other has too (matched), and of these the number that "
+        "have the same verdict there.",
+    ),
     "crosscoder_curves": Table(
         "crosscoder_curve_table",
         ("exclusivity_curves",),

@@ -13,7 +13,7 @@ import pandas as pd
 
 from saelineage.corpora.messages import CLASSES
 from saelineage.labels.labels import describe
-from saelineage.lineage.crosstable import UNMATCHED
+from saelineage.lineage.crosstable import UNMATCHED, seed_counts
 from saelineage.lineage.evidence import GROUPS, IDENTIFIED
 from saelineage.lineage.exclusivity import NEAR_0, OTHER_HALF
 from saelineage.lineage.exclusivity import VERDICTS as VERDICTS_OF_CROSSCODERS
@@ -113,6 +113,10 @@ class TableInputs(NamedTuple):
     """`lineage/{hookpoint}/sweeps/{sweep}.curves.parquet` by sweep."""
     exclusivity: Mapping[tuple[str, str], pd.DataFrame]
     """`lineage/{hookpoint}/crosscoders/{group}.{seed}.shares.parquet` by (group, seed)."""
+    latent_verdicts: Mapping[tuple[str, str], pd.DataFrame]
+    """`lineage/{hookpoint}/crosscoders/{group}.{seed}.parquet` by (group, seed)."""
+    crosscoder_matches: Mapping[tuple[str, str], pd.DataFrame]
+    """`lineage/{hookpoint}/crosscoders/{group}.{seed}.matches.parquet` by (group, seed)."""
     exclusivity_curves: Mapping[tuple[str, str], pd.DataFrame]
     """`lineage/{hookpoint}/crosscoders/{group}.{seed}.curves.parquet` by (group, seed)."""
     decoder_norms: Mapping[tuple[str, str], pd.DataFrame]
@@ -855,6 +859,22 @@ def difference_table(differences: Sequence[pd.DataFrame]) -> pd.DataFrame:
     parents = dict.fromkeys(table["parent"].iloc[0] for table in differences)
     of_parent = [table for parent in parents for table in differences if table["parent"].iloc[0] == parent]
     return pd.concat(of_parent, ignore_index=True)[columns]
+
+
+def crosscoder_seed_table(
+    latent_verdicts: Mapping[tuple[str, str], pd.DataFrame],
+    crosscoder_matches: Mapping[tuple[str, str], pd.DataFrame],
+    summary: Mapping,
+) -> pd.DataFrame:
+    """How many latents of the first crosscoder those from other seeds have too, with the same verdict."""
+    rows = []
+    for group in dict.fromkeys(group for group, _ in latent_verdicts):
+        verdicts, matches = (
+            {seed: table for (of, seed), table in tables.items() if of == group}
+            for tables in (latent_verdicts, crosscoder_matches)
+        )
+        rows += seed_counts(group, verdicts, matches, summary["threshold"])
+    return pd.DataFrame(rows, columns=["edge", "seed", "verdict", "n", "matched", "same"])
 
 
 def with_settings(table: pd.DataFrame, sweep: str, over: Sequence[str]) -> pd.DataFrame:

@@ -141,6 +141,17 @@ class Objective(ABC):
         """The architecture's own weights of an SAE whose latents are scaled by `norms`."""
         return {"b_enc": sae.b_enc.detach() * norms}
 
+    def _misfit(self, error: Float[Tensor, "token d_in"]) -> Tensor:
+        """What a reconstruction costs, summed over tokens: |error|^2.
+
+        With `error_norm` it is the mean over models of the norm of the error, as in crosscoder_learning. To it, tokens
+        that are hard to reconstruct matter less.
+        """
+        if not self.settings.get("error_norm"):
+            return error.square().sum()
+        n_models = self.settings["n_models"]
+        return error.view(len(error), n_models, -1).norm(dim=2).sum() / n_models
+
     def _pre_acts(self, entries: SomeEntries, acts: Tensor, weights: Weights, chosen: Tensor | None) -> Tensor:
         inputs = acts, weights["W_enc"], weights["b_dec"], self.bias(weights)
         return (
@@ -178,7 +189,7 @@ class ReluL1(Objective):
         error = acts - entries.decode(latent_acts, weights["W_dec"]) - weights["b_dec"]
         parts = weights["W_dec"].view(self.d_sae, self.settings.get("n_models", 1), -1)
         penalty = (latent_acts * entries.per_latent(parts.norm(dim=2).sum(1))).sum()
-        loss = (error.square().sum() + coefficient * penalty) / len(acts)
+        loss = (self._misfit(error) + coefficient * penalty) / len(acts)
         return _as_loss(loss, error, entries, latent_acts)
 
 
@@ -215,7 +226,7 @@ class TopK(Objective):
         """See `Objective.loss`."""
         latent_acts = self._pre_acts(entries, acts, weights, chosen).relu()
         error = acts - entries.decode(latent_acts, weights["W_dec"]) - weights["b_dec"]
-        return _as_loss(error.square().sum() / len(acts), error, entries, latent_acts)
+        return _as_loss(self._misfit(error) / len(acts), error, entries, latent_acts)
 
 
 class BatchTopK(TopK):
