@@ -192,7 +192,8 @@ def test_figures_stand_with_their_numbers_for_every_instrument_and_both_parts(sm
         assert small.figures[f"{name}_n"] > 0
         assert 0 <= small.figures[name] <= 1
     assert small.figures["backdoor_rank"] is None  # was not tried
-    assert set(small.figures["by_instrument"]) == {"anchored", "frozen", "independent"}
+    by_crosscoder = {"crosscoder", "crosscoder, norm bins"}
+    assert set(small.figures["by_instrument"]) == {"anchored", "frozen", "independent"} | by_crosscoder
     assert small.figures["by_part"]["scenarios"]["anchored"]["precision_lost"] == 1
     assert json.loads(json.dumps(small.figures, allow_nan=False)) == small.figures
 
