@@ -278,6 +278,7 @@ def compare(tiny, root: Path) -> None:
         models=list(MODELS),
         paths_to_readouts={},
         paths_to_weights={str(sae): str(root / "saes" / sae.model / sae.sae / WEIGHTS_FILE) for sae in TRACED},
+        paths_to_crosscoders={},
         folder=root / "lineage",
     )
 

@@ -47,7 +47,7 @@ def edge() -> pd.DataFrame:
         pd.DataFrame(parent).assign(side="parent", r=np.where(first, 0.9, 0.25)),
         pd.DataFrame(child).assign(side="child", r=[0.25, 0.9]),
     ]
-    unknown = {"kind": "", "change": "", "identified": False, "headline": False, "robust": False}
+    unknown = {"kind": "", "change": "", "identified": False, "headline": False, "robust": False, "all_agree": False}
     return pd.concat(tables, ignore_index=True).assign(**unknown, r_low=np.nan, r_high=np.nan, importance=0.5)
 
 
