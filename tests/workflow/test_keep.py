@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -85,10 +86,15 @@ def test_one_model_has_dumps_at_a_time_and_none_is_left(temporary: Kept):
 
 def test_verdicts_are_equal_byte_for_byte_whether_dumps_are_kept_or_not(temporary: Kept, two_hookpoints: Path):
     kept = two_hookpoints / "results" / "two"
-    for pattern in ("saes/*/*/*/*.safetensors", "features/**/*.safetensors", "lineage/*/edges/*.parquet"):
+    for pattern in ("saes/*/*/*/*.safetensors", "features/**/*.safetensors"):
         paths = [path.relative_to(kept) for path in sorted(kept.glob(pattern))]
         assert paths
         assert [sha256_file(temporary.run / path) for path in paths] == [sha256_file(kept / path) for path in paths]
+    tables = [path.relative_to(kept) for path in sorted(kept.glob("lineage/*/edges/*.parquet"))]
+    assert len(tables) == 2
+    for path in tables:  # the run that keeps its dumps has a crosscoder too
+        table = pd.read_parquet(kept / path).drop(columns=["crosscoder", "all_agree"])
+        pd.testing.assert_frame_equal(pd.read_parquet(temporary.run / path).drop(columns="all_agree"), table)
 
 
 def test_nothing_is_left_to_do_and_nothing_is_missed(temporary: Kept, streamed: Kept):
@@ -134,7 +140,8 @@ def test_keeping_dumps_or_not_trains_nothing_again(
     text = checkout.config.read_text().replace("[independent, crosscoder]", "[independent]").replace(DIFFERENCES, "")
     text = text.replace(f"\n  keep: {before}", "")
     checkout.config.write_text(text.replace("max_tokens: 4096", f"max_tokens: 4096\n  keep: {after}"))
-    assert checkout.stale_jobs(targets=EDGES) == set()
+    rules = {rule for rule, _ in checkout.stale_jobs(targets=EDGES)}
+    assert rules == ({"trace_lineage"} if before == "true" else set())  # the crosscoder's verdicts go with it
 
 
 def test_a_stream_dumps_the_probe_alone(streamed: Kept):
