@@ -6,8 +6,6 @@ other seeds have it. Latent scaling decides (`lineage.exclusivity`); the bins of
 instrument that it is compared with.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 import scipy.sparse
@@ -67,11 +65,6 @@ class JudgedLatents:
             for name, column in ((BY_SCALING, "verdict"), (BY_NORMS, "by_norms"))
             for side in range(2)
         }
-
-    def rows(self) -> Iterator[tuple[str, int, pd.DataFrame]]:
-        """Yield instrument, side and table."""
-        for (name, side), table in self.tables.items():
-            yield name, side, table
 
 
 def read(crosscoder: Crosscoder, acts: dict[str, torch.Tensor]) -> scipy.sparse.csr_array:

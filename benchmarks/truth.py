@@ -153,7 +153,7 @@ def try_scenario(name: str, seed: int, size: Size) -> Rows:
                 for row in tables["shares"][-2:]:
                     row["expected"] = row["n"] * true_share(lineage, side)
         crosscoder = JudgedLatents(lineage)
-        for instrument, side, rows in crosscoder.rows():
+        for (instrument, side), rows in crosscoder.tables.items():
             followed = lineage.followed(side, crosscoder.latents)
             at = {"part": "scenarios", "name": f"{name}_{seed}", "group": name}
             at |= {"instrument": instrument, "side": SIDES[side]}

@@ -38,6 +38,7 @@ def encode_crosscoder(
     """
     crosscoder = load_crosscoder(folder)
     crosscoder.sae.to(device)
+    encoder = crosscoder.encoder()
     for corpus, (activations, path_to_shard) in paths.items():
         shards = {model: ActivationShard(path) for model, path in activations.items()}
         first = next(iter(shards.values()))
@@ -47,7 +48,7 @@ def encode_crosscoder(
         header |= {key: first.header[key] for key in ("ids_sha256", "first_row", "stop_row", "n_ctx")}
         inside = [shard.norms() <= crosscoder.max_norms[model] for model, shard in shards.items()]
         compared = reduce(torch.logical_and, inside)
-        rows = encode(crosscoder.encoder(), _joint_chunks(crosscoder, shards), compared, device)
+        rows = encode(encoder, _joint_chunks(crosscoder, shards), compared, device)
         save_shard(path_to_shard, *rows, first.positions().numpy(), compared.numpy(), header)
 
 

@@ -42,12 +42,13 @@ def encode_features(
     if rotation_seed is not None:
         sae, sae_name = rotated(sae, rotation_seed), f"{sae_name}_rotated"
     sae = sae.to(device)
+    encoder = sae.encoder()
     for corpus, (path_to_activations, path_to_shard) in paths.items():
         shard = ActivationShard(path_to_activations)
         header: dict[str, str | int] = {"model": model, "sae": sae_name, "corpus": corpus, "d_sae": sae.d_sae}
         header |= {key: shard.header[key] for key in ("ids_sha256", "first_row", "stop_row", "n_ctx")}
         compared = shard.norms() <= sae.max_norm
-        rows = encode(sae.encoder(), shard.chunks(CHUNK_TOKENS), compared, device)
+        rows = encode(encoder, shard.chunks(CHUNK_TOKENS), compared, device)
         save_shard(path_to_shard, *rows, shard.positions().numpy(), compared.numpy(), header)
 
 

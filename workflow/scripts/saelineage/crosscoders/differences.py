@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelineage.crosscoders.dumps import DifferenceDump, open_in_step
+from saelineage.crosscoders.latent_scaling import SIDES
 from saelineage.errors import InputError
 from saelineage.files.atomic import read_json
 from saelineage.foreign.saelens_names import difference_keys
@@ -22,7 +23,6 @@ from saelineage.saes.batches import SCALE_TOKENS, Dump
 from saelineage.saes.metrics import Moments, SaeSums, reconstruction_sums
 from saelineage.saes.sae import CONFIG_FILE, Sae
 
-SIDES = ("parent", "child")
 CHUNK_TOKENS = 4096
 """Tokens that are read at once."""
 

@@ -47,9 +47,9 @@ def ways(
     found = {}
     name, edge = names_in_pair(leading["pair"])[side], (leading["parent"], leading["child"])
     for row in comparisons:
-        compared = load(row["pair"])
-        if (row["parent"], row["child"]) != edge or compared.correlation.names[side] != name:
+        if (row["parent"], row["child"]) != edge or names_in_pair(row["pair"])[side] != name:
             continue
+        compared = load(row["pair"])
         if row is not leading:
             found[row["instrument"]] = _verdicts(compared.correlation, threshold, side)
         if compared.by_types is not None:

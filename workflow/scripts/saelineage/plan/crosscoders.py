@@ -99,8 +99,8 @@ class Crosscoders:
         edges = [str(edge) for edge in self._graph.edges] if self.groups else []
         return {edge: CrosscoderName(LINEAGE if of_all else edge, self.seeds[0]) for edge in edges}
 
-    def reseeded(self, name: CrosscoderName) -> list[CrosscoderName]:
-        """The crosscoder from the first seed, of the same models, if this is from another."""
+    def of_first_seed(self, name: CrosscoderName) -> list[CrosscoderName]:
+        """The crosscoder of the same models from the first seed; none for that one itself."""
         return [] if name.seed == self.seeds[0] else [CrosscoderName(name.group, self.seeds[0])]
 
     @property

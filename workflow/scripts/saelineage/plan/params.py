@@ -106,7 +106,7 @@ class Params:
 
     def matched(self, wildcards: Wildcards) -> list[str]:
         """Names of what a crosscoder's latents are matched with: SAEs, and the crosscoder from the first seed."""
-        first = self._contents.crosscoders.reseeded(CrosscoderName(wildcards.group, wildcards.seed))
+        first = self._contents.crosscoders.of_first_seed(CrosscoderName(wildcards.group, wildcards.seed))
         return [*map(str, self._contents.compared_with(wildcards.group)), *(".".join(name) for name in first)]
 
     def ablated_models(self, wildcards: Wildcards) -> list[str]:

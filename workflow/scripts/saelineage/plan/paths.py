@@ -378,7 +378,7 @@ class Paths:
 
     def matched_features(self, wildcards: Wildcards) -> list[str]:
         """All shards of what a crosscoder's latents are matched with: features of SAEs, the first seed's latents."""
-        first = self._contents.crosscoders.reseeded(CrosscoderName(wildcards.group, wildcards.seed))
+        first = self._contents.crosscoders.of_first_seed(CrosscoderName(wildcards.group, wildcards.seed))
         return [
             *(path for sae in self._contents.compared_with(wildcards.group) for path in self.sae_features(sae)),
             *(path for name in first for path in self._latents_of(name)),
