@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, no_type_check
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int16
 from llvmlite import ir
@@ -34,7 +35,7 @@ class Shape(NamedTuple):
     """Panels of the right matrix that are multiplied with one panel of the left one after another."""
 
 
-AVX2, AVX512 = Shape(16, 4, 2, 4), Shape(32, 4, 4, 2)
+AVX2, AVX512 = Shape(16, 4, 2, 4), Shape(32, 4, 4, 4)
 SHAPES = {shape.lanes: shape for shape in (AVX2, AVX512)}
 MOST_NORM = 46_000.0
 """Norm to which rows are scaled: its square is below 2^31, also after rounding."""
@@ -43,6 +44,8 @@ MOST_SCALE = torch.finfo(torch.float32).max / MOST_NORM
 """Scale of a row whose norm is infinite in float32: finite, so that its products are numbers, if far off."""
 BLOCK_PANELS = 32
 """Panels of the left matrix that are multiplied with one group of panels after another; few enough for the cache."""
+BLOCK_INPUTS = 512
+"""Integers of each row that are multiplied at once: few enough for panels of both to stay in the first cache."""
 ROUNDED_ROWS = 512
 """Rows rounded at once; few enough to stay in the cache."""
 
@@ -142,37 +145,27 @@ def product(left: Panels, right: Panels, out: Float[Tensor, "left_row right_row"
 
 @intrinsic(prefer_literal=True)
 @no_type_check
-def _tile(context, lanes, left, right, n_steps, left_scales, right_scales, out, pitch):
-    """Compiled: write the products of each row of one panel with each row of another as bfloat16.
+def _add_products(context, lanes, left, right, n_steps, sums):
+    """Compiled: add the products of each row of one panel with each row of another to their sums so far.
 
     Args:
         context: numba's.
         lanes: of the shape; known when this is compiled.
         left, right: addresses of the panels' integers.
         n_steps: vectors in a row, at least 1.
-        left_scales, right_scales: addresses of the scales of the panels' rows.
-        out: address of the first product.
-        pitch: bytes from a row of products to the next one.
+        sums: address of the sums so far, in 32-bit integers.
     """
     shape = SHAPES[lanes.literal_value]
 
     def write(target, builder, signature, arguments):
-        _write_tile(builder, shape, *arguments[1:])
+        _add_panel_products(builder, shape, *arguments[1:])
         return target.get_dummy_value()
 
-    return types.void(lanes, *[types.intp] * 7), write
+    return types.void(lanes, *[types.intp] * 4), write
 
 
-def _write_tile(
-    builder: ir.IRBuilder,
-    shape: Shape,
-    left: ir.Value,
-    right: ir.Value,
-    n_steps: ir.Value,
-    left_scales: ir.Value,
-    right_scales: ir.Value,
-    out: ir.Value,
-    pitch: ir.Value,
+def _add_panel_products(
+    builder: ir.IRBuilder, shape: Shape, left: ir.Value, right: ir.Value, n_steps: ir.Value, sums: ir.Value
 ) -> None:
     n_products, half = shape.left_rows * shape.right_rows, ir.VectorType(INT32, shape.lanes // 2)
     before, loop, after = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("after")
@@ -184,23 +177,60 @@ def _write_tile(
     lefts = _vectors(builder, left, step, shape.left_rows, shape.lanes)
     rights = _vectors(builder, right, step, shape.right_rows, shape.lanes)
     pairs = [builder.mul(left_vector, right_vector) for left_vector in lefts for right_vector in rights]
-    sums = [builder.add(so_far, _neighbours(builder, products)) for so_far, products in zip(lanes, pairs, strict=True)]
-    for so_far, of_step in zip(lanes, sums, strict=True):
+    added = [builder.add(so_far, _neighbours(builder, products)) for so_far, products in zip(lanes, pairs, strict=True)]
+    for so_far, of_step in zip(lanes, added, strict=True):
         so_far.add_incoming(half([0] * half.count), before)
         so_far.add_incoming(of_step, loop)
     next_step = builder.add(step, INT64(1))
     step.add_incoming(next_step, loop)
     builder.cbranch(builder.icmp_signed("<", next_step, n_steps), loop, after)
     builder.position_at_end(after)
-    while len(sums) > 1:  # add up the lanes of each product; at the end one vector holds all products
-        sums = [_neighbours(builder, *two) for two in zip(sums[::2], sums[1::2], strict=True)]
+    while len(added) > 1:  # add up the lanes of each product; at the end one vector holds all products
+        added = [_neighbours(builder, *two) for two in zip(added[::2], added[1::2], strict=True)]
+    place = builder.inttoptr(sums, ir.VectorType(INT32, n_products).as_pointer())
+    builder.store(builder.add(builder.load(place, align=4), added[0]), place, align=4)
+
+
+@intrinsic(prefer_literal=True)
+@no_type_check
+def _write_products(context, lanes, sums, left_scales, right_scales, out, pitch):
+    """Compiled: write the sums of products of two panels, times their scales, as bfloat16.
+
+    Args:
+        context: numba's.
+        lanes: of the shape; known when this is compiled.
+        sums: address of the sums, in 32-bit integers.
+        left_scales, right_scales: addresses of the scales of the panels' rows.
+        out: address of the first product.
+        pitch: bytes from a row of products to the next one.
+    """
+    shape = SHAPES[lanes.literal_value]
+
+    def write(target, builder, signature, arguments):
+        _write_panel_products(builder, shape, *arguments[1:])
+        return target.get_dummy_value()
+
+    return types.void(lanes, *[types.intp] * 5), write
+
+
+def _write_panel_products(
+    builder: ir.IRBuilder,
+    shape: Shape,
+    sums: ir.Value,
+    left_scales: ir.Value,
+    right_scales: ir.Value,
+    out: ir.Value,
+    pitch: ir.Value,
+) -> None:
+    n_products = shape.left_rows * shape.right_rows
     places = [divmod(number, shape.right_rows) for number in range(n_products)]
     scales = builder.fmul(
         _repeated(builder, left_scales, shape.left_rows, [row for row, _ in places]),
         _repeated(builder, right_scales, shape.right_rows, [row for _, row in places]),
     )
-    floats = ir.VectorType(FLOAT, n_products)
-    rounded = _as_bfloat16(builder, builder.fmul(builder.sitofp(sums[0], floats), scales))
+    whole = builder.load(builder.inttoptr(sums, ir.VectorType(INT32, n_products).as_pointer()), align=4)
+    floats = builder.sitofp(whole, ir.VectorType(FLOAT, n_products))
+    rounded = _as_bfloat16(builder, builder.fmul(floats, scales))
     of_row = ir.IntType(16 * shape.right_rows)
     by_row = builder.bitcast(rounded, ir.VectorType(of_row, shape.left_rows))
     for row in range(shape.left_rows):
@@ -244,22 +274,37 @@ def _as_bfloat16(builder: ir.IRBuilder, values: ir.Value) -> ir.Value:
 def _compiled(shape: Shape) -> Callable:
     """A function that multiplies all panels of the left matrix with those from `start` to `stop` of the right one."""
     lanes, left_rows, right_rows, group_panels = shape
+    n_products, block_steps = left_rows * right_rows, BLOCK_INPUTS // lanes
 
     @njit(nogil=True, cache=True)
     @no_type_check
     def product_of_panels(left, left_scales, right, right_scales, start, stop, out):
-        n_steps, left_bytes, right_bytes, pitch = left.shape[1], 2 * left[0].size, 2 * right[0].size, 2 * out.shape[1]
+        n_steps, pitch = left.shape[1], 2 * out.shape[1]
         lefts, rights, products = left.ctypes.data, right.ctypes.data, out.ctypes.data
+        left_step, right_step = 2 * left_rows * lanes, 2 * right_rows * lanes
         scales_of_left, scales_of_right = left_scales.ctypes.data, right_scales.ctypes.data
+        sums = np.empty((BLOCK_PANELS, group_panels, n_products), np.int32)
+        first_sum, panel_sums = sums.ctypes.data, 4 * n_products
         for first in range(0, len(left), BLOCK_PANELS):
+            last = min(first + BLOCK_PANELS, len(left))
             for group in range(start, stop, group_panels):
-                for i in range(first, min(first + BLOCK_PANELS, len(left))):
-                    for j in range(group, min(group + group_panels, stop)):
-                        _tile(
+                group_stop = min(group + group_panels, stop)
+                sums[:] = 0
+                for step in range(0, n_steps, block_steps):
+                    for i in range(first, last):
+                        for j in range(group, group_stop):
+                            _add_products(
+                                lanes,
+                                lefts + (i * n_steps + step) * left_step,
+                                rights + (j * n_steps + step) * right_step,
+                                min(block_steps, n_steps - step),
+                                first_sum + ((i - first) * group_panels + j - group) * panel_sums,
+                            )
+                for i in range(first, last):
+                    for j in range(group, group_stop):
+                        _write_products(
                             lanes,
-                            lefts + i * left_bytes,
-                            rights + j * right_bytes,
-                            n_steps,
+                            first_sum + ((i - first) * group_panels + j - group) * panel_sums,
                             scales_of_left + 4 * i * left_rows,
                             scales_of_right + 4 * j * right_rows,
                             products + i * left_rows * pitch + 2 * j * right_rows,
