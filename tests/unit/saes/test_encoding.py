@@ -137,7 +137,7 @@ def test_vectors_of_every_width_give_equal_products(n_tokens, d_in):
     W_enc = torch.randn(24, d_in, generator=torch.Generator().manual_seed(2))
     narrow, wide = (Int16Weights(W_enc, shape).product(acts, None).values for shape in SHAPES.values())
     assert torch.equal(narrow, wide)
-    assert torch.allclose(narrow.float(), acts @ W_enc.T, rtol=2**-8, atol=0.02)
+    assert torch.allclose(narrow.float(), acts @ W_enc.T, rtol=2**-8, atol=0.05)
 
 
 def test_rows_are_arranged_in_panels():
