@@ -33,6 +33,7 @@ from saelineage.lineage.evidence import GROUPS
 from saelineage.lineage.matching import SIDES, UNTESTABLE
 from saelineage.lineage.trajectories import counts
 from saelineage.lineage.verdicts import VERDICTS
+from saelineage.plan.paths import PAGE_SOURCES
 from saelineage.report import tables as report_tables
 from saelineage.report.dashboards import (
     FEATURES_PER_CHUNK,
@@ -307,8 +308,8 @@ def write_page(run: SimpleNamespace, path: Path) -> None:
         same_weights=[],
         chunks={},
     )
-    names = ("page.html.jinja", "page.css", "elements.js", "explorer.js", "jobs.js", "page.js")
-    write_text(path, render_page(results, read_sources([str(ROOT / "workflow" / "report" / name) for name in names])))
+    sources = read_sources([str(ROOT / "workflow" / "report" / name) for name in PAGE_SOURCES])
+    write_text(path, render_page(results, sources))
 
 
 def written(run: SimpleNamespace, folder: Path, seed: int) -> dict:

@@ -38,6 +38,7 @@ from saelineage.files.tensors import group_names
 from saelineage.foreign.saelens_names import LISTED
 from saelineage.labels.annotations import numbers_of
 from saelineage.lineage.verdicts import Rules
+from saelineage.plan.paths import PAGE_SOURCES
 from saelineage.plan.plan import Plan
 from saelineage.saes.sae import WEIGHTS_FILE, load_sae
 from saelineage.tokens import read_token_rows
@@ -733,8 +734,7 @@ def test_a_model_without_any_edge_has_no_examples_and_changes_no_others(tiny, ro
 
 
 def test_the_page_is_written_with_the_table_behind_each_figure_beside_it(tmp_path):
-    names = ("page.html.jinja", "page.css", "jobs.css", "elements.js", "explorer.js", "jobs.js", "page.js")
-    sources = read_sources([str(TEMPLATES / name) for name in names])
+    sources = read_sources([str(TEMPLATES / name) for name in PAGE_SOURCES])
     assert sorted(sources.scripts) == ["elements", "explorer", "jobs", "page"]
     found = results()
     write_report(found, sources, str(tmp_path / "index.html"), tmp_path / "tables")

@@ -165,12 +165,12 @@ def folder_in_run(path: str, run_folder: Path) -> str:
 
 
 def read_sources(paths: Iterable[str]) -> Sources:
-    """Read the files that the page is made from: one template, style sheets and scripts."""
+    """Read the files that the page is made from: templates, style sheets and scripts."""
     texts = {Path(path).name: Path(path).read_text(encoding="utf-8") for path in paths}
-    (template,) = (text for name, text in texts.items() if name.endswith(".jinja"))
+    templates = {name: text for name, text in texts.items() if name.endswith(".jinja")}
     stylesheet = "\n".join(text for name, text in texts.items() if name.endswith(".css"))
     scripts = {Path(name).stem: text for name, text in texts.items() if name.endswith(".js")}
-    return Sources(template, stylesheet, scripts)
+    return Sources(templates, stylesheet, scripts)
 
 
 def read_chunks(folders: Iterable[Path]) -> dict[str, str]:

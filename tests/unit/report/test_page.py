@@ -14,10 +14,12 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 
+from saelineage.plan.paths import PAGE_SOURCES
 from saelineage.report import page as report
 from saelineage.report.dashboards import FEATURES_PER_CHUNK, VERDICTS, packed
 from saelineage.report.figures import FIGURES
 from saelineage.report.page import (
+    PAGE,
     Results,
     Sources,
     ablations_view,
@@ -375,9 +377,10 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
 
 
 def sources() -> Sources:
-    template, stylesheet = ((TEMPLATES / name).read_text("utf-8") for name in ("page.html.jinja", "page.css"))
-    scripts = {name: (TEMPLATES / f"{name}.js").read_text("utf-8") for name in ("elements", "explorer", "jobs", "page")}
-    return Sources(template, stylesheet, scripts)
+    texts = {Path(name).name: (TEMPLATES / name).read_text("utf-8") for name in PAGE_SOURCES}
+    scripts = {name: texts[f"{name}.js"] for name in ("elements", "explorer", "jobs", "page")}
+    templates = {name: text for name, text in texts.items() if name.endswith(".jinja")}
+    return Sources(templates, texts["page.css"], scripts)
 
 
 def page(found: Results) -> str:
@@ -797,7 +800,7 @@ def test_scripts_cannot_end_their_own_elements():
     assert len(Tags(found).scripts[-2]) > 1_000_000  # Plotly's
     template = "<script>{{ scripts.page }}</script>"
     with drawn_before():
-        found = render_page(results(), Sources(template, "", {"page": "const a = '</script>' + 1 < 2;"}))
+        found = render_page(results(), Sources({PAGE: template}, "", {"page": "const a = '</script>' + 1 < 2;"}))
     assert Tags(found).scripts == [r"const a = '<\/script>' + 1 < 2;"]
 
 

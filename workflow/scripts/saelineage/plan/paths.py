@@ -15,7 +15,15 @@ from saelineage.plan.merges import sweeps_behind
 from saelineage.plan.sae_names import SaeName, shard_names
 from saelineage.plan.user_files import find_files
 
-PAGE_SOURCES = ("page.html.jinja", "page.css", "jobs.css", "elements.js", "explorer.js", "jobs.js", "page.js")
+SECTIONS = (
+    *("macros", "answer", "change", "correlations", "features", "flows", "gone", "hookpoints", "important"),
+    *("instruments", "learnt", "lineage", "losses", "merging", "persisting", "provenance", "resources", "saes"),
+    *("scores", "steps", "weights", "workflow"),
+)
+PAGE_SOURCES = (
+    *("page.html.jinja", *(f"sections/{name}.jinja" for name in SECTIONS)),
+    *("page.css", "jobs.css", "elements.js", "explorer.js", "jobs.js", "page.js"),
+)
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 SAE_FILES = ("cfg.json", "sae_weights.safetensors")
 SPLITS = ("train", "validation", "probe")

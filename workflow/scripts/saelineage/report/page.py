@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
@@ -47,6 +47,8 @@ from saelineage.report.tables import (
     LARGEST_RANDOM,
     LEAST_NO_CHANGE,
 )
+
+PAGE = "page.html.jinja"
 
 TRAJECTORY_WIDTH, TRAJECTORY_HEIGHT, TRAJECTORY_CARD, TRAJECTORY_MARGIN = 196.0, 112.0, 70.0, 8.0
 """Space for a model's card in the picture of a feature's trajectory, in pixels. The card itself is 54 high."""
@@ -89,7 +91,8 @@ class Results(NamedTuple):
 class Sources(NamedTuple):
     """The files that the page is made from."""
 
-    template: str
+    templates: Mapping[str, str]
+    """Jinja templates by name. `PAGE` includes the others, which are sections of it."""
     stylesheet: str
     scripts: Mapping[str, str]
     """JavaScript by name: `elements`, `explorer`, `jobs`, `page`."""
@@ -98,7 +101,12 @@ class Sources(NamedTuple):
 def render_page(results: Results, sources: Sources) -> str:
     """Render the page as one HTML text that loads nothing from other hosts. Equal results give equal text."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=_without_hidden_text, trim_blocks=True, lstrip_blocks=True
+        loader=DictLoader(sources.templates),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_without_hidden_text,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "number": number,
@@ -109,7 +117,7 @@ def render_page(results: Results, sources: Sources) -> str:
         "nats": nats,
         "signed": signed,
     }
-    page = environment.from_string(sources.template).render(
+    page = environment.get_template(PAGE).render(
         run=results.summary["run"],
         hookpoint=results.hookpoint,
         pages=results.pages,
