@@ -5,17 +5,16 @@ from saelineage.report.registry import TABLES
 
 rule collect_examples:
     """
-    Choose features that persist and features that are gone, with text on which they fire.
+    Choose features that persist, are gone or are new, with text on which they fire.
 
     Output: a JSON file that the page shows.
     """
     input:
         features=run.paths.lineage_features,
-        edges=run.paths.root_edges(),
-        importance=run.paths.root_importance(),
-        seed_correlations=run.paths.root_seed_correlations(),
-        shards=run.paths.shown_features(),
-        labels=run.paths.root_labels(),
+        edges=run.paths.all_verdicts(),
+        importance=run.paths.all_importance(),
+        shards=run.paths.leading_features(),
+        labels=run.paths.all_labels(),
         annotations=run.paths.annotations,
     output:
         examples=run.paths.examples,
@@ -30,12 +29,11 @@ rule collect_examples:
     params:
         models=run.graph.ordered,
         roots=run.graph.roots,
-        edges=[list(edge) for edge in run.graph.root_edges],
-        saes=[list(sae) for sae in run.shown_saes],
-        root_saes=[list(run.comparisons.leading_sae(model)) for model in run.graph.roots],
-        seed_partners=partner_names(run.root_seed_pairs),
+        edges=[list(edge) for edge in run.graph.edges],
+        saes=[list(sae) for sae in run.leading_saes],
+        shares_numbers=run.comparisons.shares_numbers,
         threshold=run.config["lineage"]["threshold"],
-        report=run.subset("report", "concepts", "n_features", "n_examples"),
+        report=run.subset("report", "concepts", "n_features", "n_changed", "n_examples"),
         code=code_digest("collect_examples"),
     script:
         "../workflow/scripts/collect_examples.py"
@@ -116,8 +114,8 @@ rule write_report:
     """
     Put tables, figures, examples, jobs and provenance on one page.
 
-    Output: an HTML file that opens without a network, each table as CSV (saelineage.report.registry lists them), and
-    the jobs' data, which the page loads on demand.
+    Output: an HTML file that opens without a network, the answer as text, each table as CSV
+    (saelineage.report.registry lists them), and a page of how the run was made.
     """
     input:
         pages=run.page_files(),
@@ -141,7 +139,8 @@ rule write_report:
             )
             for hookpoint, page in run.pages().items()
         ],
-        jobs=run.paths.job_data,
+        making=run.paths.making,
+        answers=[page["answer"] for page in run.pages().values()],
         manifest=run.paths.folder_manifest(run.paths.page),
     log:
         run.paths.log("report/page"),

@@ -645,31 +645,37 @@ def annotations_of(tiny):
     return annotated(texts)
 
 
+def importance_of(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """A table of importance with the columns that examples need."""
+    figures = {"importance": 1.0, "effect": 1.0, "exact_effect": np.nan, "contrast_corpus": "lua", "density_lua": 0.1}
+    return verdicts.assign(**figures, match_density_lua=0.1)
+
+
 def write_examples(tiny, root: Path, path: Path, *others: str) -> None:
     """The examples of the diamond, and of other models without parents; the root's features 7 and 4 follow concepts."""
     labels = pd.DataFrame({"latent": [3, 7, 4], "label": ["assignment", "assignment target", "exception"]})
     labels = labels.assign(
         kind="concept", score=[0.25, 0.75, 0.5], precision=1.0, recall=0.5, wins=True, sae="seed0", n_documents=9
     )
-    saes = [f"{model}.seed{seed}" for model in MODELS for seed in range(2)]
+    saes = [f"{model}.seed0" for model in MODELS]
+    edges = {edge: pd.read_parquet(root / f"lineage/edges/{edge[0]}__{edge[1]}.parquet") for edge in EDGES}
     collect_examples(
         features=pd.read_parquet(root / "lineage/features.parquet"),
-        edges={
-            edge: pd.read_parquet(root / f"lineage/edges/{edge[0]}__{edge[1]}.parquet").assign(importance=1.0)
-            for edge in EDGES[:2]
-        },
-        seed_correlations={"base": load_correlation(correlations_of(root, "base.seed0"), "base.seed1")},
+        edges=edges,
+        importance={edge: importance_of(table) for edge, table in edges.items()},
         shards=shards_by_sae(
             [path for sae in saes for shard in SHARDS for path in feature_paths(root, sae, shard)],
             [tuple(sae.split(".")) for sae in saes],
         ),
         annotations=annotations_of(tiny),
-        labels=dict.fromkeys(["base", *others], labels),
+        labels=dict.fromkeys([*MODELS, *others], labels),
         models=[*MODELS, *others],
         roots=["base", *others],
+        shares_numbers=False,
         threshold=0.8,
         concepts=["exception", "assignment"],
         n_features=2,
+        n_changed=2,
         n_examples=3,
         path_to_examples=str(path),
     )
@@ -684,7 +690,7 @@ def examples(tiny, root, tmp_path_factory) -> dict:
 
 def described(examples: dict) -> list[dict]:
     """All features of `examples.json`."""
-    of_edges = (feature for edge in examples["gone"] for feature in edge["features"])
+    of_edges = (feature for edge in examples["changed"] for side in ("gone", "new") for feature in edge[side])
     return [*examples["named"], *examples["persisting"], *of_edges]
 
 
@@ -697,9 +703,9 @@ def test_examples_name_the_features_that_follow_concepts_best(examples):
         assert set(feature["found"]) <= set(others)
 
 
-def test_examples_are_of_every_edge_from_a_root(examples):
+def test_examples_are_of_every_edge(examples):
     assert examples["n_models"] == len(MODELS)
-    assert [(edge["parent"], edge["child"]) for edge in examples["gone"]] == list(EDGES[:2])
+    assert [(edge["parent"], edge["child"]) for edge in examples["changed"]] == list(EDGES)
     assert len(described(examples)) > len(examples["named"])
 
 
@@ -735,11 +741,12 @@ def test_a_model_without_any_edge_has_no_examples_and_changes_no_others(tiny, ro
 
 def test_the_page_is_written_with_the_table_behind_each_figure_beside_it(tmp_path):
     sources = read_sources([str(TEMPLATES / name) for name in PAGE_SOURCES])
-    assert sorted(sources.scripts) == ["elements", "explorer", "jobs", "page"]
+    assert sorted(sources.scripts) == ["downloads", "elements", "explorer", "jobs", "page"]
     found = results()
-    write_report(found, sources, str(tmp_path / "index.html"), tmp_path / "tables")
+    write_report(found, sources, str(tmp_path / "index.html"), tmp_path / "tables", str(tmp_path / "index.md"))
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert all(script in page for script in sources.scripts.values())
+    assert all(script in page for name, script in sources.scripts.items() if name != "jobs")
+    assert (tmp_path / "index.md").read_text(encoding="utf-8").startswith("# tiny: what became of the features")
     written = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "tables").iterdir()}
     assert written == {name: table.to_csv(index=False) for name, table in found.tables.items()}
 

@@ -7,7 +7,7 @@
  */
 const saelineage = (() => {
   const { make, visible } = elements;
-  const ROW_HEIGHT = 38, ROWS_AROUND = 12, MOSTLY = 0.5, CORPUS_COLOURS = 7;
+  const ROW_HEIGHT = 38, ROWS_AROUND = 12, MOSTLY = 0.5;
   const TABLE_COLUMNS = [
     ["feature", "Feature", ""], ["verdicts", "Verdicts", ""], ["importance", "importance", "number"], ["r", "best r", "number"], ["no_change", "r unchanged", "number"],
     ["density", "fires on", "number"], ["corpora", "corpora", ""], ["tokens", "top tokens", ""], ["label", "follows", ""],
@@ -243,11 +243,11 @@ const saelineage = (() => {
   function corpusBar(table, latent) {
     const bar = make("span", { class: "corpora", role: "img" });
     const words = [];
-    Object.entries(table.shares).forEach(([corpus, shares], index) => {
+    Object.entries(table.shares).forEach(([corpus, shares]) => {
       const share = shares[latent];
       if (!share) return;
       words.push(`${corpus} ${percent(share, 0)}`);
-      bar.append(make("span", { class: `corpus-${index % CORPUS_COLOURS}`, style: `width:${100 * share}%` }));
+      bar.append(make("span", { style: `width:${100 * share}%;background:${facts.colours.corpora[corpus]}` }));
     });
     bar.title = visible(words.join(", ") || "never fires");
     bar.setAttribute("aria-label", bar.title);
@@ -265,13 +265,7 @@ const saelineage = (() => {
       const cells = [table.model, table.sae, latent, rows.density[row], rows.importance[row], rows.r[row], rows.no_change[row], label, rows.score[row], verdicts];
       lines.push(cells.map(quoted).join(","));
     }
-    download("features.csv", "text/csv", lines.join("\n") + "\n");
-  }
-
-  function download(name, type, text) {
-    const link = make("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    downloads.save("features.csv", "text/csv", lines.join("\n") + "\n");
   }
 
   // ---- one feature
@@ -494,7 +488,7 @@ const saelineage = (() => {
     form.append(make("input", { type: "hidden", name: "sort" }), make("input", { type: "hidden", name: "down" }));
     form.addEventListener("input", changed);
     form.addEventListener("submit", (event) => event.preventDefault());
-    document.getElementById("feature-corpora").append(...facts.corpora.flatMap((corpus, index) => [make("span", { class: `swatch corpus-${index % CORPUS_COLOURS}` }), corpus]));
+    document.getElementById("feature-corpora").append(...facts.corpora.flatMap((corpus) => [make("span", { class: "swatch", style: `background:${facts.colours.corpora[corpus]}` }), corpus]));
     document.getElementById("feature-csv").addEventListener("click", csv);
   }
 
@@ -554,5 +548,5 @@ const saelineage = (() => {
     follow();
   }
 
-  return { receive, load, explore, choose, download };
+  return { receive, load, explore, choose };
 })();

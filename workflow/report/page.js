@@ -1,8 +1,6 @@
 "use strict";
-/* The page: figures drawn after the text, downloads of pictures, flows that lead to their features. */
+/* The page: figures drawn after the text, flows that lead to their features. */
 (() => {
-  const STYLES = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linejoin", "paint-order", "font-family", "font-size", "font-weight", "text-anchor"];
-
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
 
   /** Draw Plotly's figures. Each is JSON in a script element after the element it is drawn in. */
@@ -27,39 +25,8 @@
     saelineage.choose({ on: [parent, child, side, verdict].join("."), detail: group === "all" ? "" : group });
   }
 
-  /** Save a picture of the page as a file, with the styles that the page gives it. */
-  function saveSvg(svg, name) {
-    const copy = svg.cloneNode(true), originals = [svg, ...svg.querySelectorAll("*")], copies = [copy, ...copy.querySelectorAll("*")];
-    originals.forEach((element, index) => {
-      const style = getComputedStyle(element);
-      copies[index].setAttribute("style", STYLES.map((property) => `${property}:${style.getPropertyValue(property)}`).join(";"));
-    });
-    copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-    saelineage.download(`${name}.svg`, "image/svg+xml", new XMLSerializer().serializeToString(copy));
-  }
-
-  /** Load the data of the jobs once their picture comes into view. */
-  function showJobs() {
-    const root = document.getElementById("jobs");
-    const observer = new IntersectionObserver(async (entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
-      observer.disconnect();
-      try {
-        saelineageJobs(root, await saelineage.load("jobs"));
-      } catch (error) {
-        root.append(`The details of jobs could not be read from ${error.message}, next to this page.`);
-      }
-    }, { rootMargin: "600px" });
-    observer.observe(root);
-  }
-
-  document.addEventListener("click", (event) => {
-    const button = event.target.closest("button[data-svg]");
-    if (button) saveSvg(document.querySelector(button.dataset.svg), button.dataset.name);
-  });
   // Print everything, also what is folded away.
   window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((element) => (element.open = true)));
   saelineage.explore(read("lineage-facts"));
-  showJobs();
   requestAnimationFrame(() => setTimeout(drawFigures));
 })();

@@ -12,23 +12,29 @@ from saelineage.jobs.job import job
 from saelineage.jobs.listing import collect
 from saelineage.models.same_weights import same_weights
 from saelineage.models.vocabulary_notes import vocabulary_notes
-from saelineage.report.dashboards import packed
-from saelineage.report.page import Results, Sources, render_page
+from saelineage.report.answer_text import answer_text
+from saelineage.report.page import Results, Sources, page_warnings, render_making, render_page
+from saelineage.report.sentences import moved
 from saelineage.report.tables import TableInputs, make_tables, timing_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def write_report(results: Results, sources: Sources, path_to_page: str, table_folder: Path) -> None:
-    """Write the page and its tables.
+def write_report(
+    results: Results, sources: Sources, path_to_page: str, table_folder: Path, path_to_answer: str
+) -> None:
+    """Write the page, its tables, and the answer as text.
 
     Args:
         results: everything the page shows.
         sources: the files that the page is made from.
         path_to_page: output path.
         table_folder: output folder of the tables, as CSV.
+        path_to_answer: output path.
     """
+    moved_by = moved(results.tables["drift"])
+    write_text(path_to_answer, answer_text(results.summary, results.examples, moved_by, page_warnings(results)))
     for name, table in results.tables.items():
         write_text(table_folder / f"{name}.csv", table.to_csv(index=False))
     write_text(path_to_page, render_page(results, sources))
@@ -245,7 +251,6 @@ if __name__ == "__main__":
     with job(snakemake):
         described, config = snakemake.params.described, snakemake.params.config
         jobs = collect(snakemake.config, running=snakemake.rule)
-        write_text(snakemake.output.jobs, packed("jobs", jobs))
         sources = read_sources(snakemake.input.sources)
         links = {hookpoint: Path(page["page"]).name for hookpoint, page in snakemake.params.pages.items()}
         summaries = {name: read_json(page["files"]["summary"][0]) for name, page in snakemake.params.pages.items()}
@@ -257,6 +262,7 @@ if __name__ == "__main__":
                 config=config,
                 hookpoint=hookpoint,
                 pages=links,
+                making=Path(snakemake.output.making).name,
                 corpora=described["corpora"],
                 swept=described["swept"],
                 summary=summaries[hookpoint],
@@ -270,7 +276,7 @@ if __name__ == "__main__":
                     parents_of(summaries[hookpoint]["edges"]),
                 ),
                 rulegraph_svg=Path(files["rulegraph"][0]).read_text(encoding="utf-8"),
-                chunks=read_chunks([*data, folder / "data"]) if config["report"]["single_file"] else {},
+                chunks=read_chunks(data) if config["report"]["single_file"] else {},
                 assumptions=snakemake.params.assumptions,
                 vocabularies=vocabulary_notes(
                     {
@@ -280,4 +286,5 @@ if __name__ == "__main__":
                     }
                 ),
             )
-            write_report(results, sources, page["page"], folder / "tables" / hookpoint)
+            write_report(results, sources, page["page"], folder / "tables" / hookpoint, page["answer"])
+        write_text(snakemake.output.making, render_making(results, sources, next(iter(links.values()))))

@@ -5,6 +5,7 @@ import pytest
 
 from saelineage.report.figures import budgets_figure
 from saelineage.report.sentences import stabilised
+from saelineage.report.style import colours_of
 from saelineage.report.tables import budget_table, stage_table
 
 CURVES = {
@@ -89,24 +90,20 @@ def test_the_page_says_what_training_finds_by_itself_and_what_is_stabilisation()
     assert stabilised(budget_table(summary(nothing), CURVES)) == []
 
 
-def test_budgets_have_a_colour_per_edge_and_a_dash_per_share_and_no_line_for_what_was_not_measured():
+def test_budgets_have_a_panel_per_edge_and_a_dash_per_share_and_no_point_for_what_was_not_measured():
     other = comparison("anchored", 0.25, reset_control=None) | {"child": "<b>"}
     table = budget_table(summary(*ROWS, other), CURVES)
-    lines = budgets_figure(table[table["parent"] == "base"]).data
-    assert {line.legendgrouptitle.text for line in lines} == {
-        *("base → lua, identified", "base → lua, all", "base → &lt;b&gt;, identified", "base → &lt;b&gt;, all")
-    }
-    of_lua = [line for line in lines if line.legendgrouptitle.text == "base → lua, identified"]
-    assert [(line.name, line.line.dash, list(line.x), list(line.y)) for line in of_lua] == [
+    colours = colours_of(["base", "lua", "<b>"], [])
+    figure = budgets_figure(table, colours)
+    assert [title.text for title in figure.layout.annotations] == ["base → &lt;b&gt;", "base → lua"]
+    assert [(line.name, line.line.dash, list(line.x), list(line.y)) for line in figure.data[4:]] == [
         ("persist", "solid", [0, 2048, 4096], [0.75, 0.5, 0.375]),
         ("no change", "dash", [0, 2048, 4096], [0.75] * 3),
         ("no change, latent kept", "dashdot", [2048, 4096], [1.0] * 2),
         ("no change, latent reset", "dot", [2048, 4096], [0.875] * 2),
     ]
-    assert [line.name for line in lines if "&lt;b&gt;, all" in line.legendgrouptitle.text] == ["persist", "no change"]
-    assert {line.visible for line in of_lua} == {True}
-    assert {line.visible for line in lines if line.legendgrouptitle.text.endswith("all")} == {"legendonly"}
-    assert len({line.line.color for line in lines}) == 2
+    assert [len(line.x) for line in figure.data[:4]] == [1, 1, 0, 0]
+    assert {line.line.color for line in figure.data[:4]} == {colours.model("<b>")}
 
 
 @pytest.mark.parametrize("groups", [("all",), ("identified", "all")])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saelineage.report.sentences import READINGS, SPACE, changes
+from saelineage.report.sentences import READINGS, SPACE, changes, moved
 from saelineage.report.tables import HIDDEN, drift_table, intruder_table, reading, weight_table
 
 
@@ -84,6 +84,15 @@ def test_the_size_of_the_change_is_given_where_predictions_changed_most():
     )
     assert "activations moved by 57.0 times their variance" in change(lua=changed(57.0))
     assert "KL 0.00031 nats" in change(lua=changed(0.5, 0.000312))
+
+
+def test_how_far_a_child_moved_is_a_line_for_the_answer():
+    lines = moved(drift_table(drift(pooled=changed(0.02, 0.5, 0.25))))
+    (line, *_) = (line.replace(SPACE, " ") for line in lines.values())
+    assert line.startswith("KL 0.5 nats per token, activations moved 2.0 %, SAEs leave 25.0 % unexplained: no losses")
+    lines = moved(drift_table(drift(pooled=changed(0.5, 0.5, 0.25))))
+    assert next(iter(lines.values())).endswith("unexplained")
+    assert moved(drift_table({})) == {}
 
 
 def test_there_is_no_verdict_on_losses_where_the_model_moved_by_less_than_its_saes_leave_unexplained():

@@ -3,17 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse
 
-from saelineage.correlations.matches import Correlation, Matches
 from saelineage.labels.annotations import Annotations
 from saelineage.report.dashboards import Related
 from saelineage.report.examples import (
     Choice,
     Latent,
+    changed_features,
     choose_passages,
     describe,
-    gone_features,
     named_features,
     pearson,
     persisting_features,
@@ -55,57 +53,58 @@ def test_features_that_share_a_match_or_have_none_are_not_chosen():
     assert persisting_features(without_edges, ["base"], ["base"], 3) == []
 
 
-def edge(rows):
-    """The parent's side of an edge, from rows (verdict, r, match, firings) and, if given, headline."""
-    columns = ["verdict", "r", "match", "firings", "headline"][: len(rows[0])]
-    table = pd.DataFrame(rows, columns=columns).assign(side="parent", latent=range(len(rows)), density=0.1)
-    table["importance"] = 1.0 - table["r"]
-    return table if "headline" in table else table.assign(headline=False)
+SAES = {"base": "seed0", "lua": "from_base"}
 
 
-def seeds(r):
-    both = (np.array(r)[:, None], np.array(r)[:, None])
-    partners = np.arange(len(r))[:, None] + 10
-    pearson = Matches(both, (partners, partners), scipy.sparse.csr_array((1, 1)), np.zeros(1, dtype=np.int64), 0)
-    return Correlation(("base.seed0", "base.seed1"), {}, ((), ()), ((), ()), pearson, {}, (), pearson)
+def edge(*rows: tuple, side: str = "child") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables of verdicts and importance of one side, from verdict, r, r_high, match, importance, identified, sure."""
+    names = ["verdict", "r", "r_high", "match", "importance", "identified", "headline"]
+    table = pd.DataFrame(rows, columns=names).assign(side=side, latent=range(len(rows)))
+    table = table.assign(r_low=table["r"] - 0.05)
+    figures = {"effect": 2.0, "exact_effect": np.nan, "contrast_corpus": "lua", "density_lua": 0.25}
+    return table.drop(columns="importance"), table.assign(**figures, match_density_lua=0.125)
 
 
-SAES = {"base": "seed0", "a": "seed0"}
+def changed(*rows: tuple, side: str = "child", shares_numbers: bool = False, n: int = 5) -> list[Choice]:
+    verdicts, importance = edge(*rows, side=side)
+    return changed_features(("base", "lua"), side, SAES, verdicts, importance, 0.8, shares_numbers, n)
 
 
-def test_gone_features_recur_under_another_seed_and_the_most_important_come_first():
-    table = edge(
-        [
-            ("gone", 0.1, 5, 90),  # does not recur
-            ("gone", 0.7, 6, 90),  # importance 0.3
-            ("gone", 0.3, 7, 90),  # importance 0.7
-            ("gone", 0.1, 8, 20),  # importance -2, below
-            ("persists", 0.9, 9, 90),
-            ("drifted", 0.1, 9, 90),  # still there
-        ]
+def test_new_features_that_are_sure_come_first_then_identified_ones_by_importance():
+    found = changed(
+        ("new", 0.1, 0.2, 5, 9.0, True, False),
+        ("new", 0.1, 0.2, 6, 1.0, True, True),
+        ("new", 0.3, 0.4, 7, 2.0, True, True),
+        ("new", 0.1, 0.2, 8, 50.0, False, False),  # not identified
+        ("new", 0.7, 0.81, 9, 50.0, True, False),  # other documents might find it
+        ("inherited", 0.9, 0.95, 9, 50.0, True, False),
     )
-    table.loc[3, "importance"] = -2.0
-    found = gone_features(("base", "a"), SAES, table, seeds([0.2, 0.9, 0.9, 0.9, 0.9, 0.9]), 0.8, 5)
-    assert [choice.members[0].latent for choice in found] == [2, 1, 3]
-    assert found[0].members[1:] == (Latent("base", "seed1", 12), Latent("a", "seed0", 7))
-    assert found[0].note == {"importance": 0.7, "r_child": 0.3, "r_seed": 0.9, "density": 0.1}
+    assert [choice.members[0].latent for choice in found] == [2, 1, 0]
+    assert found[0].members == (Latent("lua", "from_base", 2), Latent("base", "seed0", 7))
+    assert found[0].note == {
+        **{"headline": True, "identified": True, "importance": 2.0, "effect": 2.0, "exact_effect": None},
+        **{"contrast_corpus": "lua", "match": 7, "match_r": 0.3, "match_r_low": 0.25, "match_r_high": 0.4},
+        **{"densities": {"lua": 0.25}, "match_densities": {"lua": 0.125}},
+    }
+    assert [choice.members[0].latent for choice in changed(("new", 0.1, 0.2, 6, 1.0, True, True), n=1)] == [0]
 
 
-def test_of_gone_features_those_that_are_lost_for_sure_are_shown_if_there_are_any():
-    rows = [("gone", 0.1, 5, 90), ("gone", 0.3, 6, 90), ("gone", 0.2, 7, 90), ("new", 0.1, 8, 90)]
-    table = edge([(*row, listed) for row, listed in zip(rows, [False, True, True, True], strict=True)])
-    found = gone_features(("base", "a"), SAES, table, seeds([0.9] * 4), 0.8, 5)
-    assert [choice.members[0].latent for choice in found] == [2, 1]
-    found = gone_features(("base", "a"), SAES, table.assign(headline=False), seeds([0.9] * 4), 0.8, 5)
-    assert [choice.members[0].latent for choice in found] == [0, 2, 1]
+def test_lost_features_are_those_of_the_parent_beside_the_child():
+    (choice,) = changed(("gone", 0.1, 0.2, 5, 9.0, True, True), side="parent")
+    assert choice.members == (Latent("base", "seed0", 0), Latent("lua", "from_base", 5))
 
 
-def test_without_a_second_seed_all_that_are_gone_are_candidates():
-    table = edge([("gone", 0.7, 6, 90), ("gone", 0.3, 7, 90)])
-    (choice,) = gone_features(("base", "a"), SAES, table, None, 0.8, 1)
-    assert choice.members == (Latent("base", "seed0", 1), Latent("a", "seed0", 7))
-    assert choice.note["r_seed"] is None
-    assert gone_features(("base", "a"), SAES, edge([("persists", 0.9, 6, 90)]), None, 0.8, 1) == []
+def test_where_no_feature_is_identified_all_are_candidates_and_one_may_have_no_match():
+    (choice,) = changed(("new", np.nan, np.nan, -1, 9.0, False, False))
+    assert choice.members == (Latent("lua", "from_base", 0),)
+    assert (choice.note["match"], choice.note["match_r"]) == (None, None)
+
+
+def test_saes_that_share_numbers_show_the_latent_of_the_same_number_unless_it_is_the_match():
+    rows = [("new", 0.1, 0.2, 5, 9.0, True, True), ("new", 0.1, 0.2, 1, 8.0, True, True)]
+    first, second = changed(*rows, shares_numbers=True)
+    assert first.members[1:] == (Latent("base", "seed0", 5), Latent("base", "seed0", 0))
+    assert second.members[1:] == (Latent("base", "seed0", 1),)
 
 
 def labels(*rows: tuple[int, str, str, float, bool]) -> pd.DataFrame:
@@ -152,7 +151,8 @@ def test_a_named_feature_says_where_it_is_found_and_may_have_a_label_without_a_s
 def test_concepts_keep_their_order_and_those_that_nothing_follows_are_left_out():
     table = labels(
         (0, "concept", "assignment", 0.5, True),
-        (2, "concept", "exception", 0.25, True),
+        (2, "concept", "exception", 0.4, True),
+        (2, "concept", "class", 0.39, True),  # too weakly to say so
         (1, "concept", "loop", np.nan, False),
     )
     found = named_features(["exception", "loop", "class", "assignment"], "base", table, [], DENSITY)
@@ -171,7 +171,7 @@ def test_passages_come_from_different_documents_and_first_from_corpora_not_shown
 def test_a_latent_that_never_fires_has_no_passage(probe):
     own = firings(probe, {})
     assert choose_passages(*own.of(0), probe, 3) == []
-    found = describe(Choice((Latent("base", "seed0", 0),), {}), {("base", "seed0"): own}, probe, 3)
+    found = describe(Choice((Latent("base", "seed0", 0),), {}), {("base", "seed0"): own}, probe, {}, 3)
     assert (found["passages"], found["r"]) == ([], [[None]])
     assert found["members"][0]["max_activation"] == 0.0
 
@@ -179,10 +179,13 @@ def test_a_latent_that_never_fires_has_no_passage(probe):
 def test_a_feature_is_described_with_the_activations_of_every_member(probe):
     members = (Latent("base", "seed0", 0), Latent("lua", "seed1", 1))
     by_sae = {("base", "seed0"): firings(probe, STRONG), ("lua", "seed1"): firings(probe, {}, WEAK | {2: 1.23456})}
-    found = describe(Choice(members, {"density": 0.1}), by_sae, probe, 2)
+    found = describe(Choice(members, {"density": 0.1}), by_sae, probe, {"base": {0: "token 'c'"}}, 2)
     assert found["density"] == 0.1
     assert [member["max_activation"] for member in found["members"]] == [9.0, 2.0]
-    assert found["members"][1] == {"model": "lua", "sae": "seed1", "latent": 1, "max_activation": 2.0}
+    assert found["members"][1] == {
+        **{"model": "lua", "sae": "seed1", "latent": 1, "max_activation": 2.0, "label": None}
+    }
+    assert found["members"][0]["label"] == "token 'c'"
     assert found["passages"] == [
         {
             **{"corpus": "lua", "row": 0, "first": 1, "tokens": ["a", "b", "c", "d", "e"]},
@@ -199,7 +202,7 @@ def test_a_feature_is_described_with_the_activations_of_every_member(probe):
 def test_r_is_that_of_numpy_over_all_tokens_of_text(probe):
     members = (Latent("base", "seed0", 0), Latent("base", "seed0", 1))
     own = firings(probe, STRONG, WEAK)
-    found = describe(Choice(members, {}), {("base", "seed0"): own}, probe, 1)["r"]
+    found = describe(Choice(members, {}), {("base", "seed0"): own}, probe, {}, 1)["r"]
     # BOS and EOS are no text: 18 of 24 tokens are.
     text = dense(probe, [STRONG, WEAK])[probe.pieces >= 0]
     assert text.shape == (18, 2)

@@ -31,11 +31,12 @@ from saelineage.report.page import (
     lines,
     matchings_view,
     of_first_seed,
+    render_making,
     render_page,
     sources_view,
     versions,
 )
-from saelineage.report.style import UNSEEN
+from saelineage.report.style import UNSEEN, colours_of
 from saelineage.report.tables import (
     TableInputs,
     ablation_table,
@@ -54,6 +55,7 @@ from tests.unit.report.test_changes import changed, decomposed, drift
 from tests.unit.report.test_sentences import plain
 from tests.unit.report.test_tables import a_control, a_share, comparison, measured_jobs, sae_metrics, summary
 
+COLOURS = colours_of(["base", "merged"], [])
 TEMPLATES = Path(report.__file__).parents[3] / "report"
 EVIL = "<script>alert(1)</script>"
 
@@ -102,12 +104,19 @@ def model_metrics(*models: str) -> list[dict]:
 
 
 def examples(text="x", corpus="lua") -> dict:
-    members = [{"model": model, "sae": "seed0", "latent": 3, "max_activation": 4.0} for model in ("base", "merged")]
+    members = [
+        {"model": model, "sae": "seed0", "latent": 3, "max_activation": 4.0, "label": text}
+        for model in ("base", "merged")
+    ]
     passage = {"corpus": corpus, "row": 0, "first": 1, "tokens": [text, "y"], "activations": [[4.0, 0.0], [2.0, 0.0]]}
     feature = {"members": members, "r": [[1.0, None], [None, 1.0]], "density": 0.1, "passages": [passage]}
     persisting = feature | {"n_models": 2, "least_r": 0.9}
-    lost = feature | {"importance": 1.5, "r_child": 0.3, "r_seed": None}
-    edges = [{"parent": "base", "child": "merged", "features": [lost]}]
+    lost = feature | {
+        **{"headline": True, "identified": True, "importance": 1.5, "effect": 2.5, "exact_effect": None},
+        **{"contrast_corpus": corpus, "match": 3, "match_r": 0.3, "match_r_low": 0.2, "match_r_high": 0.4},
+        **{"densities": {corpus: 0.125}, "match_densities": {corpus: 0.25}},
+    }
+    edges = [{"parent": "base", "child": "merged", "gone": [lost], "new": []}]
     scores = {"score": 0.75, "precision": 0.5, "recall": 0.25}
     parts = {"assignment": (f"assignment {text}", [corpus]), "exception": ("exception", [])}
     named = [
@@ -116,7 +125,7 @@ def examples(text="x", corpus="lua") -> dict:
         | {"concept": concept, "part": part, "found": models, "labels": [{"label": text, "score": None}]}
         for concept, (part, models) in parts.items()
     ]
-    return {"n_models": 2, "named": named, "persisting": [persisting], "gone": edges}
+    return {"n_models": 2, "named": named, "persisting": [persisting], "changed": edges}
 
 
 def curves(found: dict) -> pd.DataFrame:
@@ -366,6 +375,7 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
         "examples": shown or examples(),
         "timings": timing_table(measured_jobs()),
         "manifests": {"models/base": {"python": "3.11.7", "versions": {"numpy": "2.4.6"}, "files": {}}},
+        "making": "making.html",
         "jobs": [
             {"id": 0, "rule": "train", "name": "base", "needs": [], "stage": "models", "state": "fresh", "why": []}
         ],
@@ -378,7 +388,8 @@ def results(found: dict | None = None, shown: dict | None = None, **changes) -> 
 
 def sources() -> Sources:
     texts = {Path(name).name: (TEMPLATES / name).read_text("utf-8") for name in PAGE_SOURCES}
-    scripts = {name: texts[f"{name}.js"] for name in ("elements", "explorer", "jobs", "page")}
+    names = ("elements", "downloads", "explorer", "jobs", "page")
+    scripts = {name: texts[f"{name}.js"] for name in names}
     templates = {name: text for name, text in texts.items() if name.endswith(".jinja")}
     return Sources(templates, texts["page.css"], scripts)
 
@@ -442,14 +453,14 @@ def test_views_of_matchings_ablations_and_sources():
 
 
 def test_persisting_and_inherited_features_flow_through_one_node():
-    nodes, flows = flows_view(leading_groups(flow_table(summary(comparison()))))
+    nodes, flows = flows_view(leading_groups(flow_table(summary(comparison()))), COLOURS)
     through = flows[flows["verdict"].isin(["persists", "inherited"])]
     assert through["target"].iloc[0] == through["source"].iloc[1]
     assert nodes.set_index("label").loc["persists 2 | inherited 3", ["column", "size"]].tolist() == [1.0, 3]
 
 
 def test_drifted_features_of_the_parent_and_of_the_child_flow_through_nodes_of_their_own():
-    nodes, flows = flows_view(leading_groups(flow_table(summary(comparison()))))
+    nodes, flows = flows_view(leading_groups(flow_table(summary(comparison()))), COLOURS)
     drifted = flows[flows["verdict"] == "drifted"].set_index("side")
     assert drifted.loc["parent", "target"] != drifted.loc["child", "source"]
     assert nodes["label"].tolist().count("drifted 1") == 2
@@ -504,10 +515,13 @@ def test_the_page_loads_nothing_and_its_links_lead_to_ids_that_are_used_once():
     addresses = [attrs.get("href", attrs.get("src")) for _, attrs in tags.tags]
     outward = [address for address in addresses if address and not address.startswith(("#", "data:"))]
     inward = {address[1:] for address in addresses if address and address.startswith("#")}
-    of_features = {address for address in inward if address.startswith("/feature/")}  # the explorer opens these
-    assert of_features == {"/feature/base/1", "/feature/merged/0", "/feature/merged/1"}
+    of_features = {address for address in inward if address.startswith("/feature")}  # the explorer opens these
+    named = {address for address in of_features if address.startswith("/feature/")}
+    assert named == {f"/feature/{name}" for name in ("base/1", "base/3", "merged/0", "merged/1", "merged/3")}
+    assert "/features?on=base.merged.parent.persists&detail=identified" in of_features
+    assert "/features?on=base.merged.child.new" in of_features
     inward -= of_features
-    assert outward == ["late.html"]  # the page of the other hookpoint
+    assert outward == ["making.html", "late.html"]  # how it was made, and the page of the other hookpoint
     assert inward <= set(tags.ids)
     assert len(tags.ids) == len(set(tags.ids))
 
@@ -539,17 +553,18 @@ def test_the_page_of_one_of_several_hookpoints_links_to_the_others_before_all_el
     page = clean()
     assert '<strong aria-current="page">mlp</strong>' in page
     assert '<a href="late.html">late</a>' in page
-    assert page.index('id="hookpoints"') < page.index('id="answer"')
+    assert page.index('href="late.html"') < page.index('id="answer"')
     found = summary(comparison())
     tables = make_tables(inputs(found)._replace(summaries={"mlp": found}))
     alone = text_page(results(pages={"mlp": "index.html"}, tables=tables))
     assert 'id="hookpoints"' not in alone
+    assert "late.html" not in alone
 
 
 def test_a_run_without_edges_sweeps_merges_and_training_has_a_page():
     found = results(
         summary(),
-        {"n_models": 1, "named": [], "persisting": [], "gone": []},
+        {"n_models": 1, "named": [], "persisting": [], "changed": []},
         timings=timing_table([]),
         pages={"mlp": "index.html"},
     )
@@ -557,10 +572,11 @@ def test_a_run_without_edges_sweeps_merges_and_training_has_a_page():
         found.tables[name] = found.tables[name].head(0)
     text = page(found)
     assert text.count("Nothing to draw.") == 4  # curves, flows, training, correlations
-    assert "This run sweeps no setting of a merge." in text
-    assert "This run merges no models." in text
+    assert 'id="merging"' not in text
+    assert "and merged?" not in text
+    assert "This run merges no models." in render_making(found, sources(), "index.html")
     assert "set lineage.ablations to true" in text
-    assert text.count("name the corpora of programs in labels.syntax") == 2
+    assert text.count("in text of the programs that labels.syntax names") == 2
 
 
 def rows_of(text: str, edge: str) -> list[str]:
@@ -568,10 +584,10 @@ def rows_of(text: str, edge: str) -> list[str]:
     return text.partition("<table")[2].partition(f">{edge}</th>")[2].partition("</tbody>")[0].split("</tr>")[:-1]
 
 
-def test_the_answer_has_a_row_for_identified_features_and_one_for_all():
+def test_verdicts_have_a_row_for_identified_features_and_one_for_all():
     found = results(summary(comparison(0.25, 0.5), comparison(parent="left", identified=None)))
-    text = plain(section(text_page(found), "answer"))
-    assert "From base to merged: of 4 identified features of base, 2 persist, 1 has drifted and 1 is gone" in text
+    answered, text = (plain(section(text_page(found), name)) for name in ("answer", "verdicts"))
+    assert "base → merged</strong>: of 4 identified features of base, 2 persist, 1 has drifted" in answered
     identified, everything = rows_of(text, "base → merged")
     numbers = [re.findall(r'class="number(?: group)?">([\d,]+)</td>', row) for row in (identified, everything)]
     # persist, drifted, gone, lost for sure, untestable; inherited, drifted, new, new for sure, untestable
@@ -585,16 +601,19 @@ def test_the_answer_has_a_row_for_identified_features_and_one_for_all():
 
 
 def test_the_page_says_when_a_feature_is_identified():
-    assert "when every other SAE seed of its model has a match for it" in section(clean(), "answer")
+    assert "when every other SAE seed of its model has a match for it" in section(clean(), "verdicts")
     half = text_page(results(summary(comparison(), identified_from=0.5)))
-    assert "when at least 50 % of the other SAE seeds of its model has a match" in plain(section(half, "answer"))
+    assert "when at least 50 % of the other SAE seeds of its model has a match" in plain(section(half, "verdicts"))
+    assert "at least 50 % of the other SAE seeds of their model has too" in plain(section(half, "answer"))
 
 
 def test_warnings_are_on_the_page():
     assert "</span> The decoder directions" not in clean()
     found = summary(comparison(), comparison(parent="left", identified=None))
     found["edges"][0]["shares_basis"] = False
-    text = section(text_page(results(found)), "answer")
+    page = text_page(results(found))
+    assert re.search(r"[2-9] cautions apply", section(page, "answer"))
+    text = section(page, "verdicts")
     assert "caution</span> The decoder directions of base → merged are unrelated" in text
     assert "caution</span> On 1 of 2 edges it is not known which features are identified" in text
 
@@ -615,16 +634,17 @@ def test_the_page_shows_every_instrument_with_its_controls():
     assert "rotated" not in curves
 
 
-def test_the_size_of_the_change_comes_before_any_verdict():
+def test_the_size_of_the_change_stands_beside_the_answer_and_by_corpus():
     found = results()
     hidden = changed(0.005, 0.25, 0.25)
     found.tables["drift"] = drift_table(drift(lua=changed(0.5, 0.75), stories=hidden))
     found.tables["weights"] = weight_table(drift())
     text = plain(text_page(found))
-    answer, change = section(text, "answer"), section(text, "change")
-    first = answer.partition("<p>")[2]
+    answered, change = section(text, "answer"), section(text, "change")
+    assert "nats per token, activations moved 50.0 %" in answered  # over all corpora
+    first = change.partition("<p>")[2]
     assert first.startswith("From base to merged the model changed most on lua: KL 0.75 nats per token")
-    assert answer.index("No verdict on losses is possible on stories") < answer.index("persist")
+    assert "No verdict on losses is possible on stories" in change
     rows = change.split("</tr>")
     (row,) = (row for row in rows if ">stories<" in row)
     assert re.findall(r">([^<>]+)</t[dh]>", row) == [
@@ -656,7 +676,7 @@ def test_intruders_are_shown_beside_what_a_random_change_has_and_the_new_feature
 def test_trained_controls_are_shown_but_not_as_the_largest_random_control():
     controls = {"shifted": a_control(0.01), "control (twin)": a_control(0.4)}
     text = plain(text_page(results(summary(comparison(controls=controls)))))
-    assert "<small>shifted" in section(text, "answer")
+    assert "<small>shifted" in section(text, "verdicts")
     assert "<small>control (twin)" not in text
     row = text[text.index("<td>control (twin)</td>") :].split("</tr>")[0]
     assert "40.00 %" in row
@@ -665,7 +685,7 @@ def test_trained_controls_are_shown_but_not_as_the_largest_random_control():
 def test_figures_that_were_not_measured_are_named_so():
     text = text_page(results(summary(comparison(0.25, None, two_seeds=None, identified=None))))
     assert "no control was measured: train a second seed" in text
-    assert section(text, "answer").partition("<table")[2].count('class="number none">not measured') == 2
+    assert section(text, "verdicts").partition("<table")[2].count('class="number none">not measured') == 2
     assert "not known" in section(text, "instruments")  # whether it is fit
     assert "not measured" in section(clean(), "saes")  # ce_recovered is None
 
@@ -702,11 +722,11 @@ def test_chat_classes_are_shown_of_the_model_they_are_counted_in():
 
 def test_the_arrows_of_the_lineage_show_the_share_of_identified_features_and_its_control():
     lineage = plain(report.draw(results(summary(comparison(0.25, 0.5))))["lineage"])
-    assert ">50.0 % of identified<" in lineage
-    assert ">unchanged 96.0 %<" in lineage
+    assert ">50.0 % found<" in lineage
+    assert ">unchanged 96 %<" in lineage
     lineage = plain(report.draw(results(summary(comparison(0.25, 0.5, identified=None))))["lineage"])
-    assert ">25.0 % of all<" in lineage
-    assert ">unchanged 50.0 %<" in lineage
+    assert ">25.0 % found<" in lineage
+    assert ">unchanged 50 %<" in lineage
     assert lineage.count('class="edge"') == 1
 
 
@@ -716,11 +736,42 @@ def test_the_page_shows_ablations_sources_and_named_features():
     assert "+0.2500" in losses
     assert "-0.1250" in losses
     assert "base alone" in section(text, "merging")
-    persisting, gone = section(text, "persisting"), section(text, "gone")
+    persisting = section(text, "persisting")
     assert "“assignment target” correlates with its activations at r = 0.75 (precision 50 %, recall 25 %)" in persisting
-    assert "It is found in lua." in persisting.partition("<h3>The most persistent features</h3>")[0]
-    assert "“exception” correlates with its activations" in gone
-    assert "It is found in no other model" in gone
+    assert "It is found in lua." in persisting
+    assert "“exception” correlates with its activations" in persisting
+    assert "It is found in no other model" in persisting
+
+
+def test_a_card_tells_what_a_lost_feature_follows_what_it_does_and_what_is_closest():
+    text = plain(section(text_page(results(shown=examples(text="target"))), "changed"))
+    (card,) = text.split('<article class="card">')[1:]
+    assert '<a href="#/feature/base/3">base / 3</a> <strong>target</strong>' in card
+    assert '<span class="badge sure">sure</span>' in card
+    assert "on lua changes by about +2.50 nats per 1,000 tokens" in card  # estimated; a measured one has no "about"
+    assert 'Closest in merged: <a href="#/feature/merged/3">3</a> (target), r 0.30.' in card
+    assert re.findall(r'<td class="number">([^<]+)</td>', card) == ["12.50 %", "25.00 %"]
+    assert ">merged / 3<small>closest</small>" in card
+    assert "No identified feature is new with its whole interval" in text
+    assert re.search(r'<a href="#/features\?on=base.merged.parent.gone">All 5 that are gone</a>', text)
+
+
+def test_bars_of_the_answer_have_the_number_of_every_verdict_and_lead_to_its_features():
+    (edge,) = report.overview(results().tables)
+    parent, child = edge["bars"]
+    assert [(part["verdict"], part["n"]) for part in parent["parts"]] == [
+        *(("persists", 2), ("drifted", 1), ("gone", 1))
+    ]
+    assert (parent["model"], parent["group"], child["model"]) == ("base", "identified", "merged")
+    assert child["parts"][-1]["address"] == "#/features?on=base.merged.child.new&detail=identified"
+
+
+def test_the_page_of_how_a_run_was_made_holds_its_jobs_and_links_to_the_page():
+    text = render_making(results(), sources(), "index.html")
+    assert '<a href="index.html">' in text
+    found = Tags(text)
+    assert json.loads(found.scripts[0]) == list(results().jobs)
+    assert not any("<" in script for script in found.scripts[:1])
 
 
 def test_scores_of_labels_and_of_explanations_are_told_apart():
@@ -763,7 +814,9 @@ def test_markup_in_passages_stays_text():
 def test_markup_in_names_labels_and_config_stays_text_and_ends_no_script():
     names = {"parent": f"{EVIL}</script>", "child": "<!--<script>"}
     controls = {f"control ({EVIL})": a_control(), EVIL: a_control()}
-    hostile = results(sourced(summary(comparison(controls=controls, **names))))
+    shown = examples()
+    shown["changed"][0] |= names
+    hostile = results(sourced(summary(comparison(controls=controls, **names))), shown)
     hostile.tables["scores"] = score_table(scored(hostile.summary["models"], sae=EVIL), {})
     hostile.config["run"] = EVIL
     kind = {"shifted": a_control(), "rotated": a_control()}
@@ -771,7 +824,7 @@ def test_markup_in_names_labels_and_config_stays_text_and_ends_no_script():
     found = Tags(text)
     assert EVIL not in text
     assert [tag for tag, _ in found.tags] == [tag for tag, _ in ordinary.tags]
-    assert found.scripts[-5:] == ordinary.scripts[-5:]  # elements, explorer, jobs, Plotly, page
+    assert found.scripts[-5:] == ordinary.scripts[-5:]  # elements, downloads, explorer, Plotly, page
     data = found.scripts[:-5]
     assert len(data) > 5
     assert not any("<" in script for script in data)

@@ -6,9 +6,9 @@ from saelineage.lineage.evidence import ALL, IDENTIFIED
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.report.sentences import (
     answer,
+    checks,
     count,
     described,
-    instrument_check,
     instrument_warnings,
     interval,
     number,
@@ -29,9 +29,14 @@ def plain(text: str) -> str:
     return text.replace("\u00a0", " ")
 
 
-def sentences(*found: dict, **changes) -> list[str]:
-    """The answer, with ordinary spaces."""
-    return [plain(sentence) for sentence in answer(summary(*found, **changes))]
+def words(*found: dict, **changes) -> list[str]:
+    """The answer on each edge, with ordinary spaces."""
+    return [plain(edge["words"]) for edge in answer(summary(*found, **changes))]
+
+
+def controls_of(found: dict) -> list[str]:
+    """The checks, with ordinary spaces."""
+    return [plain(sentence) for sentence in checks(found)]
 
 
 def with_counts(found: dict, name: str, n: int, **counts: int) -> dict:
@@ -42,74 +47,54 @@ def with_counts(found: dict, name: str, n: int, **counts: int) -> dict:
     return found
 
 
-def test_the_answer_gives_the_verdicts_on_identified_features_first_and_then_on_all():
-    edge, _ = sentences(comparison(0.25, 0.5), comparison(0.875, instrument="independent"))
-    of_parent, of_child, of_all = edge.split(". ")
-    assert of_parent == (
-        "From base to merged: of 4 identified features of base, 2 persist, 1 has drifted and 1 is gone "
-        "(50.0 % [40.0 to 60.0 %] found; 96.0 % if nothing changes)"
-    )
-    assert of_child == "Of 6 identified features of merged, 3 are inherited, 1 has drifted and 2 are new"
-    assert of_all == (
-        "For comparison, of all 8 testable features of base, 2 persist, 1 has drifted and 5 are gone "
-        "(25.0 % [15.0 to 35.0 %] found; 50.0 % if nothing changes)."
+def test_the_answer_counts_identified_features_and_those_that_are_sure():
+    (edge,) = words(comparison(0.25, 0.5), comparison(0.875, instrument="independent"))
+    assert edge == (
+        "of 4 identified features of base, 2 persist, 1 has drifted but can be read out and 1 is gone; of 6 of "
+        "merged, 2 are new. 1 loss and 2 new ones are sure."
     )
 
 
-def test_every_edge_has_its_own_sentences_in_order():
-    first, second, check = sentences(comparison(), comparison(parent="left", child="right"))
-    assert first.startswith("From base to merged: of 4 identified features of base, ")
-    assert second.startswith("From left to right: of 4 identified features of left, ")
-    assert check.startswith("All verdicts are those of the leading instrument, anchored.")
+def test_every_edge_has_its_own_words_in_order():
+    first, second = answer(summary(comparison(), comparison(parent="left", child="right")))
+    assert (first["edge"], second["edge"]) == ("base → merged", "left → right")
+    assert second["words"].startswith("of 4 identified features of left, ")
 
 
 def test_without_other_seeds_the_answer_is_of_all_features_and_says_so():
-    edge, _ = sentences(comparison(0.25, 0.5, identified=None))
-    assert edge == (
-        "From base to merged: of all 8 testable features of base, 2 persist, 1 has drifted and 5 are gone "
-        "(25.0 % [15.0 to 35.0 %] found; 50.0 % if nothing changes). Which of them are identified is not known."
-    )
+    (edge,) = words(comparison(0.25, 0.5, identified=None))
+    assert edge.startswith("of 8 testable features of base, 2 persist, 1 has drifted but can be read out and 5 are")
+    assert edge.endswith("new. Which of them are identified is not known.")
 
 
 def test_what_cannot_be_told_is_counted_and_one_feature_is_singular():
     one = with_counts(summary(comparison()), IDENTIFIED, 2, persists=1, drifted=0, gone=0)
-    (edge, _) = map(plain, answer(one))
-    assert (
-        "of 2 identified features of base, 1 persists, 0 have drifted, 0 are gone and 1 cannot be told (50.0 %" in edge
-    )
+    (edge,) = (plain(edge["words"]) for edge in answer(one))
+    assert "of base, 1 persists, 0 have drifted but can be read out, 0 are gone and 1 cannot be told; of" in edge
     many = with_counts(
         summary(comparison(identified=None)), ALL, 1000 + 200 + 30 + 4, persists=1000, drifted=200, gone=30
     )
-    (edge, _) = map(plain, answer(many))
-    assert (
-        "of all 1,234 testable features of base, 1,000 persist, 200 have drifted, 30 are gone and 4 cannot be" in edge
-    )
-    of_child = summary(comparison(identified=KNOWN | a_share("inherited_share", 0.25, 9)))
-    (edge, _) = map(plain, answer(of_child))
-    assert (
-        "Of 9 identified features of merged, 3 are inherited, 1 has drifted, 2 are new and 3 cannot be told. " in edge
-    )
+    (edge,) = (plain(edge["words"]) for edge in answer(many))
+    assert "of 1,234 testable features of base, 1,000 persist, 200 have drifted but can be" in edge
+    assert "30 are gone and 4 cannot be told" in edge
 
 
-def test_without_a_feature_there_is_no_share():
+def test_without_a_feature_there_is_no_answer():
     none = with_counts(summary(comparison()), IDENTIFIED, 0, persists=0, drifted=0, gone=0)
-    (edge, _) = map(plain, answer(none))
-    assert "of 0 identified features of base, 0 persist, 0 have drifted and 0 are gone. Of 6 identified" in edge
-    assert sentences(comparison(None))[0] == "From base to merged, no feature is testable."
-    assert answer(summary()) == ["The lineage has no edge, so there is nothing to compare."]
+    (edge,) = (plain(edge["words"]) for edge in answer(none))
+    assert "of 0 identified features of base, 0 persist" in edge
+    assert words(comparison(None)) == ["no feature is testable."]
+    assert (answer(summary()), checks(summary())) == ([], [])
 
 
 def test_controls_that_were_not_measured_are_named_so():
     unmeasured = group(0.5, None, n=4) | a_share("inherited_share", 0.5, 6)
-    edge, check = sentences(comparison(0.25, None, controls={}, identified=unmeasured))
-    assert "(50.0 % [40.0 to 60.0 %] found; not measured for the unchanged model). Of 6" in edge
-    assert "(25.0 % [15.0 to 35.0 %] found; not measured for the unchanged model)." in edge
-    assert check == (
-        "All verdicts are those of the leading instrument, anchored. Its no-change control on identified features was "
-        f"not measured. No random control was computed. {sensitivity('anchored')}"
-    )
+    unchanged, random, sees = controls_of(summary(comparison(0.25, None, controls={}, identified=unmeasured)))
+    assert "control on identified features was not measured" in unchanged
+    assert random == "No random control was computed."
+    assert sees == sensitivity("anchored")
     # Of edges without identified features no control of theirs is known, whatever that of all features is.
-    assert "on identified features was not measured" in instrument_check(summary(comparison(identified=None)))
+    assert "on identified features was not measured" in controls_of(summary(comparison(identified=None)))[0]
 
 
 def kept(no_change: float) -> dict:
@@ -124,12 +109,9 @@ def test_the_check_gives_the_lowest_no_change_control_and_the_largest_random_one
     low = comparison(0.5, 0.5, parent="left", controls=controls, identified=kept(0.95))
     other = comparison(0.5, 0.1, instrument="independent", identified=kept(0.1))
     found = summary(high, low, other)
-    assert plain(instrument_check(found)) == (
-        "All verdicts are those of the leading instrument, anchored. Where the model is unchanged, it keeps at least "
-        "95.0 % of identified features (left → merged); 95 % are needed to read losses. At most 4.0 % of all "
-        "features match in a random control (reinitialised (r), base → merged); 5 % are allowed. "
-        f"{sensitivity('anchored')}"
-    )
+    unchanged, random, _ = controls_of(found)
+    assert "at least 95.0 % of identified features (left → merged); 95 % are needed" in unchanged
+    assert "at most 4.0 % of all features match in a random control (reinitialised (r), base → merged); 5 %" in random
     assert instrument_warnings(found) == []
 
 

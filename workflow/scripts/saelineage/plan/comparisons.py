@@ -45,6 +45,11 @@ class Comparisons:
         """The instrument whose verdicts are the run's."""
         return self.instruments[0]
 
+    @property
+    def shares_numbers(self) -> bool:
+        """Whether the SAEs that verdicts rest on come from one another, so that a latent keeps its number."""
+        return instrument(self.leading).is_anchored or self.leading == "frozen"
+
     @cached_property
     def leading_saes(self) -> dict[str, str]:
         """The SAE of each lineage model that the run's verdicts rest on."""

@@ -103,11 +103,6 @@ class Contents:
         """The modules of the hookpoints, without `.input` or `.output`."""
         return [place.rpartition(".")[0] for place in self.hookpoints.values()]
 
-    @cached_property
-    def root_seed_pairs(self) -> list[Pair]:
-        """For each root model, the SAE that verdicts rest on with another SAE of that model, if there is one."""
-        return [pair for model in self.graph.roots for pair in self.comparisons.other_pairs(model)[:1]]
-
     @property
     def leading_saes(self) -> list[SaeName]:
         """The SAEs that verdicts rest on, one for each model of the lineage."""
@@ -124,11 +119,6 @@ class Contents:
         """The SAEs whose directions are compared: the leading ones, and those of models with several seeds."""
         of_seeds = [sae for model in self.comparisons.seed_pair_names for sae in self.saes.of_seeds(model)]
         return list(dict.fromkeys([*self.leading_saes, *of_seeds]))
-
-    @property
-    def shown_saes(self) -> list[SaeName]:
-        """The SAEs that examples are taken from: the leading ones, and a second one of each root."""
-        return [*self.leading_saes, *(second for _, second in self.root_seed_pairs)]
 
     @cached_property
     def edge_pairs(self) -> list[Pair]:

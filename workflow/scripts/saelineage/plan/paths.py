@@ -16,13 +16,13 @@ from saelineage.plan.sae_names import SaeName, shard_names
 from saelineage.plan.user_files import find_files
 
 SECTIONS = (
-    *("macros", "answer", "change", "correlations", "features", "flows", "gone", "hookpoints", "important"),
-    *("instruments", "learnt", "lineage", "losses", "merging", "persisting", "provenance", "resources", "saes"),
-    *("scores", "steps", "weights", "workflow"),
+    *("macros", "answer", "change", "changed", "correlations", "features", "flows", "hookpoints", "important"),
+    *("instruments", "learnt", "lineage", "losses", "merging", "persisting", "provenance", "saes", "scores"),
+    *("steps", "verdicts"),
 )
 PAGE_SOURCES = (
-    *("page.html.jinja", *(f"sections/{name}.jinja" for name in SECTIONS)),
-    *("page.css", "jobs.css", "elements.js", "explorer.js", "jobs.js", "page.js"),
+    *("page.html.jinja", "making.html.jinja", *(f"sections/{name}.jinja" for name in SECTIONS)),
+    *("page.css", "jobs.css", "elements.js", "downloads.js", "explorer.js", "jobs.js", "page.js"),
 )
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 SAE_FILES = ("cfg.json", "sae_weights.safetensors")
@@ -125,7 +125,7 @@ class Paths:
     dag = "results/{run}/report/dag.svg"
     rulegraph = "results/{run}/report/rulegraph.svg"
     page = "results/{run}/report/{page}.html"
-    job_data = "results/{run}/report/data/jobs.js"
+    making = "results/{run}/report/making.html"
     report_table = "results/{run}/report/tables/{hookpoint}/{table}.csv"
 
     def __init__(self, contents: Contents, hookpoint: str | None = None):
@@ -578,10 +578,6 @@ class Paths:
         """The labels of the features of every model of the lineage, in order."""
         return self.leading_labels(self._contents.graph.lineage, self.labels)
 
-    def root_labels(self) -> list[str]:
-        """The labels of the features of models without parents."""
-        return self.leading_labels(self._contents.graph.roots, self.labels)
-
     def own_explanations(self, wildcards: Wildcards) -> list[str]:
         """The written explanations of the features of the job's model, where they are asked for."""
         return self.leading_labels([wildcards.model] if self._contents.has_explanations else [], self.explanations)
@@ -647,9 +643,9 @@ class Paths:
 
     # Report.
 
-    def root_edges(self) -> list[str]:
-        """Verdicts of every edge that starts at a model without parents."""
-        return self.fill(self.edge_table, edge=map(str, self._contents.graph.root_edges))
+    def all_verdicts(self) -> list[str]:
+        """Verdicts of every edge."""
+        return self.fill(self.edge_table, edge=self.edges)
 
     def class_verdicts(self) -> list[str]:
         """Verdicts of every edge, for the table of token classes, in runs with conversations."""
@@ -663,14 +659,6 @@ class Paths:
         """The importance of the features of every edge from or to the job's model."""
         return self.fill(self.importance, edge=map(str, self._contents.graph.edges_of(wildcards.model)))
 
-    def root_importance(self) -> list[str]:
-        """The importance of the features of every edge that starts at a model without parents."""
-        return self.fill(self.importance, edge=map(str, self._contents.graph.root_edges))
-
-    def root_seed_correlations(self) -> list[str]:
-        """The correlations of `Contents.root_seed_pairs`."""
-        return self.correlations_of(self._contents.root_seed_pairs)
-
     def own_no_change(self, wildcards: Wildcards) -> list[str]:
         """The no-change control of the SAE of the job's model, under the leading instrument."""
         return self.correlations_of(self._contents.comparisons.leading_no_change_pairs(wildcards.model))
@@ -678,10 +666,6 @@ class Paths:
     def leading_features(self) -> list[str]:
         """Feature shards of the SAEs that verdicts rest on, all in one order of corpora and shards."""
         return [path for sae in self._contents.leading_saes for path in self.sae_features(sae)]
-
-    def shown_features(self) -> list[str]:
-        """Feature shards of the SAEs that examples are taken from, all in one order of corpora and shards."""
-        return [path for sae in self._contents.shown_saes for path in self.sae_features(sae)]
 
     def own_leading_sae(self, wildcards: Wildcards) -> list[str]:
         """The folder of the SAE of the job's model that verdicts rest on."""
@@ -692,6 +676,11 @@ class Paths:
         """The page of the hookpoint whose paths these are: `index.html` for the first one."""
         is_first = self._hookpoint == next(iter(self._contents.hookpoints))
         return self.fill(self.page, page="index" if is_first else str(self._hookpoint))[0]
+
+    @property
+    def own_answer(self) -> str:
+        """The answer as text, beside the page."""
+        return self.own_page.removesuffix(".html") + ".md"
 
     def page_inputs(self) -> dict[str, list[str]]:
         """The files that a page shows, by the names under which `write_report` reads them."""

@@ -84,6 +84,7 @@ class Plan(Contents):
         return {
             hookpoint: {
                 "page": plan.paths.own_page,
+                "answer": plan.paths.own_answer,
                 "files": plan.paths.page_inputs(),
                 "trained": [list(sae) for sae in plan.comparisons.trained_saes],
             }

@@ -1,6 +1,6 @@
 """Examples: features shown token by token, with the passages on which they fire and their activations there.
 
-`persisting_features`, `gone_features` and `named_features` choose them; `describe` makes a feature's part of
+`persisting_features`, `changed_features` and `named_features` choose them; `describe` makes a feature's part of
 `examples.json`.
 """
 
@@ -12,13 +12,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from saelineage.correlations.matches import Correlation
 from saelineage.labels.annotations import Annotations, text_of
 from saelineage.labels.labels import describe as describe_label
 from saelineage.labels.passages import Firings, activations_in, place_of, strongest, windows
-from saelineage.lineage.verdicts import GONE
-from saelineage.plan.sae_names import SaeName
+from saelineage.lineage.importance import reading_order
+from saelineage.lineage.matching import SIDES
 from saelineage.report.dashboards import Related, sae_of_each_model
+
+LEAST_OF_CONCEPT = 0.4
+"""Pearson r with a concept below which a feature is not said to follow it."""
 
 
 class Latent(NamedTuple):
@@ -34,7 +36,7 @@ class Choice(NamedTuple):
 
     members: tuple[Latent, ...]
     note: dict
-    """The reasons for the choice, for `examples.json`."""
+    """The reasons for the choice, and what else is said of the first, for `examples.json`."""
 
 
 def persisting_features(
@@ -75,58 +77,70 @@ def persisting_features(
     return chosen
 
 
-def gone_features(
+def changed_features(
     edge: tuple[str, str],
+    side: str,
     saes: Mapping[str, str],
-    table: pd.DataFrame,
-    seeds: Correlation | None,
+    verdicts: pd.DataFrame,
+    importance: pd.DataFrame,
     threshold: float,
+    shares_numbers: bool,
     n_features: int,
 ) -> list[Choice]:
-    """The most important features of an edge's parent that are gone although another seed's SAE has them.
+    """The features of one side of an edge that are lost or new, the most important first, each with its closest match.
 
-    Candidates are the features on the edge's list of lost features (`headline`). If it is empty, they are the features
-    that are gone and that the parent's second SAE has (r at or above the threshold; all of them if there is no second
-    SAE).
+    Features whose interval of r reaches the threshold are left out, because other documents might find them. Where it
+    is known which features are identified, the others are left out too.
 
     Args:
         edge: parent and child.
+        side: `parent` for lost features, `child` for new ones.
         saes: the SAE of each model that verdicts rest on.
-        table: the edge's verdicts, with `importance`.
-        seeds: the correlation of the parent's SAE with another of its seeds.
+        verdicts: the edge's table.
+        importance: `lineage/{hookpoint}/importance/{edge}.parquet`.
         threshold: r at or above this is a match.
+        shares_numbers: whether the two SAEs come from one, so that a latent's number means something in both. Then the
+            other model's latent of the same number is shown too, if it is not the match.
         n_features: number of features to choose.
     """
-    parent, child = edge
-    rows = table[(table["side"] == "parent") & (table["verdict"] == GONE) & (table["match"] >= 0)]
-    rows = rows[rows["headline"]] if rows["headline"].any() else rows
-    name = f"{parent}.{saes[parent]}"
-    again, partner = _recurrence(seeds, name, rows["latent"].to_numpy())
-    rows = rows.assign(again=again, partner=partner)
-    if seeds is not None:
-        rows = rows[rows["again"] >= threshold]
-    rows = rows.sort_values(["importance", "latent"], ascending=[False, True], kind="stable")
+    model, other = edge if side == SIDES[0] else edge[::-1]
+    own = verdicts[verdicts["side"] == side].set_index("latent")
+    by_latent = own.to_dict("index")
+    rows = reading_order(importance[importance["side"] == side])
+    if own["identified"].any():
+        rows = rows[rows["identified"]]
+    reaches = own["r_high"].reindex(rows["latent"]).to_numpy(dtype=float) >= threshold
     chosen = []
-    for row in rows.head(n_features).to_dict("records"):
-        members = [Latent(parent, saes[parent], int(row["latent"]))]
-        if seeds is not None:
-            model, sae = SaeName.parse(_other(seeds, name))
-            members.append(Latent(model, sae, int(row["partner"])))
-        members.append(Latent(child, saes[child], int(row["match"])))
-        note = {
-            "importance": float(row["importance"]),
-            "r_child": float(row["r"]),
-            "r_seed": None if seeds is None else float(row["again"]),
-            "density": float(row["density"]),
-        }
-        chosen.append(Choice(tuple(members), note))
+    for row in rows[~reaches].head(n_features).to_dict("records"):
+        latent, match = int(row["latent"]), int(row["match"])
+        members = [Latent(model, saes[model], latent)]
+        members += [Latent(other, saes[other], match)] if match >= 0 else []
+        members += [Latent(other, saes[other], latent)] if shares_numbers and match != latent else []
+        chosen.append(Choice(tuple(members), _change_note(row, by_latent[latent], match)))
     return chosen
+
+
+def _change_note(row: Mapping, verdict: Mapping, match: int) -> dict:
+    """What a card says of a lost or new feature, from its rows of the tables of importance and verdicts."""
+    corpora = [name.removeprefix("density_") for name in row if name.startswith("density_")]
+    numbers = {name: _defined(row[name]) for name in ("importance", "effect", "exact_effect")}
+    return {
+        **{name: bool(row[name]) for name in ("headline", "identified")},
+        **numbers,
+        "contrast_corpus": row["contrast_corpus"],
+        "match": match if match >= 0 else None,
+        **{f"match_{name}": _defined(verdict[name]) for name in ("r", "r_low", "r_high")},
+        "densities": {corpus: _defined(row[f"density_{corpus}"]) for corpus in corpora},
+        "match_densities": {corpus: _defined(row[f"match_density_{corpus}"]) for corpus in corpora},
+    }
 
 
 def named_features(
     concepts: Sequence[str], model: str, labels: pd.DataFrame, related: Sequence[Related], density: pd.Series
 ) -> list[Choice]:
     """For each concept, the feature of a model that follows it (or a part of it) best, with its related features.
+
+    A concept that no feature follows at r >= `LEAST_OF_CONCEPT` has none.
 
     Args:
         concepts: names of concepts, such as `assignment`.
@@ -139,7 +153,7 @@ def named_features(
     concept_rows = labels[(labels["kind"] == "concept") & labels["score"].notna()]
     for concept in concepts:
         rows = concept_rows[[label.partition(" ")[0] == concept for label in concept_rows["label"]]]
-        if rows.empty:
+        if rows.empty or rows["score"].max() < LEAST_OF_CONCEPT:
             continue
         best = rows.iloc[int(rows["score"].to_numpy().argmax())]
         latent = int(best["latent"])
@@ -178,7 +192,11 @@ def choose_passages(
 
 
 def describe(
-    choice: Choice, firings: Mapping[tuple[str, str], Firings], annotations: Annotations, n_passages: int
+    choice: Choice,
+    firings: Mapping[tuple[str, str], Firings],
+    annotations: Annotations,
+    labels: Mapping[str, Mapping[int, str]],
+    n_passages: int,
 ) -> dict:
     """One feature of `examples.json`: members, pairwise r, and passages with each member's activations.
 
@@ -186,6 +204,7 @@ def describe(
         choice: the features shown together.
         firings: by (model, SAE).
         annotations: of the probe.
+        labels: by model, what its labelled features follow, of the SAEs that verdicts rest on.
         n_passages: number of passages.
     """
     columns = [firings[member.model, member.sae].of(member.latent) for member in choice.members]
@@ -199,7 +218,11 @@ def describe(
         passage = {"corpus": corpus, "row": row, "first": place, "tokens": text_of(annotations, stretch)}
         passages.append(passage | {"activations": activations})
     members = [
-        member._asdict() | {"max_activation": round(float(values.max(initial=0.0)), 4)}
+        member._asdict()
+        | {
+            "max_activation": round(float(values.max(initial=0.0)), 4),
+            "label": labels.get(member.model, {}).get(member.latent),
+        }
         for member, (_, values) in zip(choice.members, columns, strict=True)
     ]
     return choice.note | {"members": members, "r": _pairwise(columns, annotations), "passages": passages}
@@ -232,18 +255,3 @@ def pearson(a: Float[np.ndarray, " token"], b: Float[np.ndarray, " token"]) -> f
 
 def _pairs(n: int) -> Iterable[tuple[int, int]]:
     return combinations_with_replacement(range(n), 2)
-
-
-def _recurrence(
-    seeds: Correlation | None, name: str, latents: Int[np.ndarray, " latent"]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Best r of latents with another seed's SAE, and their partners; NaN and -1 if there is no such SAE."""
-    if seeds is None:
-        return np.full(len(latents), np.nan), np.full(len(latents), -1)
-    side = seeds.names.index(name)
-    return seeds.pearson.best[side][latents, 0], seeds.pearson.partners[side][latents, 0]
-
-
-def _other(seeds: Correlation, name: str) -> str:
-    """The other SAE of a pair of seeds."""
-    return seeds.names[1 - seeds.names.index(name)]

@@ -4,7 +4,7 @@ A new figure is its function, an entry in `FIGURES`, and its place in `page.html
 `crosscoder_figures`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,12 +15,16 @@ from plotly.subplots import make_subplots
 
 from saelineage.lineage.merge_curves import ALL, OF_IDENTIFIED
 from saelineage.lineage.verdicts import NEW
+from saelineage.plan.graph import Edge
 from saelineage.report.crosscoder_figures import exclusivity_curves_figure, exclusivity_figure, norms_figure
 from saelineage.report.drawing import Graph, arrange
-from saelineage.report.style import DASHES, GREY, SERIES, VERDICT_COLOURS, plain, styled, visible
+from saelineage.report.style import DASHES, GREY, VERDICT_COLOURS, Colours, Panels, plain, styled, visible
 
 CURVE_DASHES = {"edge": "solid", "no change": "dash", "two seeds": "dashdot"}
-CARD_WIDTH, CARD_GAP, LINE_HEIGHT, EDGE_HEIGHT = 236.0, 46.0, 15.0, 92.0
+CONTROL_COLOURS = ("#b0562c", "#4f86b8", "#8a8f98", "#6f8f3a")
+"""Colours of curves of controls, whose models have none."""
+SHARES = {"tickformat": ".0%", "range": [0, 1.03]}
+CARD_WIDTH, CARD_HEIGHT, CARD_GAP, EDGE_HEIGHT = 178.0, 46.0, 50.0, 66.0
 FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE, FLOW_PAD = 590.0, 60.0, 14.0
 LEGEND_LINE = 20
 TIP = (
@@ -33,14 +37,14 @@ def lineage_svg(models: pd.DataFrame, edges: pd.DataFrame) -> str:
     """The lineage as cards joined by arrows, parents above children.
 
     Args:
-        models: a row per model and corpus: `model`, `made` (how it was made), `corpus`, `loss`, `accuracy`.
+        models: a row per model and corpus: `model`, `made` (how it was made), `colour`, `corpus`, `loss`, `accuracy`.
         edges: a row per edge: `parent`, `child`, and the two lines written on its arrow, `label` and `control`.
     """
     names = list(dict.fromkeys(models["model"]))
     number = {name: index for index, name in enumerate(names)}
     arrows = [(number[parent], number[child]) for parent, child in zip(edges["parent"], edges["child"], strict=True)]
     layout = arrange(Graph([(name,) for name in names], arrows), CARD_WIDTH + CARD_GAP)
-    height = 46 + LINE_HEIGHT * int(models.groupby("model")["corpus"].size().max())
+    height = CARD_HEIGHT
     corners = [
         (place - CARD_WIDTH / 2, 6 + rank * (height + EDGE_HEIGHT))
         for place, rank in zip(layout.place, layout.rank, strict=True)
@@ -100,17 +104,17 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
     return styled(go.Figure(sankey), height=int(height + 15 + below), margin={"l": 10, "r": 10, "t": 15, "b": below})
 
 
-def sweep_accuracy_figure(sweep: pd.DataFrame) -> go.Figure:
+def sweep_accuracy_figure(sweep: pd.DataFrame, colours: Colours) -> go.Figure:
     """Next-token accuracy against the swept settings of a merge, see `_sweep_figure`."""
-    return _sweep_figure(sweep, "accuracy", "next-token accuracy")
+    return _sweep_figure(sweep, "accuracy", "next-token accuracy", colours)
 
 
-def sweep_loss_figure(sweep: pd.DataFrame) -> go.Figure:
+def sweep_loss_figure(sweep: pd.DataFrame, colours: Colours) -> go.Figure:
     """Loss against the swept settings of a merge, see `_sweep_figure`."""
-    return _sweep_figure(sweep, "loss", "loss (nats per token)")
+    return _sweep_figure(sweep, "loss", "loss (nats per token)", colours)
 
 
-def _sweep_figure(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
+def _sweep_figure(table: pd.DataFrame, measure: str, title: str, colours: Colours) -> go.Figure:
     """A measure against one swept setting, or against two as a map for each corpus.
 
     Args:
@@ -118,18 +122,19 @@ def _sweep_figure(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
             `second_chosen` (the settings of the merged model), `is_parent` and the measure.
         measure: `accuracy` or `loss`.
         title: of the measure.
+        colours: of corpora.
     """
     has_second = table["second_setting"].notna().any()
-    return _sweep_maps(table, measure, title) if has_second else _sweep_lines(table, measure, title)
+    return _sweep_maps(table, measure, title) if has_second else _sweep_lines(table, measure, title, colours)
 
 
-def _sweep_lines(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
+def _sweep_lines(table: pd.DataFrame, measure: str, title: str, colours: Colours) -> go.Figure:
     """One line per corpus, the value of the parents' ancestor dashed, the chosen setting marked."""
     figure, chosen, setting = go.Figure(), table["chosen"].iloc[0], table["setting"].iloc[0]
-    for index, corpus in enumerate(dict.fromkeys(table["corpus"])):
+    for corpus in dict.fromkeys(table["corpus"]):
         rows = table[table["corpus"] == corpus]
         swept, base = rows[rows["model"].isna()].sort_values("value"), rows[rows["model"].notna() & ~rows["is_parent"]]
-        colour = SERIES[index % len(SERIES)]
+        colour = colours.corpus(corpus)
         line = {"color": colour, "width": 2}
         figure.add_scatter(x=swept["value"], y=swept[measure], name=plain(corpus), mode="lines+markers", line=line)
         for value in base[measure]:
@@ -160,17 +165,18 @@ def _sweep_maps(table: pd.DataFrame, measure: str, title: str) -> go.Figure:
     return styled(figure, height=340)
 
 
-def sweep_survival_figure(followed: pd.DataFrame) -> go.Figure:
+def sweep_survival_figure(followed: pd.DataFrame, colours: Colours) -> go.Figure:
     """The share of each parent's features that are found along a sweep of one setting.
 
     Identified ones (solid), all (dashed), and those that are identified and new since its own parent (dotted).
 
     Args:
         followed: `model`, `kind`, `group`, `setting`, `value`, `share`, `share_low`, `share_high`.
+        colours: of models.
     """
     figure = go.Figure()
-    for index, model in enumerate(dict.fromkeys(followed["model"])):
-        colour = SERIES[index % len(SERIES)]
+    for model in dict.fromkeys(followed["model"]):
+        colour = colours.model(model)
         of_model = followed[followed["model"] == model]
         new = of_model[(of_model["group"] == NEW) & of_model["kind"].str.endswith(OF_IDENTIFIED)]
         lines = [("identified", "solid", of_model[of_model["kind"] == "identified"])]
@@ -199,19 +205,20 @@ def sweep_survival_figure(followed: pd.DataFrame) -> go.Figure:
     return styled(figure, height=340)
 
 
-def fvu_figure(saes: pd.DataFrame) -> go.Figure:
+def fvu_figure(saes: pd.DataFrame, colours: Colours) -> go.Figure:
     """Fraction of variance unexplained, one point per SAE and corpus.
 
     Args:
         saes: `model`, `sae`, `corpus`, `fvu`.
+        colours: of corpora.
     """
     figure = go.Figure()
-    for index, corpus in enumerate(dict.fromkeys(saes["corpus"])):
+    for corpus in dict.fromkeys(saes["corpus"]):
         rows = saes[saes["corpus"] == corpus]
         names = [plain(f"{row.model}.{row.sae}") for row in rows.itertuples()]
         pooled = corpus == "pooled"
         marker = {
-            "color": GREY if pooled else SERIES[index % len(SERIES)],
+            "color": colours.corpus(corpus),
             "size": 13 if pooled else 8,
             "symbol": "line-ew-open" if pooled else "circle",
         }
@@ -220,65 +227,69 @@ def fvu_figure(saes: pd.DataFrame) -> go.Figure:
     return styled(figure, height=320)
 
 
-def density_figure(densities: pd.DataFrame) -> go.Figure:
-    """Histogram of firing densities, one line per SAE.
+def density_figure(densities: pd.DataFrame, colours: Colours) -> go.Figure:
+    """Histogram of firing densities: a panel per model, a line per SAE.
 
     Args:
         densities: `model`, `sae`, `log10_density` (left edge of a bin), `n_latents`.
+        colours: of models.
     """
-    figure = go.Figure()
-    for name, style, rows in _by_sae(densities):
-        line = style | {"shape": "hv"}
-        figure.add_scatter(x=rows["log10_density"], y=rows["n_latents"], name=name, mode="lines", line=line)
-    figure.update_xaxes(title="log10 of the share of tokens a latent fires on")
-    figure.update_yaxes(title="latents")
-    return styled(figure, height=320)
+    panels = _panels_of_saes(densities, "log10_density", "n_latents", colours, shape="hv")
+    return panels.drawn("log10 of the share of tokens", "latents")
 
 
-def training_figure(training: pd.DataFrame) -> go.Figure:
-    """Fvu during training, one line per SAE.
+def training_figure(training: pd.DataFrame, colours: Colours) -> go.Figure:
+    """Fvu during training: a panel per model, a line per SAE.
 
     Args:
         training: `model`, `sae`, `tokens`, `fvu`.
+        colours: of models.
     """
-    figure = go.Figure()
-    for name, style, rows in _by_sae(training):
-        figure.add_scatter(x=rows["tokens"], y=rows["fvu"], name=name, mode="lines", line=style)
-    figure.update_xaxes(title="tokens trained on")
-    figure.update_yaxes(title="fvu of the batch", rangemode="tozero")
-    return styled(figure, height=320)
+    panels = _panels_of_saes(training, "tokens", "fvu", colours, shape="linear")
+    return panels.drawn("tokens trained on", "fvu of the batch", y_axis={"rangemode": "tozero"})
 
 
-def correlation_figure(histograms: pd.DataFrame, threshold: float) -> go.Figure:
-    """Histogram of r over all pairs of features, one line per edge, on a logarithmic axis.
+def _panels_of_saes(table: pd.DataFrame, x: str, y: str, colours: Colours, shape: str) -> Panels:
+    """A panel for each model with a line for each of its SAEs, in the model's colour, each in a dash of its own."""
+    models, saes = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["sae"]))
+    panels = Panels(models)
+    for (model, sae), rows in table.groupby(["model", "sae"], sort=False):
+        dash = DASHES[saes.index(sae) % len(DASHES)]
+        line = {"color": colours.model(str(model)), "dash": dash, "width": 1.5, "shape": shape}
+        panels.add_line(models.index(model), str(sae), rows[x], rows[y], line)
+    return panels
+
+
+def correlation_figure(histograms: pd.DataFrame, threshold: float, colours: Colours) -> go.Figure:
+    """Histogram of r over all pairs of features, a panel per edge, on a logarithmic axis.
 
     Args:
         histograms: `edge`, `r` (left edge of a bin), `n_pairs`.
         threshold: r at or above this is a match.
+        colours: of models; an edge has its child's.
     """
-    figure = go.Figure()
-    for index, edge in enumerate(dict.fromkeys(histograms["edge"])):
-        rows = histograms[(histograms["edge"] == edge) & (histograms["n_pairs"] > 0)]
-        line = {"color": SERIES[index % len(SERIES)], "width": 1.5, "shape": "hv"}
-        figure.add_scatter(x=rows["r"], y=rows["n_pairs"], name=plain(edge), mode="lines", line=line)
-    line = {"color": GREY, "width": 1, "dash": "dot"}
-    figure.add_vline(x=threshold, line=line, annotation_text=f"r = {threshold:g}")
-    figure.update_xaxes(title="Pearson r")
-    figure.update_yaxes(title="pairs of features", type="log", exponentformat="power")
-    return styled(figure, height=340)
+    edges = [Edge.parse(edge) for edge in dict.fromkeys(histograms["edge"])]
+    panels = Panels([f"{edge.parent} → {edge.child}" for edge in edges])
+    for place, edge in enumerate(edges):
+        rows = histograms[(histograms["edge"] == str(edge)) & (histograms["n_pairs"] > 0)]
+        line = {"color": colours.model(edge.child), "width": 1.5, "shape": "hv"}
+        panels.add_line(place, "pairs of features", rows["r"], rows["n_pairs"], line)
+    panels.figure.add_vline(x=threshold, line={"color": GREY, "width": 1, "dash": "dot"})
+    figure = panels.drawn("Pearson r", "pairs of features", y_axis={"type": "log", "exponentformat": "power"})
+    return figure.update_layout(showlegend=False)
 
 
-def scores_figure(scores: pd.DataFrame) -> go.Figure:
+def scores_figure(scores: pd.DataFrame, colours: Colours) -> go.Figure:
     """Histogram of the scores of descriptions: one colour per model, written explanations dashed.
 
     Args:
         scores: `model`, `source`, `r` (left edge of a bin), `n_features`, and over all bins `n` and `median`.
+        colours: of models.
     """
     figure = go.Figure()
-    models = list(dict.fromkeys(scores["model"]))
     for (model, source), rows in scores.groupby(["model", "source"], sort=False):
         dash = "solid" if source == "labels" else "dash"
-        colour = SERIES[models.index(model) % len(SERIES)]
+        colour = colours.model(str(model))
         n, median = rows["n"].iloc[0], rows["median"].iloc[0]
         counted = f"n {n:,}, median {median:.2f}" if n else "n 0"
         figure.add_scatter(
@@ -293,39 +304,29 @@ def scores_figure(scores: pd.DataFrame) -> go.Figure:
     return styled(figure, height=360)
 
 
-def share_curves_figure(curves: pd.DataFrame, threshold: float) -> go.Figure:
-    """The share of features with a match at every threshold: one colour per edge, one dash per kind of curve.
+def share_curves_figure(curves: pd.DataFrame, threshold: float, colours: Colours) -> go.Figure:
+    """The share of features with a match at every threshold: a panel per edge, a dash per kind of curve.
 
-    The edge is solid, its no-change control dashed, two seeds of the parent dash-dotted; others are dotted. The number
-    behind a name in the legend is the area under that curve.
+    The edge is solid, its no-change control dashed, two seeds of the parent dash-dotted; others are dotted.
 
     Args:
         curves: `parent`, `child`, `name` (`edge`, `no change`, `two seeds`, a control's), `threshold`, `share`, `auc`.
         threshold: r at or above this is a match.
+        colours: of models; an edge has its child's.
     """
-    figure = go.Figure()
-    for index, ((parent, child), rows) in enumerate(curves.groupby(["parent", "child"], sort=False)):
-        edge = plain(f"{parent} → {child}")
+    by_edge = list(curves.groupby(["parent", "child"], sort=False))
+    panels = Panels([f"{parent} → {child}" for (parent, child), _ in by_edge])
+    names = [name for name in dict.fromkeys(curves["name"]) if name not in CURVE_DASHES]
+    for place, ((_, child), rows) in enumerate(by_edge):
         for name, curve in rows.groupby("name", sort=False):
-            line = {"color": SERIES[index % len(SERIES)], "width": 1.75, "dash": CURVE_DASHES.get(str(name), "dot")}
-            figure.add_scatter(
-                x=curve["threshold"],
-                y=curve["share"],
-                name=f"{plain(name)} {curve['auc'].iloc[0]:.2f}",
-                mode="lines",
-                line=line,
-                legendgroup=str(index),
-                legendgrouptitle={"text": edge},
-                hovertemplate=f"{edge}, {plain(name)}: %{{y:.1%}} at r ≥ %{{x:.2f}}<extra></extra>",
-            )
-    line = {"color": GREY, "width": 1, "dash": "dot"}
-    figure.add_vline(x=threshold, line=line, annotation_text=f"r = {threshold:g}")
-    figure.update_xaxes(title="threshold of Pearson r")
-    figure.update_yaxes(title="features with a match", tickformat=".0%", rangemode="tozero")
-    n_lines = len(figure.data) + len({trace.legendgroup for trace in figure.data})
-    height = min(max(440, 90 + LEGEND_LINE * n_lines), 1000)
-    legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "groupclick": "toggleitem", "tracegroupgap": 6}
-    return styled(figure, height).update_layout(legend=legend)
+            own = name == "edge"
+            others = CONTROL_COLOURS[names.index(name) % len(CONTROL_COLOURS)] if name in names else GREY
+            line = {"color": colours.model(str(child)) if own else others, "width": 2.25 if own else 1.5}
+            line["dash"] = CURVE_DASHES.get(str(name), "dot")
+            hover = f"{plain(name)} (AUC {curve['auc'].iloc[0]:.2f}): %{{y:.1%}} at r ≥ %{{x:.2f}}<extra></extra>"
+            panels.add_line(place, str(name), curve["threshold"], curve["share"], line, hovertemplate=hover)
+    panels.figure.add_vline(x=threshold, line={"color": GREY, "width": 1, "dash": "dot"})
+    return panels.drawn("threshold of Pearson r", "features with a match", y_axis=SHARES)
 
 
 BUDGET_LINES = {
@@ -337,45 +338,30 @@ BUDGET_LINES = {
 """The shares that `budgets_figure` draws, with their name and dash."""
 
 
-def budgets_figure(budgets: pd.DataFrame) -> go.Figure:
-    """Shares against the training budget of anchored SAEs: one colour per edge, one dash per share.
-
-    Lines of all features are hidden until their legend is clicked if there are lines of identified ones.
+def budgets_figure(budgets: pd.DataFrame, colours: Colours) -> go.Figure:
+    """Shares against the training budget of anchored SAEs: a panel per edge, a dash per share.
 
     Args:
-        budgets: `parent`, `child`, `group`, `n_tokens` and the shares of `BUDGET_LINES`.
+        budgets: `parent`, `child`, `group`, `n_tokens` and the shares of `BUDGET_LINES`; the first group is drawn.
+        colours: of models; an edge has its child's.
     """
-    figure = go.Figure()
-    edges = list(budgets.groupby(["parent", "child"], sort=False).groups)
-    first = budgets["group"].iloc[0]
-    for (parent, child, group), rows in budgets.groupby(["parent", "child", "group"], sort=False):
-        edge = plain(f"{parent} → {child}, {group}")
-        colour = SERIES[edges.index((parent, child)) % len(SERIES)]
-        for column, (name, dash) in BUDGET_LINES.items():
+    shown = budgets[budgets["group"] == budgets["group"].iloc[0]]
+    return _panels_of_shares(shown, "n_tokens", BUDGET_LINES, colours).drawn(
+        "tokens that the child's SAE is trained on", "share with a match", x_axis={"rangemode": "tozero"}, y_axis=SHARES
+    )
+
+
+def _panels_of_shares(table: pd.DataFrame, x: str, shares: Mapping[str, tuple[str, str]], colours: Colours) -> Panels:
+    """A panel per edge in its child's colour, with a line for each share: its column, name and dash."""
+    by_edge = list(table.groupby(["parent", "child"], sort=False))
+    panels = Panels([f"{parent} → {child}" for (parent, child), _ in by_edge])
+    for place, ((_, child), rows) in enumerate(by_edge):
+        for column, (name, dash) in shares.items():
             measured = rows[rows[column].notna()]
-            if measured.empty:
-                continue
-            figure.add_scatter(
-                x=measured["n_tokens"],
-                y=measured[column],
-                name=name,
-                mode="lines+markers",
-                line={"color": colour, "width": 1.75, "dash": dash},
-                visible=True if group == first else "legendonly",
-                legendgroup=edge,
-                legendgrouptitle={"text": edge},
-                hovertemplate=f"{edge}, {name}: %{{y:.1%}} at %{{x:,}} tokens<extra></extra>",
-            )
-    figure.update_xaxes(title="tokens that the child's SAE is trained on", rangemode="tozero")
-    return _of_shares(figure, 380)
-
-
-def _of_shares(figure: go.Figure, least_height: int) -> go.Figure:
-    """A figure of shares with its legend beside it, as high as that needs."""
-    figure.update_yaxes(title="share of features with a match", tickformat=".0%", range=[0, 1.02])
-    legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "groupclick": "toggleitem", "tracegroupgap": 6}
-    height = min(max(least_height, 60 + LEGEND_LINE * len(figure.data)), 1000)
-    return styled(figure, height).update_layout(legend=legend)
+            line = {"color": colours.model(str(child)), "width": 1.75, "dash": dash}
+            hover = f"{name}: %{{y:.1%}} at %{{x}}<extra></extra>"
+            panels.add_line(place, name, measured[x], measured[column], line, mode="lines+markers", hovertemplate=hover)
+    return panels
 
 
 HOOKPOINT_LINES = {
@@ -386,29 +372,17 @@ HOOKPOINT_LINES = {
 """The shares that `hookpoints_figure` draws, with their name and dash."""
 
 
-def hookpoints_figure(hookpoints: pd.DataFrame) -> go.Figure:
-    """Shares at every hookpoint: one colour per edge, one dash per share, of identified features where they are known.
+def hookpoints_figure(hookpoints: pd.DataFrame, colours: Colours) -> go.Figure:
+    """Shares at every hookpoint: a panel per edge, a dash per share, of identified features where they are known.
 
     Args:
         hookpoints: `hookpoint`, `parent`, `child`, `group` and the shares of `HOOKPOINT_LINES`.
+        colours: of models; an edge has its child's.
     """
-    figure = go.Figure()
     shown = hookpoints[hookpoints["group"] == hookpoints["group"].iloc[0]]
-    for place, ((parent, child), rows) in enumerate(shown.groupby(["parent", "child"], sort=False)):
-        edge, colour = plain(f"{parent} → {child}"), SERIES[place % len(SERIES)]
-        for column, (name, dash) in HOOKPOINT_LINES.items():
-            figure.add_scatter(
-                x=rows["hookpoint"],
-                y=rows[column],
-                name=name,
-                mode="lines+markers",
-                line={"color": colour, "width": 1.75, "dash": dash},
-                legendgroup=edge,
-                legendgrouptitle={"text": edge},
-                hovertemplate=f"{edge}, {name}: %{{y:.1%}} at %{{x}}<extra></extra>",
-            )
-    figure.update_xaxes(title="hookpoint", type="category")
-    return _of_shares(figure, 320)
+    return _panels_of_shares(shown, "hookpoint", HOOKPOINT_LINES, colours).drawn(
+        "hookpoint", "share with a match", x_axis={"type": "category"}, y_axis=SHARES
+    )
 
 
 SURVIVAL_LINES = {
@@ -419,13 +393,14 @@ SURVIVAL_LINES = {
 """The shares that `survival_figure` draws, with their name and dash."""
 
 
-def survival_figure(survival: pd.DataFrame) -> go.Figure:
+def survival_figure(survival: pd.DataFrame, colours: Colours) -> go.Figure:
     """The share of features that is still found, by the model at which they are born: one colour each.
 
     Dashed and dotted are the bounds of the share that would be left if no step changed anything.
 
     Args:
         survival: of one line: `group`, `born`, `model`, `share_n` and the shares of `SURVIVAL_LINES`.
+        colours: of models.
     """
     figure = go.Figure()
     shown = survival[survival["group"] == survival["group"].iloc[0]]
@@ -440,13 +415,16 @@ def survival_figure(survival: pd.DataFrame) -> go.Figure:
                 y=[1.0, *rows[column]],
                 name=name,
                 mode="lines+markers",
-                line={"color": SERIES[place % len(SERIES)], "width": 1.75, "dash": dash},
+                line={"color": colours.model(str(born)), "width": 1.75, "dash": dash},
                 legendgroup=label,
                 legendgrouptitle={"text": label},
                 hovertemplate=f"{label}, {name}: %{{y:.1%}} at %{{x}}<extra></extra>",
             )
     figure.update_xaxes(title="model", type="category", categoryorder="array", categoryarray=models)
-    return _of_shares(figure, 320).update_yaxes(title="share of the features that is still found")
+    figure.update_yaxes(title="share of the features that is still found", **SHARES)
+    legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "groupclick": "toggleitem", "tracegroupgap": 6}
+    height = min(max(320, 60 + LEGEND_LINE * len(figure.data)), 1000)
+    return styled(figure, height).update_layout(legend=legend)
 
 
 class Figure(NamedTuple):
@@ -455,7 +433,8 @@ class Figure(NamedTuple):
     draw: Callable[..., go.Figure | str]
     """Returns a Plotly figure, or SVG."""
     inputs: tuple[str, ...]
-    """Its arguments in order: tables and views of the page, or `threshold`. Drawn only if the first has rows."""
+    """Its arguments in order: tables and views of the page, `threshold` or `colours`. Drawn only if the first has
+    rows."""
     label: str = ""
     """What the figure shows, for screen readers; SVG has its own."""
     by: str = ""
@@ -465,19 +444,19 @@ class Figure(NamedTuple):
 FIGURES = {
     "hookpoints": Figure(
         hookpoints_figure,
-        ("hookpoints",),
+        ("hookpoints", "colours"),
         "Persisting share at every hookpoint, for each edge beside its controls; hookpoints.csv has the numbers",
     ),
     "lineage": Figure(lineage_svg, ("lineage_models", "lineage_edges")),
     "curves": Figure(
         share_curves_figure,
-        ("leading_curves", "threshold"),
+        ("leading_curves", "threshold", "colours"),
         "Share of features with a match at every threshold, for each edge and its controls. The file curves.csv has "
         "the curves; instruments.csv has the areas under the curves of edges and no-change controls.",
     ),
     "budgets": Figure(
         budgets_figure,
-        ("budgets",),
+        ("budgets", "colours"),
         "Shares under each training budget of anchored SAEs, for each edge and its no-change controls; the file "
         "budgets.csv has the numbers",
     ),
@@ -507,51 +486,40 @@ FIGURES = {
     ),
     "survival-{line}": Figure(
         survival_figure,
-        ("survival",),
+        ("survival", "colours"),
         "Share of the features born at each model that is still found at later ones, beside what no change would "
         "leave; the file survival.csv has the numbers",
         by="line",
     ),
     "sweep-{sweep}-accuracy": Figure(
-        sweep_accuracy_figure, ("chosen_sweeps",), "Accuracy against the swept settings of the merge", by="sweep"
+        sweep_accuracy_figure,
+        ("chosen_sweeps", "colours"),
+        "Accuracy against the swept settings of the merge",
+        by="sweep",
     ),
     "sweep-{sweep}-survival": Figure(
-        sweep_survival_figure, ("followed_lines",), "Features of the parents that are found on the merge", by="sweep"
+        sweep_survival_figure,
+        ("followed_lines", "colours"),
+        "Features of the parents that are found on the merge",
+        by="sweep",
     ),
     "sweep-{sweep}-loss": Figure(
-        sweep_loss_figure, ("chosen_sweeps",), "Loss against the swept settings of the merge", by="sweep"
+        sweep_loss_figure, ("chosen_sweeps", "colours"), "Loss against the swept settings of the merge", by="sweep"
     ),
     "scores": Figure(
         scores_figure,
-        ("scores",),
+        ("scores", "colours"),
         "Histogram of the correlation between described and true activations, by model; the file scores.csv has its "
         "numbers",
     ),
-    "saes": Figure(fvu_figure, ("saes",), "Fvu of each SAE on each corpus"),
-    "densities": Figure(density_figure, ("densities",), "Histogram of firing densities of each SAE"),
-    "training": Figure(training_figure, ("training",), "Fvu during training of each SAE"),
+    "saes": Figure(fvu_figure, ("saes", "colours"), "Fvu of each SAE on each corpus"),
+    "densities": Figure(density_figure, ("densities", "colours"), "Histogram of firing densities of each SAE"),
+    "training": Figure(training_figure, ("training", "colours"), "Fvu during training of each SAE"),
     "correlations": Figure(
-        correlation_figure, ("correlations", "threshold"), "Histogram of all correlations of each edge"
+        correlation_figure, ("correlations", "threshold", "colours"), "Histogram of all correlations of each edge"
     ),
 }
 """The figures of the page by name, in its order."""
-
-
-def _by_sae(table: pd.DataFrame) -> list[tuple[str, dict, pd.DataFrame]]:
-    """The name, line style (a colour per model, a dash per seed) and rows of each SAE."""
-    models, saes = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["sae"]))
-    return [
-        (
-            plain(f"{model}.{sae}"),
-            {
-                "color": SERIES[models.index(model) % len(SERIES)],
-                "dash": DASHES[saes.index(sae) % len(DASHES)],
-                "width": 1.75,
-            },
-            rows,
-        )
-        for (model, sae), rows in table.groupby(["model", "sae"], sort=False)
-    ]
 
 
 def _stacked(nodes: pd.DataFrame, pad: float) -> list[float]:
@@ -577,21 +545,17 @@ def _faint(colour: str) -> str:
 
 
 def _card(corner: tuple[float, float], height: float, rows: pd.DataFrame) -> str:
-    """A model's card: its name, how it was made, and one line per corpus."""
+    """A model's card: its name and how it was made; its loss on each corpus is told when pointed at."""
     x, y = corner
-    name, made = rows["model"].iloc[0], rows["made"].iloc[0]
+    name, made, colour = (rows[column].iloc[0] for column in ("model", "made", "colour"))
     figures = "\n".join(f"{row.corpus}: loss {row.loss:.3f}, accuracy {row.accuracy:.3f}" for row in rows.itertuples())
     parts = [
         f"<g><title>{_safe(f'{name} ({made})')}\n{_safe(figures)}</title>",
         f'<rect class="card" x="{x:g}" y="{y:g}" width="{CARD_WIDTH:g}" height="{height:g}" rx="8"/>',
-        f'<text class="name" x="{x + 12:g}" y="{y + 20:g}">{_safe(_short(name, 30))}</text>',
-        f'<text class="made" x="{x + 12:g}" y="{y + 35:g}">{_safe(_short(made, 40))}</text>',
+        f'<rect x="{x:g}" y="{y + 8:g}" width="5" height="{height - 16:g}" rx="2" fill="{colour}"/>',
+        f'<text class="name" x="{x + 14:g}" y="{y + 20:g}">{_safe(_short(name, 20))}</text>',
+        f'<text class="made" x="{x + 14:g}" y="{y + 36:g}">{_safe(_short(made, 25))}</text>',
     ]
-    for index, row in enumerate(rows.itertuples()):
-        line = y + 52 + index * LINE_HEIGHT
-        parts.append(f'<text class="number" x="{x + 12:g}" y="{line:g}">{_safe(_short(str(row.corpus), 15))}</text>')
-        parts.append(f'<text class="number end" x="{x + 162:g}" y="{line:g}">loss {row.loss:.2f}</text>')
-        parts.append(f'<text class="number end" x="{x + 224:g}" y="{line:g}">{row.accuracy:.1%}</text>')
     return "".join([*parts, "</g>"])
 
 

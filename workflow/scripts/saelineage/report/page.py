@@ -6,8 +6,9 @@ text are replaced by visible ones.
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
+from urllib.parse import urlencode
 
 import pandas as pd
 import yaml
@@ -16,22 +17,28 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from saelineage.files.atomic import sha256_json
+from saelineage.lineage.evidence import ALL, IDENTIFIED
+from saelineage.lineage.importance import CHANGED
 from saelineage.lineage.matching import SIDES
+from saelineage.lineage.verdicts import NEW
 from saelineage.plan.graph import POOLED
 from saelineage.plan.merges import FROM_SWEEP
 from saelineage.report.dashboards import FEATURES_PER_CHUNK, VERDICTS
 from saelineage.report.drawing import Graph, arrange, jobs_svg
+from saelineage.report.examples import LEAST_OF_CONCEPT
 from saelineage.report.figures import FIGURES, Figure
 from saelineage.report.sentences import (
     READINGS,
     answer,
     changes,
+    checks,
     count,
     described,
     document_warnings,
     import_warnings,
     instrument_warnings,
     interval,
+    moved,
     nats,
     number,
     over_trainings,
@@ -41,14 +48,14 @@ from saelineage.report.sentences import (
     signed,
     stabilised,
 )
-from saelineage.report.style import GREY, VERDICT_COLOURS, visible
+from saelineage.report.style import VERDICT_COLOURS, Colours, colours_of, visible
 from saelineage.report.tables import (
     EXPLANATIONS,
     LARGEST_RANDOM,
     LEAST_NO_CHANGE,
 )
 
-PAGE = "page.html.jinja"
+PAGE, MAKING = "page.html.jinja", "making.html.jinja"
 
 TRAJECTORY_WIDTH, TRAJECTORY_HEIGHT, TRAJECTORY_CARD, TRAJECTORY_MARGIN = 196.0, 112.0, 70.0, 8.0
 """Space for a model's card in the picture of a feature's trajectory, in pixels. The card itself is 54 high."""
@@ -70,6 +77,8 @@ class Results(NamedTuple):
     """The hookpoint that the page is of."""
     pages: Mapping[str, str]
     """The page of every hookpoint, beside this one."""
+    making: str
+    """The page of how the run was made, beside this one."""
     tables: Mapping[str, pd.DataFrame]
     examples: dict
     timings: pd.DataFrame
@@ -98,8 +107,8 @@ class Sources(NamedTuple):
     """JavaScript by name: `elements`, `explorer`, `jobs`, `page`."""
 
 
-def render_page(results: Results, sources: Sources) -> str:
-    """Render the page as one HTML text that loads nothing from other hosts. Equal results give equal text."""
+def _environment(sources: Sources) -> Environment:
+    """The templates, with this project's filters; what they show is escaped, and hidden characters made visible."""
     environment = Environment(
         loader=DictLoader(sources.templates),
         autoescape=True,
@@ -117,49 +126,89 @@ def render_page(results: Results, sources: Sources) -> str:
         "nats": nats,
         "signed": signed,
     }
-    page = environment.get_template(PAGE).render(
-        run=results.summary["run"],
-        hookpoint=results.hookpoint,
-        pages=results.pages,
-        **{key: results.summary[key] for key in ("threshold", "identified_from", "relocated_below")},
-        models=results.summary["models"],
-        leading=results.summary["leading"],
-        edges=by_edge(results.tables["edges"].assign(reading=results.tables["edges"]["reading"].map(READINGS))),
-        changes=changes(results.tables["drift"]),
-        answer=answer(results.summary),
-        assumptions=list(results.assumptions),
-        bounds={"least_no_change": LEAST_NO_CHANGE, "largest_random": LARGEST_RANDOM},
-        trainings=over_trainings(results.summary),
-        corpora=list(results.corpora),
-        tables={name: table.to_dict("records") for name, table in results.tables.items()},
-        pictures=draw(results),
-        warnings=[
-            *instrument_warnings(results.summary),
-            *sae_warnings(results.tables["saes"], results.summary["saes"]),
-            *document_warnings(results.tables["documents"]),
-            *results.same_weights,
-            *results.vocabularies,
-            *import_warnings(results.manifests),
-        ],
-        examples=examples_view(results.examples),
-        **views(results.tables),
-        timings=results.timings.to_dict("records"),
-        versions=versions(results.manifests.values()),
-        digests=digests(results.manifests),
-        config_yaml=yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True, width=100),
-        config_sha256=sha256_json(results.config),
-        n_jobs=len(results.jobs),
-        jobs_svg=Markup(jobs_svg(results.jobs)),  # noqa: S704 - escaped by drawing.py
-        rulegraph_svg=Markup(results.rulegraph_svg),  # noqa: S704
-        facts=_json(facts(results)),
-        csv_links={name: csv_link(table) for name, table in results.tables.items()},
-        explained=bool((results.tables["scores"]["source"] == EXPLANATIONS).any()),
-        chunks=results.chunks,
-        stylesheet=Markup(sources.stylesheet),  # noqa: S704
-        scripts={name: _script(text) for name, text in sources.scripts.items()},
-        plotlyjs=_script(get_plotlyjs()),
+    return environment
+
+
+def render_making(results: Results, sources: Sources, page: str) -> str:
+    """Render the page of how a run was made: its jobs, their time and memory, and merged weights.
+
+    Args:
+        results, sources: see there.
+        page: the run's page, beside this one.
+    """
+    text = (
+        _environment(sources)
+        .get_template(MAKING)
+        .render(
+            run=results.summary["run"],
+            page=page,
+            n_jobs=len(results.jobs),
+            jobs_svg=Markup(jobs_svg(results.jobs)),  # noqa: S704 - escaped by drawing.py
+            jobs_data=_json(list(results.jobs)),
+            rulegraph_svg=Markup(results.rulegraph_svg),  # noqa: S704
+            timings=results.timings.to_dict("records"),
+            merges=merges_view(results.tables["merges"]),
+            stylesheet=Markup(sources.stylesheet),  # noqa: S704
+            scripts={name: _script(text) for name, text in sources.scripts.items()},
+        )
+    )
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def render_page(results: Results, sources: Sources) -> str:
+    """Render the page as one HTML text that loads nothing from other hosts. Equal results give equal text."""
+    page = (
+        _environment(sources)
+        .get_template(PAGE)
+        .render(
+            making=results.making,
+            run=results.summary["run"],
+            hookpoint=results.hookpoint,
+            pages=results.pages,
+            **{key: results.summary[key] for key in ("threshold", "identified_from", "relocated_below")},
+            models=results.summary["models"],
+            leading=results.summary["leading"],
+            edges=by_edge(results.tables["edges"].assign(reading=results.tables["edges"]["reading"].map(READINGS))),
+            changes=changes(results.tables["drift"]),
+            answer=answer(results.summary),
+            checks=checks(results.summary),
+            overview=overview(results.tables),
+            assumptions=list(results.assumptions),
+            bounds={"least_no_change": LEAST_NO_CHANGE, "largest_random": LARGEST_RANDOM},
+            trainings=over_trainings(results.summary),
+            corpora=list(results.corpora),
+            tables={name: table.to_dict("records") for name, table in results.tables.items()},
+            pictures=draw(results),
+            warnings=page_warnings(results),
+            examples=examples_view(results.examples, results.tables["flows"]),
+            least_of_concept=LEAST_OF_CONCEPT,
+            **views(results.tables),
+            versions=versions(results.manifests.values()),
+            digests=digests(results.manifests),
+            config_yaml=yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True, width=100),
+            config_sha256=sha256_json(results.config),
+            facts=_json(facts(results)),
+            csv_links={name: csv_link(table) for name, table in results.tables.items()},
+            explained=bool((results.tables["scores"]["source"] == EXPLANATIONS).any()),
+            chunks=results.chunks,
+            stylesheet=Markup(sources.stylesheet),  # noqa: S704
+            scripts={name: _script(text) for name, text in sources.scripts.items()},
+            plotlyjs=_script(get_plotlyjs()),
+        )
     )
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def page_warnings(results: Results) -> list[str]:
+    """What the reader has to be careful with."""
+    return [
+        *instrument_warnings(results.summary),
+        *sae_warnings(results.tables["saes"], results.summary["saes"]),
+        *document_warnings(results.tables["documents"]),
+        *results.same_weights,
+        *results.vocabularies,
+        *import_warnings(results.manifests),
+    ]
 
 
 def views(tables: Mapping[str, pd.DataFrame]) -> dict:
@@ -197,6 +246,7 @@ def facts(results: Results) -> dict:
         "edges": edges,
         "layout": _layout(models, edges),
         "corpora": list(results.corpora),
+        "colours": page_colours(results)._asdict(),
         "verdicts": VERDICTS,
         "features_per_chunk": FEATURES_PER_CHUNK,
     }
@@ -219,10 +269,11 @@ def _layout(models: Sequence[str], edges: Sequence[Sequence[str]]) -> dict:
 def draw(results: Results) -> dict[str, Markup | dict]:
     """Draw every figure that has something to show: Plotly figures as height, JSON and label, others as SVG."""
     tables = {**results.tables, **figure_views(results)}
+    given = {"threshold": results.summary["threshold"], "colours": page_colours(results)}
     pictures: dict[str, Markup | dict] = {}
     for name, figure in FIGURES.items():
         rows = tables[figure.inputs[0]]
-        arguments = [results.summary["threshold"] if key == "threshold" else tables[key] for key in figure.inputs[1:]]
+        arguments = [given[key] if key in given else tables[key] for key in figure.inputs[1:]]
         if figure.by:
             for value, part in rows.groupby(figure.by, sort=False):
                 pictures[name.format(**{figure.by: value})] = _picture(figure, part, *arguments)
@@ -231,20 +282,23 @@ def draw(results: Results) -> dict[str, Markup | dict]:
     return pictures
 
 
+def page_colours(results: Results) -> Colours:
+    """The colours of the models of the lineage, and of the corpora."""
+    return colours_of(results.summary["models"], results.corpora)
+
+
 def figure_views(results: Results) -> dict[str, pd.DataFrame]:
     """The tables that figures draw, where they are not those of the report."""
-    tables = results.tables
+    tables, colours = results.tables, page_colours(results)
     curves, sweeps = tables["curves"], tables["sweeps"]
     edges = tables["edges"].drop_duplicates(["parent", "child"])  # identified features, where they are known
-    flow_nodes, flow_links = flows_view(leading_groups(tables["flows"]))
+    flow_nodes, flow_links = flows_view(leading_groups(tables["flows"]), colours)
+    models = tables["models"][tables["models"]["model"].isin(results.summary["models"])]
     return {
-        "lineage_models": tables["models"][tables["models"]["model"].isin(results.summary["models"])],
+        "lineage_models": models.assign(colour=[colours.model(model) for model in models["model"]]),
         "lineage_edges": edges.assign(
-            label=[
-                f"{percent(share)} of {group}"
-                for share, group in zip(*(edges[key] for key in ("persist_share", "group")), strict=True)
-            ],
-            control=[f"unchanged {percent(share)}" for share in edges["no_change_share"]],
+            label=[f"{percent(share)} found" for share in edges["persist_share"]],
+            control=[f"unchanged {percent(share, 0)}" for share in edges["no_change_share"]],
         ),
         **{f"first_{name}": of_first_seed(tables[name]) for name in CROSSCODER_TABLES},
         "leading_curves": curves[curves["leading"].astype(bool)],
@@ -287,6 +341,46 @@ def leading_groups(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of each edge's first group: its identified features, where they are known."""
     first = table.groupby(["parent", "child"], sort=False)["group"].transform("first")
     return table[table["group"] == first].reset_index(drop=True)
+
+
+WIDE = 0.06
+"""Share of a bar from which its number fits in."""
+
+
+def overview(tables: Mapping[str, pd.DataFrame]) -> list[dict]:
+    """Per edge, a bar of the parent's features and one of the child's by verdict, and how far the model moved.
+
+    They are of the edge's leading group: of identified features where they are known. Each part of a bar has the
+    `address` of its features on the page.
+    """
+    flows, far = leading_groups(tables["flows"]), moved(tables["drift"])
+    view = []
+    for (parent, child), rows in flows.groupby(["parent", "child"], sort=False):
+        bars = [
+            _bar(parent if side == SIDES[0] else child, of_side.to_dict("records"))
+            for side, of_side in rows.groupby("side", sort=False)
+        ]
+        edge = {"edge": f"{parent} → {child}", "change": far.get((str(parent), str(child)), "")}
+        view.append(edge | {"bars": [bar for bar in bars if bar["parts"]]})
+    return view
+
+
+def _bar(model: Hashable, rows: Sequence[dict]) -> dict:
+    """A model's features on an edge by verdict, as the parts of a bar."""
+    total = sum(row["n_features"] for row in rows)
+    parts = [
+        {"verdict": row["verdict"], "n": row["n_features"], "is_wide": row["n_features"] >= WIDE * total}
+        | {"address": address_of(row["parent"], row["child"], row["side"], row["verdict"], row["group"])}
+        for row in rows
+        if row["n_features"]
+    ]
+    return {"model": model, "group": rows[0]["group"], "parts": parts}
+
+
+def address_of(parent: str, child: str, side: str, verdict: str, group: str) -> str:
+    """Where the page lists the features of a verdict."""
+    detail = {} if group == ALL else {"detail": group}
+    return f"#/features?{urlencode({'on': f'{parent}.{child}.{side}.{verdict}'} | detail)}"
 
 
 def by_edge(table: pd.DataFrame) -> list[dict]:
@@ -385,10 +479,14 @@ def learnt_view(edges: pd.DataFrame, passages: pd.DataFrame, features: pd.DataFr
     return view
 
 
-def flows_view(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def flows_view(flows: pd.DataFrame, colours: Colours) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Nodes and links of the Sankey diagram. Between two models stands a node for each verdict.
 
     Features that persist and features that are inherited pass through one node.
+
+    Args:
+        flows: from `leading_groups` of `tables.flow_table`.
+        colours: of models.
 
     Returns:
         The nodes: `name`, `label`, `column`, `size`, `colour`. The links: `flows` with `source`, `target` and `edge`.
@@ -402,7 +500,7 @@ def flows_view(flows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     rank = _model_ranks(flows)
     nodes: dict[str, dict[str, str | float]] = {
-        model: {"label": model, "column": 2.0 * rank[model], "colour": GREY} for model in rank
+        model: {"label": model, "column": 2.0 * rank[model], "colour": colours.model(model)} for model in rank
     }
     for flow, middle in zip(flows.to_dict("records"), middles, strict=True):
         verdict = "persists" if flow["verdict"] == "inherited" else flow["verdict"]
@@ -438,14 +536,60 @@ def versions(manifests: Iterable[dict]) -> dict[str, str]:
     return {name: ", ".join(sorted(values)) for name, values in sorted(recorded.items())}
 
 
-def examples_view(examples: dict) -> dict:
-    """`examples.json` with each activation also as a share of its feature's largest."""
+def examples_view(examples: dict, flows: pd.DataFrame) -> dict:
+    """`examples.json` as the page shows it: each activation also as a share of its feature's largest.
+
+    Args:
+        examples: `examples.json`.
+        flows: from `tables.flow_table`, for the number of features that changed, and why none is shown.
+    """
     return examples | {
         "named": [_feature_view(feature) for feature in examples["named"]],
         "persisting": [_feature_view(feature) for feature in examples["persisting"]],
-        "gone": [
-            edge | {"features": [_feature_view(feature) for feature in edge["features"]]} for edge in examples["gone"]
-        ],
+        "changed": [_changed_view(edge, flows) for edge in examples["changed"]],
+    }
+
+
+def _changed_view(edge: dict, flows: pd.DataFrame) -> dict:
+    """The cards of an edge: its new and lost features, the number of all of them, and words where there is no card."""
+    of_edge = flows[(flows["parent"] == edge["parent"]) & (flows["child"] == edge["child"])]
+    n = of_edge[of_edge["group"] == ALL].groupby("verdict")["n_features"].sum()
+    knows_identified = (of_edge["group"] == IDENTIFIED).any()
+    counts = {verdict: int(n.get(verdict, 0)) for verdict in CHANGED.values()}
+    return edge | {
+        **{
+            verdict: [_card(feature, edge["parent" if verdict == NEW else "child"]) for feature in edge[verdict]]
+            for verdict in CHANGED.values()
+        },
+        "n": counts,
+        "addresses": {
+            verdict: address_of(edge["parent"], edge["child"], side, verdict, ALL) for side, verdict in CHANGED.items()
+        },
+        "none": {
+            verdict: f"No identified feature is {verdict} with its whole interval of r below the threshold."
+            if knows_identified and counts[verdict]
+            else f"No feature is {verdict}."
+            for verdict in CHANGED.values()
+        },
+    }
+
+
+def _card(feature: dict, other: str) -> dict:
+    """A lost or new feature: its passages, its closest feature, and the other model's latent of the same number."""
+    own, *others = feature["members"]
+    by_latent = {member["latent"]: member | {"r": feature["r"][0][place]} for place, member in enumerate(others, 1)}
+    same = by_latent.get(own["latent"]) if feature["match"] != own["latent"] else None
+    viewed = _feature_view(feature)
+    names = [f"{member['model']} / {member['latent']}" for member in feature["members"]]
+    passages = [
+        passage | {"rows": [(name, tokens) for name, (_, tokens) in zip(names, passage["rows"], strict=True)]}
+        for passage in viewed["passages"]
+    ]
+    return viewed | {
+        "passages": passages,
+        "other": other,
+        "closest": by_latent.get(feature["match"]),
+        "same_number": same,
     }
 
 
@@ -474,7 +618,7 @@ def _without_hidden_text(value: object) -> object:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _picture(figure: Figure, *arguments: pd.DataFrame | float) -> Markup | dict:
+def _picture(figure: Figure, *arguments: pd.DataFrame | float | Colours) -> Markup | dict:
     """A figure as the template needs it."""
     drawn = figure.draw(*arguments)
     if isinstance(drawn, str):

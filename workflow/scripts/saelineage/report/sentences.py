@@ -43,47 +43,53 @@ CAVEATS = {"anchored": "The child's SAE may keep features that the child no long
 """Sentences that follow the description of an instrument."""
 
 
-def answer(summary: dict) -> list[str]:
-    """The answer: what became of the features of each edge, identified ones first, and how far that can be read."""
+def answer(summary: dict) -> list[dict[str, str]]:
+    """What became of the features of each edge (`edge`, in `words`), identified ones where they are known."""
+    return [{"edge": _arrow(edge), "words": _edge_words(edge)} for edge in summary["edges"]]
+
+
+def checks(summary: dict) -> list[str]:
+    """How far the answer can be read: the leading instrument's controls, and what it sees of true changes."""
     if not summary["edges"]:
-        return ["The lineage has no edge, so there is nothing to compare."]
-    return [*[_edge_sentences(edge) for edge in summary["edges"]], instrument_check(summary)]
+        return []
+    return [*_unchanged(summary), *_random(summary), sensitivity(summary["leading"])]
 
 
-def instrument_check(summary: dict) -> str:
-    """The leading instrument's lowest no-change control and largest random one, and what it sees of true changes."""
-    rows = _leading(summary)
+def _unchanged(summary: dict) -> list[str]:
+    """The lowest no-change control on identified features."""
     unchanged = [
         (row["groups"][IDENTIFIED]["no_change_share"], _arrow(row))
-        for row in rows
+        for row in _leading(summary)
         if row["groups"][IDENTIFIED] and row["groups"][IDENTIFIED]["no_change_share"] is not None
     ]
-    sentences = [f"All verdicts are those of the leading instrument, {summary['leading']}."]
-    if unchanged:
-        share, edge = min(unchanged)
-        sentences.append(
-            f"Where the model is unchanged, it keeps at least {percent(share)} of identified features ({edge}); "
-            f"{percent(LEAST_NO_CHANGE, 0)} are needed to read losses."
-        )
-    else:
-        sentences.append("Its no-change control on identified features was not measured.")
+    if not unchanged:
+        return [f"Under {summary['leading']}, the no-change control on identified features was not measured."]
+    share, edge = min(unchanged)
+    return [
+        f"If nothing changes: {summary['leading']} SAEs of the unchanged model keep at least {percent(share)} of "
+        f"identified features ({edge}); {percent(LEAST_NO_CHANGE, 0)} are needed to read losses."
+    ]
+
+
+def _random(summary: dict) -> list[str]:
+    """The largest random control, of all features and of identified ones."""
+    rows = _leading(summary)
     random = [found for row in rows if (found := _largest_random(row, ALL))]
-    if random:
-        share, name, edge = max(random)
-        sentences.append(
-            f"At most {percent(share)} of all features match in a random control ({name}, {edge}); "
-            f"{percent(LARGEST_RANDOM, 0)} are allowed."
-        )
-    else:
-        sentences.append("No random control was computed.")
+    if not random:
+        return ["No random control was computed."]
+    share, name, edge = max(random)
+    of_all = (
+        f"By chance: at most {percent(share)} of all features match in a random control ({name}, {edge}); "
+        f"{percent(LARGEST_RANDOM, 0)} are allowed."
+    )
     of_identified = [found for row in rows if (found := _largest_random(row, IDENTIFIED))]
-    if of_identified and max(of_identified)[0] > 0:
-        share, name, edge = max(of_identified)
-        sentences.append(
-            f"Of identified features it is up to {percent(share)} ({name}, {edge}): some fire on the same tokens in "
-            "any model."
-        )
-    return " ".join([*sentences, sensitivity(summary["leading"])])
+    if not of_identified or max(of_identified)[0] == 0:
+        return [of_all]
+    share, name, edge = max(of_identified)
+    return [
+        f"{of_all} Of identified features it is up to {percent(share)} ({name}, {edge}): some fire on the same tokens "
+        "in any model."
+    ]
 
 
 def _largest_random(comparison: Mapping, group: str) -> tuple[float, str, str] | None:
@@ -180,6 +186,22 @@ def _keeps(shares: Mapping) -> bool:
     return shares["no_change_share"] is None or shares["no_change_share"] >= LEAST_NO_CHANGE
 
 
+def moved(drift: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """How far each child moved from its parent, in a line: over all corpora, beside what the SAEs leave unexplained."""
+    pooled = drift[drift["corpus"] == POOLED]
+    return {
+        (row["parent"], row["child"]): f"KL {nats(row['kl'])} per token, activations moved {percent(row['drift'])}, "
+        f"SAEs leave {percent(row['unexplained'])} unexplained{'' if row['visible'] else ': no losses can be read'}"
+        for row in pooled.to_dict("records")
+        if pd.notna(row["drift"])
+    }
+
+
+def _times(drift: float) -> str:
+    """A squared distance as a share of the variance, or as a multiple of it."""
+    return f"{percent(drift)} of their variance" if drift < MANY_TIMES else f"{drift:.1f} times their variance"
+
+
 def changes(drift: pd.DataFrame) -> list[str]:
     """How much changed on each edge, and where that is too little for a verdict on losses.
 
@@ -204,11 +226,10 @@ def _change(parent: str, child: str, rows: pd.DataFrame) -> str:
     start = f"From {parent} to {child} the model changed most on {most['corpus']}: KL {nats(most['kl'])} per token"
     if pd.isna(most["drift"]):
         return f"{start}. The activations of the two models cannot be compared."
-    share = percent(most["drift"]) + " of" if most["drift"] < MANY_TIMES else f"{most['drift']:.1f} times"
-    moved = f"{start}; activations moved by {share} their variance there"
+    far = f"{start}; activations moved by {_times(most['drift'])} there"
     if pd.isna(most["unexplained"]):
-        return f"{moved}. How much of it the SAEs explain was not measured."
-    return f"{moved}, beside {percent(most['unexplained'])} that the SAEs leave unexplained."
+        return f"{far}. How much of it the SAEs explain was not measured."
+    return f"{far}, beside {percent(most['unexplained'])} that the SAEs leave unexplained."
 
 
 def _no_verdict(rows: pd.DataFrame) -> list[str]:
@@ -329,57 +350,32 @@ def interval(bounds: Sequence[float | None] | None) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}{SPACE}%"
 
 
-def _share(edge: Mapping, name: str) -> str:
-    """A share with its interval."""
-    bounds = edge[f"{name}_interval"]
-    return percent(edge[name]) + (f" [{interval(bounds)}]" if bounds else "")
-
-
-def _edge_sentences(edge: Mapping) -> str:
+def _edge_words(edge: Mapping) -> str:
     """What became of the features of an edge."""
-    parent, child = edge["parent"], edge["child"]
     identified, everything = (edge["groups"][group] for group in GROUPS)
+    shares, group = (identified, IDENTIFIED) if identified else (everything, "testable")
+    n_parent, n_child = shares["persist_share_n"], shares["inherited_share_n"]
     if everything["persist_share"] is None:
-        return f"From {parent} to {child}, no feature is testable."
-    of_all = f"of all {count(everything['persist_share_n'])} testable features of {parent}, {_outcomes(everything)}"
-    if not identified:
-        return f"From {parent} to {child}: {of_all}. Which of them are identified is not known."
-    return (
-        f"From {parent} to {child}: of {count(identified['persist_share_n'])} identified features of {parent}, "
-        f"{_outcomes(identified)}. Of {count(identified['inherited_share_n'])} identified features of {child}, "
-        f"{_origins(identified)}. For comparison, {of_all}."
+        return "no feature is testable."
+    lost, new = shares["parent"]["headline"], shares["child"]["headline"]
+    of_child = shares["child"]["new"]
+    words = (
+        f"of {count(n_parent)} {group} features of {edge['parent']}, {_outcomes(n_parent, shares['parent'])}; of "
+        f"{count(n_child)} of {edge['child']}, {count(of_child)} {_are(of_child)} new"
     )
+    if not identified:
+        return f"{words}. Which of them are identified is not known."
+    losses = f"{count(lost)} {'loss' if lost == 1 else 'losses'}"
+    return f"{words}. {losses} and {count(new)} new {'one' if new == 1 else 'ones'} are sure."
 
 
-def _outcomes(shares: Mapping) -> str:
-    """The verdicts on the parent's features in words, with the share that is found and its control."""
-    counts = shares["parent"]
+def _outcomes(n: int, counts: Mapping) -> str:
+    """The verdicts on the parent's features in words."""
     persists = f"{count(counts['persists'])} {'persists' if counts['persists'] == 1 else 'persist'}"
+    drifted = f"{count(counts['drifted'])} {'has' if counts['drifted'] == 1 else 'have'} drifted but can be read out"
     gone = f"{count(counts['gone'])} {_are(counts['gone'])} gone"
-    words = _listed([persists, _drifted(counts["drifted"]), gone, *_left(shares["persist_share_n"], counts, 0)])
-    if shares["persist_share"] is None:
-        return words
-    control = shares["no_change_share"]
-    beside = "not measured for the unchanged model" if control is None else f"{percent(control)} if nothing changes"
-    return f"{words} ({_share(shares, 'persist_share')} found; {beside})"
-
-
-def _origins(shares: Mapping) -> str:
-    """The verdicts on the child's features in words."""
-    counts = shares["child"]
-    inherited = f"{count(counts['inherited'])} {_are(counts['inherited'])} inherited"
-    new = f"{count(counts['new'])} {_are(counts['new'])} new"
-    return _listed([inherited, _drifted(counts["drifted"]), new, *_left(shares["inherited_share_n"], counts, 1)])
-
-
-def _left(n: int, counts: Mapping, side: int) -> list[str]:
-    """The rest of n features, which have no verdict: they are not found, and not readable in their own model either."""
-    left = n - sum(counts[verdict] for verdict in VERDICTS[side])
-    return [f"{count(left)} cannot be told"] if left else []
-
-
-def _drifted(n: int) -> str:
-    return f"{count(n)} {'has' if n == 1 else 'have'} drifted"
+    left = n - sum(counts[verdict] for verdict in VERDICTS[0])
+    return _listed([persists, drifted, gone, *([f"{count(left)} cannot be told"] if left else [])])
 
 
 def _are(n: int) -> str:

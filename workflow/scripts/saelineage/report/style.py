@@ -4,9 +4,13 @@ The page sets the colours of text and grid, because they depend on the reader's 
 """
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import cycle
+from typing import NamedTuple
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 # Okabe and Ito's palette, made for colour-blind eyes.
 BLUE, SKY, GREEN, ORANGE, VERMILLION, PURPLE, GREY = (
@@ -21,7 +25,9 @@ VERDICT_COLOURS = {
     "new": GREEN,
     "untestable": GREY,
 }
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY, GREY)
+CORPUS_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY)
+# Models have other colours than corpora and verdicts: those of Paul Tol's muted scheme that are seen on light and dark.
+MODEL_COLOURS = ("#7a66d6", "#CC6677", "#44AA99", "#999933", "#AA4499", "#6699CC", "#b8860b", "#2d8a4e")
 DASHES = ("solid", "dash", "dot", "dashdot")
 GRID = {"gridcolor": "rgba(128,138,150,.25)", "zerolinecolor": "rgba(128,138,150,.45)", "automargin": True}
 # Control characters, zero-width spaces, direction marks, line separators, half surrogates, non-characters.
@@ -30,6 +36,26 @@ UNSEEN = re.compile(
     "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]"
 )
 PICTURES = {"\n": "↵", "\t": "⇥", "\x7f": "␡"}
+
+
+class Colours(NamedTuple):
+    """The colour of each model and of each corpus: one on the whole page."""
+
+    models: Mapping[str, str]
+    corpora: Mapping[str, str]
+
+    def model(self, name: str) -> str:
+        """A model's colour; grey for one that is not of the lineage."""
+        return self.models.get(name, GREY)
+
+    def corpus(self, name: str) -> str:
+        """A corpus's colour; grey for all of them together."""
+        return self.corpora.get(name, GREY)
+
+
+def colours_of(models: Iterable[str], corpora: Iterable[str]) -> Colours:
+    """Give models and corpora their colours, in order; after the last colour they start again."""
+    return Colours(dict(zip(models, cycle(MODEL_COLOURS))), dict(zip(corpora, cycle(CORPUS_COLOURS))))
 
 
 def visible(text: str) -> str:
@@ -68,3 +94,50 @@ def styled(figure: go.Figure, height: int, margin: dict | None = None) -> go.Fig
         yaxis=GRID,
     )
     return figure
+
+
+N_PANEL_COLUMNS, PANEL_HEIGHT, PANEL_GAP = 3, 190, 62
+"""Panels beside one another; the height of one, and the gap to the one below with its axis and title, in pixels."""
+
+
+class Panels:
+    """Small multiples: one panel for each of several things, with common axes and one legend above them."""
+
+    def __init__(self, titles: Sequence[str]):
+        """Lay the panels out.
+
+        Args:
+            titles: of the panels, as plain text.
+        """
+        self._columns = min(len(titles), N_PANEL_COLUMNS)
+        self._rows = -(-len(titles) // self._columns)
+        height = self._rows * PANEL_HEIGHT + (self._rows - 1) * PANEL_GAP
+        self.figure = make_subplots(
+            rows=self._rows,
+            cols=self._columns,
+            subplot_titles=[plain(title) for title in titles],
+            shared_yaxes="all",
+            vertical_spacing=PANEL_GAP / height,
+            horizontal_spacing=0.04,
+        )
+        self._height = height
+        self._named: set[str] = set()
+
+    def add_line(self, panel: int, name: str, x: Iterable, y: Iterable, line: dict, **trace: object) -> None:
+        """Draw a line in a panel. The legend holds each name once, in the line's style where it is first drawn."""
+        row, column = divmod(panel, self._columns)
+        is_first = name not in self._named
+        self._named.add(name)
+        legend = {"name": plain(name), "legendgroup": name, "showlegend": is_first}
+        self.figure.add_scatter(x=x, y=y, line=line, **{"mode": "lines"} | trace, **legend, row=row + 1, col=column + 1)
+
+    def drawn(self, x_title: str, y_title: str, x_axis: dict | None = None, y_axis: dict | None = None) -> go.Figure:
+        """The figure with its look, titles below the lowest panels and beside the first ones."""
+        margin = {"l": 62, "r": 12, "t": 66, "b": 56}
+        styled(self.figure, int(self._height + margin["t"] + margin["b"]), margin)
+        self.figure.update_layout(legend={"y": 1.0, "yref": "container", "yanchor": "top"})
+        self.figure.update_xaxes(**GRID, **(x_axis or {}))
+        self.figure.update_yaxes(**GRID, **(y_axis or {}))
+        for column in range(1, self._columns + 1):
+            self.figure.update_xaxes(title={"text": x_title, "standoff": 6}, row=self._rows, col=column)
+        return self.figure.update_yaxes(title={"text": y_title, "standoff": 4}, col=1)
