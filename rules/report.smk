@@ -27,7 +27,7 @@ rule collect_examples:
         mem_mb=memory(run.needs.reading_all),
         runtime=runtime(run.needs.reading_all),
     params:
-        models=run.graph.ordered,
+        models=run.graph.lineage,
         roots=run.graph.roots,
         edges=[list(edge) for edge in run.graph.edges],
         saes=[list(sae) for sae in run.leading_saes],

@@ -7,7 +7,7 @@
  */
 const saelineage = (() => {
   const { make, visible } = elements;
-  const ROW_HEIGHT = 38, ROWS_AROUND = 12, MOSTLY = 0.5;
+  const ROW_HEIGHT = 38, ROWS_AROUND = 12, MOSTLY = 0.5, STRONGEST = 3;
   const TABLE_COLUMNS = [
     ["feature", "Feature", ""], ["verdicts", "Verdicts", ""], ["importance", "importance", "number"], ["r", "best r", "number"], ["no_change", "r unchanged", "number"],
     ["density", "fires on", "number"], ["corpora", "corpora", ""], ["tokens", "top tokens", ""], ["label", "follows", ""],
@@ -112,7 +112,7 @@ const saelineage = (() => {
   }
 
   function matching() {
-    const words = state.q.toLowerCase().split(/\s+/).filter(Boolean), edge = chosenEdge(), matches = [];
+    const { words, verdicts } = asked(state.q), edge = chosenEdge(), matches = [];
     rows.tables.forEach((table) => {
       if (state.model && table.model !== state.model) return;
       const side = edge && table.edges.find((one) => one.parent === edge.parent && one.child === edge.child && one.side === edge.side);
@@ -124,10 +124,27 @@ const saelineage = (() => {
         if (state.kind && table.kind[latent] !== kind) continue;
         if (shares && !(shares[latent] >= MOSTLY)) continue;
         if (state.detail && !sides.some((one) => one.details[latent].includes(state.detail))) continue;
+        if (!verdicts.every((one) => hasVerdict(table, latent, one))) continue;
         if (holdsAll(rows.text[row], words)) matches.push(row);
       }
     });
     return matches;
+  }
+
+  /** What a search asks for: words, and verdicts on an edge, written as "new in lua" or "gone from base". */
+  function asked(search) {
+    const verdicts = [], models = new Set(facts.models);
+    const left = search.replace(/(^|\s)(\w+)\s+(in|from)\s+(\S+)/gi, (found, start, verdict, word, model) => {
+      const index = facts.verdicts.indexOf(verdict.toLowerCase());
+      if (index < 0 || !models.has(model)) return found;
+      verdicts.push({ verdict: index, role: word.toLowerCase() === "in" ? "child" : "parent", model });
+      return start;
+    });
+    return { words: left.toLowerCase().split(/\s+/).filter(Boolean), verdicts };
+  }
+
+  function hasVerdict(table, latent, { verdict, role, model }) {
+    return table.edges.some((side) => side[role] === model && side.verdict[latent] === verdict);
   }
 
   function holdsAll(text, words) {
@@ -305,9 +322,11 @@ const saelineage = (() => {
       return make("a", { href: target, class: "button", "aria-disabled": there ? null : "true" }, words);
     };
     return make("div", { class: "feature-head" },
-      make("h3", { tabindex: "-1" }, `${table.model} / ${latent}`, make("small", {}, `SAE ${table.sae}`)),
+      make("h3", { tabindex: "-1" }, `${table.model} / ${latent}`, ` ${labelOf(table, latent)}`, make("small", {}, `SAE ${table.sae}`)),
       make("span", {}, make("button", { type: "button", "data-svg": ".trajectory", "data-name": `${table.model}-${latent}` }, "trajectory.svg"), make("a", { href: listAddress(), class: "button" }, "↑ all features"), step(-1, "← previous"), step(1, "next →")));
   }
+
+  const labelOf = (table, latent) => (table.label[latent] === null ? "" : table.labels[table.label[latent]]);
 
   function featureFacts(table, latent) {
     const label = table.label[latent], explained = table.explanation.get(latent);
@@ -335,10 +354,19 @@ const saelineage = (() => {
         make("th", { scope: "row" }, `${edge.parent} → ${edge.child}`),
         make("td", {}, make("span", { class: `verdict ${verdict}` }, make("b", {}, verdict)), make("small", {}, edge.details[latent])),
         make("td", { class: "number" }, number(edge.r[latent]), make("small", {}, interval)),
-        make("td", {}, match < 0 ? "none" : make("a", { href: address(other, match) }, `${other} / ${match}`)));
+        make("td", {}, ...linked(other, match)),
+        ...(facts.shares_numbers ? [make("td", {}, ...(match === latent ? ["the closest"] : linked(other, latent)))] : []));
     });
-    const head = ["Edge", "Verdict", "r", "Closest feature"].map((words) => make("th", { scope: "col" }, words));
+    const names = ["Edge", "Verdict", "r", "Closest feature", ...(facts.shares_numbers ? ["Latent of the same number"] : [])];
+    const head = names.map((words) => make("th", { scope: "col" }, words));
     return make("div", { class: "scroll" }, make("table", { class: "compact" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...lines)));
+  }
+
+  /** A link to a feature of another model with what it follows. */
+  function linked(model, latent) {
+    const table = rows.tables.find((one) => one.model === model);
+    if (latent < 0 || !table || latent >= table.n) return ["none"];
+    return [make("a", { href: address(model, latent) }, `${model} / ${latent}`), make("small", {}, labelOf(table, latent) || "follows no known property")];
   }
 
   /** The feature in every model of the lineage: one card per model. */
@@ -383,24 +411,37 @@ const saelineage = (() => {
   function logits(board) {
     if (!board.raised) return make("div", {}, make("h4", {}, "Effect on the logits"), make("p", { class: "none" }, "No linear path from this hookpoint to the logits is known."));
     const list = (name, words) => make("div", {}, make("h4", {}, words), make("ol", { class: "logits" }, ...board[name].map(([text, effect]) => make("li", {}, make("code", { class: "token" }, text), make("span", { class: "number" }, (effect > 0 ? "+" : "") + effect.toPrecision(3))))));
-    return make("div", { class: "pair tight-pair" }, list("raised", "Logits raised most"), list("lowered", "Logits lowered most"));
+    return make("div", {}, make("div", { class: "pair tight-pair" }, list("raised", "Logits raised most"), list("lowered", "Logits lowered most")),
+      make("p", { class: "note" }, "Logits per unit of activation, on the direct path to the output alone: what later layers make of the feature is not in them. The final norm divides all by a number that differs from token to token, so compare these with one another only."));
   }
 
   function passages(table, latent, board, strings) {
     const parts = [make("h4", {}, "Text on which it fires, in every model")];
     if (!board.passages.length) parts.push(make("p", { class: "none" }, "It never fires on the probe."));
-    let corpus = null;
-    board.passages.forEach((passage, index) => {
-      if (passage.corpus !== corpus) parts.push(make("h5", {}, (corpus = passage.corpus)));
+    let group = null;
+    for (const [index, words] of inOrder(table, latent, board)) {
+      const passage = board.passages[index];
+      if (words !== group) parts.push(make("h5", {}, (group = words)));
       const lines = [textLine(`${table.model} / ${latent}`, null, passage, board.activations[index], table.largest[latent], strings)];
       for (const other of board.others) {
         const words = `${other.model} / ${other.latent}${other.found ? "" : " (closest)"}`;
         lines.push(textLine(words, address(other.model, other.latent), passage, other.activations[index], other.largest, strings));
       }
-      const where = `${passage.why}; probe row ${passage.row}, token ${passage.place} onwards`;
+      const where = `${passage.corpus}: ${passage.why}; probe row ${passage.row}, token ${passage.place} onwards`;
       parts.push(make("div", { class: "passage" }, make("p", { class: "where" }, where), ...lines));
-    });
+    }
     return parts;
+  }
+
+  /** Passages with the words above them: the strongest of all corpora, then the others, the corpus with most firings first. */
+  function inOrder(table, latent, board) {
+    const peak = (index) => Math.max(0, ...board.activations[index][1]), share = (corpus) => table.shares[corpus][latent] ?? 0;
+    const places = board.passages.map((_, index) => index);
+    const strongest = [...places].sort((a, b) => peak(b) - peak(a) || a - b).slice(0, STRONGEST);
+    const others = places.filter((index) => !strongest.includes(index));
+    const corpora = Object.keys(table.shares).sort((a, b) => share(b) - share(a));
+    others.sort((a, b) => corpora.indexOf(board.passages[a].corpus) - corpora.indexOf(board.passages[b].corpus) || a - b);
+    return [...strongest.map((index) => [index, "Strongest"]), ...others.map((index) => [index, board.passages[index].corpus])];
   }
 
   function textLine(who, link, passage, [places, values], largest, strings) {

@@ -266,6 +266,14 @@ function saelineageJobs(root, jobs) {
     return folded;
   }
 
+  /** Scroll to the first job, because a tall picture begins with empty space beside it. */
+  function showFirst() {
+    const corners = [...boxes.values()].map((box) => box.querySelector(".box")).map((box) => [box.x.baseVal.value, box.y.baseVal.value]);
+    if (!corners.length) return;
+    const [, top] = corners.sort((a, b) => a[0] - b[0] || a[1] - b[1])[0];
+    frame.scrollTop = (top * picture.clientHeight) / picture.viewBox.baseVal.height - 30;
+  }
+
   const status = make("output", { class: "status" });
   const details = make("section", { class: "job-details", "aria-label": "Details of a job", hidden: "" });
   const frame = make("div", { class: "job-picture" });
@@ -276,6 +284,7 @@ function saelineageJobs(root, jobs) {
   tools.append(status);
   root.classList.add("jobs");
   root.append(tools, area, table());
+  showFirst();
   for (const [id, box] of boxes) box.addEventListener("click", () => open(id, box));
   root.addEventListener("keydown", onKey);
   if (boxes.size) {

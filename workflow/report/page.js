@@ -18,9 +18,12 @@
     for (const piece of document.querySelectorAll(".figure svg, #js-plotly-tester")) piece.setAttribute("aria-hidden", "true");
   }
 
-  /** Show the features of a flow: its data name the edge, the side, the verdict and the group. */
+  /** Show the features of a flow: its data name the edge, the side, the verdict and the group; or those of a model. */
   function followFlow(point) {
-    if (!Array.isArray(point.customdata)) return; // a node
+    if (!Array.isArray(point.customdata)) {
+      if (point.customdata) saelineage.choose({ model: point.customdata });
+      return; // a verdict
+    }
     const [, parent, child, side, verdict, group] = point.customdata;
     saelineage.choose({ on: [parent, child, side, verdict].join("."), detail: group === "all" ? "" : group });
   }

@@ -106,7 +106,7 @@ def flows(parent: str = "a", child: str = "b") -> tuple[pd.DataFrame, pd.DataFra
     edge = {"source": parent, "target": child, "parent": parent, "child": child, "edge": f"{parent} → {child}"}
     edge |= {"group": "identified"}
     links = pd.DataFrame({"n_features": [3, 0], "verdict": ["persists", "untestable"], "side": ["parent", "child"]})
-    return nodes.assign(colour="#000000"), links.assign(**edge)
+    return nodes.assign(colour="#000000", model=[parent, None]), links.assign(**edge)
 
 
 def test_a_flow_names_its_features_and_empty_flows_are_not_drawn():
@@ -120,7 +120,7 @@ def test_a_flow_names_its_features_and_empty_flows_are_not_drawn():
 
 def test_nodes_of_a_column_are_stacked_within_the_picture():
     nodes = pd.DataFrame({"name": list("abcd"), "label": list("abcd"), "column": [0.0, 1.0, 1.0, 1.0]})
-    nodes = nodes.assign(size=[10, 5, 0.1, 5], colour="#000000")
+    nodes = nodes.assign(size=[10, 5, 0.1, 5], colour="#000000", model=None)
     flows = pd.DataFrame(columns=["source", "target", "n_features", "verdict", "edge"])
     sankey = flows_figure(nodes, flows).data[0]
     pad = sankey.node.pad / 590

@@ -5,6 +5,7 @@ import pandas as pd
 from saelineage.lineage.evidence import ALL, IDENTIFIED
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.report.sentences import (
+    agreement_of_effects,
     answer,
     checks,
     count,
@@ -188,6 +189,14 @@ def test_numbers_are_written_plainly():
     assert interval((float("nan"), float("nan"))) == ""
     assert (signed(0.25, 2), signed(-0.25, 2), signed(float("nan"))) == ("+0.25", "-0.25", "not measured")
     assert count(pd.NA) == "not measured"
+
+
+def test_effects_of_matched_features_are_concluded_from():
+    effects = pd.DataFrame({"spearman": [0.9, 0.2, 0.6, float("nan")]})
+    (sentence,) = agreement_of_effects(effects)
+    assert "0.60 (n = 3): features that fire together mostly do the same" in sentence
+    assert "does not tell" in agreement_of_effects(effects[1:2])[0]
+    assert agreement_of_effects(effects[3:]) == []
 
 
 def test_shares_over_trainings_are_said_of_edges_with_twins():

@@ -12,7 +12,7 @@ from saelineage.errors import InputError
 from saelineage.features.shards import FeatureShard
 from saelineage.labels.annotations import Annotations, numbers_of, window
 
-TOKENS_BEFORE, TOKENS_AFTER = 18, 8
+TOKENS_BEFORE, TOKENS_AFTER = 24, 12
 
 
 class Firings(NamedTuple):

@@ -5,7 +5,7 @@ from functools import cached_property
 from itertools import combinations
 
 from saelineage.plan.graph import CONTINUED, TWIN, Edge, Graph
-from saelineage.plan.instruments import INSTRUMENTS, instrument
+from saelineage.plan.instruments import INSTRUMENTS, instrument, shares_numbers
 from saelineage.plan.sae_names import SaeName, SaeNames
 
 Pair = tuple[SaeName, SaeName]
@@ -48,7 +48,7 @@ class Comparisons:
     @property
     def shares_numbers(self) -> bool:
         """Whether the SAEs that verdicts rest on come from one another, so that a latent keeps its number."""
-        return instrument(self.leading).is_anchored or self.leading == "frozen"
+        return shares_numbers(self.leading)
 
     @cached_property
     def leading_saes(self) -> dict[str, str]:

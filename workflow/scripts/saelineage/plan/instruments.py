@@ -52,3 +52,8 @@ def instrument(name: str) -> Instrument:
     """Look up an instrument. `anchored@{n}` is `anchored` with SAEs trained on n tokens (`lineage.budgets`)."""
     base, at, n_tokens = name.partition("@")
     return INSTRUMENTS[base]._replace(budget=at + n_tokens) if at else INSTRUMENTS[base]
+
+
+def shares_numbers(name: str) -> bool:
+    """Whether an instrument's SAEs come from one another, so that a latent keeps its number."""
+    return name == "frozen" or instrument(name).is_anchored

@@ -64,7 +64,8 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
     """Sankey diagram of the verdicts on every edge.
 
     Args:
-        nodes: `name`, `label`, `column` (0 is the leftmost), `size` (the number of features in it), `colour`.
+        nodes: `name`, `label`, `model` (of those that are models), `column` (0 is the leftmost), `size` (the number of
+            features in it), `colour`.
         flows: `source` and `target` (names of nodes), `n_features`, `verdict`, `edge`, `parent`, `child`, `side`,
             `group`.
     """
@@ -84,6 +85,7 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
             "pad": FLOW_PAD,
             "thickness": 14,
             "line": {"width": 0},
+            "customdata": [None if pd.isna(model) else model for model in nodes["model"]],
             "hovertemplate": "%{label}<extra></extra>",
         },
         link={
@@ -299,7 +301,8 @@ def scores_figure(scores: pd.DataFrame, colours: Colours) -> go.Figure:
             mode="lines",
             line={"color": colour, "width": 1.75, "dash": dash, "shape": "hv"},
         )
-    figure.update_xaxes(title="Pearson r of described and true activations")
+    lowest = scores.loc[scores["n_features"] > 0, "r"].min()
+    figure.update_xaxes(title="Pearson r of described and true activations", range=[min(0.0, lowest) - 0.02, 1.0])
     figure.update_yaxes(title="share of features", tickformat=".0%", rangemode="tozero")
     return styled(figure, height=360)
 

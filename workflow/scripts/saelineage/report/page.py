@@ -22,6 +22,7 @@ from saelineage.lineage.importance import CHANGED
 from saelineage.lineage.matching import SIDES
 from saelineage.lineage.verdicts import NEW
 from saelineage.plan.graph import POOLED
+from saelineage.plan.instruments import shares_numbers
 from saelineage.plan.merges import FROM_SWEEP
 from saelineage.report.dashboards import FEATURES_PER_CHUNK, VERDICTS
 from saelineage.report.drawing import Graph, arrange, jobs_svg
@@ -29,6 +30,7 @@ from saelineage.report.examples import LEAST_OF_CONCEPT
 from saelineage.report.figures import FIGURES, Figure
 from saelineage.report.sentences import (
     READINGS,
+    agreement_of_effects,
     answer,
     changes,
     checks,
@@ -222,6 +224,7 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "crosscoder_ablations": crosscoder_ablations_view(tables["crosscoder_ablations"]),
         "crosscoder_corpora": list(dict.fromkeys(tables["crosscoder_ablations"]["corpus"])),
         "ablated_corpora": list(dict.fromkeys(tables["ablations"]["corpus"])),
+        "agreement_of_effects": agreement_of_effects(tables["effects"]),
         "sources": sources_view(tables["sources"]),
         "stabilised": stabilised(tables["budgets"]),
         "pooled": pooled(tables["saes"]),
@@ -247,6 +250,7 @@ def facts(results: Results) -> dict:
         "layout": _layout(models, edges),
         "corpora": list(results.corpora),
         "colours": page_colours(results)._asdict(),
+        "shares_numbers": shares_numbers(results.summary["leading"]),
         "verdicts": VERDICTS,
         "features_per_chunk": FEATURES_PER_CHUNK,
     }
@@ -489,7 +493,8 @@ def flows_view(flows: pd.DataFrame, colours: Colours) -> tuple[pd.DataFrame, pd.
         colours: of models.
 
     Returns:
-        The nodes: `name`, `label`, `column`, `size`, `colour`. The links: `flows` with `source`, `target` and `edge`.
+        The nodes: `name`, `label`, `model` (of models alone), `column`, `size`, `colour`. The links: `flows` with
+        `source`, `target` and `edge`.
     """
     flows = flows.assign(edge=flows["parent"] + " → " + flows["child"])
     middles = flows["edge"] + flows["verdict"].replace({"inherited": "persists"}).map(" {}".format)
@@ -499,8 +504,11 @@ def flows_view(flows: pd.DataFrame, colours: Colours) -> tuple[pd.DataFrame, pd.
         source=flows["parent"].where(of_parent, middles), target=middles.where(of_parent, flows["child"])
     )
     rank = _model_ranks(flows)
-    nodes: dict[str, dict[str, str | float]] = {
-        model: {"label": model, "column": 2.0 * rank[model], "colour": colours.model(model)} for model in rank
+    totals = _model_totals(flows)
+    nodes: dict[str, dict[str, object]] = {
+        model: {"label": f"{model} {count(totals[model])}", "model": model, "column": 2.0 * place}
+        | {"colour": colours.model(model)}
+        for model, place in rank.items()
     }
     for flow, middle in zip(flows.to_dict("records"), middles, strict=True):
         verdict = "persists" if flow["verdict"] == "inherited" else flow["verdict"]
@@ -511,11 +519,21 @@ def flows_view(flows: pd.DataFrame, colours: Colours) -> tuple[pd.DataFrame, pd.
         else:
             nodes[middle] = {"label": label, "column": column, "colour": VERDICT_COLOURS[verdict]}
     inflow, outflow = flows.groupby("target")["n_features"].sum(), flows.groupby("source")["n_features"].sum()
-    table = pd.DataFrame.from_dict(nodes, orient="index", columns=["label", "column", "colour"])
+    table = pd.DataFrame.from_dict(nodes, orient="index", columns=["label", "model", "column", "colour"])
     table = table.rename_axis("name").reset_index()
     table["size"] = [max(inflow.get(name, 0), outflow.get(name, 0)) for name in table["name"]]
     table = table[table["size"] > 0].reset_index(drop=True)
-    return table[["name", "label", "column", "size", "colour"]], flows
+    return table[["name", "label", "model", "column", "size", "colour"]], flows
+
+
+def _model_totals(flows: pd.DataFrame) -> dict[str, int]:
+    """The number of features of each model in the diagram: of its edges the one with most, because n may differ."""
+    of_sides = flows.groupby(["parent", "child", "side"], sort=False)["n_features"].sum()
+    totals: dict[str, int] = {}
+    for row in of_sides.reset_index().to_dict("records"):
+        model = row["parent"] if row["side"] == SIDES[0] else row["child"]
+        totals[model] = max(totals.get(model, 0), int(row["n_features"]))
+    return totals
 
 
 def digests(manifests: Mapping[str, dict]) -> list[dict]:

@@ -26,6 +26,8 @@ from saelineage.report.tables import (
 from saelineage.report.truth_test import sensitivity
 
 HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
+LEAST_AGREEMENT = 0.5
+"""Rank correlation of effects from which matched features are said to do the same."""
 MANY_TIMES = 10.0
 """Drift from which it is given as a multiple of the variance, not in percent."""
 NOT_MEASURED = "not measured"
@@ -138,6 +140,24 @@ def instrument_warnings(summary: dict) -> list[str]:
         if edge["shares_scale"] is False and edge["kinds"]["1:1"]
     ]
     return warnings
+
+
+def agreement_of_effects(effects: pd.DataFrame) -> list[str]:
+    """Say whether matched features do the same, by the median rank correlation over edges and corpora.
+
+    Args:
+        effects: from `tables.effect_table`.
+    """
+    known = effects["spearman"].dropna()
+    if known.empty:
+        return []
+    median = known.median()
+    conclusion = (
+        "features that fire together mostly do the same here"
+        if median >= LEAST_AGREEMENT
+        else "that two features fire together does not tell that they do the same here"
+    )
+    return [f"The median rank correlation is {number(median, 2)} (n = {len(known)}): {conclusion}."]
 
 
 def stabilised(budgets: pd.DataFrame) -> list[str]:
