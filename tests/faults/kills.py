@@ -26,7 +26,6 @@ UNPROMISED = (
     "logs/",
     "benchmarks/",
     "checkpoints/",
-    "report/index.html",
     "report/manifest.json",
     "report/making.html",
 )

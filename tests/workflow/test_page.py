@@ -155,7 +155,7 @@ def test_no_view_of_the_page_reports_an_error_or_asks_for_anything_outside(brows
     for scheme in ("light", "dark"):
         with open_page(browser, to_uri(report / "index.html"), color_scheme=scheme) as page:
             page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
-            for link in page.locator("nav a").all():
+            for link in page.locator("nav a[href^='#']").all():
                 link.click()
             show_table(page)
             for table in tables:
@@ -230,8 +230,6 @@ def unnamed(page) -> list[str]:
 def test_the_tab_key_reaches_every_section_with_a_visible_focus(page):
     show_table(page)
     page.locator("#feature-controls [name=q]").fill("no feature holds this")
-    page.locator("#jobs").scroll_into_view_if_needed()
-    page.wait_for_selector("#jobs.jobs")
     page.locator("a.skip").focus()
     stops = []
     for _ in range(700):
@@ -247,7 +245,8 @@ def test_the_tab_key_reaches_every_section_with_a_visible_focus(page):
     assert {stop["section"] for stop in stops} >= {"nav", *with_controls}
     targets = page.evaluate("() => [...document.querySelectorAll('nav a')].map((link) => link.hash.slice(1))")
     assert len(targets) > 10
-    assert [name for name in targets if page.locator(f"section#{name} h2").count() != 1] == []
+    headed = "#{0} > h2, section#{0} > h3"
+    assert [name for name in targets if name and page.locator(headed.format(name)).count() != 1] == []
 
 
 # ---- the table of features
@@ -278,6 +277,44 @@ def text_of(tables: list[dict], model: str, latent: int) -> str:
     tokens = " ".join(table["strings"][token] for token in table["tokens"][latent])
     explained = {row[0]: row[1] for row in table["explained"]}
     return f"{model} / {latent} {label} {tokens} {explained.get(latent, '')}".lower()
+
+
+def test_a_search_takes_verdicts_as_people_write_them(page, tables, features):
+    show_table(page)
+    field = page.locator("#feature-controls [name=q]")
+
+    def holds(table: dict, latent: int, verdict: str, role: str, model: str) -> bool:
+        return any(VERDICTS[edge["verdict"][latent]] == verdict and edge[role] == model for edge in table["edges"])
+
+    for words, asked in (
+        ("new in left", ("new", "child", "left")),
+        ("gone from base", ("gone", "parent", "base")),
+        ("inherited IN merged", ("inherited", "child", "merged")),
+    ):
+        field.fill(words)
+        expected = where(tables, lambda table, latent, asked=asked: holds(table, latent, *asked))
+        assert expected
+        assert set(names(listed(page))) == expected
+    field.fill("new in nobody")  # no model: these are words
+    assert counted(page)[0] == 0
+
+
+def test_bars_of_the_answer_lead_to_as_many_features_as_they_count(page):
+    parts = page.locator(".overview .bar a").all()
+    assert len(parts) > 8
+    for part in parts[:4]:
+        n = int(part.text_content().replace(",", ""))
+        part.click()
+        wait_until(page, "() => document.querySelector('#feature-controls [name=on]')?.value")
+        assert counted(page)[0] == n
+        page.evaluate("location.hash = '#answer'")
+
+
+def test_a_card_opens_its_feature(page):
+    link = page.locator(".card .card-head a").first
+    model, latent = link.text_content().split(" / ")
+    link.click()
+    wait_for_feature(page, model, int(latent))
 
 
 def test_columns_of_numbers_are_sorted_both_ways_with_missing_ones_last(page, features):
@@ -430,6 +467,16 @@ def test_a_feature_opens_by_a_click_and_by_the_keyboard(page, features):
     assert page.evaluate("document.activeElement.localName") == "h3"
 
 
+def reading_order(own: dict, table: dict, latent: int) -> list[int]:
+    """Passages as the page orders them: the three strongest, then by corpus, the largest share first."""
+    peaks = [max([0.0, *values]) for _, values in own["activations"]]
+    places = range(len(peaks))
+    strongest = sorted(places, key=lambda index: (-peaks[index], index))[:3]
+    corpora = sorted(table["shares"], key=lambda corpus: -(table["shares"][corpus][latent] or 0.0))
+    others = [index for index in places if index not in strongest]
+    return strongest + sorted(others, key=lambda index: (corpora.index(own["passages"][index]["corpus"]), index))
+
+
 def test_a_feature_shows_its_text_with_its_activations_and_those_of_related_features(page, tables, chunks):
     model, latent = tables[0]["model"], busiest(tables[0])
     own, _ = dashboard(chunks, model, latent)
@@ -437,8 +484,8 @@ def test_a_feature_shows_its_text_with_its_activations_and_those_of_related_feat
     passages = page.locator("#feature-page .passage")
     assert passages.count() == len(own["passages"]) > 0
     assert len(own["others"]) > 0
-    for index, passage in enumerate(own["passages"]):
-        lines = passages.nth(index).locator(".line")
+    for place_on_page, index in enumerate(reading_order(own, tables[0], latent)):
+        passage, lines = own["passages"][index], passages.nth(place_on_page).locator(".line")
         assert lines.count() == 1 + len(own["others"])
         for line, of in zip(lines.all(), [own, *own["others"]], strict=True):
             places, values = of["activations"][index]
@@ -447,7 +494,7 @@ def test_a_feature_shows_its_text_with_its_activations_and_those_of_related_feat
             assert [float(title) if title else None for title in titles] == [
                 expected.get(place) for place in range(len(passage["tokens"]))
             ]
-        links = [link.get_attribute("href") for link in passages.nth(index).locator(".who a").all()]
+        links = [link.get_attribute("href") for link in passages.nth(place_on_page).locator(".who a").all()]
         assert links == [f"#/feature/{other['model']}/{other['latent']}" for other in own["others"]]
 
 

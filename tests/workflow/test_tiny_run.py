@@ -15,7 +15,7 @@ from tests.faults.kills import Undisturbed
 from tests.workflow.conftest import Checkout
 
 TIMED = ("benchmarks", "logs")  # say how long things took, so they differ between runs
-NAMES_TIMES = ("report/index.html", "report/manifest.json")
+NAMES_TIMES = ("report/making.html", "report/manifest.json")
 AGAIN = (
     (
         "correlations/mlp/base.seed0__left.from_base/token_types.safetensors",

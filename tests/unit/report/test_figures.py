@@ -153,7 +153,7 @@ def test_models_are_panels_saes_are_lines_and_corpora_are_rows_of_points():
 
 
 def test_empty_bins_are_left_out_of_the_logarithmic_axis():
-    table = pd.DataFrame({"edge": ["a__b"] * 3, "r": [-1.0, 0.0, 0.5], "n_pairs": [0, 5, 1]})
+    table = pd.DataFrame({"edge": ["a → b"] * 3, "r": [-1.0, 0.0, 0.5], "n_pairs": [0, 5, 1]})
     (line,) = correlation_figure(table, 0.8, COLOURS).data
     assert list(line.y) == [5, 1]
     assert line.line.color == COLOURS.model("b")

@@ -536,8 +536,16 @@ def test_every_figure_of_the_registry_has_its_place_and_its_label_on_the_page():
         name.format(sweep="merged", line="merged", group="lineage"): figure.label for name, figure in FIGURES.items()
     }
     expected = {f"plot-{name}": label for name, label in names.items() if label}
+    del expected["plot-budgets"]  # the run has one budget
     assert placed == expected
     assert "Nothing to draw." not in clean()
+
+
+def test_budgets_are_drawn_where_there_are_several():
+    found = results()
+    more = found.tables["budgets"].assign(n_tokens=99_999)
+    found.tables["budgets"] = pd.concat([found.tables["budgets"], more])
+    assert 'id="plot-budgets"' in page(found)
 
 
 def test_every_table_can_be_downloaded_from_the_page():

@@ -15,7 +15,6 @@ from plotly.subplots import make_subplots
 
 from saelineage.lineage.merge_curves import ALL, OF_IDENTIFIED
 from saelineage.lineage.verdicts import NEW
-from saelineage.plan.graph import Edge
 from saelineage.report.crosscoder_figures import exclusivity_curves_figure, exclusivity_figure, norms_figure
 from saelineage.report.drawing import Graph, arrange
 from saelineage.report.style import DASHES, GREY, VERDICT_COLOURS, Colours, Panels, plain, styled, visible
@@ -24,6 +23,8 @@ CURVE_DASHES = {"edge": "solid", "no change": "dash", "two seeds": "dashdot"}
 CONTROL_COLOURS = ("#b0562c", "#4f86b8", "#8a8f98", "#6f8f3a")
 """Colours of curves of controls, whose models have none."""
 SHARES = {"tickformat": ".0%", "range": [0, 1.03]}
+MOST_FVU = 1.02
+"""Largest fvu in the picture of training: a model with random weights begins far above the others."""
 CARD_WIDTH, CARD_HEIGHT, CARD_GAP, EDGE_HEIGHT = 178.0, 46.0, 50.0, 66.0
 FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE, FLOW_PAD = 590.0, 60.0, 14.0
 LEGEND_LINE = 20
@@ -241,24 +242,27 @@ def density_figure(densities: pd.DataFrame, colours: Colours) -> go.Figure:
 
 
 def training_figure(training: pd.DataFrame, colours: Colours) -> go.Figure:
-    """Fvu during training: a panel per model, a line per SAE.
+    """Fvu during training: a panel per model, a line per SAE. What is above `MOST_FVU` is cut off.
 
     Args:
         training: `model`, `sae`, `tokens`, `fvu`.
         colours: of models.
     """
     panels = _panels_of_saes(training, "tokens", "fvu", colours, shape="linear")
-    return panels.drawn("tokens trained on", "fvu of the batch", y_axis={"rangemode": "tozero"})
+    return panels.drawn("tokens trained on", "fvu of the batch", y_axis={"range": [0, MOST_FVU]})
 
 
 def _panels_of_saes(table: pd.DataFrame, x: str, y: str, colours: Colours, shape: str) -> Panels:
-    """A panel for each model with a line for each of its SAEs, in the model's colour, each in a dash of its own."""
-    models, saes = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["sae"]))
+    """A panel for each model with a line for each of its SAEs, in the model's colour, in a dash of its kind."""
+    models = list(dict.fromkeys(table["model"]))
+    kinds = list(dict.fromkeys(sae.partition("_")[0] for sae in table["sae"]))
     panels = Panels(models)
     for (model, sae), rows in table.groupby(["model", "sae"], sort=False):
-        dash = DASHES[saes.index(sae) % len(DASHES)]
+        kind = str(sae).partition("_")[0]
+        dash = DASHES[kinds.index(kind) % len(DASHES)]
         line = {"color": colours.model(str(model)), "dash": dash, "width": 1.5, "shape": shape}
-        panels.add_line(models.index(model), str(sae), rows[x], rows[y], line)
+        hover = f"{plain(sae)}: %{{y:.3g}} at %{{x:.3g}}<extra></extra>"
+        panels.add_line(models.index(model), kind, rows[x], rows[y], line, hovertemplate=hover)
     return panels
 
 
@@ -270,11 +274,11 @@ def correlation_figure(histograms: pd.DataFrame, threshold: float, colours: Colo
         threshold: r at or above this is a match.
         colours: of models; an edge has its child's.
     """
-    edges = [Edge.parse(edge) for edge in dict.fromkeys(histograms["edge"])]
-    panels = Panels([f"{edge.parent} → {edge.child}" for edge in edges])
+    edges = list(dict.fromkeys(histograms["edge"]))
+    panels = Panels(edges)
     for place, edge in enumerate(edges):
-        rows = histograms[(histograms["edge"] == str(edge)) & (histograms["n_pairs"] > 0)]
-        line = {"color": colours.model(edge.child), "width": 1.5, "shape": "hv"}
+        rows = histograms[(histograms["edge"] == edge) & (histograms["n_pairs"] > 0)]
+        line = {"color": colours.model(edge.rpartition(" → ")[2]), "width": 1.5, "shape": "hv"}
         panels.add_line(place, "pairs of features", rows["r"], rows["n_pairs"], line)
     panels.figure.add_vline(x=threshold, line={"color": GREY, "width": 1, "dash": "dot"})
     figure = panels.drawn("Pearson r", "pairs of features", y_axis={"type": "log", "exponentformat": "power"})
@@ -459,7 +463,7 @@ FIGURES = {
     ),
     "budgets": Figure(
         budgets_figure,
-        ("budgets", "colours"),
+        ("budget_lines", "colours"),
         "Shares under each training budget of anchored SAEs, for each edge and its no-change controls; the file "
         "budgets.csv has the numbers",
     ),

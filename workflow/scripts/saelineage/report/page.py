@@ -305,12 +305,18 @@ def figure_views(results: Results) -> dict[str, pd.DataFrame]:
             control=[f"unchanged {percent(share, 0)}" for share in edges["no_change_share"]],
         ),
         **{f"first_{name}": of_first_seed(tables[name]) for name in CROSSCODER_TABLES},
+        "budget_lines": _if_several(tables["budgets"], "n_tokens"),
         "leading_curves": curves[curves["leading"].astype(bool)],
         "flow_nodes": flow_nodes,
         "flow_links": flow_links,
         "chosen_sweeps": chosen_sweeps(sweeps, results.swept),
         "followed_lines": tables["followed"][tables["followed"]["second_setting"].isna()],
     }
+
+
+def _if_several(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A table if a column of it has several values, and its head without a row otherwise."""
+    return table if table[column].nunique() > 1 else table.head(0)
 
 
 def of_first_seed(table: pd.DataFrame) -> pd.DataFrame:
