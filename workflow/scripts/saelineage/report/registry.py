@@ -200,7 +200,7 @@ TABLES = {
     "flows": Table(
         "flow_table",
         ("summary",),
-        "Figure 2 as a table: the number of features per edge, group, side and verdict. Parents that persist and "
+        "The flows as a table: the number of features per edge, group, side and verdict. Parents that persist and "
         "children that are inherited differ in number because several features may share one best match.",
     ),
     "important": Table(
@@ -275,7 +275,7 @@ TABLES = {
     "sweeps": Table(
         "sweep_table",
         ("sweeps", "swept"),
-        "Figure 5 as a table: loss and accuracy of merges by the settings that were swept, and barrier, the loss minus "
+        "Sweeps as a table: loss and accuracy of merges by the settings that were swept, and barrier, the loss minus "
         "the mean loss of the parents with the merge's weights; is_best marks the best merge. Rows with a model are "
         "the parents, and what they descend from.",
     ),
