@@ -40,9 +40,9 @@ def test_notebooks_hold_no_outputs_and_no_absolute_paths():
         assert not [text for text in ('"/', "'/", "~", ":\\") if text in cell.source]
 
 
-def test_the_readme_opens_a_run_with_the_lines_of_the_notebook():
+def test_the_page_on_notebooks_opens_a_run_with_the_lines_of_the_notebook():
     (lines,) = [cell.source for cell in code_cells(NOTEBOOK) if "open_run(" in cell.source]
-    assert lines in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert lines in (ROOT / "docs" / "notebook.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks"])

@@ -284,13 +284,13 @@ def test_a_folder_with_an_adapter_alone_is_an_adapter_to_the_base_and_no_base():
         expand(short | {"base": "lora"})
 
 
-def test_the_readme_s_config_of_own_models_and_merge_yaml_pass_every_check():
+def test_the_readme_s_config_of_a_merge_and_merge_yaml_pass_every_check():
     Path("models").mkdir()
-    for name in ("base", "tuned", "theirs", "left", "right", "merged"):
-        write_model(f"models/{name}", max_position_embeddings=128)
+    for name in ("base", "a", "b", "c", "left", "right", "merged"):
+        write_model(f"models/{name}", max_position_embeddings=128, num_hidden_layers=24)
     (block,) = re.findall(r"```yaml\n(.+?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     Path("mine.yaml").write_text(block)
-    for path in ("mine.yaml", CONFIGS / "merge.yaml"):
+    for path, n_parents in (("mine.yaml", 3), (CONFIGS / "merge.yaml", 2)):
         plan = load_plan(read_yaml(path), [path], SCHEMA)
-        assert len(plan.graph.edges) == 4  # two fine-tunes, and the merge from both
+        assert len(plan.graph.edges) == 2 * n_parents  # fine-tunes of the base, and the merge from each of them
         assert check_on_disk(plan, lambda path: False) == []
