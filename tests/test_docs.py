@@ -2,13 +2,20 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import yaml
 from benchmarks.config_page import PAGE, page
 
+from saelineage.lineage.crosstable import UNMATCHED
+from saelineage.lineage.exclusivity import VERDICTS as OF_CROSSCODERS
+from saelineage.lineage.twins import HEADLINE
+from saelineage.lineage.verdicts import CHANGES, UNTESTABLE, VERDICTS
+from saelineage.plan.comparisons import RANDOM_CONTROLS
 from saelineage.plan.config import with_reference
 from saelineage.plan.crosscoders import CROSSCODER
+from saelineage.plan.graph import CONTINUED, TWIN
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.plan.paths import Paths
 from saelineage.plan.strict_yaml import read_yaml
@@ -70,6 +77,14 @@ def test_the_page_on_reading_and_the_schema_list_every_instrument():
     assert set(re.findall(r"^\| `(\w+)` .*\|$", text, flags=re.MULTILINE)) == {*INSTRUMENTS, CROSSCODER}
     listed = SCHEMA["properties"]["lineage"]["properties"]["instruments"]["items"]["enum"]
     assert sorted(listed) == sorted([*INSTRUMENTS, CROSSCODER])
+
+
+def test_the_glossary_has_every_verdict_change_control_and_instrument():
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    terms = {*chain.from_iterable(VERDICTS), UNTESTABLE, *CHANGES, *RANDOM_CONTROLS, *INSTRUMENTS, TWIN, CONTINUED}
+    terms |= {CROSSCODER, *OF_CROSSCODERS, UNMATCHED, HEADLINE, "robust"}
+    named = text.replace("emerge*", "emerges").replace("disappear*", "disappears")
+    assert [term for term in sorted(terms) if not re.search(rf"\b{term}\b", named)] == []
 
 
 def test_every_file_and_name_that_the_documents_mention_exists():
