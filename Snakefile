@@ -66,6 +66,9 @@ include: "rules/report.smk"
 include: "rules/checks.smk"
 
 
+or_end(targets.require_makeable, workflow, run)
+
+
 rule all:
     default_target: True
     input:

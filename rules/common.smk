@@ -18,7 +18,7 @@ if os.path.dirname(os.path.realpath(saelineage.__path__[0])) != os.path.realpath
     )
 
 from saelineage.errors import InputError
-from saelineage.jobs import session
+from saelineage.jobs import session, targets
 from saelineage.jobs.code_digest import code_digest, rules_digest
 from saelineage.jobs.gpus import visible_gpus
 from saelineage.plan.compare import expand

@@ -2,12 +2,20 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import yaml
+from benchmarks.config_page import PAGE, page
 
+from saelineage.lineage.crosstable import UNMATCHED
+from saelineage.lineage.exclusivity import VERDICTS as OF_CROSSCODERS
+from saelineage.lineage.twins import HEADLINE
+from saelineage.lineage.verdicts import CHANGES, UNTESTABLE, VERDICTS
+from saelineage.plan.comparisons import RANDOM_CONTROLS
 from saelineage.plan.config import with_reference
 from saelineage.plan.crosscoders import CROSSCODER
+from saelineage.plan.graph import CONTINUED, TWIN
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.plan.paths import Paths
 from saelineage.plan.strict_yaml import read_yaml
@@ -44,6 +52,17 @@ def test_every_config_key_has_a_sentence():
     assert [path for path in silent if not path.endswith(".source")] == []
 
 
+def test_the_page_of_config_keys_is_that_of_the_schema_and_has_every_key():
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == page(SCHEMA), "the schema has changed: run python -m benchmarks.config_page --write"
+    rows = re.findall(r"^\| `(\S+)` \|", text, flags=re.MULTILINE)
+    sections = re.findall(r"^##+ (.+)$", text, flags=re.MULTILINE)
+    listed = {name.split(" ")[0].rpartition(".")[2] for name in [*rows, *sections]}
+    assert {path.rpartition(".")[2] for path, _ in keys(SCHEMA)} - listed == {"source"}  # it stands in titles
+    links = set(re.findall(r"\]\(#([\w-]+)\)", text))
+    assert links <= {title.lower().replace(" ", "-") for title in sections}
+
+
 def test_the_readme_has_exactly_two_set_up_commands_of_one_line():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = re.findall(r"^# install and \w+.*\n(.+)\n```", text, flags=re.MULTILINE)
@@ -53,11 +72,19 @@ def test_the_readme_has_exactly_two_set_up_commands_of_one_line():
         assert " -e . && " in command  # with the pins, because pyproject.toml has none of its own
 
 
-def test_the_readme_and_the_schema_list_every_instrument():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_on_reading_and_the_schema_list_every_instrument():
+    text = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` .*\|$", text, flags=re.MULTILINE)) == {*INSTRUMENTS, CROSSCODER}
     listed = SCHEMA["properties"]["lineage"]["properties"]["instruments"]["items"]["enum"]
     assert sorted(listed) == sorted([*INSTRUMENTS, CROSSCODER])
+
+
+def test_the_glossary_has_every_verdict_change_control_and_instrument():
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    terms = {*chain.from_iterable(VERDICTS), UNTESTABLE, *CHANGES, *RANDOM_CONTROLS, *INSTRUMENTS, TWIN, CONTINUED}
+    terms |= {CROSSCODER, *OF_CROSSCODERS, UNMATCHED, HEADLINE, "robust"}
+    named = text.replace("emerge*", "emerges").replace("disappear*", "disappears")
+    assert [term for term in sorted(terms) if not re.search(rf"\b{term}\b", named)] == []
 
 
 def test_every_file_and_name_that_the_documents_mention_exists():

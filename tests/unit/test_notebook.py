@@ -142,6 +142,23 @@ def test_the_edges_are_the_table_of_the_report(run: Run):
     assert [everything[name] for name in names] == ["base", "lua", "all", 3, 0.5, "no control"]
 
 
+def test_the_answer_has_one_row_of_six_columns_for_each_edge(run: Run):
+    (row,) = run.answer.to_dict("index").items()
+    assert row[0] == "base -> lua"
+    assert [row[1][name] for name in ("persist", "drifted", "gone", "new")] == [3, 3, 3, 3]
+    assert row[1]["found"].replace("\N{NO-BREAK SPACE}", " ").startswith("75.0 % of ")
+    assert row[1]["found"].endswith("identified")  # not of all, of which 50 % are found
+    assert len(row[1]) == 6
+
+
+def test_a_run_says_what_is_in_it(run: Run):
+    said = repr(run)
+    inside = ("'mine'", "'mlp'", "base (seed0)", "lua (from_base)", "base -> lua")
+    assert [part for part in inside if part not in said] == []
+    listed = said.partition("tables: ")[2].replace("\nalso: ", ", ")
+    assert [name for name in listed.split(", ") if name.isidentifier() and not hasattr(Run, name)] == []
+
+
 def test_tables_are_read_from_their_files(run: Run):
     assert run.features["name"].tolist() == ["lineage/mlp/features"]
     assert run.edge("base", "lua")["name"].tolist() == ["lineage/mlp/edges/base__lua"]
@@ -191,7 +208,7 @@ def test_correlate_is_that_of_the_correlations_package():
 def test_tables_need_neither_torch_nor_transformers_nor_numba(folder: Path):
     code = (
         "import sys; from saelineage.notebook import open_run; run = open_run(sys.argv[1]); "
-        "run.edges, run.edge('base', 'lua'), run.labels('base'), run.activations('base', [0]); "
+        "run, run.answer, run.edges, run.edge('base', 'lua'), run.labels('base'), run.activations('base', [0]); "
         "print({'torch', 'transformers', 'numba', 'plotly'} & set(sys.modules))"
     )
     scripts = Path(__file__).parents[2] / "workflow" / "scripts"

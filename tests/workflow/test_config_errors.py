@@ -36,6 +36,28 @@ def test_a_mistake_is_named_before_any_job(checkout: Checkout, tmp_path: Path, o
     assert not (checkout.folder / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("target", "remedies"),
+    [
+        ("saes/mlp/left/seed7/cfg.json", ["'results/tiny/saes/mlp/left/'", "seed0"]),
+        ("saes/mlp/left/seed0/weights.safetensors", ["sae_weights.safetensors", "cfg.json"]),
+    ],
+)
+def test_a_target_that_no_rule_makes_is_refused_with_those_that_there_are(
+    checkout: Checkout, target: str, remedies: list[str]
+):
+    process = checkout.snakemake("-n", f"results/tiny/{target}")
+    assert process.returncode == 1
+    said = process.stdout + process.stderr
+    assert [remedy for remedy in remedies if remedy not in said] == []
+    assert "Traceback" not in said
+
+
+def test_targets_that_are_made_on_request_and_rules_are_no_mistake(checkout: Checkout):
+    done = checkout.snakemake("-n", "verify", "jobs", "results/tiny/lineage/mlp/seeds.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_mistake_in_the_default_config_is_named_even_if_snakemake_cannot_read_the_file(tmp_path: Path):
     checkout = Checkout(tmp_path / "checkout")
     with (checkout.folder / "config" / "config.yaml").open("ab") as file:

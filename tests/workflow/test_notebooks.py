@@ -1,6 +1,7 @@
 """The notebook, run from beginning to end on the tiny run, without Jupyter."""
 
 import ast
+import json
 from pathlib import Path
 
 import nbformat
@@ -11,6 +12,10 @@ import pytest
 from tests.workflow.conftest import ROOT, Checkout
 
 NOTEBOOK = ROOT / "notebooks/open_a_run.ipynb"
+
+
+LARGEST = 300_000
+"""Bytes of a notebook with its outputs, so that pages that show it load."""
 
 
 def code_cells(path: Path) -> list[nbformat.NotebookNode]:
@@ -31,18 +36,23 @@ def run_cells(sources: list[str]) -> list[object]:
     return values
 
 
-def test_notebooks_hold_no_outputs_and_no_absolute_paths():
+def test_notebooks_hold_the_outputs_of_one_run_from_top_to_bottom_and_no_absolute_paths():
     paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
     assert paths == [NOTEBOOK]
     nbformat.validate(nbformat.read(NOTEBOOK, as_version=4))
-    for cell in code_cells(NOTEBOOK):
-        assert (cell.outputs, cell.execution_count) == ([], None)
+    cells = code_cells(NOTEBOOK)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert [len(cell.outputs) for cell in cells] == [0, *[1] * (len(cells) - 1)]  # the first one sets the folder
+    assert NOTEBOOK.stat().st_size < LARGEST
+    written = json.dumps([cell.outputs for cell in cells])
+    assert not [text for text in ("/home/", "/root/", "/Users/", "/work/", "Traceback") if text in written]
+    for cell in cells:
         assert not [text for text in ('"/', "'/", "~", ":\\") if text in cell.source]
 
 
-def test_the_readme_opens_a_run_with_the_lines_of_the_notebook():
+def test_the_page_on_notebooks_opens_a_run_with_the_lines_of_the_notebook():
     (lines,) = [cell.source for cell in code_cells(NOTEBOOK) if "open_run(" in cell.source]
-    assert lines in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert lines in (ROOT / "docs" / "notebook.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks"])
@@ -53,9 +63,12 @@ def test_the_notebook_shows_the_answer_of_a_finished_run(
     monkeypatch.chdir(finished.folder / folder)
     sources = [cell.source for cell in code_cells(NOTEBOOK)]
     assert sum(source.count("results/demo") for source in sources) == 1
-    _, edges, figure, best = run_cells([source.replace("results/demo", "results/tiny") for source in sources])
-    assert isinstance(edges, pd.DataFrame)
-    assert edges["parent"].tolist() == ["base"] * 4 + ["left"] * 2 + ["right"] * 2  # identified features, and all
+    _, run, answer, figure, best = run_cells([source.replace("results/demo", "results/tiny") for source in sources])
+    assert "'tiny'" in repr(run)
+    assert isinstance(answer, pd.DataFrame)
+    assert [edge.partition(" -> ")[0] for edge in answer.index] == ["base", "base", "left", "right"]
+    (shown,) = [cell.outputs[0]["data"]["text/html"] for cell in code_cells(NOTEBOOK) if cell.source == "run.answer"]
+    assert [name for name in answer.columns if f"<th>{name}</th>" not in shown] == []
     assert isinstance(figure, plotly.graph_objects.Figure)
     assert "base -> left" in figure.layout.title.text
     assert 0 < sum(len(trace.x) for trace in figure.data) <= 256  # 128 features on either side

@@ -334,4 +334,4 @@ def test_plumbing_is_marked_and_nothing_else_is():
     mentioning = [path for path in folder.rglob("*.py") if module.MARK in path.read_text()]
     marked = {path.stem for path in mentioning if not module.meaning_of(path.read_bytes()).decides_results}
     plumbing = {"benchmark", "checkpoints", "code_digest", "commands", "errors", "gpus", "job", "launcher"}
-    assert marked == plumbing | {"launcher_client", "locks", "manifests", "session"}
+    assert marked == plumbing | {"launcher_client", "locks", "manifests", "session", "targets"}

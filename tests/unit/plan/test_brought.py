@@ -108,12 +108,43 @@ def test_a_model_that_does_not_fit_the_run_is_refused(changes: dict, message: st
     [
         ("model.layers.2.output", "it has 2 layers, counted from 0, so the last one is model.layers.1; choose another"),
         ("transformer.h.1.output", "its type 'llama' has its layers at model.layers, not at transformer.h; choose"),
+        ("model.layer.1.output", "its type 'llama' has its layers at model.layers, not at model.layer; choose"),
     ],
 )
 def test_a_place_that_a_model_does_not_have_is_refused(hookpoint: str, problem: str):
     start = f"activations.hookpoint: all models of a run are read at one place, '{hookpoint}', which 'base' does not"
     with pytest.raises(InputError, match=f"^{start} have: {problem}"):
         check_on_disk(plan({"base": in_folder(model_folder("base"))}, hookpoint=hookpoint))
+
+
+def with_weights(folder: str, *names: str) -> str:
+    save_file({name: np.zeros((2, 2), np.float32) for name in names}, Path(folder, "model.safetensors"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("hookpoint", "remedy"),
+    [
+        ("model.layers.1.mlp.down_prj.input", "did you mean down_proj"),
+        ("model.layers.1.mlpp.down_proj.input", "did you mean mlp"),
+        ("model.layers.1.attention.dense.input", "mlp, self_attn"),
+    ],
+)
+def test_a_module_that_the_weights_of_a_folder_do_not_have_is_refused_with_those_beside_it(hookpoint: str, remedy: str):
+    layer = "model.layers.1."
+    folder = with_weights(
+        model_folder("base"), f"{layer}mlp.down_proj.weight", f"{layer}mlp.up_proj.weight", f"{layer}self_attn.q.weight"
+    )
+    with pytest.raises(InputError, match=remedy):
+        check_on_disk(plan({"base": in_folder(folder)}, hookpoint=hookpoint))
+    for place in ("mlp.down_proj.input", "mlp.act_fn.output", "mlp.output", "output"):  # act_fn has no weights
+        assert check_on_disk(plan({"base": in_folder(folder)}, hookpoint=layer + place)) == []
+
+
+def test_where_weights_have_other_names_than_modules_no_module_is_refused():
+    for names in (["h.1.mlp.c_fc.weight"], ["model.layers.1.mlp.experts.0.w1.weight"]):
+        folder = with_weights(model_folder("base"), *names)
+        assert check_on_disk(plan({"base": in_folder(folder)}, hookpoint="model.layers.1.mlpp.down_proj.input")) == []
 
 
 def test_an_sae_does_not_start_from_that_of_a_model_of_another_width():

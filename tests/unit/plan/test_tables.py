@@ -1,4 +1,4 @@
-"""Instruments and ways of making a model have one table each, which schema, README and sentences follow."""
+"""Instruments and ways of making a model have one table each, which schema, documents and sentences follow."""
 
 import re
 from pathlib import Path
@@ -23,9 +23,9 @@ def test_the_schema_lists_every_instrument_and_its_description_explains_each():
     assert set(schema["default"]) <= set(INSTRUMENTS)
 
 
-def test_the_readme_has_one_row_for_each_instrument():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (table,) = re.findall(r"^\| `lineage\.instruments` \|.*\n\|[-|]+\n((?:\|.*\n)+)", readme, flags=re.MULTILINE)
+def test_the_page_on_reading_has_one_row_for_each_instrument():
+    text = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| `lineage\.instruments` \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
     assert sorted(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == sorted(EVERY_INSTRUMENT)
     assert table.count("\n") == len(EVERY_INSTRUMENT)
 

@@ -4,7 +4,7 @@ A run is read lazily, with the functions that the workflow uses, from the files 
 not checked against their manifests here; `snakemake --cores 1 verify` does that.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from saelineage.features.shards import FeatureShard
 from saelineage.files.atomic import read_json
 from saelineage.files.tensors import group_names
 from saelineage.plan.sae_names import SaeName, shard_names
+from saelineage.report.sentences import count, interval, percent
 from saelineage.report.tables import drift_table, edge_table
 from saelineage.tokens import TokenRows, load_tokenizer
 
@@ -104,6 +105,19 @@ class Run:
         self.folder, self.hookpoint = Path(folder), hookpoint
         self.name = self.folder.absolute().name
 
+    def __repr__(self) -> str:
+        """Say what is in the run, and how to get it."""
+        models = ", ".join(f"{model} ({sae})" for model, sae in self.saes.items())
+        edges = ", ".join(f"{edge['parent']} -> {edge['child']}" for edge in self.summary["edges"])
+        return (
+            f"Run '{self.name}' at hookpoint '{self.hookpoint}'\n"
+            f"models (leading SAE): {models}\n"
+            f"edges: {edges or 'none'}\n"
+            "tables: answer, edges, drift, features, edge(parent, child), labels(model), "
+            "activations(model, latents)\n"
+            "also: summary, correlation(parent, child), sae(model), model(model)"
+        )
+
     @cached_property
     def summary(self) -> dict:
         """`lineage/{hookpoint}/summary.json`: counts and shares of every edge, with their controls."""
@@ -123,6 +137,30 @@ class Run:
     def edges(self) -> pd.DataFrame:
         """One row per edge and group (identified, all), as in the report: the number of features with each verdict."""
         return edge_table(self.summary, self._drift)
+
+    @property
+    def answer(self) -> pd.DataFrame:
+        """One row per edge in six columns, of identified features or, where a model has one SAE seed, of all.
+
+        Columns: the numbers of the parent's features that persist, have drifted and are gone, and of the child's that
+        are new; the share of the parent's that is found, with Wilson's 95 % interval and its n; and the same share for
+        an unchanged model and the largest for a random one.
+        """
+        leading = self.edges.drop_duplicates(["parent", "child"])  # identified features come first
+        rows = [
+            {
+                "edge": f"{row['parent']} -> {row['child']}",
+                "persist": row["parent_persists"],
+                "drifted": row["parent_drifted"],
+                "gone": row["parent_gone"],
+                "new": row["child_new"],
+                "found": f"{_with_interval(row)} of {count(row['persist_share_n'])} {row['group']}",
+                "unchanged, random": f"{percent(row['no_change_share'])}, {percent(row['largest_random_share'])}",
+            }
+            for row in leading.to_dict("records")
+        ]
+        columns = ["edge", "persist", "drifted", "gone", "new", "found", "unchanged, random"]
+        return pd.DataFrame(rows, columns=columns).set_index("edge")
 
     @property
     def drift(self) -> pd.DataFrame:
@@ -308,6 +346,12 @@ class Run:
         columns = (np.asarray(latents, dtype=np.int64)[entries.col], shard.corpus, row, place)
         values = (*columns, np.asarray(rows.ids)[row, place].astype(np.int64), entries.data)
         return pd.DataFrame(dict(zip(ACTIVATION_COLUMNS, values, strict=True)))
+
+
+def _with_interval(row: Mapping) -> str:
+    """The share of a row of `edges` that is found, with its interval if there is one."""
+    bounds = interval((row["persist_share_low"], row["persist_share_high"]))
+    return percent(row["persist_share"]) + (f" [{bounds}]" if bounds else "")
 
 
 def _folders(folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ The plan asks before the first job, of folders that lie on disk. The jobs ask ag
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -206,14 +207,42 @@ def hookpoint_problem(config: Mapping, hookpoint: str) -> str | None:
     kind, count = config.get("model_type"), n_layers(config)
     own = next((layers for layers, kinds in LAYERS.items() if kind in kinds), None)
     named = next((layers for layers in LAYERS if hookpoint.startswith(f"{layers}.")), None)
-    if own is None or named is None:
+    if own is None:
         return None
     if named != own:
-        return f"its type '{kind}' has its layers at {own}, not at {named}"
+        is_in_a_layer = named is not None or any(part.isdigit() for part in hookpoint.split("."))
+        wrong = named or re.split(r"\.[0-9]", hookpoint)[0]
+        return f"its type '{kind}' has its layers at {own}, not at {wrong}" if is_in_a_layer else None
     layer = hookpoint.removeprefix(f"{own}.").split(".")[0]
     if not layer.isascii() or not layer.isdigit() or count is None or int(layer) < count:
         return None
     return f"it has {count} layers, counted from 0, so the last one is {own}.{count - 1}"
+
+
+def module_problem(tensors: Iterable[str], hookpoint: str) -> str | None:
+    """The sentence with which a place in a layer is refused that no module of a model's weights file is like, or None.
+
+    Modules without weights, such as activation functions, are in no file, so only what is close to another name, or
+    lies below a module that is not there, is refused.
+
+    Args:
+        tensors: names of the weights.
+        hookpoint: MODULE.output or MODULE.input.
+    """
+    parents = [name.split(".")[:-1] for name in tensors]
+    modules = {".".join(parts[:n]) for parts in parents for n in range(1, len(parts) + 1)}
+    parts = hookpoint.split(".")[:-1]
+    layer = next((n + 1 for n, part in enumerate(parts) if part.isdigit()), len(parts))
+    if ".".join(parts[:layer]) not in modules or any("experts" in name for name in modules):
+        return None  # names may be others in memory
+    for n in range(layer, len(parts)):
+        above, name = ".".join(parts[:n]), parts[n]
+        beside = sorted({module.split(".")[n] for module in modules if module.startswith(f"{above}.")})
+        near = get_close_matches(name, beside, n=1, cutoff=0.75)
+        if name not in beside and (near or n + 1 < len(parts)):
+            meant = f"; did you mean {near[0]}?" if near else ""
+            return f"{above} has no module {name}, but {', '.join(beside) or 'none with weights'}{meant}"
+    return None
 
 
 def context_problem(config: Mapping, n_ctx: int) -> str | None:

@@ -20,6 +20,7 @@ from saelineage.foreign.models import (
     equal_sources,
     hookpoint_problem,
     known_d_mlp,
+    module_problem,
     read_config,
     require_same_function,
     vocab_size,
@@ -193,21 +194,22 @@ def _check_folder(plan: Plan, model: str, read_run: Callable[[Path], dict | None
             sentences = []
         else:
             sentences = check_folder(folder, plan.config["tokens"]["n_ctx"])
-            _require_hookpoint(plan, model, read_config(folder))
+            held = [name for path in weight_files(folder) for name in shapes(path)]
+            _require_hookpoint(plan, model, read_config(folder), held)
         return sentences + _compare_tokenizer(plan, model, Path(folder), read_run)
 
 
 def _check_hub_model(plan: Plan, model: str, read_run: Callable[[Path], dict | None]) -> list[str]:
     settings = plan.graph.settings(model)
     described = fetch_model_config(settings, f"models.{model}", TOKENIZER_SMALL_FILES, plan.config["tokens"]["n_ctx"])
-    _require_hookpoint(plan, model, read_config(described.folder))
+    _require_hookpoint(plan, model, read_config(described.folder), [])
     return _compare_tokenizer(plan, model, described.folder, read_run)
 
 
-def _require_hookpoint(plan: Plan, model: str, config: dict) -> None:
-    """Refuse a hookpoint that a model cannot have."""
+def _require_hookpoint(plan: Plan, model: str, config: dict, tensors: list[str]) -> None:
+    """Refuse a hookpoint that a model cannot have, by its config and, where they are here, the names of its weights."""
     hookpoint = plan.place
-    if problem := hookpoint_problem(config, hookpoint):
+    if problem := hookpoint_problem(config, hookpoint) or module_problem(tensors, hookpoint):
         raise InputError(
             f"activations.hookpoint: all models of a run are read at one place, '{hookpoint}', which '{model}' does "
             f"not have: {problem}; choose another hookpoint, or models of one architecture"

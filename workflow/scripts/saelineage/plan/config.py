@@ -35,6 +35,8 @@ PATH_KEYS = ("corpora_dir", "folder", "path")
 """Keys whose text is the path of a file or folder, in whatever block."""
 MOST_NEAR = 3
 """Limit on the known keys that are named for unknown ones."""
+MOST_IN_NAME = 64
+"""`maxLength` of a name in the schema."""
 
 StrictValidator = extend(
     Draft202012Validator,
@@ -188,11 +190,34 @@ def _sentence(error: ValidationError, root: dict) -> str:
         hint = " (it is text, because YAML cannot read it; close every bracket and quote)"
     elif isinstance(instance, float) and instance.is_integer():
         hint = f" (write {int(instance)})"
+    if isinstance(instance, str) and error.validator == "pattern" and error.validator_value == _name_pattern(root):
+        return (
+            f"{key}: names must be of lower-case letters and digits with single _ or - between them, because they "
+            f"become parts of paths, not {value}; {_as_name(instance)}"
+        )
+    if error.validator == "enum" and list(error.absolute_path)[-2:] == ["merge", "method"]:
+        near = get_close_matches(str(instance), schema["enum"], n=1)
+        return (
+            f"{key}: must be one of {', '.join(schema['enum'])}, not {value}; "
+            f"{f'did you mean {near[0]}? ' if near else ''}merge with mergekit by any other method and import its "
+            "folder: {path: {folder: FOLDER, parents: [MODEL, MODEL]}}"
+        )
     description = _description(error, root)
     meaning = f"; correct it; meaning of the key: {description}" if description else "; correct it"
     if error.validator == "pattern":
         return f"{key}: {value} does not match {error.validator_value}{meaning}"
     return f"{key}: {error.message if len(error.message) < 200 else f'{value} breaks {error.validator}'}{hint}{meaning}"
+
+
+def _name_pattern(root: dict) -> str:
+    """The pattern of names of runs, corpora, models and sweeps."""
+    return root["$defs"]["name"]["pattern"]
+
+
+def _as_name(text: str) -> str:
+    """What to write instead of a name that is not allowed."""
+    name = "-".join(re.findall("[a-z0-9]+", text.lower()))[:MOST_IN_NAME].strip("-")
+    return f"write {name!r}" if name else "give it another one"
 
 
 def _description(error: ValidationError, root: dict) -> str | None:

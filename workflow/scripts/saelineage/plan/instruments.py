@@ -1,6 +1,6 @@
 """Instruments: which SAE of a parent is compared with which SAE of its child. One table, `INSTRUMENTS`.
 
-The schema's list of instruments, the README's table and the page's sentences are checked against this table.
+The schema's list of instruments, the table of docs/reading.md and the page's sentences are checked against this table.
 """
 
 from typing import NamedTuple
