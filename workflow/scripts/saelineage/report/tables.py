@@ -3,6 +3,7 @@
 `registry.TABLES` lists them. Each table is shown on the page and saved as CSV next to it.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -145,6 +146,12 @@ class TableInputs(NamedTuple):
     """`lineage/{hookpoint}/passages/{edge}.parquet` by the edge's name."""
     passage_features: Mapping[str, pd.DataFrame]
     """`lineage/{hookpoint}/passages/{edge}.features.parquet` by the edge's name."""
+    acts: Mapping[str, pd.DataFrame]
+    """`behaviour/{hookpoint}/{parent}__{child}.parquet` by the edge's name; none where features are not acted on."""
+    act_summaries: Mapping[str, pd.DataFrame]
+    """`behaviour/{hookpoint}/{parent}__{child}.summary.parquet`, likewise."""
+    patches: Mapping[str, pd.DataFrame]
+    """`behaviour/{hookpoint}/{parent}__{child}.patches.parquet`, likewise."""
     labels: Mapping[tuple[str, str], pd.DataFrame]
     """The winning labels in `labels/{hookpoint}/{model}/{sae}.parquet` by (model, SAE)."""
     explanations: Mapping[tuple[str, str], pd.DataFrame]
@@ -723,6 +730,56 @@ def passage_feature_table(
         if len(first):
             parts.append(first.assign(**edge._asdict(), label=label))
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def act_table(acts: Mapping[str, pd.DataFrame], labels: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """One row per edge, feature, passage and setting in which it was continued.
+
+    `next` is the most likely next tokens with their probabilities, as JSON.
+
+    Args:
+        acts: of each edge, by its name.
+        labels: the winning label of each feature, by (model, SAE).
+    """
+    compared = ["next", "continuation", "same_next", "n_same", "n_new", "kl"]
+    place = ["passage", "corpus", "row", "place", "strength", "before", "text"]
+    columns = ["parent", "child", "latent", "label", *place, "model", "setting", "value", "random", *compared]
+    words = _words_by_model(labels)
+    parts = []
+    for name, table in acts.items():
+        edge = Edge.parse(name)
+        following = [
+            json.dumps(list(zip(tokens, map(float, probabilities), strict=True)), ensure_ascii=False)
+            for tokens, probabilities in zip(table["next"], table["probabilities"], strict=True)
+        ]
+        label = [words.get(edge.child, {}).get(latent, "") for latent in table["latent"]]
+        if len(table):
+            parts.append(table.assign(**edge._asdict(), label=label, next=following))
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def act_summary_table(act_summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per edge, model and setting (`behaviour.acts.summarise`)."""
+    falls = ["kl_fall", "kl_fall_low", "kl_fall_high", "kl_fall_beside_random"]
+    falls += ["kl_fall_beside_random_low", "kl_fall_beside_random_high"]
+    shares = [f"{name}{end}" for name in ("same_next", "same_all", "kl") for end in ("", "_low", "_high")]
+    return _of_edges(act_summaries, ["model", "setting", "n_features", "n_passages", *shares, *falls, "does"])
+
+
+def patch_table(patches: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per edge, corpus and group of features that was patched (`behaviour.patching.recovered`)."""
+    losses = ["loss_parent", "loss_child", "loss_patched", "gain", "gain_low", "gain_high"]
+    shares = ["recovered", "recovered_low", "recovered_high", "n_draws", "n_latents_random"]
+    random = ["recovered_random", "recovered_random_least", "recovered_random_largest"]
+    counts = ["n_latents", "n_tokens", "n_documents"]
+    return _of_edges(patches, ["corpus", "group", *counts, *losses, *shares, *random])
+
+
+def _of_edges(tables: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    """The tables of all edges, by their names, below one another."""
+    named = ["parent", "child", *columns]
+    parts = [table.assign(**Edge.parse(name)._asdict()) for name, table in tables.items() if len(table)]
+    return pd.concat(parts, ignore_index=True)[named] if parts else pd.DataFrame(columns=named)
 
 
 def _words_by_model(labels: Mapping[tuple[str, str], pd.DataFrame]) -> dict[str, dict[int, str]]:
