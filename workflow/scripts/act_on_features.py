@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 
 from saelineage.activations import read_activations
-from saelineage.behaviour.acts import Reader, act, features_of, new_features, random_features, summarise
+from saelineage.behaviour.acts import act, features_of, new_features, random_features, summarise
+from saelineage.behaviour.edges import Reader, open_edge
 from saelineage.behaviour.patching import patched_groups, recovered
 from saelineage.files.folders import folders_of
 from saelineage.files.tables import write_parquet
@@ -19,8 +20,6 @@ from saelineage.jobs.job import job
 from saelineage.labels.annotations import load_annotations
 from saelineage.labels.passages import read_firings
 from saelineage.lineage.matching import SIDES
-from saelineage.models.loading import open_model
-from saelineage.models.vocabularies import common_ids, end_ids, share_rows
 from saelineage.precision import AUTO
 from saelineage.saes.sae import load_sae
 from saelineage.tokens import load_tokenizer, read_token_rows
@@ -100,14 +99,7 @@ def act_on_features(
     firings = read_firings(edge.features, annotations, latents)
     features = features_of(latents, random_features(latents, verdicts, seed), firings, annotations)
     sae = load_sae(edge.sae_folder).to(device)
-    readers, facts = {}, []
-    for side in SIDES:
-        model = open_model(edge.model_folders[side], device, model_dtype)
-        shared = share_rows(model, edge.model_folders[side], rows, edge.models[side], unshared)
-        readers[side] = Reader(model, shared.rows)
-        facts.append(shared.facts)
-    parent, child = (edge.model_folders[side] for side in SIDES)
-    ids = common_ids(facts, (parent, child), end_ids(rows))
+    readers, ids = open_edge(edge.models, edge.model_folders, rows, device, unshared, model_dtype)
     takes_part = has_width(readers[SIDES[0]], hookpoint, sae.d_in)
     acting = readers if takes_part else {SIDES[1]: readers[SIDES[1]]}
     acts = act(acting, sae, hookpoint, features, annotations, ids, load_tokenizer(tokenizer_folder), batch_rows)

@@ -11,7 +11,6 @@ from saelineage.behaviour.acts import (
     FURTHER,
     UNTOLD,
     Feature,
-    Reader,
     act,
     does,
     features_of,
@@ -20,6 +19,7 @@ from saelineage.behaviour.acts import (
     random_features,
     summarise,
 )
+from saelineage.behaviour.edges import Reader
 from saelineage.labels.annotations import Annotations
 from saelineage.saes.sae import Sae
 from saelineage.tokens import TokenRows

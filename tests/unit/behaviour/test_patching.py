@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from saelineage.behaviour.acts import Reader
+from saelineage.behaviour.edges import Reader
 from saelineage.behaviour.patching import EVERYTHING, PatchedGroup, patched_groups, recovered
 from saelineage.models.losses import next_token_loss
 from saelineage.models.predictions import predict

@@ -11,6 +11,7 @@ from saelineage.plan.plan import Plan
 from saelineage.plan.sizes import (
     ACTED_PASSES,
     PATCHED_PASSES,
+    SAMPLED_PASSES,
     DumpSize,
     ModelSize,
     SaeSize,
@@ -221,3 +222,11 @@ def test_acting_holds_two_models_and_runs_passages_token_by_token_beside_the_pat
     n_tokens = (2 * ACTED_PASSES + 5 * 2 * PATCHED_PASSES) * 16
     assert need.flop == forward_flop(MODEL, n_tokens) + encoding_flop(SaeSize(6, 24), n_tokens)
     assert need.n_bytes > 2 * forward_bytes(MODEL, BATCH_TOKENS)
+
+
+def test_contrasting_reads_every_sample_in_every_set_by_both_models(tmp_path: Path, model: list[str]):
+    save_file({"W_enc": np.zeros((6, 24), np.float32)}, tmp_path / "sae_weights.safetensors")
+    inputs = InputFiles(child=model, sae=[str(tmp_path / "sae_weights.safetensors")])
+    need = Plan(diamond()).needs.contrasting(Wildcards(), inputs)  # six samples of 16 tokens
+    n_tokens = SAMPLED_PASSES * 6 * 16
+    assert need.flop == forward_flop(MODEL, n_tokens) + encoding_flop(SaeSize(6, 24), n_tokens)

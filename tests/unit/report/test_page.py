@@ -219,6 +219,24 @@ def patches() -> pd.DataFrame:
     return pd.DataFrame({"corpus": ["lua", "stories"]} | counts | losses | {"gain_high": 1.5} | shares)
 
 
+def samples(text: str = "end") -> pd.DataFrame:
+    """Two samples of each way."""
+    ways = ["contrast", "alone", "itself", "other draws"]
+    return pd.DataFrame({"way": np.repeat(ways, 2), "sample": [0, 1] * 4, "start": ["", text] * 4, "text": text})
+
+
+def enriched(n_by_chance: int = 0) -> pd.DataFrame:
+    """A new feature that is enriched, and an inherited one that is not."""
+    named = {"latent": [1, 0], "verdict": ["new", "inherited"], "identified": True, "headline": False}
+    shares = {
+        f"samples_{way}{end}": [share, 0.25]
+        for way, share in {"contrast": 0.875, "alone": 0.375, "itself": 0.5}.items()
+        for end in ("", "_low", "_high")
+    }
+    marks = {"enriched": [True, False], "by_chance": [False, bool(n_by_chance)], "n_samples": 8}
+    return pd.DataFrame(named | shares | {"tokens_contrast": 0.25, "tokens_alone": 0.125} | marks)
+
+
 def exclusivity() -> pd.DataFrame:
     """The shares of a crosscoder's latents on one edge, and its floor."""
     pair = {"edge": "base__lua", "parent": "base", "fvu_parent": 0.2, "fvu_child": 0.25}
@@ -336,6 +354,8 @@ def inputs(found: dict) -> TableInputs:
         acts={edge: acts() for edge in edges},
         act_summaries={edge: act_summary() for edge in edges},
         patches={edge: patches() for edge in edges},
+        samples={edge: samples() for edge in edges},
+        enriched={edge: enriched() for edge in edges},
         labels=scored(found["models"]),
         explanations={},
         verdicts={edge: verdicts() for edge in edges},
@@ -885,6 +905,33 @@ def test_features_that_are_not_acted_on_have_an_empty_section():
     shown = section(text_page(results(tables=make_tables(inputs(summary(comparison()))._replace(**none)))), "act")
     assert "features are not acted on (report.act)" in shown
     assert "acts.csv" in shown
+
+
+def test_what_training_taught_is_shown_with_what_chance_gives_and_samples_stay_text():
+    found = inputs(summary(comparison()))
+    (edge,) = found.samples
+    given = found._replace(samples={edge: samples(EVIL)})
+    shown = section(text_page(results(tables=make_tables(given))), "taught")
+    assert "1 of 2 features are enriched, 1 of them new (of 1)" in shown
+    assert "two sets of samples of the child alone, it is 0." in shown
+    assert "show no feature that this training taught" not in shown
+    assert EVIL not in shown
+    assert shown.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 6  # two of two ways, one of each with a start
+    assert shown.count('#/feature/merged/1"') == 2  # enriched, and among what new features follow
+    assert shown.count('#/feature/base/1"') == 1  # among what lost ones follow
+    by_chance = found._replace(enriched={edge: enriched(n_by_chance=1)})
+    shown = section(text_page(results(tables=make_tables(by_chance))), "taught")
+    assert "show no feature that this training taught" in shown
+
+
+def test_without_samples_the_page_says_what_features_follow_and_without_edges_nothing():
+    found = inputs(summary(comparison()))._replace(samples={}, enriched={})
+    shown = section(text_page(results(tables=make_tables(found))), "taught")
+    assert "What new features follow" in shown
+    assert "are enriched," not in shown
+    assert "nothing is sampled (behaviour.samples)" not in shown
+    none = found._replace(importance={})
+    assert "nothing is sampled (behaviour.samples)" in section(text_page(results(tables=make_tables(none))), "taught")
 
 
 def test_an_edge_without_passages_says_so():

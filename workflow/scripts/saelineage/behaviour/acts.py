@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from saelineage.behaviour.continuations import (
     Change,
@@ -30,6 +29,7 @@ from saelineage.behaviour.continuations import (
     held,
     prompts_of,
 )
+from saelineage.behaviour.edges import Reader
 from saelineage.correlations.bootstrap import ratio_interval
 from saelineage.labels.annotations import Annotations, text_of
 from saelineage.labels.passages import Firings, place_of, strongest, windows
@@ -38,7 +38,6 @@ from saelineage.lineage.importance import reading_order
 from saelineage.lineage.matching import SIDES, UNTESTABLE
 from saelineage.lineage.verdicts import NEW
 from saelineage.saes.sae import Sae
-from saelineage.tokens import TokenRows
 
 N_PASSAGES = 3
 """Passages of a feature (`plan.sizes.ACTED_PASSES` counts with it)."""
@@ -68,14 +67,6 @@ class Feature(NamedTuple):
     """The probe's tokens on which it fires most, one per document."""
     strengths: Float[np.ndarray, " passage"]
     """Its activations there."""
-
-
-class Reader(NamedTuple):
-    """A model in memory, with what it reads."""
-
-    model: PreTrainedModel
-    rows: Mapping[str, TokenRows]
-    """Token rows of the probe by corpus, as this model reads them."""
 
 
 def n_new_tokens(n_ctx: int) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from saelineage.activations import hooked, read_with_predictions
-from saelineage.behaviour.acts import Reader
+from saelineage.behaviour.edges import Reader
 from saelineage.correlations.bootstrap import ratio_interval
 from saelineage.lineage.ablations import group_part, only
 from saelineage.lineage.crosscoder_ablations import predicted_documents, random_groups

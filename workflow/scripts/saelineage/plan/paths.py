@@ -18,7 +18,7 @@ from saelineage.plan.user_files import find_files
 SECTIONS = (
     *("macros", "act", "answer", "change", "correlations", "features", "flows", "gone", "hookpoints", "important"),
     *("instruments", "learnt", "lineage", "losses", "merging", "persisting", "provenance", "resources", "saes"),
-    *("scores", "steps", "weights", "workflow"),
+    *("scores", "steps", "taught", "weights", "workflow"),
 )
 PAGE_SOURCES = (
     *("page.html.jinja", *(f"sections/{name}.jinja" for name in SECTIONS)),
@@ -108,6 +108,8 @@ class Paths:
     acts = "results/{run}/behaviour/{hookpoint}/{parent}__{child}.parquet"
     act_summary = "results/{run}/behaviour/{hookpoint}/{parent}__{child}.summary.parquet"
     patches = "results/{run}/behaviour/{hookpoint}/{parent}__{child}.patches.parquet"
+    samples = "results/{run}/behaviour/{hookpoint}/{parent}__{child}.samples.parquet"
+    enriched = "results/{run}/behaviour/{hookpoint}/{parent}__{child}.enriched.parquet"
     edge_table = "results/{run}/lineage/{hookpoint}/edges/{edge}.parquet"
     lineage_features = "results/{run}/lineage/{hookpoint}/features.parquet"
     share_curves = "results/{run}/lineage/{hookpoint}/curves.parquet"
@@ -524,6 +526,11 @@ class Paths:
         edges = self._contents.graph.edges if self._contents.config["report"]["act"] else []
         return [path for edge in edges for path in self.fill(pattern, **edge._asdict())]
 
+    def of_contrasts(self, pattern: str) -> list[str]:
+        """A file of the contrast of each edge's models, where there are samples."""
+        edges = self._contents.graph.edges if self._contents.config["behaviour"]["samples"] else []
+        return [path for edge in edges for path in self.fill(pattern, **edge._asdict())]
+
     def traced_weights(self) -> list[str]:
         """The weights of `Contents.traced_saes`, in their order."""
         return [path for sae in self._contents.traced_saes for path in self.sae(sae) if path.endswith(".safetensors")]
@@ -741,6 +748,8 @@ class Paths:
             "acts": self.of_acts(self.acts),
             "act_summaries": self.of_acts(self.act_summary),
             "patches": self.of_acts(self.patches),
+            "samples": self.of_contrasts(self.samples),
+            "enriched": self.of_contrasts(self.enriched),
             "examples": self.fill(self.examples),
             "rulegraph": self.fill(self.rulegraph),
             "manifests": [
@@ -848,7 +857,7 @@ class Paths:
                 *passages,
                 *beside(self.all_followed()),
             ],
-            "behaviour": beside(self.of_acts(self.acts)),
+            "behaviour": [*beside(self.of_acts(self.acts)), *beside(self.of_contrasts(self.samples))],
             "labels": [
                 *beside(self.fill(self.annotations)),
                 *beside(self.all_labels()),

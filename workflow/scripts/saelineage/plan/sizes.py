@@ -60,6 +60,8 @@ ACTED_PASSES = 3 * 7 * 12
 PATCHED_PASSES = 11
 """Passes over the rows on which new features are patched: two models, two groups with three random ones each, and
 everything (`behaviour.patching`)."""
+SAMPLED_PASSES = 4 * 3
+"""Times that each sample's tokens are read: in four sets, by two models and once more (`behaviour.contrasts`)."""
 D_MODEL_WIDE = re.compile(r"\.(\d+\.input|\d+\.output|mlp\.input|(mlp|down_proj|dense_4h_to_h|c_proj)\.output)$")
 """Hookpoints as wide as the residual stream in common models: at the stream itself, or at what reads or writes it."""
 ENCODED_TOKENS = 2048

@@ -1,4 +1,4 @@
-"""What the page shows of acts on features: tables of `behaviour.acts` and `behaviour.patching`, arranged by edge."""
+"""What the page shows of behaviour: tables of `behaviour.acts`, `.patching` and `.contrasts`, arranged by edge."""
 
 import json
 
@@ -8,6 +8,8 @@ from saelineage.lineage.matching import SIDES
 
 PASSAGE = ("passage", "corpus", "row", "place", "before", "text")
 """Columns that a passage has in all settings."""
+WORDS = dict(zip(reversed(SIDES), ("new", "lost"), strict=True))
+"""What the features of each side are called."""
 
 
 def acted_view(edges: pd.DataFrame, acts: pd.DataFrame, summary: pd.DataFrame, patches: pd.DataFrame) -> list[dict]:
@@ -41,6 +43,33 @@ def acted_view(edges: pd.DataFrame, acts: pd.DataFrame, summary: pd.DataFrame, p
             }
         )
     return view
+
+
+def taught_view(edges: pd.DataFrame, enriched: pd.DataFrame, samples: pd.DataFrame, taught: pd.DataFrame) -> list[dict]:
+    """Per edge, its enriched features, what its new and lost features follow, and samples.
+
+    Args:
+        edges: the report's table of edges.
+        enriched, samples, taught: the report's tables.
+    """
+    view = []
+    for parent, child in edges[list(SIDES)].drop_duplicates().itertuples(index=False):
+        own_enriched, own_samples, own_taught = (
+            table[(table["parent"] == parent) & (table["child"] == child)] for table in (enriched, samples, taught)
+        )
+        groups = [row | {"latents": row["latents"].split()} for row in own_taught.to_dict("records")]
+        by_side = {words: [row for row in groups if row["side"] == side] for side, words in WORDS.items()}
+        view.append(
+            {
+                "edge": f"{parent} → {child}",
+                "child": child,
+                "enriched": own_enriched.to_dict("records")[:1],
+                "rows": own_enriched[own_enriched["enriched"].astype(bool)].to_dict("records"),
+                "groups": [(words, rows) for words, rows in by_side.items() if rows],
+                "samples": own_samples.to_dict("records"),
+            }
+        )
+    return [edge for edge in view if edge["enriched"] or edge["groups"] or edge["samples"]]
 
 
 def _feature(acts: pd.DataFrame) -> dict:

@@ -19,7 +19,7 @@ from saelineage.files.atomic import sha256_json
 from saelineage.lineage.matching import SIDES
 from saelineage.plan.graph import POOLED
 from saelineage.plan.merges import FROM_SWEEP
-from saelineage.report.acted import acted_view
+from saelineage.report.acted import acted_view, taught_view
 from saelineage.report.dashboards import FEATURES_PER_CHUNK, VERDICTS
 from saelineage.report.drawing import Graph, arrange, jobs_svg
 from saelineage.report.figures import FIGURES, Figure
@@ -185,6 +185,7 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "important": important_view(tables["important"]),
         "estimates": estimates_view(tables["estimates"]),
         "acted": acted_view(*(tables[name] for name in ("edges", "acts", "act_summary", "patches"))),
+        "taught": taught_view(*(tables[name] for name in ("edges", "enriched", "samples", "taught"))),
         "learnt": learnt_view(tables["edges"], tables["passages"], tables["passage_features"]),
     }
 

@@ -260,6 +260,28 @@ TABLES = {
         "gain, loss_parent - loss_child, is not clearly above 0; recovered_random the same of random features that are "
         "not new and fire about as often, the mean of n_draws groups with the least and the largest.",
     ),
+    "enriched": Table(
+        "enriched_table",
+        ("enriched", "labels"),
+        "The child's first 20 features by how much more often they fire where the child is contrasted with its parent, "
+        "enriched ones first, of them new ones first: the share of n_samples samples in which each fires "
+        "(samples_...), with its Wilson 95 % interval, in the contrast, of the child alone and of the child contrasted "
+        "with itself; the share of tokens; and per edge the number of features, of enriched ones, of new ones among "
+        "both, and of those enriched by chance, between two sets of the child alone.",
+    ),
+    "samples": Table(
+        "sampled_table",
+        ("samples",),
+        "Some samples of each edge: text drawn where the child is contrasted with its parent, and of the child alone, "
+        "with the text that it starts from.",
+    ),
+    "taught": Table(
+        "taught_table",
+        ("importance", "labels"),
+        "What the lost features (of the parent) and the new ones (of the child) of each edge follow: the 20 labels "
+        "that most of the n features have, with the number that is lost or new for sure and the most important "
+        "latents.",
+    ),
     "drift": Table(
         "drift_table",
         ("drift",),
