@@ -21,6 +21,7 @@ from saelineage.behaviour.acts import (
 )
 from saelineage.behaviour.edges import Reader
 from saelineage.labels.annotations import Annotations
+from saelineage.lineage.shares import share
 from saelineage.saes.sae import Sae
 from saelineage.tokens import TokenRows
 from tests.annotated import annotated, firings
@@ -157,6 +158,8 @@ def test_the_summary_holds_means_over_passages_and_falls_from_the_parent_as_it_i
     ]
     added = found.set_index("setting").loc["added"]
     assert (added["n_features"], added["n_passages"], added["same_next"], added["same_all"]) == (4, 4, 0.25, 1.0)
+    # Wilson: of one of four.
+    assert (added["same_next_low"], added["same_next_high"]) == share(1, 4).interval
     assert added["kl"] == 1.25
     # Falls of 1.5, 2, 1.5, 2, and beside random ones of 1.5, 2, 2, 1.5.
     assert (added["kl_fall"], added["kl_fall_beside_random"]) == (1.75, 1.75)

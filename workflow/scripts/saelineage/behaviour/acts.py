@@ -36,6 +36,7 @@ from saelineage.labels.passages import Firings, place_of, strongest, windows
 from saelineage.lineage.ablations import matched_random
 from saelineage.lineage.importance import reading_order
 from saelineage.lineage.matching import SIDES, UNTESTABLE
+from saelineage.lineage.shares import share
 from saelineage.lineage.verdicts import NEW
 from saelineage.saes.sae import Sae
 
@@ -194,7 +195,7 @@ def summarise(acts: pd.DataFrame, n_replicates: int, seed: int) -> pd.DataFrame:
 
         - `model`, `setting`, `n_features`, `n_passages`;
         - `same_next`, the share of passages whose next token is the child's, and `same_all`, of those whose whole
-          continuation is, with `_low` and `_high`;
+          continuation is, with `_low` and `_high` (Wilson, with the features as draws);
         - `kl`, the mean divergence from the child's prediction, with its interval;
         - `kl_fall`, of the parent with a feature added, how far that lies below the parent's as it is, with its
           interval; and `kl_fall_beside_random`, how far below that with the random feature, on the same passages;
@@ -212,7 +213,7 @@ def summarise(acts: pd.DataFrame, n_replicates: int, seed: int) -> pd.DataFrame:
             figures: dict[str, Any] = {"model": side, "setting": setting, "n_features": own["latent"].nunique()}
             figures |= {"n_passages": len(own)}
             for name in SHARES:
-                figures |= _mean(name, is_same[name].astype(float), own["latent"], n_replicates, seed, (0.0, 1.0))
+                figures |= _share(name, is_same[name], own["latent"])
             figures |= _mean("kl", own["kl"], own["latent"], n_replicates, seed, (0.0, np.inf))
             if side == SIDES[0] and setting != AS_IT_IS:
                 figures |= _fall(FALLS[0], kls[AS_IT_IS], kls[setting], n_replicates, seed)
@@ -358,6 +359,13 @@ def _kls(acts: pd.DataFrame, side: str, setting: str) -> pd.Series:
     """The divergence of a model in one setting, by feature and passage."""
     own = acts[(acts["model"] == side) & (acts["setting"] == setting)]
     return own.set_index(["latent", "passage"])["kl"]
+
+
+def _share(name: str, holds: pd.Series, latents: pd.Series) -> dict[str, float]:
+    """The share of passages for which something holds, with Wilson's interval for a draw per feature."""
+    n_features = latents.nunique()
+    low, high = share(float(holds.mean() * n_features), n_features).interval or (np.nan, np.nan)
+    return {name: float(holds.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
 def _fall(name: str, before: pd.Series, after: pd.Series, n_replicates: int, seed: int) -> dict[str, float]:
