@@ -20,7 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "rules", "envs", "profiles", "workflow", "config")
 CONFIG = Path(__file__).with_name("small.yaml")
 RESULTS = Path("results/small")
-STAGES = ("corpora", "tokens", "models", "activations", "saes", "features", "correlations", "lineage", "report")
+STAGES = (
+    *("corpora", "tokens", "models", "activations", "saes", "features", "correlations", "lineage", "behaviour"),
+    "report",
+)
 """Folders of results, in the order in which jobs fill them."""
 UNPROMISED = (
     "logs/",

@@ -12,7 +12,8 @@ SCRIPTS = ROOT / "workflow" / "scripts"
 LIBRARY = SCRIPTS / "saelineage"
 ORDER = (
     *("errors", "files", "precision", "transfers", "foreign", "plan", "corpora", "tokens", "chat", "models"),
-    *("activations", "saes", "features", "crosscoders", "correlations", "lineage", "labels", "report", "notebook"),
+    *("activations", "saes", "features", "crosscoders", "correlations", "lineage", "labels", "behaviour", "report"),
+    "notebook",
 )
 """Packages and top-level modules; each imports only itself and what comes before it."""
 HEAVY = {"torch", "numpy", "pandas", "transformers"}

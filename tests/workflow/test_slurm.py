@@ -134,8 +134,8 @@ def test_a_run_through_slurm_gives_the_bytes_of_a_local_run(ran: Run, small_run:
 
 
 def test_short_jobs_share_a_job_of_slurm(ran: Run):
-    # Of 31 jobs 2 are local. The groups tokens (3 jobs), measures (2), features (2) and labels (2) are one job each.
-    assert len([job for job in ran.jobs if job["state"] == "COMPLETED"]) == 31 - 2 - (2 + 1 + 1 + 1)
+    # Of 33 jobs 2 are local. The groups tokens (3 jobs), measures (2), features (2) and labels (2) are one job each.
+    assert len([job for job in ran.jobs if job["state"] == "COMPLETED"]) == 33 - 2 - (2 + 1 + 1 + 1)
     comments = {job["comment"] for job in ran.jobs}
     assert comments >= {
         "rule_tokens_tokenize_split",

@@ -18,7 +18,7 @@ PLUMBING = (
 
 AFTER_VERDICTS = {
     *("trace_lineage", "ablate_groups", "rank_features", "compare_losses", "collect_examples", "write_dashboards"),
-    *("count_followed", "write_report"),
+    *("act_on_features", "contrast_models", "count_followed", "write_report"),
 }
 """Rules of the jobs that give verdicts or read them."""
 

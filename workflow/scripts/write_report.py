@@ -67,6 +67,11 @@ def read_inputs(
     importance_agreement: Sequence[str],
     passages: Mapping[str, str],
     passage_features: Mapping[str, str],
+    acts: Mapping[str, str],
+    act_summaries: Mapping[str, str],
+    patches: Mapping[str, str],
+    samples: Mapping[str, str],
+    enriched: Mapping[str, str],
     labels: Mapping[tuple[str, str], str],
     explanations: Mapping[tuple[str, str], str],
     verdicts: Mapping[str, str],
@@ -101,6 +106,9 @@ def read_inputs(
         importance_agreement: path `lineage/{hookpoint}/importance/agreement.parquet`; none in runs without edges.
         passages, passage_features: paths `lineage/{hookpoint}/passages/{edge}.parquet` and `{edge}.features.parquet` by
             the edge's name.
+        acts, act_summaries, patches: paths `behaviour/{hookpoint}/{parent}__{child}.parquet`, `.summary.parquet` and
+            `.patches.parquet` by the edge's name.
+        samples, enriched: paths `.samples.parquet` and `.enriched.parquet` there, likewise.
         labels: paths `labels/{hookpoint}/{model}/{sae}.parquet` by (model, SAE).
         explanations: paths `labels/{hookpoint}/{model}/{sae}.explanations.parquet` by (model, SAE).
         verdicts: paths `lineage/{hookpoint}/edges/{edge}.parquet` by the edge's name, in runs with conversations.
@@ -139,6 +147,11 @@ def read_inputs(
         importance_agreement=pd.read_parquet(importance_agreement[0]) if importance_agreement else None,
         passages={edge: pd.read_parquet(path) for edge, path in passages.items()},
         passage_features={edge: pd.read_parquet(path) for edge, path in passage_features.items()},
+        acts={edge: pd.read_parquet(path) for edge, path in acts.items()},
+        act_summaries={edge: pd.read_parquet(path) for edge, path in act_summaries.items()},
+        patches={edge: pd.read_parquet(path) for edge, path in patches.items()},
+        samples={edge: pd.read_parquet(path) for edge, path in samples.items()},
+        enriched={edge: pd.read_parquet(path) for edge, path in enriched.items()},
         labels={sae: table[table["wins"]] for sae, table in tables_of_labels.items()},
         explanations={sae: pd.read_parquet(path) for sae, path in explanations.items()},
         verdicts={edge: pd.read_parquet(path) for edge, path in verdicts.items()},
@@ -238,6 +251,11 @@ def read_page(
         importance_agreement=files["importance_agreement"],
         passages=named(edges, files["passages"]),
         passage_features=named(edges, files["passage_features"]),
+        acts=named(edges, files["acts"]),
+        act_summaries=named(edges, files["act_summaries"]),
+        patches=named(edges, files["patches"]),
+        samples=named(edges, files["samples"]),
+        enriched=named(edges, files["enriched"]),
         labels=named(leading, files["labels"]),
         explanations=named(leading, files["explanations"]),
         verdicts=named(edges, files["verdicts"]),

@@ -22,6 +22,7 @@ from saelineage.correlations.bootstrap import (
     leading_candidates,
     load_replicates,
     percentile_interval,
+    ratio_interval,
     relative,
     replicate_shares,
     require_paired,
@@ -538,3 +539,13 @@ def assert_same(sums: DocumentSums, expected: DocumentSums) -> None:
     matrices, expected_matrices = ((*x.totals, *x.squares, x.products) for x in (sums, expected))
     for matrix, expected_matrix in zip(matrices, expected_matrices, strict=True):
         assert np.array_equal(matrix.toarray(), expected_matrix.toarray())
+
+
+def test_an_interval_of_a_ratio_is_over_clusters_and_there_is_none_of_one():
+    counts = np.array([1.0, 2.0, 5.0])
+    assert ratio_interval(0.25 * counts, counts, 50, 0) == pytest.approx((0.25, 0.25))
+    sums = np.array([1.0, 0.0, 5.0])
+    low, high = ratio_interval(sums, counts, 200, 0)
+    assert low < 0.75 < high  # 6 / 8
+    assert ratio_interval(sums, counts, 200, 0, (0.0, 1.0)) == (max(low, 0.0), min(high, 1.0))
+    assert all(np.isnan(ratio_interval(np.ones(n), np.ones(n), 50, 0)).all() for n in (0, 1))

@@ -49,6 +49,8 @@ def diamond(*instruments: str, **models: dict) -> dict:
         },
         "difference_saes": {"seeds": [], "same_above": 0.7, "training": {}},
         "labels": {},
+        "behaviour": {"patched_rows": 5, "samples": 6},
+        "report": {"act": 2},
         "sweeps": {},
     }
 

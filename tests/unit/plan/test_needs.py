@@ -9,6 +9,9 @@ from safetensors.numpy import save_file
 
 from saelineage.plan.plan import Plan
 from saelineage.plan.sizes import (
+    ACTED_PASSES,
+    PATCHED_PASSES,
+    SAMPLED_PASSES,
     DumpSize,
     ModelSize,
     SaeSize,
@@ -16,6 +19,7 @@ from saelineage.plan.sizes import (
     decomposing_flop,
     dump_bytes,
     encoding_bytes,
+    encoding_flop,
     forward_bytes,
     forward_flop,
     importing_bytes,
@@ -204,3 +208,25 @@ def test_decomposing_holds_a_pair_of_matrices_and_is_done_for_each_parent(tmp_pa
     inputs = InputFiles(config=["config.json"], weights=["lua.safetensors", "stories.safetensors", path])
     need = Plan(diamond()).needs.decomposing(Wildcards(model="merged"), inputs)
     assert need == (decomposing_bytes(path), 2 * decomposing_flop(path))
+
+
+def test_acting_holds_two_models_and_runs_passages_token_by_token_beside_the_patched_rows(
+    tmp_path: Path, model: list[str]
+):
+    save_file({"W_enc": np.zeros((6, 24), np.float32)}, tmp_path / "sae_weights.safetensors")
+    sae, annotations = [str(tmp_path / "sae_weights.safetensors")], tokens(tmp_path, "probe", 50)
+    plan = Plan(diamond())  # two features, five rows of two corpora, rows of 16 tokens
+    inputs = InputFiles(child=model, sae=sae, features=[])
+    inputs.annotations = annotations
+    need = plan.needs.acting(Wildcards(), inputs)
+    n_tokens = (2 * ACTED_PASSES + 5 * 2 * PATCHED_PASSES) * 16
+    assert need.flop == forward_flop(MODEL, n_tokens) + encoding_flop(SaeSize(6, 24), n_tokens)
+    assert need.n_bytes > 2 * forward_bytes(MODEL, BATCH_TOKENS)
+
+
+def test_contrasting_reads_every_sample_in_every_set_by_both_models(tmp_path: Path, model: list[str]):
+    save_file({"W_enc": np.zeros((6, 24), np.float32)}, tmp_path / "sae_weights.safetensors")
+    inputs = InputFiles(child=model, sae=[str(tmp_path / "sae_weights.safetensors")])
+    need = Plan(diamond()).needs.contrasting(Wildcards(), inputs)  # six samples of 16 tokens
+    n_tokens = SAMPLED_PASSES * 6 * 16
+    assert need.flop == forward_flop(MODEL, n_tokens) + encoding_flop(SaeSize(6, 24), n_tokens)

@@ -103,7 +103,7 @@ def test_all_asks_for_one_manifest_of_each_thing_that_is_kept():
     stages = {path.split("/")[2] for path in manifests}
     assert stages == {
         *("corpora", "tokenizer", "tokens", "models", "activations", "saes", "features", "correlations"),
-        *("lineage", "labels", "report"),
+        *("lineage", "labels", "behaviour", "report"),
     }
     saes = {f"results/tiny/saes/mlp/{sae.model}/{sae.sae}/manifest.json" for sae in plan.comparisons.saes}
     assert saes <= set(manifests)

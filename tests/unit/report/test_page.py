@@ -201,6 +201,51 @@ def passage_features() -> pd.DataFrame:
     return pd.DataFrame(known | {"n_there": 1, "n": 1, "base": 0.25, "lift": 4.0, "log10_p": -0.6})
 
 
+def acts(text: str = "end") -> pd.DataFrame:
+    """A new feature's only passage, continued by the child as it is, and by the parent with the feature added."""
+    place = {"latent": 1, "passage": 0, "corpus": "lua", "row": 3, "place": 4, "strength": 2.5}
+    words = {"before": f"{text} if ", "text": text, "next": [np.array([text, "x"])] * 2, "continuation": f" {text}"}
+    settings = {"model": ["child", "parent"], "setting": ["as it is", "added"], "value": [np.nan, 2.5], "random": -1}
+    compared = {"same_next": [True, False], "n_same": [12, 0], "n_new": 12, "kl": [0.0, 1.75]}
+    return pd.DataFrame(place | words | settings | {"probabilities": [np.array([0.5, 0.25])] * 2} | compared)
+
+
+def act_summary(does: str = "closer") -> pd.DataFrame:
+    """What was done with the parent as it is, and with features added."""
+    named = {"model": "parent", "setting": ["as it is", "added"], "n_features": 3, "n_passages": 9}
+    bounded = {"same_next": 0.25, "same_all": 0.125, "kl": 1.5, "kl_fall": [np.nan, 0.75]}
+    bounded |= {"kl_fall_beside_random": [np.nan, 0.625]}
+    ends = {f"{name}{end}": value for name, value in bounded.items() for end in ("", "_low", "_high")}
+    return pd.DataFrame(named | ends | {"does": [None, does]})
+
+
+def patches() -> pd.DataFrame:
+    """New features patched on a corpus with a clear gain, and on one without."""
+    losses = {"loss_parent": 3.0, "loss_child": 2.0, "loss_patched": 2.5, "gain": 1.0, "gain_low": [0.5, -0.5]}
+    counts = {"group": "new", "n_latents": 7, "n_tokens": 99, "n_documents": 9, "n_draws": 3, "n_latents_random": 7.0}
+    shares = {name: [0.4375, np.nan] for name in ("recovered", "recovered_low", "recovered_high")}
+    shares |= {f"recovered_random{end}": [0.0625, np.nan] for end in ("", "_least", "_largest")}
+    return pd.DataFrame({"corpus": ["lua", "stories"]} | counts | losses | {"gain_high": 1.5} | shares)
+
+
+def samples(text: str = "end") -> pd.DataFrame:
+    """Two samples of each way."""
+    ways = ["contrast", "alone", "itself", "other draws"]
+    return pd.DataFrame({"way": np.repeat(ways, 2), "sample": [0, 1] * 4, "start": ["", text] * 4, "text": text})
+
+
+def enriched(n_by_chance: int = 0) -> pd.DataFrame:
+    """A new feature that is enriched, and an inherited one that is not."""
+    named = {"latent": [1, 0], "verdict": ["new", "inherited"], "identified": True, "headline": False}
+    shares = {
+        f"samples_{way}{end}": [share, 0.25]
+        for way, share in {"contrast": 0.875, "alone": 0.375, "itself": 0.5}.items()
+        for end in ("", "_low", "_high")
+    }
+    marks = {"enriched": [True, False], "by_chance": [False, bool(n_by_chance)], "n_samples": 8}
+    return pd.DataFrame(named | shares | {"tokens_contrast": 0.25, "tokens_alone": 0.125} | marks)
+
+
 def exclusivity() -> pd.DataFrame:
     """The shares of a crosscoder's latents on one edge, and its floor."""
     pair = {"edge": "base__lua", "parent": "base", "fvu_parent": 0.2, "fvu_child": 0.25}
@@ -315,6 +360,11 @@ def inputs(found: dict) -> TableInputs:
         importance_agreement=agreements() if edges else None,
         passages={edge: passages() for edge in edges},
         passage_features={edge: passage_features() for edge in edges},
+        acts={edge: acts() for edge in edges},
+        act_summaries={edge: act_summary() for edge in edges},
+        patches={edge: patches() for edge in edges},
+        samples={edge: samples() for edge in edges},
+        enriched={edge: enriched() for edge in edges},
         labels=scored(found["models"]),
         explanations={},
         verdicts={edge: verdicts() for edge in edges},
@@ -890,6 +940,59 @@ def test_passages_show_the_token_in_its_text_with_the_features_that_fire_there_a
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in words
     assert "Passages: 1" in words
     assert "1 of 1" in words
+
+
+def test_what_features_do_is_shown_with_its_conclusion_and_what_models_write_stays_text():
+    found = inputs(summary(comparison()))
+    (edge,) = found.acts
+    for does, said in {
+        "closer": "The parent comes closer",
+        "further": "does not do what the child does",
+        "cannot be told": "Not shown",
+    }.items():
+        given = found._replace(acts={edge: acts(EVIL)}, act_summaries={edge: act_summary(does)})
+        shown = section(text_page(results(tables=make_tables(given))), "act")
+        assert said in shown
+    assert EVIL not in shown
+    assert shown.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 6  # before and at the peak, next and goes on, twice
+    assert "falls by 0.75 nats (0.75 to 0.75), beside random ones by 0.62 (0.62 to 0.62)" in plain(shown)
+    assert '#/feature/merged/1"' in shown
+    assert shown.count("no clear gain") == 1
+    assert "44" in shown
+
+
+def test_features_that_are_not_acted_on_have_an_empty_section():
+    none = {"acts": {}, "act_summaries": {}, "patches": {}}
+    shown = section(text_page(results(tables=make_tables(inputs(summary(comparison()))._replace(**none)))), "act")
+    assert "features are not acted on (report.act)" in shown
+    assert "acts.csv" in shown
+
+
+def test_what_training_taught_is_shown_with_what_chance_gives_and_samples_stay_text():
+    found = inputs(summary(comparison()))
+    (edge,) = found.samples
+    given = found._replace(samples={edge: samples(EVIL)})
+    shown = section(text_page(results(tables=make_tables(given))), "taught")
+    assert "1 of 2 features are enriched, 1 of them new (of 1)" in shown
+    assert "two sets of samples of the child alone, it is 0." in shown
+    assert "show no feature that this training taught" not in shown
+    assert EVIL not in shown
+    assert shown.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 6  # two of two ways, one of each with a start
+    assert shown.count('#/feature/merged/1"') == 2  # enriched, and among what new features follow
+    assert shown.count('#/feature/base/1"') == 1  # among what lost ones follow
+    by_chance = found._replace(enriched={edge: enriched(n_by_chance=1)})
+    shown = section(text_page(results(tables=make_tables(by_chance))), "taught")
+    assert "show no feature that this training taught" in shown
+
+
+def test_without_samples_the_page_says_what_features_follow_and_without_edges_nothing():
+    found = inputs(summary(comparison()))._replace(samples={}, enriched={})
+    shown = section(text_page(results(tables=make_tables(found))), "taught")
+    assert "What new features follow" in shown
+    assert "are enriched," not in shown
+    assert "nothing is sampled (behaviour.samples)" not in shown
+    none = found._replace(importance={})
+    assert "nothing is sampled (behaviour.samples)" in section(text_page(results(tables=make_tables(none))), "taught")
 
 
 def test_an_edge_without_passages_says_so():

@@ -33,9 +33,11 @@ from saelineage.report.tables import (
     passage_table,
     ranked_table,
     reading,
+    sampled_table,
     score_table,
     sees_new,
     source_table,
+    taught_table,
     timing_table,
 )
 from tests.unit.report.test_changes import changed, drift
@@ -551,3 +553,26 @@ def test_differences_of_a_parent_s_edges_stand_before_those_of_its_continued_mod
     tables = [pd.DataFrame([figures | {"parent": parent, "child": child}]) for parent, child in pairs]
     found = difference_table(tables)
     assert found[["parent", "child"]].to_numpy().tolist() == [["base", "lua"], ["base", "more"], ["lua", "merged"]]
+
+
+def test_what_new_and_lost_features_follow_is_counted_by_kind_and_label():
+    child = {"side": "child", "latent": range(5), "verdict": ["new"] * 4 + ["inherited"], "identified": True}
+    child |= {"headline": [False, True, False, False, False], "importance": [1.0, 2.0, 3.0, 4.0, 9.0]}
+    parent = {"side": "parent", "latent": [7], "verdict": "gone", "identified": True, "headline": True}
+    table = pd.concat([pd.DataFrame(child), pd.DataFrame(parent | {"importance": [1.0]})], ignore_index=True)
+    labels = {"latent": [0, 1, 2, 4], "kind": ["token", "token", "shape", "token"], "label": ["a", "a", "b", "a"]}
+    found = taught_table({"base__lua": table}, {("lua", "seed0"): pd.DataFrame(labels)})
+    # Four are new, of which three have a label; the first by importance is the one for sure.
+    assert found.to_dict("records") == [
+        {"parent": "base", "child": "lua", "side": "child", "model": "lua", "kind": "token", "label": "a"}
+        | {"n_features": 2, "n": 4, "n_headline": 1, "latents": "1 0"},
+        {"parent": "base", "child": "lua", "side": "child", "model": "lua", "kind": "shape", "label": "b"}
+        | {"n_features": 1, "n": 4, "n_headline": 0, "latents": "2"},
+    ]
+
+
+def test_samples_that_are_shown_are_spread_over_all():
+    samples = pd.DataFrame({"way": np.repeat(["contrast", "alone", "itself"], 64), "sample": [*range(64)] * 3})
+    found = sampled_table({"base__lua": samples.assign(start="", text="x"), "lua__both": samples[:0]})
+    assert found["way"].tolist() == ["contrast"] * 6 + ["alone"] * 6
+    assert found["sample"].tolist() == [0, 10, 20, 30, 40, 50] * 2

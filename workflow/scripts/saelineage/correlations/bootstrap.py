@@ -316,6 +316,32 @@ def centred_interval(
     return max(low, least), min(high, largest)
 
 
+def ratio_interval(
+    numerators: Float[np.ndarray, " cluster"],
+    denominators: Float[np.ndarray, " cluster"],
+    n_replicates: int,
+    seed: int,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> tuple[float, float]:
+    """A 95 % interval of the ratio of two sums over clusters, such as documents, drawn with replacement.
+
+    Args:
+        numerators, denominators: of each cluster; leave out clusters that were not read.
+        n_replicates, seed: of the draws.
+        bounds: the least and the largest value that is possible.
+
+    Returns:
+        Its ends (`centred_interval`); twice NaN where there is none.
+    """
+    n = len(numerators)
+    if not n:
+        return np.nan, np.nan
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_replicates)
+    values = (drawn @ numerators) / (drawn @ denominators)
+    estimate = float(numerators.sum() / denominators.sum())
+    return centred_interval(values, estimate, {"clusters": n}, bounds) or (np.nan, np.nan)
+
+
 def widening(n_documents: int | Int[np.ndarray, "*of"], level: float = 0.95) -> Float[np.ndarray, "*of"]:
     """The factor by which the spread of replicates of n documents is too small; NaN for fewer than 2.
 

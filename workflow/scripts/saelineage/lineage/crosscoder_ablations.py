@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from saelineage.activations import hooked
-from saelineage.correlations.bootstrap import centred_interval, documents_of
+from saelineage.correlations.bootstrap import documents_of, ratio_interval
 from saelineage.crosscoders.crosscoder import Crosscoder
 from saelineage.errors import InputError
 from saelineage.features.encoding import latents_of_rows
@@ -174,7 +174,7 @@ def crosscoder_effects(
         - `n_latents`; `n_firings` on these rows; `n_tokens`, the tokens predicted;
         - `loss`, `loss_reconstructed` and `loss_without` the group, nats per token;
         - `loss_change`, loss_without - loss_reconstructed, above 0 where the group helps, with `_low` and `_high`, its
-          95 % interval over documents (`centred_interval`), NaN where there is none;
+          95 % interval over documents (`ratio_interval`), NaN where there is none;
         - `loss_change_per_firing`, the summed change over n_firings, NaN where no latent fires;
         - of the random groups `n_draws`, `n_firings_random` (the mean), `loss_change_random` (the mean) with `_least`
           and `_largest`, and `loss_change_random_per_firing`, over all of them.
@@ -191,7 +191,7 @@ def crosscoder_effects(
         for table, group, stop in zip(tables, groups, stops, strict=True):
             named = {key: getattr(group, key) for key in NAMED} | {"corpus": corpus}
             of_group = losses.of(slice(stop - 1 - len(group.draws), stop))
-            table.append(named | _figures(of_group, group, corpus, n_replicates, seed))
+            table.append(named | _figures(of_group, group, n_replicates, seed))
     return pd.DataFrame([row for table in tables for row in table])
 
 
@@ -283,7 +283,7 @@ def _losses_of(
         return token_losses(predict(model, batch.ids), batch.ids, batch.predicted).cpu().numpy().ravel()
 
 
-def _figures(losses: DocumentLosses, group: LatentGroup, corpus: str, n_replicates: int, seed: int) -> dict:
+def _figures(losses: DocumentLosses, group: LatentGroup, n_replicates: int, seed: int) -> dict:
     """The figures of a group on a corpus, from the losses without it and without its random groups."""
     n_tokens, (n_firings, *firings_random) = losses.n_tokens.sum(), losses.n_firings.tolist()
     changes = losses.without - losses.reconstructed
@@ -306,23 +306,8 @@ def _figures(losses: DocumentLosses, group: LatentGroup, corpus: str, n_replicat
         ),
     }
     if len(group.latents):
-        low, high = _interval(changes[0], losses.n_tokens, corpus, n_replicates, seed)
+        read = losses.n_tokens > 0
+        low, high = ratio_interval(changes[0][read], losses.n_tokens[read], n_replicates, seed)
         figures |= {"loss_without": losses.without[0].sum() / n_tokens, "loss_change": change}
         figures |= {"loss_change_low": low, "loss_change_high": high}
     return figures
-
-
-def _interval(
-    changes: Float[np.ndarray, " document"],
-    n_tokens: Float[np.ndarray, " document"],
-    corpus: str,
-    n_replicates: int,
-    seed: int,
-) -> tuple[float, float]:
-    """An interval of the change per token over documents drawn with replacement; NaN where there is none."""
-    read = n_tokens > 0
-    n_documents = int(read.sum())
-    drawn = np.random.default_rng(seed).multinomial(n_documents, np.full(n_documents, 1 / n_documents), n_replicates)
-    values = (drawn @ changes[read]) / (drawn @ n_tokens[read])
-    estimate = float(changes.sum() / n_tokens.sum())
-    return centred_interval(values, estimate, {corpus: n_documents}, (-np.inf, np.inf)) or (np.nan, np.nan)

@@ -20,8 +20,11 @@ class Share(NamedTuple):
     """
 
 
-def share(count: int, n: int) -> Share:
-    """count / n with Wilson's score interval (Wilson 1927, JASA 22, 209-212)."""
+def share(count: float | int, n: int) -> Share:
+    """count / n with Wilson's score interval (Wilson 1927, JASA 22, 209-212).
+
+    A count need not be whole: it may be a sum of shares, each of which counts as one draw.
+    """
     if n == 0:
         return Share(None, 0, None)
     p, z2 = count / n, Z_95**2

@@ -287,6 +287,24 @@ class Needs:
         tables = 4 * sizes.all_bytes([*input.edges, *input.correlations])
         return Need(held + tables, passes * (sizes.forward_flop(model, tokens) + sizes.encoding_flop(sae, tokens)))
 
+    def acting(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Running both models of an edge on passages, token by token, and on some rows of the probe."""
+        model, sae, config = model_of(input.child), sizes.sae_size(os.path.dirname(input.sae[0])), self._contents.config
+        n_rows = config["report"]["act"] * sizes.ACTED_PASSES
+        n_rows += config["behaviour"]["patched_rows"] * len(config["corpora"]) * sizes.PATCHED_PASSES
+        tokens = n_rows * config["tokens"]["n_ctx"]
+        held = 2 * self._forward_bytes(model) + sizes.encoding_bytes(sae, 0) + sae.n_bytes
+        read = 4 * sizes.all_bytes([str(input.annotations), *input.features])
+        return Need(held + read, sizes.forward_flop(model, tokens) + sizes.encoding_flop(sae, tokens))
+
+    def contrasting(self, wildcards: Wildcards, input: InputFiles) -> Need:
+        """Sampling from both models of an edge, and reading the samples by the child's SAE."""
+        model, sae = model_of(input.child), sizes.sae_size(os.path.dirname(input.sae[0]))
+        behaviour = self._contents.config["behaviour"]
+        tokens = sizes.SAMPLED_PASSES * behaviour["samples"] * self._contents.config["tokens"]["n_ctx"]
+        held = 2 * self._forward_bytes(model) + sizes.encoding_bytes(sae, 0) + sae.n_bytes
+        return Need(held, sizes.forward_flop(model, tokens) + sizes.encoding_flop(sae, tokens))
+
     def measuring_losses(self, wildcards: Wildcards, input: InputFiles) -> Need:
         """Measuring a language model on the probe."""
         model, tokens = model_of(input.model), n_tokens(input.rows)

@@ -16,9 +16,9 @@ from saelineage.plan.sae_names import SaeName, shard_names
 from saelineage.plan.user_files import find_files
 
 SECTIONS = (
-    *("macros", "answer", "change", "changed", "correlations", "features", "flows", "hookpoints", "important"),
+    *("macros", "act", "answer", "change", "changed", "correlations", "features", "flows", "hookpoints", "important"),
     *("instruments", "learnt", "lineage", "losses", "merging", "persisting", "provenance", "saes", "scores"),
-    *("steps", "verdicts"),
+    *("steps", "taught", "verdicts"),
 )
 PAGE_SOURCES = (
     *("page.html.jinja", "making.html.jinja", *(f"sections/{name}.jinja" for name in SECTIONS)),
@@ -105,6 +105,11 @@ class Paths:
     importance_agreement = "results/{run}/lineage/{hookpoint}/importance/agreement.parquet"
     passages = "results/{run}/lineage/{hookpoint}/passages/{edge}{kind}.parquet"
     passages_manifest = "results/{run}/lineage/{hookpoint}/passages/manifest.json"
+    acts = "results/{run}/behaviour/{hookpoint}/{parent}__{child}.parquet"
+    act_summary = "results/{run}/behaviour/{hookpoint}/{parent}__{child}.summary.parquet"
+    patches = "results/{run}/behaviour/{hookpoint}/{parent}__{child}.patches.parquet"
+    samples = "results/{run}/behaviour/{hookpoint}/{parent}__{child}.samples.parquet"
+    enriched = "results/{run}/behaviour/{hookpoint}/{parent}__{child}.enriched.parquet"
     edge_table = "results/{run}/lineage/{hookpoint}/edges/{edge}.parquet"
     lineage_features = "results/{run}/lineage/{hookpoint}/features.parquet"
     share_curves = "results/{run}/lineage/{hookpoint}/curves.parquet"
@@ -508,6 +513,24 @@ class Paths:
         """Feature shards of the SAE of one end of an edge that its verdicts rest on."""
         return lambda wildcards: self.sae_features(self._contents.comparisons.leading_sae(getattr(wildcards, side)))
 
+    def edge_model(self, side: str) -> InputFunction:
+        """The folder of one model of an edge."""
+        return lambda wildcards: self.model(getattr(wildcards, side))
+
+    def child_sae(self, wildcards: Wildcards) -> list[str]:
+        """The folder of the child's SAE that an edge's verdicts rest on."""
+        return self.sae(self._contents.comparisons.leading_sae(wildcards.child))
+
+    def of_acts(self, pattern: str) -> list[str]:
+        """A file of what each edge's new features do, where they are acted on."""
+        edges = self._contents.graph.edges if self._contents.config["report"]["act"] else []
+        return [path for edge in edges for path in self.fill(pattern, **edge._asdict())]
+
+    def of_contrasts(self, pattern: str) -> list[str]:
+        """A file of the contrast of each edge's models, where there are samples."""
+        edges = self._contents.graph.edges if self._contents.config["behaviour"]["samples"] else []
+        return [path for edge in edges for path in self.fill(pattern, **edge._asdict())]
+
     def traced_weights(self) -> list[str]:
         """The weights of `Contents.traced_saes`, in their order."""
         return [path for sae in self._contents.traced_saes for path in self.sae(sae) if path.endswith(".safetensors")]
@@ -711,6 +734,11 @@ class Paths:
             "importance_agreement": self.agreement_of_importance(),
             "passages": self.all_passages(),
             "passage_features": self.all_passages(".features"),
+            "acts": self.of_acts(self.acts),
+            "act_summaries": self.of_acts(self.act_summary),
+            "patches": self.of_acts(self.patches),
+            "samples": self.of_contrasts(self.samples),
+            "enriched": self.of_contrasts(self.enriched),
             "examples": self.fill(self.examples),
             "rulegraph": self.fill(self.rulegraph),
             "manifests": [
@@ -818,6 +846,7 @@ class Paths:
                 *passages,
                 *beside(self.all_followed()),
             ],
+            "behaviour": [*beside(self.of_acts(self.acts)), *beside(self.of_contrasts(self.samples))],
             "labels": [
                 *beside(self.fill(self.annotations)),
                 *beside(self.all_labels()),

@@ -224,6 +224,7 @@ class Plan(Contents):
             "difference_saes": [list(self.difference_saes.differences), self.difference_saes.seeds],
             "shards": [config["activations"]["n_shards"], config["activations"]["n_probe_shards"]],
             "lineage": self.subset("lineage", "token_type", "readouts", "ablations", "weights"),
+            "behaviour": [bool(config["report"]["act"]), bool(config["behaviour"]["samples"])],
             "sweeps": {name: [sweep["model"], sweep.get("corpora")] for name, sweep in config["sweeps"].items()},
         }
 

@@ -54,6 +54,14 @@ ABLATED_GROUPS = 16
 CROSSCODER_GROUPS = 8
 """Groups of a crosscoder's latents that are ablated in each model of an edge: those of two verdicts, with three random
 ones beside each (`lineage.crosscoder_ablations`)."""
+ACTED_PASSES = 3 * 7 * 12
+"""Rows that are run for each feature that is acted on: of three passages, in seven settings, twelve new tokens each
+(`behaviour.acts`)."""
+PATCHED_PASSES = 11
+"""Passes over the rows on which new features are patched: two models, two groups with three random ones each, and
+everything (`behaviour.patching`)."""
+SAMPLED_PASSES = 4 * 3
+"""Times that each sample's tokens are read: in four sets, by two models and once more (`behaviour.contrasts`)."""
 D_MODEL_WIDE = re.compile(r"\.(\d+\.input|\d+\.output|mlp\.input|(mlp|down_proj|dense_4h_to_h|c_proj)\.output)$")
 """Hookpoints as wide as the residual stream in common models: at the stream itself, or at what reads or writes it."""
 ENCODED_TOKENS = 2048

@@ -24,6 +24,7 @@ from saelineage.lineage.verdicts import NEW
 from saelineage.plan.graph import POOLED
 from saelineage.plan.instruments import shares_numbers
 from saelineage.plan.merges import FROM_SWEEP
+from saelineage.report.acted import acted_view, taught_view
 from saelineage.report.dashboards import FEATURES_PER_CHUNK, VERDICTS
 from saelineage.report.drawing import Graph, arrange, jobs_svg
 from saelineage.report.examples import LEAST_OF_CONCEPT
@@ -235,6 +236,8 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "weights": by_edge(tables["weights"]),
         "important": important_view(tables["important"]),
         "estimates": estimates_view(tables["estimates"]),
+        "acted": acted_view(*(tables[name] for name in ("edges", "acts", "act_summary", "patches"))),
+        "taught": taught_view(*(tables[name] for name in ("edges", "enriched", "samples", "taught"))),
         "learnt": learnt_view(tables["edges"], tables["passages"], tables["passage_features"]),
     }
 

@@ -232,6 +232,56 @@ TABLES = {
         "expected by their corpora on the share base; lift is the share there divided by base; log10_p the chance of "
         "so many or more, not corrected for the number of features.",
     ),
+    "acts": Table(
+        "act_table",
+        ("acts", "labels"),
+        "One row per edge, new feature of its child (the most important first), passage on which it fires most and "
+        "setting: the child as it is, with the feature removed, held at its mean and at twice its largest activation "
+        "(value); the parent as it is, with the feature added, and with a random one in its place. before and text are "
+        "the text up to the peak and at it; next the most likely next tokens with their probabilities (JSON); "
+        "continuation the most likely text; same_next, n_same of n_new whether its first tokens are the child's; kl "
+        "the divergence of the prediction from the child's, in nats.",
+    ),
+    "act_summary": Table(
+        "act_summary_table",
+        ("act_summaries",),
+        "The same over all features and passages: one row per edge, model and setting, with 95 % intervals over "
+        "features: the share of passages with the child's next token (same_next) and whole continuation (same_all); "
+        "the mean divergence from the child's prediction (kl), how far that falls below the parent's as it is "
+        "(kl_fall) and below that with random features (kl_fall_beside_random); and whether the parent comes closer "
+        "to the child (does).",
+    ),
+    "patches": Table(
+        "patch_table",
+        ("patches",),
+        "The loss recovered in the parent by patching features of the child into it, one row per edge, corpus of the "
+        "probe and group (new; new for sure; everything: the child's activations as they are): recovered is "
+        "(loss_parent - loss_patched) / (loss_parent - loss_child) with its 95 % interval over documents, empty where "
+        "gain, loss_parent - loss_child, is not clearly above 0; recovered_random the same of random features that are "
+        "not new and fire about as often, the mean of n_draws groups with the least and the largest.",
+    ),
+    "enriched": Table(
+        "enriched_table",
+        ("enriched", "labels"),
+        "The child's first 20 features by how much more often they fire where the child is contrasted with its parent, "
+        "enriched ones first, of them new ones first: the share of n_samples samples in which each fires "
+        "(samples_...), with its Wilson 95 % interval, in the contrast, of the child alone and of the child contrasted "
+        "with itself; the share of tokens; and per edge the number of features, of enriched ones, of new ones among "
+        "both, and of those enriched by chance, between two sets of the child alone.",
+    ),
+    "samples": Table(
+        "sampled_table",
+        ("samples",),
+        "Some samples of each edge: text drawn where the child is contrasted with its parent, and of the child alone, "
+        "with the text that it starts from.",
+    ),
+    "taught": Table(
+        "taught_table",
+        ("importance", "labels"),
+        "What the lost features (of the parent) and the new ones (of the child) of each edge follow: the 20 labels "
+        "that most of the n features have, with the number that is lost or new for sure and the most important "
+        "latents.",
+    ),
     "drift": Table(
         "drift_table",
         ("drift",),

@@ -3,6 +3,7 @@
 `registry.TABLES` lists them. Each table is shown on the page and saved as CSV next to it.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -80,6 +81,10 @@ N_THERE = 8
 """New features of each edge, and others, that are listed beside its passages."""
 N_FIRING = 5
 """Features that are named with a passage."""
+N_SAMPLES, SHOWN_WAYS = 6, ("contrast", "alone")
+"""Samples of an edge that are shown of each of these ways."""
+NO_LABELS = pd.DataFrame(columns=["latent", "kind", "label"])
+"""Labels of a model that has none."""
 NO_SHARE = {"share": None, "share_n": 0, "share_interval": None}
 """A share that was not measured."""
 
@@ -145,6 +150,16 @@ class TableInputs(NamedTuple):
     """`lineage/{hookpoint}/passages/{edge}.parquet` by the edge's name."""
     passage_features: Mapping[str, pd.DataFrame]
     """`lineage/{hookpoint}/passages/{edge}.features.parquet` by the edge's name."""
+    acts: Mapping[str, pd.DataFrame]
+    """`behaviour/{hookpoint}/{parent}__{child}.parquet` by the edge's name; none where features are not acted on."""
+    act_summaries: Mapping[str, pd.DataFrame]
+    """`behaviour/{hookpoint}/{parent}__{child}.summary.parquet`, likewise."""
+    patches: Mapping[str, pd.DataFrame]
+    """`behaviour/{hookpoint}/{parent}__{child}.patches.parquet`, likewise."""
+    samples: Mapping[str, pd.DataFrame]
+    """`behaviour/{hookpoint}/{parent}__{child}.samples.parquet` by the edge's name; none where nothing is sampled."""
+    enriched: Mapping[str, pd.DataFrame]
+    """`behaviour/{hookpoint}/{parent}__{child}.enriched.parquet`, likewise."""
     labels: Mapping[tuple[str, str], pd.DataFrame]
     """The winning labels in `labels/{hookpoint}/{model}/{sae}.parquet` by (model, SAE)."""
     explanations: Mapping[tuple[str, str], pd.DataFrame]
@@ -723,6 +738,116 @@ def passage_feature_table(
         if len(first):
             parts.append(first.assign(**edge._asdict(), label=label))
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def act_table(acts: Mapping[str, pd.DataFrame], labels: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """One row per edge, feature, passage and setting in which it was continued.
+
+    `next` is the most likely next tokens with their probabilities, as JSON.
+
+    Args:
+        acts: of each edge, by its name.
+        labels: the winning label of each feature, by (model, SAE).
+    """
+    compared = ["next", "continuation", "same_next", "n_same", "n_new", "kl"]
+    place = ["passage", "corpus", "row", "place", "strength", "before", "text"]
+    columns = ["parent", "child", "latent", "label", *place, "model", "setting", "value", "random", *compared]
+    words = _words_by_model(labels)
+    parts = []
+    for name, table in acts.items():
+        edge = Edge.parse(name)
+        following = [
+            json.dumps(list(zip(tokens, map(float, probabilities), strict=True)), ensure_ascii=False)
+            for tokens, probabilities in zip(table["next"], table["probabilities"], strict=True)
+        ]
+        label = [words.get(edge.child, {}).get(latent, "") for latent in table["latent"]]
+        if len(table):
+            parts.append(table.assign(**edge._asdict(), label=label, next=following))
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def act_summary_table(act_summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per edge, model and setting (`behaviour.acts.summarise`)."""
+    falls = ["kl_fall", "kl_fall_low", "kl_fall_high", "kl_fall_beside_random"]
+    falls += ["kl_fall_beside_random_low", "kl_fall_beside_random_high"]
+    shares = [f"{name}{end}" for name in ("same_next", "same_all", "kl") for end in ("", "_low", "_high")]
+    return _of_edges(act_summaries, ["model", "setting", "n_features", "n_passages", *shares, *falls, "does"])
+
+
+def patch_table(patches: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per edge, corpus and group of features that was patched (`behaviour.patching.recovered`)."""
+    losses = ["loss_parent", "loss_child", "loss_patched", "gain", "gain_low", "gain_high"]
+    shares = ["recovered", "recovered_low", "recovered_high", "n_draws", "n_latents_random"]
+    random = ["recovered_random", "recovered_random_least", "recovered_random_largest"]
+    counts = ["n_latents", "n_tokens", "n_documents"]
+    return _of_edges(patches, ["corpus", "group", *counts, *losses, *shares, *random])
+
+
+def sampled_table(samples: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per edge and sample: the first `N_SAMPLES` where the child is contrasted, and of the child alone."""
+    shown = {
+        edge: table[table["way"].isin(SHOWN_WAYS) & (table["sample"] % max(1, table["sample"].max() // N_SAMPLES) == 0)]
+        for edge, table in samples.items()
+    }
+    return _of_edges(
+        {edge: table.groupby("way", sort=False).head(N_SAMPLES) for edge, table in shown.items()},
+        ["way", "sample", "start", "text"],
+    )
+
+
+def enriched_table(
+    enriched: Mapping[str, pd.DataFrame], labels: Mapping[tuple[str, str], pd.DataFrame]
+) -> pd.DataFrame:
+    """One row per edge and feature of its child, the first `N_RANKED` in the order of `contrasts.enrichment`.
+
+    Args:
+        enriched: of each edge, by its name.
+        labels: the winning label of each feature, by (model, SAE).
+    """
+    shares = [f"samples_{name}{end}" for name in ("contrast", "alone", "itself") for end in ("", "_low", "_high")]
+    kept = ["latent", "verdict", "identified", "headline", "enriched", *shares, "tokens_contrast", "tokens_alone"]
+    counts = ["n_features", "n_new", "n_enriched", "n_enriched_new", "n_by_chance"]
+    words, parts = _words_by_model(labels), {}
+    for name, table in enriched.items():
+        is_new, first = table["verdict"] == NEW, table.head(N_RANKED)
+        label = [words.get(Edge.parse(name).child, {}).get(latent, "") for latent in first["latent"]]
+        marked = (table["latent"] >= 0, is_new, table["enriched"], table["enriched"] & is_new, table["by_chance"])
+        figures = {count: int(of.sum()) for count, of in zip(counts, marked, strict=True)}
+        parts[name] = first.assign(label=label, **figures)
+    return _of_edges(parts, ["latent", "label", *kept[1:], "n_samples", *counts])
+
+
+def taught_table(
+    importance: Mapping[str, pd.DataFrame], labels: Mapping[tuple[str, str], pd.DataFrame]
+) -> pd.DataFrame:
+    """What lost and new features follow: one row per edge, side and property, those that most features follow first.
+
+    Args:
+        importance: of each edge, by its name.
+        labels: the winning label of each feature, by (model, SAE).
+    """
+    columns = ["parent", "child", "side", "model", "kind", "label", "n_features", "n", "n_headline", "latents"]
+    of_model, rows = {model: table for (model, _), table in labels.items()}, []
+    for name, table in importance.items():
+        edge = Edge.parse(name)
+        for side, model in zip(SIDES, edge, strict=True):
+            changed = reading_order(table[table["side"] == side])
+            followed = changed.merge(of_model.get(model, NO_LABELS)[["latent", "kind", "label"]], on="latent")
+            groups = [(key, rows_of) for key, rows_of in followed.groupby(["kind", "label"], sort=False)]
+            groups.sort(key=lambda group: -len(group[1]))
+            for (kind, label), of_group in groups[:N_RANKED]:
+                named = edge._asdict() | {"side": side, "model": model, "kind": kind, "label": label}
+                counts = {"n_features": len(of_group), "n": len(changed), "n_headline": int(of_group["headline"].sum())}
+                latents = " ".join(map(str, of_group["latent"].head(N_FIRING)))
+                rows.append(named | counts | {"latents": latents})
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _of_edges(tables: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    """The tables of all edges, by their names, below one another."""
+    named = ["parent", "child", *columns]
+    parts = [table.assign(**Edge.parse(name)._asdict()) for name, table in tables.items() if len(table)]
+    return pd.concat(parts, ignore_index=True)[named] if parts else pd.DataFrame(columns=named)
 
 
 def _words_by_model(labels: Mapping[tuple[str, str], pd.DataFrame]) -> dict[str, dict[int, str]]:

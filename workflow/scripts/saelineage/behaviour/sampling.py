@@ -1,0 +1,102 @@
+"""Sampling text from a child beside its parent, token by token, so that what the child prefers comes out.
+
+A *contrast* draws from softmax(log p_child - log p_parent) over the tokens with p_child of at least `PLAUSIBLE` of its
+largest value, as contrastive decoding does with a large and a small model (Li et al., arXiv 2210.15097). The child
+*alone* draws from p_child over the same tokens. The child beside *itself*, the contrast with the child in the parent's
+place, draws from these tokens with equal chances, because the difference is 0: unlikely text that no parent is behind.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+PLAUSIBLE = 0.1
+"""Least probability of a token, as a share of the most likely one's."""
+CONTRAST, ALONE, ITSELF = "contrast", "alone", "itself"
+WAYS = (CONTRAST, ALONE, ITSELF)
+"""Ways of sampling."""
+
+
+class _Step(NamedTuple):
+    """A model after some tokens."""
+
+    log_probs: Float[Tensor, "row id"]
+    """Of the next token, over the ids that may follow, in float64."""
+    past: object
+    """What it keeps of the tokens before; None of a model that keeps nothing."""
+
+
+@torch.inference_mode()
+def sampled(
+    child: PreTrainedModel,
+    parent: PreTrainedModel,
+    starts: tuple[Int[Tensor, "row start"], Int[Tensor, "row start"]],
+    ids: Sequence[int],
+    n_new: int,
+    way: str,
+    seed: int,
+) -> Int[np.ndarray, "row new_token"]:
+    """Sample continuations of beginnings of one length.
+
+    Args:
+        child, parent: the two models.
+        starts: the beginnings, as the child and as the parent reads them.
+        ids: the ids, ascending, that both models share; others never follow.
+        n_new: new tokens.
+        way: one of `WAYS`.
+        seed: of the draws. Equal seeds give equal uniform numbers for every way, on every device.
+    """
+    allowed = torch.tensor(list(ids), device=child.device)
+    uniforms = torch.from_numpy(np.random.default_rng(seed).random((n_new, len(starts[0])))).to(child.device)
+    rows = [start.to(model.device) for start, model in zip(starts, (child, parent), strict=True)]
+    new: list[Tensor] = rows
+    pasts: list[object] = [None, None]
+    drawn = []
+    for uniform in uniforms:
+        steps = [
+            _step(model, of_model, only_new, past, allowed)
+            for model, of_model, only_new, past in zip((child, parent), rows, new, pasts, strict=True)
+        ]
+        own, other = (step.log_probs.to(child.device) for step in steps)
+        beside = {CONTRAST: other, ITSELF: own, ALONE: torch.zeros_like(own)}[way]
+        token = allowed[draw(own, beside, uniform)].unsqueeze(1)
+        drawn.append(token)
+        pasts, new = [step.past for step in steps], [token.to(of_model.device) for of_model in rows]
+        rows = [torch.cat([of_model, only_new], dim=1) for of_model, only_new in zip(rows, new, strict=True)]
+    return torch.cat(drawn, dim=1).cpu().numpy()
+
+
+def draw(
+    child: Float[Tensor, "row id"], beside: Float[Tensor, "row id"], uniform: Float[Tensor, " row"]
+) -> Int[Tensor, " row"]:
+    """Draw one place of each row from softmax(child - beside) over the plausible places.
+
+    Args:
+        child: log-probabilities by the child.
+        beside: what is taken off; log-probabilities by the other model, or 0.
+        uniform: in [0, 1), by which the place is drawn.
+    """
+    is_plausible = child >= child.amax(-1, keepdim=True) + np.log(PLAUSIBLE)
+    scores = (child - beside).masked_fill(~is_plausible, -torch.inf)
+    below = scores.softmax(-1).cumsum(-1)
+    place = (below <= uniform.unsqueeze(-1) * below[:, -1:]).sum(-1)
+    return place.clamp(max=child.shape[-1] - 1)
+
+
+def _step(
+    model: PreTrainedModel,
+    rows: Int[Tensor, "row place"],
+    new: Int[Tensor, "row _new"],
+    past: object,
+    allowed: Int[Tensor, " id"],
+) -> _Step:
+    """Read the new tokens of some rows, or all of them where the model has kept nothing of those before."""
+    kept = {} if past is None else {"past_key_values": past}
+    output = model(input_ids=new if kept else rows, use_cache=True, **kept)
+    log_probs = output.logits[:, -1][:, allowed].double().log_softmax(-1)
+    return _Step(log_probs, getattr(output, "past_key_values", None))
