@@ -62,46 +62,9 @@ COLUMNS = ("feature", "verdicts", "r", "no_change", "density", "corpora", "token
 LENGTHS = (1, 2, 3, 5, 8)
 """Lengths of the words searched for, in characters."""
 
-SUMMARY_TABLES = {
-    "edges": lambda summary: report_tables.edge_table(summary, {}),
-    "instruments": report_tables.instrument_table,
-    "controls": report_tables.control_table,
-    "matchings": report_tables.matching_table,
-    "agreements": report_tables.agreement_table,
-    "crosstable": report_tables.cross_table,
-    "kinds": report_tables.kind_table,
-    "flows": report_tables.flow_table,
-}
-NO_TABLES = {
-    "curves": lambda: report_tables.curve_table(pd.DataFrame(), {"instruments": []}),
-    "sources": lambda: report_tables.source_table({"sources": {}}, {}),
-    "classes": lambda: report_tables.class_table({}, {}),
-    "ablations": lambda: report_tables.ablation_table({}),
-    "effects": lambda: report_tables.effect_table({}),
-    "acts": lambda: report_tables.act_table({}, {}),
-    "act_summary": lambda: report_tables.act_summary_table({}),
-    "patches": lambda: report_tables.patch_table({}),
-    "enriched": lambda: report_tables.enriched_table({}, {}),
-    "samples": lambda: report_tables.sampled_table({}),
-    "taught": lambda: report_tables.taught_table({}, {}),
-    "drift": lambda: report_tables.drift_table({}),
-    "weights": lambda: report_tables.weight_table({}),
-    "methods": lambda: report_tables.method_table({"edges": []}, {}, {}, {}),
-    "sweeps": lambda: report_tables.sweep_table({}, {}),
-    "followed": lambda: report_tables.followed_table({}, {}),
-    "crosscoders": lambda: report_tables.crosscoder_table({}),
-    "crosscoder_seeds": lambda: report_tables.crosscoder_seed_table({}, {}, {}),
-    "crosscoder_curves": lambda: report_tables.crosscoder_curve_table({}),
-    "crosscoder_norms": lambda: report_tables.crosscoder_norm_table({}),
-    "crosscoder_ablations": lambda: report_tables.crosscoder_ablation_table({}),
-    "differences": lambda: report_tables.difference_table([]),
-    "saes": lambda: report_tables.sae_table([]),
-    "densities": lambda: report_tables.density_table([]),
-    "training": lambda: report_tables.training_table({}),
-    "merges": lambda: report_tables.merge_table({}),
-    "correlations": lambda: report_tables.correlation_table({}),
-    "scores": lambda: report_tables.score_table({}, {}),
-}
+LISTS = ("sae_metrics", "differences", "matrix_changes", "lines")
+FRAMES = ("share_curves", "features")
+"""Fields of `TableInputs` that are lists and tables; the others are mappings."""
 
 WATCH = """
 () => {
@@ -201,6 +164,8 @@ def draw_side(side: str, d_sae: int, random: np.random.Generator) -> pd.DataFram
             "identified": random.random(d_sae) < 0.3,
             "headline": lost & (random.random(d_sae) < 0.3),
             "robust": lost & (random.random(d_sae) < 0.1),
+            "importance": np.where(testable, random.exponential(1.0, d_sae), np.nan),
+            "all_agree": random.random(d_sae) < 0.2,
         }
     )
 
@@ -273,11 +238,12 @@ def summary_of(run: SimpleNamespace) -> dict:
     for (parent, child), table in run.edges.items():
         of_side = {side: table[table["side"] == side] for side in SIDES}
         groups = {
-            group: unknown | {"control_shares": {}} | counts(of_side, only_identified=group == GROUPS[0])
+            group: unknown | {"control_shares": {}, "corpora": {}} | counts(of_side, only_identified=group == GROUPS[0])
             for group in GROUPS
         }
         edges.append({"parent": parent, "child": child, "instrument": "independent", "groups": groups, **unknown})
-        edges[-1] |= {"kinds": {}, "relocated": 0, "shares_basis": True}
+        edges[-1] |= {"kinds": {"1:1": 0, "split": 0, "merged": 0}, "shares_basis": True, "shares_scale": True}
+        edges[-1] |= dict.fromkeys(("relocated", "rescaled", "partial"), 0)
         edges[-1]["study"] = dict.fromkeys(("persists", "disappears", "inherited", "emerges"), 0)
     summary = {"run": "benchmark", "threshold": 0.8, "identified_from": 1.0, "relocated_below": 0.5, "edges": edges}
     summary |= {"models": list(LINEAGE), "leading": "independent", "saes": dict.fromkeys(LINEAGE, "seed0")}
@@ -288,11 +254,11 @@ def tables_of(summary: dict) -> dict[str, pd.DataFrame]:
     """Make every table of the page, most of them empty."""
     losses = {"loss": 2.0, "accuracy": 0.5, "unigram_loss": 5.0, "n_predictions": 1000}
     metrics = [{"model": model, "corpora": dict.fromkeys(CORPORA, losses)} for model in LINEAGE]
-    tables = {name: table() for name, table in NO_TABLES.items()}
-    tables |= {name: table(summary) for name, table in SUMMARY_TABLES.items()}
-    return tables | {
-        "models": report_tables.model_table(dict.fromkeys(LINEAGE, "pretrained here"), list(CORPORA), metrics)
-    }
+    empty: dict[str, object] = {name: {} for name in report_tables.TableInputs._fields}
+    empty |= {name: [] for name in LISTS} | {name: pd.DataFrame() for name in FRAMES}
+    made = {"corpora": list(CORPORA), "made": dict.fromkeys(LINEAGE, "pretrained here"), "model_metrics": metrics}
+    found = empty | made | {"summary": summary, "importance_agreement": None}
+    return report_tables.make_tables(report_tables.TableInputs(**found))
 
 
 def write_page(run: SimpleNamespace, path: Path) -> None:
