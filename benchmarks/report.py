@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -254,7 +254,7 @@ def tables_of(summary: dict) -> dict[str, pd.DataFrame]:
     """Make every table of the page, most of them empty."""
     losses = {"loss": 2.0, "accuracy": 0.5, "unigram_loss": 5.0, "n_predictions": 1000}
     metrics = [{"model": model, "corpora": dict.fromkeys(CORPORA, losses)} for model in LINEAGE]
-    empty: dict[str, object] = {name: {} for name in report_tables.TableInputs._fields}
+    empty: dict[str, Any] = {name: {} for name in report_tables.TableInputs._fields}
     empty |= {name: [] for name in LISTS} | {name: pd.DataFrame() for name in FRAMES}
     made = {"corpora": list(CORPORA), "made": dict.fromkeys(LINEAGE, "pretrained here"), "model_metrics": metrics}
     found = empty | made | {"summary": summary, "importance_agreement": None}
