@@ -92,6 +92,8 @@ def test_how_far_a_child_moved_is_a_line_for_the_answer():
     assert line.startswith("KL 0.5 nats per token, activations moved 2.0 %, SAEs leave 25.0 % unexplained: no losses")
     lines = moved(drift_table(drift(pooled=changed(0.5, 0.5, 0.25))))
     assert next(iter(lines.values())).endswith("unexplained")
+    unknown = moved(drift_table(drift(pooled=changed(unexplained=None))))
+    assert next(iter(unknown.values())).endswith("was not measured")
     assert moved(drift_table({})) == {}
 
 

@@ -208,13 +208,20 @@ def _keeps(shares: Mapping) -> bool:
 
 def moved(drift: pd.DataFrame) -> dict[tuple[str, str], str]:
     """How far each child moved from its parent, in a line: over all corpora, beside what the SAEs leave unexplained."""
-    pooled = drift[drift["corpus"] == POOLED]
+    pooled = drift[(drift["corpus"] == POOLED) & drift["drift"].notna()]
     return {
         (row["parent"], row["child"]): f"KL {nats(row['kl'])} per token, activations moved {percent(row['drift'])}, "
-        f"SAEs leave {percent(row['unexplained'])} unexplained{'' if row['visible'] else ': no losses can be read'}"
+        f"{_left_unexplained(row)}"
         for row in pooled.to_dict("records")
-        if pd.notna(row["drift"])
     }
+
+
+def _left_unexplained(row: Mapping) -> str:
+    """What SAEs leave unexplained, and what follows where that is more than the model moved."""
+    if pd.isna(row["unexplained"]):
+        return "what SAEs leave unexplained was not measured"
+    hidden = pd.notna(row["visible"]) and not row["visible"]
+    return f"SAEs leave {percent(row['unexplained'])} unexplained{': no losses can be read' if hidden else ''}"
 
 
 def _times(drift: float) -> str:
