@@ -8,7 +8,7 @@ from saelineage.features.shards import shards_by_sae
 from saelineage.files.atomic import write_json
 from saelineage.jobs.job import job
 from saelineage.labels.annotations import Annotations, load_annotations
-from saelineage.labels.labels import describe as describe_label
+from saelineage.labels.labels import descriptions
 from saelineage.labels.passages import Firings, read_firings, require_same_tokens
 from saelineage.lineage.importance import CHANGED
 from saelineage.lineage.matching import SIDES
@@ -92,7 +92,7 @@ def collect_examples(
     ]
     of_edges = (choice for choices in changed.values() for choice in choices)
     firings = read_shown([*named, *persisting, *of_edges], shards, annotations)
-    words = winning_labels(labels)
+    words = {model: descriptions(table[table["wins"]]) for model, table in labels.items()}
 
     def described(choices: list[Choice], n_passages: int) -> list[dict]:
         return [describe(choice, firings, annotations, words, n_passages) for choice in choices]
@@ -107,14 +107,6 @@ def collect_examples(
         ],
     }
     write_json(path_to_examples, examples)
-
-
-def winning_labels(labels: dict[str, pd.DataFrame]) -> dict[str, dict[int, str]]:
-    """What each labelled feature follows, by model and latent."""
-    return {
-        model: {int(row["latent"]): describe_label(row) for row in table[table["wins"]].to_dict("records")}
-        for model, table in labels.items()
-    }
 
 
 def read_shown(

@@ -13,13 +13,13 @@ from saelineage.activations import hooked, read_activations
 from saelineage.crosscoders.crosscoder import Crosscoder
 from saelineage.errors import InputError
 from saelineage.features.shards import save_shard
+from saelineage.lineage.ablations import random_groups
 from saelineage.lineage.crosscoder_ablations import (
     LatentGroup,
     crosscoder_effects,
     latent_groups,
-    predicted_documents,
-    random_groups,
 )
+from saelineage.lineage.document_losses import predicted_documents
 from saelineage.models.loading import load_model
 from saelineage.saes.batches import Scaling
 from saelineage.tokens import TokenRows

@@ -104,14 +104,6 @@ def test_a_control_is_compared_on_the_edges_to_its_child_only():
     assert comparisons.control_pairs("frozen", Edge("base", "stories")).keys() == {"reinitialised (random)"}
 
 
-def test_the_second_sae_of_a_model_has_another_seed_or_is_the_no_change_control():
-    assert names(Plan(diamond("anchored")).comparisons.other_pairs("base")) == ["base.seed0__base.seed1"]
-    assert names(Plan(diamond("same_init")).comparisons.other_pairs("base")) == ["base.shared0__base.shared0_again"]
-    config = diamond("independent")
-    config["saes"]["seeds"] = [0]
-    assert Plan(config).comparisons.other_pairs("base") == []
-
-
 def test_a_merge_is_also_anchored_to_each_parent_alone():
     comparisons = Plan(diamond()).comparisons
     assert comparisons.anchored_alone(MERGE) == (SaeName("lua", "from_base"), SaeName("merged", "from_lua"))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int, Integer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -58,6 +58,24 @@ class Hookpoint(NamedTuple):
         """Split a dotted name such as `model.layers.0.mlp.down_proj.input`."""
         module, _, side = text.rpartition(".")
         return cls(module, side)
+
+
+def adding(
+    row: Int[Tensor, " token"], place: Int[Tensor, " token"], part: Float[Tensor, "token d_in"]
+) -> Callable[[Tensor], Tensor]:
+    """A change for `hooked` that adds `part`, in float32, to the activations of distinct tokens.
+
+    Args:
+        row, place: of the tokens.
+        part: what is added to each.
+    """
+
+    def change(acts: Tensor) -> Tensor:
+        changed = acts.to(torch.float32, copy=True)
+        changed[row, place] += part
+        return changed.to(acts.dtype)
+
+    return change
 
 
 @contextmanager

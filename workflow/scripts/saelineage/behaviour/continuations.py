@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from saelineage.activations import hooked
+from saelineage.activations import adding, hooked
 from saelineage.models.predictions import predict
 from saelineage.saes.encoding import SparseLatents
 from saelineage.saes.sae import Sae
@@ -136,14 +136,7 @@ def held(
 
 def added(prompts: Prompts, vectors: Float[Tensor, "row d_in"]) -> Change:
     """Add a vector to the activations of each prompt's last token, and to no other."""
-    every, last = torch.arange(len(vectors), device=vectors.device), prompts.lengths - 1
-
-    def change(acts: Tensor) -> Tensor:
-        changed = acts.to(torch.float32, copy=True)
-        changed[every, last] += vectors
-        return changed.to(acts.dtype)
-
-    return change
+    return adding(torch.arange(len(vectors), device=vectors.device), prompts.lengths - 1, vectors)
 
 
 def activations_of(latents: SparseLatents, chosen: Int[Tensor, " token"]) -> Float[Tensor, " token"]:

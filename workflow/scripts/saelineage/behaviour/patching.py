@@ -11,7 +11,7 @@ the hookpoint differs and nothing passes it by. It is not given where L_parent -
 `lineage.ablations`, a group changes text alone, and no token whose norm exceeds `Sae.max_norm`. Sums are in float64.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,14 +21,13 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from saelineage.activations import hooked, read_with_predictions
+from saelineage.activations import adding, hooked, read_with_predictions
 from saelineage.behaviour.edges import Reader
 from saelineage.correlations.bootstrap import ratio_interval
-from saelineage.lineage.ablations import group_part, only
-from saelineage.lineage.crosscoder_ablations import predicted_documents, random_groups
+from saelineage.lineage.ablations import group_part, only, random_groups
+from saelineage.lineage.document_losses import add_by_document, flat_losses, predicted_documents
 from saelineage.lineage.matching import SIDES, UNTESTABLE
 from saelineage.lineage.verdicts import NEW
-from saelineage.models.losses import token_losses
 from saelineage.models.predictions import predict
 from saelineage.saes.encoding import SparseLatents
 from saelineage.saes.sae import Sae
@@ -165,9 +164,7 @@ def _sums(
             _patched_losses(parent, sae, hookpoint, batch, None if is_everything else latents)
             for is_everything, latents in patches
         ]
-        of_batch = documents[batch.numbers.start : batch.numbers.stop].ravel()
-        of_kinds = (batch.predicted[:, 1:].cpu().numpy().ravel(), *batch.losses, *patched)
-        sums += [np.bincount(of_batch, weights=of_kind, minlength=sums.shape[1]) for of_kind in of_kinds]
+        add_by_document(sums, documents, batch.numbers, batch.predicted, [*batch.losses, *patched])
     sums = sums[:, sums[0] > 0]
     return Patched(sums[0], sums[1], sums[2], sums[3:])
 
@@ -187,7 +184,7 @@ def _batches(
         for model, of_model in zip(models, ids, strict=True):
             own, predictions = read_with_predictions(model, hookpoint, of_model)
             acts.append(own)
-            losses.append(_flat(token_losses(predictions, of_model, predicted)))
+            losses.append(flat_losses(predictions, of_model, predicted))
             is_text &= own.norm(dim=-1) <= sae.max_norm
         row, place = is_text.nonzero(as_tuple=True)
         latents = [encoder.encode(own[row, place]) for own in acts]
@@ -199,27 +196,20 @@ def _patched_losses(
 ) -> Float[np.ndarray, " prediction"]:
     """The parent's losses with a group of latents as they are in the child; None is everything."""
     if group is None:
-        part = None
+        change = _replaced_by(batch.acts)
     else:
         chosen = torch.from_numpy(group).to(batch.ids.device)
         of_parent, of_child = (only(of_model, chosen) for of_model in batch.latents)
         if not len(of_parent.indices) + len(of_child.indices):
             return batch.losses[0]
-        part = group_part(sae, of_child) - group_part(sae, of_parent)
-
-    def put(acts: Tensor) -> Tensor:
-        if part is None:
-            return batch.acts.to(acts.dtype)
-        changed = acts.to(torch.float32, copy=True)
-        changed[batch.row, batch.place] += part
-        return changed.to(acts.dtype)
-
-    with hooked(parent, hookpoint, put):
-        return _flat(token_losses(predict(parent, batch.ids), batch.ids, batch.predicted))
+        change = adding(batch.row, batch.place, group_part(sae, of_child) - group_part(sae, of_parent))
+    with hooked(parent, hookpoint, change):
+        return flat_losses(predict(parent, batch.ids), batch.ids, batch.predicted)
 
 
-def _flat(losses: Float[Tensor, "row place"]) -> Float[np.ndarray, " prediction"]:
-    return losses.cpu().numpy().ravel()
+def _replaced_by(other: Float[Tensor, "row n_ctx d_in"]) -> Callable[[Tensor], Tensor]:
+    """A change for `hooked` that puts another model's activations in place of a model's own."""
+    return lambda acts: other.to(acts.dtype)
 
 
 def _figures(sums: Patched, group: PatchedGroup, n_replicates: int, seed: int) -> dict:

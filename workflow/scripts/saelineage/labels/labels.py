@@ -165,6 +165,15 @@ def describe(row: Mapping | pd.Series) -> str:
     return words if n >= FEW_DOCUMENTS else f"{words} ({n} document{'s' * (n != 1)})"
 
 
+def descriptions(labels: pd.DataFrame) -> dict[int, str]:
+    """What each feature follows, by latent.
+
+    Args:
+        labels: one row per labelled feature: those that win.
+    """
+    return {int(row["latent"]): describe(row) for row in labels.to_dict("records")}
+
+
 def _words(kind: str, name: str) -> str:
     """The words for a property."""
     if kind in ("token", "after"):

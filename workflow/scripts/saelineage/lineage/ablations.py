@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from saelineage.activations import hooked, read_with_predictions
+from saelineage.activations import adding, hooked, read_with_predictions
 from saelineage.errors import InputError
 from saelineage.lineage.matching import PERSISTS, SIDES, UNTESTABLE
 from saelineage.lineage.verdicts import VERDICTS
@@ -28,6 +28,8 @@ from saelineage.tokens import TokenRows
 
 MIN_PAIRS = 3
 """A correlation over fewer pairs is not informative."""
+N_DRAWS = 3
+"""Random groups beside each group (`plan.sizes.CROSSCODER_GROUPS` counts with it)."""
 
 
 class Batch(NamedTuple):
@@ -191,6 +193,33 @@ def matched_random(
     return free[taken].astype(np.int64)
 
 
+def random_groups(
+    group: Integer[np.ndarray, " latent"],
+    pool: Integer[np.ndarray, " candidate"],
+    firings: Float[np.ndarray, " d_sae"],
+    seed: int,
+    n_draws: int = N_DRAWS,
+) -> tuple[Int[np.ndarray, " _drawn"], ...]:
+    """Draw random groups of equal density (`matched_random`), each from what those before it have left.
+
+    If the pool is too small for one whole group, there is one group of all of it, and none of an empty pool.
+
+    Args:
+        group, pool: the latents to be matched, and those to choose from.
+        firings: tokens on which each latent fires.
+        seed: of the random order.
+        n_draws: groups to draw, at most.
+    """
+    draws: list[np.ndarray] = []
+    while len(draws) < n_draws:
+        drawn = matched_random(group, pool, firings, seed)
+        if not len(drawn) or (draws and len(drawn) < len(group)):
+            break
+        draws.append(drawn)
+        pool = np.setdiff1d(pool, drawn)
+    return tuple(draws)
+
+
 def edge_groups(edge: pd.DataFrame, side: str, seed: int) -> dict[str, Int[np.ndarray, " latent"]]:
     """Group the features of one side of an edge by verdict, and draw for each group a random one of equal density.
 
@@ -344,13 +373,7 @@ def _losses_without(
     part: Float[Tensor, "token d_in"],
 ) -> Float[Tensor, " row"]:
     """Each row's summed next-token loss with `part` subtracted from the activations of distinct tokens."""
-
-    def subtract(acts: Tensor) -> Tensor:
-        changed = acts.to(torch.float32, copy=True)
-        changed[row, place] -= part
-        return changed.to(acts.dtype)
-
-    with hooked(model, hookpoint, subtract):
+    with hooked(model, hookpoint, adding(row, place, -part)):
         return token_losses(predict(model, ids), ids, predicted).sum(1)
 
 

@@ -21,22 +21,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from saelineage.activations import hooked
-from saelineage.correlations.bootstrap import documents_of, ratio_interval
+from saelineage.correlations.bootstrap import ratio_interval
 from saelineage.crosscoders.crosscoder import Crosscoder
 from saelineage.errors import InputError
 from saelineage.features.encoding import latents_of_rows
 from saelineage.features.shards import FeatureShard
-from saelineage.lineage.ablations import matched_random, only
+from saelineage.lineage.ablations import only, random_groups
+from saelineage.lineage.document_losses import add_by_document, flat_losses, predicted_documents
 from saelineage.lineage.exclusivity import DISAPPEARS, EMERGES
 from saelineage.lineage.matching import PERSISTS, SIDES
-from saelineage.models.losses import token_losses
 from saelineage.models.predictions import predict
 from saelineage.plan.crosscoders import OF_EDGE
 from saelineage.saes.encoding import SparseLatents
 from saelineage.tokens import TokenRows
 
-N_DRAWS = 3
-"""Random groups beside each group (`plan.sizes.CROSSCODER_GROUPS` counts with it)."""
 ABLATED = (EMERGES, DISAPPEARS)
 """Verdicts whose latents are ablated, in both models of an edge."""
 NAMED = ("edge", "parent", "child", "side", "verdict")
@@ -113,33 +111,6 @@ def latent_groups(latents: pd.DataFrame, model: str, seed: int) -> list[LatentGr
     return groups
 
 
-def random_groups(
-    group: Integer[np.ndarray, " latent"],
-    pool: Integer[np.ndarray, " candidate"],
-    firings: Float[np.ndarray, " d_sae"],
-    seed: int,
-    n_draws: int = N_DRAWS,
-) -> tuple[Int[np.ndarray, " _drawn"], ...]:
-    """Draw random groups of equal density (`matched_random`), each from what those before it have left.
-
-    If the pool is too small for one whole group, there is one group of all of it, and none of an empty pool.
-
-    Args:
-        group, pool: the latents to be matched, and those to choose from.
-        firings: tokens on which each latent fires.
-        seed: of the random order.
-        n_draws: groups to draw, at most.
-    """
-    draws: list[np.ndarray] = []
-    while len(draws) < n_draws:
-        drawn = matched_random(group, pool, firings, seed)
-        if not len(drawn) or (draws and len(drawn) < len(group)):
-            break
-        draws.append(drawn)
-        pool = np.setdiff1d(pool, drawn)
-    return tuple(draws)
-
-
 @torch.inference_mode()
 def crosscoder_effects(
     model: PreTrainedModel,
@@ -193,15 +164,6 @@ def crosscoder_effects(
             of_group = losses.of(slice(stop - 1 - len(group.draws), stop))
             table.append(named | _figures(of_group, group, n_replicates, seed))
     return pd.DataFrame([row for table in tables for row in table])
-
-
-def predicted_documents(rows: TokenRows, max_rows: int) -> Int[np.ndarray, "row prediction"]:
-    """The number of the document of each id of the first rows but each row's first, which is not predicted.
-
-    An EOS belongs to the document that it ends.
-    """
-    documents = np.maximum.accumulate(documents_of(rows)).clip(0)
-    return documents.reshape(rows.ids.shape)[:max_rows, 1:]
 
 
 def _batches(
@@ -261,9 +223,7 @@ def _losses(
             for kept, fired in zip(others, firings, strict=True)
         ]
         n_firings += firings
-        of_batch = documents[batch.numbers.start : batch.numbers.stop].ravel()
-        of_kinds = (batch.predicted[:, 1:].cpu().numpy().ravel(), own, whole, *parts)
-        sums += [np.bincount(of_batch, weights=of_kind, minlength=sums.shape[1]) for of_kind in of_kinds]
+        add_by_document(sums, documents, batch.numbers, batch.predicted, [own, whole, *parts])
     return DocumentLosses(sums[0], sums[1], sums[2], sums[3:], n_firings)
 
 
@@ -280,7 +240,7 @@ def _losses_of(
         return changed
 
     with hooked(model, hookpoint, put):
-        return token_losses(predict(model, batch.ids), batch.ids, batch.predicted).cpu().numpy().ravel()
+        return flat_losses(predict(model, batch.ids), batch.ids, batch.predicted)
 
 
 def _figures(losses: DocumentLosses, group: LatentGroup, n_replicates: int, seed: int) -> dict:

@@ -152,13 +152,6 @@ class Comparisons:
             return SaeName(model, f"from_{edge.parent}{chosen.budget}")
         return self.sae_of(name, model)
 
-    def other_pairs(self, model: str) -> list[Pair]:
-        """A model's leading SAE with those of its other seeds, or with its no-change control if it is no seed."""
-        first, of_seeds = self.sae_of(self.leading, model), self._saes.of_seeds(model)
-        if first in of_seeds:
-            return [(first, sae) for sae in of_seeds if sae != first]
-        return self.no_change_pairs(self.leading, model)
-
     def leading_no_change_pairs(self, model: str) -> list[Pair]:
         """The correlated pairs that are the no-change control of a model's SAE under the leading instrument."""
         first = self.sae_of(self.leading, model)

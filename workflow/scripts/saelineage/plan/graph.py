@@ -269,11 +269,6 @@ class Graph:
         """Every edge from or to a model."""
         return [edge for edge in self.edges if model in edge]
 
-    @property
-    def root_edges(self) -> list[Edge]:
-        """Every edge that starts at a model without parents."""
-        return [edge for edge in self.edges if edge.parent in self.roots]
-
     @cached_property
     def lines(self) -> list[list[str]]:
         """Every longest chain of at least three models of the lineage in which each has the one before as only parent.

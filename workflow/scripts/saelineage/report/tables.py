@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from saelineage.corpora.messages import CLASSES
-from saelineage.labels.labels import describe
+from saelineage.labels.labels import descriptions
 from saelineage.lineage.crosstable import UNMATCHED, seed_counts
 from saelineage.lineage.evidence import GROUPS, IDENTIFIED
 from saelineage.lineage.exclusivity import NEAR_0, OTHER_HALF
@@ -690,9 +690,8 @@ def ranked_table(
         edge = Edge.parse(name)
         for side, model in zip(SIDES, edge, strict=True):
             first = reading_order(table[table["side"] == side]).head(N_RANKED)[kept]
-            label = [words.get(model, {}).get(latent, "") for latent in first["latent"]]
-            named = first.assign(**edge._asdict(), side=side, place=range(1, len(first) + 1), model=model, label=label)
-            parts.append(named)
+            named = first.assign(**edge._asdict(), side=side, place=range(1, len(first) + 1), model=model)
+            parts.append(_labelled(named, words.get(model, {})))
     columns = ["parent", "child", "side", "place", "model", "latent", "label", *kept[1:]]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
@@ -706,16 +705,12 @@ def estimate_table(agreement: pd.DataFrame | None) -> pd.DataFrame:
 def passage_table(passages: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per edge and passage on which its child learnt most, with the `N_FIRING` strongest latents there."""
     losses = ["loss_parent", "loss_sibling", "sibling", "loss_child", "gain"]
-    columns = ["parent", "child", "corpus", "row", "place", "document", *losses, "before", "text", "after", "latents"]
-    parts = [
-        table.assign(
-            **Edge.parse(name)._asdict(),
-            latents=[" ".join(map(str, list(latents)[:N_FIRING])) for latents in table["latents"]],
-        )
+    strongest = {
+        name: table.assign(latents=[" ".join(map(str, list(latents)[:N_FIRING])) for latents in table["latents"]])
         for name, table in passages.items()
         if len(table)
-    ]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    }
+    return _of_edges(strongest, ["corpus", "row", "place", "document", *losses, "before", "text", "after", "latents"])
 
 
 def passage_feature_table(
@@ -728,16 +723,12 @@ def passage_feature_table(
         labels: the winning label of each feature, by (model, SAE).
     """
     figures = ["n_there", "n", "base", "lift", "log10_p"]
-    columns = ["parent", "child", "latent", "label", "verdict", "identified", "headline", *figures]
-    words = _words_by_model(labels)
-    parts = []
+    words, firsts = _words_by_model(labels), {}
     for name, table in passage_features.items():
-        edge, is_new = Edge.parse(name), table["verdict"] == NEW
+        is_new = table["verdict"] == NEW
         first = pd.concat([table[is_new].head(N_THERE), table[~is_new].head(N_THERE)])
-        label = [words.get(edge.child, {}).get(latent, "") for latent in first["latent"]]
-        if len(first):
-            parts.append(first.assign(**edge._asdict(), label=label))
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+        firsts[name] = _labelled(first, words.get(Edge.parse(name).child, {}))
+    return _of_edges(firsts, ["latent", "label", "verdict", "identified", "headline", *figures])
 
 
 def act_table(acts: Mapping[str, pd.DataFrame], labels: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
@@ -751,19 +742,14 @@ def act_table(acts: Mapping[str, pd.DataFrame], labels: Mapping[tuple[str, str],
     """
     compared = ["next", "continuation", "same_next", "n_same", "n_new", "kl"]
     place = ["passage", "corpus", "row", "place", "strength", "before", "text"]
-    columns = ["parent", "child", "latent", "label", *place, "model", "setting", "value", "random", *compared]
-    words = _words_by_model(labels)
-    parts = []
+    words, followed = _words_by_model(labels), {}
     for name, table in acts.items():
-        edge = Edge.parse(name)
         following = [
             json.dumps(list(zip(tokens, map(float, probabilities), strict=True)), ensure_ascii=False)
             for tokens, probabilities in zip(table["next"], table["probabilities"], strict=True)
         ]
-        label = [words.get(edge.child, {}).get(latent, "") for latent in table["latent"]]
-        if len(table):
-            parts.append(table.assign(**edge._asdict(), label=label, next=following))
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+        followed[name] = _labelled(table.assign(next=following), words.get(Edge.parse(name).child, {}))
+    return _of_edges(followed, ["latent", "label", *place, "model", "setting", "value", "random", *compared])
 
 
 def act_summary_table(act_summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -810,10 +796,9 @@ def enriched_table(
     words, parts = _words_by_model(labels), {}
     for name, table in enriched.items():
         is_new, first = table["verdict"] == NEW, table.head(N_RANKED)
-        label = [words.get(Edge.parse(name).child, {}).get(latent, "") for latent in first["latent"]]
         marked = (table["latent"] >= 0, is_new, table["enriched"], table["enriched"] & is_new, table["by_chance"])
         figures = {count: int(of.sum()) for count, of in zip(counts, marked, strict=True)}
-        parts[name] = first.assign(label=label, **figures)
+        parts[name] = _labelled(first.assign(**figures), words.get(Edge.parse(name).child, {}))
     return _of_edges(parts, ["latent", "label", *kept[1:], "n_samples", *counts])
 
 
@@ -850,12 +835,14 @@ def _of_edges(tables: Mapping[str, pd.DataFrame], columns: Sequence[str]) -> pd.
     return pd.concat(parts, ignore_index=True)[named] if parts else pd.DataFrame(columns=named)
 
 
+def _labelled(table: pd.DataFrame, words: Mapping[int, str]) -> pd.DataFrame:
+    """A table of features of one model with what each follows, an empty text where that is nothing known."""
+    return table.assign(label=[words.get(latent, "") for latent in table["latent"]])
+
+
 def _words_by_model(labels: Mapping[tuple[str, str], pd.DataFrame]) -> dict[str, dict[int, str]]:
     """What each labelled feature follows, by model and latent."""
-    return {
-        model: {int(row["latent"]): describe(row) for row in table.to_dict("records")}
-        for (model, _), table in labels.items()
-    }
+    return {model: descriptions(table) for (model, _), table in labels.items()}
 
 
 def model_table(made: Mapping[str, str], corpora: Sequence[str], metrics: Sequence[dict]) -> pd.DataFrame:
@@ -1083,8 +1070,8 @@ def score_table(
     """
     edges = np.round(np.linspace(-1, 1, N_SCORE_BINS + 1), 10)
     rows = []
-    for source, descriptions in ((LABELS, labels), (EXPLANATIONS, explanations)):
-        for (model, sae), table in descriptions.items():
+    for source, of_source in ((LABELS, labels), (EXPLANATIONS, explanations)):
+        for (model, sae), table in of_source.items():
             scores = table["score"].dropna()
             counts = np.histogram(scores, bins=edges)[0]
             row = {"model": model, "sae": sae, "source": source, "n": len(scores), "median": scores.median()}
