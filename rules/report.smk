@@ -39,6 +39,32 @@ rule collect_examples:
         "../workflow/scripts/collect_examples.py"
 
 
+rule describe_changes:
+    """
+    Have a language-model service tell from the page's cards what training changed on each edge.
+
+    Output: claims, each with the features that it rests on. Answers are kept as those of explain_features are.
+    """
+    input:
+        examples=run.paths.examples,
+    output:
+        words=run.paths.words,
+        manifest=run.paths.manifest(run.paths.words),
+    log:
+        run.paths.log("report/{hookpoint}.words"),
+    wildcard_constraints:
+        hookpoint=any_of(run.hookpoints if run.has_explanations else []),
+    localrule: True  # where Snakemake was started there is a network, and the key in the environment
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        settings=run.config["labels"].get("explanations"),
+        answers=run.paths.answers,
+        code=code_digest("describe_changes"),
+    script:
+        "../workflow/scripts/describe_changes.py"
+
+
 rule write_dashboards:
     """
     Write what the page shows of every feature of a model, with the features of other models that match it.

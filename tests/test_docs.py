@@ -15,7 +15,7 @@ from saelineage.lineage.verdicts import CHANGES, UNTESTABLE, VERDICTS
 from saelineage.plan.comparisons import RANDOM_CONTROLS
 from saelineage.plan.config import with_reference
 from saelineage.plan.crosscoders import CROSSCODER
-from saelineage.plan.graph import CONTINUED, TWIN
+from saelineage.plan.graph import CONTINUED, REVIVED, TWIN
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.plan.paths import Paths
 from saelineage.plan.strict_yaml import read_yaml
@@ -81,8 +81,8 @@ def test_the_page_on_reading_and_the_schema_list_every_instrument():
 
 def test_the_glossary_has_every_verdict_change_control_and_instrument():
     text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
-    terms = {*chain.from_iterable(VERDICTS), UNTESTABLE, *CHANGES, *RANDOM_CONTROLS, *INSTRUMENTS, TWIN, CONTINUED}
-    terms |= {CROSSCODER, *OF_CROSSCODERS, UNMATCHED, HEADLINE, "robust"}
+    terms = {*chain.from_iterable(VERDICTS), UNTESTABLE, *CHANGES, *RANDOM_CONTROLS, *INSTRUMENTS}
+    terms |= {TWIN, CONTINUED, REVIVED, CROSSCODER, *OF_CROSSCODERS, UNMATCHED, HEADLINE, "robust"}
     named = text.replace("emerge*", "emerges").replace("disappear*", "disappears")
     assert [term for term in sorted(terms) if not re.search(rf"\b{term}\b", named)] == []
 

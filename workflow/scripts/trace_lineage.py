@@ -21,6 +21,7 @@ from saelineage.lineage.controls import anchorings, beside_trained, pw_mcc, rese
 from saelineage.lineage.crosstable import cross_counts, crosscoder_verdicts, verdicts_on
 from saelineage.lineage.edges import add_steps, judge
 from saelineage.lineage.evidence import Compared, Load
+from saelineage.lineage.revivals import revivals
 from saelineage.lineage.stages import stage_rows
 from saelineage.lineage.trajectories import edge_summary, feature_statistics, feature_table
 from saelineage.lineage.verdicts import Rules
@@ -60,7 +61,7 @@ def trace_lineage(
         folder: the folder to write.
     """
     comparisons = plan["comparisons"]
-    tables, agreements = {}, []
+    tables, agreements, returned = {}, [], []
     for comparison in comparisons:
         if comparison["instrument"] != plan["leading"]:
             continue
@@ -69,6 +70,10 @@ def trace_lineage(
         weights = [paths_to_weights[name] for name in names_in_pair(comparison["pair"])]
         table = judge(comparison, plan["absence"][edge], load, readouts, weights, rules)
         table = add_steps(table, plan["stages"].get(edge), load, rules.threshold)
+        if edge in plan["revivals"]:
+            of_parent = names_in_pair(comparison["pair"])[0]
+            table, rows = revivals(table, of_parent, plan["revivals"][edge], load, rules.threshold)
+            returned += [{"parent": comparison["parent"], "child": comparison["child"]} | row for row in rows]
         if edge in paths_to_crosscoders:
             table = add_crosscoder(table, edge, comparison, *paths_to_crosscoders[edge], rules.threshold)
         found = [ways(comparison, table, comparisons, load, rules.threshold, side) for side in range(2)]
@@ -112,6 +117,7 @@ def trace_lineage(
             for row in cross_counts(table)
         ],
         "stages": stage_rows(tables),
+        "revivals": returned,
         "pw_mcc": pw_mcc(comparisons, paths_to_weights),
         "sources": {
             merge: evidence.source_shares(table, plan["sources"][merge]["pairs"]) for merge, table in traced.items()

@@ -286,6 +286,7 @@ if __name__ == "__main__":
                 summary=summaries[hookpoint],
                 tables=make_tables(inputs),
                 examples=read_json(files["examples"][0]),
+                words=read_json(files["words"][0]) if files["words"] else None,
                 timings=timing_table(jobs),
                 manifests={folder_in_run(path, folder.parent): read_json(path) for path in files["manifests"]},
                 jobs=jobs,

@@ -117,6 +117,21 @@ def test_a_place_that_a_model_does_not_have_is_refused(hookpoint: str, problem: 
         check_on_disk(plan({"base": in_folder(model_folder("base"))}, hookpoint=hookpoint))
 
 
+def test_a_place_that_a_hub_model_does_not_have_is_refused_if_its_config_is_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    given = {"base": {"hub": {"repo": "a/b", "revision": "main"}}}
+    assert check_on_disk(plan(given, hookpoint="model.layers.2.output")) == []  # nothing is known of it
+    stored, commit = tmp_path / "cache" / "models--a--b", "0" * 40
+    write_json(stored / "snapshots" / commit / "config.json", LLAMA)
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text(commit)
+    assert check_on_disk(plan(given, hookpoint="model.layers.1.output")) == []
+    with pytest.raises(InputError, match="'base' does not have: it has 2 layers"):
+        check_on_disk(plan(given, hookpoint="model.layers.2.output"))
+
+
 def with_weights(folder: str, *names: str) -> str:
     save_file({name: np.zeros((2, 2), np.float32) for name in names}, Path(folder, "model.safetensors"))
     return folder

@@ -190,6 +190,83 @@ def test_a_twin_or_continued_model_without_an_edge_is_refused():
     assert message.startswith("models.again.continued: parent: must be a parent in the lineage, whose edges 'again' is")
 
 
+BACK = {"revived": {"of": "lua", "n_tokens": 4096}}
+MORE_LUA = {"continued": {"parent": "lua", "like": "lua", "n_tokens": 4096}}
+
+
+def test_a_revived_model_starts_from_a_fine_tune_and_has_the_corpora_of_its_parent():
+    graph = plan(back=BACK, more_lua=MORE_LUA).graph
+    changed = {"parent": "lua", "corpora": {"english": 0.75, "lua": 0.25}, "n_tokens": 4096, "seed": 1}
+    assert graph.settings("back") == graph.settings("lua") | changed
+    assert graph.made("back") == "lua trained on with the corpora of its parent"
+    assert {"back", "more_lua"} <= set(graph.outside)
+    assert graph.revivals(Edge("base", "lua")) == {"back": "more_lua"}
+    assert graph.revivals(Edge("base", "small")) == {}
+    # A fine-tune by LoRA is revived by LoRA, for tokens instead of epochs.
+    small = {"revived": {"of": "small", "n_tokens": 4096}}
+    settings = plan(
+        back=small, more=MORE_LUA, longer={"continued": {"parent": "small", "like": "small", "n_tokens": 4096}}
+    )
+    of_back = settings.graph.settings("back")
+    assert (of_back["lora"]["r"], of_back["epochs"], of_back["n_tokens"]) == (2, None, 4096)
+
+
+def test_the_parent_s_sae_is_compared_with_three_that_are_made_from_the_child_s():
+    comparisons = plan(back=BACK, more_lua=MORE_LUA).comparisons
+    assert comparisons.as_data()["revivals"] == {
+        "base__lua": {
+            "back": {
+                "revived": "base.seed0__back.from_lua",
+                "continued": "base.seed0__more_lua.from_lua",
+                "unchanged": "base.seed0__lua.from_lua",
+            }
+        }
+    }
+    assert {sae.sae for sae in comparisons.saes if sae.model == "back"} == {"from_lua"}
+    assert plan().comparisons.as_data()["revivals"] == {}
+
+
+def test_independent_saes_of_a_revived_model_are_compared_with_a_second_seed_of_the_child():
+    config = deepcopy(CONFIG) | {"lineage": {"instruments": ["independent"]}}
+    pairs = plan(config, back=BACK, more_lua=MORE_LUA).comparisons.as_data()["revivals"]["base__lua"]["back"]
+    assert pairs == {
+        "revived": "base.seed0__back.seed0",
+        "continued": "base.seed0__more_lua.seed0",
+        "unchanged": "base.seed0__lua.seed1",
+    }
+
+
+NOT_REVIVED = {
+    "models.back.revived: of: 'luau' is not among models": {"of": "luau"},
+    "models.back.revived: of: must be made by finetune, because only these are trained here from another model, but "
+    "'both' is made by merge; name": {"of": "both"},
+    "models.back.revived.seed: must differ from that of 'base', which is 0": {"of": "lua", "seed": 0},
+    "models.back.revived: must have a continued model of 'lua' with as many tokens beside it, because some lost "
+    "features return by any training, but there is none; add 'lua_continued: {continued: {parent: lua, like: lua, "
+    "n_tokens: 8192}}' under models": {"of": "lua", "n_tokens": 8192},
+}
+"""How the message begins, by a block that cannot be."""
+
+
+def test_a_revived_model_that_cannot_be_is_refused_with_a_remedy():
+    blocks = {start: {"revived": {"n_tokens": 4096} | block} for start, block in NOT_REVIVED.items()}
+    messages = {start: error_of(back=block, more_lua=MORE_LUA) for start, block in blocks.items()}
+    assert {start: message for start, message in messages.items() if not message.startswith(start)} == {}
+    # The corpora of a model from the hub are not known.
+    theirs = {"finetune": CONFIG["models"]["lua"]["finetune"] | {"parent": "theirs"}}
+    message = error_of(tuned=theirs, back={"revived": {"of": "tuned", "n_tokens": 4096}})
+    assert message.startswith("models.back.revived: of: the parent of 'tuned': must be made by pretrain or finetune")
+
+
+def test_a_child_without_children_can_be_continued_as_the_control_of_a_revived_one():
+    config = deepcopy(CONFIG)
+    del config["models"]["both"]
+    graph = plan(config, back=BACK, more_lua=MORE_LUA).graph
+    assert graph.revivals(Edge("base", "lua")) == {"back": "more_lua"}
+    with pytest.raises(InputError, match="must be a parent in the lineage"):
+        plan(config, more_lua=MORE_LUA)
+
+
 def test_siblings_are_other_models_trained_from_the_same_parent_without_twins_and_merges():
     graph = plan(third={"merge": {"parents": ["base", "lua"]}}).graph
     assert {str(edge): graph.siblings(edge) for edge in graph.edges} == {

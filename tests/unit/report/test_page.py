@@ -985,6 +985,43 @@ def test_what_training_taught_is_shown_with_what_chance_gives_and_samples_stay_t
     assert "show no feature that this training taught" in shown
 
 
+def test_what_a_service_says_of_an_edge_stays_text_and_links_to_the_features_that_it_names():
+    claims = [{"claim": EVIL, "features": [["merged", 1], ["base", 2]]}]
+    told = {"parent": "base", "child": "merged", "claims": claims, "n_left_out": 3}
+    origins = [["https://service/v1/chat/completions", "small-2024"]]
+    shown = section(text_page(results(words={"answered_by": origins, "edges": [told]})), "taught")
+    assert EVIL not in shown
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
+    assert re.search('<small>.*#/feature/merged/1".*#/feature/base/2".*</small>', shown)
+    assert "Written by small-2024 from the cards" in shown
+    assert "3 more claims named no feature of the cards" in shown
+    assert "Written by" not in section(text_page(results()), "taught")
+
+
+def test_lost_features_that_return_are_listed_beside_both_controls():
+    edge = {"parent": "base", "child": "merged", "model": "back", "group": "gone"}
+    shares = {
+        "kept": 0.9,
+        "kept_n": 100,
+        "kept_interval": [0.8, 0.95],
+        "returned_n": 40,
+        "returned_interval": [0.1, 0.9],
+    }
+    paired = {"beyond": 18, "short": 2, "p": 0.0004, "latents": list(range(3, 13))}
+    rows = [
+        edge | {"kind": "revived", "returned": 0.5} | shares | paired,
+        edge | {"kind": "continued", "returned": 0.1} | shares,
+        edge | {"kind": "unchanged", "returned": 0.05} | shares,
+    ]
+    found = summary(comparison()) | {"revivals": rows}
+    shown = section(text_page(results(found)), "losses")
+    assert "continued merged" in shown
+    assert "unchanged merged" in shown
+    assert [place for place in range(2, 14) if f'#/feature/base/{place}"' in shown] == list(range(3, 11))
+    assert "and 2 more" in shown
+    assert "when the child is trained on its parent" not in section(clean(), "losses")
+
+
 def test_without_samples_the_page_says_what_features_follow_and_without_edges_nothing():
     found = inputs(summary(comparison()))._replace(samples={}, enriched={})
     shown = section(text_page(results(tables=make_tables(found))), "taught")

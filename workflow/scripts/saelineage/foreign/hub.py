@@ -97,6 +97,21 @@ def fetch_adapter_config(settings: Mapping, key: str) -> HubAdapter:
     return HubAdapter(repo, path, read_adapter_config(path.parent))
 
 
+def cached_model_config(settings: Mapping) -> dict | None:
+    """Read the config.json of a model on the hub from the hub's cache on this machine; None if it is not there.
+
+    Args:
+        settings: the model's block, with a repo and its revision.
+
+    Raises:
+        InputError: if the file shows that the model cannot be used.
+    """
+    from huggingface_hub import try_to_load_from_cache  # imported here because most runs need no hub
+
+    cached = try_to_load_from_cache(settings["repo"], CONFIG_FILE, revision=settings["revision"])
+    return read_config(Path(cached).parent) if isinstance(cached, str) else None
+
+
 def peek_model_config(settings: Mapping, key: str) -> dict:
     """Read the config.json of a model on the hub: the copy in the hub's cache, or else a fresh one.
 
@@ -107,11 +122,8 @@ def peek_model_config(settings: Mapping, key: str) -> dict:
     Raises:
         InputError: if the hub has no such file or cannot be reached, or the file shows that the model cannot be used.
     """
-    from huggingface_hub import try_to_load_from_cache  # imported here because most runs need no hub
-
-    cached = try_to_load_from_cache(settings["repo"], CONFIG_FILE, revision=settings["revision"])
-    if isinstance(cached, str):
-        return read_config(Path(cached).parent)
+    if (cached := cached_model_config(settings)) is not None:
+        return cached
     return read_config(hub_download(settings["repo"], settings["revision"], CONFIG_FILE, key).parent)
 
 

@@ -167,7 +167,7 @@ def explain(excerpts: Excerpts, maximum: float, ask: Callable[[Messages, int], s
         ask: gives the answer to messages, at the first or a second attempt.
     """
     tried = [*excerpts.held_out, *excerpts.random]
-    explanation = _ask_twice(explainer_messages(excerpts.shown, maximum), ask, parse_explanation)
+    explanation = ask_twice(explainer_messages(excerpts.shown, maximum), ask, parse_explanation)
     if explanation is None:
         return Explanation(None, float("nan"), 0, len(tried), len(tried))
     simulated = [simulate(explanation, excerpt.texts, ask) for excerpt in tried]
@@ -182,7 +182,7 @@ def simulate(
     explanation: str, texts: Sequence[str], ask: Callable[[Messages, int], str]
 ) -> Float[np.ndarray, " token"]:
     """Let the simulator guess activations on an excerpt, 0 to 9; all NaN where it gives no usable answer."""
-    guesses = _ask_twice(simulator_messages(explanation, texts), ask, lambda answer: parse_levels(answer, len(texts)))
+    guesses = ask_twice(simulator_messages(explanation, texts), ask, lambda answer: parse_levels(answer, len(texts)))
     return np.full(len(texts), np.nan) if guesses is None else np.array(guesses, dtype=np.float64)
 
 
@@ -212,26 +212,26 @@ def explainer_messages(shown: Sequence[Excerpt], maximum: float) -> Messages:
     texts = []
     for number, excerpt in enumerate(shown, start=1):
         scale = ["?" if level is None else str(level) for level in levels(excerpt.activations, maximum)]
-        lines = [f"{_quoted(text)} {level}" for text, level in zip(excerpt.texts, scale, strict=True)]
+        lines = [f"{quoted(text)} {level}" for text, level in zip(excerpt.texts, scale, strict=True)]
         texts.append(f"Excerpt {number}:\n" + "\n".join(lines))
-    return _messages(EXPLAINER, "\n\n".join(texts))
+    return messages(EXPLAINER, "\n\n".join(texts))
 
 
 def simulator_messages(explanation: str, texts: Sequence[str]) -> Messages:
     """Write the simulator's prompt: an explanation, and an excerpt without activations."""
-    lines = [f"{number} {_quoted(text)}" for number, text in enumerate(texts, start=1)]
-    intro = f"What makes the feature fire: {_quoted(explanation)}\n\nExcerpt of {len(texts)} tokens:\n"
-    return _messages(SIMULATOR, intro + "\n".join(lines))
+    lines = [f"{number} {quoted(text)}" for number, text in enumerate(texts, start=1)]
+    intro = f"What makes the feature fire: {quoted(explanation)}\n\nExcerpt of {len(texts)} tokens:\n"
+    return messages(SIMULATOR, intro + "\n".join(lines))
 
 
 def parse_explanation(answer: str) -> str | None:
     """Read the explanation from an answer, without the model's thoughts and outer blanks, 300 characters at most."""
-    return _without_thoughts(answer).strip()[:LONGEST_EXPLANATION].rstrip() or None
+    return without_thoughts(answer).strip()[:LONGEST_EXPLANATION].rstrip() or None
 
 
 def parse_levels(answer: str, n_tokens: int) -> list[int] | None:
     """Read the last list in an answer, if it holds a whole number from 0 to 9 for each token; otherwise None."""
-    lists = LIST.findall(_without_thoughts(answer))
+    lists = LIST.findall(without_thoughts(answer))
     try:
         given = json.loads(lists[-1]) if lists else []
     except ValueError:
@@ -252,7 +252,7 @@ def asker(answers: Answers, settings: Mapping) -> Callable[[Messages, int], str]
     return lambda messages, attempt: answers.answer(body | {"messages": messages}, attempt)
 
 
-def _ask_twice(messages: Messages, ask: Callable[[Messages, int], str], parse: Callable[[str], T | None]) -> T | None:
+def ask_twice(messages: Messages, ask: Callable[[Messages, int], str], parse: Callable[[str], T | None]) -> T | None:
     """Parse the first usable answer of two attempts; None where neither is usable."""
     for attempt in ATTEMPTS:
         parsed = parse(ask(messages, attempt))
@@ -281,15 +281,16 @@ def _excerpt(
     return Excerpt(text_of(annotations, tokens), activation[tokens])
 
 
-def _messages(system: str, user: str) -> Messages:
+def messages(system: str, user: str) -> Messages:
+    """A system's and a user's message."""
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Quote a text as a JSON string on one line, so that no text can end its line or pass for something else."""
     return json.dumps(text, ensure_ascii=False)
 
 
-def _without_thoughts(answer: str) -> str:
+def without_thoughts(answer: str) -> str:
     """Drop the thoughts that reasoning models write before an answer."""
     return answer.rpartition("</think>")[2]

@@ -13,7 +13,7 @@ from saelineage.files.links import links_followed
 from saelineage.foreign.adapters import check_adapter_folder, other_base, read_adapter_config
 from saelineage.foreign.chat_templates import chat_template, no_template
 from saelineage.foreign.gguf import check_gguf
-from saelineage.foreign.hub import fetch_adapter_config, fetch_model_config, fetch_sae_config
+from saelineage.foreign.hub import cached_model_config, fetch_adapter_config, fetch_model_config, fetch_sae_config
 from saelineage.foreign.models import (
     check_folder,
     d_model,
@@ -65,7 +65,7 @@ OF_MLP = {MLP_ACTS, MLP_GATES}
 
 
 def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
-    """Check models, tokenizers and SAEs in folders.
+    """Check models, tokenizers and SAEs in folders, and hookpoints of hub models whose config is in the hub's cache.
 
     Args:
         plan: the run.
@@ -87,6 +87,9 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     sentences += equal_sources({model: plan.graph.settings(model) for model in brought if any(map(is_left, brought))})
     for model in filter(is_left, plan.graph.of_kind("path")):
         sentences += _check_folder(plan, model, read_run)
+    for model in filter(is_left, plan.graph.of_kind("hub")):
+        if (config := cached_model_config(plan.graph.settings(model))) is not None:
+            _require_hookpoint(plan, model, config, [])
     for model in filter(is_left, plan.graph.of_kind("adapter")):
         if folder := plan.graph.settings(model).get("folder"):
             check_adapter_folder(folder)

@@ -10,7 +10,7 @@ from math import prod
 from saelineage.errors import InputError
 from saelineage.plan.comparisons import RANDOM_CONTROLS, pair_name
 from saelineage.plan.crosscoders import CROSSCODER
-from saelineage.plan.graph import CONTINUED, KEPT, POOLED, TWIN
+from saelineage.plan.graph import CONTINUED, KEPT, POOLED, REVIVED, TWIN
 from saelineage.plan.instruments import instrument
 from saelineage.plan.merges import needs_choice, sweeps_behind
 from saelineage.plan.plan import Plan
@@ -80,6 +80,7 @@ def check_lineage(plan: Plan) -> None:
     check_kept(plan)
     check_frozen(plan)
     check_trained_controls(plan)
+    check_revived(plan)
     for model in models:
         for parent in plan.graph.parents(model):
             key = f"models.{model}.{plan.graph.kind(model)}"
@@ -187,17 +188,45 @@ def check_trained_controls(plan: Plan) -> None:
             )
 
 
+def check_revived(plan: Plan) -> None:
+    """Revived models start from a fine-tune whose parent's corpora are known, and have a continued one as control."""
+    for model in plan.graph.of_kind(REVIVED):
+        key, block = f"models.{model}.{REVIVED}", plan.graph.block(model)
+        of = block["of"]
+        remedy = "name a fine-tune of a model that is trained here"
+        _require_kind(plan, of, f"{key}: of", ("finetune",), "only these are trained here from another model", remedy)
+        parent = plan.graph.block(of)["parent"]
+        kinds, why = ("pretrain", "finetune"), "only of these the corpora are known"
+        _require_kind(plan, parent, f"{key}: of: the parent of '{of}'", kinds, why, remedy)
+        if steps := plan.graph.kept_steps(of):
+            raise InputError(
+                f"{key}: of: must name a fine-tune that is compared with its parent, but '{of}' is compared with its "
+                f"own step {steps[-1]}; leave keep_steps out there, or the revived model"
+            )
+        _require_other_seed(plan, parent, block["seed"], key)
+        if plan.graph.continued_like(model) is None:
+            control = f"{of}_continued: {{continued: {{parent: {of}, like: {of}, n_tokens: {block['n_tokens']}}}}}"
+            raise InputError(
+                f"{key}: must have a continued model of '{of}' with as many tokens beside it, because some lost "
+                f"features return by any training, but there is none; add '{control}' under models"
+            )
+
+
 def check_edges_of_controls(plan: Plan) -> None:
-    """Every twin and every continued model is a control of some edge."""
+    """Every twin is a control of some edge, every continued model too or of a revived one, and these are of edges."""
     used = {model for edge in plan.graph.edges for model in plan.graph.trained_controls(edge)}
-    for model in plan.graph.of_kind(TWIN, CONTINUED):
+    used |= {model for edge in plan.graph.edges for pair in plan.graph.revivals(edge).items() for model in pair}
+    for model in plan.graph.of_kind(TWIN, CONTINUED, REVIVED):
         if model not in used:
             kind = plan.graph.kind(model)
-            key = {TWIN: "of", CONTINUED: "parent"}[kind]
-            name, role = plan.graph.block(model)[key], {TWIN: "a child", CONTINUED: "a parent"}[kind]
+            key, role = {
+                TWIN: ("of", "a child in the lineage, whose edges '{model}' is a control of"),
+                CONTINUED: ("parent", "a parent in the lineage, whose edges '{model}' is a control of"),
+                REVIVED: ("of", "a child in the lineage, whose lost features can return"),
+            }[kind]
             raise InputError(
-                f"models.{model}.{kind}: {key}: must be {role} in the lineage, whose edges '{model}' is a control of, "
-                f"but '{name}' is not; name another model or leave '{model}' out"
+                f"models.{model}.{kind}: {key}: must be {role.format(model=model)}, but "
+                f"'{plan.graph.block(model)[key]}' is not; name another model or leave '{model}' out"
             )
 
 

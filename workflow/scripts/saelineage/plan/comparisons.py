@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import combinations
 
-from saelineage.plan.graph import CONTINUED, TWIN, Edge, Graph
+from saelineage.plan.graph import CONTINUED, REVIVED, TWIN, Edge, Graph
 from saelineage.plan.instruments import INSTRUMENTS, instrument, shares_numbers
 from saelineage.plan.sae_names import SaeName, SaeNames
 
@@ -200,6 +200,25 @@ class Comparisons:
             pairs["twins" if kind == TWIN else "continued"][model] = {"parent": (parent, sae), "child": (child, sae)}
         return pairs
 
+    def revival_pairs(self, edge: Edge) -> dict[str, dict[str, Pair]]:
+        """The SAE of an edge's parent with those that tell which lost features return, by revived model.
+
+        Each has three: `revived`, with the model's own SAE; `continued`, with that of the model's control; and
+        `unchanged`, with another one of the child. All three are made from the child's SAE in the same way.
+        """
+        parent, child = self.edge_pair(self.leading, edge)
+        again = [sae for pair in self.no_change_pairs(self.leading, edge.child) for sae in pair if sae != child]
+        unchanged = {"unchanged": (parent, again[0])} if again else {}
+        onwards = {
+            model: {REVIVED: Edge(edge.child, model), CONTINUED: Edge(edge.child, control)}
+            for model, control in self._graph.revivals(edge).items()
+        }
+        return {
+            model: {kind: (parent, self._in_place(self.leading, onward, onward.child)) for kind, onward in both.items()}
+            | unchanged
+            for model, both in onwards.items()
+        }
+
     def source_pairs(self, merge: str) -> dict[str, Pair]:
         """A merge's SAE with each parent's, and with that of their common ancestor, if there is one."""
         base = self._graph.common_ancestor(merge)
@@ -286,6 +305,11 @@ class Comparisons:
                     for kind, of_kind in self.trained_control_pairs(edge).items()
                 }
                 for edge in self._graph.edges
+            },
+            "revivals": {
+                str(edge): {model: self._named(pairs) for model, pairs in of_edge.items()}
+                for edge in self._graph.edges
+                if (of_edge := self.revival_pairs(edge))
             },
             "sources": {
                 merge: {"parents": self._graph.parents(merge), "pairs": self._named(self.source_pairs(merge))}
@@ -392,6 +416,8 @@ class Comparisons:
             yield from (pair for pairs in self.absence_pairs(edge).values() for pair in pairs)
             for of_kind in self.trained_control_pairs(edge).values():
                 yield from (pair for pairs in of_kind.values() for pair in pairs.values())
+            for revivals in self.revival_pairs(edge).values():
+                yield from revivals.values()
         for model in self._graph.lineage:
             yield from self.seed_pairs(model)
         for merge in self.merges:

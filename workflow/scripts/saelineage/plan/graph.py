@@ -13,9 +13,11 @@ POOLED = "pooled"
 
 TWIN, CONTINUED = "twin", "continued"
 """Kinds of trained models that are controls of an edge by their kind alone."""
+REVIVED = "revived"
+"""The kind of models that show which of an edge's lost features return: its child, trained on its parent's corpora."""
 KEPT = "kept"
 """The kind of models that are taken from another one's training at one of its steps."""
-FINETUNED = ("finetune", TWIN, CONTINUED)
+FINETUNED = ("finetune", TWIN, CONTINUED, REVIVED)
 """Kinds of models that are trained from another model's weights."""
 
 SHORTEST_LINE = 3
@@ -31,6 +33,7 @@ MODEL_KINDS = {
     "reinitialise": "random weights, like {like}",
     TWIN: "fine-tuned from {parents} like {of}, from another seed",
     CONTINUED: "{parents} trained on with its own corpora, like {like}",
+    REVIVED: "{parents} trained on with the corpora of its parent",
     KEPT: "kept at step {step} of the training of {of}",
 }
 """Every way of making a model: the key of its block under `models`, and what the page says of such a model."""
@@ -75,9 +78,10 @@ class Graph:
         return next(iter(self._models[model]))
 
     def settings(self, model: str) -> dict:
-        """The block that says how a model is made; of a twin or continued model, the `finetune` that it equals.
+        """The block that says how a model is made.
 
-        Of a model that is kept from a training, that training's `finetune`.
+        Of a twin, continued or revived model it is the `finetune` that it equals; of a model that is kept from a
+        training, that training's.
         """
         kind, block = self.kind(model), self.block(model)
         if kind == KEPT:
@@ -88,6 +92,14 @@ class Graph:
             own = {"parent": block["parent"], "corpora": self.settings(block["parent"])["corpora"]}
             length = {} if block["n_tokens"] is None else {"n_tokens": block["n_tokens"], "epochs": None}
             return self.settings(block["like"]) | own | length | {"seed": block["seed"]}
+        if kind == REVIVED:
+            before = self.settings(block["of"])["parent"]
+            own = {"parent": block["of"], "corpora": self.settings(before)["corpora"]}
+            return (
+                self.settings(block["of"])
+                | own
+                | {"epochs": None, "n_tokens": block["n_tokens"], "seed": block["seed"]}
+            )
         return block
 
     def block(self, model: str) -> dict:
@@ -211,6 +223,26 @@ class Graph:
         continued = [model for model in self.of_kind(CONTINUED) if self.parents(model) == [edge.parent]]
         return dict.fromkeys(twins, TWIN) | dict.fromkeys(continued, CONTINUED)
 
+    def revivals(self, edge: Edge) -> dict[str, str]:
+        """The revived models of an edge's child, each with its control: the child continued for as many tokens."""
+        return {
+            model: control
+            for model in self.of_kind(REVIVED)
+            if self.parents(model) == [edge.child] and (control := self.continued_like(model))
+        }
+
+    def continued_like(self, revived: str) -> str | None:
+        """The continued model that starts where a revived one does and sees as many tokens; None if there is none."""
+        start, n_tokens = self.settings(revived)["parent"], self.block(revived)["n_tokens"]
+        return next(
+            (
+                model
+                for model in self.of_kind(CONTINUED)
+                if self.block(model)["parent"] == start and self.settings(model)["n_tokens"] == n_tokens
+            ),
+            None,
+        )
+
     def siblings(self, edge: Edge) -> list[str]:
         """The other models that were trained from an edge's parent: its children, and continued models.
 
@@ -245,9 +277,12 @@ class Graph:
 
     @cached_property
     def outside(self) -> list[str]:
-        """Models outside the lineage: re-initialised, twin and continued models, controls, and their descendants."""
+        """Models outside the lineage, and their descendants.
+
+        These are re-initialised, twin, continued and revived models, and controls.
+        """
         controls = {control for names in self._controls.values() for control in names}
-        sources = controls | set(self.of_kind("reinitialise", TWIN, CONTINUED))
+        sources = controls | set(self.of_kind("reinitialise", TWIN, CONTINUED, REVIVED))
         return [model for model in self._models if sources & {model, *self.ancestors(model)}]
 
     @cached_property

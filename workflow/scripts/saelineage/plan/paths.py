@@ -125,6 +125,7 @@ class Paths:
     followed_curves = "results/{run}/lineage/{hookpoint}/sweeps/{sweep}.curves.parquet"
     found = "results/{run}/lineage/{hookpoint}/sweeps/{sweep}.found.parquet"
     examples = "results/{run}/report/examples/{hookpoint}.json"
+    words = "results/{run}/report/words/{hookpoint}.json"
     dashboards = "results/{run}/report/data/{hookpoint}/{model}"
     dashboards_manifest = "results/{run}/report/data/{hookpoint}/{model}.manifest.json"
     dag = "results/{run}/report/dag.svg"
@@ -605,6 +606,10 @@ class Paths:
         """The written explanations of the features of the job's model, where they are asked for."""
         return self.leading_labels([wildcards.model] if self._contents.has_explanations else [], self.explanations)
 
+    def all_words(self) -> list[str]:
+        """What a service says of each edge, where explanations are asked for and there are edges."""
+        return self.fill(self.words) if self._contents.has_explanations and self._contents.graph.edges else []
+
     def all_explanations(self) -> list[str]:
         """The written explanations of the features of every lineage model, where they are asked for."""
         models = self._contents.graph.lineage if self._contents.has_explanations else []
@@ -740,6 +745,7 @@ class Paths:
             "samples": self.of_contrasts(self.samples),
             "enriched": self.of_contrasts(self.enriched),
             "examples": self.fill(self.examples),
+            "words": self.all_words(),
             "rulegraph": self.fill(self.rulegraph),
             "manifests": [
                 *self.fill(self.folder_manifest(self.summary)),
@@ -855,6 +861,7 @@ class Paths:
             "sweeps": beside(self.fill(self.sweep, sweep=contents.config["sweeps"])),
             "report": [
                 *beside(self.fill(self.examples)),
+                *beside(self.all_words()),
                 *beside(self.fill(self.dag)),
                 self.folder_manifest(self.own_page),
                 *self.fill(self.dashboards_manifest, model=contents.graph.connected),

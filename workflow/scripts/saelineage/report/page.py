@@ -47,6 +47,7 @@ from saelineage.report.sentences import (
     over_trainings,
     percent,
     pooled,
+    revived,
     sae_warnings,
     signed,
     stabilised,
@@ -98,6 +99,8 @@ class Results(NamedTuple):
     """Sentences about what the config left open (`plan.compare`)."""
     vocabularies: Sequence[str] = ()
     """Sentences about models that have other tokens than the run's (`models.vocabulary_notes`)."""
+    words: Mapping | None = None
+    """What a service said of each edge (`describe_changes`); None where none was asked."""
 
 
 class Sources(NamedTuple):
@@ -192,6 +195,7 @@ def render_page(results: Results, sources: Sources) -> str:
             config_sha256=sha256_json(results.config),
             facts=_json(facts(results)),
             csv_links={name: csv_link(table) for name, table in results.tables.items()},
+            words=results.words,
             explained=bool((results.tables["scores"]["source"] == EXPLANATIONS).any()),
             chunks=results.chunks,
             stylesheet=Markup(sources.stylesheet),  # noqa: S704
@@ -228,6 +232,7 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "agreement_of_effects": agreement_of_effects(tables["effects"]),
         "sources": sources_view(tables["sources"]),
         "stabilised": stabilised(tables["budgets"]),
+        "revived": revived(tables["revivals"]),
         "pooled": pooled(tables["saes"]),
         "step_lines": lines_view(tables["steps"], tables["survival"]),
         "merges": merges_view(tables["merges"]),

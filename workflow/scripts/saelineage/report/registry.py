@@ -164,6 +164,16 @@ TABLES = {
         "What moved the parent's features, per edge, group of features and order of the two steps: the text (data), "
         "the model, both or neither. A feature has moved on a step if its best match there has r below the threshold.",
     ),
+    "revivals": Table(
+        "revival_table",
+        ("summary",),
+        "Which lost features return when the child is trained on its parent's corpora: per edge, revived model, group "
+        "of the parent's features that are not found in the child (headline: gone for sure) and kind of model "
+        "(revived; continued: the child trained on with its own corpora for as many tokens; unchanged: another SAE of "
+        "the child) the share that is found there, and the share of persisting features that is found there too "
+        "(kept). For the revived model: the number that it has and the continued model has not (beyond), the other "
+        "way round (short), the p of a two-sided sign test of these two, and the latents that no control has.",
+    ),
     "sources": Table(
         "source_table",
         ("summary", "merged_models"),

@@ -8,8 +8,8 @@ from pandas.api.typing import NAType
 
 from saelineage.corpora.counts import few_documents
 from saelineage.lineage.evidence import ALL, GROUPS, IDENTIFIED
-from saelineage.lineage.verdicts import VERDICTS
-from saelineage.plan.graph import POOLED
+from saelineage.lineage.verdicts import GONE, VERDICTS
+from saelineage.plan.graph import POOLED, REVIVED
 from saelineage.plan.instruments import INSTRUMENTS
 from saelineage.report.tables import (
     AT_CONTROL,
@@ -28,6 +28,8 @@ from saelineage.report.truth_test import sensitivity
 HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
 LEAST_AGREEMENT = 0.5
 """Rank correlation of effects from which matched features are said to do the same."""
+LARGEST_P = 0.05
+"""Largest p from which more features are said to return in one model than in another."""
 MANY_TIMES = 10.0
 """Drift from which it is given as a multiple of the variance, not in percent."""
 NOT_MEASURED = "not measured"
@@ -192,6 +194,36 @@ def over_trainings(summary: Mapping) -> list[str]:
         for group in GROUPS
         if (found := edge.get("over_trainings", {}).get(group)) and found["n"] > 1
     ]
+
+
+def revived(revivals: pd.DataFrame) -> list[str]:
+    """Say for each revived model whether more of what was gone returns in it than in its continued control.
+
+    Args:
+        revivals: `tables.revival_table`.
+    """
+    gone = revivals[revivals["group"] == GONE]
+    return [
+        _revived({row["kind"]: row for row in rows.to_dict("records")})
+        for _, rows in gone.groupby(["parent", "child", "model"], sort=False)
+    ]
+
+
+def _revived(of_kind: Mapping[str, Mapping]) -> str:
+    """The rows of one revived model in words, by kind of model."""
+    one = of_kind[REVIVED]
+    parent, child, model = (one[key] for key in ("parent", "child", "model"))
+    if not one["returned_n"]:
+        return f"{child} lacks no testable feature of {parent}, so none can return in {model}."
+    controls = {kind: row["returned"] for kind, row in of_kind.items() if kind != REVIVED}
+    beside = _listed([f"{percent(returned)} in the {kind} {child}" for kind, returned in controls.items()])
+    more = one["p"] <= LARGEST_P and one["beyond"] > one["short"]
+    return (
+        f"Of {count(one['returned_n'])} features of {parent} that are gone in {child}, {percent(one['returned'])} are "
+        f"found again in {model}, {beside}. {'More return' if more else 'It cannot be told whether more return'} than "
+        f"by training on with {child}'s own corpora: {count(one['beyond'])} are found in {model} and not in the "
+        f"continued model, {count(one['short'])} the other way round (sign test, p = {number(one['p'])})."
+    )
 
 
 def _mean_in(interval: Sequence[float] | None) -> str:

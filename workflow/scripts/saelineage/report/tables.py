@@ -63,6 +63,8 @@ TWIN_SHARES, TWIN_COUNTS = ("persist_share", "lost_too", "new_too"), ("lost_beyo
 """Figures of `lineage.twins.compare`."""
 OVER_SEEDS = ("seeds_n", "seeds_least", "seeds_largest", "seeds_low", "seeds_high")
 """The persisting share over seeds, of instruments whose SAEs have seeds of their own."""
+REVIVAL_SHARES, REVIVAL_COUNTS = ("returned", "kept"), ("beyond", "short", "p")
+"""Figures of `lineage.revivals.figures`."""
 SEED_SHARES = ("two_seed_share", "child_two_seed_share")
 SEED_MCCS = {
     "two_seed_pw_mcc": ("parent", "pw_mcc"),
@@ -459,6 +461,23 @@ def stage_table(summary: dict) -> pd.DataFrame:
         for order in STEPS
     ]
     columns = ["parent", "child", "group", "first", *MOVED_BY, "same_in_both_orders", "testable_in_both_orders"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def revival_table(summary: dict) -> pd.DataFrame:
+    """One row per edge, revived model, group of features and kind of model: how many lost features return there.
+
+    The figures of `lineage.revivals.figures`, `latents` joined by spaces. Controls have no `beyond`, `short`, `p` and
+    `latents`.
+    """
+    rows = [
+        {key: row[key] for key in ("parent", "child", "model", "group", "kind")}
+        | _shares(row, REVIVAL_SHARES)
+        | {key: row.get(key) for key in REVIVAL_COUNTS}
+        | {"latents": " ".join(map(str, row["latents"])) if "latents" in row else None}
+        for row in summary.get("revivals", [])
+    ]
+    columns = ["parent", "child", "model", "group", "kind", *_columns(REVIVAL_SHARES), *REVIVAL_COUNTS, "latents"]
     return pd.DataFrame(rows, columns=columns)
 
 
