@@ -22,18 +22,12 @@ from saelineage.report.page import (
     PAGE,
     Results,
     Sources,
-    ablations_view,
     csv_link,
     digests,
     facts,
-    flows_view,
-    leading_groups,
     lines,
-    matchings_view,
-    of_first_seed,
     render_making,
     render_page,
-    sources_view,
     versions,
 )
 from saelineage.report.style import UNSEEN, colours_of
@@ -50,6 +44,15 @@ from saelineage.report.tables import (
     source_table,
     timing_table,
     weight_table,
+)
+from saelineage.report.views import (
+    ablations_view,
+    flows_view,
+    leading_groups,
+    matchings_view,
+    of_first_seed,
+    overview,
+    sources_view,
 )
 from tests.unit.report.test_changes import changed, decomposed, drift
 from tests.unit.report.test_sentences import plain
@@ -815,7 +818,7 @@ def test_a_card_tells_what_a_lost_feature_follows_what_it_does_and_what_is_close
 
 
 def test_bars_of_the_answer_have_the_number_of_every_verdict_and_lead_to_its_features():
-    (edge,) = report.overview(results().tables)
+    (edge,) = overview(results().tables)
     parent, child = edge["bars"]
     assert [(part["verdict"], part["n"]) for part in parent["parts"]] == [
         *(("persists", 2), ("drifted", 1), ("gone", 1))
