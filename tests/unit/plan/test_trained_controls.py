@@ -202,6 +202,8 @@ def test_a_revived_model_starts_from_a_fine_tune_and_has_the_corpora_of_its_pare
     assert {"back", "more_lua"} <= set(graph.outside)
     assert graph.revivals(Edge("base", "lua")) == {"back": "more_lua"}
     assert graph.revivals(Edge("base", "small")) == {}
+    assert graph.trained_controls(Edge("lua", "both")) == {}  # the control of a revived model is that alone
+    assert plan(more_lua=MORE_LUA).graph.trained_controls(Edge("lua", "both")) == {"more_lua": "continued"}
     # A fine-tune by LoRA is revived by LoRA, for tokens instead of epochs.
     small = {"revived": {"of": "small", "n_tokens": 4096}}
     settings = plan(

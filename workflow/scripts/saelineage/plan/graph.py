@@ -218,9 +218,17 @@ class Graph:
         return self.block(model)["of"] if self.kind(model) == TWIN else None
 
     def trained_controls(self, edge: Edge) -> dict[str, str]:
-        """The twins of an edge's child and the continued models of its parent, each with its kind."""
+        """The twins of an edge's child and the continued models of its parent, each with its kind.
+
+        A continued model that is the control of a revived one is that alone.
+        """
         twins = [model for model in self.of_kind(TWIN) if self.twin_of(model) == edge.child]
-        continued = [model for model in self.of_kind(CONTINUED) if self.parents(model) == [edge.parent]]
+        of_revived = {self.continued_like(model) for model in self.of_kind(REVIVED)}
+        continued = [
+            model
+            for model in self.of_kind(CONTINUED)
+            if self.parents(model) == [edge.parent] and model not in of_revived
+        ]
         return dict.fromkeys(twins, TWIN) | dict.fromkeys(continued, CONTINUED)
 
     def revivals(self, edge: Edge) -> dict[str, str]:
