@@ -374,12 +374,17 @@ const saelineage = (() => {
     const width = 176, height = 54, { places, size } = facts.layout;
     const others = new Map(board.others.map((other) => [other.model, other]));
     const svg = make("svg", { viewBox: `0 0 ${size[0]} ${size[1]}`, width: size[0], height: size[1], class: "trajectory", role: "img", "aria-label": "The feature in every model of the lineage" });
+    const ends = (side) => facts.edges.map((edge) => edge[side]), parents = ends(0), children = ends(1);
+    const isShared = (models, model) => models.indexOf(model) !== models.lastIndexOf(model);
     for (const [parent, child] of facts.edges) {
       const [x0, y0] = places[parent], [x1, y1] = places[child], middle = (y0 + height + y1) / 2;
+      // The words stand at the end of the way that it has to itself, so that those of other ways do not cover them.
+      const at = isShared(children, child) ? 0.25 : isShared(parents, parent) ? 0.75 : 0.5;
+      const across = at * at * (3 - 2 * at), down = y0 + height + (y1 - y0 - height) * (1.5 * at * (1 - at) + at ** 3);
       const edge = table.edges.find((one) => one.parent === parent && one.child === child);
       const verdict = edge ? facts.verdicts[edge.verdict[latent]] : "";
       svg.append(make("path", { class: `way ${verdict}`, d: `M${x0} ${y0 + height}C${x0} ${middle} ${x1} ${middle} ${x1} ${y1}` }));
-      if (edge) svg.append(make("text", { x: (x0 + x1) / 2, y: middle + 4, class: "way-words" }, `${verdict} ${number(edge.r[latent])}`));
+      if (edge) svg.append(make("text", { x: x0 + (x1 - x0) * across, y: down + 4, class: "way-words" }, `${verdict} ${number(edge.r[latent])}`));
     }
     for (const [model, [x, y]] of Object.entries(places)) {
       const other = others.get(model), self = model === table.model;

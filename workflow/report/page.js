@@ -20,12 +20,12 @@
 
   /** Show the features of a flow: its data name the edge, the side, the verdict and the group; or those of a model. */
   function followFlow(point) {
-    if (!Array.isArray(point.customdata)) {
-      if (point.customdata) saelineage.choose({ model: point.customdata });
-      return; // a verdict
+    const [, model, child, side, verdict, group] = point.customdata; // of a flow the parent; of a verdict null
+    if (!child) {
+      if (model) saelineage.choose({ model });
+      return;
     }
-    const [, parent, child, side, verdict, group] = point.customdata;
-    saelineage.choose({ on: [parent, child, side, verdict].join("."), detail: group === "all" ? "" : group });
+    saelineage.choose({ on: [model, child, side, verdict].join("."), detail: group === "all" ? "" : group });
   }
 
   // Print everything, also what is folded away.
