@@ -112,6 +112,17 @@ def test_all_asks_for_one_manifest_of_each_thing_that_is_kept():
     assert {Path(path).parent for path in plan.paths.everything()} <= folders
 
 
+def test_a_service_is_asked_about_features_and_edges_only_if_explanations_are_asked_for():
+    without, config = Plan(diamond()).places["mlp"], diamond()
+    config["labels"] = {"explanations": {"model": "small"}}
+    asked = Plan(config).places["mlp"].paths
+    assert without.paths.all_words() == without.paths.all_explanations() == []
+    assert asked.all_words() == ["results/tiny/report/words/mlp.json"]
+    assert len(asked.all_explanations()) == 4
+    assert "results/tiny/report/words/mlp.manifest.json" in asked.manifests()
+    assert "results/tiny/report/words/mlp.manifest.json" not in without.paths.manifests()
+
+
 def test_the_lineage_reads_the_weights_of_all_seeds_beside_the_leading_saes():
     plan = Plan(diamond()).places["mlp"]
     named = list(map(str, plan.traced_saes))
