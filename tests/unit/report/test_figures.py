@@ -118,18 +118,6 @@ def test_a_flow_names_its_features_and_empty_flows_are_not_drawn():
     assert "%{customdata[0]}" in link.hovertemplate
 
 
-def test_labels_of_nodes_stand_above_them_as_plain_text():
-    figure = flows_figure(*flows("<b>", "\u202e"))
-    assert [list(row) for row in figure.data[0].node.customdata] == [["&lt;b&gt;", "<b>"], ["\\u202e", None]]
-    first, last = figure.layout.annotations
-    assert (first.text, first.x, first.xanchor, last.text, last.x, last.xanchor) == (
-        ("&lt;b&gt;", 0, "left", "\\u202e", 1, "right")
-    )
-    # One node fills the height of each column, so its upper end is that of the picture.
-    assert [place.y for place in (first, last)] == pytest.approx([1, 1])
-    assert first.yanchor == "bottom"
-
-
 def test_nodes_of_a_column_are_stacked_within_the_picture():
     nodes = pd.DataFrame({"name": list("abcd"), "label": list("abcd"), "column": [0.0, 1.0, 1.0, 1.0]})
     nodes = nodes.assign(size=[10, 5, 0.1, 5], colour="#000000", model=None)

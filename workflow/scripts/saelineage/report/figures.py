@@ -76,23 +76,18 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
     height = max(FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE * n_stacked)
     # Plotly scales nodes by its own columns, which may hold fewer nodes than ours; this margin makes room for the gaps.
     below = 15 + FLOW_PAD * (n_stacked - 1)
-    x = (nodes["column"] / max(nodes["column"].max(), 1)).clip(0.01, 0.985).tolist()
-    centres, heights = _stacked(nodes, FLOW_PAD / height)
     sankey = go.Sankey(
         arrangement="snap",
         node={
-            "label": [""] * len(nodes),  # Plotly writes labels across the flows; annotations stand above the nodes
-            "x": x,
-            "y": centres,
+            "label": [plain(label) for label in nodes["label"]],
+            "x": (nodes["column"] / max(nodes["column"].max(), 1)).clip(0.01, 0.985).tolist(),
+            "y": _stacked(nodes, FLOW_PAD / height),
             "color": nodes["colour"].tolist(),
             "pad": FLOW_PAD,
             "thickness": 14,
             "line": {"width": 0},
-            "customdata": [
-                [plain(label), None if pd.isna(model) else model]
-                for label, model in zip(nodes["label"], nodes["model"], strict=True)
-            ],
-            "hovertemplate": "%{customdata[0]}<extra></extra>",
+            "customdata": [None if pd.isna(model) else model for model in nodes["model"]],
+            "hovertemplate": "%{label}<extra></extra>",
         },
         link={
             "source": [number[name] for name in drawn["source"]],
@@ -109,12 +104,7 @@ def flows_figure(nodes: pd.DataFrame, flows: pd.DataFrame) -> go.Figure:
             "hovertemplate": "%{customdata[0]}: %{value:,} features<extra></extra>",
         },
     )
-    figure = styled(go.Figure(sankey), height=int(height + 25 + below), margin={"l": 10, "r": 10, "t": 25, "b": below})
-    for label, column, centre, node_height in zip(nodes["label"], x, centres, heights, strict=True):
-        side = "left" if column == min(x) else "right" if column == max(x) else "center"
-        place = {"x": {"left": 0, "right": 1}.get(side, column), "y": 1 - centre + node_height / 2, "xanchor": side}
-        figure.add_annotation(text=plain(label), **place, yanchor="bottom", showarrow=False, font_size=11)
-    return figure
+    return styled(go.Figure(sankey), height=int(height + 15 + below), margin={"l": 10, "r": 10, "t": 15, "b": below})
 
 
 def sweep_accuracy_figure(sweep: pd.DataFrame, colours: Colours) -> go.Figure:
@@ -539,15 +529,12 @@ FIGURES = {
 """The figures of the page by name, in its order."""
 
 
-def _stacked(nodes: pd.DataFrame, pad: float) -> tuple[list[float], list[float]]:
-    """Stack the nodes in their columns: Plotly's own heights, spare room shared out evenly.
+def _stacked(nodes: pd.DataFrame, pad: float) -> list[float]:
+    """Centres of the nodes in (0, 1), stacked in their columns: Plotly's own heights, spare room shared out evenly.
 
     Args:
         nodes: `column` and `size`.
         pad: the gap that Plotly keeps between two nodes, as a share of the height.
-
-    Returns:
-        The centres of the nodes in (0, 1), from above, and their heights.
     """
     columns = nodes.groupby("column")["size"]
     n, total = columns.transform("size"), columns.transform("sum")
@@ -555,7 +542,7 @@ def _stacked(nodes: pd.DataFrame, pad: float) -> tuple[list[float], list[float]]
     spare = 1 - heights.groupby(nodes["column"]).transform("sum") - (n - 1) * pad
     number = columns.cumcount()
     ends = heights.groupby(nodes["column"]).cumsum() + number * pad + spare * (number + 1) / (n + 1)
-    return (ends - heights / 2).round(4).clip(0.001, 0.999).tolist(), heights.tolist()
+    return (ends - heights / 2).round(4).clip(0.001, 0.999).tolist()
 
 
 def _faint(colour: str) -> str:
