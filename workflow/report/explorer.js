@@ -237,7 +237,7 @@ const saelineage = (() => {
     const label = table.label[latent] === null ? "" : table.labels[table.label[latent]];
     const [r, importance] = OF_EDGES.map((column) => (edge ? largest(table, latent, edge, column) : rows[column][row]));
     const cells = [
-      make("th", { scope: "row" }, make("a", { href: address(table.model, latent) }, `${table.model} / ${latent}`), make("small", {}, table.sae)),
+      make("th", { scope: "row" }, make("a", { href: address(table.model, latent) }, make("span", {}, table.model), ` / ${latent}`), make("small", {}, table.sae)),
       make("td", { class: "badges" }, ...table.edges.map((side) => badge(side, latent))),
       make("td", { class: "number" }, number(importance)),
       make("td", { class: "number" }, number(r)),
@@ -375,6 +375,7 @@ const saelineage = (() => {
     const others = new Map(board.others.map((other) => [other.model, other]));
     const svg = make("svg", { viewBox: `0 0 ${size[0]} ${size[1]}`, width: size[0], height: size[1], class: "trajectory", role: "img", "aria-label": "The feature in every model of the lineage" });
     const ends = (side) => facts.edges.map((edge) => edge[side]), parents = ends(0), children = ends(1);
+    const onWays = [];
     const isShared = (models, model) => models.indexOf(model) !== models.lastIndexOf(model);
     for (const [parent, child] of facts.edges) {
       const [x0, y0] = places[parent], [x1, y1] = places[child], middle = (y0 + height + y1) / 2;
@@ -384,8 +385,9 @@ const saelineage = (() => {
       const edge = table.edges.find((one) => one.parent === parent && one.child === child);
       const verdict = edge ? facts.verdicts[edge.verdict[latent]] : "";
       svg.append(make("path", { class: `way ${verdict}`, d: `M${x0} ${y0 + height}C${x0} ${middle} ${x1} ${middle} ${x1} ${y1}` }));
-      if (edge) svg.append(make("text", { x: x0 + (x1 - x0) * across, y: down + 4, class: "way-words" }, `${verdict} ${number(edge.r[latent])}`));
+      if (edge) onWays.push(make("text", { x: x0 + (x1 - x0) * across, y: down + 4, class: "way-words" }, `${verdict} ${number(edge.r[latent])}`));
     }
+    svg.append(...onWays);
     for (const [model, [x, y]] of Object.entries(places)) {
       const other = others.get(model), self = model === table.model;
       const words = self ? `latent ${latent}` : other ? `${other.found ? "latent" : "closest"} ${other.latent}, r ${number(other.r)}` : "not found";

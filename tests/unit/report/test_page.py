@@ -1002,7 +1002,7 @@ def test_what_a_service_says_of_an_edge_stays_text_and_links_to_the_features_tha
 
 
 def test_lost_features_that_return_are_listed_beside_both_controls():
-    edge = {"parent": "base", "child": "merged", "model": "back", "group": "gone"}
+    edge = {"parent": "base", "child": "merged", "model": "back"}
     shares = {
         "kept": 0.9,
         "kept_n": 100,
@@ -1012,14 +1012,14 @@ def test_lost_features_that_return_are_listed_beside_both_controls():
     }
     paired = {"beyond": 18, "short": 2, "p": 0.0004, "latents": list(range(3, 13))}
     rows = [
-        edge | {"kind": "revived", "returned": 0.5} | shares | paired,
-        edge | {"kind": "continued", "returned": 0.1} | shares,
-        edge | {"kind": "unchanged", "returned": 0.05} | shares,
+        edge | {"group": group, "kind": kind, "returned": returned} | shares | (paired if kind == "revived" else {})
+        for group in ("headline", "gone")
+        for kind, returned in (("revived", 0.5), ("continued", 0.1), ("unchanged", 0.05))
     ]
     found = summary(comparison()) | {"revivals": rows}
     shown = section(text_page(results(found)), "losses")
-    assert "continued merged" in shown
-    assert "unchanged merged" in shown
+    assert shown.count("kept 90.0") == 6
+    assert shown.count("&lt; 0.001") == 3  # in the sentence and in both rows
     assert [place for place in range(2, 14) if f'#/feature/base/{place}"' in shown] == list(range(3, 11))
     assert "and 2 more" in shown
     assert "when the child is trained on its parent" not in section(clean(), "losses")

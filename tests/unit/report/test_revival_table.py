@@ -15,14 +15,26 @@ def row(kind: str, returned: float | None, **changes: object) -> dict:
     return edge | shares | kept | changes
 
 
-def table_of(returned: float | None, beyond: int, short: int, p: float) -> pd.DataFrame:
+def table_of(returned: float | None, beyond: int, short: int, p: float, sure: float | None = None) -> pd.DataFrame:
+    """The table of one revived model, with a share of features that are gone for sure, if there are any."""
     paired = {"beyond": beyond, "short": short, "p": p, "latents": [3, 17]}
-    rows = [row("revived", returned, **paired), row("continued", 0.1), row("unchanged", 0.05)]
+    of_groups = {"headline": sure, "gone": returned}
+    rows = [
+        entry | {"group": group}
+        for group, share in of_groups.items()
+        for entry in (
+            row("revived", share, **paired),
+            row("continued", None if share is None else 0.1),
+            row("unchanged", None if share is None else 0.05),
+        )
+    ]
     return revival_table({"revivals": rows})
 
 
 def test_every_revived_model_and_control_is_a_row_with_its_shares():
     table = table_of(0.5, 18, 2, 0.0004)
+    assert table["group"].tolist() == ["headline"] * 3 + ["gone"] * 3
+    table = table[table["group"] == "gone"]
     assert table["kind"].tolist() == ["revived", "continued", "unchanged"]
     first = table.iloc[0]
     assert (first["returned"], first["returned_n"], first["returned_low"], first["returned_high"]) == (
@@ -47,11 +59,18 @@ def test_more_return_only_if_the_sign_test_says_so():
         in surely.replace("\u00a0", " ")
     )
     assert "More return than" in surely
-    assert "18 are found in back and not in the continued model, 2 the other way round" in surely
+    assert "18 are found in back and not in the continued model, 2 the other way round (sign test, p < 0.001)" in surely
     (unsure,) = revived(table_of(0.3, 12, 4, 0.077))
     assert "It cannot be told whether more return than" in unsure
+    assert "p = 0.077" in unsure
     (fewer,) = revived(table_of(0.1, 2, 18, 0.0004))
     assert "More return" not in fewer
+
+
+def test_features_that_are_gone_for_sure_are_told_of_where_there_are_any():
+    (said,) = revived(table_of(0.5, 18, 2, 0.0004, sure=0.8))
+    assert said.replace("\u00a0", " ").startswith("Of 40 features of base that are gone in lua for sure, 80.0 %")
+    assert "for sure" not in revived(table_of(0.5, 18, 2, 0.0004))[0]
 
 
 def test_where_nothing_is_gone_nothing_can_return():

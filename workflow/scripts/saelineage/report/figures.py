@@ -27,6 +27,8 @@ MOST_FVU = 1.02
 """Largest fvu in the picture of training: a model with random weights begins far above the others."""
 CARD_WIDTH, CARD_HEIGHT, CARD_GAP, EDGE_HEIGHT = 178.0, 46.0, 50.0, 66.0
 FLOW_HEIGHT, FLOW_HEIGHT_PER_NODE, FLOW_PAD = 590.0, 60.0, 20.0
+CHARACTER_WIDTH = 6.7
+"""Of the words on an arrow, in pixels; a little wide, because the arrow must not show between them."""
 LEGEND_LINE = 20
 TIP = (
     '<defs><marker id="lineage-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
@@ -50,9 +52,13 @@ def lineage_svg(models: pd.DataFrame, edges: pd.DataFrame) -> str:
         (place - CARD_WIDTH / 2, 6 + rank * (height + EDGE_HEIGHT))
         for place, rank in zip(layout.place, layout.rank, strict=True)
     ]
-    parts = []
+    ways, words = [], []
     for (first, then), lines in zip(arrows, zip(edges["label"], edges["control"], strict=True), strict=True):
-        parts.append(_lineage_arrow(corners[first], corners[then], layout.bends[first, then], height, lines))
+        at = _own_end(arrows, first, then)
+        way, text = _lineage_arrow(corners[first], corners[then], layout.bends[first, then], height, lines, at)
+        ways.append(way)
+        words.append(text)
+    parts = [*ways, *words]  # no arrow covers the words of another
     for corner, name in zip(corners, names, strict=True):
         parts.append(_card(corner, height, models[models["model"] == name]))
     bottom = max(y for _, y in corners) + height + 6
@@ -566,10 +572,21 @@ def _card(corner: tuple[float, float], height: float, rows: pd.DataFrame) -> str
     return "".join([*parts, "</g>"])
 
 
+def _own_end(arrows: Sequence[tuple[int, int]], first: int, then: int) -> float:
+    """How far down its last stretch an arrow's text stands: towards the end that it shares with no other arrow."""
+    n_to, n_from = (sum(arrow[side] == number for arrow in arrows) for side, number in ((1, then), (0, first)))
+    return 0.35 if n_to > 1 else 0.65 if n_from > 1 else 0.5
+
+
 def _lineage_arrow(
-    start: tuple[float, float], end: tuple[float, float], bends: Sequence[float], height: float, lines: tuple[str, str]
-) -> str:
-    """An arrow between two cards, with two lines of text halfway down its last stretch."""
+    start: tuple[float, float],
+    end: tuple[float, float],
+    bends: Sequence[float],
+    height: float,
+    lines: tuple[str, str],
+    at: float,
+) -> tuple[str, str]:
+    """An arrow between two cards, and two lines of text for a place on its last stretch (0 is its beginning)."""
     points = [(start[0] + CARD_WIDTH / 2, start[1] + height)]
     for step, bend in enumerate(bends, start=1):
         top = start[1] + step * (height + EDGE_HEIGHT)
@@ -580,11 +597,13 @@ def _lineage_arrow(
         middle = (y0 + y1) / 2
         path += f"C{x0:g} {middle:g} {x1:g} {middle:g} {x1:g} {y1:g}"
     (x0, y0), (x1, y1) = points[-2:]
-    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    x, y = x0 + (x1 - x0) * at**2 * (3 - 2 * at), y0 + (y1 - y0) * (1.5 * at * (1 - at) + at**3)
+    width = CHARACTER_WIDTH * max(map(len, lines))
     return (
-        f'<path class="edge" d="{path}" marker-end="url(#lineage-tip)"/>'
+        f'<path class="edge" d="{path}" marker-end="url(#lineage-tip)"/>',
+        f'<rect class="behind" x="{x - width / 2:g}" y="{y - 14:g}" width="{width:g}" height="30"/>'
         f'<text class="share" x="{x:g}" y="{y - 2:g}">{_safe(lines[0])}</text>'
-        f'<text class="control" x="{x:g}" y="{y + 13:g}">{_safe(lines[1])}</text>'
+        f'<text class="control" x="{x:g}" y="{y + 13:g}">{_safe(lines[1])}</text>',
     )
 
 

@@ -34,6 +34,7 @@ from saelineage.report.sentences import (
     nats,
     number,
     over_trainings,
+    p_value,
     percent,
     sae_warnings,
     signed,
@@ -114,6 +115,7 @@ def _environment(sources: Sources) -> Environment:
         "interval": interval,
         "lines": lines,
         "nats": nats,
+        "p_value": p_value,
         "signed": signed,
     }
     return environment

@@ -8,6 +8,7 @@ from pandas.api.typing import NAType
 
 from saelineage.corpora.counts import few_documents
 from saelineage.lineage.evidence import ALL, GROUPS, IDENTIFIED
+from saelineage.lineage.twins import HEADLINE
 from saelineage.lineage.verdicts import GONE, VERDICTS
 from saelineage.plan.graph import POOLED, REVIVED
 from saelineage.plan.instruments import INSTRUMENTS
@@ -28,8 +29,8 @@ from saelineage.report.truth_test import sensitivity
 HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
 LEAST_AGREEMENT = 0.5
 """Rank correlation of effects from which matched features are said to do the same."""
-LARGEST_P = 0.05
-"""Largest p from which more features are said to return in one model than in another."""
+LEAST_P, LARGEST_P = 0.001, 0.05
+"""Least p that is written out, and largest from which more features are said to return in one model than in another."""
 MANY_TIMES = 10.0
 """Drift from which it is given as a multiple of the variance, not in percent."""
 NOT_MEASURED = "not measured"
@@ -197,20 +198,24 @@ def over_trainings(summary: Mapping) -> list[str]:
 
 
 def revived(revivals: pd.DataFrame) -> list[str]:
-    """Say for each revived model whether more of what was gone returns in it than in its continued control.
+    """Say for each revived model whether more of what was lost returns in it than in its continued control.
+
+    Of features that are gone for sure, or of all that are gone where none is.
 
     Args:
         revivals: `tables.revival_table`.
     """
-    gone = revivals[revivals["group"] == GONE]
-    return [
-        _revived({row["kind"]: row for row in rows.to_dict("records")})
-        for _, rows in gone.groupby(["parent", "child", "model"], sort=False)
-    ]
+    sentences = []
+    for _, rows in revivals.groupby(["parent", "child", "model"], sort=False):
+        groups = {name: of_group.to_dict("records") for name, of_group in rows.groupby("group")}
+        sure = groups[HEADLINE][0]["returned_n"] > 0
+        sentences.append(_revived(groups[HEADLINE if sure else GONE], " for sure" if sure else ""))
+    return sentences
 
 
-def _revived(of_kind: Mapping[str, Mapping]) -> str:
-    """The rows of one revived model in words, by kind of model."""
+def _revived(rows: Sequence[Mapping], surely: str) -> str:
+    """The rows of one revived model and group of features in words."""
+    of_kind = {row["kind"]: row for row in rows}
     one = of_kind[REVIVED]
     parent, child, model = (one[key] for key in ("parent", "child", "model"))
     if not one["returned_n"]:
@@ -219,10 +224,11 @@ def _revived(of_kind: Mapping[str, Mapping]) -> str:
     beside = _listed([f"{percent(returned)} in the {kind} {child}" for kind, returned in controls.items()])
     more = one["p"] <= LARGEST_P and one["beyond"] > one["short"]
     return (
-        f"Of {count(one['returned_n'])} features of {parent} that are gone in {child}, {percent(one['returned'])} are "
-        f"found again in {model}, {beside}. {'More return' if more else 'It cannot be told whether more return'} than "
-        f"by training on with {child}'s own corpora: {count(one['beyond'])} are found in {model} and not in the "
-        f"continued model, {count(one['short'])} the other way round (sign test, p = {number(one['p'])})."
+        f"Of {count(one['returned_n'])} features of {parent} that are gone in {child}{surely}, "
+        f"{percent(one['returned'])} are found again in {model}, {beside}. "
+        f"{'More return' if more else 'It cannot be told whether more return'} than by training on with {child}'s own "
+        f"corpora: {count(one['beyond'])} are found in {model} and not in the continued model, {count(one['short'])} "
+        f"the other way round (sign test, p {p_value(one['p'])})."
     )
 
 
@@ -384,6 +390,11 @@ def number(value: float | int | None, digits: int = 3) -> str:
 def signed(value: float | int | None, digits: int = 3) -> str:
     """A change: a number with its sign."""
     return NOT_MEASURED if pd.isna(value) else f"{value:+.{digits}f}"
+
+
+def p_value(value: float) -> str:
+    """The p of a test, with its sign: `= 0.031`, or `< 0.001`."""
+    return "< 0.001" if value < LEAST_P else f"= {value:.3f}"
 
 
 def nats(value: float | None) -> str:

@@ -9,7 +9,7 @@ from saelineage.lineage.evidence import ALL, IDENTIFIED
 from saelineage.lineage.importance import CHANGED
 from saelineage.lineage.matching import SIDES
 from saelineage.lineage.verdicts import NEW
-from saelineage.plan.graph import POOLED
+from saelineage.plan.graph import POOLED, REVIVED
 from saelineage.plan.merges import FROM_SWEEP
 from saelineage.report.acted import acted_view, taught_view
 from saelineage.report.drawing import Graph, arrange
@@ -47,6 +47,7 @@ def views(tables: Mapping[str, pd.DataFrame]) -> dict:
         "sources": sources_view(tables["sources"]),
         "stabilised": stabilised(tables["budgets"]),
         "revived": revived(tables["revivals"]),
+        "revivals": revivals_view(tables["revivals"]),
         "pooled": pooled(tables["saes"]),
         "step_lines": lines_view(tables["steps"], tables["survival"]),
         "merges": merges_view(tables["merges"]),
@@ -173,6 +174,17 @@ def by_edge(table: pd.DataFrame) -> list[dict]:
         {"edge": f"{parent} → {child}", "rows": rows.to_dict("records")}
         for (parent, child), rows in table.groupby(["parent", "child"], sort=False)
     ]
+
+
+def revivals_view(revivals: pd.DataFrame) -> list[dict]:
+    """The rows of each revived model and group of features as one, with those of its `kinds` of model by name."""
+    keys = ["parent", "child", "model", "group"]
+    view = []
+    for _, rows in revivals.groupby(keys, sort=False):
+        kinds = {row["kind"]: row for row in rows.to_dict("records")}
+        own = kinds[REVIVED]
+        view.append(own | {"kinds": kinds, "latents": own["latents"].split()})
+    return view
 
 
 def matchings_view(matchings: pd.DataFrame) -> list[dict]:
