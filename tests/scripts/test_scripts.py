@@ -257,10 +257,7 @@ def partners(root: Path, a: str, shards: tuple[str, ...]) -> list[Partner]:
 
 def compare(tiny, root: Path) -> None:
     """All correlations that the plan asks for, and the lineage."""
-    correlations, replicates = {}, {}
     for a in COMPARISONS.partners:
-        folder = root / "correlations" / a
-        correlations[a], replicates[a] = (str(folder / f"{n}.safetensors") for n in ("correlations", "replicates"))
         correlate_features(
             partners=partners(root, a, SHARDS),
             paths_to_probe={corpus: str(tiny.tokens[corpus]["probe"]) for corpus in CORPORA},
@@ -268,19 +265,26 @@ def compare(tiny, root: Path) -> None:
             resampled=[str(b) for b in COMPARISONS.partners[a] if f"{a}__{b}" in COMPARISONS.resampled],
             draws={"n_replicates": 20, "seed": 0},
             threads=2,
-            path_to_correlations=correlations[a],
-            path_to_replicates=replicates[a],
+            path_to_correlations=str(correlations_of(root, a)),
+            path_to_replicates=str(correlations_of(root, a).with_name("replicates.safetensors")),
         )
+    trace(root, COMPARISONS.as_data(), root / "lineage")
+
+
+def trace(root: Path, plan: dict, folder: Path) -> None:
+    """The lineage of a plan."""
+    correlations = {a: correlations_of(root, a) for a in COMPARISONS.partners}
+    replicates = {a: str(path.with_name("replicates.safetensors")) for a, path in correlations.items()}
     trace_lineage(
         run="tiny",
-        plan=COMPARISONS.as_data(),
-        load=loader(correlations, replicates, {}),
+        plan=plan,
+        load=loader({a: str(path) for a, path in correlations.items()}, replicates, {}),
         rules=RULES,
         models=list(MODELS),
         paths_to_readouts={},
         paths_to_weights={str(sae): str(root / "saes" / sae.model / sae.sae / WEIGHTS_FILE) for sae in TRACED},
         paths_to_crosscoders={},
-        folder=root / "lineage",
+        folder=folder,
     )
 
 
@@ -297,6 +301,26 @@ def root(tiny, tmp_path_factory) -> Path:
     measure_models(tiny, root)
     compare(tiny, root)
     return root
+
+
+def test_lost_features_are_looked_for_in_revived_models_and_in_their_controls(root, tmp_path):
+    # Models that are there stand in for those of a revived edge. In the child itself nothing that it lost is found.
+    pairs = {"revived": "stories.seed0", "continued": "lua.seed0", "unchanged": "lua.seed1"}
+    searched = {kind: f"base.seed0__{sae}" for kind, sae in pairs.items()}
+    plan = COMPARISONS.as_data() | {"revivals": {"base__lua": {"back": searched}}}
+    trace(root, plan, tmp_path)
+    rows = pd.DataFrame(json.loads((tmp_path / "summary.json").read_text())["revivals"])
+    assert (rows[["parent", "child", "model"]] == ["base", "lua", "back"]).all(axis=None)
+    assert rows.groupby("kind").size().to_dict() == dict.fromkeys(pairs, 3)
+    gone = rows[rows["group"] == "gone"].set_index("kind")
+    assert gone.loc["continued", ["returned", "kept"]].tolist() == [0.0, 1.0]
+    assert gone.loc["revived", "returned"] * gone.loc["revived", "returned_n"] == gone.loc["revived", "beyond"]
+    table = pd.read_parquet(tmp_path / "edges/base__lua.parquet")
+    returning = table[table["returns_in"] == "back"]
+    assert set(returning["side"]) <= {"parent"}
+    listed = rows.loc[rows["kind"] == "revived", "latents"]
+    assert set(returning["latent"]) == {latent for latents in listed for latent in latents}
+    assert "returns_in" not in pd.read_parquet(root / "lineage/edges/base__lua.parquet")
 
 
 @pytest.mark.parametrize("model", ["base", "lua", "merged", "imported"])
