@@ -10,7 +10,8 @@ The parent does what the child does if its prediction at the peak comes closer t
 and closer than with the random one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,11 +26,13 @@ from saelineage.behaviour.continuations import (
     Continuations,
     Prompts,
     added,
+    begun,
     continuations,
     held,
     prompts_of,
 )
 from saelineage.behaviour.edges import Reader
+from saelineage.behaviour.steps import Past
 from saelineage.correlations.bootstrap import ratio_interval
 from saelineage.labels.annotations import Annotations, text_of
 from saelineage.labels.passages import Firings, place_of, strongest, windows
@@ -68,6 +71,10 @@ class Feature(NamedTuple):
     """The probe's tokens on which it fires most, one per document."""
     strengths: Float[np.ndarray, " passage"]
     """Its activations there."""
+
+
+Acted = tuple[Feature, int, int]
+"""A feature, the number of one of its passages, and the peak, a token of the probe."""
 
 
 def n_new_tokens(n_ctx: int) -> int:
@@ -162,8 +169,7 @@ def act(
     allowed = torch.tensor(list(ids), device=readers[SIDES[1]].model.device)
     acted = [(feature, passage, int(peak)) for feature in features for passage, peak in enumerate(feature.peaks)]
     tables = []
-    for start in range(0, len(acted), batch_rows):
-        batch = acted[start : start + batch_rows]
+    for batch in _of_one_length(acted, annotations.n_ctx, batch_rows):
         passages = pd.DataFrame([_passage(annotations, *item) for item in batch])
         of_batch = [feature for feature, _, _ in batch]
         tables += _continued(readers, sae, hookpoint, of_batch, passages, annotations.n_ctx, allowed, tokenizer)
@@ -238,6 +244,14 @@ def does(fall: tuple[float, float], beside_random: tuple[float, float]) -> str:
     return FURTHER if fall[1] < 0 else UNTOLD
 
 
+def _of_one_length(acted: Sequence[Acted], n_ctx: int, batch_rows: int) -> Iterator[list[Acted]]:
+    """Batches of passages whose peaks have the same place in their row."""
+    by_place = sorted(acted, key=lambda item: item[2] % n_ctx)
+    for _, items in groupby(by_place, key=lambda item: item[2] % n_ctx):
+        group = list(items)
+        yield from (group[start : start + batch_rows] for start in range(0, len(group), batch_rows))
+
+
 def _continued(
     readers: Mapping[str, Reader],
     sae: Sae,
@@ -248,17 +262,22 @@ def _continued(
     allowed: Int[Tensor, " id"],
     tokenizer: Tokenizer,
 ) -> list[pd.DataFrame]:
-    """Continue a batch of passages, of one feature each, in every setting; the child as it is comes first."""
+    """Continue a batch of passages, of one feature each, in every setting; the child as it is comes first.
+
+    Only `removed` changes tokens before the peak. In all other settings the model reads these once.
+    """
     tables, of_child = [], None
     for side in (side for side in reversed(SIDES) if side in readers):
         reader = readers[side]
-        prompts = _prompts(reader, passages, n_ctx)
+        prompts = _prompts(reader, passages)
+        past = begun(reader.model, prompts)
         for setting in SETTINGS[side]:
             chosen, change, values = _change(setting, sae, prompts, features)
             if not len(chosen):
                 continue
             part = Prompts(*(of[chosen] for of in prompts))
-            found = continuations(reader.model, part, allowed, n_new_tokens(n_ctx), hookpoint, change)
+            before = Past() if setting == REMOVED or len(chosen) < len(features) else past
+            found = continuations(reader.model, part, allowed, n_new_tokens(n_ctx), before, hookpoint, change)
             of_child = found if of_child is None else of_child
             compared = _compared(found, of_child, chosen, allowed, tokenizer, _eos(reader))
             named = passages.iloc[chosen.tolist()].reset_index(drop=True)
@@ -285,11 +304,11 @@ def _passage(annotations: Annotations, feature: Feature, passage: int, peak: int
     }
 
 
-def _prompts(reader: Reader, passages: pd.DataFrame, n_ctx: int) -> Prompts:
+def _prompts(reader: Reader, passages: pd.DataFrame) -> Prompts:
     """The passages from the beginning of their row to the peak, as one model reads them."""
     rows = [reader.rows[corpus] for corpus in passages["corpus"]]
-    numbers, places = (passages[name].to_numpy(dtype=np.int64) for name in ("row", "place"))
-    return prompts_of(rows, numbers, places + 1, n_new_tokens(n_ctx), reader.model.device)
+    length = int(passages["place"].iloc[0]) + 1
+    return prompts_of(rows, passages["row"].to_numpy(dtype=np.int64), length, reader.model.device)
 
 
 def _change(
@@ -308,11 +327,10 @@ def _change(
         if setting == RANDOM:
             units = torch.nn.functional.normalize(sae.W_dec[randoms[chosen]], dim=1)
             vectors = vectors.norm(dim=1)[chosen, None] * units
-        part = prompts._replace(lengths=prompts.lengths[chosen])
-        return chosen, added(part, vectors), largest[chosen].cpu().numpy().astype(np.float64)
+        return chosen, added(prompts, vectors), largest[chosen].cpu().numpy().astype(np.float64)
     means = torch.tensor([feature.mean for feature in features], device=device)
     values = {REMOVED: torch.zeros_like(largest), MEAN: means, TWICE: 2 * largest}[setting]
-    first = torch.zeros_like(prompts.lengths) if setting == REMOVED else prompts.lengths - 1
+    first = 0 if setting == REMOVED else prompts.last
     return every, held(sae, prompts, latents, values, first), values.cpu().numpy().astype(np.float64)
 
 

@@ -1,12 +1,11 @@
 """Continuations of text by a language model, with one feature held at a value or written into its activations.
 
-Every place behind a prompt is filled one token at a time by running the whole row again, because hooks then see the
-activations of every token. Rows of one batch end at different places; what stands behind a row's end is not seen by the
-tokens before it, because models are causal.
+All prompts of a batch are of one length. Each new token is read beside what the model keeps of those before.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
@@ -16,24 +15,26 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from saelineage.activations import adding, hooked
-from saelineage.models.predictions import predict
+from saelineage.behaviour.steps import Past, read_on, step
 from saelineage.saes.encoding import SparseLatents
 from saelineage.saes.sae import Sae
 from saelineage.tokens import TokenRows
 
-Change = Callable[[Tensor], Tensor]
-"""What is done to the activations [row, place, d_in] of prompts."""
+Change = Callable[[Tensor, int], Tensor]
+"""What is done to the activations [row, place, d_in] of prompts and of what follows, from a first place on."""
 
 
 class Prompts(NamedTuple):
-    """Beginnings of token rows, each to be continued."""
+    """Beginnings of token rows, of one length, each to be continued."""
 
     ids: Int[Tensor, "row place"]
-    """The beginnings, with places for what follows, whose values are not read."""
-    lengths: Int[Tensor, " row"]
-    """The number of tokens of each beginning."""
     is_text: Bool[Tensor, "row place"]
-    """Tokens whose activations may be changed: those that features are compared on, and all behind a beginning."""
+    """Tokens whose activations may be changed: those that features are compared on. All that follow may be, too."""
+
+    @property
+    def last(self) -> int:
+        """The place of the last token."""
+        return self.ids.shape[1] - 1
 
 
 class Continuations(NamedTuple):
@@ -46,29 +47,29 @@ class Continuations(NamedTuple):
 
 
 def prompts_of(
-    rows: Sequence[TokenRows],
-    numbers: Integer[np.ndarray, " prompt"],
-    lengths: Integer[np.ndarray, " prompt"],
-    n_new: int,
-    device: torch.device,
+    rows: Sequence[TokenRows], numbers: Integer[np.ndarray, " prompt"], length: int, device: torch.device
 ) -> Prompts:
     """The beginnings of some token rows, as one model reads them.
 
     Args:
         rows: the token rows that each prompt is taken from.
         numbers: the row of each prompt.
-        lengths: tokens of each prompt.
-        n_new: places for new tokens.
+        length: tokens of each prompt.
         device: of the tensors.
     """
-    shape = len(numbers), int(lengths.max(initial=0)) + n_new
-    ids, is_text = np.zeros(shape, dtype=np.int64), np.ones(shape, dtype=bool)
-    for place, (of_corpus, number, length) in enumerate(zip(rows, numbers.tolist(), lengths.tolist(), strict=True)):
+    ids = np.zeros((len(numbers), length), dtype=np.int64)
+    is_text = np.ones(ids.shape, dtype=bool)
+    for place, (of_corpus, number) in enumerate(zip(rows, numbers.tolist(), strict=True)):
         row = range(number, number + 1)
-        ids[place, :length] = of_corpus.read(row)[0, :length]
-        is_text[place, :length] = of_corpus.compared(row)[0, :length]
-    on_device = (torch.from_numpy(of).to(device) for of in (ids, lengths.astype(np.int64), is_text))
-    return Prompts(*on_device)
+        ids[place] = of_corpus.read(row)[0, :length]
+        is_text[place] = of_corpus.compared(row)[0, :length]
+    return Prompts(torch.from_numpy(ids).to(device), torch.from_numpy(is_text).to(device))
+
+
+def begun(model: PreTrainedModel, prompts: Prompts) -> Past:
+    """What a model keeps of prompts, but for their last tokens: where nothing is changed before these, it can be used
+    for every continuation."""
+    return read_on(model, prompts.ids[:, : prompts.last])
 
 
 @torch.inference_mode()
@@ -77,6 +78,7 @@ def continuations(
     prompts: Prompts,
     ids: Int[Tensor, " id"],
     n_new: int,
+    past: Past,
     hookpoint: str | None = None,
     change: Change | None = None,
 ) -> Continuations:
@@ -84,22 +86,29 @@ def continuations(
 
     Args:
         model: the model.
-        prompts: with places for `n_new` tokens.
+        prompts: the prompts.
         ids: the ids that may follow.
         n_new: new tokens, at least 1.
+        past: from `begun`, which is not changed; empty to read the prompts from the beginning.
         hookpoint, change: what is done to the activations there; None leaves them as they are.
     """
-    rows, every = prompts.ids.clone(), torch.arange(len(prompts.ids), device=prompts.ids.device)
-    first = None
-    for step in range(n_new):
-        width, last = int(prompts.lengths.max()) + step, prompts.lengths + step - 1
-        with nullcontext() if change is None or hookpoint is None else hooked(model, hookpoint, change):
-            logits = predict(model, rows[:, :width]).at(every * width + last)[:, ids]
-        first = logits.double().log_softmax(-1) if first is None else first
-        rows[every, last + 1] = ids[logits.argmax(-1)]
+    rows, first, past = prompts.ids, None, deepcopy(past)
+    for _ in range(n_new):
+        with _changed(model, hookpoint, change, past.n_tokens):
+            read = step(model, rows, past, ids)
+        past, first = read.past, read.log_probs if first is None else first
+        rows = torch.cat([rows, ids[read.log_probs.argmax(-1, keepdim=True)]], dim=1)
     assert first is not None
-    places = prompts.lengths.unsqueeze(1) + torch.arange(n_new, device=rows.device)
-    return Continuations(first, rows.gather(1, places))
+    return Continuations(first, rows[:, prompts.last + 1 :])
+
+
+def _changed(
+    model: PreTrainedModel, hookpoint: str | None, change: Change | None, start: int
+) -> AbstractContextManager[None]:
+    """While the block runs, the model's activations from a place on are changed; as they are without a change."""
+    if hookpoint is None or change is None:
+        return nullcontext()
+    return hooked(model, hookpoint, lambda acts: change(acts, start))
 
 
 def held(
@@ -107,7 +116,7 @@ def held(
     prompts: Prompts,
     latents: Int[Tensor, " row"],
     values: Float[Tensor, " row"],
-    first: Int[Tensor, " row"],
+    first: int,
 ) -> Change:
     """Hold one latent of each row at a value: acts become acts + (value - latent_acts_i) W_dec_i.
 
@@ -118,14 +127,16 @@ def held(
         sae: of the model whose activations are changed.
         prompts: the rows.
         latents, values: of each row.
-        first: the first place of each row from which on it is held.
+        first: the first place from which on it is held.
     """
     encoder = sae.encoder()
 
-    def change(acts: Tensor) -> Tensor:
+    def change(acts: Tensor, start: int) -> Tensor:
         changed = acts.to(torch.float32, copy=True)
-        width = acts.shape[1]
-        is_held = prompts.is_text[:, :width] & (torch.arange(width, device=acts.device) >= first.unsqueeze(1))
+        is_held = torch.ones(acts.shape[:2], dtype=torch.bool, device=acts.device)
+        of_prompts = prompts.is_text[:, start : start + acts.shape[1]]
+        is_held[:, : of_prompts.shape[1]] = of_prompts
+        is_held[:, : max(first - start, 0)] = False
         row, place = (is_held & (changed.norm(dim=-1) <= sae.max_norm)).nonzero(as_tuple=True)
         own = activations_of(encoder.encode(changed[row, place]), latents[row])
         changed[row, place] += (values[row] - own).unsqueeze(1) * sae.W_dec[latents[row]]
@@ -136,7 +147,15 @@ def held(
 
 def added(prompts: Prompts, vectors: Float[Tensor, "row d_in"]) -> Change:
     """Add a vector to the activations of each prompt's last token, and to no other."""
-    return adding(torch.arange(len(vectors), device=vectors.device), prompts.lengths - 1, vectors)
+
+    def change(acts: Tensor, start: int) -> Tensor:
+        place = prompts.last - start
+        if not 0 <= place < acts.shape[1]:
+            return acts
+        every = torch.arange(len(vectors), device=acts.device)
+        return adding(every, torch.full_like(every, place), vectors)(acts)
+
+    return change
 
 
 def activations_of(latents: SparseLatents, chosen: Int[Tensor, " token"]) -> Float[Tensor, " token"]:

@@ -169,8 +169,7 @@ def _starts(
     reader: Reader, names: Sequence[str], numbers: Integer[np.ndarray, " row"], length: int
 ) -> Int[torch.Tensor, "row start"]:
     """The beginnings of rows as a model reads them, all of one length."""
-    lengths = np.full(len(names), length, dtype=np.int64)
-    return prompts_of([reader.rows[name] for name in names], numbers, lengths, 0, reader.model.device).ids
+    return prompts_of([reader.rows[name] for name in names], numbers, length, reader.model.device).ids
 
 
 def _seed(seed: int, part: int) -> int:

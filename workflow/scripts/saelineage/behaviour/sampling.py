@@ -7,7 +7,6 @@ place, draws from these tokens with equal chances, because the difference is 0: 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,20 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from saelineage.behaviour.steps import Past, step
+
 PLAUSIBLE = 0.1
 """Least probability of a token, as a share of the most likely one's."""
 CONTRAST, ALONE, ITSELF = "contrast", "alone", "itself"
 WAYS = (CONTRAST, ALONE, ITSELF)
 """Ways of sampling."""
-
-
-class _Step(NamedTuple):
-    """A model after some tokens."""
-
-    log_probs: Float[Tensor, "row id"]
-    """Of the next token, over the ids that may follow, in float64."""
-    past: object
-    """What it keeps of the tokens before; None of a model that keeps nothing."""
 
 
 @torch.inference_mode()
@@ -54,20 +46,19 @@ def sampled(
     allowed = torch.tensor(list(ids), device=child.device)
     uniforms = torch.from_numpy(np.random.default_rng(seed).random((n_new, len(starts[0])))).to(child.device)
     rows = [start.to(model.device) for start, model in zip(starts, (child, parent), strict=True)]
-    new: list[Tensor] = rows
-    pasts: list[object] = [None, None]
+    pasts = [Past(), Past()]
     drawn = []
     for uniform in uniforms:
         steps = [
-            _step(model, of_model, only_new, past, allowed)
-            for model, of_model, only_new, past in zip((child, parent), rows, new, pasts, strict=True)
+            step(model, of_model, past, allowed)
+            for model, of_model, past in zip((child, parent), rows, pasts, strict=True)
         ]
-        own, other = (step.log_probs.to(child.device) for step in steps)
+        own, other = (read.log_probs.to(child.device) for read in steps)
         beside = {CONTRAST: other, ITSELF: own, ALONE: torch.zeros_like(own)}[way]
         token = allowed[draw(own, beside, uniform)].unsqueeze(1)
         drawn.append(token)
-        pasts, new = [step.past for step in steps], [token.to(of_model.device) for of_model in rows]
-        rows = [torch.cat([of_model, only_new], dim=1) for of_model, only_new in zip(rows, new, strict=True)]
+        pasts = [read.past for read in steps]
+        rows = [torch.cat([of_model, token.to(of_model.device)], dim=1) for of_model in rows]
     return torch.cat(drawn, dim=1).cpu().numpy()
 
 
@@ -86,17 +77,3 @@ def draw(
     below = scores.softmax(-1).cumsum(-1)
     place = (below <= uniform.unsqueeze(-1) * below[:, -1:]).sum(-1)
     return place.clamp(max=child.shape[-1] - 1)
-
-
-def _step(
-    model: PreTrainedModel,
-    rows: Int[Tensor, "row place"],
-    new: Int[Tensor, "row _new"],
-    past: object,
-    allowed: Int[Tensor, " id"],
-) -> _Step:
-    """Read the new tokens of some rows, or all of them where the model has kept nothing of those before."""
-    kept = {} if past is None else {"past_key_values": past}
-    output = model(input_ids=new if kept else rows, use_cache=True, **kept)
-    log_probs = output.logits[:, -1][:, allowed].double().log_softmax(-1)
-    return _Step(log_probs, getattr(output, "past_key_values", None))

@@ -54,9 +54,9 @@ ABLATED_GROUPS = 16
 CROSSCODER_GROUPS = 8
 """Groups of a crosscoder's latents that are ablated in each model of an edge: those of two verdicts, with three random
 ones beside each (`lineage.crosscoder_ablations`)."""
-ACTED_PASSES = 3 * 7 * 12
-"""Rows that are run for each feature that is acted on: of three passages, in seven settings, twelve new tokens each
-(`behaviour.acts`)."""
+ACTED_PASSES = 3 * 4
+"""Rows that are run for each feature that is acted on: three passages, by each model as it is and once with the feature
+removed, and their new tokens, twelve in seven settings, which are less than another row (`behaviour.acts`)."""
 PATCHED_PASSES = 11
 """Passes over the rows on which new features are patched: two models, two groups with three random ones each, and
 everything (`behaviour.patching`)."""
