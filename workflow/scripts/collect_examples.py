@@ -51,7 +51,8 @@ def collect_examples(
       winning `labels` with their `score` (one or none); and `found`, the models it is found in;
     - if it persists: `n_models`, and `least_r` on the path of matches;
     - if it is gone or new: `headline` (for sure) and `identified`; `importance`, `effect` and `exact_effect` (null if
-      not measured), on its `contrast_corpus`; `match`, the closest latent of the other model (null without one), with
+      not measured), on its `contrast_corpus`; `returns_in`, the revived models in which it is found and in no control
+      (null if there are none); `match`, the closest latent of the other model (null without one), with
       `match_r`, `match_r_low` and `match_r_high`; and by corpus the `densities` of the two.
 
     Args:

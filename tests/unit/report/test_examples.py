@@ -84,7 +84,7 @@ def test_new_features_that_are_sure_come_first_then_identified_ones_by_importanc
     assert found[0].note == {
         **{"headline": True, "identified": True, "importance": 2.0, "effect": 2.0, "exact_effect": None},
         **{"contrast_corpus": "lua", "match": 7, "match_r": 0.3, "match_r_low": 0.25, "match_r_high": 0.4},
-        **{"densities": {"lua": 0.25}, "match_densities": {"lua": 0.125}},
+        **{"densities": {"lua": 0.25}, "match_densities": {"lua": 0.125}, "returns_in": None},
     }
     assert [choice.members[0].latent for choice in changed(("new", 0.1, 0.2, 6, 1.0, True, True), n=1)] == [0]
 
@@ -92,6 +92,15 @@ def test_new_features_that_are_sure_come_first_then_identified_ones_by_importanc
 def test_lost_features_are_those_of_the_parent_beside_the_child():
     (choice,) = changed(("gone", 0.1, 0.2, 5, 9.0, True, True), side="parent")
     assert choice.members == (Latent("base", "seed0", 0), Latent("lua", "from_base", 5))
+
+
+def test_lost_features_name_the_revived_models_in_which_they_return():
+    verdicts, importance = edge(
+        ("gone", 0.1, 0.2, 5, 9.0, True, True), ("gone", 0.1, 0.2, 6, 8.0, True, True), side="parent"
+    )
+    verdicts = verdicts.assign(returns_in=["back", ""])
+    found = changed_features(("base", "lua"), "parent", SAES, verdicts, importance, 0.8, False, 5)
+    assert [choice.note["returns_in"] for choice in found] == ["back", None]
 
 
 def test_where_no_feature_is_identified_all_are_candidates_and_one_may_have_no_match():

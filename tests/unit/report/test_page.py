@@ -117,7 +117,7 @@ def examples(text="x", corpus="lua") -> dict:
     lost = feature | {
         **{"headline": True, "identified": True, "importance": 1.5, "effect": 2.5, "exact_effect": None},
         **{"contrast_corpus": corpus, "match": 3, "match_r": 0.3, "match_r_low": 0.2, "match_r_high": 0.4},
-        **{"densities": {corpus: 0.125}, "match_densities": {corpus: 0.25}},
+        **{"densities": {corpus: 0.125}, "match_densities": {corpus: 0.25}, "returns_in": "back"},
     }
     edges = [{"parent": "base", "child": "merged", "gone": [lost], "new": []}]
     scores = {"score": 0.75, "precision": 0.5, "recall": 0.25}
@@ -811,6 +811,7 @@ def test_a_card_tells_what_a_lost_feature_follows_what_it_does_and_what_is_close
     assert '<span class="badge sure">sure</span>' in card
     assert "on lua changes by about +2.50 nats per 1,000 tokens" in card  # estimated; a measured one has no "about"
     assert 'Closest in merged: <a href="#/feature/merged/3">3</a> (target), r 0.30.' in card
+    assert "It returns in back, and in no control." in card
     assert re.findall(r'<td class="number">([^<]+)</td>', card) == ["12.50 %", "25.00 %"]
     assert ">merged / 3<small>closest</small>" in card
     assert "No identified feature is new with its whole interval" in text

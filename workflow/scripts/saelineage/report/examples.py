@@ -128,6 +128,7 @@ def _change_note(row: Mapping, verdict: Mapping, match: int) -> dict:
         **{name: bool(row[name]) for name in ("headline", "identified")},
         **numbers,
         "contrast_corpus": row["contrast_corpus"],
+        "returns_in": verdict.get("returns_in") or None,
         "match": match if match >= 0 else None,
         **{f"match_{name}": _defined(verdict[name]) for name in ("r", "r_low", "r_high")},
         "densities": {corpus: _defined(row[f"density_{corpus}"]) for corpus in corpora},
