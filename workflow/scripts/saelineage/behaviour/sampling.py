@@ -45,16 +45,16 @@ def sampled(
     """
     allowed = torch.tensor(list(ids), device=child.device)
     uniforms = torch.from_numpy(np.random.default_rng(seed).random((n_new, len(starts[0])))).to(child.device)
-    rows = [start.to(model.device) for start, model in zip(starts, (child, parent), strict=True)]
-    pasts = [Past(), Past()]
+    models = (child, parent) if way == CONTRAST else (child,)  # the other ways ask the child alone
+    rows = [start.to(model.device) for start, model in zip(starts, models, strict=False)]
+    pasts = [Past() for _ in models]
     drawn = []
     for uniform in uniforms:
         steps = [
-            step(model, of_model, past, allowed)
-            for model, of_model, past in zip((child, parent), rows, pasts, strict=True)
+            step(model, of_model, past, allowed) for model, of_model, past in zip(models, rows, pasts, strict=True)
         ]
-        own, other = (read.log_probs.to(child.device) for read in steps)
-        beside = {CONTRAST: other, ITSELF: own, ALONE: torch.zeros_like(own)}[way]
+        own, *other = (read.log_probs.to(child.device) for read in steps)
+        beside = other[0] if other else own if way == ITSELF else torch.zeros_like(own)
         token = allowed[draw(own, beside, uniform)].unsqueeze(1)
         drawn.append(token)
         pasts = [read.past for read in steps]

@@ -60,8 +60,9 @@ removed, and their new tokens, twelve in seven settings, which are less than ano
 PATCHED_PASSES = 11
 """Passes over the rows on which new features are patched: two models, two groups with three random ones each, and
 everything (`behaviour.patching`)."""
-SAMPLED_PASSES = 4 * 3
-"""Times that each sample's tokens are read: in four sets, by two models and once more (`behaviour.contrasts`)."""
+SAMPLED_PASSES = 4 * 2 + 1
+"""Times that each sample's tokens are read: in four sets by the child, twice, and in one by the parent
+(`behaviour.contrasts`)."""
 D_MODEL_WIDE = re.compile(r"\.(\d+\.input|\d+\.output|mlp\.input|(mlp|down_proj|dense_4h_to_h|c_proj)\.output)$")
 """Hookpoints as wide as the residual stream in common models: at the stream itself, or at what reads or writes it."""
 ENCODED_TOKENS = 2048
