@@ -35,6 +35,14 @@ onstart:
         shell.prefix(launching)
 
 
+onsuccess:
+    session.succeed(workflow, run)
+
+
+onerror:
+    session.fail(workflow)
+
+
 wildcard_constraints:
     corpus=any_of(run.paths.corpora),
     split="train|validation|probe",

@@ -367,6 +367,20 @@ def test_batches_cover_the_rows_in_order(tmp_path: Path, words: Path):
     assert [numbers for numbers, _ in rows.batches(1, range(1, 3))] == [range(1, 2), range(2, 3)]
 
 
+def test_rows_are_spread_at_equal_distances_and_read_as_such(tmp_path: Path, words: Path):
+    rows = TokenRows(written(tmp_path, words, [" ".join("abcdefgh") for _ in range(6)])[0])
+    n = len(rows.ids)
+    assert rows.spread(None) == rows.spread(10**6) == range(n)
+    every_other = rows.spread(n // 2)
+    assert list(every_other) == list(range(0, 2 * (n // 2), 2))
+    assert len(rows.spread(n // 2 + 1)) == n // 2 + 1  # the distance is whole, so the last rows may be left out
+    read = list(rows.batches(2, every_other))
+    assert list(read[0][0]) == [0, 2]
+    np.testing.assert_array_equal(np.concatenate([ids for _, ids in read]), rows.ids[::2][: n // 2])
+    for mask in (rows.text_mask, rows.predicted, rows.shared, rows.compared):
+        np.testing.assert_array_equal(mask(every_other), mask(range(n))[::2][: n // 2])
+
+
 def test_the_text_mask_is_false_at_bos_and_eos(tmp_path: Path, words: Path):
     rows = TokenRows(written(tmp_path, words, ["a b c d", "e", "f g"])[0])
     # [0 6 1 7] and [0 1 8 9]

@@ -294,9 +294,22 @@ def test_a_search_takes_verdicts_as_people_write_them(page, tables, features):
         field.fill(words)
         expected = where(tables, lambda table, latent, asked=asked: holds(table, latent, *asked))
         assert expected
-        assert set(names(listed(page))) == expected
+        shown = names(listed(page))
+        assert set(shown) == expected
+        sureness = [how_sure(tables, feature, *asked) for feature in shown]
+        assert sureness == sorted(sureness)
+    assert len(set(sureness)) > 1
     field.fill("new in nobody")  # no model: these are words
     assert counted(page)[0] == 0
+
+
+def how_sure(tables: list[dict], feature: tuple[str, int], verdict: str, role: str, model: str) -> int:
+    """0 of features whose verdict there is sure, 1 of others that are identified, 2 of the rest."""
+    name, latent = feature
+    (table,) = (table for table in tables if table["model"] == name)
+    sides = [edge for edge in table["edges"] if VERDICTS[edge["verdict"][latent]] == verdict and edge[role] == model]
+    known = {word for edge in sides for word in edge["details"][latent].split(", ")}
+    return 0 if "sure" in known else 1 if "identified" in known else 2
 
 
 def test_bars_of_the_answer_lead_to_as_many_features_as_they_count(page):
@@ -388,7 +401,7 @@ def test_each_filter_leaves_the_features_it_asks_for(page, tables, features):
     assert kinds
     for kind in kinds:
         assert left_by("kind", kind) == where(tables, partial(has_kind, kind=kind))
-    for detail in ("identified", "listed", "robust", "relocated", "split", "merged"):
+    for detail in ("identified", "sure", "robust", "relocated", "split", "merged"):
         assert left_by("detail", detail) == where(tables, partial(has_detail, detail=detail))
 
 

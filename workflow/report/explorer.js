@@ -143,8 +143,10 @@ const saelineage = (() => {
     return { words: left.toLowerCase().split(/\s+/).filter(Boolean), verdicts };
   }
 
-  function hasVerdict(table, latent, { verdict, role, model }) {
-    return table.edges.some((side) => side[role] === model && side.verdict[latent] === verdict);
+  const isOf = (side, latent, { verdict, role, model }) => side[role] === model && side.verdict[latent] === verdict;
+
+  function hasVerdict(table, latent, one) {
+    return table.edges.some((side) => isOf(side, latent, one));
   }
 
   function holdsAll(text, words) {
@@ -154,6 +156,24 @@ const saelineage = (() => {
 
   /** Rows in the chosen order. The order of all rows is computed once, so sorting the results of a search is cheap. */
   function sorted(matches) {
+    if (state.sort === FIRST.sort) return surestFirst(inOrderOf(matches));
+    return inOrderOf(matches);
+  }
+
+  /** The results of a search for verdicts by importance, those first whose verdict there is sure, then identified ones. */
+  function surestFirst(matches) {
+    const { verdicts } = asked(state.q);
+    if (!verdicts.length) return matches;
+    const groups = [[], [], []];
+    for (const row of matches) {
+      const table = rows.tables[rows.table[row]], latent = rows.latent[row];
+      const details = table.edges.filter((side) => verdicts.some((one) => isOf(side, latent, one))).map((side) => side.details[latent]);
+      groups[details.some((words) => words.includes("sure")) ? 0 : details.some((words) => words.includes("identified")) ? 1 : 2].push(row);
+    }
+    return groups.flat();
+  }
+
+  function inOrderOf(matches) {
     if (state.sort === "feature") return state.down ? matches.reverse() : matches;
     const inside = new Uint8Array(rows.n), kept = [];
     for (const row of matches) inside[row] = 1;
@@ -254,7 +274,7 @@ const saelineage = (() => {
   function badge(edge, latent) {
     const verdict = facts.verdicts[edge.verdict[latent]], other = edge.side === "parent" ? edge.child : edge.parent;
     const words = `${edge.parent} → ${edge.child}: ${verdict}, r ${number(edge.r[latent])}${edge.details[latent] ? ", " + edge.details[latent] : ""}`;
-    return make("span", { class: `verdict ${verdict}`, title: visible(words) }, `${edge.side === "parent" ? "→" : "←"} ${other} `, make("b", {}, verdict));
+    return make("span", { class: `verdict ${verdict}`, title: visible(words) }, `${edge.side === "parent" ? "→" : "←"} ${other} `, make("b", {}, verdict), edge.details[latent].includes("sure") ? " sure" : "");
   }
 
   function corpusBar(table, latent) {
@@ -277,7 +297,7 @@ const saelineage = (() => {
     const lines = [["model", "sae", "latent", "density", "importance", "best_r", "no_change_r", "label", "score", "verdicts"].join(",")];
     for (const row of order) {
       const table = rows.tables[rows.table[row]], latent = rows.latent[row];
-      const verdicts = table.edges.map((edge) => `${edge.parent}->${edge.child}: ${facts.verdicts[edge.verdict[latent]]}`).join("; ");
+      const verdicts = table.edges.map((edge) => `${edge.parent}->${edge.child}: ${facts.verdicts[edge.verdict[latent]]}${edge.details[latent] ? ` (${edge.details[latent]})` : ""}`).join("; ");
       const label = table.label[latent] === null ? "" : table.labels[table.label[latent]];
       const cells = [table.model, table.sae, latent, rows.density[row], rows.importance[row], rows.r[row], rows.no_change[row], label, rows.score[row], verdicts];
       lines.push(cells.map(quoted).join(","));
@@ -336,6 +356,7 @@ const saelineage = (() => {
       ["top tokens", make("span", {}, ...table.tokens[latent].map((token) => make("code", { class: "token" }, table.strings[token])))],
       ["by corpus", Object.entries(table.shares).map(([corpus, shares]) => `${corpus} ${percent(shares[latent], 0)}`).join(", ")],
       ["follows", label === null ? "no known token, shape, place or syntax" : `${table.labels[label]}: r ${number(table.score[latent])} with its activations, precision ${percent(table.precision[latent], 0)}, recall ${percent(table.recall[latent], 0)}, on documents that were not used to choose it. ${table.meanings[label]}`],
+      ["importance", `${number(rows.importance[table.first + latent])}: what the loss rises by without it, in nats per 1,000 tokens, times the share of the feature that its closest one has not`],
       ["no change", table.no_change[latent] === null ? "not measured for this model" : `best r ${number(table.no_change[latent])} when the model is unchanged`],
     ];
     if (table.published) entries.push(["on Neuronpedia", make("span", {},
@@ -531,7 +552,7 @@ const saelineage = (() => {
       select("on", "Verdict", ...verdicts),
       select("corpus", "Fires mostly on", ...facts.corpora.map((corpus) => option(corpus, corpus))),
       select("kind", "Follows a", ...kinds.map((kind) => option(kind, kind))),
-      select("detail", "Known to be", ...["identified", "listed", "robust", "all agree", "relocated", "split", "merged"].map((detail) => option(detail, detail))),
+      select("detail", "Known to be", ...["identified", "sure", "robust", "all agree", "relocated", "split", "merged"].map((detail) => option(detail, detail))),
     );
     form.append(make("input", { type: "hidden", name: "sort" }), make("input", { type: "hidden", name: "down" }));
     form.addEventListener("input", changed);

@@ -8,7 +8,6 @@ from saelineage.features.shards import shards_by_sae
 from saelineage.files.atomic import write_json
 from saelineage.jobs.job import job
 from saelineage.labels.annotations import Annotations, load_annotations
-from saelineage.labels.labels import descriptions
 from saelineage.labels.passages import Firings, read_firings, require_same_tokens
 from saelineage.lineage.importance import CHANGED
 from saelineage.lineage.matching import SIDES
@@ -41,8 +40,8 @@ def collect_examples(
     It holds `n_models`; `named` and `persisting`, lists of features; and `changed`, with `parent`, `child`, and the
     features that are `gone` and `new`, of each edge. A feature has
 
-    - `members`: `model`, `sae`, `latent`, `max_activation` on the probe, `label` (null if it follows nothing known);
-      the text is chosen for the first;
+    - `members`: `model`, `sae`, `latent`, `max_activation` on the probe, `label` with its `score` (null if it follows
+      nothing known); the text is chosen for the first;
     - `r`: the members' pairwise Pearson r over all probe tokens, null where undefined;
     - `passages`: `corpus`, `row` and `first`, the place of the text; `tokens`, its pieces; `activations`, a list per
       member with a number per token;
@@ -93,10 +92,10 @@ def collect_examples(
     ]
     of_edges = (choice for choices in changed.values() for choice in choices)
     firings = read_shown([*named, *persisting, *of_edges], shards, annotations)
-    words = {model: descriptions(table[table["wins"]]) for model, table in labels.items()}
+    winning = {model: table[table["wins"]].set_index("latent") for model, table in labels.items()}
 
     def described(choices: list[Choice], n_passages: int) -> list[dict]:
-        return [describe(choice, firings, annotations, words, n_passages) for choice in choices]
+        return [describe(choice, firings, annotations, winning, n_passages) for choice in choices]
 
     examples = {
         "n_models": len(models),

@@ -79,7 +79,8 @@ def test_all_features_of_an_sae_without_error_recover_what_everything_does(pair)
 def test_losses_are_those_of_the_models_and_intervals_are_over_documents(pair):
     found = figures(pair, [a_group(0)])
     for row in found.itertuples():
-        ids = torch.from_numpy(pair["child"].rows[row.corpus].read(range(10)))
+        rows = pair["child"].rows[row.corpus]
+        ids = torch.from_numpy(rows.read(rows.spread(10)))
         for side in ("parent", "child"):
             loss = next_token_loss(predict(pair[side].model, ids), ids)
             assert getattr(row, f"loss_{side}") == pytest.approx(loss.loss / loss.n_predictions, rel=1e-6)

@@ -135,9 +135,9 @@ def test_tokens_of_outlying_norm_are_left_as_they_are(model, rows):
 
 
 @pytest.mark.parametrize("effects", [group_effects, feature_effects])
-def test_batches_change_nothing_and_a_limit_reads_the_first_rows_alone(model, sae, rows, write_tokens, effects):
+def test_batches_change_nothing_and_a_limit_reads_rows_that_are_spread(model, sae, rows, write_tokens, effects):
     words = rows["words"]
-    short = write_tokens(words.ids[:3].tolist())
+    short = write_tokens(words.read(words.spread(3)).tolist())
     short.info |= {key: words.info[key] for key in ("bos_id", "eos_id")}
     chosen = np.arange(4) if effects is feature_effects else {"group": np.arange(4)}
     small, large = (effects(model, sae, HOOKPOINT, {"words": words}, chosen, n) for n in (3, 1000))

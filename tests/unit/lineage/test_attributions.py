@@ -60,9 +60,10 @@ def test_where_the_loss_is_linear_effects_are_those_of_ablations_and_equal_the_f
     found = attributed_effects(model, sae, HOOKPOINT, rows, 4, max_rows=6)
     assert found.corpora == ("sums", "words")
     for place, corpus in enumerate(found.corpora):
-        ids = torch.from_numpy(rows[corpus].ids[:6].astype(np.int64))
+        spread = rows[corpus].spread(6)
+        ids = torch.from_numpy(rows[corpus].read(spread))
         latents = sae.encode(model.embedding[ids]).double()
-        latents *= torch.from_numpy(rows[corpus].text_mask(range(6))).unsqueeze(-1)
+        latents *= torch.from_numpy(rows[corpus].text_mask(spread)).unsqueeze(-1)
         firings = (latents > 0).sum((0, 1))
         # Nothing is predicted after the last token of a row, so its activations have no effect.
         expected = -(latents[:, :-1].sum((0, 1)) * (sae.W_dec.double() @ model.slope.double()))

@@ -51,12 +51,12 @@ def expected(models, ids: np.ndarray, kept: list[int]) -> torch.Tensor:
     return torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
 
 
-def test_models_are_compared_on_all_predictions_of_the_first_rows(pair, tiny):
+def test_models_are_compared_on_all_predictions_of_rows_that_are_spread(pair, tiny):
     models, rows = pair
     every = list(range(tiny.d_vocab))
     for max_rows, n_rows in ((5, 5), (10_000, len(rows.ids))):
         found = divergence_sums(models, (rows, rows), every, batch_rows=3, max_rows=max_rows)
-        kl = expected(models, rows.read(range(n_rows)), every)
+        kl = expected(models, rows.read(rows.spread(max_rows)), every)
         assert found.n_predictions == kl.numel() == n_rows * (tiny.n_ctx - 1)
         assert found.forward == pytest.approx(float(kl.sum()), rel=1e-5)
     same = divergence_sums((models[0], deepcopy(models[0])), (rows, rows), every, batch_rows=3, max_rows=5)
@@ -69,8 +69,8 @@ def test_ids_that_are_not_shared_are_in_no_softmax_and_predictions_of_either_mod
     kept = [number for number in range(tiny.d_vocab) if number != unshared]
     reads = rows.read_with({unshared: 1})
     found = divergence_sums(models, (reads, reads), kept, batch_rows=4, max_rows=8)
-    kl = expected(models, reads.read(range(8)), kept)
-    counts = torch.from_numpy(reads.predicted(range(8))[:, 1:])
+    kl = expected(models, reads.read(reads.spread(8)), kept)
+    counts = torch.from_numpy(reads.predicted(reads.spread(8))[:, 1:])
     assert 0 < found.n_predictions == int(counts.sum()) < counts.numel()
     assert found.forward == pytest.approx(float(kl[counts].sum()), rel=1e-5)
     one_sided = divergence_sums(models, (rows, reads), kept, batch_rows=4, max_rows=8)

@@ -131,6 +131,8 @@ def test_many_texts_in_a_folder_are_a_document_each():
     assert expanded(text="texts")[0]["corpora"]["text"]["separator"] is None
     Path("texts", "0.txt").unlink()
     assert "99 text files" in expanded(text="texts")[1][2]
+    assert "the 99 files of text are read as one corpus" in expanded(text="texts")[1][3]
+    assert not any("one corpus" in sentence for sentence in expanded()[1])
 
 
 def test_a_given_sae_is_the_base_s_and_the_only_seed():
@@ -246,6 +248,12 @@ def test_the_layers_of_a_base_on_the_hub_are_looked_up_once(tmp_path: Path):
         ),
         ({"tuned": "a/b/c"}, "tuned: must be a folder that exists, or owner/name[@revision] of the hub, but 'a/b/c'"),
         ({"tuned": 7}, "tuned: must be text, not 7; write a path as ./7"),
+        (
+            {"base": None, "bse": "base"},
+            "base: must be given: the folder of a model, or owner/name of one on the hub; ",
+        ),
+        ({"hookpont": "resid_post.1"}, "hookpont: is no key of a config; did you mean hookpoint?"),
+        ({"text": ["a", "b"]}, "text: must be one path, but is a list of 2; put the files into one folder"),
         ({"sae": "own/sae"}, "hookpoint: must be given together with sae, because an SAE is read where it was trained"),
         ({"models": {}}, "models: must be left out beside base, tuned and text, from which it is made"),
         ({"tokenizer": {"source": "train"}}, "tokenizer: must be left out beside base, tuned and text"),
@@ -254,6 +262,10 @@ def test_the_layers_of_a_base_on_the_hub_are_looked_up_once(tmp_path: Path):
 def test_what_cannot_be_compared_is_refused_with_the_next_step(given: dict, message: str):
     Path("empty").mkdir()
     assert refusal(**given).startswith(message)
+
+
+def test_a_misspelt_key_is_named_where_the_right_one_is_missing():
+    assert refusal(base=None, bse="base").endswith("add base=... after --config, in place of bse=")
 
 
 def test_a_base_without_a_tokenizer_of_an_unknown_type_or_without_layers_is_refused():

@@ -234,10 +234,10 @@ def test_details_of_a_verdict_are_its_kind_its_change_and_what_is_known_of_it(pr
     table["identified"] = [False, True, True, True, True, True]
     table["headline"] = table["robust"] = [False, True, False, False, False, False]
     (side,) = table_of_base(probe, features, edges)["edges"]
-    assert side["details"] == ["split", "identified, listed, robust", "relocated, identified"]
+    assert side["details"] == ["split", "identified, sure, robust", "relocated, identified"]
     table["kind"] = ["1:1", "merged", "1:1", "", "", ""]  # of the second, the verdict is not that of the merge
     (side,) = table_of_base(probe, features, edges)["edges"]
-    assert side["details"] == ["", "identified, listed, robust", "relocated, identified"]
+    assert side["details"] == ["", "identified, sure, robust", "relocated, identified"]
 
 
 def test_every_verdict_has_a_number_on_the_page():

@@ -185,16 +185,20 @@ def test_a_latent_that_never_fires_has_no_passage(probe):
     assert found["members"][0]["max_activation"] == 0.0
 
 
+LABELLED = labels((0, "token", "c", 0.5, True)).set_index("latent")
+"""What the first latent follows."""
+
+
 def test_a_feature_is_described_with_the_activations_of_every_member(probe):
     members = (Latent("base", "seed0", 0), Latent("lua", "seed1", 1))
     by_sae = {("base", "seed0"): firings(probe, STRONG), ("lua", "seed1"): firings(probe, {}, WEAK | {2: 1.23456})}
-    found = describe(Choice(members, {"density": 0.1}), by_sae, probe, {"base": {0: "token 'c'"}}, 2)
+    found = describe(Choice(members, {"density": 0.1}), by_sae, probe, {"base": LABELLED}, 2)
     assert found["density"] == 0.1
     assert [member["max_activation"] for member in found["members"]] == [9.0, 2.0]
     assert found["members"][1] == {
-        **{"model": "lua", "sae": "seed1", "latent": 1, "max_activation": 2.0, "label": None}
+        **{"model": "lua", "sae": "seed1", "latent": 1, "max_activation": 2.0, "label": None, "score": None}
     }
-    assert found["members"][0]["label"] == "token 'c'"
+    assert (found["members"][0]["label"], found["members"][0]["score"]) == ("token 'c'", 0.5)
     assert found["passages"] == [
         {
             **{"corpus": "lua", "row": 0, "first": 1, "tokens": ["a", "b", "c", "d", "e"]},

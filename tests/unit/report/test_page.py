@@ -108,7 +108,7 @@ def model_metrics(*models: str) -> list[dict]:
 
 def examples(text="x", corpus="lua") -> dict:
     members = [
-        {"model": model, "sae": "seed0", "latent": 3, "max_activation": 4.0, "label": text}
+        {"model": model, "sae": "seed0", "latent": 3, "max_activation": 4.0, "label": text, "score": 0.25}
         for model in ("base", "merged")
     ]
     passage = {"corpus": corpus, "row": 0, "first": 1, "tokens": [text, "y"], "activations": [[4.0, 0.0], [2.0, 0.0]]}
@@ -807,9 +807,9 @@ def test_the_page_shows_ablations_sources_and_named_features():
 def test_a_card_tells_what_a_lost_feature_follows_what_it_does_and_what_is_closest():
     text = plain(section(text_page(results(shown=examples(text="target"))), "changed"))
     (card,) = text.split('<article class="card">')[1:]
-    assert '<a href="#/feature/base/3">base / 3</a> <strong>target</strong>' in card
+    assert '<a href="#/feature/base/3">base / 3</a> <strong>target</strong> <small>r 0.25</small>' in card
     assert '<span class="badge sure">sure</span>' in card
-    assert "on lua changes by about +2.50 nats per 1,000 tokens" in card  # estimated; a measured one has no "about"
+    assert "on lua rises by about 2.50 nats per 1,000 tokens." in card  # estimated; a measured one has no "about"
     assert 'Closest in merged: <a href="#/feature/merged/3">3</a> (target), r 0.30.' in card
     assert "It returns in back, and in no control." in card
     assert re.findall(r'<td class="number">([^<]+)</td>', card) == ["12.50 %", "25.00 %"]

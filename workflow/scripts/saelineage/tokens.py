@@ -616,7 +616,7 @@ class TokenRows:
 
     def read(self, rows: range) -> Int[np.ndarray, "row n_ctx"]:
         """The ids of some rows as the model reads them."""
-        ids = self.ids[rows.start : rows.stop].astype(np.int64)
+        ids = self.ids[rows.start : rows.stop : rows.step].astype(np.int64)
         stored = ids.copy() if self._stand_ins else ids
         for number, stand_in in self._stand_ins.items():
             ids[stored == number] = stand_in
@@ -624,7 +624,7 @@ class TokenRows:
 
     def shared(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
         """Mask of the tokens that the model shares with the run's tokenizer (`read_with`)."""
-        return ~np.isin(self.ids[rows.start : rows.stop], list(self._stand_ins))
+        return ~np.isin(self.ids[rows.start : rows.stop : rows.step], list(self._stand_ins))
 
     def _opened(self, path: Path) -> np.ndarray:
         """Open an array as large as the sidecar says."""
@@ -659,13 +659,21 @@ class TokenRows:
             )
         return range(n_rows * shard // n_shards, n_rows * (shard + 1) // n_shards)
 
+    def spread(self, max_rows: int | None) -> range:
+        """At most so many rows at equal distances, because rows in succession may be of one long document; None is all.
+
+        Other methods take such ranges too.
+        """
+        n_rows = len(self.ids)
+        return range(n_rows) if max_rows is None else range(0, n_rows, max(1, n_rows // max_rows))[:max_rows]
+
     def batches(
         self, batch_rows: int, within: range | None = None
     ) -> Iterator[tuple[range, Int[np.ndarray, "row n_ctx"]]]:
         """Yield row numbers and ids, `batch_rows` at a time, of all rows or those `within` a range."""
         within = range(len(self.ids)) if within is None else within
-        for start in range(within.start, within.stop, batch_rows):
-            numbers = range(start, min(start + batch_rows, within.stop))
+        for start in range(0, len(within), batch_rows):
+            numbers = within[start : start + batch_rows]
             yield numbers, self.read(numbers)
 
     def text_mask(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
@@ -674,10 +682,10 @@ class TokenRows:
         In conversations BOS and EOS may open and end a turn, so all tokens are text but the first of each row, on which
         models rest attention that they need nowhere else, and what fills the row up.
         """
-        ids = self.ids[rows.start : rows.stop]
+        ids = self.ids[rows.start : rows.stop : rows.step]
         if self.classes is None:
             return (ids != self.info["bos_id"]) & (ids != self.info["eos_id"])
-        mask = self.classes[rows.start : rows.stop] > 0
+        mask = self.classes[rows.start : rows.stop : rows.step] > 0
         mask[:, 0] = False
         return mask
 
@@ -691,7 +699,7 @@ class TokenRows:
     def predicted(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
         """Mask of the tokens whose prediction counts: all that are `shared`, but for what fills rows up."""
         shared = self.shared(rows)
-        return shared if self.classes is None else shared & (self.classes[rows.start : rows.stop] > 0)
+        return shared if self.classes is None else shared & (self.classes[rows.start : rows.stop : rows.step] > 0)
 
     def compared(self, rows: range) -> Bool[np.ndarray, "row n_ctx"]:
         """Mask of the tokens whose activations count: text that is `shared`."""

@@ -118,7 +118,7 @@ def recovered(
         hookpoint: where the SAE reads the child.
         groups: from `patched_groups`.
         batch_rows: rows in a forward pass.
-        max_rows: the first so many rows of each corpus.
+        max_rows: rows of each corpus, at most (`TokenRows.spread`).
         n_replicates, seed: replicates of the documents, for 95 % intervals (`ratio_interval`).
 
     Returns:
@@ -156,10 +156,10 @@ def _sums(
     """The sums of a corpus, in which each group stands before its random ones. Documents that were not read are left
     out."""
     parent = readers[SIDES[0]].model
-    documents = predicted_documents(readers[SIDES[0]].rows[corpus], max_rows)
+    documents = predicted_documents(readers[SIDES[0]].rows[corpus])
     patches = [(group.name == EVERYTHING, latents) for group in groups for latents in (group.latents, *group.draws)]
     sums = np.zeros((3 + len(patches), documents.max() + 1))
-    for batch in _batches(readers, sae, hookpoint, corpus, batch_rows, len(documents)):
+    for batch in _batches(readers, sae, hookpoint, corpus, batch_rows, max_rows):
         patched = [
             _patched_losses(parent, sae, hookpoint, batch, None if is_everything else latents)
             for is_everything, latents in patches
@@ -170,13 +170,13 @@ def _sums(
 
 
 def _batches(
-    readers: Mapping[str, Reader], sae: Sae, hookpoint: str, corpus: str, batch_rows: int, n_rows: int
+    readers: Mapping[str, Reader], sae: Sae, hookpoint: str, corpus: str, batch_rows: int, max_rows: int
 ) -> Iterator[Batch]:
-    """Run the first rows of a corpus by both models as they are."""
+    """Run rows of a corpus by both models as they are."""
     encoder, rows = sae.encoder(), [readers[side].rows[corpus] for side in SIDES]
     models = [readers[side].model for side in SIDES]
     device = models[0].device
-    for numbers, array in rows[0].batches(batch_rows, range(n_rows)):
+    for numbers, array in rows[0].batches(batch_rows, rows[0].spread(max_rows)):
         predicted = torch.from_numpy(rows[0].predicted(numbers) & rows[1].predicted(numbers)).to(device)
         is_text = torch.from_numpy(rows[0].compared(numbers) & rows[1].compared(numbers)).to(device)
         ids = [torch.from_numpy(of).to(device) for of in (array, rows[1].read(numbers))]

@@ -64,7 +64,7 @@ def group_effects(
         rows: token rows by corpus.
         groups: latents by the name of their group; each latent counts once.
         batch_rows: rows in a forward pass.
-        max_rows: the first so many rows of each corpus; None takes all.
+        max_rows: rows of each corpus, at most (`TokenRows.spread`); None takes all.
 
     Returns:
         One row for each corpus, sorted, and group, in the order given, with columns
@@ -322,10 +322,9 @@ def agreements(matched: pd.DataFrame) -> pd.DataFrame:
 def _batches(
     model: PreTrainedModel, sae: Sae, hookpoint: str, rows: TokenRows, batch_rows: int, max_rows: int | None
 ) -> Iterator[Batch]:
-    """Run the first rows of a corpus with nothing ablated."""
-    n_rows = len(rows.ids) if max_rows is None else min(len(rows.ids), max_rows)
+    """Run rows of a corpus with nothing ablated."""
     encoder = sae.encoder()
-    for numbers, array in rows.batches(batch_rows, range(n_rows)):
+    for numbers, array in rows.batches(batch_rows, rows.spread(max_rows)):
         ids = torch.from_numpy(array).to(model.device)
         acts, predictions = read_with_predictions(model, hookpoint, ids)
         is_text = torch.from_numpy(rows.compared(numbers)).to(model.device)

@@ -60,7 +60,7 @@ def attributed_effects(
         model, sae, hookpoint: the model, and the SAE trained on its activations at the hookpoint.
         rows: token rows by corpus.
         batch_rows: rows in a pass.
-        max_rows: the first so many rows of each corpus; None takes all.
+        max_rows: rows of each corpus, at most (`TokenRows.spread`); None takes all.
     """
     corpora = tuple(sorted(rows))
     sums = torch.zeros(len(corpora), sae.d_sae, dtype=torch.float64, device=model.device)
@@ -68,8 +68,7 @@ def attributed_effects(
     n_tokens = np.zeros(len(corpora), dtype=np.int64)
     for place, corpus in enumerate(corpora):
         of_corpus = rows[corpus]
-        n_rows = len(of_corpus.ids) if max_rows is None else min(len(of_corpus.ids), max_rows)
-        for numbers, array in of_corpus.batches(batch_rows, range(n_rows)):
+        for numbers, array in of_corpus.batches(batch_rows, of_corpus.spread(max_rows)):
             predicted, is_text = of_corpus.predicted(numbers), of_corpus.compared(numbers)
             counts = torch.from_numpy(is_text).to(model.device), torch.from_numpy(predicted).to(model.device)
             with _frozen(model):

@@ -9,6 +9,7 @@ which may make up for what other latents write into it (docs/decisions/0038), so
 summed in float64.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -135,7 +136,7 @@ def crosscoder_effects(
         paths_to_latents: the crosscoder's latents of these rows by corpus, as feature shards.
         groups: from `latent_groups`.
         batch_rows: rows in a forward pass.
-        max_rows: the first so many rows of each corpus.
+        max_rows: rows of each corpus, at most (`TokenRows.spread`).
         n_replicates, seed: replicates of the documents, for intervals.
 
     Returns:
@@ -155,8 +156,8 @@ def crosscoder_effects(
     stops = np.cumsum([1 + len(group.draws) for group in groups])
     tables: list[list[dict]] = [[] for _ in groups]
     for corpus in sorted(rows):
-        documents = predicted_documents(rows[corpus], max_rows)
-        limits = (crosscoder.d_sae, batch_rows, len(documents))
+        documents = predicted_documents(rows[corpus])
+        limits = (crosscoder.d_sae, batch_rows, max_rows)
         batches = _batches(rows[corpus], paths_to_latents[corpus], *limits, model.device)
         losses = _losses(model, name, crosscoder, hookpoint, batches, documents, ablated)
         for table, group, stop in zip(tables, groups, stops, strict=True):
@@ -167,10 +168,10 @@ def crosscoder_effects(
 
 
 def _batches(
-    rows: TokenRows, paths: Sequence[Path | str], d_sae: int, batch_rows: int, n_rows: int, device: torch.device
+    rows: TokenRows, paths: Sequence[Path | str], d_sae: int, batch_rows: int, max_rows: int, device: torch.device
 ) -> Iterator[Batch]:
-    """The first rows of a corpus with their latents, of which one shard is in memory at a time."""
-    n_ctx = rows.info["n_ctx"]
+    """Rows of a corpus with their latents, of which one shard is in memory at a time."""
+    n_ctx, read = rows.info["n_ctx"], rows.spread(max_rows)
 
     def on_device(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device)
@@ -182,10 +183,13 @@ def _batches(
                 f"'{path}' must hold the crosscoder's {d_sae} latents of the tokens in '{rows.path}', but holds "
                 f"{shard.d_sae} of {shard.token_range}; delete it and run again"
             )
-        for numbers, ids in rows.batches(batch_rows, range(shard.first_row, min(shard.stop_row, n_rows))):
-            start, stop = np.searchsorted(shard.positions, [numbers.start * n_ctx, numbers.stop * n_ctx])
+        within = read[bisect_left(read, shard.first_row) : bisect_left(read, shard.stop_row)]
+        for numbers, ids in rows.batches(batch_rows, within):
+            start, stop = np.searchsorted(shard.positions, [numbers.start * n_ctx, (numbers[-1] + 1) * n_ctx])
             compared = start + np.flatnonzero(shard.compared[start:stop])
+            compared = compared[np.isin(shard.positions[compared] // n_ctx, numbers)]
             row, place = np.divmod(shard.positions[compared] - numbers.start * n_ctx, n_ctx)
+            row //= numbers.step
             yield Batch(
                 numbers,
                 on_device(ids),

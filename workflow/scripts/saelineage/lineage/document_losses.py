@@ -12,13 +12,13 @@ from saelineage.models.predictions import Predictions
 from saelineage.tokens import TokenRows
 
 
-def predicted_documents(rows: TokenRows, max_rows: int) -> Int[np.ndarray, "row prediction"]:
-    """The number of the document of each id of the first rows but each row's first, which is not predicted.
+def predicted_documents(rows: TokenRows) -> Int[np.ndarray, "row prediction"]:
+    """The number of the document of each id but each row's first, which is not predicted.
 
     An EOS belongs to the document that it ends.
     """
     documents = np.maximum.accumulate(documents_of(rows)).clip(0)
-    return documents.reshape(rows.ids.shape)[:max_rows, 1:]
+    return documents.reshape(rows.ids.shape)[:, 1:]
 
 
 def flat_losses(
@@ -44,6 +44,6 @@ def add_by_document(
         predicted: ids of these rows whose losses count.
         losses: of these rows, from `flat_losses`.
     """
-    of_rows = documents[numbers.start : numbers.stop].ravel()
+    of_rows = documents[numbers.start : numbers.stop : numbers.step].ravel()
     kinds = (predicted[:, 1:].cpu().numpy().ravel(), *losses)
     sums += [np.bincount(of_rows, weights=kind, minlength=sums.shape[1]) for kind in kinds]

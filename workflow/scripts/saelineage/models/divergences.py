@@ -65,11 +65,10 @@ def divergence_sums(
         rows: the same token rows as each of them reads them.
         ids: the ids, ascending, that both models share; the softmax of both is over these.
         batch_rows: rows in a forward pass.
-        max_rows: the first so many rows are read.
+        max_rows: rows to read, at most (`TokenRows.spread`).
     """
     sums = DivergenceSums()
-    within = range(min(len(rows[0].ids), max_rows))
-    for numbers, *batches in _together(rows, batch_rows, within):
+    for numbers, *batches in _together(rows, batch_rows, rows[0].spread(max_rows)):
         counts = torch.from_numpy(rows[0].predicted(numbers) & rows[1].predicted(numbers))
         counts[:, 0] = False  # the first id of a row is not predicted
         predictions = [predict(model, batch.to(model.device)) for model, batch in zip(models, batches, strict=True)]

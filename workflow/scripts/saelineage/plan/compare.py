@@ -7,6 +7,7 @@ the run and the page show. Each job expands again, so nothing here depends on wh
 import os
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from saelineage.errors import InputError
@@ -49,6 +50,12 @@ LONGEST_ROW = 128
 FEW_FILES = 100
 """Texts below which each paragraph, not each file, is a document, because documents are dealt to three splits."""
 PARAGRAPHS = "\n\n"
+NEAR = 0.75
+"""Least likeness of a key and of what it was meant to be (difflib)."""
+ONE_CORPUS = (
+    "the {n} files of text are read as one corpus; to see what changed on each, give one of them as text and the "
+    "others as corpora, such as text=A.jsonl 'corpora={{b: {{source: files, path: B.jsonl}}}}'"
+)
 
 
 def expand(config: Mapping) -> tuple[Mapping, list[str]]:
@@ -104,8 +111,14 @@ def _require_short(short: Mapping, given: Mapping) -> None:
             )
     for key, meaning in REQUIRED.items():
         if short[key] in (None, ""):
-            raise InputError(f"{key}: must be given: {meaning}; add {key}=... after --config")
+            near = get_close_matches(key, list(given), n=1, cutoff=NEAR)
+            instead = f", in place of {near[0]}=" if near else ""
+            raise InputError(f"{key}: must be given: {meaning}; add {key}=... after --config{instead}")
+    if near := get_close_matches("hookpoint", list(given), n=1, cutoff=NEAR):
+        raise InputError(f"{near[0]}: is no key of a config; did you mean hookpoint?")
     for key, value in short.items():
+        if isinstance(value, list):
+            raise InputError(f"{key}: must be one path, but is a list of {len(value)}; put the files into one folder")
         if value is not None and not isinstance(value, str):
             raise InputError(f"{key}: must be text, not {value!r:.60}; write a path as ./{str(value)[:60]}")
     hookpoint = short["hookpoint"]
@@ -224,12 +237,14 @@ def _corpus(text: str, given: Mapping) -> tuple[dict, list[str]]:
         raise InputError(f"text: must be a file or folder of text, but '{text}' is empty; correct the path")
     block = {"source": "files", "path": path, **_block(_block(given, "corpora"), "text")}
     files = find_files("text", {"glob": EVERY_FILE} | block, root)
+    together = [ONE_CORPUS.format(n=len(files))] if len(files) > 1 else []
     if "separator" in block or len(files) >= FEW_FILES or any(text_format(file).is_table for file in files):
-        return block, []
+        return block, together
     counted = "one text file" if len(files) == 1 else f"{len(files)} text files"
     return block | {"separator": PARAGRAPHS}, [
         f"the text is {counted}, so each paragraph (up to a blank line) counts as a document; give corpora.text."
-        "separator for another mark between documents"
+        "separator for another mark between documents",
+        *together,
     ]
 
 

@@ -202,9 +202,9 @@ def _edge_columns(model: str, edge: tuple[str, str], table: pd.DataFrame) -> dic
     }
 
 
-def _details(kind: str, change: str, is_identified: bool, is_listed: bool, is_robust: bool, do_all_agree: bool) -> str:
+def _details(kind: str, change: str, is_identified: bool, is_sure: bool, is_robust: bool, do_all_agree: bool) -> str:
     """Details of a verdict: split or merged, its change, and what else is known of it."""
-    flags = {"identified": is_identified, "listed": is_listed, "robust": is_robust, "all agree": do_all_agree}
+    flags = {"identified": is_identified, "sure": is_sure, "robust": is_robust, "all agree": do_all_agree}
     parts = [kind if kind in ("split", "merged") else "", change, *(name for name, holds in flags.items() if holds)]
     return ", ".join(part for part in parts if part)
 

@@ -175,6 +175,15 @@ def _defined(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def _label(labels: Mapping[str, pd.DataFrame], member: Latent) -> dict:
+    """What a latent follows, and the correlation with it; None where it follows nothing known."""
+    of_model = labels.get(member.model)
+    if of_model is None or member.latent not in of_model.index:
+        return {"label": None, "score": None}
+    row = of_model.loc[[member.latent]].to_dict("records")[0]
+    return {"label": describe_label(row), "score": _defined(row["score"])}
+
+
 def choose_passages(
     tokens: Int[np.ndarray, " firing"], values: Float[np.ndarray, " firing"], annotations: Annotations, n: int
 ) -> list[int]:
@@ -196,7 +205,7 @@ def describe(
     choice: Choice,
     firings: Mapping[tuple[str, str], Firings],
     annotations: Annotations,
-    labels: Mapping[str, Mapping[int, str]],
+    labels: Mapping[str, pd.DataFrame],
     n_passages: int,
 ) -> dict:
     """One feature of `examples.json`: members, pairwise r, and passages with each member's activations.
@@ -205,7 +214,7 @@ def describe(
         choice: the features shown together.
         firings: by (model, SAE).
         annotations: of the probe.
-        labels: by model, what its labelled features follow, of the SAEs that verdicts rest on.
+        labels: by model the winning labels of the SAE that verdicts rest on, by latent.
         n_passages: number of passages.
     """
     columns = [firings[member.model, member.sae].of(member.latent) for member in choice.members]
@@ -222,7 +231,7 @@ def describe(
         member._asdict()
         | {
             "max_activation": round(float(values.max(initial=0.0)), 4),
-            "label": labels.get(member.model, {}).get(member.latent),
+            **_label(labels, member),
         }
         for member, (_, values) in zip(choice.members, columns, strict=True)
     ]

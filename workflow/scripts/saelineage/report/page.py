@@ -22,6 +22,7 @@ from saelineage.report.drawing import Graph, arrange, jobs_svg
 from saelineage.report.examples import LEAST_OF_CONCEPT
 from saelineage.report.figures import FIGURES, Figure
 from saelineage.report.sentences import (
+    LEAST_AGREEMENT,
     READINGS,
     answer,
     changes,
@@ -174,6 +175,8 @@ def render_page(results: Results, sources: Sources) -> str:
             warnings=page_warnings(results),
             examples=examples_view(results.examples, results.tables["flows"]),
             least_of_concept=LEAST_OF_CONCEPT,
+            least_agreement=LEAST_AGREEMENT,
+            ablated_rows=results.config["lineage"]["ablated_rows"],
             **views(results.tables),
             versions=versions(results.manifests.values()),
             digests=digests(results.manifests),

@@ -28,7 +28,7 @@ from saelineage.report.truth_test import sensitivity
 
 HIGH_FVU, HIGH_DEAD_FRACTION, HIGH_FVU_SPREAD = 0.25, 0.3, 0.1
 LEAST_AGREEMENT = 0.5
-"""Rank correlation of effects from which matched features are said to do the same."""
+"""Rank correlation of effects from which matched features are said to do the same, and estimates to be of use."""
 LEAST_P, LARGEST_P = 0.001, 0.05
 """Least p that is written out, and largest from which more features are said to return in one model than in another."""
 MANY_TIMES = 10.0
@@ -151,7 +151,7 @@ def agreement_of_effects(effects: pd.DataFrame) -> list[str]:
     Args:
         effects: from `tables.effect_table`.
     """
-    known = effects["spearman"].dropna()
+    known = effects.loc[effects["corpus"] != POOLED, "spearman"].dropna()
     if known.empty:
         return []
     median = known.median()
@@ -399,7 +399,7 @@ def p_value(value: float) -> str:
 
 def nats(value: float | None) -> str:
     """A divergence, with two digits that count, because many are far below 1."""
-    return NOT_MEASURED if pd.isna(value) else f"{value:.2g}{SPACE}nats"
+    return NOT_MEASURED if pd.isna(value) else f"{value:#.2g}{SPACE}nats"
 
 
 def count(value: float | int | NAType | None) -> str:
@@ -431,7 +431,7 @@ def _edge_words(edge: Mapping) -> str:
     of_child = shares["child"]["new"]
     words = (
         f"of {count(n_parent)} {group} features of {edge['parent']}, {_outcomes(n_parent, shares['parent'])}; of "
-        f"{count(n_child)} of {edge['child']}, {count(of_child)} {_are(of_child)} new"
+        f"{count(n_child)} {group} features of {edge['child']}, {count(of_child)} {_are(of_child)} new"
     )
     if not identified:
         return f"{words}. Which of them are identified is not known."

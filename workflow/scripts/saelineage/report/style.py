@@ -28,7 +28,7 @@ VERDICT_COLOURS = {
 CORPUS_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY)
 # Models have other colours than corpora and verdicts: those of Paul Tol's muted scheme that are seen on light and dark.
 MODEL_COLOURS = ("#7a66d6", "#CC6677", "#44AA99", "#999933", "#AA4499", "#6699CC", "#b8860b", "#2d8a4e")
-DASHES = ("solid", "dash", "dot", "dashdot")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 GRID = {"gridcolor": "rgba(128,138,150,.25)", "zerolinecolor": "rgba(128,138,150,.45)", "automargin": True}
 # Control characters, zero-width spaces, direction marks, line separators, half surrogates, non-characters.
 UNSEEN = re.compile(

@@ -28,6 +28,9 @@ from saelineage.report.style import VERDICT_COLOURS, Colours
 CROSSCODER_TABLES = ("crosscoders", "crosscoder_curves", "crosscoder_norms")
 """Tables of crosscoders, whose figures show one seed."""
 
+FOUND = ["persist_share", "persist_share_low", "persist_share_high"]
+"""Columns of the table of edges that stand on the lineage's arrows."""
+
 WIDE = 0.06
 """Share of a bar from which its number fits in."""
 
@@ -80,7 +83,7 @@ def figure_views(
     return {
         "lineage_models": models.assign(colour=[colours.model(model) for model in models["model"]]),
         "lineage_edges": edges.assign(
-            label=[f"{percent(share)} found" for share in edges["persist_share"]],
+            label=[_found(*row) for row in edges[FOUND].itertuples(index=False)],
             control=[f"unchanged {percent(share, 0)}" for share in edges["no_change_share"]],
         ),
         **{f"first_{name}": of_first_seed(tables[name]) for name in CROSSCODER_TABLES},
@@ -91,6 +94,11 @@ def figure_views(
         "chosen_sweeps": chosen_sweeps(sweeps, swept),
         "followed_lines": tables["followed"][tables["followed"]["second_setting"].isna()],
     }
+
+
+def _found(share: float, low: float, high: float) -> str:
+    """A share on an arrow of the lineage, with its interval if it has one."""
+    return f"{percent(share)} found" if pd.isna(low) else f"{percent(share)} [{100 * low:.0f}, {100 * high:.0f}] found"
 
 
 def _if_several(table: pd.DataFrame, column: str) -> pd.DataFrame:
