@@ -265,7 +265,10 @@ def write_page(run: SimpleNamespace, path: Path) -> None:
     """Write a page with all scripts and the table of features; its other sections are empty."""
     summary = summary_of(run)
     results = Results(
-        config={"models": {name: {"parents": parents} for name, parents in LINEAGE.items()}},
+        config={
+            "models": {name: {"parents": parents} for name, parents in LINEAGE.items()},
+            "lineage": {"ablated_rows": 16},
+        },
         hookpoint=HOOKPOINT,
         pages={HOOKPOINT: "index.html"},
         making="making.html",

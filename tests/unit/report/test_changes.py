@@ -89,7 +89,7 @@ def test_the_size_of_the_change_is_given_where_predictions_changed_most():
 def test_how_far_a_child_moved_is_a_line_for_the_answer():
     lines = moved(drift_table(drift(pooled=changed(0.02, 0.5, 0.25))))
     (line, *_) = (line.replace(SPACE, " ") for line in lines.values())
-    assert line.startswith("KL 0.5 nats per token, activations moved 2.0 %, SAEs leave 25.0 % unexplained: no losses")
+    assert line.startswith("KL 0.50 nats per token, activations moved 2.0 %, SAEs leave 25.0 % unexplained: no losses")
     lines = moved(drift_table(drift(pooled=changed(0.5, 0.5, 0.25))))
     assert next(iter(lines.values())).endswith("unexplained")
     unknown = moved(drift_table(drift(pooled=changed(unexplained=None))))

@@ -98,7 +98,8 @@ def undefined(constant: str) -> None:
 def config(*models: str) -> dict:
     """A config in which the last model is merged from the first."""
     made = {model: {"pretrain": {}} for model in models[:-1]}
-    return {"run": "tiny", "models": made | {models[-1]: {"merge": {"parents": [models[0], models[0]]}}}}
+    made |= {models[-1]: {"merge": {"parents": [models[0], models[0]]}}}
+    return {"run": "tiny", "models": made, "lineage": {"ablated_rows": 16}}
 
 
 def model_metrics(*models: str) -> list[dict]:
@@ -711,7 +712,7 @@ def test_the_size_of_the_change_stands_beside_the_answer_and_by_corpus():
     assert re.findall(r">([^<>]+)</t[dh]>", row) == [
         "stories",
         "0.25 nats",
-        "0.5 nats",
+        "0.50 nats",
         "0.5 %",
         "25.0 %",
         "6.2 %",
@@ -783,10 +784,10 @@ def test_chat_classes_are_shown_of_the_model_they_are_counted_in():
 
 def test_the_arrows_of_the_lineage_show_the_share_of_identified_features_and_its_control():
     lineage = plain(report.draw(results(summary(comparison(0.25, 0.5))))["lineage"])
-    assert ">50.0 % found<" in lineage
+    assert re.search(r">50.0 % \[\d+, \d+\] found<", lineage)
     assert ">unchanged 96 %<" in lineage
     lineage = plain(report.draw(results(summary(comparison(0.25, 0.5, identified=None))))["lineage"])
-    assert ">25.0 % found<" in lineage
+    assert re.search(r">25.0 % \[\d+, \d+\] found<", lineage)
     assert ">unchanged 50 %<" in lineage
     assert lineage.count('class="edge"') == 1
 

@@ -51,8 +51,8 @@ def with_counts(found: dict, name: str, n: int, **counts: int) -> dict:
 def test_the_answer_counts_identified_features_and_those_that_are_sure():
     (edge,) = words(comparison(0.25, 0.5), comparison(0.875, instrument="independent"))
     assert edge == (
-        "of 4 identified features of base, 2 persist, 1 has drifted but can be read out and 1 is gone; of 6 of "
-        "merged, 2 are new. 1 loss and 2 new ones are sure."
+        "of 4 identified features of base, 2 persist, 1 has drifted but can be read out and 1 is gone; of 6 "
+        "identified features of merged, 2 are new. 1 loss and 2 new ones are sure."
     )
 
 
@@ -192,7 +192,9 @@ def test_numbers_are_written_plainly():
 
 
 def test_effects_of_matched_features_are_concluded_from():
-    effects = pd.DataFrame({"spearman": [0.9, 0.2, 0.6, float("nan")]})
+    effects = pd.DataFrame({"spearman": [0.9, 0.2, 0.6, float("nan")], "corpus": ["lua", "lua", "stories", "lua"]})
+    pooled = pd.DataFrame({"spearman": [0.9], "corpus": ["pooled"]})  # no corpus of its own
+    assert agreement_of_effects(pd.concat([effects, pooled])) == agreement_of_effects(effects)
     (sentence,) = agreement_of_effects(effects)
     assert "0.60 (n = 3): features that fire together mostly do the same" in sentence
     assert "does not tell" in agreement_of_effects(effects[1:2])[0]

@@ -96,9 +96,11 @@ def figure_views(
     }
 
 
-def _found(share: float, low: float, high: float) -> str:
+def _found(share: float | None, low: float | None, high: float | None) -> str:
     """A share on an arrow of the lineage, with its interval if it has one."""
-    return f"{percent(share)} found" if pd.isna(low) else f"{percent(share)} [{100 * low:.0f}, {100 * high:.0f}] found"
+    if low is None or high is None or pd.isna(low):
+        return f"{percent(share)} found"
+    return f"{percent(share)} [{100 * low:.0f}, {100 * high:.0f}] found"
 
 
 def _if_several(table: pd.DataFrame, column: str) -> pd.DataFrame:
