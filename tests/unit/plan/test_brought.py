@@ -132,6 +132,14 @@ def test_a_place_that_a_hub_model_does_not_have_is_refused_if_its_config_is_in_t
         check_on_disk(plan(given, hookpoint="model.layers.2.output"))
 
 
+def test_a_place_is_asked_of_models_again_that_an_earlier_run_imported():
+    models, here = {"base": in_folder(model_folder("base"))}, "results/mine/models/base/manifest.json"
+    model_folder("results/mine/models/base")
+    assert check_on_disk(plan(models, hookpoint="model.layers.1.output"), here) == []
+    with pytest.raises(InputError, match="'base' does not have: it has 2 layers"):
+        check_on_disk(plan(models, hookpoint="model.layers.2.output"), here)
+
+
 def with_weights(folder: str, *names: str) -> str:
     save_file({name: np.zeros((2, 2), np.float32) for name in names}, Path(folder, "model.safetensors"))
     return folder

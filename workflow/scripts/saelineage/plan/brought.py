@@ -15,6 +15,7 @@ from saelineage.foreign.chat_templates import chat_template, no_template
 from saelineage.foreign.gguf import check_gguf
 from saelineage.foreign.hub import cached_model_config, fetch_adapter_config, fetch_model_config, fetch_sae_config
 from saelineage.foreign.models import (
+    CONFIG_FILE,
     check_folder,
     d_model,
     equal_sources,
@@ -85,8 +86,12 @@ def check_on_disk(plan: Plan, is_here: Callable[[str], bool]) -> list[str]:
     read_run = cache(read_tokenizer)
     brought = plan.graph.of_kind("path", "hub")
     sentences += equal_sources({model: plan.graph.settings(model) for model in brought if any(map(is_left, brought))})
-    for model in filter(is_left, plan.graph.of_kind("path")):
-        sentences += _check_folder(plan, model, read_run)
+    for model in plan.graph.of_kind("path"):
+        if is_left(model):
+            sentences += _check_folder(plan, model, read_run)
+    for model in brought:
+        if not is_left(model):  # the hookpoint may be another one than when it was imported
+            _check_imported(plan, model)
     for model in filter(is_left, plan.graph.of_kind("hub")):
         if (config := cached_model_config(plan.graph.settings(model))) is not None:
             _require_hookpoint(plan, model, config, [])
@@ -200,6 +205,13 @@ def _check_folder(plan: Plan, model: str, read_run: Callable[[Path], dict | None
             held = [name for path in weight_files(folder) for name in shapes(path)]
             _require_hookpoint(plan, model, read_config(folder), held)
         return sentences + _compare_tokenizer(plan, model, Path(folder), read_run)
+
+
+def _check_imported(plan: Plan, model: str) -> None:
+    """Refuse a hookpoint that a model in the run's own folder does not have, by its config."""
+    folder = Path(plan.paths.fix(plan.paths.model_file, model=model)).parent
+    if Path(folder, CONFIG_FILE).exists():
+        _require_hookpoint(plan, model, read_config(folder), [])
 
 
 def _check_hub_model(plan: Plan, model: str, read_run: Callable[[Path], dict | None]) -> list[str]:
