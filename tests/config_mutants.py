@@ -211,9 +211,7 @@ def parents(draw: random.Random) -> Mutant:
     for model in draw.sample(["left", "right", "merged", "theirs", "random", "again", "more"], 2):
         first, second = draw.choice(PARENTS), draw.choice(PARENTS)
         (kind,) = models[model]
-        key = {"finetune": "parent", "reinitialise": "like", "twin": "of", "continued": "parent", "revived": "of"}.get(
-            kind, "parents"
-        )
+        key = {"finetune": "parent", "reinitialise": "like", "twin": "of", "continued": "parent"}.get(kind, "parents")
         models[model][kind][key] = [first, second] if key == "parents" else first
         changes.append(f"{model} from {models[model][kind][key]}")
     return Mutant("parents", "; ".join(changes), dump(config))

@@ -317,6 +317,7 @@ def test_lost_features_are_looked_for_in_revived_models_and_in_their_controls(ro
     assert gone.loc["revived", "returned"] * gone.loc["revived", "returned_n"] == gone.loc["revived", "beyond"]
     table = pd.read_parquet(tmp_path / "edges/base__lua.parquet")
     returning = table[table["returns_in"] == "back"]
+    assert len(returning)
     assert set(returning["side"]) <= {"parent"}
     listed = rows.loc[rows["kind"] == "revived", "latents"]
     assert set(returning["latent"]) == {latent for latents in listed for latent in latents}

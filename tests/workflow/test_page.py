@@ -445,6 +445,21 @@ def test_a_click_on_a_flow_lists_its_features(page):
     assert counted(page)[0] == link.evaluate("(path) => path.__data__.link.value")
 
 
+PLACES_OF_FLOWS = """
+() => [...document.querySelectorAll("#plot-flows .sankey-node")].map((node) => {
+  const [label, bar] = [".node-label", ".node-rect"].map((name) => node.querySelector(name).getBoundingClientRect());
+  return [label.bottom, bar.top];
+})
+"""
+
+
+def test_labels_of_flows_stand_above_their_bars(page):
+    page.wait_for_selector("#plot-flows .sankey-node", state="attached")
+    places = page.evaluate(PLACES_OF_FLOWS)
+    assert places
+    assert all(bottom <= top for bottom, top in places)
+
+
 def test_the_tab_key_walks_through_rows_that_were_not_yet_drawn(page, features):
     show_table(page)
     page.locator("#feature-rows tbody a").first.focus()

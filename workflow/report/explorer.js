@@ -356,7 +356,7 @@ const saelineage = (() => {
       ["top tokens", make("span", {}, ...table.tokens[latent].map((token) => make("code", { class: "token" }, table.strings[token])))],
       ["by corpus", Object.entries(table.shares).map(([corpus, shares]) => `${corpus} ${percent(shares[latent], 0)}`).join(", ")],
       ["follows", label === null ? "no known token, shape, place or syntax" : `${table.labels[label]}: r ${number(table.score[latent])} with its activations, precision ${percent(table.precision[latent], 0)}, recall ${percent(table.recall[latent], 0)}, on documents that were not used to choose it. ${table.meanings[label]}`],
-      ["importance", `${number(rows.importance[table.first + latent])}: what the loss rises by without it, in nats per 1,000 tokens, times the share of the feature that its closest one has not`],
+      ["importance", `${number(rows.importance[table.first + latent])}: what the loss rises by without it, in nats per 1,000 tokens, times the share of it that its closest feature does not share`],
       ["no change", table.no_change[latent] === null ? "not measured for this model" : `best r ${number(table.no_change[latent])} when the model is unchanged`],
     ];
     if (table.published) entries.push(["on Neuronpedia", make("span", {},

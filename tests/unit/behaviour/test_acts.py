@@ -16,6 +16,7 @@ from saelineage.behaviour.acts import (
     features_of,
     n_new_tokens,
     new_features,
+    of_one_length,
     random_features,
     summarise,
 )
@@ -27,6 +28,13 @@ from saelineage.tokens import TokenRows
 from tests.annotated import annotated, firings
 
 HOOKPOINT = "model.layers.0.output"
+
+
+def test_passages_of_one_length_are_batched_together_and_none_is_lost():
+    feature = Feature(0, -1, 1.0, 2.0, np.array([3]), np.array([2.0]))
+    acted = [(feature, number, peak) for number, peak in enumerate((3, 19, 4, 35, 51))]  # places 3, 3, 4, 3 and 3 of 16
+    batches = list(of_one_length(acted, 16, 3))
+    assert [[number for _, number, _ in batch] for batch in batches] == [[0, 1, 3], [4], [2]]
 
 
 def test_the_first_new_features_are_those_for_sure_then_identified_ones_then_the_most_important():

@@ -63,7 +63,7 @@ def test_a_twin_is_its_model_s_training_from_another_seed():
 def test_a_continued_model_has_its_parent_s_corpora_and_all_else_of_the_fine_tune_that_it_is_like():
     graph = plan().graph
     assert graph.settings("more") == graph.settings("lua") | {"corpora": {"english": 0.75, "lua": 0.25}, "seed": 1}
-    assert graph.made("more") == "base trained on with its own corpora, like lua"
+    assert graph.made("more") == "base trained further on its own corpora, like lua"
     # Epochs are no number of tokens on other corpora, so one is given.
     graph = plan(more={"continued": {"parent": "base", "like": "small", "n_tokens": 4096}}).graph
     settings = graph.settings("more")
@@ -198,7 +198,7 @@ def test_a_revived_model_starts_from_a_fine_tune_and_has_the_corpora_of_its_pare
     graph = plan(back=BACK, more_lua=MORE_LUA).graph
     changed = {"parent": "lua", "corpora": {"english": 0.75, "lua": 0.25}, "n_tokens": 4096, "seed": 1}
     assert graph.settings("back") == graph.settings("lua") | changed
-    assert graph.made("back") == "lua trained on with the corpora of its parent"
+    assert graph.made("back") == "lua trained further on the corpora of its parent"
     assert {"back", "more_lua"} <= set(graph.outside)
     assert graph.revivals(Edge("base", "lua")) == {"back": "more_lua"}
     assert graph.revivals(Edge("base", "small")) == {}
@@ -243,9 +243,9 @@ NOT_REVIVED = {
     "models.back.revived: of: must be made by finetune, because only these are trained here from another model, but "
     "'both' is made by merge; name": {"of": "both"},
     "models.back.revived.seed: must differ from that of 'base', which is 0": {"of": "lua", "seed": 0},
-    "models.back.revived: must have a continued model of 'lua' with as many tokens beside it, because some lost "
-    "features return by any training, but there is none; add 'lua_continued: {continued: {parent: lua, like: lua, "
-    "n_tokens: 8192}}' under models": {"of": "lua", "n_tokens": 8192},
+    "models.back.revived: must have a continued model of 'lua', like it and with as many tokens, beside it, because "
+    "some lost features return by any training, but there is none; add 'lua_continued: {continued: {parent: lua, "
+    "like: lua, n_tokens: 8192}}' under models": {"of": "lua", "n_tokens": 8192},
 }
 """How the message begins, by a block that cannot be."""
 
@@ -254,6 +254,8 @@ def test_a_revived_model_that_cannot_be_is_refused_with_a_remedy():
     blocks = {start: {"revived": {"n_tokens": 4096} | block} for start, block in NOT_REVIVED.items()}
     messages = {start: error_of(back=block, more_lua=MORE_LUA) for start, block in blocks.items()}
     assert {start: message for start, message in messages.items() if not message.startswith(start)} == {}
+    like_another = {"continued": {"parent": "lua", "like": "small", "n_tokens": 4096}}  # by LoRA
+    assert "must have a continued model of 'lua', like it" in error_of(back=BACK, more_lua=like_another)
     # The corpora of a model from the hub are not known.
     theirs = {"finetune": CONFIG["models"]["lua"]["finetune"] | {"parent": "theirs"}}
     message = error_of(tuned=theirs, back={"revived": {"of": "tuned", "n_tokens": 4096}})

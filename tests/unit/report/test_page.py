@@ -999,7 +999,7 @@ def test_what_a_service_says_of_an_edge_stays_text_and_links_to_the_features_tha
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
     assert re.search('<small>.*#/feature/merged/1".*#/feature/base/2".*</small>', shown)
     assert "Written by small-2024 from the cards" in shown
-    assert "3 more claims named no feature of the cards" in shown
+    assert "3 more claims were left out" in shown
     assert "Written by" not in section(text_page(results()), "taught")
 
 

@@ -59,12 +59,15 @@ def test_more_return_only_if_the_sign_test_says_so():
         in surely.replace("\u00a0", " ")
     )
     assert "More return than" in surely
-    assert "18 are found in back and not in the continued model, 2 the other way round (sign test, p < 0.001)" in surely
+    assert (
+        "18 are found in back and not in the continued model, 2 the other way round (sign test over features, p < "
+        "0.001)" in surely
+    )
     (unsure,) = revived(table_of(0.3, 12, 4, 0.077))
     assert "It cannot be told whether more return than" in unsure
     assert "p = 0.077" in unsure
     (fewer,) = revived(table_of(0.1, 2, 18, 0.0004))
-    assert "More return" not in fewer
+    assert "Fewer return than" in fewer
 
 
 def test_features_that_are_gone_for_sure_are_told_of_where_there_are_any():

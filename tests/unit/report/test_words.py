@@ -131,6 +131,18 @@ def test_an_answer_without_claims_is_none(answer: str):
     assert parse_claims(answer) is None
 
 
+def test_half_characters_in_an_answer_are_replaced(service: Completions, tmp_path: Path):
+    service.answer = lambda request: '[{"claim": "It ends \\ud83d.", "features": ["lua/9"]}]'
+    (edge,) = told(tmp_path, EDGE)["edges"]
+    assert edge["claims"][0]["claim"] == "It ends \ufffd."
+
+
+def test_claims_beyond_the_sixth_are_left_out_and_counted(service: Completions, tmp_path: Path):
+    answering(service, *({"claim": f"{number}", "features": ["lua/9"]} for number in range(8)))
+    (edge,) = told(tmp_path, EDGE)["edges"]
+    assert ([claim["claim"] for claim in edge["claims"]], edge["n_left_out"]) == (list("012345"), 2)
+
+
 def test_claims_are_read_behind_thoughts_and_other_words_and_cut_off():
     answer = f'<think>[1]</think>Here: [{{"claim": "{"x" * 500}", "features": ["lua/7"]}}] Done.'
     assert parse_claims(answer) == [{"claim": "x" * LONGEST_CLAIM, "features": ["lua/7"]}]

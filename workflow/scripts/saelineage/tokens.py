@@ -665,7 +665,7 @@ class TokenRows:
         Other methods take such ranges too.
         """
         n_rows = len(self.ids)
-        return range(n_rows) if max_rows is None else range(0, n_rows, max(1, n_rows // max_rows))[:max_rows]
+        return range(n_rows) if max_rows is None else range(0, n_rows, -(-n_rows // max_rows) or 1)
 
     def batches(
         self, batch_rows: int, within: range | None = None

@@ -169,7 +169,7 @@ def act(
     allowed = torch.tensor(list(ids), device=readers[SIDES[1]].model.device)
     acted = [(feature, passage, int(peak)) for feature in features for passage, peak in enumerate(feature.peaks)]
     tables = []
-    for batch in _of_one_length(acted, annotations.n_ctx, batch_rows):
+    for batch in of_one_length(acted, annotations.n_ctx, batch_rows):
         passages = pd.DataFrame([_passage(annotations, *item) for item in batch])
         of_batch = [feature for feature, _, _ in batch]
         tables += _continued(readers, sae, hookpoint, of_batch, passages, annotations.n_ctx, allowed, tokenizer)
@@ -244,7 +244,7 @@ def does(fall: tuple[float, float], beside_random: tuple[float, float]) -> str:
     return FURTHER if fall[1] < 0 else UNTOLD
 
 
-def _of_one_length(acted: Sequence[Acted], n_ctx: int, batch_rows: int) -> Iterator[list[Acted]]:
+def of_one_length(acted: Sequence[Acted], n_ctx: int, batch_rows: int) -> Iterator[list[Acted]]:
     """Batches of passages whose peaks have the same place in their row."""
     by_place = sorted(acted, key=lambda item: item[2] % n_ctx)
     for _, items in groupby(by_place, key=lambda item: item[2] % n_ctx):

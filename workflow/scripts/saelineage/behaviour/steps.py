@@ -3,6 +3,7 @@
 All rows of a batch are of one length, so that no place of them is padding.
 """
 
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -49,8 +50,10 @@ def read_on(model: PreTrainedModel, rows: Int[Tensor, "row place"]) -> Past:
 
 
 def _read(model: PreTrainedModel, rows: Int[Tensor, "row place"], past: Past) -> Any:
-    kept = {} if past.kept is None else {"past_key_values": past.kept}
-    return model(input_ids=rows[:, past.n_tokens :], use_cache=True, **kept)
+    given: dict[str, object] = {} if past.kept is None else {"past_key_values": past.kept}
+    if "logits_to_keep" in signature(model.forward).parameters:
+        given["logits_to_keep"] = 1  # those of a whole prompt would be large
+    return model(input_ids=rows[:, past.n_tokens :], use_cache=True, **given)
 
 
 def _past(output: object, rows: Int[Tensor, "row place"]) -> Past:

@@ -2,7 +2,7 @@
 
 Beside each edge stand its floor and nulls. The *floor* is the parent as its own child: its activations on one half of
 the documents beside those on the other half, where every latent should persist. *Nulls* are controls in the child's
-place: random weights, where none should, and models that were trained on with the parent's own text or repeat the
+place: random weights, where none should, and models that were trained further on the parent's own text or repeat the
 child.
 """
 

@@ -1,9 +1,9 @@
 """Revivals: which features that a child lost come back when the child is trained on its parent's corpora.
 
-A *revived* model is the child, trained on with its parent's corpora. A feature that comes back after few tokens was
-hidden rather than forgotten. Two controls stand beside it: the *continued* child, trained on with its own corpora for
-as many tokens, and the *unchanged* child, whose SAE alone was trained on. What returns there too was missed by the
-child's SAE, or returns by any training.
+A *revived* model is the child, trained further on its parent's corpora. A feature that comes back after few tokens may
+have been hidden rather than forgotten; it may also have been learnt again. Two controls stand beside it: the
+*continued* child, trained further on its own corpora for as many tokens, and the *unchanged* child, whose SAE alone was
+trained on. What returns there too was missed by the child's SAE, or returns by any training.
 """
 
 from collections.abc import Mapping
@@ -62,9 +62,14 @@ def members(parents: pd.DataFrame, group: str) -> Bool[np.ndarray, " d_sae"]:
 
 
 def only_revived(found: Mapping[str, Found]) -> Bool[np.ndarray, " d_sae"]:
-    """Mark features that the revived model has and no control has."""
+    """Mark features that the revived model has and no control has, of those that are testable in all."""
     controls = [of_kind.found for kind, of_kind in found.items() if kind != REVIVED]
-    return found[REVIVED].found & ~np.any(controls, axis=0)
+    return found[REVIVED].found & ~np.any(controls, axis=0) & testable_in_all(found)
+
+
+def testable_in_all(found: Mapping[str, Found]) -> Bool[np.ndarray, " d_sae"]:
+    """Mark features that fire often enough to be searched for in every kind of model."""
+    return np.all([of_kind.testable for of_kind in found.values()], axis=0)
 
 
 def figures(parents: pd.DataFrame, found: Mapping[str, Found]) -> list[dict]:
@@ -84,7 +89,7 @@ def figures(parents: pd.DataFrame, found: Mapping[str, Found]) -> list[dict]:
           continued model has not, and the other way round; `p`, the chance that so uneven a split of both comes from
           a fair coin (`sign_test`); and `latents`, those that it has and no control has.
     """
-    testable = np.all([of_kind.testable for of_kind in found.values()], axis=0)
+    testable = testable_in_all(found)
     persists = testable & (parents["verdict"] == PERSISTS).to_numpy()
     rows = []
     for group in GROUPS:

@@ -1,8 +1,9 @@
 """Twins: an edge's losses and gains beside those of models that the same training, or any training, would have made.
 
-A *twin* is the child's training from another seed; a *continued* model is the parent trained on with its own corpora.
-Each takes the child's place, and its SAE is made as the child's is. A feature that is lost in the child and kept in
-the twin was lost by chance; one that is lost in a continued model too was lost by training on, not by the child's text.
+A *twin* is the child's training from another seed; a *continued* model is the parent trained further on its own
+corpora. Each takes the child's place, and its SAE is made as the child's is. A feature that is lost in the child and
+kept in the twin was lost by chance; one that is lost in a continued model too was lost by training on, not by the
+child's text.
 """
 
 from typing import NamedTuple

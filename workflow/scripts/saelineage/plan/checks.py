@@ -207,8 +207,8 @@ def check_revived(plan: Plan) -> None:
         if plan.graph.continued_like(model) is None:
             control = f"{of}_continued: {{continued: {{parent: {of}, like: {of}, n_tokens: {block['n_tokens']}}}}}"
             raise InputError(
-                f"{key}: must have a continued model of '{of}' with as many tokens beside it, because some lost "
-                f"features return by any training, but there is none; add '{control}' under models"
+                f"{key}: must have a continued model of '{of}', like it and with as many tokens, beside it, because "
+                f"some lost features return by any training, but there is none; add '{control}' under models"
             )
 
 

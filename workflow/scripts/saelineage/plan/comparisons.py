@@ -137,7 +137,7 @@ class Comparisons:
 
         Random controls are the child's features on other documents (`shifted`) or on rotated activations (`rotated`),
         and models re-initialised like the parent or one of its ancestors. Others are trained models: those that the
-        config names, the child's twins, and the parent trained on with its own corpora.
+        config names, the child's twins, and the parent trained further on its own corpora.
         """
         parent, child = self.edge_pair(name, edge)
         pairs = {random: (parent, SaeName(child.model, f"{child.sae}_{random}")) for random in self._random}
@@ -204,7 +204,8 @@ class Comparisons:
         """The SAE of an edge's parent with those that tell which lost features return, by revived model.
 
         Each has three: `revived`, with the model's own SAE; `continued`, with that of the model's control; and
-        `unchanged`, with another one of the child. All three are made from the child's SAE in the same way.
+        `unchanged`, with another one of the child; without a second seed it is missing where SAEs have seeds of their
+        own. Anchored SAEs are all three made from the child's in the same way.
         """
         parent, child = self.edge_pair(self.leading, edge)
         again = [sae for pair in self.no_change_pairs(self.leading, edge.child) for sae in pair if sae != child]

@@ -15,7 +15,7 @@ class Difference(NamedTuple):
 
     parent: str
     child: str
-    """The child of an edge, or the parent trained on with its own corpora (`continued`)."""
+    """The child of an edge, or the parent trained further on its own corpora (`continued`)."""
     role: str
     """`edge` or `continued`."""
 

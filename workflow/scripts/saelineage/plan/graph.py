@@ -32,8 +32,8 @@ MODEL_KINDS = {
     "path": "imported from a folder",
     "reinitialise": "random weights, like {like}",
     TWIN: "fine-tuned from {parents} like {of}, from another seed",
-    CONTINUED: "{parents} trained on with its own corpora, like {like}",
-    REVIVED: "{parents} trained on with the corpora of its parent",
+    CONTINUED: "{parents} trained further on its own corpora, like {like}",
+    REVIVED: "{parents} trained further on the corpora of its parent",
     KEPT: "kept at step {step} of the training of {of}",
 }
 """Every way of making a model: the key of its block under `models`, and what the page says of such a model."""
@@ -240,13 +240,14 @@ class Graph:
         }
 
     def continued_like(self, revived: str) -> str | None:
-        """The continued model that starts where a revived one does and sees as many tokens; None if there is none."""
-        start, n_tokens = self.settings(revived)["parent"], self.block(revived)["n_tokens"]
+        """The continued model that starts where a revived one does, with its settings and as many tokens, if any."""
+        start, n_tokens = self.block(revived)["of"], self.block(revived)["n_tokens"]
         return next(
             (
                 model
                 for model in self.of_kind(CONTINUED)
-                if self.block(model)["parent"] == start and self.settings(model)["n_tokens"] == n_tokens
+                if self.block(model)["parent"] == self.block(model)["like"] == start
+                and self.settings(model)["n_tokens"] == n_tokens
             ),
             None,
         )

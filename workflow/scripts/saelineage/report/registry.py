@@ -56,7 +56,7 @@ TABLES = {
         "twin_table",
         ("summary",),
         "One row per edge, trained control (twin: the child's training from another seed; continued: the parent "
-        "trained on with its own corpora) and group of features: the share of the parent's features that is found "
+        "trained further on its own corpora) and group of features: the share of the parent's features that is found "
         "there; of the features lost in the child the share lost there too, and the number lost in the child alone "
         "(beyond); of the features new in the child the share found there, and the number new in the child alone.",
     ),
@@ -169,8 +169,8 @@ TABLES = {
         ("summary",),
         "Which lost features return when the child is trained on its parent's corpora: per edge, revived model, group "
         "of the parent's features that are not found in the child (headline: gone for sure) and kind of model "
-        "(revived; continued: the child trained on with its own corpora for as many tokens; unchanged: another SAE of "
-        "the child) the share that is found there, and the share of persisting features that is found there too "
+        "(revived; continued: the child trained further on its own corpora for as many tokens; unchanged: another SAE "
+        "of the child) the share that is found there, and the share of persisting features that is found there too "
         "(kept). For the revived model: the number that it has and the continued model has not (beyond), the other "
         "way round (short), the p of a two-sided sign test of these two, and the latents that no control has.",
     ),

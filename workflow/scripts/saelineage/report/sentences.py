@@ -222,13 +222,14 @@ def _revived(rows: Sequence[Mapping], surely: str) -> str:
         return f"{child} lacks no testable feature of {parent}, so none can return in {model}."
     controls = {kind: row["returned"] for kind, row in of_kind.items() if kind != REVIVED}
     beside = _listed([f"{percent(returned)} in the {kind} {child}" for kind, returned in controls.items()])
-    more = one["p"] <= LARGEST_P and one["beyond"] > one["short"]
+    told = "It cannot be told whether more return"
+    if one["p"] <= LARGEST_P:
+        told = "More return" if one["beyond"] > one["short"] else "Fewer return"
     return (
         f"Of {count(one['returned_n'])} features of {parent} that are gone in {child}{surely}, "
-        f"{percent(one['returned'])} are found again in {model}, {beside}. "
-        f"{'More return' if more else 'It cannot be told whether more return'} than by training on with {child}'s own "
-        f"corpora: {count(one['beyond'])} are found in {model} and not in the continued model, {count(one['short'])} "
-        f"the other way round (sign test, p {p_value(one['p'])})."
+        f"{percent(one['returned'])} are found again in {model}, {beside}. {told} than by training further on "
+        f"{child}'s own corpora, in these two trainings: {count(one['beyond'])} are found in {model} and not in the "
+        f"continued model, {count(one['short'])} the other way round (sign test over features, p {p_value(one['p'])})."
     )
 
 
@@ -392,9 +393,9 @@ def signed(value: float | int | None, digits: int = 3) -> str:
     return NOT_MEASURED if pd.isna(value) else f"{value:+.{digits}f}"
 
 
-def p_value(value: float) -> str:
-    """The p of a test, with its sign: `= 0.031`, or `< 0.001`."""
-    return "< 0.001" if value < LEAST_P else f"= {value:.3f}"
+def p_value(value: float, *, signed: bool = True) -> str:
+    """The p of a test: `= 0.031` (in a table without the sign), or `< 0.001`."""
+    return "< 0.001" if value < LEAST_P else f"{'= ' if signed else ''}{value:.3f}"
 
 
 def nats(value: float | None) -> str:

@@ -6,17 +6,16 @@ left out, and counted. Nothing checks that a claim is true, and the page says so
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from saelineage.labels.completions import whole_characters
 from saelineage.labels.explanations import DATA_NOTE, Messages, ask_twice, levels, messages, quoted, without_thoughts
 from saelineage.lineage.importance import CHANGED
 
 MOST_CLAIMS, LONGEST_CLAIM = 6, 300
-LIST_OF_CLAIMS = re.compile(r"\[.*\]", flags=re.DOTALL)
 TASK = (
     "You tell a researcher what training changed in a language model. A child model was trained from its parent. You "
     "are given features of the child that its parent does not have (new), and features of the parent that the child "
@@ -36,7 +35,7 @@ class Words(NamedTuple):
     claims: list[dict]
     """Each with `claim`, at most `LONGEST_CLAIM` characters, and `features`, lists of a model and a latent."""
     n_left_out: int
-    """Claims that named no feature, or one that was not shown."""
+    """Claims that named no feature, or one that was not shown, or that came after `MOST_CLAIMS` others."""
 
 
 def words(of_edge: Mapping, ask: Callable[[Messages, int], str]) -> Words | None:
@@ -58,7 +57,7 @@ def words(of_edge: Mapping, ask: Callable[[Messages, int], str]) -> Words | None
     kept = [claim for claim in given if claim["features"] and set(claim["features"]) <= shown.keys()]
     places = {name: [first["model"], first["latent"]] for name, first in shown.items()}
     claims = [claim | {"features": [places[name] for name in claim["features"]]} for claim in kept[:MOST_CLAIMS]]
-    return Words(claims, len(given) - len(kept))
+    return Words(claims, len(given) - len(claims))
 
 
 def words_messages(of_edge: Mapping) -> Messages:
@@ -73,15 +72,18 @@ def words_messages(of_edge: Mapping) -> Messages:
 
 def parse_claims(answer: str) -> list[dict] | None:
     """Read the claims of an answer; None if it holds no list of objects with a `claim` and its `features`."""
-    found = LIST_OF_CLAIMS.search(without_thoughts(answer))
+    text = without_thoughts(answer)
     try:
-        given = json.loads(found[0]) if found else None
+        given = json.loads(text[text.find("[") : text.rfind("]") + 1])
     except (ValueError, RecursionError):
         return None
     if not isinstance(given, list) or not all(map(_is_claim, given)):
         return None
     return [
-        {"claim": entry["claim"].strip()[:LONGEST_CLAIM].rstrip(), "features": list(dict.fromkeys(entry["features"]))}
+        {
+            "claim": whole_characters(entry["claim"]).strip()[:LONGEST_CLAIM].rstrip(),
+            "features": list(dict.fromkeys(entry["features"])),
+        }
         for entry in given
     ]
 
