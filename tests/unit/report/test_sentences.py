@@ -182,6 +182,7 @@ def test_poor_dead_and_unequal_saes_that_verdicts_rest_on_are_warned_of():
 
 
 def test_numbers_are_written_plainly():
+    assert (number(-0.0001), number(-0.0001, 4)) == ("0.000", "-0.0001")  # no negative zero
     assert (number(0.12345), number(None), number(float("nan"))) == ("0.123", "not measured", "not measured")
     assert (count(2048), count(None)) == ("2,048", "not measured")
     assert (percent(0.0205), percent(None)) == ("2.1\u00a0%", "not measured")

@@ -385,7 +385,10 @@ def sae_warnings(saes: pd.DataFrame, leading: Mapping[str, str]) -> list[str]:
 
 def number(value: float | int | None, digits: int = 3) -> str:
     """A number with a fixed number of decimal places."""
-    return NOT_MEASURED if pd.isna(value) else f"{value:.{digits}f}"
+    if value is None or pd.isna(value):
+        return NOT_MEASURED
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def signed(value: float | int | None, digits: int = 3) -> str:
