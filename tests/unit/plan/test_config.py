@@ -276,7 +276,7 @@ def test_models_from_elsewhere_can_be_part_of_the_lineage():
             {"parents": ["base", "english"]},
             "models.lua",
             [
-                "exactly one way (pretrain, finetune, merge, adapter, hub, path, reinitialise, twin, continued, revived",
+                "exactly one way (pretrain, finetune, merge, adapter, hub, path, reinitialise, twin, continued,",
                 "got ['finetune', 'merge']",
             ],
         ),
