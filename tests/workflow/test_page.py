@@ -290,6 +290,7 @@ def test_a_search_takes_verdicts_as_people_write_them(page, tables, features):
         ("new in left", ("new", "child", "left")),
         ("gone from base", ("gone", "parent", "base")),
         ("inherited IN merged", ("inherited", "child", "merged")),
+        ("inherited in left", ("inherited", "child", "left")),  # one of which is identified
     ):
         field.fill(words)
         expected = where(tables, lambda table, latent, asked=asked: holds(table, latent, *asked))
