@@ -39,10 +39,6 @@ onsuccess:
     session.succeed(workflow, run)
 
 
-onerror:
-    session.fail(workflow)
-
-
 wildcard_constraints:
     corpus=any_of(run.paths.corpora),
     split="train|validation|probe",

@@ -1,11 +1,11 @@
-"""What is said at the end of a run: where the page is, or how to go on."""
+"""What is said at the end of a run: where the page is."""
 
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from saelineage.jobs.session import fail, succeed
+from saelineage.jobs.session import succeed
 from saelineage.plan.plan import Plan
 from tests.unit.plan.lineages import diamond
 
@@ -27,10 +27,3 @@ def test_a_run_that_made_its_page_ends_with_the_path(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == ""
     succeed(MAIN, run)
     assert "results/tiny/report/index.html" in capsys.readouterr().err
-
-
-def test_a_run_that_failed_says_how_to_go_on(capsys: pytest.CaptureFixture):
-    fail(JOB)
-    assert capsys.readouterr().err == ""
-    fail(MAIN)
-    assert "the same command" in capsys.readouterr().err

@@ -100,12 +100,6 @@ def succeed(workflow: Any, run: Plan) -> None:
         _say(f"the report is {page}")
 
 
-def fail(workflow: Any) -> None:
-    """Say how to go on."""
-    if workflow.is_main_process:
-        _say("what was made is kept; the same command goes on from there")
-
-
 def manifests(workflow: Any, run: Plan) -> list[str]:
     """What `all` asks for beside results, if no file is damaged or from another run. A dry run says what it leaves out.
 
